@@ -1,0 +1,106 @@
+"""The vocabulary: what the other modules say to each other in.
+
+Nothing here imports anything of the project's own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+Key = jax.Array
+Params = dict[str, Any]
+Statistics = dict[str, Any]
+
+
+class UsageError(ValueError):
+    """A mistake that a person made: one line that names the option, its value, and what would be accepted.
+
+    `benchmark.py` prints the line and exits with status 2.
+
+    Args:
+        option: as typed on the command line, for instance `--dataset`.
+        value: what was given.
+        accepted: what would have been accepted, in words.
+    """
+
+    def __init__(self, option: str, value: object, accepted: str):
+        self.option, self.value, self.accepted = option, value, accepted
+        super().__init__(f"{option} {value}: {accepted}")
+
+
+class Variables(NamedTuple):
+    """All that training changes in a model."""
+
+    params: Params
+    statistics: Statistics  # BatchNorm's running means and variances; {} for a model without them
+
+
+class Model(NamedTuple):
+    """A network as two pure functions.
+
+    Attributes:
+        init: `(key, images[1, ...]) -> Variables`.
+        apply: `(variables, images[batch, ...], train) -> (logits[batch, classes], statistics)`. With `train` the batch's
+            own statistics normalise and the running ones move; without, the running ones normalise and come back unchanged.
+        blocks: the names of the top-level parameter groups from the input to the output, grouped in blocks;
+            the last is the head.
+    """
+
+    init: Callable[..., Variables]
+    apply: Callable[..., tuple[Array, Statistics]]
+    blocks: tuple[tuple[str, ...], ...]
+
+
+class Examples(NamedTuple):
+    """Images and the labels that training sees."""
+
+    images: Float[Array, "examples *image"]
+    labels: Int[Array, " examples"]
+
+
+@struct.dataclass
+class Problem:
+    """One unlearning problem: everything a method may look at. The test set is not in it.
+
+    `retain` is `kept & ~forget`. The counts are static because array shapes follow from them.
+    """
+
+    train: Examples
+    held_out: Examples
+    kept: Bool[Array, " examples"]
+    forget: Bool[Array, " examples"]
+    model: Model = struct.field(pytree_node=False)
+    classes: int = struct.field(pytree_node=False)
+    kept_count: int = struct.field(pytree_node=False)
+    forget_count: int = struct.field(pytree_node=False)
+    augment: Callable[..., Array] | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def retain(self) -> Bool[Array, " examples"]:
+        return self.kept & ~self.forget
+
+    @property
+    def retain_count(self) -> int:
+        return self.kept_count - self.forget_count
+
+
+Method = Callable[[Key, Problem, Variables], Variables]
+
+
+class Cube(NamedTuple):
+    """The logits of a pool of models on the three splits: what nearly every metric is a function of."""
+
+    forget: Float[Any, "members forget classes"]
+    retain: Float[Any, "members retain classes"]
+    test: Float[Any, "members test classes"]
+
+
+class Labels(NamedTuple):
+    """The labels that belong to a `Cube`; on forget and retain, those trained on (wrong ones included)."""
+
+    forget: Int[Any, " forget"]
+    retain: Int[Any, " retain"]
+    test: Int[Any, " test"]
