@@ -3,6 +3,7 @@
 Nothing here imports anything of the project's own.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,8 +58,31 @@ class Model(NamedTuple):
 class Examples(NamedTuple):
     """Images and the labels that training sees."""
 
-    images: Float[Array, "examples *image"]
-    labels: Int[Array, " examples"]
+    images: Float[Any, "examples *image"]
+    labels: Int[Any, " examples"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained from scratch. Hashable: it is part of a pool's identity.
+
+    Attributes:
+        epochs: passes over the examples that the mask keeps.
+        batch_size: examples per step.
+        learning_rate: the largest one of the schedule.
+        momentum: of SGD; Adam's first decay otherwise unchanged.
+        weight_decay: coupled (added to the gradient) for SGD, decoupled for Adam.
+        schedule: `cosine` (to zero, after a linear warm-up of one tenth of the steps) or `constant`.
+        optimiser: `sgd` or `adam`.
+    """
+
+    epochs: int = 15
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    optimiser: str = "sgd"
 
 
 @struct.dataclass
@@ -76,7 +100,16 @@ class Problem:
     classes: int = struct.field(pytree_node=False)
     kept_count: int = struct.field(pytree_node=False)
     forget_count: int = struct.field(pytree_node=False)
+    recipe: Recipe = struct.field(pytree_node=False, default=Recipe())
     augment: Callable[..., Array] | None = struct.field(pytree_node=False, default=None)
+
+    def rows(self, source: str) -> tuple[Bool[Array, " examples"], int]:
+        """Which rows of `train` the source `kept`, `forget` or `retain` holds, and how many they are."""
+        return {
+            "kept": (self.kept, self.kept_count),
+            "forget": (self.forget, self.forget_count),
+            "retain": (self.retain, self.retain_count),
+        }[source]
 
     @property
     def retain(self) -> Bool[Array, " examples"]:

@@ -1,0 +1,60 @@
+"""Runs one experiment: parses the command line, pins the device, runs, and says where the results are."""
+
+import dataclasses
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from configs import command_line
+from configs.common import Common
+
+
+def main(words: list[str]) -> int:
+    """Runs the command line; returns the exit status: 0, 2 for a mistake that a person made, 130 for Ctrl-C."""
+    if "--list" in words:
+        command_line.show_list()
+        return 0
+    config = command_line.parse(words)
+    out = config.out or Path("runs") / f"{config.exp}-{time.strftime('%Y%m%d-%H%M%S')}"
+    cache = config.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlearn_jax"
+    try:
+        run(dataclasses.replace(config, out=out, cache=cache))
+    except KeyboardInterrupt:
+        print(f"\n{command_line.PROGRAM}: stopped; the same command with --out {out} resumes", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        from unlearn_jax.types import UsageError
+
+        if not isinstance(error, UsageError):
+            raise
+        print(f"{command_line.PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Common) -> None:
+    """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
+    from unlearn_jax import device, runs
+    from unlearn_jax.types import UsageError
+
+    assert config.out and config.cache
+    device.pin(config.device)
+    config.check()
+    device.keep_compiled(config.cache / "xla")
+    folder = runs.open_run(config.out, config.recorded(), extendable=config.immaterial | config.extendable)
+    folder.record(device=device.describe())
+    print(f"{config.exp} on {device.describe()}, into {config.out}", flush=True)
+    try:
+        importlib.import_module(f"experiments.{config.exp}").run(config, folder)
+    except UsageError:
+        if [path.name for path in config.out.iterdir()] == ["config.json"]:  # else the corrected command would contradict it
+            (config.out / "config.json").unlink()
+            config.out.rmdir()
+        raise
+    print(f"Results: {config.out}/summary.md, results.csv, figures/")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,13 @@
+"""Hyperparameters found by `python benchmark.py --exp tuning`, one file for each data set, beside how they were found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "tuned"
+
+
+def tuned(dataset: str) -> dict[str, dict[str, Any]]:
+    """Method -> hyperparameter -> value, for the methods that were tuned on a data set; {} where none were."""
+    file = FOLDER / f"{dataset}.json"
+    return json.loads(file.read_text())["hyperparameters"] if file.exists() else {}

@@ -1,0 +1,119 @@
+"""Every unlearning method, measured against the distribution of models retrained without the forget set.
+
+The defaults are the main job, on digits: 24 originals, 48 oracles, every method; minutes on two cores.
+
+    python benchmark.py --exp unlearning
+"""
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from configs.common import Common, Train, require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forget:
+    """Which training examples are to be forgotten."""
+
+    kind: Literal["random", "class", "class_part", "file"] = "random"
+    """Some of all, a whole class, some of a class, or those that a file lists."""
+    size: float = 0.1
+    """A share (below 1) or a count: of all training examples (random) or of the class (class_part)."""
+    label: int = 0
+    """The class, counted from 0 (class, class_part)."""
+    file: Path | None = None
+    """Row numbers of training examples, counted from 0: text, or a .npy file (file)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How the unlearned models are compared with the oracles."""
+
+    splits: int = 100
+    """Random splits of the oracles in two halves, from which each metric's null distribution comes."""
+    retain_size: int = 2000
+    """Retained examples, drawn at random, whose logits are kept and judged."""
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        require(self.splits >= 2, "--evaluation.splits", self.splits, "expected an integer of at least 2")
+        require(self.retain_size >= 1, "--evaluation.retain-size", self.retain_size, "expected an integer of at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """The options of the experiment `unlearning`."""
+
+    methods: str = "all"
+    """Names separated by commas, or all. `--list` shows them."""
+    hyper: tuple[str, ...] = ()
+    """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
+    members: int = 24
+    """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
+    forget_sets: int = 1
+    """Forget sets, each with oracles of its own."""
+    forget: Forget = Forget()
+    evaluation: Evaluation = Evaluation()
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "forget_sets"})
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        require(self.members >= 2, "--members", self.members, "expected an integer of at least 2: one model has no distribution")
+        require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
+        self.evaluation.check()
+        self.hyperparameters()
+        self.method_names()
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records: the methods one by one, so that a run can be extended by some."""
+        return {**super().recorded(), "methods": self.method_names()}
+
+    def method_names(self) -> list[str]:
+        """The methods that `methods` asks for, in order, each once."""
+        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+
+        names = list(METHODS) if self.methods == "all" else list(dict.fromkeys(_words(self.methods)))
+        for name in names or [""]:
+            require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; or all")
+        return names
+
+    def hyperparameters(self) -> dict[str, dict[str, Any]]:
+        """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; what is given last counts."""
+        parsed: dict[str, dict[str, Any]] = {}
+        for setting in (word for given in self.hyper for word in _words(given)):
+            name, equals, value = setting.partition("=")
+            method, dot, parameter = name.partition(".")
+            complete = bool(method and dot and parameter.isidentifier() and equals and value)
+            require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
+            parsed.setdefault(method, {})[parameter] = _literal(value)
+        return parsed
+
+
+def smoke(config: Config) -> Config:
+    """The whole path in under a minute: tiny data, a small net, few models, one epoch for every method."""
+    return dataclasses.replace(
+        config,
+        smoke=True,
+        train_size=300,
+        width=4,
+        members=4,
+        hyper=("*.epochs=1",),
+        train=Train(epochs=2, batch_size=64),
+        evaluation=Evaluation(splits=20, retain_size=200),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.replace(",", " ").split() if word]
+
+
+def _literal(text: str) -> Any:
+    """A number, True, False or None where the text is one, else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,262 @@
+"""The main study: every method of the registry, measured against the distribution of retrained models."""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from configs.tuned import tuned
+from configs.unlearning import Config
+from experiments.setting import Setting, forgetting, prepare
+from unlearn_jax.data.forget_sets import choose
+from unlearn_jax.data.splits import generator
+from unlearn_jax.methods import METHODS, hyperparameters
+from unlearn_jax.methods.apply import unlearn
+from unlearn_jax.metrics import accuracies, cross_entropy_losses, reference, score
+from unlearn_jax.metrics.evaluation import Reference
+from unlearn_jax.report import figures, tables
+from unlearn_jax.report.progress import working
+from unlearn_jax.runs import Run
+from unlearn_jax.training.cost import example_flops, flops
+from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.fit import refit
+from unlearn_jax.training.pools import Pool, diverged, member_keys, train_pool
+from unlearn_jax.types import Cube, Labels, Problem, Variables
+
+
+class Judged(NamedTuple):
+    """A method's logits on one forget set, and what they cost."""
+
+    cube: Cube  # of the members that did not diverge
+    lost: tuple[int, ...]  # the others
+    seconds: float
+    compile_seconds: float
+    examples: float
+
+
+def run(config: Config, folder: Run) -> None:
+    """Train originals and oracles, unlearn by every method, score each against its null, and report.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    setting = prepare(config)
+    names = config.method_names()
+    values = settings(config, names)
+    masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
+    folder.write_json("hyperparameters.json", values)
+    rows: list[tables.Row] = []
+    bands: dict[str, float] = {}
+    lost: dict[tuple[str, str], tuple[int, ...]] = {}
+    originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
+    for index, mask in enumerate(masks):
+        study = Study(config, folder, setting, mask, f"{config.forget.kind}-{index}")
+        oracles = study.oracles()
+        judged = {name: study.judge(name, values[name], originals) for name in names}
+        measured, bands[study.name] = study.score(judged, oracles)
+        rows += measured
+        lost |= {(study.name, name): each.lost for name, each in judged.items()}
+        if index == 0:
+            study.draw(judged, oracles, measured)
+    tables.write_results(folder, rows, {"bands": bands, "diverged": {f"{s}/{m}": each for (s, m), each in lost.items()}})
+    board = tables.leaderboard(rows, bands, lost)
+    tables.write_summary(folder, board)
+    figures.save(figures.quality_against_utility(rows, tables.subject(rows)), folder, "quality_against_utility")
+    tables.show(board)
+
+
+def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
+    """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
+
+    Raises:
+        UsageError: a hyperparameter that no method has, or a value that it cannot take.
+    """
+    given = config.hyperparameters()
+    everywhere = given.pop("*", {})
+    for name in given:
+        hyperparameters(name, given[name])
+    for key, value in everywhere.items():
+        having = [name for name in METHODS if key in METHODS[name].defaults]
+        hyperparameters(having[0] if having else "*", {key: value})
+    found = tuned(config.dataset)
+    return {
+        name: hyperparameters(
+            name,
+            {**found.get(name, {}), **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults}, **given.get(name, {})},
+        )
+        for name in names
+    }
+
+
+def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
+    """Which training rows the forget set number `index` holds."""
+    asked = config.forget
+    return choose(
+        setting.data.train.labels,
+        kind=asked.kind,
+        size=asked.size,
+        label=asked.label,
+        file=asked.file,
+        classes=setting.data.classes,
+        seed=config.seed,
+        index=index,
+    )
+
+
+def pool(config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int) -> Pool:
+    """A pool from the cache, or trained under a progress bar."""
+    with working(f"{role} models") as update:
+        trained = train_pool(
+            problem,
+            mask,
+            members=members,
+            role=role,
+            seed=config.seed,
+            identity=setting.identity,
+            cache=config.cache,
+            strategy=config.strategy,
+            chunk=config.chunk,
+            report=lambda p: update(
+                p.share,
+                f"member {p.first + 1} to {p.last} of {p.members}, epoch {p.epoch} of {p.epochs}, "
+                f"held-out accuracy {100 * p.accuracy:.1f}%" + (f", {p.diverged} diverged" if p.diverged else ""),
+            ),
+        )
+        update(1.0, f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""))
+    return trained
+
+
+class Study:
+    """One forget set: its oracles, its unlearned models, its scores."""
+
+    def __init__(self, config: Config, folder: Run, setting: Setting, forget: np.ndarray, name: str):
+        self.config, self.folder, self.setting, self.name = config, folder, setting, name
+        self.forget = forget
+        self.problem = forgetting(setting, forget)
+        retained = np.flatnonzero(~forget)
+        drawn = generator("retained examples that are judged", config.seed).permutation(retained)[: config.evaluation.retain_size]
+        self.rows = {"forget": np.flatnonzero(forget), "retain": np.sort(drawn)}
+        train, test = setting.data.train, setting.data.test
+        self.labels = Labels(train.labels[self.rows["forget"]], train.labels[self.rows["retain"]], test.labels)
+        self.images = Cube(train.images[self.rows["forget"]], train.images[self.rows["retain"]], test.images)
+        folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.rows["forget"]))
+        folder.write_npz(f"logits/{name}/labels.npz", {**self.labels._asdict(), **{f"{k}_rows": v for k, v in self.rows.items()}})
+
+    def oracles(self) -> Cube:
+        """The logits of the models retrained without the forget set, those that diverged left out."""
+        self.retraining = self.pool("oracle", 2 * self.config.members)
+        cube = self.logits(self.retraining.variables)
+        self.folder.write_npz(f"logits/{self.name}/oracle.npz", cube._asdict())
+        return keep(cube, self.retraining.diverged)
+
+    def pool(self, role: str, members: int) -> Pool:
+        return pool(self.config, self.setting, self.problem, ~self.forget, role, members)
+
+    def logits(self, variables: Variables) -> Cube:
+        model, strategy = self.problem.model, self.config.strategy
+        return Cube(*(predict(model, variables, images, strategy) for images in self.images))
+
+    def judge(self, name: str, values: dict[str, Any], originals: Pool) -> Judged:
+        """The method's logits: from the run folder if an earlier run left them there, else by unlearning every original."""
+        file = f"logits/{self.name}/{name}.npz"
+        made_by = json.dumps(values, sort_keys=True)
+        saved = self.folder.read_npz(file)
+        if saved is None or str(saved["made_by"]) != made_by or len(saved["forget"]) != self.config.members:
+            variables, seconds, compile_seconds, examples = self.unlearn(name, values, originals)
+            saved = {
+                **self.logits(variables)._asdict(),
+                "lost": np.array(sorted({*diverged(variables), *(originals.diverged if name != "retrain" else ())}), int),
+                "seconds": seconds,
+                "compile_seconds": compile_seconds,
+                "examples": examples,
+                "made_by": made_by,
+            }
+            self.folder.write_npz(file, saved)
+        lost = tuple(int(member) for member in saved["lost"])
+        cube = keep(Cube(saved["forget"], saved["retain"], saved["test"]), lost)
+        return Judged(cube, lost, float(saved["seconds"]), float(saved["compile_seconds"]), float(saved["examples"]))
+
+    def unlearn(self, name: str, values: dict[str, Any], originals: Pool) -> tuple[Variables, float, float, float]:
+        """The members after the method; seconds of one, seconds of compilation, and work in training examples."""
+        if name == "original":
+            return originals.variables, 0.0, 0.0, 0.0
+        if name == "retrain":  # the same function as the method's, and so a pool: cached, resumed, compiled once with the oracles'
+            trained = self.pool("retrain", self.config.members)
+            return trained.variables, trained.seconds, trained.compile_seconds, self.retraining_examples()
+        with working(name) as update:
+            done = unlearn(
+                name,
+                values,
+                member_keys(self.config.seed, f"{name} on {self.name}", self.config.members),
+                self.problem,
+                originals.variables,
+                strategy=self.config.strategy,
+                chunk=self.config.chunk,
+                report=lambda share: update(share, f"{round(share * self.config.members)} of {self.config.members} members"),
+            )
+            update(1.0, f"{done.seconds:.2f} s a member, {done.compile_seconds:.1f} s to compile")
+        return done.variables, done.seconds, done.compile_seconds, done.examples
+
+    def retraining_examples(self) -> float:
+        """The work of one retraining, in training examples seen forward and backward."""
+        return flops(refit, jax.random.key(0), self.problem) / example_flops(self.problem)
+
+    def score(self, judged: dict[str, Judged], oracles: Cube) -> tuple[list[tables.Row], float]:
+        """The rows of every method, and the band of the largest |z|."""
+        with working("scores") as update:
+            count = min(self.config.members, len(oracles.forget) // 2)
+            yardstick = reference(oracles, self.labels, count, splits=self.config.evaluation.splits, seed=self.config.seed)
+            rows: list[tables.Row] = []
+            for number, (name, each) in enumerate(judged.items()):
+                rows += self.rows_of(name, each, yardstick, len(oracles.forget))
+                update((number + 1) / len(judged), name)
+            update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
+        return rows, yardstick.band
+
+    def rows_of(self, name: str, each: Judged, yardstick: Reference, oracles: int) -> list[tables.Row]:
+        """One method's scores and costs."""
+        config, members = self.config, len(each.cube.forget)
+        common = {
+            "experiment": config.exp,
+            "dataset": config.dataset,
+            "model": config.model,
+            "forget_set": self.name,
+            "method": name,
+            "access": METHODS[name].access,
+            "n_members": members,
+            "n_oracles": oracles,
+            "seconds": each.seconds,
+        }
+        rows = []
+        if members >= 2:
+            for found in score(each.cube, yardstick).scores:
+                null = {} if found.null is None else {f"null_{key}": value for key, value in found.null._asdict().items()}
+                bounds = {"value_low": found.low, "value_high": found.high}
+                rows.append(tables.Row(**common, metric=found.metric, split=found.split, value=found.value, **bounds, **null, z=found.z))
+        costs = {
+            "seconds": each.seconds,
+            "compile_seconds": each.compile_seconds,
+            "rte": each.seconds / self.retraining.seconds,
+            "examples": each.examples,
+            "rte_examples": each.examples / self.retraining_examples(),
+        }
+        return rows + [tables.Row(**common, metric=metric, split="", value=value) for metric, value in costs.items()]
+
+    def draw(self, judged: dict[str, Judged], oracles: Cube, rows: list[tables.Row]) -> None:
+        """The figures that show single members and examples."""
+        title = tables.subject(rows)
+        losses = {name: self.losses(each.cube) for name, each in judged.items() if len(each.cube.forget)}
+        figures.save(figures.loss_histograms(losses, self.losses(oracles), title), self.folder, "loss_histograms")
+        shares = {name: accuracies(each.cube, self.labels)._asdict() for name, each in judged.items() if len(each.cube.forget)}
+        of_oracles = accuracies(oracles, self.labels)._asdict()
+        figures.save(figures.accuracy_bars(rows, shares, of_oracles, title), self.folder, "accuracy")
+
+    def losses(self, cube: Cube) -> dict[str, np.ndarray]:
+        """Cross-entropy of every member on every example, by split."""
+        return {split: cross_entropy_losses(getattr(cube, split), getattr(self.labels, split)) for split in Cube._fields}
+
+
+def keep(cube: Cube, lost: tuple[int, ...]) -> Cube:
+    """A cube without the members that diverged."""
+    return Cube(*(np.delete(logits, lost, axis=0) for logits in cube))

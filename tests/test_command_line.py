@@ -1,0 +1,192 @@
+"""What a person types, and what comes back: above all one line for each mistake."""
+
+import dataclasses
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import benchmark
+from configs import EXPERIMENTS, command_line
+from configs.common import Train
+from configs.unlearning import Config, smoke
+from unlearn_jax.types import UsageError
+
+ROOT = Path(benchmark.__file__).parent
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    """`python benchmark.py words`, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "benchmark.py", *words], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture
+def complaint(capsys, monkeypatch, tmp_path):
+    """`complaint(*words)` -> the one line on stderr with which `benchmark.py` refuses them. Devices stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pin", "keep_compiled"):
+        monkeypatch.setattr(f"unlearn_jax.device.{name}", lambda _: None)
+
+    def complaint(*words: str) -> str:
+        status: object
+        try:
+            status = benchmark.main(list(words))
+        except SystemExit as stop:
+            status = stop.code
+        line, *rest = capsys.readouterr().err.splitlines()
+        assert (status, rest) == (2, [])
+        assert line.startswith("benchmark.py: ")
+        return line.removeprefix("benchmark.py: ")
+
+    return complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--exp influenza", "--exp influenza: there is unlearning"),
+        ("--exp", "--exp : there is unlearning"),
+        ("--train.epochs x", "--train.epochs x: expected an integer"),
+        ("--train.epochs 1.5", "--train.epochs 1.5: expected an integer"),
+        ("--train.epochs -1", "--train.epochs -1: expected an integer of at least 1"),
+        ("--train.batch-size 0", "--train.batch-size 0: expected"),
+        ("--train.learning-rate fast", "--train.learning-rate fast: expected a number"),
+        ("--train.learning-rate nan", "--train.learning-rate nan: expected a number above 0"),
+        ("--train.learning-rate 0", "--train.learning-rate 0.0: expected a number above 0"),
+        ("--train.schedule linear", "--train.schedule linear: expected one of cosine, constant"),
+        ("--train.momentum 1", "--train.momentum 1.0: expected"),
+        ("--epochs 3", "--epochs 3: no such option; perhaps --train.epochs; --help shows all"),
+        ("--datset digits", "--datset digits: no such option; perhaps --dataset; --help shows all"),
+        ("digits", "digits: no such option; --help shows all"),
+        ("--dataset", "--dataset: expected a value"),
+        ("--chunk many", "--chunk many: expected an integer"),
+        ("--chunk 0", "--chunk 0: expected an integer of at least 1"),
+        ("--members 1", "--members 1: expected an integer of at least 2"),
+        ("--forget-sets 0", "--forget-sets 0: expected"),
+        ("--seed -1", "--seed -1: expected"),
+        ("--train-size 0", "--train-size 0: expected"),
+        ("--label-noise 1", "--label-noise 1.0: expected a share"),
+        ("--width 0", "--width 0: expected"),
+        ("--forget.size 0", "--forget.size 0.0: "),
+        ("--forget.size nan", "--forget.size nan: "),
+        ("--forget.size 2000000", "--forget.size 2000000.0: "),
+        ("--forget.kind file", "--forget.file None: "),
+        ("--evaluation.splits 1", "--evaluation.splits 1: expected"),
+        ("--hyper scrub", "--hyper scrub: expected METHOD.NAME=VALUE"),
+        ("--hyper scrub.epochs=1,.x=2", "--hyper .x=2: expected METHOD.NAME=VALUE"),
+        ("--methods scrub,scrap", "--methods scrap: there is "),
+        ("--methods ,", "--methods : there is "),
+        ("--dataset mnits", "--dataset mnits: "),
+        ("--model vgg", "--model vgg: there is "),
+        ("--model resnet9", "--model resnet9: there is "),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(complaint, words, expected):
+    assert complaint(*words.split()).startswith(expected)
+
+
+def test_a_mistake_costs_nothing(complaint, tmp_path):
+    """The folder that a refused command names is not touched."""
+    out = tmp_path / "kept"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    complaint("--train.epochs", "-1", "--out", str(out))
+    assert complaint("--out", str(out)).startswith(f"--out {out}: ")
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+    complaint("--dataset", "mnits", "--out", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_folder_that_is_a_file_or_cannot_be_written_is_refused(complaint, tmp_path):
+    (tmp_path / "file").touch()
+    assert complaint("--out", "file").startswith("--out file: is a file")
+    assert complaint("--out", "/proc/nowhere").startswith("--out /proc/nowhere: ")
+
+
+def test_a_narrow_terminal_does_not_split_a_message(complaint, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert complaint("--chunk", "x") == "--chunk x: expected an integer"
+
+
+def test_a_device_that_is_not_there_is_refused():
+    done = run("-d", "cuda:99", "-exp", "unlearning")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("benchmark.py: --device cuda:99: available here: cpu")
+
+
+def test_help_teaches_and_answers_at_once():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    program = "import sys, benchmark\ntry: benchmark.main(['--help'])\nfinally: print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert done.stdout.endswith("False\n")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # processor time: 0.4 s measured
+    assert done.stdout.count("python benchmark.py") >= 4
+    for option in ("--device", "--out", "--smoke", "--methods", "--members", "--train.epochs", "--forget.size", "--hyper"):
+        assert option in done.stdout
+
+
+def test_list_shows_every_method_data_set_model_and_experiment(capsys):
+    from unlearn_jax.data import DATASETS
+    from unlearn_jax.methods import METHODS
+    from unlearn_jax.models import MODELS
+
+    assert benchmark.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for name in (*METHODS, *DATASETS, *MODELS, *EXPERIMENTS):
+        assert f"\n  {name} " in shown
+    for entry in METHODS.values():
+        assert entry.access in shown
+        assert entry.reference in shown
+
+
+@pytest.mark.parametrize("words", ["-d gpu:2 -exp unlearning", "--device gpu:2 --exp unlearning", "-d=gpu:2 -exp=unlearning"])
+def test_short_and_long_forms_say_the_same(words):
+    assert command_line.parse(words.split()) == Config(device="gpu:2")
+
+
+def test_nested_options_are_typed():
+    words = (
+        "--train.epochs 3 --forget.size 50 --members 8 --hyper scrub.epochs=5,a.b=x --hyper scrub.learning_rate=1e-3 --chunk 2"
+    )
+    config = command_line.parse(words.split())
+    assert isinstance(config, Config)
+    assert (config.train, config.forget.size, config.chunk) == (Train(epochs=3), 50, 2)
+    assert config.hyperparameters() == {"scrub": {"epochs": 5, "learning_rate": 1e-3}, "a": {"b": "x"}}
+
+
+def test_smoke_is_small_and_what_is_given_beside_it_counts():
+    assert command_line.parse(["--smoke"]) == smoke(Config())
+    assert command_line.parse(["--train.epochs", "7", "--smoke"]) == dataclasses.replace(
+        smoke(Config()), train=dataclasses.replace(smoke(Config()).train, epochs=7)
+    )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_defaults_of_every_experiment_are_valid(experiment):
+    module, _ = EXPERIMENTS[experiment]
+    module.Config(exp=experiment).check()
+    module.smoke(module.Config(exp=experiment)).check()
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, tmp_path):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "run", interrupted)
+    assert benchmark.main(["--out", str(tmp_path / "half")]) == 130
+    assert f"--out {tmp_path / 'half'} resumes" in capsys.readouterr().err
+
+
+def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
+    def refuse(config):
+        raise UsageError("--out", "x", "is a file")
+
+    monkeypatch.setattr(benchmark, "run", refuse)
+    assert complaint() == "--out x: is a file"

@@ -1,0 +1,101 @@
+"""`--device`: what JAX is told to see. No GPU is needed: `nvidia-smi` is a script of ours."""
+
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from unlearn_jax import device
+from unlearn_jax.types import UsageError
+
+UUIDS = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")
+
+
+@pytest.fixture
+def pin(tmp_path, monkeypatch):
+    """`pin(spec, gpus=, visible=, ...)` -> (jax_platforms, CUDA_VISIBLE_DEVICES, jax_num_cpu_devices) on such a machine."""
+
+    def pin(spec, *, gpus=0, visible=None, cuda=True, listing=None, platforms=""):
+        listing = "".join(f"GPU {i}: Make Believe (UUID: {UUIDS[i]})\n" for i in range(gpus)) if listing is None else listing
+        command = tmp_path / "nvidia-smi"
+        command.write_text(f"#!/bin/sh\ncat <<'END'\n{listing}END\n")
+        command.chmod(0o755)
+        told = {}
+        monkeypatch.setattr(device, "_jax_has_cuda", lambda: cuda)
+        monkeypatch.setattr(type(device.jax.config), "update", lambda self, name, value: told.update({name: value}))
+        with mock.patch.dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", JAX_PLATFORMS=platforms):
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            if visible is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = visible
+            device.pin(spec)
+            return told["jax_platforms"], os.environ["CUDA_VISIBLE_DEVICES"], told.get("jax_num_cpu_devices")
+
+    return pin
+
+
+@pytest.mark.parametrize(
+    ("spec", "visible", "selected"),
+    [
+        ("gpu:2", None, "2"),
+        ("CUDA:2", None, "2"),
+        ("gpu:0,2", None, "0,2"),
+        ("gpu", None, "0,1,2"),
+        ("auto", None, "0,1,2"),
+        ("gpu:1", "2,0", "0"),
+        ("gpu:0", "GPU-cccc,GPU-aaaa", "GPU-cccc"),
+        ("gpu", "1,7,2", "1"),
+    ],
+)
+def test_only_the_gpus_asked_for_are_visible(pin, spec, visible, selected):
+    assert pin(spec, gpus=3, visible=visible) == ("cuda,cpu", selected, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "machine"),
+    [
+        ("cpu", {"gpus": 3}),
+        ("auto", {}),
+        ("auto", {"gpus": 3, "cuda": False}),
+        ("auto", {"gpus": 3, "visible": ""}),
+        ("auto", {"gpus": 3, "visible": "-1"}),
+        ("auto", {"gpus": 3, "platforms": "cpu"}),
+        ("auto", {"listing": "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n"}),
+    ],
+)
+def test_the_cpu_offers_a_device_for_each_usable_core(pin, spec, machine):
+    assert pin(spec, **machine) == ("cpu", "", len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "machine", "message"),
+    [
+        ("gpu:7", {"gpus": 2}, "--device gpu:7: available here: cpu, gpu:0, gpu:1"),
+        ("gpu:1", {"gpus": 3, "visible": "2"}, "--device gpu:1: available here: cpu, gpu:0"),
+        ("gpu", {}, "--device gpu: available here: cpu"),
+        ("gpu:0", {"gpus": 1, "cuda": False}, "--device gpu:0: available here: cpu (there is a GPU, but jax has no CUDA"),
+        ("gpu:", {"gpus": 1}, "--device gpu:: expected auto, cpu, gpu"),
+        ("gpu:-1", {"gpus": 1}, "--device gpu:-1: expected auto, cpu, gpu"),
+        ("tpu", {"gpus": 1}, "--device tpu: expected auto, cpu, gpu"),
+        ("", {}, "--device : expected auto, cpu, gpu"),
+    ],
+)
+def test_a_device_that_is_not_there_gets_a_list_of_those_that_are(pin, spec, machine, message):
+    with pytest.raises(UsageError) as error:
+        pin(spec, **machine)
+    assert str(error.value).startswith(message)
+
+
+def test_jax_obeys():
+    """In a process of its own, since a selection holds for the life of a process."""
+    program = "from unlearn_jax import device; device.pin('cpu'); print(device.describe())"
+    described = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    cores = len(os.sched_getaffinity(0))
+    assert described.startswith(f"cpu ({cores} device{'s' * (cores > 1)}, ")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--cache .*file/xla: cannot be written"):
+        device.keep_compiled(tmp_path / "file" / "xla")

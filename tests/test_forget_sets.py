@@ -1,0 +1,112 @@
+"""Forget sets: exact counts, fixed by seed and index, and impossible ones refused by the option's name."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unlearn_jax.data.forget_sets import choose
+from unlearn_jax.data.images import load
+from unlearn_jax.types import UsageError
+
+few = settings(max_examples=50, deadline=None)
+LABELS = np.repeat([0, 1, 2], [50, 30, 20])
+
+
+@few
+@given(st.integers(1, 99), st.integers(0, 99), st.integers(0, 9))
+def test_random_takes_exactly_the_count_and_a_larger_set_contains_it(size, seed, index):
+    options = {"kind": "random", "classes": 3, "seed": seed, "index": index}
+    forget = choose(LABELS, size=size, **options)
+    assert forget.dtype == bool and forget.shape == LABELS.shape and forget.sum() == size
+    np.testing.assert_array_equal(forget, choose(LABELS, size=size, **options))
+    assert choose(LABELS, size=99, **options)[forget].all()
+
+
+@few
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True), st.integers(0, 2))
+def test_a_share_is_rounded_to_rows_of_all_or_of_the_class(share, label):
+    in_class = (label == LABELS).sum()
+    for kind, rows, most in (("random", 100, 99), ("class_part", in_class, in_class)):
+        if 1 <= round(share * rows) <= most:
+            forget = choose(LABELS, kind=kind, size=share, label=label, classes=3)
+            assert forget.sum() == round(share * rows)
+            assert kind == "random" or (LABELS[forget] == label).all()
+        else:
+            with pytest.raises(UsageError, match=r"--forget\.size"):
+                choose(LABELS, kind=kind, size=share, label=label, classes=3)
+
+
+@pytest.mark.parametrize("kind", ["random", "class_part"])
+def test_each_index_and_each_seed_draws_anew(kind):
+    draws = [choose(LABELS, kind=kind, size=0.4, label=0, classes=3, seed=s, index=i) for s in range(3) for i in range(3)]
+    assert len({draw.tobytes() for draw in draws}) == len(draws)
+
+
+def test_class_takes_all_of_it_and_the_next_index_the_next_class():
+    for index, label in enumerate((2, 0, 1)):
+        np.testing.assert_array_equal(choose(LABELS, kind="class", label=2, classes=3, index=index), label == LABELS)
+
+
+def test_forget_sets_are_independent_of_label_noise_and_sampling():
+    data = load("digits", train_size=1000, label_noise=0.2)
+    wrong = data.train.labels != data.clean_labels
+    for index in range(5):  # hypergeometric: 40 expected, standard deviation 5.4
+        forget = choose(data.train.labels, kind="random", size=0.2, classes=10, index=index)
+        assert 15 < (forget & wrong).sum() < 65
+
+
+@pytest.mark.parametrize("rows", [[3], [99, 0, 7], list(range(99))])
+def test_a_file_lists_rows_as_text_or_as_npy(tmp_path, rows):
+    (tmp_path / "rows.txt").write_text("\n".join(map(str, rows)))
+    np.save(tmp_path / "rows.npy", np.array(rows))
+    for name in ("rows.txt", "rows.npy"):
+        forget = choose(LABELS, kind="file", file=tmp_path / name, classes=3)
+        np.testing.assert_array_equal(np.flatnonzero(forget), sorted(rows))
+
+
+@pytest.mark.parametrize("text", ["", "1 1", "-1", "100", "1.5", "one", "9" * 30, "9" * 5000, " ".join(map(str, range(100)))])
+def test_bad_text_files_are_refused(tmp_path, text):
+    (tmp_path / "rows.txt").write_text(text)
+    with pytest.raises(UsageError, match=r"--forget\.file .*rows\.txt"):
+        choose(LABELS, kind="file", file=tmp_path / "rows.txt", classes=3)
+
+
+@pytest.mark.parametrize("array", [np.array([1.0]), np.array([[1, 2]]), np.array(3), np.array([{}]), LABELS == 0])
+def test_bad_npy_files_are_refused(tmp_path, array):
+    np.save(tmp_path / "rows.npy", array)
+    with pytest.raises(UsageError, match=r"--forget\.file .*rows\.npy"):
+        choose(LABELS, kind="file", file=tmp_path / "rows.npy", classes=3)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    (tmp_path / "truncated.npy").write_bytes(b"\x93NUMPY\x01")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xfa")
+    for file in (None, tmp_path, tmp_path / "missing", tmp_path / "truncated.npy", tmp_path / "binary.txt"):
+        with pytest.raises(UsageError, match=r"--forget\.file"):
+            choose(LABELS, kind="file", file=file, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"kind": "everything"}, r"--forget\.kind everything: one of random, class, class_part, file"),
+        *[({"size": size}, rf"--forget\.size {size}: .* 1 to 99") for size in (None, 0, -1, -0.5, 100, 101, 1.5, 0.001, 0.999)],
+        *[({"size": float(size)}, r"--forget\.size") for size in ("nan", "inf", "-inf")],
+        *[({"kind": "class_part", "size": size, "label": 2}, r"--forget\.size .* 1 to 20") for size in (0, 21, 0.01)],
+        *[({"kind": kind, "label": label}, r"--forget\.label") for kind in ("class", "class_part") for label in (None, -1, 4)],
+        ({"kind": "class", "label": 3}, r"--forget\.label 3: has 0 of the 100"),  # a class without rows
+        ({"kind": "class", "label": 0, "index": 4}, r"--forget\.kind class: there are 4 classes"),
+        ({"kind": "file", "file": __file__, "index": 1}, r"--forget\.file .*one forget set"),
+        ({"seed": -1}, "--seed -1"),
+    ],
+)
+def test_impossible_forget_sets_are_refused(options, named):
+    with pytest.raises(UsageError, match=named):
+        choose(LABELS, **{"kind": "random", "size": 0.1, "classes": 4} | options)
+
+
+def test_the_only_class_cannot_be_forgotten_whole():
+    for kind in ("class", "class_part"):
+        with pytest.raises(UsageError, match=r"--forget\.label 0: has 5 of the 5"):
+            choose(np.zeros(5, int), kind=kind, size=1, label=0, classes=1)

@@ -1,0 +1,142 @@
+"""The null, and the verdict that rests on it."""
+
+import jax
+import numpy as np
+import pytest
+
+from unlearn_jax import metrics
+from unlearn_jax.types import Cube, Labels
+
+CLASSES = 4
+RNG = np.random.default_rng(0)
+LABELS = Labels(*(RNG.integers(0, CLASSES, size) for size in (20, 30, 30)))
+MEANS = [RNG.normal(size=(len(labels), CLASSES)) + 2 * np.eye(CLASSES)[labels] for labels in LABELS]
+N = 8
+
+
+def pool(members, seed, shift=0.0):
+    """Models whose logits on an example are Gaussian; `shift` raises the label's logit on the forget set."""
+    rng = np.random.default_rng(seed)
+    logits = [mean + rng.normal(size=(members, *mean.shape)) for mean in MEANS]
+    logits[0] += shift * np.eye(CLASSES)[LABELS.forget]
+    return Cube(*logits)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return metrics.reference(pool(2 * N, 1), LABELS, N, splits=40)
+
+
+def of(evaluation):
+    return {(score.metric, score.split): score for score in evaluation.scores}
+
+
+def test_every_metric_is_there_with_its_null(reference):
+    evaluation = metrics.score(pool(N, 2), reference)
+    features = ("", "_correctness", "_entropy", "_m_entropy", "_prob")
+    assert set(of(evaluation)) == {
+        *((metric, split) for metric in ("klom", "klom_p95", "accuracy") for split in ("forget", "retain", "test")),
+        *((metric, split) for metric in ("kl_to_oracle", "activation_distance", "js_divergence") for split in ("forget", "test")),
+        *((f"svc_mia{feature}", "forget") for feature in features),
+        ("forgetting_quality", "forget"),
+        ("tow", "all"),
+        ("average_gap", "all"),
+    }
+    for score in evaluation.scores:
+        assert score.low <= score.value <= score.high
+        assert score.null.low <= score.null.mean <= score.null.high
+        assert score.z == pytest.approx((score.value - score.null.mean) / score.null.sd)
+
+
+def test_a_second_pool_of_oracles_is_inside_and_a_shifted_one_is_not(reference):
+    second, shifted = metrics.score(pool(N, 2), reference), metrics.score(pool(N, 2, shift=3), reference)
+    assert second.inside and second.largest_z <= second.band
+    assert not shifted.inside
+    assert of(shifted)["klom", "forget"].z > 3
+    assert of(shifted)["klom", "test"] == of(second)["klom", "test"]
+
+
+def test_per_model_metrics_are_centred_at_the_oracles_mean(reference):
+    oracles = pool(2 * N, 1)
+    forget = metrics.accuracies(oracles, LABELS).forget
+    null = reference.nulls["accuracy", "forget"]
+    assert null.mean == pytest.approx(forget.mean())
+    assert null.sd == pytest.approx(forget.std(ddof=1) * np.sqrt(2 / N), rel=0.4)  # sd of a difference of two means of n
+    unlearned = pool(N, 2)
+    assert of(metrics.score(unlearned, reference))["accuracy", "forget"].value == pytest.approx(
+        metrics.accuracies(unlearned, LABELS).forget.mean()
+    )
+
+
+def test_the_same_seed_gives_the_same_reference(reference):
+    again = metrics.reference(pool(2 * N, 1), LABELS, N, splits=40)
+    assert again.nulls == reference.nulls and again.band == reference.band
+
+
+def test_against_all_oracles_a_perfect_method_falls_below_its_null():
+    margins = metrics.margins(pool(48, 3).test, LABELS.test)
+    unlearned = metrics.margins(pool(24, 4).test, LABELS.test)
+
+    def mean_klom(u, o):
+        return float(metrics.klom(u, o).mean())
+
+    null = metrics.null(mean_klom, margins, 24, key=jax.random.key(0))
+    against_as_many = np.mean([mean_klom(unlearned, margins[:24]), mean_klom(unlearned, margins[24:])])
+    assert abs(against_as_many - null.mean) < 3 * null.sd
+    assert mean_klom(unlearned, margins) < null.mean - 4 * null.sd
+
+
+def test_null_of_a_known_statistic():
+    values = np.random.default_rng(5).normal(size=400)
+    null = metrics.null(lambda a, b: a.mean() - b.mean(), values, 50, splits=2000, key=jax.random.key(1))
+    assert null.mean == pytest.approx(0, abs=0.02)
+    assert null.sd == pytest.approx(np.sqrt(2 / 50), rel=0.1)
+    assert (null.low, null.high) == (pytest.approx(-1.96 * null.sd, rel=0.15), pytest.approx(1.96 * null.sd, rel=0.15))
+
+
+def test_halves_are_disjoint():
+    metrics.null(lambda a, b: float(np.intersect1d(a, b).size and 1 / 0), np.arange(10.0), 5, splits=20, key=jax.random.key(2))
+
+
+@pytest.mark.parametrize(("members", "n", "message"), [(7, 4, "needs 8 oracles"), (8, 1, "two models")])
+def test_too_few_models(members, n, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.reference(pool(members, 1), LABELS, n, splits=5)
+
+
+def test_fewer_members_are_scored_at_their_own_number(reference):
+    evaluation = metrics.score(pool(N - 2, 2), reference)
+    assert reference.at(N - 2) is reference.at(N - 2) and reference.at(N) is reference
+    assert of(evaluation)["klom", "forget"].null == reference.at(N - 2).nulls["klom", "forget"]
+    assert reference.at(N - 2).nulls["klom", "forget"] != reference.nulls["klom", "forget"]
+    with pytest.raises(ValueError, match="needs 18 oracles"):
+        metrics.score(pool(N + 1, 2), reference)
+
+
+def test_diverged_members_are_named(reference):
+    unlearned = pool(N, 2)
+    unlearned.test[3, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="members 3 "):
+        metrics.score(unlearned, reference)
+
+
+def test_a_null_without_spread_gives_no_z_but_a_verdict():
+    def certain(members, seed, wrong=0):
+        cube = pool(members, seed)
+        cube.retain[...] += 50 * np.eye(CLASSES)[LABELS.retain]
+        cube.retain[:wrong, 0] -= 200 * np.eye(CLASSES)[LABELS.retain[0]]
+        return cube
+
+    reference = metrics.reference(certain(2 * N, 1), LABELS, N, splits=40)
+    assert reference.nulls["accuracy", "retain"] == metrics.Null(100, 0, 100, 100)
+    right, all_wrong = (metrics.score(certain(N, 2, wrong), reference) for wrong in (0, N))
+    for evaluation in (right, all_wrong):
+        assert of(evaluation)["accuracy", "retain"].z is None
+    assert np.isfinite(right.largest_z)
+    assert all_wrong.largest_z == np.inf and not all_wrong.inside
+    assert np.isfinite(metrics.score(certain(N, 2, 1), reference).largest_z)  # one deviating member is no evidence
+
+
+def test_two_members_are_scored_with_unbounded_intervals():
+    evaluation = metrics.score(pool(2, 2), metrics.reference(pool(4, 1), LABELS, 2, splits=10))
+    assert of(evaluation)["klom", "forget"].low == -np.inf

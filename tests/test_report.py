@@ -1,0 +1,290 @@
+"""Tables that other programs read, a leaderboard that people read, and figures that are the same each time."""
+
+import csv
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from unlearn_jax.report import figures, tables
+from unlearn_jax.runs import Run
+
+HEADER = (
+    "experiment,dataset,model,forget_set,method,access,metric,split,value,value_low,value_high,"
+    "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds"
+)
+# access, z of KLOM, accuracy on forget, retain and test
+METHODS = {
+    "original": ("none", 24.2, 99.9, 99.9, 90.1),
+    "retrain": ("none", 0.4, 81.6, 100.0, 92.2),
+    "finetune": ("R", 15.0, 96.0, 100.0, 91.2),
+    "gradient_ascent": ("F", 412.0, 9.8, 10.4, 10.1),
+    "neggrad_plus": ("F+R", 8.2, 70.0, 99.2, 90.5),
+    "random_label": ("F+R", 3.1, 79.0, 99.9, 91.9),
+    "bad_teacher": ("F+R", 5.4, 77.0, 99.5, 91.5),
+    "scrub": ("F+R", 1.2, 82.0, 99.98, 92.1),
+    "salun": ("F+R", 2.8, 80.1, 99.9, 91.9),
+    "l1_sparse": ("R", 9.7, 91.0, 99.7, 91.1),
+    "l1_sparse_proximal": ("R", 9.1, 90.5, 99.7, 91.3),
+    "fisher": ("R", 40.0, 60.0, 70.0, 61.0),
+    "ssd": ("F+R+test-like", -22.0, 97.0, 97.5, 88.4),
+    "cf_k": ("R", 23.6, 99.7, 100.0, 90.3),
+    "eu_k": ("R", 20.1, 98.5, 100.0, 90.8),
+}
+ORACLES = {"forget": 81.6, "retain": 99.98, "test": 92.2}
+SIZES = {"forget": 50, "retain": 200, "test": 100}
+
+
+def scored(method, metric, split, value, mean=None, sd=None, forget_set="random", n=24):
+    """A row as an experiment makes it."""
+    null = (None,) * 5 if mean is None else (mean, sd, mean - 2 * sd, mean + 2 * sd, (value - mean) / sd if sd else None)
+    about = ("unlearning", "digits", "resnet8", forget_set, method, METHODS[method][0], metric, split)
+    return tables.Row._make([*about, value, value - (sd or 0), value + (sd or 0), *null, n, 2 * n, None])
+
+
+def rows_of(methods=METHODS, forget_set="random"):
+    """All rows of a forget set."""
+    rows = []
+    for method in methods:
+        _, z, *accuracies = METHODS[method]
+        rows.append(scored(method, "klom", "forget", 2.46 + 0.09 * z, 2.46, 0.09, forget_set))
+        for (split, mean), value in zip(ORACLES.items(), accuracies, strict=True):
+            rows.append(scored(method, "accuracy", split, value, mean, 0.3, forget_set))
+        rows.append(scored(method, "forgetting_quality", "forget", 0.18, 0.19, 0.01, forget_set))
+        rows.append(scored(method, "rte", "", 0.0912, forget_set=forget_set))
+    return rows
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def printed(board, width, **options):
+    """The leaderboard as the terminal shows it."""
+    stream = io.StringIO()
+    tables.show(board, Console(file=stream, width=width, highlight=False, **options))
+    return stream.getvalue()
+
+
+def test_results_have_exactly_the_columns_of_the_contract_and_come_back_equal(run):
+    rows = [*rows_of(["original", "scrub"]), scored("scrub", "seconds", "", 1.5)._replace(seconds=0.25)]
+    tables.write_results(run, rows, {"note": math.nan})
+    lines = (run.folder / "results.csv").read_text().splitlines()
+    assert lines[0] == HEADER and len(lines) == 1 + len(rows)
+    assert lines[-1] == "unlearning,digits,resnet8,random,scrub,F+R,seconds,,1.5,1.5,1.5,,,,,,24,48,0.25"
+    assert tables.read_results(run.folder / "results.csv") == rows
+    (run.folder / "results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="columns"):
+        tables.read_results(run.folder / "results.csv")
+
+
+def test_results_json_is_valid_whatever_the_values(run):
+    row = scored("scrub", "klom", "forget", math.nan, 2.4, 0.1)._replace(z=math.inf, value_low=np.float32(1.5))
+    tables.write_results(run, [row], {"curves": {"loss": np.array([1.0, np.nan])}})
+
+    def never(constant):
+        raise AssertionError(constant)
+
+    results = json.loads((run.folder / "results.json").read_text(), parse_constant=never)
+    assert list(results["rows"][0]) == HEADER.split(",")
+    assert results["rows"][0]["value"] is None and results["rows"][0]["z"] is None and results["rows"][0]["value_low"] == 1.5
+    assert results["curves"]["loss"] == [1.0, None]
+    (written,) = csv.DictReader((run.folder / "results.csv").read_text().splitlines())
+    assert written["value"] == "nan" and written["z"] == "inf"
+
+
+def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
+    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    expected = sorted(METHODS.keys() - {"original", "retrain"}, key=lambda method: abs(METHODS[method][1]))
+    assert [line.method for line in board.lines] == ["original", "retrain", *expected]
+    assert [line.method for line in board.lines if line.reference] == ["original", "retrain"]
+    assert {line.method for line in board.lines if line.inside} == {"retrain", "scrub"}
+    assert any("indistinguishable from retraining at this sample size (n=24)" in note for note in board.caption)
+    cells = dict(zip(board.headings, board.lines[2].cells, strict=True))
+    assert (
+        cells["acc F"] == "82.0" and cells["null"] == "2.46 ± 0.09" and cells["z"] == "+1.2" and cells["max |z|"] == "1.3 acc F"
+    )
+    assert cells["FQ (null)"] == "0.180 (0.190)" and cells["RTE"] == "0.091" and cells["ToW"] == ""
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda row: row._replace(value=math.nan, z=math.nan),
+        lambda row: row._replace(value=None, z=None),
+        lambda row: row._replace(null_sd=0.0, z=None),  # never anything else than 0.19, and this is 0.18
+        lambda row: row._replace(z=-3.01),
+        lambda row: row._replace(z=math.inf),
+    ],
+)
+def test_no_mark_for_a_score_that_is_missing_or_off_the_null(spoil):
+    rows = [spoil(row) if row.metric == "forgetting_quality" else row for row in rows_of(["scrub"])]
+    assert not tables.leaderboard(rows, {"random": 3.0}).lines[0].inside
+    assert tables.leaderboard(rows_of(["scrub"]), {"random": 3.0}).lines[0].inside
+
+
+def test_a_constant_null_that_is_met_is_inside():
+    row = scored("scrub", "accuracy", "retain", 100.0, 100.0, 0.0)
+    assert row.z is None and row.deviation == 0.0
+    assert tables.leaderboard([row], {"random": 3.0}).lines[0].inside
+
+
+def test_diverged_members_are_named_and_take_the_mark_away():
+    rows = [row._replace(n_members=23) for row in rows_of(["scrub"])] + rows_of(["retrain"])
+    board = tables.leaderboard(rows, {"random": 3.0}, {("random", "scrub"): [7]})
+    assert "scrub: 23 of 24 (1 diverged: #7)" in " ".join(board.caption)
+    assert not board.lines[1].inside and "23 of 24" in board.lines[1].cells
+    assert any("(n=24)" in note for note in board.caption)
+
+
+def test_a_method_of_which_nothing_is_left_is_last_and_without_a_mark():
+    lost = scored("finetune", "klom", "forget", math.nan, 2.46, 0.09, n=0)
+    board = tables.leaderboard([lost, *rows_of(["scrub"])], {"random": 3.0}, {("random", "finetune"): range(24)})
+    assert [line.method for line in board.lines] == ["scrub", "finetune"] and not board.lines[1].inside
+    assert "0 of 24" in board.lines[1].cells and "nan" in board.lines[1].cells
+
+
+def test_several_forget_sets_show_mean_and_spread_and_need_every_set_inside():
+    bands = {"a": 3.0, "b": 2.0}
+    good = rows_of(["scrub"], "a") + rows_of(["scrub"], "b")
+    assert tables.leaderboard(good, bands).lines[0].inside
+    bad = [row._replace(value=row.value + 0.2, z=3.5) if (row.metric, row.forget_set) == ("klom", "b") else row for row in good]
+    board = tables.leaderboard(bad, bands)
+    cells = dict(zip(board.headings, board.lines[0].cells, strict=True))
+    assert not board.lines[0].inside and cells[" "] == "1/2" and cells["max |z|"] == "3.5 KLOM F"
+    assert cells["KLOM F"] == "2.67±0.14" and "2 forget sets" in board.caption[0]
+    with pytest.raises(KeyError):
+        tables.leaderboard(good, {"a": 3.0})
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_terminal_fits_its_width_and_cuts_nothing(width):
+    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    text = printed(board, width)
+    assert "\x1b" not in text and "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for method, (access, *_) in METHODS.items():
+        line = next(line for line in text.splitlines() if re.search(rf"(^|\s){method}\s", line))
+        assert access in line
+    assert all(heading in text for heading in ("max |z|", "acc F", "RTE"))
+    assert ("Not shown at this width" in text) == (width < 160)
+
+
+def test_terminal_has_colour_only_where_it_is_one_and_never_fails_on_an_old_one():
+    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    assert "\x1b" in printed(board, 100, force_terminal=True, color_system="standard")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    tables.show(board, Console(file=stream, width=100, highlight=False))
+    stream.flush()
+    assert b"+-" in stream.buffer.getvalue()
+
+
+def test_markdown_is_one_table_with_its_caption(run):
+    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    tables.write_summary(run, board)
+    table, *caption = (run.folder / "summary.md").read_text().strip().split("\n\n")
+    lines = table.splitlines()
+    assert len(lines) == 2 + len(METHODS)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(board.headings) + 1}
+    assert "*original*" in table and "**scrub**" in table and "***retrain***" in table
+    assert tuple(caption) == board.caption and "digits · resnet8 · forget set random · n=24" in caption[0]
+
+
+def test_latex_escapes_and_balances(run):
+    rows = [row._replace(forget_set="a_b 10% & {c} ~ ^ $ # \\") for row in rows_of()]
+    tables.write_summary(run, tables.leaderboard(rows, {rows[0].forget_set: 3.0}))
+    text = (run.folder / "summary.tex").read_text()
+    assert r"forget set a\_b 10\% \& \{c\} \textasciitilde{} \textasciicircum{} \$ \# \textbackslash{}" in text
+    assert r"l1\_sparse\_proximal" in text and "l1_sparse" not in text
+    assert text.isascii()
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    assert columns and len(lines) == 1 + len(METHODS)
+    assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(columns[1])}
+    unescaped = re.sub(r"\\[{}]", "", text)
+    assert unescaped.count("{") == unescaped.count("}")
+    assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
+    assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)[::-1]
+
+
+def drawn(methods):
+    """The three figures, from synthetic members of some methods."""
+    random = np.random.default_rng(0)
+
+    def losses(accuracies, members):
+        right = {split: random.random((members, SIZES[split])) < accuracy / 100 for split, accuracy in accuracies.items()}
+        return {
+            split: np.where(hit, 10 ** random.normal(-3, 1, hit.shape), 10 ** random.normal(0.4, 0.3, hit.shape))
+            for split, hit in right.items()
+        }
+
+    def accuracies(means, members):
+        return {split: np.clip(mean + random.normal(0, 0.4, members), 0, 100) for split, mean in means.items()}
+
+    means = {method: dict(zip(ORACLES, METHODS[method][2:], strict=True)) for method in methods}
+    loss = {method: losses(means[method], 24) for method in methods}
+    accuracy = {method: accuracies(means[method], 24) for method in methods}
+    loss[methods[0]]["test"][3] = np.nan
+    accuracy[methods[0]]["test"][:] = np.nan
+    rows = rows_of(methods)
+    return {
+        "quality": figures.quality_against_utility(rows, "title"),
+        "losses": figures.loss_histograms(loss, losses(ORACLES, 48), "title"),
+        "accuracy": figures.accuracy_bars(rows, accuracy, accuracies(ORACLES, 48), "title"),
+    }
+
+
+def test_figures_are_saved_and_the_same_each_time(tmp_path):
+    methods = ["original", "retrain", "gradient_ascent", "scrub"]
+    saved = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        for name, figure in drawn(methods).items():
+            figures.save(figure, Run(folder), name)
+        saved.append({path.name: path.read_bytes() for path in sorted((folder / "figures").iterdir())})
+    assert list(saved[0]) == sorted(f"{name}.{suffix}" for name in ("quality", "losses", "accuracy") for suffix in ("svg", "png"))
+    assert saved[0] == saved[1]
+    assert all(len(data) > 5_000 for data in saved[0].values())
+    assert all(data.startswith(b"\x89PNG") for name, data in saved[0].items() if name.endswith("png"))
+    assert not any(b"dc:date" in data for data in saved[0].values())
+
+
+def test_labels_cover_neither_each_other_nor_a_point():
+    figure = figures.quality_against_utility(rows_of(), "title")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = {text.get_text(): super(type(text), text).get_window_extent() for text in axes.texts}
+    assert boxes.keys() == METHODS.keys()
+    area = axes.get_window_extent()
+    for name, box in boxes.items():
+        assert area.x0 <= box.x0 and box.x1 <= area.x1 and area.y0 <= box.y0 and box.y1 <= area.y1
+        assert not [other for other, there in boxes.items() if other != name and box.overlaps(there)]
+        for text in axes.texts:
+            assert not box.contains(*axes.transData.transform(getattr(text, "xy")))  # noqa: B009 (typed as plain text)
+
+
+def test_a_method_without_finite_values_is_named_below_the_figure():
+    rows = [row._replace(value=math.nan) if row.method == "fisher" else row for row in rows_of(["scrub", "fisher"])]
+    figure = figures.quality_against_utility(rows, "title")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["scrub"]
+    assert "no finite value: fisher" in figure.axes[0].get_xlabel()
+
+
+def test_a_figure_with_nothing_to_draw_is_still_a_figure(tmp_path):
+    figures.save(figures.quality_against_utility([], "title"), Run(tmp_path), "empty")
+    assert (tmp_path / "figures" / "empty.svg").exists()
+
+
+def test_importing_the_report_does_not_import_what_draws():
+    check = (
+        "import sys, unlearn_jax.report.figures, unlearn_jax.report.tables; assert not {'matplotlib', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parents[1])

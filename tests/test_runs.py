@@ -1,0 +1,199 @@
+"""The run folder: whole files or none, refusals that lose nothing, extension, provenance."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unlearn_jax import runs
+from unlearn_jax.types import UsageError
+
+CONFIG = {
+    "dataset": "digits",
+    "epochs": 10,
+    "optimiser": {"learning_rate": 0.1, "momentum": 0.9},
+    "methods": ("scrub", "ssd"),
+    "members": 24,
+    "device": "cpu",
+}
+EXTENDABLE = frozenset({"methods", "members", "device"})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refuse(out: Path, config: dict) -> str:
+    """Opens a folder that must be refused, and returns the line that says why."""
+    with pytest.raises(UsageError) as refusal:
+        runs.open_run(out, config, extendable=EXTENDABLE)
+    assert refusal.value.option == "--out" and refusal.value.value == out
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_config_json_says_what_was_run(tmp_path):
+    run = runs.open_run(tmp_path / "a" / "b", CONFIG, extendable=EXTENDABLE)
+    assert run.folder == tmp_path / "a" / "b"
+    written = run.read_json("config.json")
+    assert written["config"] == {**CONFIG, "methods": ["scrub", "ssd"]}
+    assert set(written) == {"config", "versions", "device", "git", "command", "started", "earlier"}
+    assert written["versions"]["numpy"] == np.__version__ and "python" in written["versions"]
+    assert written["device"] == "cpu" and written["earlier"] == []
+    assert written["git"] is None or len(written["git"]["commit"]) >= 40
+    run.record(device="NVIDIA H100")
+    assert run.read_json("config.json") == {**written, "device": "NVIDIA H100"}
+
+
+def test_the_same_configuration_resumes_and_earlier_openings_are_kept(tmp_path):
+    first = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
+    first.record(device="first")
+    first.write_npz("logits/scrub.npz", {"forget": np.arange(6.0).reshape(1, 2, 3)})
+    second = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
+    arrays = second.read_npz("logits/scrub.npz")
+    assert arrays is not None
+    np.testing.assert_array_equal(arrays["forget"], np.arange(6.0).reshape(1, 2, 3))
+    third = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
+    earlier = third.read_json("config.json")["earlier"]
+    assert [opening["device"] for opening in earlier] == ["first", "cpu"] and "config" not in earlier[0]
+
+
+def test_what_is_not_there_reads_as_none(tmp_path):
+    run = runs.open_run(tmp_path, CONFIG)
+    assert run.read_npz("logits/none.npz") is None and run.read_json("none.json") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"methods": ["ssd", "salun", "scrub"]}, {"members": 48}, {"device": "gpu:0"}, {"members": 24.0}],
+    ids=str,
+)
+def test_a_run_may_be_extended(tmp_path, change):
+    runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
+    run = runs.open_run(tmp_path, {**CONFIG, **change}, extendable=EXTENDABLE)
+    assert run.read_json("config.json")["config"] == {**CONFIG, "methods": ["scrub", "ssd"], **change}
+
+
+def test_a_mapping_may_be_extendable_as_a_whole(tmp_path):
+    runs.open_run(tmp_path, CONFIG, extendable={"optimiser"})
+    runs.open_run(tmp_path, {**CONFIG, "optimiser": {"learning_rate": 0.2}}, extendable={"optimiser"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 20}, "epochs is 10 there and 20 here"),
+        ({"optimiser": {"learning_rate": 0.1, "momentum": 0.5}}, "optimiser.momentum is 0.9 there and 0.5 here"),
+        ({"methods": ["scrub"]}, 'methods is ["scrub", "ssd"] there and ["scrub"] here'),
+        ({"members": 12}, "members is 24 there and 12 here"),
+        ({"width": 16}, 'width is "(absent)" there and 16 here'),
+        ({"dataset": "cifar10", "epochs": 20}, 'dataset is "digits" there and "cifar10" here'),
+    ],
+    ids=str,
+)
+def test_another_configuration_is_refused(tmp_path, change, said):
+    run = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
+    run.write_text("results.csv", "precious")
+    before = contents(tmp_path)
+    assert said in refuse(tmp_path, {**CONFIG, **change})
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "files", [{"thesis.tex": "precious"}, {"config.json": "{"}, {"config.json": '{"my": 1}'}, {"config.json": "[]"}]
+)
+def test_a_folder_that_is_no_run_folder_is_refused(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    assert "config.json" in refuse(tmp_path, CONFIG)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("precious")
+    assert "is a file" in refuse(file, CONFIG)
+    assert "cannot be written" in refuse(file / "below", CONFIG)
+    assert file.read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    runs.open_run(tmp_path / "old", CONFIG)
+    before = contents(tmp_path)
+    monkeypatch.setattr(os, "replace", denied)
+    assert "cannot be written (Permission denied)" in refuse(tmp_path / "old", CONFIG)
+    assert contents(tmp_path) == before
+    monkeypatch.setattr(Path, "mkdir", denied)
+    assert "cannot be written (Permission denied)" in refuse(tmp_path / "new", CONFIG)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    run = runs.open_run(tmp_path, CONFIG)
+    run.write_text("summary.md", "old")
+    before = contents(tmp_path)
+    with pytest.raises(ZeroDivisionError), run.writing("summary.md") as file:
+        file.write(b"half of the n")
+        raise ZeroDivisionError
+    with pytest.raises(TypeError, match="object"):
+        run.write_json("summary.md", {"what": object()})
+    assert contents(tmp_path) == before
+
+
+def test_a_killed_write_is_invisible_and_swept_away_by_the_next_run(tmp_path):
+    run = runs.open_run(tmp_path, CONFIG)
+    run.write_text("logits/a.txt", "old")
+    killed = (
+        "import os, signal, pathlib, unlearn_jax.runs as runs\n"
+        f"with runs.Run(pathlib.Path({str(tmp_path)!r})).writing('logits/a.txt') as file:\n"
+        "    file.write(b'new'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed], check=False, cwd=Path(__file__).parents[1])
+    with run.writing("b.txt"):  # somebody alive is writing meanwhile
+        assert len(list(tmp_path.rglob("*.part"))) == 2 and (tmp_path / "logits" / "a.txt").read_text() == "old"
+        runs.open_run(tmp_path, CONFIG)
+        assert [path.parent for path in tmp_path.rglob("*.part")] == [tmp_path]
+    assert not list(tmp_path.rglob("*.part")) and (tmp_path / "b.txt").exists()
+
+
+def test_a_folder_with_nothing_but_a_killed_write_counts_as_empty(tmp_path):
+    (tmp_path / ".config.json.elsewhere.1.0123abcd.part").write_text("{")
+    runs.open_run(tmp_path, CONFIG)
+
+
+def test_plain_json_holds_what_a_run_has():
+    value = {
+        "nan": np.nan,
+        "inf": [np.inf, -np.inf],
+        "array": np.array([1.0, np.nan], np.float32),
+        "path": Path("a"),
+        "set": {2, 1},
+        3: True,
+    }
+    plain = {"nan": None, "inf": [None, None], "array": [1.0, None], "path": "a", "set": [1, 2], "3": True}
+    assert runs.plain(value) == plain
+    json.dumps(plain, allow_nan=False)
+
+
+def test_csv_has_empty_cells_and_every_digit(tmp_path):
+    run = runs.open_run(tmp_path, CONFIG)
+    run.write_csv("a.csv", ("name", "value"), [("a,b", 0.1 + 0.2), ("c", None)])
+    assert (tmp_path / "a.csv").read_text() == 'name,value\n"a,b",0.30000000000000004\nc,\n'
+    with pytest.raises(ValueError, match="1 cells under 2 columns"):
+        run.write_csv("a.csv", ("name", "value"), [("a",)])
+
+
+def test_opening_a_run_starts_no_device(tmp_path):
+    opened = (
+        f"import unlearn_jax.runs as runs; runs.open_run({str(tmp_path / 'new')!r}, {{}})\n"
+        "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", opened], check=True, cwd=Path(__file__).parents[1])

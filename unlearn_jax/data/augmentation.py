@@ -1,0 +1,59 @@
+"""Random crops and flips of a whole batch, inside the compiled training step."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from unlearn_jax.data.images import DATASETS
+from unlearn_jax.types import Key
+
+PAD = 4
+
+
+def augmentation(name: str) -> Callable[[Key, Array], Array] | None:
+    """The augmentation that a data set wants, as `(key, images[batch, height, width, channels]) -> images`, or None.
+
+    Args:
+        name: a key of `DATASETS`, whose `augment` is "none", "crop" or "crop_flip".
+    """
+    return {"none": None, "crop": partial(crop, flip=False), "crop_flip": partial(crop, flip=True)}[DATASETS[name].augment]
+
+
+def crop(
+    key: Key, images: Float[Array, "batch height width channels"], *, flip: bool
+) -> Float[Array, "batch height width channels"]:
+    """Pads each image by 4 pixels a side, cuts out a window of the old size at random, and mirrors half of the windows.
+
+    Crop and flip as in He et al. 2016 (arXiv:1512.03385, section 4.2), but padded by reflection instead of with zeros, as in
+    Jordan 2024 (arXiv:2404.00498): the border then holds pixels of the image whatever the images were standardised with.
+
+    Nothing is padded or cut: a pixel's row and column in the image follow from the offset, and the batch is gathered once
+    by rows and once by columns. On two busy CPU cores 128 images of 32x32x3 take 1 ms, alone and under `lax.map`, and 3 ms
+    per member under `vmap`; one gather by both took 1.1 to 2.8 times as long, a vmapped `dynamic_slice` 3 to 11 times.
+
+    Args:
+        key: draws every image its own offsets and flip.
+        images: height and width above 4.
+        flip: whether windows are mirrored left to right, with probability one half.
+
+    Returns:
+        One window per image.
+    """
+    batch, height, width, _ = images.shape
+    offset_key, flip_key = jax.random.split(key)
+    down, right = jax.random.randint(offset_key, (2, batch, 1), -PAD, PAD + 1)
+    columns = jnp.arange(width)[None]
+    if flip:
+        columns = jnp.where(jax.random.bernoulli(flip_key, shape=(batch, 1)), width - 1 - columns, columns)
+    rows = _reflect(jnp.arange(height)[None] + down, height)
+    columns = _reflect(columns + right, width)
+    images = jnp.take_along_axis(images, rows[:, :, None, None], axis=1, mode="clip")
+    return jnp.take_along_axis(images, columns[:, None, :, None], axis=2, mode="clip")
+
+
+def _reflect(position: Int[Array, "batch length"], length: int) -> Int[Array, "batch length"]:
+    """Folds positions beyond either edge back inside, the edge pixel itself not repeated."""
+    return length - 1 - jnp.abs(length - 1 - jnp.abs(position))

@@ -1,0 +1,109 @@
+"""Which training examples are to be forgotten."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from unlearn_jax.data.splits import generator
+from unlearn_jax.types import UsageError
+
+KINDS = ("random", "class", "class_part", "file")
+
+
+def choose(
+    labels: Int[np.ndarray, " examples"],
+    *,
+    kind: str,
+    size: float | int | None = None,
+    label: int | None = None,
+    file: str | Path | None = None,
+    classes: int,
+    seed: int = 0,
+    index: int = 0,
+) -> Bool[np.ndarray, " examples"]:
+    """Marks the rows that are to be forgotten.
+
+    Args:
+        labels: of the training rows; with label noise the caller says which, those trained on or the clean ones.
+        kind: "random" draws `size` of all rows; "class" takes all rows of the class `label`; "class_part" draws `size` of the
+            rows of that class; "file" takes the row numbers, from 0, that a file lists.
+        size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones.
+        label: of the class.
+        file: text with row numbers between white space, or an .npy file of one integer dimension.
+        classes: how many there are.
+        seed: draws the rows.
+        index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class, modulo `classes`;
+            "file" gives one set only.
+
+    Returns:
+        True on the rows to be forgotten: at least one, and not all.
+
+    Raises:
+        UsageError: such a set does not exist; names the option at fault.
+    """
+    if kind not in KINDS:
+        raise UsageError("--forget.kind", kind, f"one of {', '.join(KINDS)} is needed")
+    forget = np.zeros(len(labels), bool)
+    if kind == "file":
+        forget[_listed(file, len(labels), index)] = True
+    else:
+        candidates = np.arange(len(labels)) if kind == "random" else _of_class(labels, label, classes, kind, index)
+        count = len(candidates) if kind == "class" else _count(size, len(candidates), len(labels))
+        forget[generator("forget set", seed, index).permutation(candidates)[:count]] = True
+    return forget
+
+
+def _of_class(labels: np.ndarray, label: int | None, classes: int, kind: str, index: int) -> np.ndarray:
+    if label is None or not 0 <= label < classes:
+        raise UsageError("--forget.label", label, f"a class from 0 to {classes - 1} is needed")
+    if kind == "class":
+        if index >= classes:
+            raise UsageError("--forget.kind", kind, f"there are {classes} classes, and so no forget set number {index + 1}")
+        label = (label + index) % classes
+    rows = np.flatnonzero(labels == label)
+    if not 0 < len(rows) < len(labels):
+        raise UsageError(
+            "--forget.label", label, f"has {len(rows)} of the {len(labels)} training rows; some but not all are needed"
+        )
+    return rows
+
+
+def _count(size: float | int | None, candidates: int, rows: int) -> int:
+    most = min(candidates, rows - 1)
+    accepted = f"a share above 0 and below 1 or a whole count is needed, that makes 1 to {most} of {candidates} rows"
+    if size is None or not (0 < size < 1 or (size >= 1 and float(size).is_integer())):
+        raise UsageError("--forget.size", size, accepted)
+    count = round(size * candidates) if size < 1 else int(size)
+    if not 1 <= count <= most:
+        raise UsageError("--forget.size", size, accepted)
+    return count
+
+
+def _listed(file: str | Path | None, rows: int, index: int) -> list[int]:
+    if index > 0:
+        raise UsageError("--forget.file", file, "a file gives one forget set; ask for one")
+    try:
+        listed = _read(Path(file or ""))
+    except (OSError, ValueError) as error:
+        accepted = "a text or .npy file of row numbers is needed"
+        raise UsageError("--forget.file", file, f"{accepted} ({error})") from error
+    if not 0 < len(set(listed)) == len(listed) < rows:
+        raise UsageError(
+            "--forget.file",
+            file,
+            f"1 to {rows - 1} different rows are needed; it lists {len(listed)} ({len(set(listed))} different)",
+        )
+    if min(listed) < 0 or max(listed) >= rows:
+        raise UsageError("--forget.file", file, f"rows from 0 to {rows - 1} are needed; it lists {min(listed)} to {max(listed)}")
+    return listed
+
+
+def _read(path: Path) -> list[int]:
+    if path.suffix != ".npy":
+        return [int(row) for row in path.read_text().split()]
+    with path.open("rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
+    return array.tolist()

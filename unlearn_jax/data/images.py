@@ -1,0 +1,133 @@
+"""Image data sets as arrays in memory: split, sub-sampled, mislabelled and standardised, all fixed by seeds."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from unlearn_jax.data import sources
+from unlearn_jax.data.splits import generator, mislabel, stratified_order
+from unlearn_jax.types import Examples, UsageError
+
+
+class DatasetEntry(NamedTuple):
+    """What `--list` says about a data set, and what follows from its name alone."""
+
+    classes: int
+    shape: tuple[int, int, int]  # height, width, channels
+    augment: str  # "none", "crop" or "crop_flip"
+    source: str
+    reference: str
+
+
+DATASETS = {
+    "digits": DatasetEntry(10, (8, 8, 1), "none", "ships with scikit-learn", "Alpaydin and Kaynak 1998"),
+    "fashion_mnist": DatasetEntry(
+        10, (28, 28, 1), "none", "IDX files (Debian: dataset-fashion-mnist) or TFDS", "Xiao et al. 2017, arXiv:1708.07747"
+    ),
+    "cifar10": DatasetEntry(10, (32, 32, 3), "crop_flip", "TFDS", "Krizhevsky 2009, Learning multiple layers of features"),
+    "cifar100": DatasetEntry(100, (32, 32, 3), "crop_flip", "TFDS", "Krizhevsky 2009, Learning multiple layers of features"),
+    "svhn_cropped": DatasetEntry(10, (32, 32, 3), "crop", "TFDS", "Netzer et al. 2011, Reading digits in natural images"),
+}
+
+
+class Dataset(NamedTuple):
+    """A data set as a study uses it. Images are float32 NHWC; labels int32, wrong ones only in `train.labels`."""
+
+    name: str
+    train: Examples  # labels as trained on
+    clean_labels: Int32[np.ndarray, " train"]  # what train.labels are without label noise
+    held_out: Examples  # methods may see it; nothing trains the original models on it
+    test: Examples  # for evaluation alone
+    classes: int
+    fingerprint: str  # SHA-256 over all arrays
+
+
+def load(
+    name: str,
+    *,
+    train_size: int | None = None,
+    label_noise: float = 0.0,
+    held_out: float = 0.1,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Dataset:
+    """Loads a data set.
+
+    The held-out rows are carved from the published training split first, stratified by class and the same for every seed.
+    The training rows are a stratified sample of the rest; the smaller `train_size`'s rows are among the larger one's. Rows
+    stay in the published order. Images are standardised with the mean and standard deviation of each channel over the whole
+    published training split, so they depend neither on the sample nor on the labels.
+
+    Args:
+        name: a key of `DATASETS`.
+        train_size: how many training rows; by default all that are not held out.
+        label_noise: the share of training rows that get a wrong label, uniform over the other classes.
+        held_out: the share of the published training split that methods may see and training does not.
+        seed: draws the sample and the wrong labels.
+        data_dir: a folder of IDX files (Fashion-MNIST alone) or TFDS's folder. By default TFDS's own; for Fashion-MNIST first
+            where Debian's package puts it.
+        cache: where decoded images are kept; by default the user's cache folder.
+
+    Raises:
+        UsageError: an unknown name, an impossible size or share, or data that cannot be had.
+    """
+    if name not in DATASETS:
+        raise UsageError("--dataset", name, f"one of {', '.join(DATASETS)} is needed")
+    if not 0 <= held_out <= 0.9:
+        raise UsageError("--held-out", held_out, "a share between 0 and 0.9 is needed")
+    if not 0 <= label_noise <= 1:
+        raise UsageError("--label-noise", label_noise, "a share between 0 and 1 is needed")
+    classes = DATASETS[name].classes
+    published, test = _read(name, data_dir, cache)
+
+    order = stratified_order(published.labels, generator("held out"))
+    held_out_rows, rows = np.split(order, [round(held_out * len(order))])
+    if train_size is not None:
+        if not classes <= train_size <= len(rows):
+            raise UsageError("--train-size", train_size, f"{classes} to {len(rows)} rows of {name} can be trained on")
+        rows = rows[stratified_order(published.labels[rows], generator("train size", seed))[:train_size]]
+    held_out_rows, rows = np.sort(held_out_rows), np.sort(rows)
+    clean_labels = np.array(published.labels[rows])
+    labels = mislabel(clean_labels, label_noise, classes, generator("label noise", seed))
+
+    pixels = published.images[..., 0].size
+    mean = published.images.sum((0, 1, 2), dtype=np.int64) / pixels
+    squares = np.einsum("nhwc,nhwc->c", published.images, published.images, dtype=np.int64)
+    std = np.sqrt(squares / pixels - mean**2)
+
+    def standardise(images: np.ndarray) -> np.ndarray:
+        return (images - mean.astype(np.float32)) / std.astype(np.float32)
+
+    splits = (
+        Examples(standardise(published.images[rows]), labels),
+        Examples(standardise(published.images[held_out_rows]), np.array(published.labels[held_out_rows])),
+        Examples(standardise(test.images), np.array(test.labels)),
+    )
+    fingerprint = _fingerprint(clean_labels, *(array for split in splits for array in split))
+    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint)
+
+
+def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> tuple[sources.Split, sources.Split]:
+    if name == "digits":
+        return sources.digits()
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError("--data-dir", data_dir, "a folder is needed")
+    idx_folder = folder or sources.DEBIAN_FASHION_MNIST
+    if name == "fashion_mnist" and sources.holds_idx(idx_folder):
+        return sources.idx(idx_folder, DATASETS[name].shape[:2], DATASETS[name].classes)
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return sources.tfds(name, folder, Path(cache or Path(user_cache, "unlearn_jax")).expanduser())
+
+
+def _fingerprint(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""`--device gpu:2` -> a selection that JAX obeys, made before anything touches a device.
+
+The GPUs that were not asked for are hidden from the process (`CUDA_VISIBLE_DEVICES`), so no memory is taken on them. Finding out
+which GPUs there are must not initialise CUDA either: `nvidia-smi` is asked, or else the driver's own files.
+"""
+
+import os
+import pkgutil
+import platform
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+
+from unlearn_jax.types import UsageError
+
+ACCEPTED = "expected auto, cpu, gpu, gpu:2 or gpu:0,1 (cuda is the same as gpu)"
+DRIVER = Path("/proc/driver/nvidia/gpus")
+DEVICE_FILES = Path("/dev")
+
+
+def pin(spec: str) -> None:
+    """Lets JAX see only the devices that were asked for. Call it once, before JAX makes its first array.
+
+    On a CPU every usable core becomes a JAX device of its own, which is what batched training shards its members over.
+
+    Args:
+        spec: `auto` (every GPU that JAX can use, else the CPU), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for `gpu`. The
+            numbers count the GPUs that the process may see: those that `CUDA_VISIBLE_DEVICES` names where it is set.
+
+    Raises:
+        UsageError: the specification is malformed, or a device that it names is not there.
+    """
+    match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
+    if not match:
+        raise UsageError("--device", spec, ACCEPTED)
+    kind, gpus = match[0], usable_gpus()
+    if kind == "cpu" or (kind == "auto" and (not gpus or os.environ.get("JAX_PLATFORMS", "").lower() == "cpu")):
+        _select("cpu", [])
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        return
+    chosen = [int(index) for index in dict.fromkeys(match[1].split(","))] if match[1] else range(len(gpus))
+    if not gpus or any(index >= len(gpus) for index in chosen):
+        raise UsageError("--device", spec, _available(gpus))
+    _select("cuda,cpu", [gpus[index] for index in chosen])
+
+
+def describe() -> str:
+    """The devices in use, as people say it: `NVIDIA H100 80GB HBM3 (1 device)`, `cpu (2 devices, AMD EPYC)`."""
+    devices = jax.devices()
+    count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
+    return f"cpu ({count}, {_processor()})" if devices[0].platform == "cpu" else f"{devices[0].device_kind} ({count})"
+
+
+def keep_compiled(folder: Path) -> None:
+    """Lets JAX keep compiled programs in a folder, so that a second run need not compile them again.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError("--cache", folder, f"cannot be written ({error.strerror}); expected a folder that can be") from error
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def usable_gpus() -> list[str]:
+    """The GPUs that JAX may use, each as `CUDA_VISIBLE_DEVICES` would name it; none where jax is installed without CUDA."""
+    return _visible_gpus() if _jax_has_cuda() else []
+
+
+def _visible_gpus() -> list[str]:
+    """The machine's GPUs, or those of them that an inherited `CUDA_VISIBLE_DEVICES` leaves."""
+    inherited, count = os.environ.get("CUDA_VISIBLE_DEVICES"), _count_gpus()
+    if inherited is None:
+        return [str(index) for index in range(count)]
+    visible = []
+    for name in inherited.split(",") if count else []:
+        name = name.strip()
+        if not name.startswith(("GPU-", "MIG-")) and not (name.isdigit() and int(name) < count):
+            break  # CUDA itself ignores everything from the first unknown entry on
+        visible.append(name)
+    return visible
+
+
+def _count_gpus() -> int:
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+        return len(re.findall(r"^GPU \d+:", listing, re.MULTILINE))
+    except (OSError, subprocess.SubprocessError):
+        return len(list(DEVICE_FILES.glob("nvidia[0-9]*"))) or len(list(DRIVER.glob("*")))
+
+
+def _jax_has_cuda() -> bool:
+    return any(re.fullmatch(r"jax_cuda\d+_plugin", module.name) for module in pkgutil.iter_modules())
+
+
+def _select(platforms: str, gpus: list[str]) -> None:
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # count GPUs as nvidia-smi does
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    os.environ["JAX_PLATFORMS"] = platforms  # for child processes
+    jax.config.update("jax_platforms", platforms)
+
+
+def _available(gpus: list[str]) -> str:
+    here = "available here: " + ", ".join(["cpu", *(f"gpu:{index}" for index in range(len(gpus)))])
+    without_cuda = not _jax_has_cuda() and _visible_gpus()
+    return here + (" (there is a GPU, but jax has no CUDA: pip install -r requirements.txt)" if without_cuda else "")
+
+
+def _processor() -> str:
+    try:
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()

@@ -1,0 +1,96 @@
+"""The registry of methods: what each is called, may see, is described in, and takes."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from unlearn_jax.types import Method, UsageError
+
+ACCESS = ("none", "F", "R", "F+R", "F+R+test-like", "data-free")
+
+
+class Entry(NamedTuple):
+    """One method.
+
+    Attributes:
+        make: `(**hyperparameters) -> Method`. Floats may be traced, and so batched; counts and choices are static.
+        access: what it may see: one of `ACCESS`.
+        reference: arXiv number or venue, and whose defaults these are.
+        summary: one line.
+        defaults: every hyperparameter and its value where the authors' code starts.
+        models: `any`, or `convolutional`.
+        identity_at_zero: zero epochs or steps leave the model as it is.
+    """
+
+    make: Callable[..., Method]
+    access: str
+    reference: str
+    summary: str
+    defaults: dict[str, Any]
+    models: str
+    identity_at_zero: bool
+
+
+METHODS: dict[str, Entry] = {}
+
+
+def register(
+    *, access: str, reference: str, models: str = "any", identity_at_zero: bool = False
+) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
+    """Enter a method under its function's name; its keyword defaults are the hyperparameters.
+
+    Raises:
+        ValueError: unknown access, or a name that is taken.
+    """
+
+    def enter(make: Callable[..., Method]) -> Callable[..., Method]:
+        name = make.__name__
+        if access not in ACCESS or name in METHODS:
+            raise ValueError(f"{name}: taken, or access {access!r} is none of {ACCESS}")
+        defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
+        summary = (make.__doc__ or "").strip().splitlines()[0]
+        METHODS[name] = Entry(make, access, reference, summary, defaults, models, identity_at_zero)
+        return make
+
+    return enter
+
+
+def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> dict[str, Any]:
+    """The defaults of a method with some of them replaced.
+
+    Args:
+        name: of the method.
+        given: values, or their text as typed.
+
+    Raises:
+        UsageError: no such method or hyperparameter, or a value of the wrong type or not finite and at least 0.
+    """
+    if name not in METHODS:
+        raise UsageError("--methods", name, f"there is {', '.join(METHODS)}")
+    values = dict(METHODS[name].defaults)
+    for key, value in given.items():
+        option = f"--hyper {name}.{key}"
+        if key not in values:
+            raise UsageError(option, str(value), f"{name} takes {', '.join(values) or 'no hyperparameters'}")
+        values[key] = _as(type(values[key]), value, option)
+    return values
+
+
+def numeric(values: dict[str, Any]) -> dict[str, float]:
+    """The hyperparameters that may be traced: the floats."""
+    return {key: value for key, value in values.items() if isinstance(value, float)}
+
+
+def _as(kind: type, value: Any, option: str) -> Any:
+    if kind in (bool, str):
+        choices = {"true": True, "false": False} if kind is bool else {str(value): value}
+        if str(value).lower() not in {key.lower() for key in choices}:
+            raise UsageError(option, str(value), "true or false")
+        return choices[str(value).lower()] if kind is bool else value
+    try:
+        number = kind(value) if isinstance(value, str) else kind(float(value))
+    except ValueError:
+        number = kind(-1)
+    if not 0 <= number < float("inf"):
+        raise UsageError(option, str(value), f"{'a whole' if kind is int else 'a finite'} number, 0 or more")
+    return number

@@ -1,0 +1,83 @@
+"""Wrong labels on the forget set."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.registry import register
+from unlearn_jax.training.descend import Descent, descend
+from unlearn_jax.training.gradients import batch_gradient
+from unlearn_jax.training.objectives import Term, relabelled, weighted
+from unlearn_jax.training.transforms import freeze_where
+from unlearn_jax.types import Key, Method, Problem, Variables
+
+
+@register(access="F+R", reference="Amnesiac unlearning, arXiv 2010.10981", identity_at_zero=True)
+def random_label(*, learning_rate: float = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
+    """Amnesiac unlearning: trains on with one fixed wrong label for each forget example, among the retain set.
+
+    Minimises CE on F u R in one shuffled stream by Adam, F's labels replaced by another class drawn uniformly.
+
+    Args:
+        learning_rate: of Adam.
+        epochs: passes over F u R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        label_key, descent_key = jax.random.split(key)
+        descent = descend_on_wrong_labels(label_key, problem, optax.adam(learning_rate), epochs, batch_size)
+        return descent(descent_key, problem, variables)
+
+    return method
+
+
+@register(access="F+R", reference="arXiv 2310.12508", identity_at_zero=True)
+def salun(
+    *, share: float = 0.5, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256
+) -> Method:
+    """SalUn: random labels through a mask of the weights that matter most to the forget loss.
+
+    The mask holds the `share` of all weights with the largest |sum over F of ∇CE| at θ0 (eval mode); the others, their
+    momentum included, stay bit-identical. Deviation: one wrong label for each forget example, in one stream with R, where the
+    authors redraw the label each epoch and pass over F before R.
+
+    Args:
+        share: of the weights that may move, over the whole network.
+        learning_rate: of SGD with momentum 0.9.
+        weight_decay: added to the gradient.
+        epochs: passes over F u R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        label_key, descent_key = jax.random.split(key)
+        inner = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
+        transform = freeze_where(inner, least_salient(problem, variables, share))
+        return descend_on_wrong_labels(label_key, problem, transform, epochs, batch_size)(descent_key, problem, variables)
+
+    return method
+
+
+def wrong_labels(key: Key, problem: Problem) -> Int[Array, " examples"]:
+    """The labels of the training set, those of the forget set replaced by another class drawn uniformly."""
+    labels = problem.train.labels
+    shift = jax.random.randint(key, labels.shape, 1, problem.classes)
+    return jnp.where(problem.forget, (labels + shift) % problem.classes, labels)
+
+
+def descend_on_wrong_labels(key: Key, problem: Problem, transform, epochs: int, batch_size: int) -> Descent:
+    """Cross-entropy on F u R with wrong labels on F."""
+    steps = steps_for(problem, "kept", epochs, batch_size)
+    return descend(
+        weighted(Term("kept", relabelled(wrong_labels(key, problem)))), transform, steps=steps, batch_size=batch_size
+    )
+
+
+def least_salient(problem: Problem, variables: Variables, share: float | Array):
+    """True where a weight is not among the `share` with the largest |∇CE(F)|, counted over the whole tree."""
+    saliency = jax.tree.map(jnp.abs, batch_gradient(problem, variables, "forget"))
+    threshold = jnp.quantile(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(saliency)]), 1.0 - share)
+    return jax.tree.map(lambda leaf: leaf < threshold, saliency)

@@ -1,0 +1,115 @@
+"""Retraining, whole or in part: the two ends, fine-tuning, and the last k blocks."""
+
+import optax
+
+from unlearn_jax.methods.pieces import edit, pipe, steps_for
+from unlearn_jax.methods.registry import register
+from unlearn_jax.training.descend import Descent, descend
+from unlearn_jax.training.fit import initialise, refit
+from unlearn_jax.training.objectives import Term, cross_entropy, weighted
+from unlearn_jax.training.transforms import freeze_by_name
+from unlearn_jax.types import Key, Method, Problem, Variables
+
+
+@register(access="none", reference="-", identity_at_zero=True)
+def original() -> Method:
+    """Does nothing: the end that every method must leave."""
+    return pipe()
+
+
+@register(access="R", reference="-")
+def retrain() -> Method:
+    """Trains a new model on the retain set by the original's recipe: the end that every method wants to reach."""
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        return refit(key, problem)
+
+    return method
+
+
+@register(access="R", reference="as in SalUn's comparison, arXiv 2310.12508", identity_at_zero=True)
+def finetune(*, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
+    """Goes on training on the retain set and hopes that the forget set fades.
+
+    Minimises CE(R) by SGD with momentum 0.9.
+
+    Args:
+        learning_rate: of SGD.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        transform = sgd(learning_rate, weight_decay)
+        return descend_on_retain(problem, transform, epochs, batch_size)(key, problem, variables)
+
+    return method
+
+
+@register(access="R", reference="arXiv 2201.06640", identity_at_zero=True)
+def cf_k(*, blocks: int = 1, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
+    """Catastrophically forgetting k: only the last k blocks go on training on the retain set.
+
+    All other weights stay bit-identical. BatchNorm's running statistics are frozen everywhere: the authors' code lets them
+    move, which changes the frozen blocks after all.
+
+    Args:
+        blocks: k; the head is the last block.
+        learning_rate: of SGD with momentum 0.9.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        transform = freeze_by_name(sgd(learning_rate, weight_decay), all_but_last(problem, blocks))
+        return descend_on_retain(problem, transform, epochs, batch_size, statistics="freeze")(key, problem, variables)
+
+    return method
+
+
+@register(access="R", reference="arXiv 2201.06640")
+def eu_k(*, blocks: int = 1, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
+    """Exact unlearning of the last k blocks: they are initialised anew and trained on the retain set.
+
+    As `cf_k`, behind a fresh draw of the last k blocks' parameters.
+
+    Args:
+        blocks: k; the head is the last block.
+        learning_rate: of SGD with momentum 0.9.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def renew(key: Key, problem: Problem, variables: Variables) -> Variables:
+        fresh, kept = initialise(key, problem).params, all_but_last(problem, blocks)
+        params = {name: old if name in kept else fresh[name] for name, old in variables.params.items()}
+        return variables._replace(params=params)
+
+    train = cf_k(blocks=blocks, learning_rate=learning_rate, weight_decay=weight_decay, epochs=epochs, batch_size=batch_size)
+    return pipe(edit(renew), train)
+
+
+def sgd(learning_rate, weight_decay) -> optax.GradientTransformation:
+    """SGD with momentum 0.9 and coupled weight decay, as in most of the papers' code."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
+
+
+def descend_on_retain(problem: Problem, transform, epochs: int, batch_size: int, statistics: str = "update") -> Descent:
+    """Cross-entropy on the retain set."""
+    steps = steps_for(problem, "retain", epochs, batch_size)
+    return descend(weighted(Term("retain", cross_entropy)), transform, steps=steps, batch_size=batch_size, statistics=statistics)
+
+
+def all_but_last(problem: Problem, blocks: int) -> list[str]:
+    """The names of the parameter groups in front of the last `blocks` blocks.
+
+    Raises:
+        ValueError: the model has not so many blocks.
+    """
+    total = len(problem.model.blocks)
+    if not 1 <= blocks <= total:
+        raise ValueError(f"blocks={blocks}: the model has 1 to {total}")
+    return [name for block in problem.model.blocks[: total - blocks] for name in block]

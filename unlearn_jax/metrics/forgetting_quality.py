@@ -1,0 +1,203 @@
+"""Forgetting quality: how well any threshold rule tells unlearned models from retrained ones, example by example.
+
+The definition sweeps some 160,000 thresholds for each example. A threshold matters only through the two counts of models that
+it gets wrong, and so only through the *gap* between two neighbouring samples that it falls into: with N samples there are
+N + 1 gaps, and the sweep becomes a look-up of ε by counts for the gaps (single thresholds) or pairs of gaps (double
+thresholds) that some threshold of the definition falls into.
+"""
+
+import functools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.metrics.scores import finite
+
+CAP = 50.0  # the largest ε
+PEAKY = 0.01  # below this ratio of ranges ε is CAP
+DENSITY = 100  # single thresholds per unit of φ
+BUFFER = 2.0  # double thresholds reach this far beyond
+EDGES = 400  # right edges, and left edges for each
+BIN = 0.5  # width of a bin of ε
+BLOCK = 2**19  # pairs of gaps that one thread holds at a time
+
+Number = float | np.ndarray
+
+
+class ForgettingQuality(NamedTuple):
+    """The score (1 is best), and the ε of each example that it is made of."""
+
+    score: float
+    epsilon: Float[np.ndarray, " examples"]
+
+
+def forgetting_quality(
+    unlearned: Float[Any, "models examples"], retrained: Float[Any, "retrained examples"], delta: float = 1e-5
+) -> ForgettingQuality:
+    """The forgetting score of the NeurIPS 2023 unlearning competition.
+
+    For each example, the attacker holds a rule that calls a model "positive", with rates FPR and FNR, which certifies
+    `ε = max(log(1 - δ - FPR) - log FNR, log(1 - δ - FNR) - log FPR)`, not below 0: infinite where both rates are zero, and
+    nothing where one is. The example's ε is the largest over these rules, cut at 50:
+
+    * *single thresholds*: `φ ≥ t`, positive being the side with the larger median (if equal the unlearned), t at
+      ceil(100 range) points spread evenly over the pooled range;
+    * *double thresholds*: `left ≤ φ ≤ right`, positive being the narrower side, of width w (if equal the one with the
+      smaller median); 400 right edges from max - 2 to max + 2 of that side, for each 400 left edges from right - w - 2
+      to right - w + 2.
+
+    It is 50 outright where the smaller range is less than a hundredth of the larger. An ε in `[b/2, b/2 + 1/2)` then earns
+    `2^-b`, but nothing from `ceil(ln(models - 1))` on, models being the smaller of the two numbers; the score is the mean.
+
+    The largest over so many rules is biased upwards: two samples of one distribution score about 0.2, not 1, so never read
+    a score without its null. The ε are those of a literal sweep to the last bit (proved by the tests).
+
+    Args:
+        unlearned: φ (`scaled_logits`) of the unlearned models.
+        retrained: φ of the retrained models.
+        delta: the δ of (ε, δ)-unlearning.
+
+    Returns:
+        The score in 0..1, and ε in nats.
+
+    Raises:
+        ValueError: if a member's values are not finite, or there are fewer than two models on a side.
+
+    Source: Triantafillou et al., "Are we making progress in unlearning?", arXiv:2406.09073.
+    """
+    unlearned, retrained = finite(unlearned).T, finite(retrained).T
+    (examples, n), m = unlearned.shape, retrained.shape[1]
+    if min(n, m) < 2:
+        raise ValueError(f"forgetting quality needs two models or more on each side, not {n} and {m}")
+    table = _epsilon_of_counts(n, m, delta)
+    samples = n + m
+    step = max(1, BLOCK // (min(samples, EDGES) * min(samples, 2 * EDGES)))
+    blocks = [(unlearned[start : start + step], retrained[start : start + step], table) for start in range(0, examples, step)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        epsilon = np.concatenate(list(threads.map(lambda block: _epsilon(*block), blocks)))
+    bins = math.floor(math.ceil(math.log(min(n, m) - 1)) / BIN)
+    bin_of = np.floor(epsilon / BIN)
+    return ForgettingQuality(float(np.where(bin_of < bins, 0.5**bin_of, 0).mean()), epsilon)
+
+
+@functools.lru_cache(maxsize=8)
+def _epsilon_of_counts(n: int, m: int, delta: float) -> Float[np.ndarray, " counts"]:
+    """ε by the numbers of models that a rule gets wrong, flattened from [unlearned, retrained] (ε is symmetric in them)."""
+    u, r = np.arange(n + 1)[:, None] / n, np.arange(m + 1) / m
+    with np.errstate(divide="ignore", invalid="ignore"):  # a rate of 1 leaves a logarithm of a negative number: no bound
+        epsilon = np.fmax(np.log(1 - delta - u) - np.log(r), np.log(1 - delta - r) - np.log(u))
+    epsilon = np.where((u == 0) | (r == 0), 0, np.clip(np.nan_to_num(epsilon, nan=0), 0, CAP))
+    epsilon[0, 0] = CAP
+    return epsilon.ravel()
+
+
+def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: np.ndarray) -> Float[np.ndarray, " examples"]:
+    """ε of a block of examples, from [examples, models]."""
+    n, m = unlearned.shape[1], retrained.shape[1]
+    pooled = np.concatenate([unlearned, retrained], 1)
+    order = pooled.argsort(1)
+    samples = np.take_along_axis(pooled, order, 1)
+    # Gap g lies after the first g samples, `below` of which are unlearned.
+    below = np.pad((order < n).cumsum(1), ((0, 0), (1, 0)))
+    gaps = np.arange(n + m + 1)
+
+    larger = np.median(unlearned, 1) >= np.median(retrained, 1)
+    width, other = np.ptp(unlearned, 1), np.ptp(retrained, 1)
+    narrower = np.where(width == other, ~larger, width < other)
+    top = np.where(narrower, unlearned.max(1), retrained.max(1))
+    narrow, wide = np.minimum(width, other), np.maximum(width, other)
+
+    # Moving one sample from above a threshold to below changes the flat index of the table by -1 or by m + 1.
+    rank = (m + 1) * below - (gaps - below)
+    single = np.where(larger[:, None], rank + m, n * (m + 1) - rank)
+    sign = np.where(narrower, -1, 1)[:, None]
+    right_of = sign * rank + np.where(narrower, n * (m + 1), m)[:, None]
+    epsilon = np.maximum(
+        _single_thresholds(samples, single, table), _double_thresholds(samples, right_of, sign * rank, top, narrow, table)
+    )
+    peaky = np.divide(narrow, wide, out=np.ones_like(wide), where=wide > 0) < PEAKY
+    return np.where(peaky, CAP, epsilon)
+
+
+def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The largest ε over the gaps that hold a threshold: those between samples, as the outer two make one rate zero."""
+    low, high = samples[:, :1], samples[:, -1:]
+    not_above = _grid_count(samples, low, high, np.ceil(DENSITY * (high - low)), closed=True)
+    held = np.diff(not_above, axis=1) > 0
+    return np.where(held, table[index[:, 1:-1]], 0).max(1)
+
+
+def _double_thresholds(
+    samples: np.ndarray, right_of: np.ndarray, left_of: np.ndarray, top: np.ndarray, width: np.ndarray, table: np.ndarray
+) -> np.ndarray:
+    """The largest ε over the pairs of gaps that some left and right edge fall into.
+
+    Right edge i with its left edge j leaves the flat index `right_of[gap of right] - left_of[gap of left]`. Left edge (i, j)
+    is `top - 2 + 4 i / 399 - width - 2 + 4 j / 399`: it depends on s = i + j alone, but for rounding. So a gap holds the
+    right edges of an interval of i and the left edges of an interval of s; and the few s whose edges come so close to a
+    sample that rounding decides (s = 399 always: there the left edge is the least sample of the narrower side) are left out
+    here and swept literally.
+    """
+    last = EDGES - 1
+    right = _grid_count(samples, top[:, None] - BUFFER, top[:, None] + BUFFER, EDGES, closed=False).astype(np.int16)
+    first_i, last_i = _padded(right, 0), _padded(right, EDGES, after=True) - 1
+
+    least, pace = (top - width - 2 * BUFFER)[:, None], 2 * BUFFER / last
+    near = 64 * np.finfo(np.float64).eps * (np.abs(top) + width + 4 * BUFFER)[:, None]
+    surely_below = np.clip(np.ceil((samples - near - least) / pace), 0, 2 * last + 1).astype(np.int16)
+    not_surely_above = np.clip(np.floor((samples + near - least) / pace) + 1, 0, 2 * last + 1).astype(np.int16)
+    first_s, last_s = _padded(not_surely_above, 0), _padded(surely_below, 2 * last + 1, after=True) - 1
+
+    rights, first_i, last_i, right_index = _held(first_i, last_i, right_of)
+    lefts, first_s, last_s, left_index = _held(first_s, last_s, left_of)
+    met = lefts[:, None] < rights[..., None]
+    met &= last_s[:, None] >= first_i[..., None]
+    met &= first_s[:, None] <= last_i[..., None] + last
+    index = right_index[..., None] - left_index[:, None]
+    epsilon = table[np.where(met, index, len(table) - 1)].max((1, 2))
+
+    example, sample = np.nonzero(not_surely_above > surely_below)
+    spans = zip(example, surely_below[example, sample], not_surely_above[example, sample], strict=True)
+    for e, s in {(e, s) for e, begin, end in spans for s in range(begin, end)}:
+        i = np.arange(max(0, s - last), min(last, s) + 1)
+        edge = _grid(i, top[e] - BUFFER, top[e] + BUFFER, EDGES)
+        left = _grid(s - i, edge - width[e] - BUFFER, edge - width[e] + BUFFER, EDGES)
+        after, before = samples[e].searchsorted(edge, "right"), samples[e].searchsorted(left, "left")
+        met = before < after
+        if met.any():
+            epsilon[e] = max(epsilon[e], table[(right_of[e, after] - left_of[e, before])[met]].max())
+    return epsilon
+
+
+def _grid(k: np.ndarray, start: Number, stop: Number, number: int | np.ndarray) -> np.ndarray:
+    """Point k of `np.linspace(start, stop, number)`, to the last bit."""
+    step = (stop - start) / np.maximum(number - 1, 1)
+    return np.where((k == number - 1) & (k > 0), stop, k * step + start)
+
+
+def _grid_count(samples: np.ndarray, start: np.ndarray, stop: np.ndarray, number: int | np.ndarray, closed: bool) -> np.ndarray:
+    """How many points of `np.linspace(start, stop, number)` are below each sample, or also equal to it if `closed`."""
+    step = (stop - start) / np.maximum(number - 1, 1)
+    guess = np.floor(np.divide(samples - start, step, out=np.zeros_like(samples), where=step > 0))
+    count = np.zeros_like(samples)
+    for k in (guess - 1, guess, guess + 1):  # the quotient is rounded: the points themselves decide
+        k = np.clip(k, 0, number - 1)
+        point = _grid(k, start, stop, number)
+        count = np.where((point <= samples) if closed else (point < samples), k + 1, count)
+    return np.minimum(count, number)
+
+
+def _padded(counts: np.ndarray, value: int, after: bool = False) -> np.ndarray:
+    return np.pad(counts, ((0, 0), (not after, after)), constant_values=value)
+
+
+def _held(first: np.ndarray, last: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The gaps that hold an edge, with their intervals and indices; rows are filled up with gaps whose interval ends at -1000."""
+    empty = last < first
+    gaps = np.argsort(empty, axis=1, kind="stable")[:, : max(1, (~empty).sum(1).max())]
+    first, last, index = (np.take_along_axis(values, gaps, 1) for values in (first, np.where(empty, -1000, last), index))
+    return gaps, first, last, index

@@ -1,0 +1,60 @@
+"""KLOM: how far the margins of unlearned models are from those of retrained ones, example by example."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.metrics.scores import finite
+
+
+def klom(
+    unlearned: Float[Any, "models examples"],
+    oracle: Float[Any, "oracles examples"],
+    bins: int = 20,
+    clip: float = 100,
+    eps: float = 1e-5,
+) -> Float[np.ndarray, " examples"]:
+    """KL divergence of margins: `Σ_{b: p_b > 0} p_b log(p_b / max(q_b, eps))` for each example.
+
+    p and q are the histograms of the unlearned and of the oracle margins over `bins` equal bins between the least and the
+    greatest of both; the last bin holds the greatest. (EasyDUB's own code drops the greatest margin instead.) A histogram
+    of few models is far from its distribution: two samples of 24 from one distribution have a KLOM of about 2.4, so
+    never read a value without the null of as many models. Since q is floored and not renormalised, a value may
+    fall below 0, by bins x eps at most.
+
+    Args:
+        unlearned: margins (`scaled_logits`) of the unlearned models.
+        oracle: margins of the retrained models.
+        bins: number of bins.
+        clip: margins are first clipped to ±clip.
+        eps: floor of the oracles' mass in a bin.
+
+    Returns:
+        Nats, one number per example: report the mean and the 95th percentile.
+
+    Raises:
+        ValueError: if a member's margins are not finite.
+
+    Source: Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching", arXiv:2410.23232.
+    """
+    unlearned, oracle = np.clip(finite(unlearned), -clip, clip), np.clip(finite(oracle), -clip, clip)
+    low = np.minimum(unlearned.min(0), oracle.min(0))
+    width = (np.maximum(unlearned.max(0), oracle.max(0)) - low) / bins
+    # Adjacent bins must not overlap by rounding, so an index is corrected against the edges that it lies between.
+    edges = low + np.arange(1, bins)[:, None] * width
+    p, q = _histogram(unlearned, low, width, edges), _histogram(oracle, low, width, edges)
+    held = p > 0
+    return np.where(held, p * np.log(np.where(held, p, 1) / np.maximum(q, eps)), 0).sum(-1)
+
+
+def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray, edges: np.ndarray) -> Float[np.ndarray, "examples bins"]:
+    models, examples = values.shape
+    bins = len(edges) + 1
+    guess = np.divide(values - low, width, out=np.zeros_like(values), where=width > 0)
+    index = np.minimum(guess.astype(np.intp), bins - 1)
+    column = np.arange(examples)
+    index -= (index > 0) & (values < edges[np.maximum(index, 1) - 1, column])
+    index += (index < bins - 1) & (values >= edges[np.minimum(index, bins - 2), column])
+    counts = np.bincount((column * bins + index).ravel(), minlength=examples * bins)
+    return counts.reshape(examples, bins) / models

@@ -1,0 +1,84 @@
+"""Residual networks for small images (He et al. 2015, arXiv 1512.03385)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unlearn_jax.models.convolution import Convolution
+
+NORMALISATIONS = ("batch", "group")
+GROUPS = 8
+
+
+class Normalisation(nn.Module):
+    """BatchNorm or GroupNorm over the first axis of `[channels, height, width, batch]`."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "channels height width batch"], train: bool) -> Float[Array, "channels height width batch"]:
+        """Normalise; BatchNorm by the batch's statistics when `train`, by the running ones otherwise."""
+        if self.kind == "batch":
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis=0, name="batch")(x)
+        groups = next(n for n in range(min(GROUPS, x.shape[0]), 0, -1) if x.shape[0] % n == 0)
+        return jnp.transpose(nn.GroupNorm(groups, name="group")(jnp.transpose(x, (3, 1, 2, 0))), (3, 1, 2, 0))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut, projected by a 1x1 convolution where the shape changes."""
+
+    features: int
+    stride: int
+    normalisation: str
+    form: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "channels height width batch"], train: bool) -> Float[Array, "features h w batch"]:
+        """Apply the block."""
+        y = Convolution(self.features, 3, self.stride, self.form, name="conv1")(x)
+        y = nn.relu(Normalisation(self.normalisation, name="norm1")(y, train))
+        y = Convolution(self.features, 3, 1, self.form, name="conv2")(y)
+        y = Normalisation(self.normalisation, name="norm2")(y, train)
+        if self.stride != 1 or x.shape[0] != self.features:
+            x = Convolution(self.features, 1, self.stride, self.form, name="shortcut")(x)
+            x = Normalisation(self.normalisation, name="shortcut_norm")(x, train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A stem of one 3x3 convolution, stages of basic blocks, average pooling, a linear head.
+
+    Attributes:
+        classes: outputs.
+        stages: blocks in each stage; every stage after the first halves the image and doubles the width.
+        width: channels of the stem and the first stage.
+        normalisation: `batch` or `group`.
+        form: how convolutions are computed, see `convolution.convolve`.
+    """
+
+    classes: int
+    stages: Sequence[int]
+    width: int
+    normalisation: str = "batch"
+    form: str = "patches"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "batch height width channels"], train: bool) -> Float[Array, "batch classes"]:
+        """Logits of a batch."""
+        x = jnp.transpose(images, (3, 1, 2, 0))
+        x = Convolution(self.width, form=self.form, name="stem")(x)
+        x = nn.relu(Normalisation(self.normalisation, name="stem_norm")(x, train))
+        for stage, depth in enumerate(self.stages):
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"stage{stage + 1}_block{block + 1}"
+                x = Block(self.width * 2**stage, stride, self.normalisation, self.form, name=name)(x, train)
+        return nn.Dense(self.classes, name="head")(jnp.mean(x, axis=(1, 2)).T)
+
+
+def block_names(stages: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """Parameter groups of a `ResNet` from input to output."""
+    body = tuple((f"stage{s + 1}_block{b + 1}",) for s, depth in enumerate(stages) for b in range(depth))
+    return (("stem", "stem_norm"), *body, ("head",))

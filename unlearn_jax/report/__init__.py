@@ -1,0 +1,20 @@
+"""What a person sees of a run: tables and figures. Rows and arrays come in, text and pictures go out into a folder."""
+
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Folder(Protocol):
+    """Where a report goes: names relative to a folder, each file written whole or not at all (`unlearn_jax.runs.Run`)."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes text as UTF-8."""
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes bytes as they are."""
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes valid JSON, NaN as null."""
+
+    def write_csv(self, name: str, columns: Any, rows: Any) -> None:
+        """Writes a table with a header, None as an empty cell."""

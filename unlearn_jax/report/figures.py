@@ -1,0 +1,344 @@
+"""The figures of a run, as matplotlib `Figure` objects without pyplot: nothing global is touched, and the same input gives
+the same bytes. Colours are Okabe and Ito's, which colour-blind people can tell apart. All are drawn 9 inches wide.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report import Folder
+from unlearn_jax.report.tables import REFERENCES, Row
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+SPLITS = {"forget": "#0072B2", "retain": "#E69F00", "test": "#009E73"}
+ACCESS = {
+    "F": ("^", "#D55E00"),
+    "R": ("o", "#0072B2"),
+    "F+R": ("s", "#009E73"),
+    "F+R+test-like": ("D", "#CC79A7"),
+    "data-free": ("v", "#E69F00"),
+}
+REFERENCE = ("*", "black")
+ELSE = ("X", "#666666")
+BAND = "#BBBBBB"
+LOSS_RANGE = (1e-6, 1e2)  # nats
+WIDTH = 9.0  # inches
+
+
+def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:
+    """Writes figures/<name>.svg and figures/<name>.png, the same bytes each time (for one version of matplotlib).
+
+    Args:
+        figure: what to save.
+        folder: the run folder.
+        name: without suffix.
+    """
+    import matplotlib
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is settled now, and settling it takes longer than drawing
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            data = io.BytesIO()
+            figure.savefig(data, format=suffix, dpi=200, metadata=metadata)
+            folder.write_bytes(f"figures/{name}.{suffix}", data.getvalue())
+
+
+def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure":
+    """Draws how well each method forgets against what it costs in test accuracy, one labelled point per method.
+
+    To the right: z of KLOM on the forget set. Upwards: test accuracy minus the oracles', in percentage points. A perfect
+    method is at the origin, give or take the shaded null bands (95% of what as many retrained models score). Bars are the
+    values' 95% intervals. Over several forget sets a point is the mean over them, as are bars and bands. Axes are linear
+    near the null and logarithmic beyond where some method is far away.
+
+    Args:
+        rows: those of the metrics klom (forget) and accuracy (test) are used; a method without finite values is named below.
+        title: what they are about, see `tables.subject`.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure(WIDTH, 6.0)
+    axes = figure.add_subplot()
+    klom = _by_method(rows, "klom", "forget", in_null_sd=True)
+    accuracy = _by_method(rows, "accuracy", "test", in_null_sd=False)
+    access = {row.method: row.access for row in rows}
+    drawn = [method for method in access if method in klom and method in accuracy]
+    for points, line, span in ((klom, axes.axvline, axes.axvspan), (accuracy, axes.axhline, axes.axhspan)):
+        line(0.0, color="#888888", linewidth=0.8, zorder=1)
+        span(*_band(points), color=BAND, alpha=0.45, linewidth=0, zorder=0)
+    regimes: dict[str, tuple[str, str]] = {}
+    for method in drawn:
+        regime = "reference" if method in REFERENCES else access[method]
+        marker, colour = regimes[regime] = REFERENCE if regime == "reference" else ACCESS.get(regime, ELSE)
+        (x, *x_range), (y, *y_range) = klom[method][:3], accuracy[method][:3]
+        axes.plot(x_range, [y, y], color=colour, linewidth=1.0, alpha=0.6, zorder=2)
+        axes.plot([x, x], y_range, color=colour, linewidth=1.0, alpha=0.6, zorder=2)
+        size = 110 if regime == "reference" else 42
+        axes.scatter(x, y, s=size, marker=marker, color=colour, edgecolor="white", linewidth=0.6, zorder=4)
+    _scale(axes, "x", [klom[method][:3] for method in drawn], 4.0)
+    _scale(axes, "y", [accuracy[method][:3] for method in drawn], 2.0)
+    missing = [method for method in access if method not in drawn]
+    note = textwrap.fill(f"not drawn, having no finite value: {', '.join(missing)}", 110) if missing else ""
+    axes.set_xlabel("\n".join(["KLOM on the forget set, in null standard deviations (0: as retraining)", *note.splitlines()]))
+    axes.set_ylabel("test accuracy minus the oracles' (percentage points)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
+    handles: list[Any] = [
+        axes.scatter([], [], marker=marker, color=colour, label=name) for name, (marker, colour) in regimes.items()
+    ]
+    handles.append(axes.fill_between([], [], color=BAND, alpha=0.45, label="95% of the null"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, title="what the method sees")
+    _label_points(figure, axes, {method: np.stack([klom[method][:3], accuracy[method][:3]], axis=-1) for method in drawn})
+    return figure
+
+
+def loss_histograms(
+    losses: Mapping[str, Mapping[str, Float[np.ndarray, "_members _examples"]]],
+    oracles: Mapping[str, Float[np.ndarray, "_oracles _examples"]],
+    title: str,
+) -> "matplotlib.figure.Figure":
+    """Draws the distribution of the loss on forget, retain and test: a row per method, the oracles' as an outline.
+
+    Args:
+        losses: cross-entropy per member and example (nats) by method, in the order to draw, and by split. NaN is left out,
+            and its share said.
+        oracles: those of the oracles, by split.
+        title: what they are about, see `tables.subject`.
+
+    Returns:
+        The figure.
+    """
+    edges = np.linspace(math.log10(LOSS_RANGE[0]), math.log10(LOSS_RANGE[1]), 49)
+    figure = _figure(WIDTH, 1.3 + 0.5 * len(losses))
+    baselines = np.arange(len(losses))[::-1]
+    for axes, (split, colour) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
+        outline = _shares(oracles[split], edges)
+        shares = [_shares(by_split[split], edges) for by_split in losses.values()]
+        top = 1.15 * max(outline.max(), np.median([share.max() for share in shares]))
+        for baseline, share, by_split in zip(baselines, shares, losses.values(), strict=True):
+            drawn, expected = (baseline + 0.92 * np.minimum(heights / top, 1.0) for heights in (share, outline))
+            axes.stairs(drawn, edges, baseline=baseline, fill=True, color=colour, alpha=0.75)
+            axes.stairs(expected, edges, baseline=baseline, color="black", linewidth=0.9)
+            nan = np.mean(np.isnan(by_split[split]))
+            if nan > 0:
+                axes.text(edges[0], baseline + 0.9, f"{100 * nan:.0f}% NaN", va="top", fontsize=7)
+        axes.set_title(split, fontsize=10)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_xticks(range(-6, 3, 2), [r"$\leq 10^{-6}$", "$10^{-4}$", "$10^{-2}$", "$1$", r"$\geq 100$"], fontsize=8)
+        axes.set_ylim(-0.1, len(losses))
+        axes.set_yticks(baselines + 0.4, losses, fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.suptitle(
+        f"{title}\nheight: share of examples, cut where far above others; filled: the method, outline: the oracles", fontsize=10
+    )
+    figure.supxlabel("cross-entropy per example, pooled over members (nats, clipped at both ends)", fontsize=9)
+    return figure
+
+
+def accuracy_bars(
+    rows: Sequence[Row],
+    accuracies: Mapping[str, Mapping[str, Float[np.ndarray, " _members"]]],
+    oracles: Mapping[str, Float[np.ndarray, " _oracles"]],
+    title: str,
+) -> "matplotlib.figure.Figure":
+    """Draws accuracy on forget, retain and test: bars from the oracles' mean to the method's, a point per member.
+
+    A bar starts at the oracles' mean, not at 0, so its length is the gap, and the axis may show a part of the range only.
+    Methods far outside it are cut at the edge; the mean stands beside each bar.
+
+    Args:
+        rows: of one forget set; the null bands of accuracy are taken from them.
+        accuracies: in %, per member, by method, in the order to draw, and by split; NaN for a member that diverged.
+        oracles: those of the oracles, by split.
+        title: what they are about, see `tables.subject`.
+
+    Returns:
+        The figure.
+    """
+    methods = list(accuracies)
+    figure = _figure(WIDTH, 1.5 + 0.27 * len(methods))
+    places = np.arange(len(methods))
+    for axes, (split, colour) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
+        members = [np.asarray(accuracies[method][split], float) for method in methods]
+        finite = [values[np.isfinite(values)] for values in members]
+        means = np.array([values.mean() if values.size else np.nan for values in finite])
+        expected = np.asarray(oracles[split], float)
+        expected = expected[np.isfinite(expected)]
+        oracle = float(expected.mean())
+        low, high = _window([*finite, expected])
+        band = oracle + _band(_by_method(rows, "accuracy", split, in_null_sd=False))
+        axes.axvspan(*band, color=BAND, alpha=0.6, linewidth=0, zorder=0)
+        axes.axvline(oracle, color="black", linewidth=0.9, zorder=3)
+        axes.barh(places, np.nan_to_num(means - oracle), left=oracle, height=0.62, color=colour, alpha=0.55, zorder=1)
+        for place, values, mean in zip(places, finite, means, strict=True):
+            axes.plot(values, place + _jitter(values.size), ".", color=colour, markersize=2.5, zorder=2)
+            text = "diverged" if np.isnan(mean) else f"{mean:.1f}" if mean >= low else f"◂ {mean:.1f}"
+            axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.set_xlim(low, high)
+        axes.set_yticks(places, methods, fontsize=9)
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_title(split, fontsize=10)
+    figure.suptitle(
+        f"{title}\nbars: from the oracles' mean (line; grey: 95% of the null) to the method's; dots: members", fontsize=10
+    )
+    figure.supxlabel("accuracy (%)", fontsize=9)
+    return figure
+
+
+def _figure(width: float, height: float) -> "matplotlib.figure.Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _by_method(rows: Iterable[Row], metric: str, split: str, in_null_sd: bool) -> dict[str, Float[np.ndarray, "5"]]:
+    """Value, its low and high end, and the null's low and high end, all relative to the null's mean; means over forget sets.
+
+    An end that is not there or not finite is NaN; a method whose value is not finite is left out.
+    """
+    points: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if (row.metric, row.split) == (metric, split) and row.null_mean is not None and (row.null_sd or not in_null_sd):
+            ends = (row.value, row.value_low, row.value_high, row.null_low, row.null_high)
+            unit = row.null_sd if in_null_sd and row.null_sd else 1.0
+            known = [math.nan if end is None or not math.isfinite(end) else end for end in ends]
+            points.setdefault(row.method, []).append([(end - row.null_mean) / unit for end in known])
+    means = {method: np.mean(sets, axis=0) for method, sets in points.items()}
+    return {method: mean for method, mean in means.items() if np.isfinite(mean[0])}
+
+
+def _band(points: Mapping[str, Float[np.ndarray, "5"]]) -> Float[np.ndarray, "2"]:
+    """The null's low and high end, the mean over the methods that have them (all have the same, one forget set's); else 0, 0."""
+    bands = [point[3:] for point in points.values() if np.isfinite(point[3:]).all()]
+    return np.mean(bands or [np.zeros(2)], axis=0)
+
+
+def _scale(axes: "matplotlib.axes.Axes", which: str, ends: Sequence[Float[np.ndarray, "3"]], threshold: float) -> None:
+    """Makes an axis logarithmic beyond `threshold` if a point is ten times further out, and leaves room around the points."""
+    from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
+
+    values = np.concatenate([*ends, [-threshold, threshold]])
+    low, high = np.nanmin(values), np.nanmax(values)
+    if max(-low, high) <= 10 * threshold:
+        room = 0.08 * (high - low)
+        axes.set(**{f"{which}lim": (low - room, high + room)})
+        return
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=1.0)
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(**{f"{which}lim": (1.6 * low, 1.6 * high)})
+
+
+def _label_points(
+    figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes", points: Mapping[str, Float[np.ndarray, "3 2"]]
+) -> None:
+    """Writes a name beside each point, where it covers least; a line leads to it from afar.
+
+    Args:
+        figure: which is settled by this: what is added afterwards could move the points.
+        axes: where the points are drawn.
+        points: by name, its place and the low and high ends of its intervals, in data coordinates.
+    """
+    from matplotlib.patheffects import withStroke
+
+    figure.draw_without_rendering()  # settles the layout, which the places in pixels depend on
+    area = np.array(axes.get_window_extent().extents)
+    taken: list[tuple[float, ...]] = []
+    for point in points.values():
+        (x, y), (left, bottom), (right, top) = axes.transData.transform(np.where(np.isnan(point), point[0], point))
+        taken += [(x - 7, y - 7, x + 7, y + 7), (left, y - 2, right, y + 2), (x - 2, bottom, x + 2, top)]
+    for name, ((x, y), *_) in sorted(points.items(), key=lambda item: tuple(item[1][0])):
+        label = axes.annotate(
+            name,
+            (x, y),
+            (0, 0),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
+            va="center",
+            zorder=5,
+            path_effects=[withStroke(linewidth=2, foreground="white", alpha=0.8)],
+            arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+        )
+        label.set_in_layout(False)
+        extent = label.get_window_extent()
+        half = np.array([extent.width, extent.height]) / 2
+        offset, box, gap = _place(axes.transData.transform((x, y)), half, np.array(taken), area)
+        taken.append(tuple(box))
+        label.xyann = tuple(offset * 72 / figure.dpi)
+        if label.arrow_patch is not None:
+            label.arrow_patch.set_visible(gap > 12)
+
+
+def _place(
+    mark: Float[np.ndarray, "2"], half: Float[np.ndarray, "2"], taken: Float[np.ndarray, "taken 4"], area: Float[np.ndarray, "4"]
+) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "4"], float]:
+    """Chooses a label's place among rings around its point; all in pixels, boxes as left, bottom, right, top.
+
+    Args:
+        mark: the point.
+        half: half the label's width and height.
+        taken: boxes to keep clear of.
+        area: the box to stay in.
+
+    Returns:
+        The label's centre from the point, its box, and the width of the gap between point and label.
+    """
+    gaps, angles = (grid.ravel() for grid in np.meshgrid([8, 16, 28, 44, 64, 90, 120, 160], np.arange(24) * (np.pi / 12)))
+    rays = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    offsets = rays * (half + gaps[:, None])
+    boxes = np.concatenate([mark + offsets - half, mark + offsets + half], axis=-1)
+    covered = _overlap(boxes, taken).sum(axis=-1)
+    outside = 4 * half.prod() - _overlap(boxes, area[None])[:, 0]
+    line = mark + np.linspace(0, 1, 15)[None, :, None] * offsets[:, None]  # [places, 15, 2]
+    hit = (line[:, :, None] >= taken[:, :2]) & (line[:, :, None] <= taken[:, 2:])  # [places, 15, taken, 2]
+    crossed = hit.all(axis=-1).any(axis=1).sum(axis=-1)
+    best = np.argmin(covered + 10 * outside + 60 * crossed + gaps)
+    return offsets[best], boxes[best], float(gaps[best])
+
+
+def _overlap(boxes: Float[np.ndarray, "boxes 4"], others: Float[np.ndarray, "others 4"]) -> Float[np.ndarray, "boxes others"]:
+    """The area that each pair of boxes has in common."""
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    high = np.minimum(boxes[:, None, 2:], others[:, 2:])
+    return np.clip(high - low, 0, None).prod(axis=-1)
+
+
+def _shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " bins"]:
+    """The share of the losses in each bin of log10 loss, the ones beyond either end in the end bins."""
+    finite = np.asarray(losses, float)[~np.isnan(losses)]
+    counts, _ = np.histogram(np.log10(np.clip(finite, *LOSS_RANGE)), edges)
+    return counts / max(1, finite.size)
+
+
+def _window(samples: Iterable[Float[np.ndarray, " _members"]]) -> tuple[float, float]:
+    """A range of accuracy (%) that holds what most methods do, at least 4 points wide, and leaves outliers out."""
+    samples = [sample for sample in samples if sample.size]
+    lowest, highest = np.array([sample.min() for sample in samples]), max(sample.max() for sample in samples)
+    quarter, middle = np.quantile(lowest, [0.25, 0.5])
+    low = lowest[lowest >= quarter - 3 * max(middle - quarter, 1.0)].min()
+    room = 0.05 * max(highest - low, 4.0)
+    return min(low, highest - 4.0) - room, highest + room
+
+
+def _jitter(count: int) -> Float[np.ndarray, " count"]:
+    """Spreads points over a bar's height, the same way each time."""
+    return 0.5 * (np.arange(count) * 0.618034 % 1 - 0.5)

@@ -1,0 +1,42 @@
+"""How far a run is: one line that keeps changing on a terminal, a line for each piece of work elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Update = Callable[[float, str], None]
+
+
+@contextlib.contextmanager
+def working(label: str) -> Iterator[Update]:
+    """Show a piece of work while it lasts.
+
+    Yields:
+        A function of the share done, in [0, 1], and of what there is to say about it. On a terminal it moves a bar with the
+        time left; elsewhere only the last thing said is printed, with the seconds taken.
+    """
+    start, said = time.perf_counter(), ""
+    if not sys.stderr.isatty():
+
+        def remember(share: float, text: str) -> None:
+            nonlocal said
+            said = text
+
+        yield remember
+        print(f"{label}: {said + ', ' if said else ''}{time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=1.0, said="")
+        yield lambda share, text: bar.update(task, completed=share, said=text)

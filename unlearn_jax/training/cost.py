@@ -1,0 +1,55 @@
+"""What a computation costs on any hardware: floating-point operations, counted from its jaxpr."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unlearn_jax.training.objectives import Batch, cross_entropy
+from unlearn_jax.types import Problem
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """The multiplications and additions in matrix products and convolutions of one call; everything else is left out.
+
+    Loops count once for each turn (a `while` of unknown length once), and of a switch the dearest branch.
+
+    Args:
+        function: anything that JAX can trace.
+        arguments: arrays, trees of them, or `jax.ShapeDtypeStruct` in their place.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def example_flops(problem: Problem) -> float:
+    """The `flops` of seeing one training example once, forward and backward."""
+    shape = jax.eval_shape(problem.model.init, jax.random.key(0), problem.train.images[:1])
+
+    def loss(params, statistics, images, labels):
+        variables = type(shape)(params, statistics)
+        logits, _ = problem.model.apply(variables, images, train=True)
+        return jnp.mean(cross_entropy(logits, Batch(images, labels, labels, jax.random.key(0))))
+
+    batch = problem.train.images[:2], problem.train.labels[:2]
+    return flops(jax.grad(loss), shape.params, shape.statistics, *batch) / 2
+
+
+def _count(jaxpr: Any) -> float:
+    return sum(_operations(equation) for equation in jaxpr.eqns)
+
+
+def _operations(equation: Any) -> float:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, numbers = equation.invars[1].aval.shape, parameters["dimension_numbers"]
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+    inner = [_count(part) for part in jax.core.jaxprs_in_params(parameters)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * (parameters["length"] if name == "scan" else 1)

@@ -1,0 +1,142 @@
+"""The one optimisation loop. Training from scratch and every iterative method are descents."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from unlearn_jax.training.objectives import Batch, Objective
+from unlearn_jax.training.sampling import draw
+from unlearn_jax.types import Key, Problem, Variables
+
+
+class Plan(NamedTuple):
+    """What every step will do, decided before the first: all that is random about a descent."""
+
+    step: Int[Array, " steps"]
+    choice: Int[Array, " steps"]  # which objective
+    rows: dict[str, Int[Array, "steps batch"]]  # rows of the training set, by source
+    keys: Key  # [steps]; augmentation and noise
+
+
+class State(NamedTuple):
+    """Where a descent stands."""
+
+    variables: Variables
+    optimiser: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Descent:
+    """A `Method` that descends; made by `descend`. `plan`, `begin` and `advance` are its parts, for who stops in between."""
+
+    objectives: tuple[Objective, ...]
+    transform: optax.GradientTransformationExtraArgs
+    program: np.ndarray
+    batch_size: int
+    statistics: str
+    reference: Objective | None
+
+    def __call__(self, key: Key, problem: Problem, variables: Variables) -> Variables:
+        """The variables after all steps."""
+        state, _ = self.advance(self.begin(variables), self.plan(key, problem), problem)
+        return state.variables
+
+    def plan(self, key: Key, problem: Problem) -> Plan:
+        """Draw every batch of the descent."""
+        rows_key, step_key = jax.random.split(key)
+        rows = {}
+        for index, source in enumerate(sorted(self._sources())):
+            used = np.flatnonzero([self._reads(choice, source) for choice in self.program])
+            mask, count = problem.rows(source)
+            drawn = draw(jax.random.fold_in(rows_key, index), mask, count, len(used), self.batch_size)
+            rows[source] = jnp.zeros((len(self.program), drawn.shape[1]), jnp.int32).at[used].set(drawn)
+        steps = jnp.arange(len(self.program))
+        return Plan(steps, jnp.asarray(self.program, jnp.int32), rows, jax.random.split(step_key, len(self.program)))
+
+    def begin(self, variables: Variables) -> State:
+        """The state before the first step."""
+        return State(variables, self.transform.init(variables.params))
+
+    def advance(self, state: State, plan: Plan, problem: Problem) -> tuple[State, Float[Array, " steps"]]:
+        """Take the steps of `plan`, or of a slice of one. Returns the state after them and the objective before each."""
+        return jax.lax.scan(functools.partial(self._step, problem), state, plan)
+
+    def _sources(self) -> set[str]:
+        return {source for objective in (*self.objectives, self.reference) if objective for source in objective.sources}
+
+    def _reads(self, choice: int, source: str) -> bool:
+        reads = self.objectives[choice].sources + (self.reference.sources if self.reference else ())
+        return source in reads
+
+    def _step(self, problem: Problem, state: State, plan: Plan) -> tuple[State, Array]:
+        forward = functools.partial(problem.model.apply, train=self.statistics == "update")
+        progress = plan.step / len(self.program)
+
+        def gradient(objective: Objective, variables: Variables):
+            batches = {source: _gather(problem, plan.rows[source], plan.keys) for source in objective.sources}
+
+            def value(params):
+                return objective.value(forward, variables._replace(params=params), batches, progress)
+
+            return jax.value_and_grad(value, has_aux=True)(variables.params)
+
+        branches = [functools.partial(gradient, objective) for objective in self.objectives]
+        if len(branches) == 1:
+            (value, statistics), gradients = branches[0](state.variables)
+        else:
+            (value, statistics), gradients = jax.lax.switch(plan.choice, branches, state.variables)
+        extra = {}
+        if self.reference is not None:
+            _, extra["reference"] = gradient(self.reference, state.variables)
+        updates, optimiser = self.transform.update(gradients, state.optimiser, state.variables.params, **extra)
+        params = optax.apply_updates(state.variables.params, updates)
+        return State(Variables(params, statistics), optimiser), value
+
+
+def descend(
+    objective: Objective | Sequence[Objective],
+    transform: optax.GradientTransformation,
+    *,
+    steps: int | None = None,
+    program: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 128,
+    statistics: str = "update",
+    reference: Objective | None = None,
+) -> Descent:
+    """Follow the gradient of `objective` through `transform`.
+
+    Args:
+        objective: what to minimise; or several, of which `program` picks one each step.
+        transform: an optax chain, learning rate and sign included.
+        steps: how many, where there is one objective. Zero is the identity.
+        program: the index of the objective of each step, where there are several.
+        batch_size: rows of a batch, of each source; a smaller source gives all its rows.
+        statistics: `update` normalises by the batch and moves BatchNorm's running statistics; `freeze` does neither.
+        reference: a second objective, never descended on. Its gradient at each step is handed to the transforms in the
+            chain that take an extra argument `reference`, such as `transforms.project_out`.
+
+    Raises:
+        ValueError: neither or both of `steps` and `program`, or an unknown `statistics`.
+    """
+    if (steps is None) == (program is None):
+        raise ValueError("give either steps or program")
+    if statistics not in ("update", "freeze"):
+        raise ValueError(f"statistics {statistics!r}: there is 'update' and 'freeze'")
+    objectives = (objective,) if isinstance(objective, Objective) else tuple(objective)
+    choices = np.zeros(steps or 0, np.int32) if program is None else np.asarray(program, np.int32)
+    transform = optax.with_extra_args_support(transform)
+    return Descent(objectives, transform, choices, batch_size, statistics, reference)
+
+
+def _gather(problem: Problem, rows: Array, key: Key) -> Batch:
+    images = problem.train.images[rows]
+    if problem.augment is not None:
+        images = problem.augment(key, images)
+    return Batch(images, problem.train.labels[rows], rows, key)

@@ -1,0 +1,153 @@
+"""Many models at once: one compiled program over a leading axis of members."""
+
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from unlearn_jax.types import Model, Variables
+
+STRATEGIES = ("auto", "vmap", "map")
+# One member a core keeps its working set in the core's cache; a GPU wants all members in one launch (docs/performance.md).
+FASTEST = {"cpu": "map"}
+CHUNK = 6  # members per device in one chunk under `map`: enough to compile once, few enough to lose little when killed
+MEMORY_SHARE = 0.5  # of a device's memory that a vmapped chunk may plan for; the bound of `step_bytes` is generous already
+
+
+def over_members(
+    function: Callable[..., Any], batched: Sequence[bool], strategy: str = "auto", donate: Sequence[int] = ()
+) -> Any:
+    """`function` for every member at once, members spread over all devices.
+
+    Args:
+        function: pure, of arrays or trees of them, for one member.
+        batched: for each argument, whether its leaves have a leading axis of members; the others are shared by all.
+        strategy: within a device `vmap` (all members in one operation) or `map` (one after the other inside the program);
+            `auto` is the one measured fastest on the backend.
+        donate: arguments whose memory the results may take over.
+
+    Returns:
+        A jitted function. Results have a leading axis of members. The number of members must be a multiple of the number
+        of devices: `padded` sees to it.
+
+    Raises:
+        ValueError: unknown strategy.
+    """
+    strategy = resolved(strategy)
+    axes = tuple(0 if b else None for b in batched)
+
+    def shard(*arguments):
+        if strategy == "vmap":
+            return jax.vmap(function, in_axes=axes)(*arguments)
+        own = tuple(a for a, b in zip(arguments, batched, strict=True) if b)
+
+        def one(own):
+            rest = iter(own)
+            return function(*(next(rest) if b else a for a, b in zip(arguments, batched, strict=True)))
+
+        return jax.lax.map(one, own)
+
+    specs = tuple(PartitionSpec("member") if b else PartitionSpec() for b in batched)
+    sharded = jax.shard_map(shard, mesh=mesh(), in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False)
+    return jax.jit(sharded, donate_argnums=donate)
+
+
+def resolved(strategy: str) -> str:
+    """`vmap` or `map`: what a strategy means on the backend in use.
+
+    Raises:
+        ValueError: unknown strategy.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r}: there is {', '.join(STRATEGIES)}")
+    return FASTEST.get(jax.default_backend(), "vmap") if strategy == "auto" else strategy
+
+
+@functools.lru_cache(maxsize=1)
+def mesh() -> Mesh:
+    """All devices in a row, along the axis `member`."""
+    return Mesh(np.array(jax.devices()), ("member",))
+
+
+def shared(tree: Any) -> Any:
+    """Put a tree on every device once, so that no call copies it again."""
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+
+
+def padded(tree: Any) -> Any:
+    """Repeat the last member until the number of members is a multiple of the number of devices."""
+
+    def pad(leaf):
+        extra = -len(leaf) % mesh().size
+        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], extra, axis=0)]) if extra else leaf
+
+    return jax.tree.map(pad, tree)
+
+
+def chunk_size(member_bytes: int, members: int, strategy: str = "auto") -> int:
+    """How many members to hold at a time: in equal chunks, a multiple of the number of devices, no more than fit.
+
+    Args:
+        member_bytes: what one member needs while it trains, see `step_bytes`.
+        members: how many there are in all.
+        strategy: of `over_members`; `map` needs that memory once per device, `vmap` once per member.
+    """
+    devices = mesh().size
+    most = devices * CHUNK
+    if resolved(strategy) == "vmap":
+        most = devices * max(int(MEMORY_SHARE * device_memory() / member_bytes), 1)
+    chunks = -(-members // most)
+    return devices * -(-members // (chunks * devices))
+
+
+def device_memory() -> float:
+    """Bytes of one device: what the backend reports, or the machine's memory shared among its devices."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return statistics.get("bytes_limit", machine / mesh().size)
+
+
+def step_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+    """An upper bound on the memory of one call: every intermediate result of its jaxpr, loops counted once, in bytes."""
+
+    def total(jaxpr) -> int:
+        here = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for e in jaxpr.eqns for v in e.outvars)
+        return here + sum(total(inner) for e in jaxpr.eqns for inner in jax.core.jaxprs_in_params(e.params))
+
+    return total(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def predict(
+    model: Model, variables: Variables, images: Float[Any, "examples *image"], strategy: str = "auto", batch: int = 500
+) -> Float[np.ndarray, "members examples classes"]:
+    """The logits of every member on every image, in eval mode.
+
+    Args:
+        model: the members' network.
+        variables: with a leading axis of members.
+        images: the same for all members.
+        strategy: see `over_members`.
+        batch: images at a time.
+    """
+    batches = -(-len(images) // batch)
+    filled = np.concatenate([images, np.repeat(images[:1], batches * batch - len(images), axis=0)])
+    stacked = shared(filled.reshape(batches, batch, *images.shape[1:]))
+    members = len(jax.tree.leaves(variables)[0])
+    program = _predictor(model, strategy)
+    logits = np.asarray(program(padded(jax.tree.map(jnp.asarray, variables)), stacked))
+    return logits.reshape(len(logits), batches * batch, -1)[:members, : len(images)]
+
+
+@functools.lru_cache(maxsize=8)
+def _predictor(model: Model, strategy: str) -> Any:
+    def one(variables: Variables, batches: Array) -> Array:
+        return jax.lax.map(lambda images: model.apply(variables, images, train=False)[0], batches)
+
+    return over_members(one, (True, False), strategy)

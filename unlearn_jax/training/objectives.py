@@ -1,0 +1,87 @@
+"""What is minimised: weighted terms over named sources of examples, one backward pass for all of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from unlearn_jax.types import Key, Params, Statistics, Variables
+
+
+class Batch(NamedTuple):
+    """What one step sees of one source."""
+
+    images: Float[Array, "batch *image"]
+    labels: Int[Array, " batch"]
+    rows: Int[Array, " batch"]  # where the examples stand in the training set
+    key: Key
+
+
+Loss = Callable[[Float[Array, "batch classes"], Batch], Float[Array, " batch"]]
+Weight = float | Array | Callable[[Array], Array]
+Forward = Callable[[Variables, Array], tuple[Array, Statistics]]
+
+
+class Objective(NamedTuple):
+    """A scalar to descend on.
+
+    Attributes:
+        sources: the names of the sources it reads: `kept`, `forget`, `retain`.
+        value: `(forward, variables, {source: Batch}, progress) -> (scalar, statistics)`, where `forward` is the model in the
+            mode that `descend` was asked for and `progress` is the share of the steps already done, in [0, 1).
+    """
+
+    sources: tuple[str, ...]
+    value: Callable[[Forward, Variables, dict[str, Batch], Array], tuple[Array, Statistics]]
+
+
+class Term(NamedTuple):
+    """`weight` x the mean of `loss` over a batch of `source`; a negative weight ascends."""
+
+    source: str
+    loss: Loss
+    weight: Weight = 1.0
+
+
+def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = None) -> Objective:
+    """The sum of the terms, and of `penalty(params, progress)`.
+
+    Each source goes through the network once, in the order in which the terms name them, and BatchNorm's running
+    statistics follow in that order.
+    """
+    sources = tuple(dict.fromkeys(term.source for term in terms))
+
+    def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
+        logits, statistics = {}, variables.statistics
+        for source in sources:
+            logits[source], statistics = forward(variables._replace(statistics=statistics), batches[source].images)
+        total = sum(
+            (term.weight(progress) if callable(term.weight) else term.weight)
+            * jnp.mean(term.loss(logits[term.source], batches[term.source]))
+            for term in terms
+        )
+        return total + (penalty(variables.params, progress) if penalty else 0.0), statistics
+
+    return Objective(sources, value)
+
+
+def cross_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, " batch"]:
+    """-log p_y, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+
+def relabelled(labels: Int[Array, " examples"]) -> Loss:
+    """Cross-entropy to other labels than the examples' own; `labels` covers the whole training set."""
+    return lambda logits, batch: optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch.rows])
+
+
+def divergence(
+    teacher: Float[Array, "batch classes"], student: Float[Array, "batch classes"], temperature: float | Array = 1.0
+) -> Float[Array, " batch"]:
+    """KL(softmax(teacher / T) || softmax(student / T)) in nats; gradients reach both arguments."""
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(student / temperature)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

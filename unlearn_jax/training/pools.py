@@ -1,0 +1,228 @@
+"""Pools: batches of trained members, trained in chunks, kept in a cache, found again by what they are."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, Bool, Float
+
+from unlearn_jax.training.ensembles import chunk_size, over_members, padded, shared, step_bytes
+from unlearn_jax.training.fit import initialise, masked, training
+from unlearn_jax.training.sampling import steps_in_pass
+from unlearn_jax.types import Key, Problem, Variables
+
+FORMAT = 1  # part of every identity: raise it when training changes what it computes
+WATCHED = 256  # held-out examples whose accuracy is reported during training
+
+
+class Pool(NamedTuple):
+    """Trained members and what is known of them."""
+
+    variables: Variables  # NumPy leaves with a leading axis of members
+    diverged: tuple[int, ...]  # members with a weight or statistic that is not finite
+    seconds: float  # steady-state training time of one member: the median over members, whenever they were trained
+    compile_seconds: float  # of this call; 0 when all members came from the cache
+
+
+class Progress(NamedTuple):
+    """How far a pool is. Sent after every epoch."""
+
+    role: str
+    first: int  # number of the first member in training
+    last: int  # one past the last
+    members: int
+    epoch: int
+    epochs: int
+    share: float  # of all the work, in [0, 1]
+    accuracy: float  # held-out, of the members in training, in [0, 1]
+    diverged: int  # of the members in training
+
+
+def member_keys(seed: int, role: str, members: int) -> Key:
+    """One key for each member; different roles (`original`, `oracle`, `retrain`, ...) share none."""
+    base = jax.random.fold_in(jax.random.key(seed), zlib.crc32(role.encode()))
+    return jax.vmap(lambda member: jax.random.fold_in(base, member))(jnp.arange(members))
+
+
+def train_pool(
+    problem: Problem,
+    masks: Bool[np.ndarray, "*members examples"],
+    *,
+    members: int,
+    role: str,
+    seed: int,
+    identity: dict[str, Any],
+    cache: pathlib.Path,
+    strategy: str = "auto",
+    chunk: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Pool:
+    """Train models by `problem.recipe` on the examples that their masks keep, or find them in the cache.
+
+    Finished chunks are saved at once: a run that is killed goes on behind the last of them, and a larger pool begins with
+    the smaller one's members. Member i is the same model whatever the number of members and the chunk, and, up to float
+    rounding (which long training amplifies), the strategy.
+
+    Args:
+        problem: the examples (on the devices: see `ensembles.shared`), model and recipe; its masks are not used.
+        masks: the examples to train on: one mask for all members, or one for each, all keeping equally many.
+        members: how many models.
+        role: what the pool is for; its keys are drawn from it.
+        seed: of the run.
+        identity: whatever else the result depends on: the names and fingerprints of model and data.
+        cache: the folder that all runs share.
+        strategy: see `ensembles.over_members`.
+        chunk: members trained at a time; by default as many as fit into memory.
+        report: called after every epoch.
+
+    Raises:
+        ValueError: masks that keep different numbers of examples, or that contradict those of a cached pool.
+    """
+    trainer = _Trainer(problem, masks, strategy)
+    folder = _folder(cache, problem, masks, role, seed, identity)
+    keys = member_keys(seed, role, members)
+    parts: list[dict[str, Any]] = []
+    first = 0
+    while first < members:
+        saved = _starting_at(folder, first)
+        if saved is None:
+            chunk = chunk or chunk_size(trainer.member_bytes(), members - first, strategy)
+            last = min(first + chunk, members, *(start for start, _ in _chunks(folder) if start > first))
+            wanted = masks if masks.ndim == 1 else masks[first:last]
+
+            def epoch_done(epoch, accuracy, first=first, last=last):
+                share = (first + (last - first) * epoch / trainer.epochs) / members
+                lost = int((~np.isfinite(accuracy)).sum())
+                known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
+                report(Progress(role, first, last, members, epoch, trainer.epochs, share, known, lost))
+
+            variables, seconds = trainer.train(keys[first:last], wanted, epoch_done)
+            saved = folder / f"{first:05d}-{last:05d}"
+            _save(saved, variables, np.packbits(wanted, axis=-1), seconds)
+        part = ocp.v1.load(saved)
+        if masks.ndim == 2 and not np.array_equal(part["masks"][: members - first], np.packbits(masks[first:], axis=-1)[: len(part["masks"])]):
+            raise ValueError(f"the cached pool {saved} was trained on other masks")
+        parts.append(part)
+        first = int(saved.name.split("-")[1])
+    variables = [Variables(part["params"], part["statistics"]) for part in parts]
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *variables)
+    seconds = float(np.median(np.concatenate([part["seconds"] for part in parts])[:members]))
+    return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds)
+
+
+def diverged(variables: Variables) -> tuple[int, ...]:
+    """The members of a stacked tree that hold a value that is not finite."""
+    finite = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(variables)]
+    return tuple(int(member) for member in np.flatnonzero(~np.logical_and.reduce(finite)))
+
+
+def _folder(cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str, seed: int, identity: dict) -> pathlib.Path:
+    """Where a pool lives. Masks of their own for each member are compared chunk by chunk, so that a pool can grow."""
+    whole = {
+        "format": FORMAT,
+        "role": role,
+        "seed": seed,
+        "masks": hashlib.sha256(masks.tobytes()).hexdigest() if masks.ndim == 1 else "one for each member",
+        "recipe": dataclasses.asdict(problem.recipe),
+        **identity,
+    }
+    text = json.dumps(whole, sort_keys=True, indent=1)
+    folder = cache.absolute() / "pools" / hashlib.sha256(text.encode()).hexdigest()[:20]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "identity.json").write_text(text)
+    return folder
+
+
+def _chunks(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    return sorted((int(p.name.split("-")[0]), p) for p in folder.iterdir() if re.fullmatch(r"\d+-\d+", p.name))
+
+
+def _starting_at(folder: pathlib.Path, member: int) -> pathlib.Path | None:
+    return next((path for start, path in _chunks(folder) if start == member), None)
+
+
+def _save(path: pathlib.Path, variables: Variables, masks: np.ndarray, seconds: float) -> None:
+    """Orbax writes beside `path` and renames: a chunk is there whole or not at all."""
+    members = len(jax.tree.leaves(variables)[0])
+    tree = {
+        "params": variables.params,
+        "statistics": variables.statistics,
+        "masks": masks,
+        "seconds": np.full(members, seconds / members),
+    }
+    try:
+        ocp.v1.save(path, tree)
+    except ValueError:  # another run was faster: the same members, for the identity is the same
+        if not path.exists():
+            raise
+
+
+def _held_out_accuracy(variables: Variables, problem: Problem) -> Float[Array, ""]:
+    """In [0, 1]; NaN for a member that has diverged."""
+    logits, _ = problem.model.apply(variables, problem.held_out.images[:WATCHED], train=False)
+    right = jnp.argmax(logits, axis=-1) == problem.held_out.labels[:WATCHED]
+    return jnp.where(jnp.isfinite(logits).all(), jnp.mean(right), jnp.nan)
+
+
+class _Trainer:
+    """The compiled programs that train a chunk: `begin`, then one pass over the data at a time."""
+
+    def __init__(self, problem: Problem, masks: np.ndarray, strategy: str):
+        counts = np.unique(masks.sum(axis=-1))
+        if len(counts) > 1:
+            raise ValueError(f"members of one pool keep equally many examples, not {counts}")
+        self.count = int(counts[0])
+        self.problem = problem
+        self.epochs = problem.recipe.epochs
+        self.steps = steps_in_pass(self.count, problem.recipe.batch_size)
+        self.descent = training(problem.recipe, self.count)
+        self.compile_seconds = 0.0
+        self._begin = over_members(self._begin_one, (True, masks.ndim == 2, False), strategy)
+        self._epoch = over_members(self._epoch_one, (True, True, False, False), strategy, donate=(0,))
+        self._accuracy = over_members(_held_out_accuracy, (True, False), strategy)
+        self._compiled: dict[int, tuple] = {}
+
+    def _begin_one(self, key: Key, mask: Array, problem: Problem):
+        init_key, order_key = jax.random.split(key)  # as `fit.refit` splits it
+        problem = masked(problem, mask, self.count)
+        return self.descent.begin(initialise(init_key, problem)), self.descent.plan(order_key, problem)
+
+    def _epoch_one(self, state, plan, epoch: Array, problem: Problem):
+        part = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, epoch * self.steps, self.steps), plan)
+        return self.descent.advance(state, part, problem)[0]
+
+    def member_bytes(self) -> int:
+        """An upper bound on the memory of one member in training."""
+        mask = jax.ShapeDtypeStruct(self.problem.kept.shape, bool)
+        state, plan = jax.eval_shape(self._begin_one, jax.random.key(0), mask, self.problem)
+        return step_bytes(self._epoch_one, state, plan, jnp.int32(0), self.problem)
+
+    def train(self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]) -> tuple[Variables, float]:
+        """The members of these keys, and the seconds it took without compilation."""
+        members, keys = len(keys), padded(keys)
+        masks = jnp.asarray(padded(masks)) if masks.ndim == 2 else shared(masks)
+        start = time.perf_counter()
+        if len(keys) not in self._compiled:
+            begin = self._begin.lower(keys, masks, self.problem).compile()
+            state, plan = jax.eval_shape(self._begin, keys, masks, self.problem)
+            epoch = self._epoch.lower(state, plan, jnp.int32(0), self.problem).compile()
+            self._compiled[len(keys)] = begin, epoch, self._accuracy.lower(state.variables, self.problem).compile()
+        begin, epoch, accuracy = self._compiled[len(keys)]
+        ready = time.perf_counter()
+        self.compile_seconds += ready - start
+        state, plan = begin(keys, masks, self.problem)
+        for number in range(self.epochs):
+            state = epoch(state, plan, jnp.int32(number), self.problem)
+            epoch_done(number + 1, np.asarray(accuracy(state.variables, self.problem))[:members])
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], state.variables)
+        return variables, time.perf_counter() - ready
