@@ -1,6 +1,8 @@
 """The main study: every method of the registry, measured against the distribution of retrained models."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ from experiments.setting import Setting, forgetting, prepare
 from unlearn_jax.data.forget_sets import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, hyperparameters
-from unlearn_jax.methods.apply import unlearn
+from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.metrics import accuracies, cross_entropy_losses, reference, score
 from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.report import figures, tables
@@ -53,7 +55,7 @@ def run(config: Config, folder: Run) -> None:
     for index, mask in enumerate(masks):
         study = Study(config, folder, setting, mask, f"{config.forget.kind}-{index}")
         oracles = study.oracles()
-        judged = {name: study.judge(name, values[name], originals) for name in names}
+        judged = study.judge_all(values, originals)
         measured, bands[study.name] = study.score(judged, oracles)
         rows += measured
         lost |= {(study.name, name): each.lost for name, each in judged.items()}
@@ -157,46 +159,57 @@ class Study:
         model, strategy = self.problem.model, self.config.strategy
         return Cube(*(predict(model, variables, images, strategy) for images in self.images))
 
-    def judge(self, name: str, values: dict[str, Any], originals: Pool) -> Judged:
-        """The method's logits: from the run folder if an earlier run left them there, else by unlearning every original."""
-        file = f"logits/{self.name}/{name}.npz"
-        made_by = json.dumps(values, sort_keys=True)
-        saved = self.folder.read_npz(file)
-        if saved is None or str(saved["made_by"]) != made_by or len(saved["forget"]) != self.config.members:
-            variables, seconds, compile_seconds, examples = self.unlearn(name, values, originals)
-            saved = {
-                **self.logits(variables)._asdict(),
-                "lost": np.array(sorted({*diverged(variables), *(originals.diverged if name != "retrain" else ())}), int),
-                "seconds": seconds,
-                "compile_seconds": compile_seconds,
-                "examples": examples,
-                "made_by": made_by,
-            }
-            self.folder.write_npz(file, saved)
-        lost = tuple(int(member) for member in saved["lost"])
-        cube = keep(Cube(saved["forget"], saved["retain"], saved["test"]), lost)
-        return Judged(cube, lost, float(saved["seconds"]), float(saved["compile_seconds"]), float(saved["examples"]))
-
-    def unlearn(self, name: str, values: dict[str, Any], originals: Pool) -> tuple[Variables, float, float, float]:
-        """The members after the method; seconds of one, seconds of compilation, and work in training examples."""
-        if name == "original":
-            return originals.variables, 0.0, 0.0, 0.0
-        if name == "retrain":  # the same function as the method's, and so a pool: cached, resumed, compiled once with the oracles'
-            trained = self.pool("retrain", self.config.members)
-            return trained.variables, trained.seconds, trained.compile_seconds, self.retraining_examples()
-        with working(name) as update:
-            done = unlearn(
-                name,
-                values,
-                member_keys(self.config.seed, f"{name} on {self.name}", self.config.members),
-                self.problem,
-                originals.variables,
-                strategy=self.config.strategy,
-                chunk=self.config.chunk,
-                report=lambda share: update(share, f"{round(share * self.config.members)} of {self.config.members} members"),
+    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> dict[str, Judged]:
+        """What every method makes of the originals: what an earlier run left in the run folder, the rest made now."""
+        saved = {name: self.saved(name, values[name]) for name in values}
+        waiting = {
+            name: Unlearner(
+                name, values[name], self.problem, originals.variables, strategy=self.config.strategy, chunk=self.config.chunk
             )
-            update(1.0, f"{done.seconds:.2f} s a member, {done.compile_seconds:.1f} s to compile")
-        return done.variables, done.seconds, done.compile_seconds, done.examples
+            for name in values
+            if saved[name] is None and name not in tables.REFERENCES
+        }
+        if waiting:
+            with working("compiling") as update, ThreadPoolExecutor(os.cpu_count()) as threads:
+                compiling = [threads.submit(unlearner.compile) for unlearner in waiting.values()]
+                for number, done in enumerate(as_completed(compiling)):
+                    done.result()
+                    update((number + 1) / len(waiting), f"{number + 1} of {len(waiting)} methods")
+        return {name: saved[name] or self.judge(name, values[name], originals, waiting.get(name)) for name in values}
+
+    def saved(self, name: str, values: dict[str, Any]) -> Judged | None:
+        """What an earlier run left of a method, if it was made with the same hyperparameters and as many members."""
+        found = self.folder.read_npz(f"logits/{self.name}/{name}.npz")
+        if found is None or str(found["made_by"]) != _text(values) or len(found["forget"]) != self.config.members:
+            return None
+        lost = tuple(int(member) for member in found["lost"])
+        costs = [float(found[field]) for field in ("seconds", "compile_seconds", "examples")]
+        return Judged(keep(Cube(*(found[split] for split in Cube._fields)), lost), lost, *costs)
+
+    def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None) -> Judged:
+        """Apply a method to every original and keep the logits in the run folder."""
+        done = self.unlearn(name, originals, unlearner)
+        lost = tuple(sorted({*diverged(done.variables), *(originals.diverged if name != "retrain" else ())}))
+        cube = self.logits(done.variables)
+        costs = done.seconds, done.compile_seconds, done.examples
+        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": _text(values)}
+        arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
+        self.folder.write_npz(f"logits/{self.name}/{name}.npz", arrays)
+        return Judged(keep(cube, lost), lost, *costs)
+
+    def unlearn(self, name: str, originals: Pool, unlearner: Unlearner | None) -> Unlearned:
+        """The members after the method. The two references are pools: cached, and resumed as pools are."""
+        if name == "original":
+            return Unlearned(originals.variables, 0.0, 0.0, 0.0)
+        if unlearner is None:  # retrain: `fit.refit`, as the method's own
+            trained = self.pool("retrain", self.config.members)
+            return Unlearned(trained.variables, trained.seconds, trained.compile_seconds, self.retraining_examples())
+        members = self.config.members
+        with working(name) as update:
+            keys = member_keys(self.config.seed, f"{name} on {self.name}", members)
+            done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
+            update(1.0, f"{done.seconds:.2f} s a member")
+        return done
 
     def retraining_examples(self) -> float:
         """The work of one retraining, in training examples seen forward and backward."""
@@ -260,3 +273,7 @@ class Study:
 def keep(cube: Cube, lost: tuple[int, ...]) -> Cube:
     """A cube without the members that diverged."""
     return Cube(*(np.delete(logits, lost, axis=0) for logits in cube))
+
+
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)

@@ -2,9 +2,9 @@
 
 from unlearn_jax.methods import ascent, curvature, distillation, relabelling, retraining, sparsity
 from unlearn_jax.methods.pieces import edit, pipe
-from unlearn_jax.methods.registry import METHODS, Entry, hyperparameters, numeric, register
+from unlearn_jax.methods.registry import METHODS, Entry, hyperparameters, register, traceable
 from unlearn_jax.training.descend import descend
 
 _FAMILIES = (retraining, ascent, relabelling, distillation, sparsity, curvature)
 
-__all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "numeric", "pipe", "register"]
+__all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "pipe", "register", "traceable"]

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax.methods.registry import METHODS, numeric
+from unlearn_jax.methods.registry import METHODS, traceable
 from unlearn_jax.training.cost import example_flops, flops
-from unlearn_jax.training.ensembles import chunk_size, over_members, padded, shared, step_bytes
+from unlearn_jax.training.ensembles import chunk_size, over_members, padded, step_bytes
 from unlearn_jax.types import Key, Problem, Variables
 
 
@@ -23,57 +23,78 @@ class Unlearned(NamedTuple):
     examples: float  # floating-point work of one member, in units of one training example seen forward and backward
 
 
-def unlearn(
-    name: str,
-    values: dict[str, Any],
-    keys: Key,
-    problem: Problem,
-    variables: Variables,
-    *,
-    strategy: str = "auto",
-    chunk: int | None = None,
-    report: Callable[[float], None] = lambda share: None,
-) -> Unlearned:
-    """Apply the method `name` to each member.
+class Unlearner:
+    """The method `name`, ready to be applied to `members` models at once. Several may `compile` in threads at a time.
 
     Float hyperparameters are arguments of the compiled program: other numbers do not compile it anew.
 
     Args:
         name: a key of `METHODS`.
         values: all its hyperparameters, see `registry.hyperparameters`.
-        keys: one for each member.
         problem: on the devices, see `ensembles.shared`.
         variables: the originals, with a leading axis of members.
         strategy: see `ensembles.over_members`.
         chunk: members at a time; by default as many as fit into memory.
-        report: called with the share of the members that are done.
     """
-    traced = numeric(values)
-    static = {key: value for key, value in values.items() if key not in traced}
 
-    def method(key, own, numbers, problem):
-        return METHODS[name].make(**static, **numbers)(key, problem, own)
+    def __init__(
+        self,
+        name: str,
+        values: dict[str, Any],
+        problem: Problem,
+        variables: Variables,
+        *,
+        strategy: str = "auto",
+        chunk: int | None = None,
+    ):
+        static, traced = traceable(name, values)
 
-    numbers = shared({key: jnp.float32(value) for key, value in traced.items()})
-    first = jax.tree.map(lambda leaf: leaf[0], (keys, variables))
-    members = len(keys)
-    chunk = chunk or chunk_size(step_bytes(method, *first, numbers, problem), members, strategy)
-    program = over_members(method, (True, True, False, False), strategy)
-    compiled: dict[int, Any] = {}
-    parts, seconds, compile_seconds = [], 0.0, 0.0
-    for start in range(0, members, chunk):
-        own = padded(jax.tree.map(lambda leaf, start=start: jnp.asarray(leaf[start : start + chunk]), (keys, variables)))
-        size = len(own[0])
-        before = time.perf_counter()
-        if size not in compiled:
-            compiled[size] = program.lower(*own, numbers, problem).compile()
-        ready = time.perf_counter()
-        result = jax.block_until_ready(compiled[size](*own, numbers, problem))
-        seconds += time.perf_counter() - ready
-        compile_seconds += ready - before
-        last = min(start + chunk, members)
-        parts.append(jax.tree.map(lambda leaf, count=last - start: np.asarray(leaf)[:count], result))
-        report(last / members)
-    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    work = flops(method, *first, numbers, problem) / example_flops(problem)
-    return Unlearned(stacked, seconds / members, compile_seconds, work)
+        @jax.jit  # traced once for all of what follows
+        def method(key, own, numbers, problem):
+            return METHODS[name].make(**static, **numbers)(key, problem, own)
+
+        self.method, self.problem, self.variables = method, problem, variables
+        self.numbers = {key: np.float32(value) for key, value in traced.items()}
+        self.members = len(jax.tree.leaves(variables)[0])
+        self.strategy, self.chunk = strategy, chunk
+        self.compile_seconds = 0.0
+        self._compiled: dict[int, Any] = {}
+
+    def compile(self) -> None:
+        """Compile for every size of chunk; nothing happens the second time."""
+        if self._compiled:
+            return
+        start = time.perf_counter()
+        key = jax.eval_shape(jax.random.key, 0)
+        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.variables)
+        arguments = key, first, self.numbers, self.problem
+        self.examples = flops(self.method, *arguments) / example_flops(self.problem)
+        if self.chunk is None:
+            self.chunk = chunk_size(step_bytes(self.method, *arguments), self.members, self.strategy)
+        program = over_members(self.method, (True, True, False, False), self.strategy)
+        for begin, end in self._chunks():
+            own = padded(jax.tree.map(lambda leaf, size=end - begin: leaf[:size], self.variables))
+            size = len(jax.tree.leaves(own)[0])
+            if size not in self._compiled:
+                keys = jax.ShapeDtypeStruct((size,), key.dtype)
+                self._compiled[size] = program.lower(keys, own, self.numbers, self.problem).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:
+        """Unlearn, with one key for each member; `report` gets the share of the members that are done."""
+        self.compile()
+        parts, seconds = [], 0.0
+        for begin, end in self._chunks():
+            own = padded(jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, self.variables)))
+            own = jax.block_until_ready(jax.tree.map(jnp.asarray, own))
+            ready = time.perf_counter()
+            result = jax.block_until_ready(self._compiled[len(own[0])](*own, self.numbers, self.problem))
+            seconds += time.perf_counter() - ready
+            parts.append(jax.tree.map(lambda leaf, size=end - begin: np.asarray(leaf)[:size], result))
+            report(end / self.members)
+        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return Unlearned(stacked, seconds / self.members, self.compile_seconds, self.examples)
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        assert self.chunk is not None
+        return [(begin, min(begin + self.chunk, self.members)) for begin in range(0, self.members, self.chunk)]

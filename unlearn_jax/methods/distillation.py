@@ -14,14 +14,14 @@ from unlearn_jax.training.sampling import steps_in_pass, subset
 from unlearn_jax.types import Key, Method, Problem, Variables
 
 
-@register(access="F+R", reference="arXiv 2205.08096", identity_at_zero=True)
+@register(access="F+R", reference="arXiv 2205.08096", static=["retain_share"], identity_at_zero=True)
 def bad_teacher(
     *, learning_rate: float = 1e-4, temperature: float = 1.0, retain_share: float = 0.3, epochs: int = 1, batch_size: int = 256
 ) -> Method:
     """Bad teacher: imitates a random network on the forget set and the original elsewhere.
 
     Minimises KL(random net || student) on F and KL(θ0 || student) on a random share of R, in one shuffled stream, by Adam.
-    Both teachers are in eval mode. The share is static (a shape follows from it).
+    Both teachers are in eval mode.
 
     Args:
         learning_rate: of Adam.

@@ -1,7 +1,7 @@
 """The registry of methods: what each is called, may see, is described in, and takes."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from unlearn_jax.types import Method, UsageError
@@ -18,6 +18,7 @@ class Entry(NamedTuple):
         reference: arXiv number or venue, and whose defaults these are.
         summary: one line.
         defaults: every hyperparameter and its value where the authors' code starts.
+        static: the hyperparameters that shapes or the program follow from; the others may be traced.
         models: `any`, or `convolutional`.
         identity_at_zero: zero epochs or steps leave the model as it is.
     """
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
     reference: str
     summary: str
     defaults: dict[str, Any]
+    static: frozenset[str]
     models: str
     identity_at_zero: bool
 
@@ -35,9 +37,16 @@ METHODS: dict[str, Entry] = {}
 
 
 def register(
-    *, access: str, reference: str, models: str = "any", identity_at_zero: bool = False
+    *, access: str, reference: str, static: Sequence[str] = (), models: str = "any", identity_at_zero: bool = False
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
     """Enter a method under its function's name; its keyword defaults are the hyperparameters.
+
+    Args:
+        access: see `Entry`.
+        reference: see `Entry`.
+        static: floats that shapes follow from; counts, switches and names always are static.
+        models: see `Entry`.
+        identity_at_zero: see `Entry`.
 
     Raises:
         ValueError: unknown access, or a name that is taken.
@@ -49,7 +58,8 @@ def register(
             raise ValueError(f"{name}: taken, or access {access!r} is none of {ACCESS}")
         defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
         summary = (make.__doc__ or "").strip().splitlines()[0]
-        METHODS[name] = Entry(make, access, reference, summary, defaults, models, identity_at_zero)
+        fixed = frozenset(static) | {key for key, value in defaults.items() if not isinstance(value, float)}
+        METHODS[name] = Entry(make, access, reference, summary, defaults, fixed, models, identity_at_zero)
         return make
 
     return enter
@@ -76,9 +86,10 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
     return values
 
 
-def numeric(values: dict[str, Any]) -> dict[str, float]:
-    """The hyperparameters that may be traced: the floats."""
-    return {key: value for key, value in values.items() if isinstance(value, float)}
+def traceable(name: str, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The hyperparameters of a method as those that are static and those that may be traced."""
+    static = METHODS[name].static
+    return {k: v for k, v in values.items() if k in static}, {k: v for k, v in values.items() if k not in static}
 
 
 def _as(kind: type, value: Any, option: str) -> Any:

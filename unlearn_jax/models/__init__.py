@@ -33,14 +33,11 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
 
     depth = re.fullmatch(r"resnet(\d+)", name)
     if name == "mlp":
-        network, blocks = mlp.MLP(classes, width), mlp.block_names(2)
-    elif depth and (int(depth[1]) == 18 or (int(depth[1]) >= 8 and int(depth[1]) % 6 == 2)):
+        return as_model(mlp.MLP(classes, width), mlp.block_names(2))
+    if depth and (int(depth[1]) == 18 or (int(depth[1]) >= 8 and int(depth[1]) % 6 == 2)):
         stages = (2,) * 4 if int(depth[1]) == 18 else ((int(depth[1]) - 2) // 6,) * 3
-        network = resnet.ResNet(classes, stages, width, normalisation, convolution)
-        blocks = resnet.block_names(stages)
-    else:
-        raise UsageError("--model", name, f"there is {', '.join(MODELS)}")
-    return as_model(network, blocks)
+        return as_model(resnet.ResNet(classes, stages, width, normalisation, convolution), resnet.block_names(stages))
+    raise UsageError("--model", name, f"there is {', '.join(MODELS)}")
 
 
 def draw_kernels(key: Key, params: Params) -> Params:
@@ -73,6 +70,7 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
         params = draw_kernels(key, collections["params"])
         return Variables(params, collections.get("batch_stats", {}))
 
+    @functools.partial(jax.jit, static_argnames="train")  # traced once for all the programs that it becomes part of
     def apply(variables: Variables, images, train: bool = False) -> tuple:
         collections = {"params": variables.params, "batch_stats": variables.statistics}
         if not train:

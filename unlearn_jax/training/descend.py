@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from unlearn_jax.training.objectives import Batch, Objective
-from unlearn_jax.training.sampling import draw
+from unlearn_jax.training.sampling import Source, draw
 from unlearn_jax.types import Key, Problem, Variables
 
 
@@ -50,15 +50,16 @@ class Descent:
 
     def plan(self, key: Key, problem: Problem) -> Plan:
         """Draw every batch of the descent."""
-        rows_key, step_key = jax.random.split(key)
-        rows = {}
-        for index, source in enumerate(sorted(self._sources())):
-            used = np.flatnonzero([self._reads(choice, source) for choice in self.program])
-            mask, count = problem.rows(source)
-            drawn = draw(jax.random.fold_in(rows_key, index), mask, count, len(used), self.batch_size)
-            rows[source] = jnp.zeros((len(self.program), drawn.shape[1]), jnp.int32).at[used].set(drawn)
-        steps = jnp.arange(len(self.program))
-        return Plan(steps, jnp.asarray(self.program, jnp.int32), rows, jax.random.split(step_key, len(self.program)))
+        names = sorted(self._sources())
+        used = [np.flatnonzero([self._reads(choice, name) for choice in self.program]) for name in names]
+        drawn = draw(key, [Source(*problem.rows(name), len(at)) for name, at in zip(names, used, strict=True)], self.batch_size)
+        steps = len(self.program)
+        rows = {
+            name: jnp.zeros((steps, own.shape[1]), jnp.int32).at[at].set(own)
+            for name, at, own in zip(names, used, drawn, strict=True)
+        }
+        keys = jax.random.split(jax.random.fold_in(key, 1), steps)
+        return Plan(jnp.arange(steps), jnp.asarray(self.program, jnp.int32), rows, keys)
 
     def begin(self, variables: Variables) -> State:
         """The state before the first step."""

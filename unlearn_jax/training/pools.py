@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Bool, Float
 
-from unlearn_jax.training.ensembles import chunk_size, over_members, padded, shared, step_bytes
+from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, padded, shared, step_bytes
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
@@ -190,7 +190,7 @@ class _Trainer:
         self._begin = over_members(self._begin_one, (True, masks.ndim == 2, False), strategy)
         self._epoch = over_members(self._epoch_one, (True, True, False, False), strategy, donate=(0,))
         self._accuracy = over_members(_held_out_accuracy, (True, False), strategy)
-        self._compiled: dict[int, tuple] = {}
+        self._compiled: dict[int, list] = {}
 
     def _begin_one(self, key: Key, mask: Array, problem: Problem):
         init_key, order_key = jax.random.split(key)  # as `fit.refit` splits it
@@ -210,13 +210,16 @@ class _Trainer:
     def train(self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]) -> tuple[Variables, float]:
         """The members of these keys, and the seconds it took without compilation."""
         members, keys = len(keys), padded(keys)
-        masks = jnp.asarray(padded(masks)) if masks.ndim == 2 else shared(masks)
+        masks = padded(masks) if masks.ndim == 2 else shared(masks)
         start = time.perf_counter()
         if len(keys) not in self._compiled:
-            begin = self._begin.lower(keys, masks, self.problem).compile()
             state, plan = jax.eval_shape(self._begin, keys, masks, self.problem)
-            epoch = self._epoch.lower(state, plan, jnp.int32(0), self.problem).compile()
-            self._compiled[len(keys)] = begin, epoch, self._accuracy.lower(state.variables, self.problem).compile()
+            lowered = (
+                self._begin.lower(keys, masks, self.problem),
+                self._epoch.lower(state, plan, jnp.int32(0), self.problem),
+                self._accuracy.lower(state.variables, self.problem),
+            )
+            self._compiled[len(keys)] = compile_all(lowered)
         begin, epoch, accuracy = self._compiled[len(keys)]
         ready = time.perf_counter()
         self.compile_seconds += ready - start

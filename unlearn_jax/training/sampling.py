@@ -1,8 +1,12 @@
 """Which rows a step sees."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt32
 
 from unlearn_jax.types import Key
 
@@ -12,26 +16,41 @@ def steps_in_pass(count: int, batch_size: int) -> int:
     return max(count // batch_size, 1)
 
 
-def draw(key: Key, mask: Bool[Array, " examples"], count: int, steps: int, batch_size: int) -> Int[Array, "steps batch"]:
-    """Rows of `steps` batches, drawn in passes: each pass is a new permutation of the rows, cut into whole batches.
+class Source(NamedTuple):
+    """Rows to draw from, and how often."""
+
+    mask: Bool[Array, " examples"]
+    count: int  # rows that the mask keeps
+    steps: int  # batches wanted
+
+
+def draw(key: Key, sources: Sequence[Source], batch_size: int) -> list[Int[Array, "steps batch"]]:
+    """Rows for the batches of several sources, drawn in passes: each pass is a permutation, cut into whole batches.
+
+    One stream of random bits serves all sources, and sorting it shuffles: a generator for each pass, as in
+    `jax.random.permutation`, takes longer to compile than a small network's training step.
 
     Args:
         key: for the permutations.
-        mask: the rows to draw from.
-        count: how many rows `mask` keeps (static).
-        steps: batches.
-        batch_size: rows in a batch; `count` where that is smaller.
+        sources: what to draw from.
+        batch_size: rows in a batch; all of a source that has fewer.
     """
-    rows = jnp.nonzero(mask, size=count)[0]
-    batch_size = min(batch_size, count)
-    per_pass = steps_in_pass(count, batch_size)
-    passes = -(-steps // per_pass)
-    orders = jax.vmap(lambda k: jax.random.permutation(k, rows))(jax.random.split(key, passes))
-    batches = orders[:, : per_pass * batch_size].reshape(passes * per_pass, batch_size)
-    return batches[:steps].astype(jnp.int32)
+    passes = [-(-source.steps // steps_in_pass(source.count, batch_size)) for source in sources]
+    bits = jnp.split(jax.random.bits(key, (sum(passes), len(sources[0].mask))), np.cumsum(passes)[:-1]) if sources else []
+    rows = []
+    for source, own in zip(sources, bits, strict=True):
+        size = min(batch_size, source.count)
+        order = _shuffled(own, source.mask)[:, : steps_in_pass(source.count, batch_size) * size]
+        rows.append(order.reshape(-1, size)[: source.steps].astype(jnp.int32))
+    return rows
 
 
 def subset(key: Key, mask: Bool[Array, " examples"], count: int) -> Bool[Array, " examples"]:
     """`count` rows of those that `mask` keeps, uniformly without replacement."""
-    order = jnp.argsort(jnp.where(mask, jax.random.uniform(key, mask.shape), 2.0))
-    return jnp.zeros_like(mask).at[order[:count]].set(True) & mask
+    order = _shuffled(jax.random.bits(key, (1, len(mask))), mask)[0]
+    return jnp.zeros_like(mask).at[order[:count]].set(True)
+
+
+def _shuffled(bits: UInt32[Array, "passes examples"], mask: Bool[Array, " examples"]) -> Int[Array, "passes examples"]:
+    """Permutations of all rows in which those that `mask` keeps come first; two equal bits (of 2^31) keep their order."""
+    return jnp.argsort(jnp.where(mask[None], bits >> 1, jnp.uint32(2**32 - 1)), axis=1)
