@@ -106,15 +106,17 @@ def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
     )
 
 
-def pool(config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int) -> Pool:
-    """A pool from the cache, or trained under a progress bar."""
+def pool(
+    config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
+) -> Pool:
+    """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
     with working(f"{role} models") as update:
         trained = train_pool(
             problem,
             mask,
             members=members,
             role=role,
-            seed=config.seed,
+            seed=config.seed if seed is None else seed,
             identity=setting.identity,
             cache=config.cache,
             strategy=config.strategy,

@@ -77,7 +77,7 @@ class Recipe:
     """
 
     epochs: int = 15
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4

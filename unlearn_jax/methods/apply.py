@@ -26,11 +26,12 @@ class Unlearned(NamedTuple):
 class Unlearner:
     """The method `name`, ready to be applied to `members` models at once. Several may `compile` in threads at a time.
 
-    Float hyperparameters are arguments of the compiled program: other numbers do not compile it anew.
+    Float hyperparameters are arguments of the compiled program, one for each member: other numbers do not compile it anew,
+    and a grid of them is one more set of members.
 
     Args:
         name: a key of `METHODS`.
-        values: all its hyperparameters, see `registry.hyperparameters`.
+        values: all its hyperparameters, see `registry.hyperparameters`; a float may be an array with one for each member.
         problem: on the devices, see `ensembles.shared`.
         variables: the originals, with a leading axis of members.
         strategy: see `ensembles.over_members`.
@@ -54,8 +55,8 @@ class Unlearner:
             return METHODS[name].make(**static, **numbers)(key, problem, own)
 
         self.method, self.problem, self.variables = method, problem, variables
-        self.numbers = {key: np.float32(value) for key, value in traced.items()}
         self.members = len(jax.tree.leaves(variables)[0])
+        self.numbers = {key: np.broadcast_to(np.float32(value), self.members) for key, value in traced.items()}
         self.strategy, self.chunk = strategy, chunk
         self.compile_seconds = 0.0
         self._compiled: dict[int, Any] = {}
@@ -66,18 +67,18 @@ class Unlearner:
             return
         start = time.perf_counter()
         key = jax.eval_shape(jax.random.key, 0)
-        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.variables)
-        arguments = key, first, self.numbers, self.problem
+        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (self.variables, self.numbers))
+        arguments = key, *first, self.problem
         self.examples = flops(self.method, *arguments) / example_flops(self.problem)
         if self.chunk is None:
             self.chunk = chunk_size(step_bytes(self.method, *arguments), self.members, self.strategy)
-        program = over_members(self.method, (True, True, False, False), self.strategy)
+        program = over_members(self.method, (True, True, True, False), self.strategy)
         for begin, end in self._chunks():
-            own = padded(jax.tree.map(lambda leaf, size=end - begin: leaf[:size], self.variables))
+            own = padded(jax.tree.map(lambda leaf, size=end - begin: leaf[:size], (self.variables, self.numbers)))
             size = len(jax.tree.leaves(own)[0])
             if size not in self._compiled:
                 keys = jax.ShapeDtypeStruct((size,), key.dtype)
-                self._compiled[size] = program.lower(keys, own, self.numbers, self.problem).compile()
+                self._compiled[size] = program.lower(keys, *own, self.problem).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:
@@ -85,10 +86,10 @@ class Unlearner:
         self.compile()
         parts, seconds = [], 0.0
         for begin, end in self._chunks():
-            own = padded(jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, self.variables)))
+            own = padded(jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, self.variables, self.numbers)))
             own = jax.block_until_ready(jax.tree.map(jnp.asarray, own))
             ready = time.perf_counter()
-            result = jax.block_until_ready(self._compiled[len(own[0])](*own, self.numbers, self.problem))
+            result = jax.block_until_ready(self._compiled[len(own[0])](*own, self.problem))
             seconds += time.perf_counter() - ready
             parts.append(jax.tree.map(lambda leaf, size=end - begin: np.asarray(leaf)[:size], result))
             report(end / self.members)

@@ -3,7 +3,7 @@
 import optax
 
 from unlearn_jax.methods.pieces import steps_for
-from unlearn_jax.methods.registry import register
+from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import sgd
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
@@ -12,7 +12,7 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 
 
 @register(access="F", reference="arXiv 1911.04933 and SalUn's comparison, 2310.12508", identity_at_zero=True)
-def gradient_ascent(*, learning_rate: float = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
+def gradient_ascent(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
     """Climbs the loss of the forget set.
 
     Minimises -CE(F) by SGD with momentum 0.9, no weight decay. Nothing bounds it: the learning rate decides (1e-5 to 0.1).
@@ -33,7 +33,7 @@ def gradient_ascent(*, learning_rate: float = 1e-4, epochs: int = 5, batch_size:
 
 @register(access="F+R", reference="arXiv 2302.09880", identity_at_zero=True)
 def neggrad_plus(
-    *, alpha: float = 0.95, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 5, batch_size: int = 128
+    *, alpha: Number = 0.95, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 5, batch_size: int = 128
 ) -> Method:
     """NegGrad+: climbs the loss of the forget set while it descends on the retain set.
 
@@ -57,7 +57,7 @@ def neggrad_plus(
 
 
 @register(access="F+R", reference="gradient projection, after PCGrad (arXiv 2001.06782)", identity_at_zero=True)
-def projected_ascent(*, learning_rate: float = 1e-3, epochs: int = 5, batch_size: int = 128) -> Method:
+def projected_ascent(*, learning_rate: Number = 1e-3, epochs: int = 5, batch_size: int = 128) -> Method:
     """Climbs the loss of the forget set in the directions that leave the retain loss alone.
 
     Each step: u = -∇CE(F), r = ∇CE(R) on a batch, θ -= learning_rate (u - (<u, r> / <r, r>) r). The projection is of every

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from unlearn_jax.methods.pieces import steps_for
-from unlearn_jax.methods.registry import register
+from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.objectives import Batch, Term, cross_entropy, divergence, weighted
@@ -16,7 +16,7 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 
 @register(access="F+R", reference="arXiv 2205.08096", static=["retain_share"], identity_at_zero=True)
 def bad_teacher(
-    *, learning_rate: float = 1e-4, temperature: float = 1.0, retain_share: float = 0.3, epochs: int = 1, batch_size: int = 256
+    *, learning_rate: Number = 1e-4, temperature: Number = 1.0, retain_share: float = 0.3, epochs: int = 1, batch_size: int = 256
 ) -> Method:
     """Bad teacher: imitates a random network on the forget set and the original elsewhere.
 
@@ -46,7 +46,9 @@ def bad_teacher(
 
         steps = steps_for(problem, "kept", epochs, batch_size)
         transform = optax.adam(learning_rate)
-        return descend(weighted(Term("kept", loss)), transform, steps=steps, batch_size=batch_size)(descent_key, problem, variables)
+        return descend(weighted(Term("kept", loss)), transform, steps=steps, batch_size=batch_size)(
+            descent_key, problem, variables
+        )
 
     return method
 
@@ -54,10 +56,10 @@ def bad_teacher(
 @register(access="F+R", reference="arXiv 2302.09880", identity_at_zero=True)
 def scrub(
     *,
-    learning_rate: float = 5e-4,
-    alpha: float = 0.5,
-    gamma: float = 1.0,
-    temperature: float = 2.0,
+    learning_rate: Number = 5e-4,
+    alpha: Number = 0.5,
+    gamma: Number = 1.0,
+    temperature: Number = 2.0,
     max_epochs: int = 3,
     epochs: int = 10,
     batch_size: int = 128,

@@ -4,8 +4,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from jaxtyping import Array
+
 from unlearn_jax.types import Method, UsageError
 
+Number = float | Array  # a hyperparameter that may be traced
 ACCESS = ("none", "F", "R", "F+R", "F+R+test-like", "data-free")
 
 

@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, Int
 
 from unlearn_jax.methods.pieces import steps_for
-from unlearn_jax.methods.registry import register
+from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.gradients import batch_gradient
 from unlearn_jax.training.objectives import Term, relabelled, weighted
@@ -15,7 +15,7 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 
 
 @register(access="F+R", reference="Amnesiac unlearning, arXiv 2010.10981", identity_at_zero=True)
-def random_label(*, learning_rate: float = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
+def random_label(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
     """Amnesiac unlearning: trains on with one fixed wrong label for each forget example, among the retain set.
 
     Minimises CE on F u R in one shuffled stream by Adam, F's labels replaced by another class drawn uniformly.
@@ -36,7 +36,7 @@ def random_label(*, learning_rate: float = 1e-4, epochs: int = 3, batch_size: in
 
 @register(access="F+R", reference="arXiv 2310.12508", identity_at_zero=True)
 def salun(
-    *, share: float = 0.5, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256
+    *, share: Number = 0.5, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
     """SalUn: random labels through a mask of the weights that matter most to the forget loss.
 

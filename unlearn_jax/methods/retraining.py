@@ -3,7 +3,7 @@
 import optax
 
 from unlearn_jax.methods.pieces import edit, pipe, steps_for
-from unlearn_jax.methods.registry import register
+from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.fit import initialise, refit
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
@@ -28,7 +28,7 @@ def retrain() -> Method:
 
 
 @register(access="R", reference="as in SalUn's comparison, arXiv 2310.12508", identity_at_zero=True)
-def finetune(*, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
+def finetune(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
     """Goes on training on the retain set and hopes that the forget set fades.
 
     Minimises CE(R) by SGD with momentum 0.9.
@@ -48,7 +48,9 @@ def finetune(*, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs:
 
 
 @register(access="R", reference="arXiv 2201.06640", identity_at_zero=True)
-def cf_k(*, blocks: int = 1, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
+def cf_k(
+    *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
+) -> Method:
     """Catastrophically forgetting k: only the last k blocks go on training on the retain set.
 
     All other weights stay bit-identical. BatchNorm's running statistics are frozen everywhere: the authors' code lets them
@@ -70,7 +72,9 @@ def cf_k(*, blocks: int = 1, learning_rate: float = 0.01, weight_decay: float = 
 
 
 @register(access="R", reference="arXiv 2201.06640")
-def eu_k(*, blocks: int = 1, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
+def eu_k(
+    *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
+) -> Method:
     """Exact unlearning of the last k blocks: they are initialised anew and trained on the retain set.
 
     As `cf_k`, behind a fresh draw of the last k blocks' parameters.

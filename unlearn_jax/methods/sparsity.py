@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from unlearn_jax.methods.pieces import steps_for
-from unlearn_jax.methods.registry import register
+from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import sgd
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
@@ -15,7 +15,7 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 
 @register(access="R", reference="arXiv 2304.04934", identity_at_zero=True)
 def l1_sparse(
-    *, penalty: float = 5e-4, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256
+    *, penalty: Number = 5e-4, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
     """l1-sparse: fine-tunes on the retain set with an l1 penalty that fades.
 
@@ -43,7 +43,7 @@ def l1_sparse(
 
 @register(access="R", reference="arXiv 2304.04934, by proximal steps", identity_at_zero=True)
 def l1_sparse_proximal(
-    *, penalty: float = 5e-4, learning_rate: float = 0.01, weight_decay: float = 5e-4, epochs: int = 10, batch_size: int = 256
+    *, penalty: Number = 5e-4, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
     """l1-sparse by proximal steps: a soft threshold after each update, so that weights become exactly zero.
 

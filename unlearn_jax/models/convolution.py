@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 FORMS = ("patches", "xla")
-# Measured by benchmarks/speed.py, see docs/performance.md.
+# Measured by benchmarks/strategies.py (docs/findings/strategies.md). GPUs, unmeasured yet, get `xla`.
 FASTEST = {"cpu": "patches"}
 
 

@@ -51,7 +51,7 @@ class Descent:
     def plan(self, key: Key, problem: Problem) -> Plan:
         """Draw every batch of the descent."""
         names = sorted(self._sources())
-        used = [np.flatnonzero([self._reads(choice, name) for choice in self.program]) for name in names]
+        used = [np.flatnonzero([self._reads(choice, name) for choice in self.program.tolist()]) for name in names]
         drawn = draw(key, [Source(*problem.rows(name), len(at)) for name, at in zip(names, used, strict=True)], self.batch_size)
         steps = len(self.program)
         rows = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Params, Problem, Variables
@@ -24,7 +24,11 @@ def batch_gradient(problem: Problem, variables: Variables, source: str, chunk: i
 
 
 def squared_gradients(
-    problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int], labels: str = "given"
+    problem: Problem,
+    variables: Variables,
+    rows: tuple[Bool[Array, " examples"], int],
+    labels: str = "given",
+    parts: Bool[Array, "parts examples"] | None = None,
 ) -> Params:
     """The mean over examples of each example's own squared gradient of the cross-entropy: the diagonal of the Fisher matrix.
 
@@ -36,6 +40,7 @@ def squared_gradients(
         rows: a mask over the training set and its count, as `problem.rows(source)` gives them.
         labels: `given`: g² at the example's label (the empirical Fisher); `expected`: the expectation of g² over labels drawn
             from the model's own prediction, computed exactly, one backward pass for each class.
+        parts: subsets of `rows`: with them, the mean over each instead, stacked along a leading axis, in the same pass.
 
     Raises:
         ValueError: unknown `labels`.
@@ -47,19 +52,36 @@ def squared_gradients(
         logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
         return jax.nn.log_softmax(logits[0])
 
-    def one(row):
-        if labels == "given":
-            gradient = jax.grad(lambda params: log_probabilities(params, row)[problem.train.labels[row]])(variables.params)
-            return jax.tree.map(jnp.square, gradient)
-        probabilities, pull = jax.vjp(lambda params: log_probabilities(params, row), variables.params)
-        gradients = jax.vmap(lambda unit: pull(unit)[0])(jnp.eye(problem.classes))
-        return jax.tree.map(lambda g: jnp.tensordot(jnp.exp(probabilities), jnp.square(g), axes=1), gradients)
+    def squared(row, label):
+        gradient = jax.grad(lambda params: log_probabilities(params, row)[label])(variables.params)
+        return jax.tree.map(jnp.square, gradient)
 
     def chunk_sum(rows, weights):
-        squares = jax.vmap(one)(rows)
-        return jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), squares)
+        if labels == "given":
+            return _combine(weights, jax.vmap(squared)(rows, problem.train.labels[rows]))
+        probabilities = jnp.exp(jax.vmap(lambda row: log_probabilities(variables.params, row))(rows))
 
-    return mean_over(problem, rows, chunk_sum, CHUNK)
+        def add(total, label):  # a loop over the classes: its body is compiled once, and one class fits the memory
+            squares = jax.vmap(lambda row: squared(row, label))(rows)
+            share = jnp.broadcast_to(probabilities[:, label], weights.shape)
+            return jax.tree.map(jnp.add, total, _combine(weights * share, squares)), None
+
+        zero = jax.tree.map(lambda leaf: jnp.zeros((*weights.shape[:-1], *leaf.shape)), variables.params)
+        return jax.lax.scan(add, zero, jnp.arange(problem.classes))[0]
+
+    if parts is None:
+        return mean_over(problem, rows, chunk_sum, CHUNK)
+
+    def part_sums(rows, weights):
+        return chunk_sum(rows, (weights[None] * parts[:, rows]) * (count / jnp.sum(parts, axis=1))[:, None])
+
+    count = rows[1]
+    return mean_over(problem, rows, part_sums, CHUNK)
+
+
+def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
+    """The weighted sums of trees that are stacked along a leading axis."""
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), trees)
 
 
 def mean_over(

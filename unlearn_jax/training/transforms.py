@@ -136,10 +136,10 @@ def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
         >>> import jax.numpy as jnp, optax
         >>> params = {"w": jnp.zeros(2)}
         >>> optimiser = optax.chain(project_out(), optax.sgd(1.0))
-        >>> reference = {"w": jnp.array([2.0, 0.0])}
-        >>> updates, _ = optimiser.update({"w": jnp.ones(2)}, optimiser.init(params), params, reference=reference)
+        >>> gradient, reference = {"w": jnp.array([2.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}
+        >>> updates, _ = optimiser.update(gradient, optimiser.init(params), params, reference=reference)
         >>> [round(float(w), 3) for w in updates["w"]]
-        [0.0, -1.0]
+        [-1.0, 1.0]
     """
 
     def update(updates, state, params=None, *, reference, **extra):

@@ -1,0 +1,139 @@
+"""The search for each method's hyperparameters, at the same budget for all, away from everything that the evaluation uses."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import qmc
+
+from configs.tuning import LOG, SPACE, Config
+from experiments.setting import Setting, forgetting, prepare
+from experiments.unlearning import forget_mask, pool
+from unlearn_jax.methods import METHODS, hyperparameters
+from unlearn_jax.methods.apply import Unlearner
+from unlearn_jax.metrics import klom, margins
+from unlearn_jax.report.progress import working
+from unlearn_jax.runs import Run
+from unlearn_jax.training.cost import example_flops, flops
+from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.fit import refit
+from unlearn_jax.training.pools import diverged, member_keys
+from unlearn_jax.types import Problem, Variables
+
+AWAY = 1  # the forget set of this number is the tuning's; the evaluation counts from 0, its first is another draw
+NARROW = 0.25  # of the space's width: how far around the best the later rounds draw
+SEED = 0x7E57  # added to the run's seed: keys that no evaluation with a seed nearby uses
+
+
+def run(config: Config, folder: Run) -> None:
+    """Search, and write `tuned.json`: hyperparameters, what each scored, and what the search cost.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    setting = prepare(config)
+    search = Search(config, setting)
+    found: dict[str, dict[str, Any]] = {}
+    for name in config.method_names():
+        if name in SPACE:
+            with working(name) as update:
+                found[name] = search.tune(name)
+                update(1.0, f"{found[name]['authors']:.2f} -> {found[name]['score']:.2f} by {found[name]['values']}")
+    columns = ("method", "authors", "score", "retrain", "trials", "retrainings")
+    rows = [[name, each["authors"], each["score"], search.floor, config.trials, each["cost"]] for name, each in found.items()]
+    folder.write_csv("tuning.csv", columns, rows)
+    folder.write_json("trials.json", {name: each["trials"] for name, each in found.items()})
+    chosen = {name: each["values"] for name, each in found.items()}
+    folder.write_json("tuned.json", {"found_by": folder.read_json("config.json"), "hyperparameters": chosen})
+
+
+class Search:
+    """Originals and oracles of the tuning's own, and the score of a trial against them.
+
+    The score is the sum of the mean KLOM on the forget set, on retained and on held-out examples: forgetting and utility in
+    one unit. `floor` is what retrained models score.
+    """
+
+    def __init__(self, config: Config, setting: Setting):
+        self.config, self.seed = config, config.seed + SEED
+        mask = forget_mask(config, setting, AWAY)
+        self.problem: Problem = forgetting(setting, mask)
+        retained = np.flatnonzero(~mask)[: config.evaluation.retain_size]
+        train, held_out = setting.data.train, setting.data.held_out
+        self.images = train.images[mask], train.images[retained], held_out.images
+        self.labels = train.labels[mask], train.labels[retained], held_out.labels
+        trained = {
+            role: pool(config, setting, self.problem, kept, role, members, self.seed).variables
+            for role, kept, members in (
+                ("original", mask | True, config.members),
+                ("oracle", ~mask, config.members),
+                ("retrain", ~mask, config.members),
+            )
+        }
+        self.originals: Variables = trained["original"]
+        self.oracles = self.margins(trained["oracle"])
+        self.floor = self.score(self.margins(trained["retrain"]))
+        self.retraining = flops(refit, member_keys(0, "", 1)[0], self.problem) / example_flops(self.problem)
+
+    def tune(self, name: str) -> dict[str, Any]:
+        """The best of the trials of one method."""
+        config, space = self.config, SPACE[name]
+        budget = {"epochs": config.epochs, "batch_size": config.batch_size}
+        base = hyperparameters(name, {key: value for key, value in budget.items() if key in METHODS[name].defaults})
+        trials: list[dict[str, float]] = []
+        scores: list[float] = []
+        cost = 0.0
+        for number, points in enumerate(np.array_split(np.arange(config.trials), config.rounds)):
+            draw = qmc.Sobol(len(space), seed=self.seed + number).random(len(points))
+            settings = [self.place(space, point, trials, scores) for point in draw]
+            if number == 0:
+                settings[0] = {key: base[key] for key in space}
+            results, examples = self.judge(name, base, settings)
+            trials, scores, cost = trials + settings, scores + results, cost + examples * len(points)
+        best = int(np.argmin(scores))
+        values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
+        record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
+        spent = cost * config.members / self.retraining
+        return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}
+
+    def place(self, space: dict, point: np.ndarray, trials: list[dict[str, float]], scores: list[float]) -> dict[str, float]:
+        """A point of the unit cube as hyperparameters: anywhere at first, then near the best so far."""
+        placed = {}
+        for share, (key, (low, high, scale)) in zip(point, space.items(), strict=True):
+            ends = np.log([low, high]) if scale == LOG else np.array([low, high])
+            if trials:
+                best = trials[int(np.argmin(scores))][key]
+                centre = np.log(best) if scale == LOG else best
+                reach = NARROW * (ends[1] - ends[0]) / 2
+                ends = np.clip([centre - reach, centre + reach], *ends)
+            value = ends[0] + share * (ends[1] - ends[0])
+            placed[key] = float(np.exp(value) if scale == LOG else value)
+        return placed
+
+    def judge(self, name: str, base: dict[str, Any], settings: list[dict[str, float]]) -> tuple[list[float], float]:
+        """The score of every setting, all in one batch of members, and the work of one member in training examples."""
+        members = self.config.members
+        values = base | {key: np.repeat([each[key] for each in settings], members) for key in settings[0]}
+        repeated = Variables(*(_tile(part, len(settings)) for part in self.originals))
+        unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
+        done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
+        lost = set(diverged(done.variables))
+        margins_of = self.margins(done.variables)
+        scores = []
+        for first in range(0, members * len(settings), members):
+            own = [split[first : first + members] for split in margins_of]
+            scores.append(float("inf") if lost & set(range(first, first + members)) else self.score(own))
+        return scores, done.examples
+
+    def margins(self, variables: Variables) -> list[np.ndarray]:
+        """Margins of each member on the three splits."""
+        logits = [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
+        return [margins(np.nan_to_num(each), labels) for each, labels in zip(logits, self.labels, strict=True)]
+
+    def score(self, own: list[np.ndarray]) -> float:
+        """KLOM, its means over the examples of each split added up."""
+        return sum(float(klom(unlearned, oracle).mean()) for unlearned, oracle in zip(own, self.oracles, strict=True))
+
+
+def _tile(tree: Any, times: int) -> Any:
+    return jax.tree.map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), tree)

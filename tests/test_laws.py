@@ -1,0 +1,272 @@
+"""One table of laws through which every entry of `METHODS` goes: a new method is tested by being listed.
+
+Hyperparameters are shrunk by name (`SMALL`), whatever the method; only where a default would leave the law with nothing to
+see does a method have values of its own (`OWN`). A method's programs are compiled once and shared by all laws.
+"""
+
+import functools
+import inspect
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax.methods import METHODS, hyperparameters, traceable
+from unlearn_jax.models import as_model, build
+from unlearn_jax.training.ensembles import over_members, shared
+from unlearn_jax.types import Examples, Problem, Recipe, Variables
+
+SMALL = {"epochs": 2, "max_epochs": 1, "batch_size": 5, "samples": 9, "learning_rate": 0.02, "alpha": 0.3}
+OWN = {"fisher": {"alpha": 1e-5}, "ssd": {"selection": 1.0, "dampening": 0.5}}
+WITHOUT_CHANCE = {"original", "ssd"}  # methods that have no use for their key
+ON_A_RESNET = ("scrub", "salun", "fisher", "cf_k")  # one of each kind: a program, a mask, an edit, frozen blocks
+MEMBERS, EXAMPLES, FORGET, OUTSIDE, CLASSES = 4, 48, 7, 9, 3
+METHOD_NAMES = list(METHODS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Laws hold whatever the compiler does, and these programs are compiled more than they are run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Perceptron(nn.Module):
+    """Small enough to compile in a moment, with BatchNorm, so that every law sees statistics as well as params."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dense(6, use_bias=False, name="hidden")(images.reshape(len(images), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        return nn.Dense(CLASSES, name="head")(x)
+
+
+@functools.cache
+def model(name):
+    if METHODS[name].models == "convolutional":
+        return build("resnet8", classes=CLASSES, width=4)
+    return as_model(Perceptron(), (("hidden", "norm"), ("head",)))
+
+
+@functools.cache
+def problem(network):
+    """Rows that are to be forgotten, to be retained, and (`outside`) neither; every part in no order."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(EXAMPLES)
+    forget, kept = np.zeros(EXAMPLES, bool), np.ones(EXAMPLES, bool)
+    forget[order[:FORGET]], kept[order[-OUTSIDE:]] = True, False
+    images = rng.normal(size=(EXAMPLES + 12, 4, 4, 1)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, EXAMPLES + 12).astype(np.int32)
+    made = Problem(
+        train=Examples(jnp.asarray(images[:EXAMPLES]), jnp.asarray(labels[:EXAMPLES])),
+        held_out=Examples(jnp.asarray(images[EXAMPLES:]), jnp.asarray(labels[EXAMPLES:])),
+        kept=jnp.asarray(kept),
+        forget=jnp.asarray(forget),
+        model=network,
+        classes=CLASSES,
+        kept_count=EXAMPLES - OUTSIDE,
+        forget_count=FORGET,
+        recipe=Recipe(epochs=2, batch_size=8),
+    )
+    return shared(made)
+
+
+@functools.cache
+def members(network):
+    """Variables of several models, with statistics that differ between them."""
+
+    def one(key):
+        init_key, key = jax.random.split(key)
+        params, statistics = network.init(init_key, jnp.zeros((1, 4, 4, 1)))
+        return Variables(params, jax.tree.map(lambda leaf: leaf * jax.random.uniform(key) + 0.1, statistics))
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), MEMBERS))
+
+
+def keys():
+    return jax.random.split(jax.random.key(2), MEMBERS)
+
+
+def member(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def values(name, **given):
+    small = {key: value for key, value in SMALL.items() if key in METHODS[name].defaults}
+    return hyperparameters(name, small | OWN.get(name, {}) | given)
+
+
+def numbers(name):
+    """The hyperparameters that may be traced, each twice: as they are, and all of them a little larger."""
+    return {key: jnp.array([value, 1.1 * value], jnp.float32) for key, value in traceable(name, values(name))[1].items()}
+
+
+def applied(name, **given):
+    """`name` as a function of `(key, variables, numbers, problem)`."""
+    static, _ = traceable(name, values(name, **given))
+    return lambda key, variables, numbers, problem: METHODS[name].make(**static, **numbers)(key, problem, variables)
+
+
+@functools.cache
+def program(name, strategy="one"):
+    """The method compiled for one member, or over a leading axis of members, numbers included."""
+    return jax.jit(applied(name)) if strategy == "one" else over_members(applied(name), (True, True, True, False), strategy)
+
+
+def run(name, key=None, chosen=0, on=None, **changed):
+    """One member unlearned, with some of the numbers changed."""
+    network = model(name)
+    key = keys()[0] if key is None else key
+    own = member(numbers(name), chosen) | {k: jnp.float32(v) for k, v in changed.items()}
+    return program(name)(key, member(members(network), 0), own, problem(network) if on is None else on)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), a, b)
+
+
+# What a method computes
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_the_same_key_gives_the_same_result_and_another_key_another(name):
+    first = run(name)
+    assert same(run(name), first)
+    assert same(run(name, key=keys()[1]), first) == (name in WITHOUT_CHANCE)
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_structure_shapes_and_types_stay_and_all_is_finite(name):
+    before, after = member(members(model(name)), 0), run(name)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+        assert jnp.isfinite(new).all()
+    assert same(before.params, after.params) == (name == "original")
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_batched_over_members_on_two_devices_is_a_loop_over_them(name, strategy):
+    assert jax.device_count() == 2
+    network, chosen = model(name), [0, 1, 1, 0]
+    batched = {key: value[jnp.array(chosen)] for key, value in numbers(name).items()}
+    together = program(name, strategy)(keys(), members(network), batched, problem(network))
+    for index in range(MEMBERS):
+        alone = program(name)(keys()[index], member(members(network), index), member(batched, index), problem(network))
+        close(member(together, index), alone)
+
+
+@pytest.mark.parametrize("name", [name for name in METHOD_NAMES if traceable(name, values(name))[1]])
+def test_a_grid_of_numbers_is_one_more_batched_axis(name):
+    network = model(name)
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], MEMBERS, axis=0), members(network))
+    grid = {key: jnp.tile(value, MEMBERS // 2) for key, value in numbers(name).items()}
+    together = program(name, "vmap")(jnp.repeat(keys()[:1], MEMBERS), repeated, grid, problem(network))
+    close(member(together, 0), run(name, chosen=0))
+    close(member(together, 1), run(name, chosen=1))
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_every_number_matters(name):
+    """A hyperparameter that changes nothing is not wired."""
+    first = run(name)
+    for key, value in traceable(name, values(name))[1].items():
+        assert not same(run(name, **{key: 1.5 * value}), first), f"{name} does not read {key}"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.identity_at_zero])
+def test_zero_epochs_leave_the_model_bit_for_bit(name):
+    zero = {"epochs": 0} if "epochs" in METHODS[name].defaults else {}
+    before = member(members(model(name)), 0)
+    method = METHODS[name].make(**values(name, **zero))
+    assert same(method(keys()[0], problem(model(name)), before), before)
+
+
+# What a method may see
+
+MAY_SEE = {
+    "none": set(),
+    "data-free": set(),
+    "F": {"forget"},
+    "R": {"retain"},
+    "F+R": {"forget", "retain"},
+    "F+R+test-like": {"forget", "retain", "held_out"},
+}
+PARTS = ("forget", "retain", "outside", "held_out")
+
+
+def poisoned(clean, part):
+    """The problem with the images of one part made NaN and its labels changed."""
+
+    def spoil(examples, rows):
+        images = jnp.where(rows.reshape(-1, 1, 1, 1), jnp.nan, examples.images)
+        return Examples(images, jnp.where(rows, (examples.labels + 1) % CLASSES, examples.labels))
+
+    if part == "held_out":
+        return shared(clean.replace(held_out=spoil(clean.held_out, jnp.ones(len(clean.held_out.labels), bool))))
+    rows = {"forget": clean.forget, "retain": clean.retain, "outside": ~clean.kept}[part]
+    return shared(clean.replace(train=spoil(clean.train, rows)))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [(name, part) for name, entry in METHODS.items() for part in PARTS if part not in MAY_SEE[entry.access]]
+)
+def test_what_a_method_must_not_see_does_not_reach_it(name, part):
+    assert same(run(name, on=poisoned(problem(model(name)), part)), run(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [(name, part) for name, entry in METHODS.items() for part in PARTS if part in MAY_SEE[entry.access]]
+)
+def test_a_method_sees_what_its_access_says(name, part):
+    """Access is not claimed in vain; and the poison of the law above is one that would be noticed."""
+    after = run(name, on=poisoned(problem(model(name)), part))
+    assert not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+# On a network with convolutions
+
+
+@pytest.mark.parametrize("name", ON_A_RESNET)
+def test_on_a_tiny_resnet_with_batch_norm(name):
+    network = build("resnet8", classes=CLASSES, width=2)
+    before = member(members(network), 0)
+    _, own = traceable(name, values(name))
+    after = jax.jit(applied(name, epochs=1) if "epochs" in own else applied(name))(keys()[0], before, own, problem(network))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    assert not same(after.params, before.params)
+    assert same(after.statistics, before.statistics) == (name in ("cf_k", "fisher"))
+
+
+# What a method says of itself
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_the_docstring_has_a_summary_and_every_hyperparameter(name):
+    entry = METHODS[name]
+    text = inspect.cleandoc(entry.make.__doc__)
+    lines = text.splitlines()
+    assert entry.summary == lines[0]
+    assert entry.summary.endswith(".") and (len(lines) == 1 or not lines[1])
+    assert entry.reference.strip()
+    documented = re.findall(r"^    (\w+): \S", text.partition("\nArgs:\n")[2], flags=re.MULTILINE)
+    assert documented == list(entry.defaults)
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_hyperparameters_are_keywords_with_defaults_of_their_type(name):
+    entry = METHODS[name]
+    for parameter in inspect.signature(entry.make).parameters.values():
+        assert parameter.kind is parameter.KEYWORD_ONLY
+        assert parameter.annotation is type(parameter.default)
+    assert entry.static <= set(entry.defaults)

@@ -1,0 +1,293 @@
+"""Networks: the fast convolution is flax.linen.Conv, the layers are as many as the papers say, statistics move when asked."""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unlearn_jax.models import as_model, build, draw_kernels
+from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
+from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
+from unlearn_jax.types import UsageError, Variables
+
+close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
+
+
+def batch_last(images):
+    """`[batch, height, width, channels] -> [channels, height, width, batch]`, and an output back again."""
+    return jnp.transpose(images, (3, 1, 2, 0))
+
+
+def images_of(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def flax_conv(features, size, stride):
+    return nn.Conv(features, (size, size), strides=stride, use_bias=False, kernel_init=nn.initializers.he_normal())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5)])
+def test_convolution_is_flax_conv_with_the_same_parameters_outputs_and_gradients(form, stride, size, height, width):
+    x = images_of((3, height, width, 2))
+    theirs, ours = flax_conv(4, size, stride), Convolution(4, size, stride, form)
+    params = theirs.init(jax.random.key(1), x)
+    same = ours.init(jax.random.key(1), batch_last(x))
+    assert jax.tree.structure(params) == jax.tree.structure(same)
+    np.testing.assert_array_equal(params["params"]["kernel"], same["params"]["kernel"])
+
+    def squares(network, arrange, params, x):
+        return jnp.sum(jnp.sin(arrange(network.apply(params, arrange(x)))))
+
+    close(batch_last(ours.apply(params, batch_last(x))), theirs.apply(params, x))
+    expected = jax.grad(partial(squares, theirs, lambda x: x), argnums=(0, 1))(params, x)
+    jax.tree.map(close, jax.grad(partial(squares, ours, batch_last), argnums=(0, 1))(params, x), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    features=st.integers(1, 3),
+    size=st.sampled_from([1, 2, 3, 5]),
+    stride=st.integers(1, 3),
+    form=st.sampled_from(FORMS),
+)
+def test_convolve_is_flax_conv_for_every_shape(shape, features, size, stride, form):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], features)).astype(np.float32)
+    expected = flax_conv(features, size, stride).apply({"params": {"kernel": kernel}}, x)
+    close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form)), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_batched_over_kernels_is_one_after_the_other(form, stride):
+    x, kernels = batch_last(images_of((3, 7, 7, 2))), images_of((4, 3, 3, 2, 5), 1)
+    one = partial(convolve, stride=stride, form=form)
+    close(jax.vmap(one, in_axes=(None, 0))(x, kernels), jnp.stack([one(x, kernel) for kernel in kernels]))
+
+    def slope(kernel):
+        return jax.grad(lambda k: jnp.sum(jnp.sin(one(x, k))))(kernel)
+
+    close(jax.vmap(slope)(kernels), jnp.stack([slope(kernel) for kernel in kernels]))
+
+
+def test_the_cpu_takes_the_form_that_stays_a_matrix_product():
+    assert fastest() == "patches"
+    jaxpr = str(jax.make_jaxpr(jax.vmap(convolve, in_axes=(None, 0)))(jnp.ones((2, 5, 5, 1)), jnp.ones((3, 3, 3, 2, 4))))
+    assert "dot_general" in jaxpr
+    assert "conv_general_dilated" not in jaxpr
+
+
+def kernels(params, ndim):
+    return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel" and leaf.ndim == ndim]
+
+
+def shapes(model, image):
+    return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image), jnp.float32))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_resnet_of_depth_6n_plus_2_has_that_many_layers(n):
+    width, channels, classes = 4, 3, 7
+    params = shapes(build(f"resnet{6 * n + 2}", classes=classes, width=width), (8, 8, channels)).params
+    convolutions = kernels(params, 4)
+    assert len([kernel for kernel in convolutions if kernel.shape[0] == 3]) + len(kernels(params, 2)) == 6 * n + 2
+    assert len([kernel for kernel in convolutions if kernel.shape[0] == 1]) == 2  # a shortcut where the width doubles
+
+    widths = [(channels, width)]  # of the 3x3 convolutions, in and out
+    for stage in range(3):
+        for layer in range(2 * n):
+            widths.append((width * 2 ** max(stage - (layer == 0), 0), width * 2**stage))
+    shortcuts = [(width, 2 * width), (2 * width, 4 * width)]
+    weights = sum(9 * i * o + 2 * o for i, o in widths) + sum(i * o + 2 * o for i, o in shortcuts)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == weights + (4 * width + 1) * classes
+
+
+def test_resnet18_has_the_published_number_of_parameters():
+    variables = shapes(build("resnet18", classes=10, width=64), (32, 32, 3))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables.params)) == 11_173_962
+    assert len([kernel for kernel in kernels(variables.params, 4) if kernel.shape[0] == 3]) == 17
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet8", "resnet14", "resnet18"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, normalisation):
+    model = build(name, classes=3, width=2, normalisation=normalisation)
+    names = [group for block in model.blocks for group in block]
+    assert sorted(names) == sorted(shapes(model, (8, 8, 1)).params)
+    assert model.blocks[-1] == ("head",)
+    if name == "resnet14":
+        body = [f"stage{stage}_block{block}" for stage in (1, 2, 3) for block in (1, 2)]
+        assert names == ["stem", "stem_norm", *body, "head"]
+    if name == "mlp":
+        assert names == ["hidden1", "hidden2", "head"]
+
+
+def small(normalisation="batch", form="patches", width=2):
+    """A ResNet of two stages of one block: all that larger ones are made of, and quick to compile."""
+    return as_model(ResNet(3, (1, 1), width, normalisation, form), block_names((1, 1)))
+
+
+def filled(model, image, seed=0):
+    """Variables that no initialiser would give: every scale, bias and statistic another."""
+    draw = np.random.default_rng(seed)
+
+    def fill(leaf):
+        return jnp.asarray(draw.uniform(0.5, 1.5, leaf.shape) * np.sqrt(2 / max(math.prod(leaf.shape[:-1]), 1)), leaf.dtype)
+
+    variables = shapes(model, image)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: fill(leaf) * (draw.choice([-1, 1], leaf.shape) if path[-1].key == "kernel" else 1), variables.params
+    )
+    return Variables(params, jax.tree.map(fill, variables.statistics))
+
+
+def test_blocks_are_in_the_order_in_which_the_data_pass():
+    """The first equation of the program that reads a block comes after that of the block before."""
+    model = build("resnet14", classes=3, width=2)
+    variables = shapes(model, (8, 8, 1))
+    program = jax.make_jaxpr(lambda params, x: model.apply.__wrapped__(variables._replace(params=params), x, train=True))
+    jaxpr = program(variables.params, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)).jaxpr
+    groups = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(variables.params)]
+    use = [next(n for n, each in enumerate(jaxpr.eqns) if leaf in each.invars) for leaf in jaxpr.invars[: len(groups)]]
+    first = {group: min(n for n, own in zip(use, groups, strict=True) if own == group) for group in groups}
+    assert sorted(first, key=first.__getitem__) == [group for block in model.blocks for group in block]
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_statistics_move_in_training_and_only_there(normalisation):
+    model = small(normalisation)
+    x = images_of((5, 6, 6, 2))
+    variables = filled(model, x.shape[1:])
+    logits, same = model.apply(variables, x, train=False)
+    assert logits.shape == (5, 3)
+    jax.tree.map(np.testing.assert_array_equal, same, variables.statistics)
+    _, moved = model.apply(variables, x, train=True)
+    assert jax.tree.structure(moved) == jax.tree.structure(variables.statistics)
+    changed = [bool((a != b).all()) for a, b in zip(*map(jax.tree.leaves, (moved, variables.statistics)), strict=True)]
+    assert changed == [True] * (12 if normalisation == "batch" else 0)  # mean and variance: stem, two blocks, a shortcut
+
+
+def test_running_statistics_move_by_a_tenth_towards_the_batch_s():
+    model = small()
+    x = images_of((6, 6, 6, 2))
+    variables = filled(model, x.shape[1:])
+    _, moved = model.apply(variables, x, train=True)
+    stem = convolve(batch_last(x), variables.params["stem"]["kernel"])
+    before, after = variables.statistics["stem_norm"]["batch"], moved["stem_norm"]["batch"]
+    close(after["mean"], 0.9 * before["mean"] + 0.1 * stem.mean((1, 2, 3)))
+    close(after["var"], 0.9 * before["var"] + 0.1 * stem.var((1, 2, 3)))
+
+
+def test_statistics_are_each_members_own():
+    model = small()
+    x = images_of((5, 6, 6, 1))
+    own = [filled(model, x.shape[1:], seed) for seed in range(3)]
+    members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+    logits, moved = jax.vmap(partial(model.apply, train=True), in_axes=(0, None))(members, x)
+    for number, variables in enumerate(own):
+        alone = jax.tree.map(lambda leaf, number=number: leaf[number], (logits, moved))
+        jax.tree.map(partial(close, rtol=1e-3, atol=1e-3), alone, model.apply(variables, x, train=True))
+
+
+@pytest.mark.parametrize(("normalisation", "form"), [("batch", "patches"), ("batch", "xla"), ("group", "patches")])
+def test_in_eval_mode_an_example_does_not_see_the_others(normalisation, form):
+    model = small(normalisation, form)
+    x = images_of((4, 6, 6, 2))
+    variables = filled(model, x.shape[1:])
+    together, _ = model.apply(variables, x, train=False)
+    beside_nan, _ = model.apply(variables, x.at[2:].set(jnp.nan), train=False)
+    np.testing.assert_array_equal(beside_nan[:2], together[:2])
+    assert np.isfinite(together).all()
+    assert np.isnan(beside_nan[2:]).all()
+    close(model.apply(variables, x[:1], train=False)[0], together[:1])
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_both_forms_of_convolution_make_the_same_network(normalisation):
+    x = images_of((4, 7, 7, 1))
+    patches, xla = (small(normalisation, form, width=3) for form in FORMS)
+    assert shapes(patches, x.shape[1:]) == shapes(xla, x.shape[1:])
+    variables = filled(patches, x.shape[1:])
+    jax.tree.map(
+        partial(close, rtol=1e-3, atol=1e-3), patches.apply(variables, x, train=True), xla.apply(variables, x, train=True)
+    )
+
+
+@pytest.mark.parametrize(("width", "groups"), [(16, 8), (6, 6), (7, 7), (10, 5)])
+def test_group_normalisation_standardises_each_group_of_each_example(width, groups):
+    """Eight groups, or the largest number below that divides the channels."""
+    x = 3.0 + 5.0 * images_of((width, 4, 4, 2))
+    y, _ = Normalisation("group").init_with_output(jax.random.key(0), x, False)
+    grouped = y.reshape(groups, -1, 2)
+    close(grouped.mean(1), np.zeros((groups, 2)), atol=1e-4)
+    close(grouped.std(1), np.ones((groups, 2)), rtol=1e-3)
+
+
+def test_equal_arguments_build_the_same_model():
+    first = build("resnet8", classes=10, width=4)
+    assert build("resnet8", classes=10, width=4) is first
+    assert build("resnet8", classes=10, width=5) is not first
+    assert hash(first) == hash(build("resnet8", classes=10, width=4))
+
+
+@pytest.mark.parametrize("name", ["resnet9", "resnet2", "resnet", "resnet8x", "resnet-8", "foo", "MLP", ""])
+def test_an_unknown_model_is_refused(name):
+    with pytest.raises(UsageError, match=r"resnet\{6n\+2\}, resnet18, mlp") as refused:
+        build(name, classes=10)
+    assert (refused.value.option, refused.value.value) == ("--model", name)
+
+
+def test_kernels_are_drawn_with_variance_two_over_the_fan_in_and_one_in_the_head():
+    model = build("resnet8", classes=500, width=64)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes(model, (8, 8, 16)).params)
+    for path, kernel in jax.tree_util.tree_leaves_with_path(draw_kernels(jax.random.key(0), empty)):
+        if path[-1].key != "kernel":
+            continue
+        gain = 1 if path[0].key == "head" else 2
+        expected = math.sqrt(gain / math.prod(kernel.shape[:-1]))
+        error = 5 / math.sqrt(2 * kernel.size)  # five standard errors of a standard deviation
+        assert np.std(kernel) == pytest.approx(expected, rel=error), path
+        assert abs(np.mean(kernel)) < 5 * expected / math.sqrt(kernel.size), path
+
+
+def test_init_draws_the_kernels_and_leaves_the_rest_to_flax():
+    model = build("mlp", classes=3, width=4)
+    one, again, other = (model.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 1))) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert not np.isclose(one.params["hidden2"]["kernel"], other.params["hidden2"]["kernel"]).any()
+    jax.tree.map(np.testing.assert_array_equal, one.params, draw_kernels(jax.random.key(0), other.params))
+    assert not one.params["hidden2"]["bias"].any()
+
+
+def test_draws_differ_by_key_and_by_leaf_and_touch_kernels_only():
+    params = {
+        "hidden": {"kernel": jnp.zeros((8, 4)), "bias": jnp.full(4, 7.0)},
+        "other": {"kernel": jnp.zeros((8, 4)), "scale": jnp.full(4, 3.0)},
+        "head": {"kernel": jnp.zeros((8, 4))},
+    }
+    one, again, other = (draw_kernels(jax.random.key(seed), params) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    np.testing.assert_array_equal(one["hidden"]["bias"], params["hidden"]["bias"])
+    np.testing.assert_array_equal(one["other"]["scale"], params["other"]["scale"])
+    drawn = [np.ravel(each[name]["kernel"]) for each in (one, other) for name in params]
+    assert len(np.unique(np.concatenate(drawn))) == 6 * 32
+
+
+def test_the_mlp_is_two_relu_layers_and_a_head():
+    model = build("mlp", classes=3, width=5)
+    x = images_of((4, 3, 2, 1))
+    params = model.init(jax.random.key(0), x[:1]).params
+    h = x.reshape(4, -1)
+    for name in ("hidden1", "hidden2"):
+        h = jnp.maximum(h @ params[name]["kernel"] + params[name]["bias"][None], 0)
+    close(model.apply(Variables(params, {}), x)[0], h @ params["head"]["kernel"] + params["head"]["bias"][None])
