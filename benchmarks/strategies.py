@@ -40,7 +40,9 @@ def main() -> None:
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"device": device.describe(), **vars(arguments), "rows": rows}, default=str, indent=1))
+        arguments.json.write_text(
+            json.dumps({"device": device.describe(), **vars(arguments), "rows": rows}, default=str, indent=1)
+        )
 
 
 def measure(arguments: argparse.Namespace, members: int, strategy: str, form: str) -> dict[str, float | str]:
@@ -94,7 +96,9 @@ def measure(arguments: argparse.Namespace, members: int, strategy: str, form: st
             times.append((time.perf_counter() - start) / members / arguments.steps)
     except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
         return {"failed": str(error).splitlines()[0][:80]}
-    first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype) if leaf.dtype != plan.keys.dtype else leaf[0], (state, plan))
+    first = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype) if leaf.dtype != plan.keys.dtype else leaf[0], (state, plan)
+    )
     work = flops(steps, *first, problem) / arguments.steps
     median = sorted(times)[len(times) // 2]
     return {

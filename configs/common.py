@@ -59,7 +59,7 @@ class Common:
     model: str = "resnet8"
     """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
     width: int = 8
-    """Channels of the first stage, or hidden units of the MLP. 8 is enough for digits; CIFAR ResNets usually have 16, ResNet-18 64."""
+    """Channels of the first stage, or hidden units of the MLP. 8 will do for digits; CIFAR ResNets have 16, ResNet-18 has 64."""
     normalisation: Literal["batch", "group"] = "batch"
     """BatchNorm or GroupNorm."""
     train: Train = Train()

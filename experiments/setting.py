@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.common import Common
-from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.data.images import Dataset, load
+from unlearn_jax.data import Dataset, augmentation, load
 from unlearn_jax.models import build
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.training.ensembles import shared
@@ -37,7 +36,7 @@ def prepare(config: Common) -> Setting:
         data_dir=config.data_dir,
         cache=config.cache,
     )
-    kind = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
+    kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
     model = build(config.model, **kind, convolution=form)
     everything = np.ones(len(data.train.labels), bool)
     problem = Problem(
@@ -58,4 +57,4 @@ def prepare(config: Common) -> Setting:
 
 def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
     """The problem of forgetting the rows of a mask."""
-    return setting.problem.replace(forget=shared(forget), forget_count=int(forget.sum()))
+    return dataclasses.replace(setting.problem, forget=shared(forget), forget_count=int(forget.sum()))

@@ -11,7 +11,7 @@ import numpy as np
 from configs.tuned import tuned
 from configs.unlearning import Config
 from experiments.setting import Setting, forgetting, prepare
-from unlearn_jax.data.forget_sets import choose
+from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearned, Unlearner
@@ -85,7 +85,11 @@ def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
     return {
         name: hyperparameters(
             name,
-            {**found.get(name, {}), **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults}, **given.get(name, {})},
+            {
+                **found.get(name, {}),
+                **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
+                **given.get(name, {}),
+            },
         )
         for name in names
     }
@@ -110,6 +114,7 @@ def pool(
     config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
 ) -> Pool:
     """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
+    assert config.cache
     with working(f"{role} models") as update:
         trained = train_pool(
             problem,
@@ -127,7 +132,10 @@ def pool(
                 f"held-out accuracy {100 * p.accuracy:.1f}%" + (f", {p.diverged} diverged" if p.diverged else ""),
             ),
         )
-        update(1.0, f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""))
+        update(
+            1.0,
+            f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""),
+        )
     return trained
 
 
@@ -155,9 +163,11 @@ class Study:
         return keep(cube, self.retraining.diverged)
 
     def pool(self, role: str, members: int) -> Pool:
+        """Models trained without the forget set."""
         return pool(self.config, self.setting, self.problem, ~self.forget, role, members)
 
     def logits(self, variables: Variables) -> Cube:
+        """What a pool says on forget, retain and test."""
         model, strategy = self.problem.model, self.config.strategy
         return Cube(*(predict(model, variables, images, strategy) for images in self.images))
 
@@ -232,7 +242,7 @@ class Study:
     def rows_of(self, name: str, each: Judged, yardstick: Reference, oracles: int) -> list[tables.Row]:
         """One method's scores and costs."""
         config, members = self.config, len(each.cube.forget)
-        common = {
+        common: dict[str, Any] = {
             "experiment": config.exp,
             "dataset": config.dataset,
             "model": config.model,
@@ -246,9 +256,13 @@ class Study:
         rows = []
         if members >= 2:
             for found in score(each.cube, yardstick).scores:
-                null = {} if found.null is None else {f"null_{key}": value for key, value in found.null._asdict().items()}
-                bounds = {"value_low": found.low, "value_high": found.high}
-                rows.append(tables.Row(**common, metric=found.metric, split=found.split, value=found.value, **bounds, **null, z=found.z))
+                null: dict[str, Any] = (
+                    {} if found.null is None else {f"null_{key}": value for key, value in found.null._asdict().items()}
+                )
+                bounds: dict[str, Any] = {"value_low": found.low, "value_high": found.high}
+                rows.append(
+                    tables.Row(**common, metric=found.metric, split=found.split, value=found.value, **bounds, **null, z=found.z)
+                )
         costs = {
             "seconds": each.seconds,
             "compile_seconds": each.compile_seconds,

@@ -52,7 +52,7 @@ def test_convolution_is_flax_conv_with_the_same_parameters_outputs_and_gradients
     jax.tree.map(close, jax.grad(partial(squares, ours, batch_last), argnums=(0, 1))(params, x), expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
     features=st.integers(1, 3),
@@ -155,8 +155,8 @@ def test_blocks_are_in_the_order_in_which_the_data_pass():
     """The first equation of the program that reads a block comes after that of the block before."""
     model = build("resnet14", classes=3, width=2)
     variables = shapes(model, (8, 8, 1))
-    program = jax.make_jaxpr(lambda params, x: model.apply.__wrapped__(variables._replace(params=params), x, train=True))
-    jaxpr = program(variables.params, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)).jaxpr
+    images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+    jaxpr = jax.make_jaxpr(partial(model.apply.__wrapped__, train=True))(variables, images).jaxpr
     groups = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(variables.params)]
     use = [next(n for n, each in enumerate(jaxpr.eqns) if leaf in each.invars) for leaf in jaxpr.invars[: len(groups)]]
     first = {group: min(n for n, own in zip(use, groups, strict=True) if own == group) for group in groups}
@@ -223,7 +223,7 @@ def test_both_forms_of_convolution_make_the_same_network(normalisation):
     )
 
 
-@pytest.mark.parametrize(("width", "groups"), [(16, 8), (6, 6), (7, 7), (10, 5)])
+@pytest.mark.parametrize(("width", "groups"), [(16, 8), (10, 5)])
 def test_group_normalisation_standardises_each_group_of_each_example(width, groups):
     """Eight groups, or the largest number below that divides the channels."""
     x = 3.0 + 5.0 * images_of((width, 4, 4, 2))

@@ -1,0 +1,1 @@
+"""Machine unlearning, measured against the distribution of models retrained without the forget set."""

@@ -94,8 +94,8 @@ class Problem:
 
     train: Examples
     held_out: Examples
-    kept: Bool[Array, " examples"]
-    forget: Bool[Array, " examples"]
+    kept: Bool[Any, " examples"]
+    forget: Bool[Any, " examples"]
     model: Model = struct.field(pytree_node=False)
     classes: int = struct.field(pytree_node=False)
     kept_count: int = struct.field(pytree_node=False)
@@ -103,7 +103,7 @@ class Problem:
     recipe: Recipe = struct.field(pytree_node=False, default=Recipe())
     augment: Callable[..., Array] | None = struct.field(pytree_node=False, default=None)
 
-    def rows(self, source: str) -> tuple[Bool[Array, " examples"], int]:
+    def rows(self, source: str) -> tuple[Bool[Any, " examples"], int]:
         """Which rows of `train` the source `kept`, `forget` or `retain` holds, and how many they are."""
         return {
             "kept": (self.kept, self.kept_count),
@@ -112,11 +112,13 @@ class Problem:
         }[source]
 
     @property
-    def retain(self) -> Bool[Array, " examples"]:
+    def retain(self) -> Bool[Any, " examples"]:
+        """The rows to be kept in mind."""
         return self.kept & ~self.forget
 
     @property
     def retain_count(self) -> int:
+        """How many they are."""
         return self.kept_count - self.forget_count
 
 

@@ -1,5 +1,7 @@
 """A student that is taught by other networks what to keep and what to forget."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def bad_teacher(
         incompetent = initialise(teacher_key, problem)
         count = round(retain_share * problem.retain_count)
         kept = problem.forget | subset(subset_key, problem.retain, count)
-        problem = problem.replace(kept=kept, kept_count=problem.forget_count + count)
+        problem = dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
 
         def loss(logits, batch: Batch):
             bad, _ = problem.model.apply(incompetent, batch.images, train=False)

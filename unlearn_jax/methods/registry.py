@@ -102,9 +102,9 @@ def _as(kind: type, value: Any, option: str) -> Any:
             raise UsageError(option, str(value), "true or false")
         return choices[str(value).lower()] if kind is bool else value
     try:
-        number = kind(value) if isinstance(value, str) else kind(float(value))
-    except ValueError:
-        number = kind(-1)
-    if not 0 <= number < float("inf"):
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < float("inf") or (kind is int and number % 1):
         raise UsageError(option, str(value), f"{'a whole' if kind is int else 'a finite'} number, 0 or more")
-    return number
+    return kind(number)

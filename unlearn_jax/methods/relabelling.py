@@ -71,9 +71,7 @@ def wrong_labels(key: Key, problem: Problem) -> Int[Array, " examples"]:
 def descend_on_wrong_labels(key: Key, problem: Problem, transform, epochs: int, batch_size: int) -> Descent:
     """Cross-entropy on F u R with wrong labels on F."""
     steps = steps_for(problem, "kept", epochs, batch_size)
-    return descend(
-        weighted(Term("kept", relabelled(wrong_labels(key, problem)))), transform, steps=steps, batch_size=batch_size
-    )
+    return descend(weighted(Term("kept", relabelled(wrong_labels(key, problem)))), transform, steps=steps, batch_size=batch_size)
 
 
 def least_salient(problem: Problem, variables: Variables, share: float | Array):

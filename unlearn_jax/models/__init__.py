@@ -15,7 +15,7 @@ MODELS = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build(name: str, *, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "patches") -> Model:
     """The model called `name`. Equal arguments give the same object, so nothing compiled for it is compiled again.
 

@@ -18,7 +18,9 @@ class Normalisation(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "channels height width batch"], train: bool) -> Float[Array, "channels height width batch"]:
+    def __call__(
+        self, x: Float[Array, "channels height width batch"], train: bool
+    ) -> Float[Array, "channels height width batch"]:
         """Normalise; BatchNorm by the batch's statistics when `train`, by the running ones otherwise."""
         if self.kind == "batch":
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis=0, name="batch")(x)

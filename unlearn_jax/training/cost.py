@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 
 from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Problem
@@ -49,7 +50,7 @@ def _operations(equation: Any) -> float:
     if name == "conv_general_dilated":
         kernel, numbers = equation.invars[1].aval.shape, parameters["dimension_numbers"]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
-    inner = [_count(part) for part in jax.core.jaxprs_in_params(parameters)]
+    inner = [_count(part) for part in jaxprs_in_params(parameters)]
     if name == "cond":
         return max(inner)
     return sum(inner) * (parameters["length"] if name == "scan" else 1)

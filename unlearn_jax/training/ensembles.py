@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -126,7 +127,7 @@ def step_bytes(function: Callable[..., Any], *arguments: Any) -> int:
 
     def total(jaxpr) -> int:
         here = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for e in jaxpr.eqns for v in e.outvars)
-        return here + sum(total(inner) for e in jaxpr.eqns for inner in jax.core.jaxprs_in_params(e.params))
+        return here + sum(total(inner) for e in jaxpr.eqns for inner in jaxprs_in_params(e.params))
 
     return total(jax.make_jaxpr(function)(*arguments).jaxpr)
 

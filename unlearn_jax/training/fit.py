@@ -1,5 +1,7 @@
 """Training from scratch: a pure function of a key and a mask."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -34,7 +36,7 @@ def refit(key: Key, problem: Problem) -> Variables:
 
 def masked(problem: Problem, mask: Bool[Array, " examples"], count: int) -> Problem:
     """The problem whose kept examples are those of `mask`, none of them to be forgotten."""
-    return problem.replace(kept=mask, forget=jnp.zeros_like(mask), kept_count=count, forget_count=0)
+    return dataclasses.replace(problem, kept=mask, forget=jnp.zeros_like(mask), kept_count=count, forget_count=0)
 
 
 def initialise(key: Key, problem: Problem) -> Variables:

@@ -58,12 +58,11 @@ def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = No
         logits, statistics = {}, variables.statistics
         for source in sources:
             logits[source], statistics = forward(variables._replace(statistics=statistics), batches[source].images)
-        total = sum(
-            (term.weight(progress) if callable(term.weight) else term.weight)
-            * jnp.mean(term.loss(logits[term.source], batches[term.source]))
-            for term in terms
-        )
-        return total + (penalty(variables.params, progress) if penalty else 0.0), statistics
+        total = penalty(variables.params, progress) if penalty else jnp.zeros([])
+        for term in terms:
+            weight = term.weight(progress) if callable(term.weight) else term.weight
+            total += weight * jnp.mean(term.loss(logits[term.source], batches[term.source]))
+        return total, statistics
 
     return Objective(sources, value)
 

@@ -110,12 +110,14 @@ def train_pool(
             saved = folder / f"{first:05d}-{last:05d}"
             _save(saved, variables, np.packbits(wanted, axis=-1), seconds)
         part = ocp.v1.load(saved)
-        if masks.ndim == 2 and not np.array_equal(part["masks"][: members - first], np.packbits(masks[first:], axis=-1)[: len(part["masks"])]):
+        if masks.ndim == 2 and not np.array_equal(
+            part["masks"][: members - first], np.packbits(masks[first:], axis=-1)[: len(part["masks"])]
+        ):
             raise ValueError(f"the cached pool {saved} was trained on other masks")
         parts.append(part)
         first = int(saved.name.split("-")[1])
-    variables = [Variables(part["params"], part["statistics"]) for part in parts]
-    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *variables)
+    trained = [Variables(part["params"], part["statistics"]) for part in parts]
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *trained)
     seconds = float(np.median(np.concatenate([part["seconds"] for part in parts])[:members]))
     return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds)
 

@@ -20,7 +20,7 @@ class Source(NamedTuple):
     """Rows to draw from, and how often."""
 
     mask: Bool[Array, " examples"]
-    count: int  # rows that the mask keeps
+    size: int  # rows that the mask keeps
     steps: int  # batches wanted
 
 
@@ -35,12 +35,12 @@ def draw(key: Key, sources: Sequence[Source], batch_size: int) -> list[Int[Array
         sources: what to draw from.
         batch_size: rows in a batch; all of a source that has fewer.
     """
-    passes = [-(-source.steps // steps_in_pass(source.count, batch_size)) for source in sources]
+    passes = [-(-source.steps // steps_in_pass(source.size, batch_size)) for source in sources]
     bits = jnp.split(jax.random.bits(key, (sum(passes), len(sources[0].mask))), np.cumsum(passes)[:-1]) if sources else []
     rows = []
     for source, own in zip(sources, bits, strict=True):
-        size = min(batch_size, source.count)
-        order = _shuffled(own, source.mask)[:, : steps_in_pass(source.count, batch_size) * size]
+        size = min(batch_size, source.size)
+        order = _shuffled(own, source.mask)[:, : steps_in_pass(source.size, batch_size) * size]
         rows.append(order.reshape(-1, size)[: source.steps].astype(jnp.int32))
     return rows
 

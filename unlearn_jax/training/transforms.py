@@ -83,7 +83,7 @@ def freeze_by_name(inner: optax.GradientTransformation, patterns: Sequence[str])
 class ProximalState(NamedTuple):
     """State of `proximal_l1`."""
 
-    count: Array  # steps taken, int32 []
+    steps: Array  # taken so far, int32 []
 
 
 def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -112,13 +112,13 @@ def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformatio
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("proximal_l1 needs the params: pass them to update")
-        threshold = strength(state.count) if callable(strength) else strength
+        threshold = strength(state.steps) if callable(strength) else strength
 
         def shrink(update, param):
             moved = param + update
             return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0.0) - param
 
-        return jax.tree.map(shrink, updates, params), ProximalState(state.count + 1)
+        return jax.tree.map(shrink, updates, params), ProximalState(state.steps + 1)
 
     return optax.GradientTransformation(init, update)
 

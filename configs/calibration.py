@@ -1,0 +1,40 @@
+"""How often a perfect method is called outside: the false-positive rate of the verdict, on fresh pools.
+
+python benchmark.py --exp calibration --out runs/calibration
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from configs.common import Train, require
+from configs.unlearning import Config as Unlearning
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Unlearning):
+    """The options of the experiment `calibration`."""
+
+    exp: str = "calibration"
+    """The experiment. `--list` shows all."""
+    model: str = "mlp"
+    """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
+    width: int = 64
+    """Channels of the first stage, or hidden units of the MLP."""
+    members: int = 12
+    """Retrained models that are judged as a method's; twice as many others are their oracles."""
+    replicates: int = 40
+    """How often, each time with fresh models."""
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"replicates"})
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        require(self.replicates >= 1, "--replicates", self.replicates, "expected an integer of at least 1")
+
+
+def smoke(config: Config) -> Config:
+    """The whole path in seconds."""
+    return dataclasses.replace(
+        config, smoke=True, train_size=300, members=4, replicates=2, train=Train(epochs=2), methods="retrain"
+    )

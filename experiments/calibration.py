@@ -1,0 +1,44 @@
+"""The verdict, judged: fresh retrained models against fresh oracles, many times. A share of 5% should be called outside."""
+
+import dataclasses
+
+import numpy as np
+from scipy.stats import binomtest
+
+from configs.calibration import Config
+from experiments.setting import prepare
+from experiments.unlearning import Study, forget_mask, keep
+from unlearn_jax.metrics import reference, score
+from unlearn_jax.report.progress import working
+from unlearn_jax.runs import Run
+
+
+def run(config: Config, folder: Run) -> None:
+    """Write calibration.csv, a row for each metric and replicate, and say how often a perfect method fell outside."""
+    setting = prepare(config)
+    mask = forget_mask(config, setting, 0)
+    rows: list[list] = []
+    outside = 0
+    for replicate in range(config.replicates):
+        fresh = dataclasses.replace(config, seed=config.seed + replicate)  # of the keys: data and forget set stay
+        study = Study(fresh, folder, setting, mask, f"replicate-{replicate}")
+        oracles = study.oracles()
+        retrained = study.pool("retrain", config.members)
+        with working(f"replicate {replicate + 1} of {config.replicates}") as update:
+            yardstick = reference(oracles, study.labels, config.members, splits=config.evaluation.splits, seed=replicate)
+            verdict = score(keep(study.logits(retrained.variables), retrained.diverged), yardstick)
+            update(1.0, f"largest |z| {verdict.largest_z:.2f}, band {verdict.band:.2f}")
+        outside += not verdict.inside
+        rows += [[replicate, each.metric, each.split, each.value, each.z, verdict.inside] for each in verdict.scores]
+    folder.write_csv("calibration.csv", ("replicate", "metric", "split", "value", "z", "inside"), rows)
+    interval = binomtest(outside, config.replicates).proportion_ci()
+    spread = {
+        f"{metric} {split}": float(np.std([row[4] for row in rows if row[1:3] == [metric, split] and row[4] is not None]))
+        for metric, split in dict.fromkeys((row[1], row[2]) for row in rows)
+    }
+    found = {"outside": outside, "replicates": config.replicates, "low": interval.low, "high": interval.high, "sd_of_z": spread}
+    folder.write_json("results.json", found)
+    print(
+        f"{outside} of {config.replicates} perfect pools of {config.members} were called outside: "
+        f"{100 * outside / config.replicates:.1f}% (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f}%)"
+    )
