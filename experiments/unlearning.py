@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from configs.common import require
 from configs.tuned import tuned
 from configs.unlearning import Config
 from experiments.setting import Setting, forgetting, prepare
@@ -58,7 +59,7 @@ def run(config: Config, folder: Run) -> None:
         judged = study.judge_all(values, originals)
         measured, bands[study.name] = study.score(judged, oracles)
         rows += measured
-        lost |= {(study.name, name): each.lost for name, each in judged.items()}
+        lost |= {(study.name, name): each.lost for name, each in judged.items()} | {(study.name, "oracle"): study.lost}
         if index == 0:
             study.draw(judged, oracles, measured)
     tables.write_results(folder, rows, {"bands": bands, "diverged": {f"{s}/{m}": each for (s, m), each in lost.items()}})
@@ -159,8 +160,12 @@ class Study:
         """The logits of the models retrained without the forget set, those that diverged left out."""
         self.retraining = self.pool("oracle", 2 * self.config.members)
         cube = self.logits(self.retraining.variables)
-        self.folder.write_npz(f"logits/{self.name}/oracle.npz", cube._asdict())
-        return keep(cube, self.retraining.diverged)
+        self.lost = diverged((self.retraining.variables, cube))
+        enough = len(cube.forget) - len(self.lost) >= 4  # a null of two against two
+        said = f"{len(self.lost)} of {len(cube.forget)} retrained models diverged; expected a smaller number"
+        require(enough, "--train.learning-rate", self.config.train.learning_rate, said)
+        self.folder.write_npz(f"logits/{self.name}/oracle.npz", {**cube._asdict(), "lost": np.array(self.lost, int)})
+        return keep(cube, self.lost)
 
     def pool(self, role: str, members: int) -> Pool:
         """Models trained without the forget set."""
@@ -201,8 +206,8 @@ class Study:
     def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None) -> Judged:
         """Apply a method to every original and keep the logits in the run folder."""
         done = self.unlearn(name, originals, unlearner)
-        lost = tuple(sorted({*diverged(done.variables), *(originals.diverged if name != "retrain" else ())}))
         cube = self.logits(done.variables)
+        lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
         costs = done.seconds, done.compile_seconds, done.examples
         arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": _text(values)}
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))

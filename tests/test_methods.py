@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+import scipy.special
 import scipy.stats
 
 from unlearn_jax.methods import METHODS, descend, hyperparameters, register
@@ -343,8 +344,9 @@ def test_cf_k_goes_on_and_eu_k_begins_anew():
 @pytest.mark.parametrize("name", ["cf_k", "eu_k"])
 @pytest.mark.parametrize("blocks", [0, 4])
 def test_too_few_or_too_many_blocks_are_refused(name, blocks):
-    with pytest.raises(ValueError, match=rf"blocks={blocks}: the model has 1 to 3"):
-        unlearn(name, problem(normalised()), start(normalised()), blocks=blocks)
+    method = METHODS[name].make(blocks=blocks)
+    with pytest.raises(UsageError, match=rf"blocks {blocks}: the model has 1 to 3"):
+        method(KEY, problem(normalised()), start(normalised()))
 
 
 # Ascent
@@ -681,6 +683,10 @@ def test_fisher_noise_has_the_variance_that_it_says():
         ("scrub", {"epochs": -1}, "--hyper scrub.epochs -1"),
         ("scrub", {"epochs": float("inf")}, "--hyper scrub.epochs inf"),
         ("scrub", {"epochs": ""}, "--hyper scrub.epochs"),
+        ("scrub", {"batch_size": 0}, "--hyper scrub.batch_size 0"),
+        ("fisher", {"samples": "0"}, "--hyper fisher.samples 0"),
+        ("salun", {"share": 1.5}, "--hyper salun.share 1.5"),
+        ("bad_teacher", {"retain_share": "2"}, "--hyper bad_teacher.retain_share 2"),
     ],
 )
 def test_a_wrong_hyperparameter_is_named(name, given, option):

@@ -1,6 +1,7 @@
 """The registry of methods: what each is called, may see, is described in, and takes."""
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -76,7 +77,8 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
         given: values, or their text as typed.
 
     Raises:
-        UsageError: no such method or hyperparameter, or a value of the wrong type or not finite and at least 0.
+        UsageError: no such method or hyperparameter, or a value that is of the wrong type, negative or not finite, a
+            share above 1, or a count of 0 (but of epochs).
     """
     if name not in METHODS:
         raise UsageError("--methods", name, f"there is {', '.join(METHODS)}")
@@ -105,6 +107,9 @@ def _as(kind: type, value: Any, option: str) -> Any:
         number = float(value)
     except (TypeError, ValueError):
         number = -1.0
-    if not 0 <= number < float("inf") or (kind is int and number % 1):
-        raise UsageError(option, str(value), f"{'a whole' if kind is int else 'a finite'} number, 0 or more")
+    least = 1 if kind is int and not option.endswith("epochs") else 0
+    most = 1.0 if option.endswith("share") else sys.float_info.max
+    if not least <= number <= most or (kind is int and number % 1):
+        limits = f"{least} or more" if most > 1 else "at most 1"
+        raise UsageError(option, str(value), f"{'a whole' if kind is int else 'a finite'} number, {limits}")
     return kind(number)

@@ -8,7 +8,7 @@ from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.fit import initialise, refit
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
 from unlearn_jax.training.transforms import freeze_by_name
-from unlearn_jax.types import Key, Method, Problem, Variables
+from unlearn_jax.types import Key, Method, Problem, UsageError, Variables
 
 
 @register(access="none", reference="-", identity_at_zero=True)
@@ -111,9 +111,9 @@ def all_but_last(problem: Problem, blocks: int) -> list[str]:
     """The names of the parameter groups in front of the last `blocks` blocks.
 
     Raises:
-        ValueError: the model has not so many blocks.
+        UsageError: the model has not so many blocks.
     """
     total = len(problem.model.blocks)
     if not 1 <= blocks <= total:
-        raise ValueError(f"blocks={blocks}: the model has 1 to {total}")
+        raise UsageError("--hyper *.blocks", blocks, f"the model has 1 to {total}")
     return [name for block in problem.model.blocks[: total - blocks] for name in block]

@@ -58,8 +58,9 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
         raise ValueError(f"a null needs two models and two splits or more, not {n} and {splits}")
     if members < 2 * n:
         raise ValueError(f"a null of {n} models against {n} needs {2 * n} oracles or more, not {members}")
-    orders = jax.vmap(lambda split: jax.random.permutation(split, members))(jax.random.split(key, splits))
-    return np.asarray(orders)[:, : 2 * n].reshape(splits, 2, n)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: nothing here is worth compiling
+    orders = rng.permuted(np.tile(np.arange(members), (splits, 1)), axis=1)
+    return orders[:, : 2 * n].reshape(splits, 2, n)
 
 
 def summarise(values: Float[np.ndarray, " splits"]) -> Null:

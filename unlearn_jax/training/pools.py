@@ -122,9 +122,9 @@ def train_pool(
     return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds)
 
 
-def diverged(variables: Variables) -> tuple[int, ...]:
-    """The members of a stacked tree that hold a value that is not finite."""
-    finite = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(variables)]
+def diverged(stacked: Any) -> tuple[int, ...]:
+    """The members of a stacked tree (of weights, or of logits) that hold a value that is not finite."""
+    finite = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(stacked)]
     return tuple(int(member) for member in np.flatnonzero(~np.logical_and.reduce(finite)))
 
 

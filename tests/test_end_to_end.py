@@ -1,0 +1,307 @@
+"""The main job as a person runs it: what it leaves, that it survives a kill, and that the same seed gives the same numbers."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST
+from unlearn_jax.metrics import accuracies
+from unlearn_jax.report import tables
+from unlearn_jax.types import Cube, Labels
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("original", "retrain", "finetune", "scrub")
+MEMBERS, ROWS, FORGET, RETAIN = 4, 300, 30, 200  # see configs.unlearning.smoke
+COLUMNS = (
+    "experiment,dataset,model,forget_set,method,access,metric,split,value,value_low,value_high,"
+    "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds"
+)
+METRICS = {"accuracy", "klom", "klom_p95", "forgetting_quality", "tow", "average_gap", "svc_mia", "kl_to_oracle"}
+COSTS = {"seconds", "compile_seconds", "rte", "examples", "rte_examples"}
+CLOCKS = {"seconds", "compile_seconds", "rte"}  # the costs that differ from run to run
+
+
+def command(out, cache, *words, methods=METHODS):
+    options = ["--exp", "unlearning", "--smoke", "--device", "cpu", "--out", str(out), "--cache", str(cache)]
+    return [sys.executable, "benchmark.py", *options, "--methods", ",".join(methods), *words]
+
+
+def run(*arguments, **options):
+    return subprocess.run(command(*arguments, **options), cwd=ROOT, capture_output=True, text=True)
+
+
+def succeed(*arguments, **options):
+    """What a run that ends well says: its results on stdout, its progress on stderr."""
+    done = run(*arguments, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    return done
+
+
+def rows_in(out):
+    return tables.read_results(out / "results.csv")
+
+
+def numbers(rows):
+    """All that the seed decides: no clock, and no name of a forget set."""
+    return [row._replace(seconds=None, forget_set="") for row in rows if row.metric not in CLOCKS]
+
+
+def npz(path):
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Shared by all runs but those that start from nothing on purpose."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """A run from a cold start, and what it said. Others copy the folder before they touch it."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    return out, succeed(out, cache).stdout
+
+
+def test_the_run_folder_holds_what_scripts_expect(finished):
+    out, said = finished
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    figures = ("quality_against_utility", "loss_histograms", "accuracy")
+    assert names == {
+        *("config.json", "hyperparameters.json", "results.csv", "results.json", "summary.md", "summary.tex"),
+        *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
+        *(f"logits/random-0/{name}.npz" for name in (*METHODS, "oracle", "labels")),
+        "forget_sets/random-0.txt",
+    }
+    for name in names:
+        start = (out / name).read_bytes()[:200]
+        assert start.startswith(b"\x89PNG") if name.endswith("png") else start
+        assert b"<?xml" in start or not name.endswith("svg")
+    assert f"Results: {out}/summary.md" in said
+    for method in METHODS:
+        assert method in said
+        assert method in (out / "summary.md").read_text()
+        assert method in (out / "summary.tex").read_text()
+
+
+def test_config_json_says_what_was_run_and_on_what(finished, cache):
+    out, _ = finished
+    found = json.loads((out / "config.json").read_text())
+    assert set(found) == {"config", "versions", "device", "git", "command", "started", "earlier"}
+    assert {"python", "jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax"} == set(found["versions"])
+    assert found["device"].startswith("cpu")
+    assert "benchmark.py --exp unlearning --smoke" in found["command"]
+    config = found["config"]
+    assert (config["methods"], config["members"], config["seed"], config["smoke"]) == (list(METHODS), MEMBERS, 0, True)
+    assert (config["train_size"], config["train"]["epochs"], config["forget"]["kind"]) == (ROWS, 2, "random")
+    assert config["cache"] == str(cache)
+
+
+def test_results_csv_is_tidy(finished):
+    out, _ = finished
+    header, *lines = (out / "results.csv").read_text().splitlines()
+    assert header == COLUMNS
+    assert not any("nan" in line or "inf" in line for line in lines)
+    rows = rows_in(out)
+    assert {row.method for row in rows} == set(METHODS)
+    assert len({(row.method, row.metric, row.split) for row in rows}) == len(rows)
+    by_method = [{(row.metric, row.split) for row in rows if row.method == method} for method in METHODS]
+    assert all(names == by_method[0] for names in by_method)
+    assert {row.metric for row in rows} >= METRICS | COSTS
+    assert {row.split for row in rows if row.metric == "accuracy"} == {"forget", "retain", "test"}
+    for row in rows:
+        assert (row.experiment, row.dataset, row.model, row.forget_set) == ("unlearning", "digits", "mlp", "random-0")
+        assert (row.n_members, row.n_oracles) == (MEMBERS, 2 * MEMBERS)
+        assert row.value is not None
+    assert {row.access for row in rows if row.method == "scrub"} == {"F+R"}
+
+
+def test_every_metric_has_its_null_and_z_is_left_out_only_where_the_null_has_no_spread(finished):
+    rows = rows_in(finished[0])
+    for row in rows:
+        null = (row.null_mean, row.null_sd, row.null_low, row.null_high)
+        if row.metric in COSTS:
+            assert null == (None,) * 4
+            assert row.z is None
+            continue
+        assert None not in null
+        rounding = 1e-9
+        assert row.null_low - rounding <= row.null_mean <= row.null_high + rounding
+        assert row.value_low - rounding <= row.value <= row.value_high + rounding
+        if row.null_sd == 0:
+            assert row.z is None
+        else:
+            assert row.z == pytest.approx((row.value - row.null_mean) / row.null_sd, rel=1e-6, abs=1e-9)
+    nulls = {(row.metric, row.split): row[11:15] for row in rows if row.method == "retrain"}
+    assert all(row[11:15] == nulls[row.metric, row.split] for row in rows)  # as many members each: one null for all
+
+
+def test_results_json_holds_the_same_rows_and_the_bands(finished):
+    out, _ = finished
+    found = json.loads((out / "results.json").read_text())
+    assert [tables.Row(**row) for row in found["rows"]] == rows_in(out)
+    assert set(found["bands"]) == {"random-0"}
+    assert found["bands"]["random-0"] > 0
+    assert found["diverged"] == {f"random-0/{name}": [] for name in (*METHODS, "oracle")}
+
+
+def test_logits_and_labels_give_the_accuracies_of_the_table(finished):
+    out, _ = finished
+    saved = npz(out / "logits/random-0/labels.npz")
+    listed = [int(line) for line in (out / "forget_sets/random-0.txt").read_text().split()]
+    assert listed == saved["forget_rows"].tolist() == sorted(set(listed))
+    assert (len(listed), len(saved["retain_rows"])) == (FORGET, RETAIN)
+    assert not set(listed) & set(saved["retain_rows"].tolist())
+    labels = Labels(*(saved[split] for split in Labels._fields))
+    oracle = npz(out / "logits/random-0/oracle.npz")
+    assert len(oracle["forget"]) == 2 * MEMBERS
+    for method in METHODS:
+        logits = npz(out / f"logits/random-0/{method}.npz")
+        cube = Cube(*(logits[split] for split in Cube._fields))
+        assert [part.shape for part in cube] == [(MEMBERS, len(own), 10) for own in labels]
+        for split, shares in accuracies(cube, labels)._asdict().items():
+            (row,) = (r for r in rows_in(out) if (r.method, r.metric, r.split) == (method, "accuracy", split))
+            assert row.value == pytest.approx(shares.mean())
+    assert not np.allclose(npz(out / "logits/random-0/retrain.npz")["test"], oracle["test"][:MEMBERS])  # keys of its own
+
+
+def test_costs_are_plausible(finished):
+    costs = {(row.method, row.metric): row.value for row in rows_in(finished[0]) if row.metric in COSTS}
+    assert all(costs["original", metric] == 0 for metric in COSTS)
+    assert costs["retrain", "rte_examples"] == 1
+    assert costs["retrain", "examples"] == pytest.approx(2 * 256, rel=0.02)  # two epochs of four batches, of 270
+    assert costs["finetune", "examples"] == pytest.approx(256, rel=0.02)  # one epoch
+    for method in METHODS[1:]:
+        assert costs[method, "seconds"] > 0
+
+
+def test_the_forget_set_can_be_fed_back_as_a_file(finished, cache, tmp_path):
+    """The same rows, hence the same pools from the cache, and the same numbers in another folder."""
+    out, _ = finished
+    file = out / "forget_sets/random-0.txt"
+    done = succeed(tmp_path / "again", cache, "--forget.kind", "file", "--forget.file", str(file))
+    assert (tmp_path / "again/forget_sets/file-0.txt").read_text() == file.read_text()
+    ours, theirs = ({(r.method, r.metric, r.split): r for r in numbers(rows_in(each))} for each in (tmp_path / "again", out))
+    assert ours.keys() == theirs.keys()
+    own_keys = {"finetune", "scrub"}  # which depend on the forget set's name
+    assert all(ours[key] == theirs[key] for key in ours if key[0] not in own_keys)
+    assert "compiling: 2 of 2 methods" in done.stderr
+    assert len(list((cache / "pools").iterdir())) == 3  # originals, oracles, retrained: none was trained again
+
+
+def kill_when(arguments, appears):
+    """Start a run in a process group of its own and kill the group as soon as a file appears."""
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not appears.exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_to_the_numbers_of_one_that_was_not(finished, tmp_path):
+    """Another cache and another folder: two fresh runs of one seed agree too, then."""
+    out, cache = tmp_path / "killed", tmp_path / "cache"
+    first = out / "logits/random-0/original.npz"
+    kill_when((out, cache), first)
+    assert not (out / "results.csv").exists()
+    before = first.read_bytes()
+    assert "original models: 4 members" in succeed(out, cache).stderr
+    assert first.read_bytes() == before
+    assert numbers(rows_in(out)) == numbers(rows_in(finished[0]))
+    for method in METHODS:
+        ours, theirs = (npz(folder / f"logits/random-0/{method}.npz") for folder in (out, finished[0]))
+        for split in Cube._fields:
+            np.testing.assert_array_equal(ours[split], theirs[split])
+    assert len(json.loads((out / "config.json").read_text())["earlier"]) == 1
+    assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
+
+
+def test_a_run_is_extended_by_a_method_and_keeps_what_it_has(finished, cache, tmp_path):
+    out = tmp_path / "extended"
+    shutil.copytree(finished[0], out)
+    done = succeed(out, cache, methods=(*METHODS, "cf_k"))
+    assert "compiling: 1 of 1 methods" in done.stderr
+    rows = rows_in(out)
+    assert [row for row in rows if row.method != "cf_k"] == rows_in(finished[0])  # clocks included
+    assert {row.metric for row in rows if row.method == "cf_k"} == {row.metric for row in rows}
+    for method in METHODS:
+        name = f"logits/random-0/{method}.npz"
+        assert (out / name).read_bytes() == (finished[0] / name).read_bytes()
+    assert "cf_k" in (out / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "field"),
+    [
+        (("--seed", "1"), {}, "seed is 0 there and 1 here"),
+        ((), {"methods": METHODS[:2]}, "methods is "),
+        (("--members", "3"), {}, "members is 4 there and 3 here"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_folder_is_refused_and_nothing_changes(finished, cache, words, options, field):
+    out, _ = finished
+    before = contents(out)
+    done = run(out, cache, *words, **options)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"benchmark.py: --out {out}: holds results of another configuration: {field}")
+    assert contents(out) == before
+
+
+def test_a_method_that_diverges_is_named_and_never_averaged(finished, cache, tmp_path):
+    out = tmp_path / "diverged"
+    words = ("--hyper", "gradient_ascent.learning_rate=1e30")
+    done = succeed(out, cache, *words, methods=("original", "gradient_ascent"))
+    assert "gradient_ascent: 0 of 4 (4 diverged: #0, #1, #2, #3); never marked" in (out / "summary.md").read_text()
+    assert "4 diverged" in done.stdout
+    assert json.loads((out / "results.json").read_text())["diverged"]["random-0/gradient_ascent"] == [0, 1, 2, 3]
+    lost = [row for row in rows_in(out) if row.method == "gradient_ascent"]
+    assert {row.metric for row in lost} == COSTS
+    assert {row.n_members for row in lost} == {0}
+    kept = [row for row in numbers(rows_in(out)) if row.method == "original"]
+    assert kept == [row for row in numbers(rows_in(finished[0])) if row.method == "original"]
+
+
+def test_oracles_that_diverge_are_a_mistake_in_one_line(cache, tmp_path):
+    done = run(tmp_path / "out", cache, "--train.learning-rate", "1e30", methods=("original",))
+    assert done.returncode == 2
+    message = "benchmark.py: --train.learning-rate 1e+30: 8 of 8 retrained models diverged; expected a smaller number"
+    assert done.stderr.splitlines()[-1] == message
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out/results.csv").exists()
+
+
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_real_fashion_mnist(cache, tmp_path):
+    out = tmp_path / "fashion"
+    succeed(out, cache, "--dataset", "fashion_mnist", methods=METHODS[:3])
+    saved = npz(out / "logits/random-0/labels.npz")
+    assert (len(saved["forget"]), len(saved["test"])) == (FORGET, 10_000)
+    assert set(saved["test"].tolist()) == set(range(10))
+    rows = rows_in(out)
+    assert {(row.dataset, row.n_members) for row in rows} == {("fashion_mnist", MEMBERS)}
+    assert {row.method for row in rows} == set(METHODS[:3])
+    assert next(r.value for r in rows if (r.method, r.metric, r.split) == ("original", "accuracy", "test")) > 20
