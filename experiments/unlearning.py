@@ -78,6 +78,7 @@ def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
     given = config.hyperparameters()
     everywhere = given.pop("*", {})
     for name in given:
+        require(name in METHODS, "--hyper", name, f"there is {', '.join(METHODS)}")
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
         having = [name for name in METHODS if key in METHODS[name].defaults]

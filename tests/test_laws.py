@@ -17,6 +17,7 @@ import pytest
 from unlearn_jax.methods import METHODS, hyperparameters, traceable
 from unlearn_jax.methods.registry import Number
 from unlearn_jax.models import as_model, build
+from unlearn_jax.training import gradients
 from unlearn_jax.training.ensembles import over_members, shared
 from unlearn_jax.types import Examples, Problem, Recipe, Variables
 
@@ -29,10 +30,12 @@ METHOD_NAMES = list(METHODS)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
+def quick_compilation_and_small_chunks():
     """Laws hold whatever the compiler does, and these programs are compiled more than they are run."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradients, "CHUNK", 4)  # so that the last chunk is not full
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -55,9 +58,12 @@ def model(name):
 
 @functools.cache
 def problem(network):
-    """Rows that are to be forgotten, to be retained, and (`outside`) neither; every part in no order."""
+    """Rows that are to be forgotten, to be retained, and (`outside`) neither, in no order.
+
+    Row 0 is outside: an index that was never set must not go unnoticed.
+    """
     rng = np.random.default_rng(0)
-    order = rng.permutation(EXAMPLES)
+    order = np.append(1 + rng.permutation(EXAMPLES - 1), 0)
     forget, kept = np.zeros(EXAMPLES, bool), np.ones(EXAMPLES, bool)
     forget[order[:FORGET]], kept[order[-OUTSIDE:]] = True, False
     images = rng.normal(size=(EXAMPLES + 12, 4, 4, 1)).astype(np.float32)

@@ -183,7 +183,7 @@ def test_the_threshold_may_follow_a_schedule():
     optimiser = proximal_l1(lambda count: 0.1 * (count + 1))
     params, state = loop(optimiser, 3, {"w": jnp.array([1.0, -0.5, 0.7])}, loss=lambda params: 0.0 * params["w"].sum())
     np.testing.assert_allclose(params["w"], [0.4, 0.0, 0.1], atol=1e-6)
-    assert state.count == 3
+    assert state.steps == 3
 
 
 def test_proximal_l1_without_params_is_an_error():

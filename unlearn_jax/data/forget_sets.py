@@ -83,10 +83,12 @@ def _count(size: float | int | None, candidates: int, rows: int) -> int:
 def _listed(file: str | Path | None, rows: int, index: int) -> list[int]:
     if index > 0:
         raise UsageError("--forget.file", file, "a file gives one forget set; ask for one")
+    accepted = "a text or .npy file of row numbers is needed"
+    if file is None:
+        raise UsageError("--forget.file", file, accepted)
     try:
-        listed = _read(Path(file or ""))
+        listed = _read(Path(file))
     except (OSError, ValueError) as error:
-        accepted = "a text or .npy file of row numbers is needed"
         raise UsageError("--forget.file", file, f"{accepted} ({error})") from error
     if not 0 < len(set(listed)) == len(listed) < rows:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import logging
 import math
 import os
 import tempfile
@@ -117,6 +118,7 @@ def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
 
 
 def _decoded(name: str, data_dir: Path | None) -> list[Split]:
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a download that fails is one line, ours
     try:
         import tensorflow_datasets
     except ImportError as error:

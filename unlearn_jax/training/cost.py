@@ -38,7 +38,7 @@ def example_flops(problem: Problem) -> float:
 
 
 def _count(jaxpr: Any) -> float:
-    return sum(_operations(equation) for equation in jaxpr.eqns)
+    return sum((_operations(equation) for equation in jaxpr.eqns), start=0.0)
 
 
 def _operations(equation: Any) -> float:
@@ -53,4 +53,4 @@ def _operations(equation: Any) -> float:
     inner = [_count(part) for part in jaxprs_in_params(parameters)]
     if name == "cond":
         return max(inner)
-    return sum(inner) * (parameters["length"] if name == "scan" else 1)
+    return sum(inner, start=0.0) * (parameters["length"] if name == "scan" else 1)

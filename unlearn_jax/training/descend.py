@@ -52,13 +52,16 @@ class Descent:
         """Draw every batch of the descent."""
         names = sorted(self._sources())
         used = [np.flatnonzero([self._reads(choice, name) for choice in self.program.tolist()]) for name in names]
-        drawn = draw(key, [Source(*problem.rows(name), len(at)) for name, at in zip(names, used, strict=True)], self.batch_size)
+        rows_key, step_key = jax.random.split(key)
+        drawn = draw(
+            rows_key, [Source(*problem.rows(name), len(at)) for name, at in zip(names, used, strict=True)], self.batch_size
+        )
         steps = len(self.program)
         rows = {
             name: jnp.zeros((steps, own.shape[1]), jnp.int32).at[at].set(own)
             for name, at, own in zip(names, used, drawn, strict=True)
         }
-        keys = jax.random.split(jax.random.fold_in(key, 1), steps)
+        keys = jax.random.split(step_key, steps)
         return Plan(jnp.arange(steps), jnp.asarray(self.program, jnp.int32), rows, keys)
 
     def begin(self, variables: Variables) -> State:
