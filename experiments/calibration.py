@@ -11,6 +11,7 @@ from experiments.unlearning import Study, forget_mask, keep
 from unlearn_jax.metrics import reference, score
 from unlearn_jax.report.progress import working
 from unlearn_jax.runs import Run
+from unlearn_jax.training.pools import diverged
 
 
 def run(config: Config, folder: Run) -> None:
@@ -26,7 +27,8 @@ def run(config: Config, folder: Run) -> None:
         retrained = study.pool("retrain", config.members)
         with working(f"replicate {replicate + 1} of {config.replicates}") as update:
             yardstick = reference(oracles, study.labels, config.members, splits=config.evaluation.splits, seed=replicate)
-            verdict = score(keep(study.logits(retrained.variables), retrained.diverged), yardstick)
+            cube = study.logits(retrained.variables)
+            verdict = score(keep(cube, diverged((retrained.variables, cube))), yardstick)
             update(1.0, f"largest |z| {verdict.largest_z:.2f}, band {verdict.band:.2f}")
         outside += not verdict.inside
         rows += [[replicate, each.metric, each.split, each.value, each.z, verdict.inside] for each in verdict.scores]

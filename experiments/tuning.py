@@ -72,8 +72,8 @@ class Search:
             )
         }
         self.originals: Variables = trained["original"]
-        self.oracles = self.margins(trained["oracle"])
-        self.floor = self.score(self.margins(trained["retrain"]))
+        self.oracles = self.margins(self.logits(trained["oracle"]))
+        self.floor = self.score(self.margins(self.logits(trained["retrain"])))
         self.retraining = flops(refit, member_keys(0, "", 1)[0], self.problem) / example_flops(self.problem)
 
     def tune(self, name: str) -> dict[str, Any]:
@@ -118,17 +118,21 @@ class Search:
         repeated = Variables(*(_tile(part, len(settings)) for part in self.originals))
         unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
         done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
-        lost = set(diverged(done.variables))
-        margins_of = self.margins(done.variables)
+        logits = self.logits(done.variables)
+        lost = set(diverged((done.variables, logits)))
+        margins_of = self.margins(logits)
         scores = []
         for first in range(0, members * len(settings), members):
             own = [split[first : first + members] for split in margins_of]
             scores.append(float("inf") if lost & set(range(first, first + members)) else self.score(own))
         return scores, done.examples
 
-    def margins(self, variables: Variables) -> list[np.ndarray]:
-        """Margins of each member on the three splits."""
-        logits = [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
+    def logits(self, variables: Variables) -> list[np.ndarray]:
+        """Logits of each member on the three splits."""
+        return [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
+
+    def margins(self, logits: list[np.ndarray]) -> list[np.ndarray]:
+        """Margins of each member on the three splits; a diverged one's mean nothing, and no score is made of them."""
         return [margins(np.nan_to_num(each), labels) for each, labels in zip(logits, self.labels, strict=True)]
 
     def score(self, own: list[np.ndarray]) -> float:

@@ -5,6 +5,7 @@ import tempfile
 
 _cache = tempfile.TemporaryDirectory(prefix="unlearn_jax_tests_", ignore_cleanup_errors=True)
 os.environ["XDG_CACHE_HOME"] = _cache.name  # child processes inherit it
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # and this: most programs here are compiled once and run once
 
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

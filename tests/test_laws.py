@@ -30,13 +30,11 @@ METHOD_NAMES = list(METHODS)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation_and_small_chunks():
-    """Laws hold whatever the compiler does, and these programs are compiled more than they are run."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def small_chunks():
+    """The last chunk of examples is not full."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "CHUNK", 4)  # so that the last chunk is not full
+        patch.setattr(gradients, "CHUNK", 4)
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Perceptron(nn.Module):

@@ -30,14 +30,6 @@ EXAMPLES, FORGET, RETAIN, CLASSES = 40, 6, 28, 3  # six more rows belong to neit
 ALL = 1000  # a batch of this size is the whole source
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These programs are compiled more than they are run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Networks: of the library, and two written out
 
 
