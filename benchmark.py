@@ -43,6 +43,8 @@ def run(config: Common) -> None:
     device.pin(config.device)
     config.check()
     device.keep_compiled(config.cache / "xla")
+    if config.smoke:
+        device.compile_quickly()
     folder = runs.open_run(config.out, config.recorded(), extendable=config.immaterial | config.extendable)
     folder.record(device=device.describe())
     print(f"{config.exp} on {device.describe()}, into {config.out}", flush=True)

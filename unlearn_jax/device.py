@@ -69,6 +69,11 @@ def keep_compiled(folder: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def compile_quickly() -> None:
+    """Lets the compiler optimise little: for smoke runs, which take longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def usable_gpus() -> list[str]:
     """The GPUs that JAX may use, each as `CUDA_VISIBLE_DEVICES` would name it; none where jax is installed without CUDA."""
     return _visible_gpus() if _jax_has_cuda() else []
