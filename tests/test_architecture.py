@@ -1,0 +1,56 @@
+"""The floors of docs/architecture.md: higher rooms may import lower ones, never the reverse."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "types": set(),
+    "runs": {"types"},
+    "device": {"types"},
+    "metrics": {"types"},
+    "report": {"types"},
+    "data": {"types"},
+    "models": {"types"},
+    "training": {"types", "models", "data"},
+    "methods": {"types", "training", "models", "data"},
+}
+MODULES = sorted((ROOT / "unlearn_jax").rglob("*.py"))
+
+
+def imported(path):
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def room(path):
+    """The first part of a path below the package."""
+    return path.relative_to(ROOT / "unlearn_jax").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_no_room_above_it(path):
+    here = room(path)
+    if here == "__init__":
+        return
+    for name in imported(path):
+        assert name.split(".")[0] not in ("experiments", "configs", "benchmark", "benchmarks"), name
+        if name.startswith("unlearn_jax."):
+            assert name.split(".")[1] in MAY_IMPORT[here] | {here}, f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_flax_stays_in_the_models(path):
+    if room(path) != "models":
+        flax = {name for name in imported(path) if name.split(".")[0] == "flax"}
+        assert flax <= {"flax"}, flax  # `from flax import struct`, in types.py
+
+
+def test_the_entry_is_short():
+    assert len((ROOT / "benchmark.py").read_text().splitlines()) < 80
