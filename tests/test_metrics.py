@@ -175,6 +175,12 @@ def test_svc_mia_is_the_svc_it_says():
         assert got[name] == pytest.approx((attack.predict(target[name]) == 0).mean(), abs=0.021)  # one borderline example
 
 
+def test_svc_mia_has_equal_sides():
+    rng = np.random.default_rng(0)
+    same = [answers(rng.normal(size=(count, 3)), rng.integers(0, 3, count)) for count in (30, 300, 200)]
+    assert 0.2 < metrics.svc_mia(*same)["confidence"] < 0.8  # with 30 against 300 it would call all of them non-members
+
+
 def test_svc_mia_knows_members_from_non_members():
     labels = np.arange(100) % 3
     sure, unsure = answers(9.0 * np.eye(3)[labels], labels), answers(RNG.normal(size=(100, 3)), labels)

@@ -17,14 +17,15 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
 
     One attack for each feature of the probabilities p: *correctness* (is the largest the label's), *confidence* p_y, *entropy*,
     modified entropy *m_entropy*, and the whole p, *prob*. Each is an SVC(C=3, rbf, gamma="auto") trained on members (a random
-    sample of the retain set, as large as the test set) against non-members (the test set). Where one feature is meant, as in
+    sample of the retain set) against equally many non-members (the test set). Where one feature is meant, as in
     the average gap of SalUn, it is *confidence*. The target value is that of a retrained model, not 0.5 and not 1.
 
     Args:
         member: probabilities and labels of retain examples.
         nonmember: of test examples.
         target: of forget examples.
-        size: number of examples to train on, on each side; by default as many as there are non-members, and at most 2,000.
+        size: number of examples to train on, on each side; by default as many as there are on both sides, and at most 2,000.
+            An SVC with unequal sides calls nearly everything the larger one.
         seed: draws the samples.
 
     Returns:
@@ -39,7 +40,7 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
 
     rng = np.random.default_rng(seed)
     sides = []
-    size = min(size or len(nonmember[1]), LARGEST)
+    size = min(size or LARGEST, len(member[1]), len(nonmember[1]), LARGEST)
     for answers, labels in (member, nonmember):
         rows = rng.permutation(len(labels))[:size]
         sides.append(_features(np.asarray(answers)[rows], np.asarray(labels)[rows]))
