@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -45,17 +46,18 @@ def run(config: Common) -> None:
     device.keep_compiled(config.cache / "xla")
     if config.smoke:
         device.compile_quickly()
+    earlier = (config.out / "config.json").read_bytes() if (config.out / "config.json").is_file() else None
     folder = runs.open_run(config.out, config.recorded(), extendable=config.immaterial | config.extendable)
     folder.record(device=device.describe())
-    print(f"{config.exp} on {device.describe()}, into {config.out}", flush=True)
     try:
         importlib.import_module(f"experiments.{config.exp}").run(config, folder)
-    except UsageError:
-        if [path.name for path in config.out.iterdir()] == ["config.json"]:  # else the corrected command would contradict it
-            (config.out / "config.json").unlink()
-            config.out.rmdir()
+    except UsageError:  # as if nothing had been asked, or the corrected command would contradict it
+        if earlier is None:
+            shutil.rmtree(config.out)
+        else:
+            folder.write_bytes("config.json", earlier)
         raise
-    print(f"Results: {config.out}/summary.md, results.csv, figures/")
+    print(f"Results: {config.out}/ ({config.exp} on {device.describe()})")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ SPACE: dict[str, dict[str, tuple[float, float, str]]] = {
     "l1_sparse": {"learning_rate": (1e-3, 0.3, LOG), "penalty": (1e-6, 1e-2, LOG)},
     "l1_sparse_proximal": {"learning_rate": (1e-3, 0.3, LOG), "penalty": (1e-6, 1e-2, LOG)},
     "fisher": {"alpha": (1e-10, 1e-4, LOG)},
-    "ssd": {"selection": (0.5, 100.0, LOG), "dampening": (0.1, 2.0, LINEAR)},
+    "ssd": {"selection": (1.5, 20.0, LOG), "dampening": (0.1, 2.0, LINEAR)},
 }
 """Method -> hyperparameter -> (lowest, highest, scale): around the authors' values, which are the first trial of each method."""
 

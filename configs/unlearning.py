@@ -26,6 +26,12 @@ class Forget:
     file: Path | None = None
     """Row numbers of training examples, counted from 0: text, or a .npy file (file)."""
 
+    def check(self) -> None:
+        """Raises a UsageError for a file that is not asked for, or is asked for and not given."""
+        needed = self.kind == "file"
+        require(needed or self.file is None, "--forget.file", self.file, "is used with --forget.kind file only")
+        require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -64,6 +70,7 @@ class Config(Common):
         super().check()
         require(self.members >= 2, "--members", self.members, "expected an integer of at least 2: one model has no distribution")
         require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
+        self.forget.check()
         self.evaluation.check()
         self.hyperparameters()
         self.method_names()

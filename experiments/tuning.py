@@ -39,12 +39,16 @@ def run(config: Config, folder: Run) -> None:
             with working(name) as update:
                 found[name] = search.tune(name)
                 update(1.0, f"{found[name]['authors']:.2f} -> {found[name]['score']:.2f} by {found[name]['values']}")
-    columns = ("method", "authors", "score", "retrain", "trials", "retrainings")
-    rows = [[name, each["authors"], each["score"], search.floor, config.trials, each["cost"]] for name, each in found.items()]
+    columns = ("method", "authors", "score", "doing_nothing", "retrain", "trials", "retrainings")
+    ends = search.nothing, search.floor
+    rows = [[name, each["authors"], each["score"], *ends, config.trials, each["cost"]] for name, each in found.items()]
     folder.write_csv("tuning.csv", columns, rows)
     folder.write_json("trials.json", {name: each["trials"] for name, each in found.items()})
     chosen = {name: each["values"] for name, each in found.items()}
-    folder.write_json("tuned.json", {"found_by": folder.read_json("config.json"), "hyperparameters": chosen})
+    found_by = folder.read_json("config.json")
+    found_by["config"] = {key: value for key, value in found_by["config"].items() if key not in config.immaterial}
+    found_by.pop("command", None)
+    folder.write_json("tuned.json", {"found_by": found_by, "hyperparameters": chosen})
 
 
 class Search:
@@ -52,7 +56,8 @@ class Search:
 
     The score adds up, over the forget set, retained and held-out examples, how far the margins are from the oracles': the
     Wasserstein distance between Gaussians fitted to each example, in standard deviations of the oracles. It is smooth with few
-    models, where a histogram metric such as KLOM says nothing yet. `floor` is what retrained models score.
+    models, where a histogram metric such as KLOM says nothing yet. `floor` is what retrained
+    models score, `nothing` what the originals do.
     """
 
     def __init__(self, config: Config, setting: Setting):
@@ -73,6 +78,7 @@ class Search:
         }
         self.originals: Variables = trained["original"]
         self.oracles = self.margins(self.logits(trained["oracle"]))
+        self.nothing = self.score(self.margins(self.logits(self.originals)))
         self.floor = self.score(self.margins(self.logits(trained["retrain"])))
         self.retraining = flops(refit, member_keys(0, "", 1)[0], self.problem) / example_flops(self.problem)
 

@@ -1,5 +1,7 @@
 """The main study: every method of the registry, measured against the distribution of retrained models."""
 
+import dataclasses
+import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,7 +26,7 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import refit
-from unlearn_jax.training.pools import Pool, diverged, member_keys, train_pool
+from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys, train_pool
 from unlearn_jax.types import Cube, Labels, Problem, Variables
 
 
@@ -54,7 +56,7 @@ def run(config: Config, folder: Run) -> None:
     lost: dict[tuple[str, str], tuple[int, ...]] = {}
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
     for index, mask in enumerate(masks):
-        study = Study(config, folder, setting, mask, f"{config.forget.kind}-{index}")
+        study = Study(config, folder, setting, mask, forget_name(config, setting, index))
         oracles = study.oracles()
         judged = study.judge_all(values, originals)
         measured, bands[study.name] = study.score(judged, oracles)
@@ -112,6 +114,12 @@ def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
     )
 
 
+def forget_name(config: Config, setting: Setting, index: int) -> str:
+    """What a forget set is called: `random-0`, `class-3`, `class_part-3`, `file-0`."""
+    kind = config.forget.kind
+    return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
+
+
 def pool(
     config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
 ) -> Pool:
@@ -154,6 +162,18 @@ class Study:
         train, test = setting.data.train, setting.data.test
         self.labels = Labels(train.labels[self.rows["forget"]], train.labels[self.rows["retain"]], test.labels)
         self.images = Cube(train.images[self.rows["forget"]], train.images[self.rows["retain"]], test.images)
+        # Whatever logits in the run folder depend on: what was made from something else is made anew.
+        self.made_from = json.dumps(
+            {
+                **setting.identity,
+                "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
+                "recipe": dataclasses.asdict(self.problem.recipe),
+                "retain_size": config.evaluation.retain_size,
+                "seed": config.seed,
+                "format": FORMAT,
+            },
+            sort_keys=True,
+        )
         folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.rows["forget"]))
         folder.write_npz(f"logits/{name}/labels.npz", {**self.labels._asdict(), **{f"{k}_rows": v for k, v in self.rows.items()}})
 
@@ -195,10 +215,14 @@ class Study:
                     update((number + 1) / len(waiting), f"{number + 1} of {len(waiting)} methods")
         return {name: saved[name] or self.judge(name, values[name], originals, waiting.get(name)) for name in values}
 
+    def made_by(self, values: dict[str, Any]) -> str:
+        """What the logits of a method with these hyperparameters come from."""
+        return self.made_from + json.dumps(values, sort_keys=True)
+
     def saved(self, name: str, values: dict[str, Any]) -> Judged | None:
-        """What an earlier run left of a method, if it was made with the same hyperparameters and as many members."""
+        """What an earlier run left of a method, if it was made in the same way and of as many members."""
         found = self.folder.read_npz(f"logits/{self.name}/{name}.npz")
-        if found is None or str(found["made_by"]) != _text(values) or len(found["forget"]) != self.config.members:
+        if found is None or str(found["made_by"]) != self.made_by(values) or len(found["forget"]) != self.config.members:
             return None
         lost = tuple(int(member) for member in found["lost"])
         costs = [float(found[field]) for field in ("seconds", "compile_seconds", "examples")]
@@ -210,7 +234,7 @@ class Study:
         cube = self.logits(done.variables)
         lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
         costs = done.seconds, done.compile_seconds, done.examples
-        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": _text(values)}
+        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": self.made_by(values)}
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
         self.folder.write_npz(f"logits/{self.name}/{name}.npz", arrays)
         return Judged(keep(cube, lost), lost, *costs)
@@ -295,7 +319,3 @@ class Study:
 def keep(cube: Cube, lost: tuple[int, ...]) -> Cube:
     """A cube without the members that diverged."""
     return Cube(*(np.delete(logits, lost, axis=0) for logits in cube))
-
-
-def _text(values: dict[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True)

@@ -13,6 +13,7 @@ import benchmark
 from configs import EXPERIMENTS, command_line
 from configs.common import Train
 from configs.unlearning import Config, smoke
+from unlearn_jax import runs
 from unlearn_jax.types import UsageError
 
 ROOT = Path(benchmark.__file__).parent
@@ -75,7 +76,10 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--forget.size 0", "--forget.size 0.0: "),
         ("--forget.size nan", "--forget.size nan: "),
         ("--forget.size 2000000", "--forget.size 2000000.0: "),
-        ("--forget.kind file", "--forget.file None: "),
+        ("--forget.kind file", "--forget.kind file: needs --forget.file"),
+        ("--forget.file rows.txt", "--forget.file rows.txt: is used with"),
+        ("--data-dir .", "--data-dir .: digits comes with"),
+        ("--dataset fashion_mnist --data-dir .", "--data-dir .: the four IDX files"),
         ("--evaluation.splits 1", "--evaluation.splits 1: expected"),
         ("--hyper scrub", "--hyper scrub: expected METHOD.NAME=VALUE"),
         ("--hyper scrub.epochs=1,.x=2", "--hyper .x=2: expected METHOD.NAME=VALUE"),
@@ -100,6 +104,16 @@ def test_a_mistake_costs_nothing(complaint, tmp_path):
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
     complaint("--dataset", "mnits", "--out", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_an_extension_that_cannot_be_done_leaves_the_run_as_it_was(complaint, tmp_path):
+    out = tmp_path / "finished"
+    words = ["--forget.kind", "class", "--methods", "original"]
+    config = command_line.parse(words)
+    runs.open_run(out, config.recorded())
+    before = (out / "config.json").read_bytes()
+    assert complaint(*words, "--forget-sets", "11", "--out", str(out)).startswith("--forget")
+    assert (out / "config.json").read_bytes() == before
 
 
 def test_a_run_folder_that_is_a_file_or_cannot_be_written_is_refused(complaint, tmp_path):

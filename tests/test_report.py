@@ -110,7 +110,10 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
     assert any("indistinguishable from retraining at this sample size (n=24)" in note for note in board.caption)
     cells = dict(zip(board.headings, board.lines[2].cells, strict=True))
     assert (
-        cells["acc F"] == "82.0" and cells["null"] == "2.46 ± 0.09" and cells["z"] == "+1.2" and cells["max |z|"] == "1.3 acc F"
+        cells["acc F"] == "82.0"
+        and cells["null"] == "2.46 ± 0.09"
+        and cells["KLOM z"] == "+1.2"
+        and cells["max |z|"] == "1.3 acc F"
     )
     assert cells["FQ (null)"] == "0.180 (0.190)" and cells["RTE"] == "0.091" and cells["ToW"] == ""
 

@@ -114,13 +114,17 @@ def load(
 
 def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> tuple[sources.Split, sources.Split]:
     if name == "digits":
+        if data_dir is not None:
+            raise UsageError("--data-dir", data_dir, "digits comes with scikit-learn; leave the option out")
         return sources.digits()
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError("--data-dir", data_dir, "a folder is needed")
+    if folder is not None and not folder.is_dir():
+        raise UsageError("--data-dir", data_dir, "a folder that exists is needed")
     idx_folder = folder or sources.DEBIAN_FASHION_MNIST
     if name == "fashion_mnist" and sources.holds_idx(idx_folder):
         return sources.idx(idx_folder, DATASETS[name].shape[:2], DATASETS[name].classes)
+    if name == "fashion_mnist" and folder is not None and not (folder / name).is_dir():
+        raise UsageError("--data-dir", data_dir, "the four IDX files, or a folder of TFDS that holds fashion_mnist, are needed")
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return sources.tfds(name, folder, Path(cache or Path(user_cache, "unlearn_jax")).expanduser())
 

@@ -84,7 +84,8 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
         axes.plot(x_range, [y, y], color=colour, linewidth=1.0, alpha=0.6, zorder=2)
         axes.plot([x, x], y_range, color=colour, linewidth=1.0, alpha=0.6, zorder=2)
         size = 110 if regime == "reference" else 42
-        axes.scatter(x, y, s=size, marker=marker, color=colour, edgecolor="white", linewidth=0.6, zorder=4)
+        on_top = 6 if regime == "reference" else 4
+        axes.scatter(x, y, s=size, marker=marker, color=colour, edgecolor="white", linewidth=0.6, zorder=on_top)
     _scale(axes, "x", [klom[method][:3] for method in drawn], 4.0)
     _scale(axes, "y", [accuracy[method][:3] for method in drawn], 2.0)
     missing = [method for method in access if method not in drawn]

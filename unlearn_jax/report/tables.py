@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 REFERENCES = ("original", "retrain")
 MARK = "●"
+FEWEST = 8  # models that a verdict takes: with fewer, the band of the largest |z| is a guess
 
 
 class Row(NamedTuple):
@@ -381,7 +382,7 @@ _COLUMNS = (
     _Column("acc T", 7, _values("accuracy", "test", _one)),
     _Column("KLOM F", 9, _values("klom", "forget", _two)),
     _Column("null", 10, _null("klom", "forget", _two)),
-    _Column("z", 3, _klom_z),
+    _Column("KLOM z", 3, _klom_z),
     _Column("max |z|", 2, lambda entry: _worst(entry.worst)),
     _Column("FQ (null)", 11, _forgetting_quality),
     _Column("ToW", 12, _values("tow", None, _three)),
@@ -413,7 +414,7 @@ def _line(method: str, sets: dict[str, list[Row]], bands: Mapping[str, float], l
     largest = {name: _largest(rows) for name, rows in sets.items()}
     inside_sets = sum(_is_inside(largest[name], rows, bands[name]) for name, rows in sets.items())
     worst = _largest([row for row in largest.values() if row is not None])
-    inside = inside_sets == len(sets) and not lost
+    inside = inside_sets == len(sets) and not lost and all(_members(rows) >= FEWEST for rows in sets.values())
     entry = _Entry(method, sets, worst, inside, inside_sets, len(lost))
     return Line(method, method in REFERENCES, inside, tuple(column.cell(entry) for column in _COLUMNS))
 
@@ -462,6 +463,8 @@ def _caption(
         f"its band of {band}."
     )
     notes = []
+    if any(_members(entry) < FEWEST for held in by_method.values() for entry in held.values()):
+        notes.append(f"Fewer than {FEWEST} models say too little for a verdict: no method with so few is marked.")
     if len(sets) > 1:
         notes.append(
             f"Cells are means over {len(sets)} forget sets ± the standard deviation between them, the largest |z| is the worst "

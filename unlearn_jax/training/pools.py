@@ -140,8 +140,9 @@ def _folder(cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str,
     }
     text = json.dumps(whole, sort_keys=True, indent=1)
     folder = cache.absolute() / "pools" / hashlib.sha256(text.encode()).hexdigest()[:20]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "identity.json").write_text(text)
+    if not (folder / "identity.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "identity.json").write_text(text)
     return folder
 
 
