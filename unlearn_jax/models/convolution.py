@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 FORMS = ("patches", "xla")
-# Measured by benchmarks/strategies.py (docs/findings/strategies.md). GPUs, unmeasured yet, get `xla`.
+# GPUs get `xla`, unmeasured: benchmarks/strategies.py is to say.
 FASTEST = {"cpu": "patches"}
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from unlearn_jax.types import Model, Variables
 
 STRATEGIES = ("auto", "vmap", "map")
-# One member a core keeps its working set in the core's cache (docs/findings/strategies.md). GPUs, unmeasured yet, get `vmap`.
+# One member a core keeps its working set in the core's cache. GPUs get `vmap`, unmeasured: benchmarks/strategies.py is to say.
 FASTEST = {"cpu": "map"}
 CHUNK = 6  # members per device in one chunk under `map`: enough to compile once, few enough to lose little when killed
 MEMORY_SHARE = 0.5  # of a device's memory that a vmapped chunk may plan for; the bound of `step_bytes` is generous already
