@@ -262,6 +262,7 @@ def test_a_failing_tfds_is_one_line(tmp_path, monkeypatch):
         raise ConnectionError("many lines\n\nno route to host\n")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    (tmp_path / "tfds").mkdir()
     with pytest.raises(UsageError, match=r"--data-dir .*/tfds: .*cifar100.*\(no route to host\)") as raised:
         load("cifar100", data_dir=tmp_path / "tfds", cache=tmp_path / "cache")
     assert "\n" not in str(raised.value)
