@@ -1,15 +1,20 @@
-"""What every study begins with: the data, the model and the problem that a configuration asks for."""
+"""What every study begins with: the data, the model, the forget sets and the pools that a configuration asks for."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.common import Common
-from unlearn_jax.data import Dataset, augmentation, load
+from configs.common import Common, require
+from configs.tuned import tuned
+from configs.unlearning import Config
+from unlearn_jax.data import Dataset, augmentation, choose, load
+from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.models import build
 from unlearn_jax.models.convolution import fastest
+from unlearn_jax.report.progress import working
 from unlearn_jax.training.ensembles import shared
+from unlearn_jax.training.pools import Pool, train_pool
 from unlearn_jax.types import Problem, Recipe
 
 
@@ -58,3 +63,81 @@ def prepare(config: Common) -> Setting:
 def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
     """The problem of forgetting the rows of a mask."""
     return dataclasses.replace(setting.problem, forget=shared(forget), forget_count=int(forget.sum()))
+
+
+def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
+    """Which training rows the forget set number `index` holds."""
+    asked = config.forget
+    return choose(
+        setting.data.train.labels,
+        kind=asked.kind,
+        size=asked.size,
+        label=asked.label,
+        file=asked.file,
+        classes=setting.data.classes,
+        seed=config.seed,
+        index=index,
+    )
+
+
+def forget_name(config: Config, setting: Setting, index: int) -> str:
+    """What a forget set is called: `random-0`, `class-3`, `class_part-3`, `file-0`."""
+    kind = config.forget.kind
+    return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
+
+
+def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
+    """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
+
+    Raises:
+        UsageError: a hyperparameter that no method has, or a value that it cannot take.
+    """
+    given = config.hyperparameters()
+    everywhere = given.pop("*", {})
+    for name in given:
+        require(name in METHODS, "--hyper", name, f"there is {', '.join(METHODS)}")
+        hyperparameters(name, given[name])
+    for key, value in everywhere.items():
+        having = [name for name in METHODS if key in METHODS[name].defaults]
+        hyperparameters(having[0] if having else "*", {key: value})
+    found = tuned(config.dataset)
+    return {
+        name: hyperparameters(
+            name,
+            {
+                **found.get(name, {}),
+                **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
+                **given.get(name, {}),
+            },
+        )
+        for name in names
+    }
+
+
+def pool(
+    config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
+) -> Pool:
+    """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
+    assert config.cache
+    with working(f"{role} models") as update:
+        trained = train_pool(
+            problem,
+            mask,
+            members=members,
+            role=role,
+            seed=config.seed if seed is None else seed,
+            identity=setting.identity,
+            cache=config.cache,
+            strategy=config.strategy,
+            chunk=config.chunk,
+            report=lambda p: update(
+                p.share,
+                f"member {p.first + 1} to {p.last} of {p.members}, epoch {p.epoch} of {p.epochs}, "
+                f"held-out accuracy {100 * p.accuracy:.1f}%" + (f", {p.diverged} diverged" if p.diverged else ""),
+            ),
+        )
+        update(
+            1.0,
+            f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""),
+        )
+    return trained

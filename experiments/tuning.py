@@ -6,8 +6,7 @@ import jax
 import numpy as np
 
 from configs.tuning import LOG, SPACE, Config
-from experiments.setting import Setting, forgetting, prepare
-from experiments.unlearning import forget_mask, pool
+from experiments.setting import Setting, forget_mask, forgetting, pool, prepare
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner

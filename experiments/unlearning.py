@@ -11,23 +11,23 @@ import jax
 import numpy as np
 
 from configs.common import require
-from configs.tuned import tuned
 from configs.unlearning import Config
-from experiments.setting import Setting, forgetting, prepare
-from unlearn_jax.data import choose
+from experiments.setting import Setting, forget_mask, forget_name, forgetting, pool, prepare, settings
 from unlearn_jax.data.splits import generator
-from unlearn_jax.methods import METHODS, hyperparameters
+from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.metrics import accuracies, cross_entropy_losses, reference, score
 from unlearn_jax.metrics.evaluation import Reference
-from unlearn_jax.report import figures, tables
+from unlearn_jax.report import figures, leaderboard
+from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
+from unlearn_jax.report.rows import REFERENCES, Row, subject, write_results
 from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import refit
-from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys, train_pool
-from unlearn_jax.types import Cube, Labels, Problem, Variables
+from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
+from unlearn_jax.types import Cube, Labels, Variables
 
 
 class Judged(NamedTuple):
@@ -51,7 +51,7 @@ def run(config: Config, folder: Run) -> None:
     values = settings(config, names)
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     folder.write_json("hyperparameters.json", values)
-    rows: list[tables.Row] = []
+    rows: list[Row] = []
     bands: dict[str, float] = {}
     lost: dict[tuple[str, str], tuple[int, ...]] = {}
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
@@ -64,89 +64,11 @@ def run(config: Config, folder: Run) -> None:
         lost |= {(study.name, name): each.lost for name, each in judged.items()} | {(study.name, "oracle"): study.lost}
         if index == 0:
             study.draw(judged, oracles, measured)
-    tables.write_results(folder, rows, {"bands": bands, "diverged": {f"{s}/{m}": each for (s, m), each in lost.items()}})
-    board = tables.leaderboard(rows, bands, lost)
-    tables.write_summary(folder, board)
-    figures.save(figures.quality_against_utility(rows, tables.subject(rows)), folder, "quality_against_utility")
-    tables.show(board)
-
-
-def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
-    """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
-
-    Raises:
-        UsageError: a hyperparameter that no method has, or a value that it cannot take.
-    """
-    given = config.hyperparameters()
-    everywhere = given.pop("*", {})
-    for name in given:
-        require(name in METHODS, "--hyper", name, f"there is {', '.join(METHODS)}")
-        hyperparameters(name, given[name])
-    for key, value in everywhere.items():
-        having = [name for name in METHODS if key in METHODS[name].defaults]
-        hyperparameters(having[0] if having else "*", {key: value})
-    found = tuned(config.dataset)
-    return {
-        name: hyperparameters(
-            name,
-            {
-                **found.get(name, {}),
-                **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
-                **given.get(name, {}),
-            },
-        )
-        for name in names
-    }
-
-
-def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
-    """Which training rows the forget set number `index` holds."""
-    asked = config.forget
-    return choose(
-        setting.data.train.labels,
-        kind=asked.kind,
-        size=asked.size,
-        label=asked.label,
-        file=asked.file,
-        classes=setting.data.classes,
-        seed=config.seed,
-        index=index,
-    )
-
-
-def forget_name(config: Config, setting: Setting, index: int) -> str:
-    """What a forget set is called: `random-0`, `class-3`, `class_part-3`, `file-0`."""
-    kind = config.forget.kind
-    return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
-
-
-def pool(
-    config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
-) -> Pool:
-    """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
-    assert config.cache
-    with working(f"{role} models") as update:
-        trained = train_pool(
-            problem,
-            mask,
-            members=members,
-            role=role,
-            seed=config.seed if seed is None else seed,
-            identity=setting.identity,
-            cache=config.cache,
-            strategy=config.strategy,
-            chunk=config.chunk,
-            report=lambda p: update(
-                p.share,
-                f"member {p.first + 1} to {p.last} of {p.members}, epoch {p.epoch} of {p.epochs}, "
-                f"held-out accuracy {100 * p.accuracy:.1f}%" + (f", {p.diverged} diverged" if p.diverged else ""),
-            ),
-        )
-        update(
-            1.0,
-            f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""),
-        )
-    return trained
+    write_results(folder, rows, {"bands": bands, "diverged": {f"{s}/{m}": each for (s, m), each in lost.items()}})
+    board = leaderboard.arrange(rows, bands, lost)
+    leaderboard.write(folder, board)
+    save(figures.quality_against_utility(rows, subject(rows)), folder, "quality_against_utility")
+    leaderboard.show(board)
 
 
 class Study:
@@ -205,7 +127,7 @@ class Study:
                 name, values[name], self.problem, originals.variables, strategy=self.config.strategy, chunk=self.config.chunk
             )
             for name in values
-            if saved[name] is None and name not in tables.REFERENCES
+            if saved[name] is None and name not in REFERENCES
         }
         if waiting:
             with working("compiling") as update, ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -257,19 +179,19 @@ class Study:
         """The work of one retraining, in training examples seen forward and backward."""
         return flops(refit, jax.random.key(0), self.problem) / example_flops(self.problem)
 
-    def score(self, judged: dict[str, Judged], oracles: Cube) -> tuple[list[tables.Row], float]:
+    def score(self, judged: dict[str, Judged], oracles: Cube) -> tuple[list[Row], float]:
         """The rows of every method, and the band of the largest |z|."""
         with working("scores") as update:
             count = min(self.config.members, len(oracles.forget) // 2)
             yardstick = reference(oracles, self.labels, count, splits=self.config.evaluation.splits, seed=self.config.seed)
-            rows: list[tables.Row] = []
+            rows: list[Row] = []
             for number, (name, each) in enumerate(judged.items()):
                 rows += self.rows_of(name, each, yardstick, len(oracles.forget))
                 update((number + 1) / len(judged), name)
             update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
         return rows, yardstick.band
 
-    def rows_of(self, name: str, each: Judged, yardstick: Reference, oracles: int) -> list[tables.Row]:
+    def rows_of(self, name: str, each: Judged, yardstick: Reference, oracles: int) -> list[Row]:
         """One method's scores and costs."""
         config, members = self.config, len(each.cube.forget)
         common: dict[str, Any] = {
@@ -290,9 +212,7 @@ class Study:
                     {} if found.null is None else {f"null_{key}": value for key, value in found.null._asdict().items()}
                 )
                 bounds: dict[str, Any] = {"value_low": found.low, "value_high": found.high}
-                rows.append(
-                    tables.Row(**common, metric=found.metric, split=found.split, value=found.value, **bounds, **null, z=found.z)
-                )
+                rows.append(Row(**common, metric=found.metric, split=found.split, value=found.value, **bounds, **null, z=found.z))
         costs = {
             "seconds": each.seconds,
             "compile_seconds": each.compile_seconds,
@@ -300,16 +220,16 @@ class Study:
             "examples": each.examples,
             "rte_examples": each.examples / self.retraining_examples(),
         }
-        return rows + [tables.Row(**common, metric=metric, split="", value=value) for metric, value in costs.items()]
+        return rows + [Row(**common, metric=metric, split="", value=value) for metric, value in costs.items()]
 
-    def draw(self, judged: dict[str, Judged], oracles: Cube, rows: list[tables.Row]) -> None:
+    def draw(self, judged: dict[str, Judged], oracles: Cube, rows: list[Row]) -> None:
         """The figures that show single members and examples."""
-        title = tables.subject(rows)
+        title = subject(rows)
         losses = {name: self.losses(each.cube) for name, each in judged.items() if len(each.cube.forget)}
-        figures.save(figures.loss_histograms(losses, self.losses(oracles), title), self.folder, "loss_histograms")
+        save(figures.loss_histograms(losses, self.losses(oracles), title), self.folder, "loss_histograms")
         shares = {name: accuracies(each.cube, self.labels)._asdict() for name, each in judged.items() if len(each.cube.forget)}
         of_oracles = accuracies(oracles, self.labels)._asdict()
-        figures.save(figures.accuracy_bars(rows, shares, of_oracles, title), self.folder, "accuracy")
+        save(figures.accuracy_bars(rows, shares, of_oracles, title), self.folder, "accuracy")
 
     def losses(self, cube: Cube) -> dict[str, np.ndarray]:
         """Cross-entropy of every member on every example, by split."""

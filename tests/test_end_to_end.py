@@ -15,7 +15,7 @@ import pytest
 
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST
 from unlearn_jax.metrics import accuracies
-from unlearn_jax.report import tables
+from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.types import Cube, Labels
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def succeed(*arguments, **options):
 
 
 def rows_in(out):
-    return tables.read_results(out / "results.csv")
+    return read_results(out / "results.csv")
 
 
 def numbers(rows):
@@ -154,7 +154,7 @@ def test_every_metric_has_its_null_and_z_is_left_out_only_where_the_null_has_no_
 def test_results_json_holds_the_same_rows_and_the_bands(finished):
     out, _ = finished
     found = json.loads((out / "results.json").read_text())
-    assert [tables.Row(**row) for row in found["rows"]] == rows_in(out)
+    assert [Row(**row) for row in found["rows"]] == rows_in(out)
     assert set(found["bands"]) == {"random-0"}
     assert found["bands"]["random-0"] > 0
     assert found["diverged"] == {f"random-0/{name}": [] for name in (*METHODS, "oracle")}

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from unlearn_jax.report import figures, tables
+from unlearn_jax.report import figures, leaderboard
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.rows import Row, read_results, write_results
 from unlearn_jax.runs import Run
 
 HEADER = (
@@ -46,7 +48,7 @@ def scored(method, metric, split, value, mean=None, sd=None, forget_set="random"
     """A row as an experiment makes it."""
     null = (None,) * 5 if mean is None else (mean, sd, mean - 2 * sd, mean + 2 * sd, (value - mean) / sd if sd else None)
     about = ("unlearning", "digits", "resnet8", forget_set, method, METHODS[method][0], metric, split)
-    return tables.Row._make([*about, value, value - (sd or 0), value + (sd or 0), *null, n, 2 * n, None])
+    return Row._make([*about, value, value - (sd or 0), value + (sd or 0), *null, n, 2 * n, None])
 
 
 def rows_of(methods=METHODS, forget_set="random"):
@@ -70,25 +72,25 @@ def run(tmp_path):
 def printed(board, width, **options):
     """The leaderboard as the terminal shows it."""
     stream = io.StringIO()
-    tables.show(board, Console(file=stream, width=width, highlight=False, **options))
+    leaderboard.show(board, Console(file=stream, width=width, highlight=False, **options))
     return stream.getvalue()
 
 
 def test_results_have_exactly_the_columns_of_the_contract_and_come_back_equal(run):
     rows = [*rows_of(["original", "scrub"]), scored("scrub", "seconds", "", 1.5)._replace(seconds=0.25)]
-    tables.write_results(run, rows, {"note": math.nan})
+    write_results(run, rows, {"note": math.nan})
     lines = (run.folder / "results.csv").read_text().splitlines()
     assert lines[0] == HEADER and len(lines) == 1 + len(rows)
     assert lines[-1] == "unlearning,digits,resnet8,random,scrub,F+R,seconds,,1.5,1.5,1.5,,,,,,24,48,0.25"
-    assert tables.read_results(run.folder / "results.csv") == rows
+    assert read_results(run.folder / "results.csv") == rows
     (run.folder / "results.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns"):
-        tables.read_results(run.folder / "results.csv")
+        read_results(run.folder / "results.csv")
 
 
 def test_results_json_is_valid_whatever_the_values(run):
     row = scored("scrub", "klom", "forget", math.nan, 2.4, 0.1)._replace(z=math.inf, value_low=np.float32(1.5))
-    tables.write_results(run, [row], {"curves": {"loss": np.array([1.0, np.nan])}})
+    write_results(run, [row], {"curves": {"loss": np.array([1.0, np.nan])}})
 
     def never(constant):
         raise AssertionError(constant)
@@ -102,7 +104,7 @@ def test_results_json_is_valid_whatever_the_values(run):
 
 
 def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
-    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    board = leaderboard.arrange(rows_of(), {"random": 3.0})
     expected = sorted(METHODS.keys() - {"original", "retrain"}, key=lambda method: abs(METHODS[method][1]))
     assert [line.method for line in board.lines] == ["original", "retrain", *expected]
     assert [line.method for line in board.lines if line.reference] == ["original", "retrain"]
@@ -130,19 +132,19 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
 )
 def test_no_mark_for_a_score_that_is_missing_or_off_the_null(spoil):
     rows = [spoil(row) if row.metric == "forgetting_quality" else row for row in rows_of(["scrub"])]
-    assert not tables.leaderboard(rows, {"random": 3.0}).lines[0].inside
-    assert tables.leaderboard(rows_of(["scrub"]), {"random": 3.0}).lines[0].inside
+    assert not leaderboard.arrange(rows, {"random": 3.0}).lines[0].inside
+    assert leaderboard.arrange(rows_of(["scrub"]), {"random": 3.0}).lines[0].inside
 
 
 def test_a_constant_null_that_is_met_is_inside():
     row = scored("scrub", "accuracy", "retain", 100.0, 100.0, 0.0)
     assert row.z is None and row.deviation == 0.0
-    assert tables.leaderboard([row], {"random": 3.0}).lines[0].inside
+    assert leaderboard.arrange([row], {"random": 3.0}).lines[0].inside
 
 
 def test_diverged_members_are_named_and_take_the_mark_away():
     rows = [row._replace(n_members=23) for row in rows_of(["scrub"])] + rows_of(["retrain"])
-    board = tables.leaderboard(rows, {"random": 3.0}, {("random", "scrub"): [7]})
+    board = leaderboard.arrange(rows, {"random": 3.0}, {("random", "scrub"): [7]})
     assert "scrub: 23 of 24 (1 diverged: #7)" in " ".join(board.caption)
     assert not board.lines[1].inside and "23 of 24" in board.lines[1].cells
     assert any("(n=24)" in note for note in board.caption)
@@ -150,7 +152,7 @@ def test_diverged_members_are_named_and_take_the_mark_away():
 
 def test_a_method_of_which_nothing_is_left_is_last_and_without_a_mark():
     lost = scored("finetune", "klom", "forget", math.nan, 2.46, 0.09, n=0)
-    board = tables.leaderboard([lost, *rows_of(["scrub"])], {"random": 3.0}, {("random", "finetune"): range(24)})
+    board = leaderboard.arrange([lost, *rows_of(["scrub"])], {"random": 3.0}, {("random", "finetune"): range(24)})
     assert [line.method for line in board.lines] == ["scrub", "finetune"] and not board.lines[1].inside
     assert "0 of 24" in board.lines[1].cells and "nan" in board.lines[1].cells
 
@@ -158,19 +160,19 @@ def test_a_method_of_which_nothing_is_left_is_last_and_without_a_mark():
 def test_several_forget_sets_show_mean_and_spread_and_need_every_set_inside():
     bands = {"a": 3.0, "b": 2.0}
     good = rows_of(["scrub"], "a") + rows_of(["scrub"], "b")
-    assert tables.leaderboard(good, bands).lines[0].inside
+    assert leaderboard.arrange(good, bands).lines[0].inside
     bad = [row._replace(value=row.value + 0.2, z=3.5) if (row.metric, row.forget_set) == ("klom", "b") else row for row in good]
-    board = tables.leaderboard(bad, bands)
+    board = leaderboard.arrange(bad, bands)
     cells = dict(zip(board.headings, board.lines[0].cells, strict=True))
     assert not board.lines[0].inside and cells[" "] == "1/2" and cells["max |z|"] == "3.5 KLOM F"
     assert cells["KLOM F"] == "2.67±0.14" and "2 forget sets" in board.caption[0]
     with pytest.raises(KeyError):
-        tables.leaderboard(good, {"a": 3.0})
+        leaderboard.arrange(good, {"a": 3.0})
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_terminal_fits_its_width_and_cuts_nothing(width):
-    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    board = leaderboard.arrange(rows_of(), {"random": 3.0})
     text = printed(board, width)
     assert "\x1b" not in text and "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -182,17 +184,17 @@ def test_terminal_fits_its_width_and_cuts_nothing(width):
 
 
 def test_terminal_has_colour_only_where_it_is_one_and_never_fails_on_an_old_one():
-    board = tables.leaderboard(rows_of(), {"random": 3.0})
+    board = leaderboard.arrange(rows_of(), {"random": 3.0})
     assert "\x1b" in printed(board, 100, force_terminal=True, color_system="standard")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    tables.show(board, Console(file=stream, width=100, highlight=False))
+    leaderboard.show(board, Console(file=stream, width=100, highlight=False))
     stream.flush()
     assert b"+-" in stream.buffer.getvalue()
 
 
 def test_markdown_is_one_table_with_its_caption(run):
-    board = tables.leaderboard(rows_of(), {"random": 3.0})
-    tables.write_summary(run, board)
+    board = leaderboard.arrange(rows_of(), {"random": 3.0})
+    leaderboard.write(run, board)
     table, *caption = (run.folder / "summary.md").read_text().strip().split("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + len(METHODS)
@@ -203,7 +205,7 @@ def test_markdown_is_one_table_with_its_caption(run):
 
 def test_latex_escapes_and_balances(run):
     rows = [row._replace(forget_set="a_b 10% & {c} ~ ^ $ # \\") for row in rows_of()]
-    tables.write_summary(run, tables.leaderboard(rows, {rows[0].forget_set: 3.0}))
+    leaderboard.write(run, leaderboard.arrange(rows, {rows[0].forget_set: 3.0}))
     text = (run.folder / "summary.tex").read_text()
     assert r"forget set a\_b 10\% \& \{c\} \textasciitilde{} \textasciicircum{} \$ \# \textbackslash{}" in text
     assert r"l1\_sparse\_proximal" in text and "l1_sparse" not in text
@@ -251,7 +253,7 @@ def test_figures_are_saved_and_the_same_each_time(tmp_path):
     saved = []
     for folder in (tmp_path / "first", tmp_path / "second"):
         for name, figure in drawn(methods).items():
-            figures.save(figure, Run(folder), name)
+            save(figure, Run(folder), name)
         saved.append({path.name: path.read_bytes() for path in sorted((folder / "figures").iterdir())})
     assert list(saved[0]) == sorted(f"{name}.{suffix}" for name in ("quality", "losses", "accuracy") for suffix in ("svg", "png"))
     assert saved[0] == saved[1]
@@ -282,12 +284,10 @@ def test_a_method_without_finite_values_is_named_below_the_figure():
 
 
 def test_a_figure_with_nothing_to_draw_is_still_a_figure(tmp_path):
-    figures.save(figures.quality_against_utility([], "title"), Run(tmp_path), "empty")
+    save(figures.quality_against_utility([], "title"), Run(tmp_path), "empty")
     assert (tmp_path / "figures" / "empty.svg").exists()
 
 
 def test_importing_the_report_does_not_import_what_draws():
-    check = (
-        "import sys, unlearn_jax.report.figures, unlearn_jax.report.tables; assert not {'matplotlib', 'rich'} & set(sys.modules)"
-    )
+    check = "import sys, unlearn_jax.report.figures, unlearn_jax.report.leaderboard; assert not {'matplotlib', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parents[1])

@@ -1,8 +1,5 @@
-"""The figures of a run, as matplotlib `Figure` objects without pyplot: nothing global is touched, and the same input gives
-the same bytes. Colours are Okabe and Ito's, which colour-blind people can tell apart. All are drawn 9 inches wide.
-"""
+"""The figures of the main study: how well each method forgets, what it costs, losses, accuracies."""
 
-import io
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,45 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report import Folder
-from unlearn_jax.report.tables import REFERENCES, Row
+from unlearn_jax.report.drawing import ACCESS, BAND, ELSE, REFERENCE, SPLITS, WIDTH, blank
+from unlearn_jax.report.rows import REFERENCES, Row
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-SPLITS = {"forget": "#0072B2", "retain": "#E69F00", "test": "#009E73"}
-ACCESS = {
-    "F": ("^", "#D55E00"),
-    "R": ("o", "#0072B2"),
-    "F+R": ("s", "#009E73"),
-    "F+R+test-like": ("D", "#CC79A7"),
-    "data-free": ("v", "#E69F00"),
-}
-REFERENCE = ("*", "black")
-ELSE = ("X", "#666666")
-BAND = "#BBBBBB"
 LOSS_RANGE = (1e-6, 1e2)  # nats
-WIDTH = 9.0  # inches
-
-
-def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:
-    """Writes figures/<name>.svg and figures/<name>.png, the same bytes each time (for one version of matplotlib).
-
-    Args:
-        figure: what to save.
-        folder: the run folder.
-        name: without suffix.
-    """
-    import matplotlib
-
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is settled now, and settling it takes longer than drawing
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-            data = io.BytesIO()
-            figure.savefig(data, format=suffix, dpi=200, metadata=metadata)
-            folder.write_bytes(f"figures/{name}.{suffix}", data.getvalue())
 
 
 def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure":
@@ -62,12 +28,12 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
 
     Args:
         rows: those of the metrics klom (forget) and accuracy (test) are used; a method without finite values is named below.
-        title: what they are about, see `tables.subject`.
+        title: what they are about, see `rows.subject`.
 
     Returns:
         The figure.
     """
-    figure = _figure(WIDTH, 6.0)
+    figure = blank(WIDTH, 6.0)
     axes = figure.add_subplot()
     klom = _by_method(rows, "klom", "forget", in_null_sd=True)
     accuracy = _by_method(rows, "accuracy", "test", in_null_sd=False)
@@ -114,13 +80,13 @@ def loss_histograms(
         losses: cross-entropy per member and example (nats) by method, in the order to draw, and by split. NaN is left out,
             and its share said.
         oracles: those of the oracles, by split.
-        title: what they are about, see `tables.subject`.
+        title: what they are about, see `rows.subject`.
 
     Returns:
         The figure.
     """
     edges = np.linspace(math.log10(LOSS_RANGE[0]), math.log10(LOSS_RANGE[1]), 49)
-    figure = _figure(WIDTH, 1.3 + 0.5 * len(losses))
+    figure = blank(WIDTH, 1.3 + 0.5 * len(losses))
     baselines = np.arange(len(losses))[::-1]
     for axes, (split, colour) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
         outline = _shares(oracles[split], edges)
@@ -162,13 +128,13 @@ def accuracy_bars(
         rows: of one forget set; the null bands of accuracy are taken from them.
         accuracies: in %, per member, by method, in the order to draw, and by split; NaN for a member that diverged.
         oracles: those of the oracles, by split.
-        title: what they are about, see `tables.subject`.
+        title: what they are about, see `rows.subject`.
 
     Returns:
         The figure.
     """
     methods = list(accuracies)
-    figure = _figure(WIDTH, 1.5 + 0.27 * len(methods))
+    figure = blank(WIDTH, 1.5 + 0.27 * len(methods))
     places = np.arange(len(methods))
     for axes, (split, colour) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
         members = [np.asarray(accuracies[method][split], float) for method in methods]
@@ -197,15 +163,6 @@ def accuracy_bars(
         f"{title}\nbars: from the oracles' mean (line; grey: 95% of the null) to the method's; dots: members", fontsize=10
     )
     figure.supxlabel("accuracy (%)", fontsize=9)
-    return figure
-
-
-def _figure(width: float, height: float) -> "matplotlib.figure.Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure
 
 

@@ -1,76 +1,18 @@
-"""The rows of a run, and the leaderboard that they make: on the terminal, in Markdown and in LaTeX."""
+"""The leaderboard that the rows of a run make: on the terminal, in Markdown and in LaTeX."""
 
-import csv
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unlearn_jax.report import Folder
+from unlearn_jax.report.rows import REFERENCES, Row, counted, subject
 
 if TYPE_CHECKING:
     import rich.console
 
-REFERENCES = ("original", "retrain")
 MARK = "●"
 FEWEST = 8  # models that a verdict takes: with fewer, the band of the largest |z| is a guess
-
-
-class Row(NamedTuple):
-    """One row of results.csv: what one method scored in one metric. None is an empty cell.
-
-    Attributes:
-        experiment: the study.
-        dataset: its data.
-        model: its network.
-        forget_set: the forget set's name, unique in the run.
-        method: a name of the registry.
-        access: F, R, F+R, F+R+test-like, data-free or none.
-        metric: accuracy (in %), klom, forgetting_quality, ..., or a cost: seconds (per model), rte (share of retraining),
-            examples.
-        split: forget, retain, test, or empty where the metric has none.
-        value: the score; for a metric per model, the mean over models.
-        value_low: lower end of its 95% interval.
-        value_high: upper end of its 95% interval.
-        null_mean: what a perfect method scores with as many models, on average (for accuracy: the oracles' mean).
-        null_sd: the null's standard deviation; may be 0, and then z is None.
-        null_low: its 2.5% quantile.
-        null_high: its 97.5% quantile.
-        z: (value - null_mean) / null_sd.
-        n_members: models that the value is from; diverged ones are not among them.
-        n_oracles: retrained models that the null is from.
-        seconds: what the method took for one model, compilation apart.
-    """
-
-    experiment: str
-    dataset: str
-    model: str
-    forget_set: str
-    method: str
-    access: str
-    metric: str
-    split: str
-    value: float | None = None
-    value_low: float | None = None
-    value_high: float | None = None
-    null_mean: float | None = None
-    null_sd: float | None = None
-    null_low: float | None = None
-    null_high: float | None = None
-    z: float | None = None
-    n_members: int | None = None
-    n_oracles: int | None = None
-    seconds: float | None = None
-
-    @property
-    def deviation(self) -> float | None:
-        """z, or None without a null. Where the null's sd is 0, 0 on the null and infinite off it: no score there is luck."""
-        if self.z is not None or self.null_sd is None or self.null_mean is None or self.value is None:
-            return self.z
-        if math.isclose(self.value, self.null_mean, rel_tol=1e-9, abs_tol=1e-9):
-            return 0.0
-        return math.copysign(math.inf, self.value - self.null_mean)
 
 
 class Line(NamedTuple):
@@ -103,50 +45,7 @@ class Leaderboard(NamedTuple):
     caption: tuple[str, ...]
 
 
-def write_results(folder: Folder, rows: Sequence[Row], extra: Mapping[str, Any] | None = None) -> None:
-    """Writes results.csv, and results.json: the rows under `rows`, beside what `extra` holds.
-
-    Args:
-        folder: the run folder.
-        rows: all rows of the run.
-        extra: what fits no table.
-    """
-    folder.write_csv("results.csv", Row._fields, rows)
-    folder.write_json("results.json", {"rows": rows, **(extra or {})})
-
-
-def read_results(path: Path) -> list[Row]:
-    """Reads a results.csv back, equal to what was written.
-
-    Raises:
-        ValueError: if its columns are not those of `Row`.
-    """
-    with path.open(newline="") as file:
-        table = csv.DictReader(file)
-        if tuple(table.fieldnames or ()) != Row._fields:
-            raise ValueError(f"{path}: the columns are not {','.join(Row._fields)}")
-        return [Row(**{column: _parse(column, cell) for column, cell in line.items()}) for line in table]
-
-
-def _parse(column: str, cell: str) -> Any:
-    kind = Row.__annotations__[column]
-    if kind is str:
-        return cell
-    if cell == "":
-        return None
-    return int(cell) if kind == int | None else float(cell)
-
-
-def subject(rows: Sequence[Row]) -> str:
-    """What rows are about, as titles and captions say it: data set, model, forget set, and how many models."""
-    names = [", ".join(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("dataset", "model")]
-    forget_sets = list(dict.fromkeys(row.forget_set for row in rows))
-    forget = f"forget set {forget_sets[0]}" if len(forget_sets) == 1 else f"{len(forget_sets)} forget sets"
-    oracles = _range(row.n_oracles for row in rows)
-    return " · ".join([*names, forget, f"n={_range(row.n_members for row in rows)} models a method", f"{oracles} oracles"])
-
-
-def leaderboard(
+def arrange(
     rows: Sequence[Row],
     bands: Mapping[str, float],
     diverged: Mapping[tuple[str, str], Sequence[int]] | None = None,
@@ -182,7 +81,7 @@ def leaderboard(
     return Leaderboard(tuple(column.heading for column in _COLUMNS), lines, _caption(rows, by_method, bands, lost))
 
 
-def write_summary(folder: Folder, board: Leaderboard) -> None:
+def write(folder: Folder, board: Leaderboard) -> None:
     """Writes summary.md and summary.tex."""
     folder.write_text("summary.md", markdown(board))
     folder.write_text("summary.tex", latex(board))
@@ -334,7 +233,7 @@ def _klom_z(entry: _Entry) -> str:
 
 def _models(entry: _Entry) -> str:
     used = sum(_members(rows) for rows in entry.sets.values())
-    return f"{used} of {used + entry.lost}" if entry.lost else _range(_members(rows) for rows in entry.sets.values())
+    return f"{used} of {used + entry.lost}" if entry.lost else counted(_members(rows) for rows in entry.sets.values())
 
 
 def _mark(entry: _Entry) -> str:
@@ -454,7 +353,7 @@ def _caption(
     lost: Mapping[str, Sequence[tuple[str, int]]],
 ) -> tuple[str, ...]:
     sets = list(dict.fromkeys(row.forget_set for row in rows))
-    n = _range(_members(entry) for method, held in by_method.items() if not lost[method] for entry in held.values())
+    n = counted(_members(entry) for method, held in by_method.items() if not lost[method] for entry in held.values())
     limits = sorted(bands[name] for name in sets)
     band = _two(limits[0]) if len(sets) == 1 else f"{_two(limits[0])} to {_two(limits[-1])}"
     reading = (
@@ -481,13 +380,6 @@ def _caption(
 def _members(rows: Iterable[Row]) -> int:
     """How many models a method's values are from."""
     return max((row.n_members for row in rows if row.n_members is not None), default=0)
-
-
-def _range(counts: Iterable[int | None]) -> str:
-    known = sorted({count for count in counts if count is not None})
-    if not known:
-        return "?"
-    return str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
 def _mean(values: Iterable[float | None]) -> float:
