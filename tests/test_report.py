@@ -289,5 +289,6 @@ def test_a_figure_with_nothing_to_draw_is_still_a_figure(tmp_path):
 
 
 def test_importing_the_report_does_not_import_what_draws():
-    check = "import sys, unlearn_jax.report.figures, unlearn_jax.report.leaderboard; assert not {'matplotlib', 'rich'} & set(sys.modules)"
+    modules = "unlearn_jax.report.figures, unlearn_jax.report.leaderboard"
+    check = f"import sys, {modules}; assert not {{'matplotlib', 'rich'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parents[1])
