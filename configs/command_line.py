@@ -100,7 +100,8 @@ def one_line(box: str) -> str:
     if match := re.match(r"Error parsing (\S+): .*?['\"\[]+(.*?)['\"\]]*\.?$", said):
         option, value = match.groups()
         kind = hints[0].removeprefix(option).strip().removeprefix("{None}|")
-        return f"{option} {value}: expected {TYPES.get(kind, kind)}"
+        accepted = " or ".join(TYPES.get(part, part.strip("{}")) for part in kind.split("|"))
+        return f"{option} {value}: expected {accepted}"
     if match := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", said):
         return f"{match[2]} {match[1]}: expected one of {match[3].replace(chr(39), '')}"
     if match := re.match(r"Missing value for argument '(\S+)'", said):

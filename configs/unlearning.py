@@ -7,6 +7,7 @@ The defaults are the main job, on digits: 24 originals, 48 oracles, every method
 
 import ast
 import dataclasses
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +50,27 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto:
+    """With `--members auto`: which difference is to become visible, that is be called outside the null in 80 of 100 runs."""
+
+    metric: str = "accuracy"
+    """A metric of results.csv."""
+    split: Literal["forget", "retain", "test", "all"] = "forget"
+    """Its split."""
+    difference: float = 3.0
+    """From what retrained models score on average, in the metric's unit (accuracy: percentage points)."""
+    most: int = 64
+    """No more models than these."""
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        from unlearn_jax.report.leaderboard import FEWEST
+
+        require(0 < self.difference < inf, "--auto.difference", self.difference, "expected a number above 0")
+        require(self.most >= FEWEST, "--auto.most", self.most, f"expected an integer of at least {FEWEST}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Common):
     """The options of the experiment `unlearning`."""
 
@@ -56,19 +78,25 @@ class Config(Common):
     """Names separated by commas, or all. `--list` shows them."""
     hyper: tuple[str, ...] = ()
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
-    members: int = 24
-    """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
+    members: int | Literal["auto"] = 24
+    """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
+    auto: Auto = Auto()
     forget_sets: int = 1
-    """Forget sets, each with oracles of its own."""
+    """Forget sets, each with oracles of its own; several make intervals and the verdict count for other sets too."""
+    unlearning_seeds: int = 1
+    """Times that each method unlearns each original, with other keys: 2 or more tell the method's own chance from the rest."""
     forget: Forget = Forget()
     evaluation: Evaluation = Evaluation()
 
-    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "forget_sets"})
+    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
-        require(self.members >= 2, "--members", self.members, "expected an integer of at least 2: one model has no distribution")
+        enough = self.members == "auto" or self.members >= 2
+        require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
+        require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
+        self.auto.check()
         require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
         self.forget.check()
         self.evaluation.check()

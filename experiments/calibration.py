@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from configs.calibration import Config
 from experiments.setting import forget_mask, prepare
-from experiments.unlearning import Study, keep
+from experiments.study import Study, keep
 from unlearn_jax.metrics import reference, score
 from unlearn_jax.report.progress import working
 from unlearn_jax.runs import Run

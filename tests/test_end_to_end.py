@@ -1,6 +1,8 @@
 """The main job as a person runs it: what it leaves, that it survives a kill, and that the same seed gives the same numbers."""
 
 import contextlib
+import csv
+import itertools
 import json
 import os
 import shutil
@@ -81,9 +83,10 @@ def finished(tmp_path_factory, cache):
 def test_the_run_folder_holds_what_scripts_expect(finished):
     out, said = finished
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    figures = ("quality_against_utility", "loss_histograms", "accuracy")
+    figures = ("quality_against_utility", "loss_histograms", "accuracy", "power")
     assert names == {
         *("config.json", "hyperparameters.json", "results.csv", "results.json", "summary.md", "summary.tex"),
+        *("power.csv", "comparisons.csv"),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
         *(f"logits/random-0/{name}.npz" for name in (*METHODS, "oracle", "labels")),
         "forget_sets/random-0.txt",
@@ -286,7 +289,10 @@ def test_a_method_that_diverges_is_named_and_never_averaged(finished, cache, tmp
     out = tmp_path / "diverged"
     words = ("--hyper", "gradient_ascent.learning_rate=1e30")
     done = succeed(out, cache, *words, methods=("original", "gradient_ascent"))
-    assert "gradient_ascent: 0 of 4 (4 diverged: #0, #1, #2, #3); never marked" in (out / "summary.md").read_text()
+    assert (
+        "gradient_ascent: 0 of 4 (4 diverged: random-0 #0, random-0 #1, random-0 #2, random-0 #3); never marked"
+        in (out / "summary.md").read_text()
+    )
     assert "4 diverged" in done.stdout
     assert json.loads((out / "results.json").read_text())["diverged"]["random-0/gradient_ascent"] == [0, 1, 2, 3]
     lost = [row for row in rows_in(out) if row.method == "gradient_ascent"]
@@ -303,6 +309,57 @@ def test_oracles_that_diverge_are_a_mistake_in_one_line(cache, tmp_path):
     assert done.stderr.splitlines()[-1] == message
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out/results.csv").exists()
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_several_forget_sets_and_seeds_tell_where_the_variance_comes_from(finished, cache, tmp_path):
+    out = tmp_path / "sets"
+    shutil.copytree(finished[0], out)
+    done = succeed(out, cache, "--forget-sets", "2", "--unlearning-seeds", "2")
+    rows = rows_in(out)
+    assert [row for row in rows if row.forget_set == "random-0"] == rows_in(finished[0])  # extended, not changed
+    pooled = {(row.method, row.metric, row.split): row for row in read_results(out / "over_forget_sets.csv")}
+    apart = {key: [row for row in rows if (row.method, row.metric, row.split) == key] for key in pooled}
+    assert len(rows) == 2 * len(pooled)
+    for key, row in pooled.items():
+        assert row.forget_set == "mean of 2"
+        assert row.value == pytest.approx(np.mean([each.value for each in apart[key]]))
+        if row.metric not in COSTS:
+            assert row.null_mean == pytest.approx(np.mean([each.null_mean for each in apart[key]]))
+            assert row.null_sd < max(each.null_sd for each in apart[key]) or row.null_sd == 0
+    assert "mean of 2" in done.stdout and "band" in done.stdout
+    variance = {(row["method"], row["component"]): row for row in table(out / "variance.csv") if row["metric"] == "accuracy"}
+    assert {part for _, part in variance} == {"original", "forget_set", "interaction", "seed"}
+    assert float(variance["original", "seed"]["variance"]) == 0 < float(variance["retrain", "seed"]["variance"])
+    assert (out / "figures/variance.png").exists()
+    first, second = (npz(out / f"logits/random-0/scrub{seed}.npz")["test"] for seed in ("", "-seed1"))
+    assert not np.array_equal(first, second)
+    pairs = table(out / "comparisons.csv")
+    assert {(row["first"], row["second"]) for row in pairs} == set(itertools.combinations(METHODS, 2))
+
+
+def test_members_auto_takes_as_many_as_the_difference_needs(cache, tmp_path):
+    out = tmp_path / "auto"
+    words = ("--members", "auto", "--auto.difference", "12", "--auto.most", "20")
+    said = succeed(out, cache, *words, methods=["original"]).stdout
+    chosen = json.loads((out / "config.json").read_text())["members"]
+    assert f"{chosen} models make a difference of" in said
+    assert chosen == 20 or (f"{chosen} models make a difference of {seen(out, chosen):.3g}" in said and seen(out, chosen) <= 12)
+    assert {row.n_members for row in rows_in(out)} == {chosen}
+    done = run(tmp_path / "wrong", cache, "--members", "auto", "--auto.metric", "tow", methods=["original"])
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("benchmark.py: --auto.metric tow: on forget there is ")
+
+
+def seen(out, models):
+    """The difference in accuracy on the forget set that power.csv says is visible with so many models."""
+    wanted = ("accuracy", "forget", str(models))
+    (row,) = (row for row in table(out / "power.csv") if (row["metric"], row["split"], row["models"]) == wanted)
+    return float(row["visible"])
 
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")

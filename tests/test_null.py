@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import metrics
+from unlearn_jax.metrics import power
 from unlearn_jax.types import Cube, Labels
 
 CLASSES = 4
@@ -140,3 +141,68 @@ def test_a_null_without_spread_gives_no_z_but_a_verdict():
 def test_two_members_are_scored_with_unbounded_intervals():
     evaluation = metrics.score(pool(2, 2), metrics.reference(pool(4, 1), LABELS, 2, splits=10))
     assert of(evaluation)["klom", "forget"].low == -np.inf
+
+
+# Several forget sets, and how many models it takes
+
+
+def test_over_forget_sets_the_null_narrows_and_a_small_shift_becomes_visible():
+    sets = [metrics.reference(pool(2 * N, 10 + i), LABELS, N, splits=40) for i in range(3)]
+
+    def verdict(shift):
+        each = [metrics.score(pool(N, 20 + i, shift), reference) for i, reference in enumerate(sets)]
+        return each, metrics.pooled(each, sets)
+
+    apart, together = verdict(0.5)
+    assert any(each.inside for each in apart) and not together.inside
+    name = "kl_to_oracle", "forget"
+    values = [of(each)[name].value for each in apart]
+    found = of(together)[name]
+    assert found.value == pytest.approx(np.mean(values))
+    assert found.null.sd == pytest.approx(np.mean([reference.nulls[name].sd for reference in sets]) / np.sqrt(3), rel=0.4)
+    assert found.low < found.value < found.high
+    assert found.high - found.low >= 0.5 * (max(values) - min(values)) / 2  # for other sets, not only these
+    assert verdict(0.0)[1].inside
+
+
+def test_over_one_forget_set_the_verdict_is_its_own(reference):
+    alone = metrics.score(pool(N, 2), reference)
+    pooled = metrics.pooled([alone], [reference])
+    assert pooled.band == reference.band and pooled.largest_z == pytest.approx(alone.largest_z)
+    for one, other in zip(alone.scores, pooled.scores, strict=True):
+        assert (one.metric, one.split, one.value) == (other.metric, other.split, pytest.approx(other.value))
+
+
+def test_parts_are_of_groups_of_originals_whatever_the_order(reference):
+    cube, order = pool(N - 1, 2), np.random.default_rng(0).permutation(N - 1)
+    groups = np.array([0, 0, 1, 1, 2, 4, 4])
+    parts = of(metrics.score(cube, reference, groups))
+    shuffled = of(metrics.score(Cube(*(logits[order] for logits in cube)), reference, groups[order]))
+    for name, each in parts.items():
+        assert each.parts == pytest.approx(shuffled[name].parts, nan_ok=True)
+        assert np.isnan(each.parts).tolist() == [False, False, False, True, False, True, True, True]
+    accuracy = metrics.accuracies(cube, LABELS).forget
+    assert parts["accuracy", "forget"].parts[1] == pytest.approx(accuracy[2:4].mean())
+    assert parts["accuracy", "forget"].members == pytest.approx(accuracy)
+    assert np.nanmean(parts["klom", "forget"].parts) == pytest.approx(parts["klom", "forget"].value)
+
+
+def test_the_power_curve_narrows_and_says_how_many_models_a_difference_takes():
+    name = "accuracy", "forget"
+    yardstick = metrics.reference(pool(32, 7), LABELS, 16, splits=50)
+    curve = {each.models: each for each in metrics.power_curve(yardstick, (4, 8, 16)) if (each.metric, each.split) == name}
+    sds = [curve[n].null.sd for n in (4, 8, 16)]
+    np.testing.assert_allclose(np.array(sds[:-1]) / sds[1:], np.sqrt(2), rtol=0.4)
+    assert curve[8].oracles == 16
+    at = yardstick.at(8)
+    assert curve[8].visible == pytest.approx((at.band + 0.8416) * at.nulls[name].sd, rel=1e-4)
+    assert power.models_needed(at, name, curve[8].visible) == 8
+    assert power.models_needed(at, name, curve[8].visible / 2) == 32
+
+
+def test_a_visible_difference_is_seen_in_80_of_100_runs():
+    rng = np.random.default_rng(0)
+    yardstick = metrics.reference(pool(2 * N, 1), LABELS, N, splits=40)
+    sd = yardstick.nulls["accuracy", "forget"].sd
+    shifted = power.visible(yardstick, ("accuracy", "forget")) + sd * rng.normal(size=20_000)
+    assert np.mean(np.abs(shifted) > yardstick.band * sd) == pytest.approx(power.POWER, abs=0.01)

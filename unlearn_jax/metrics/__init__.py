@@ -3,10 +3,11 @@
 from unlearn_jax.metrics.accuracy import Accuracies, accuracies, accuracy, average_gap, tow
 from unlearn_jax.metrics.attacks import svc_mia
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle
-from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, reference, score
+from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
 from unlearn_jax.metrics.null import Null, null
+from unlearn_jax.metrics.power import Power, power_curve
 from unlearn_jax.metrics.scores import cross_entropy_losses, entropies, margins, modified_entropies, probabilities, scaled_logits
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Evaluation",
     "ForgettingQuality",
     "Null",
+    "Power",
     "Reference",
     "Score",
     "accuracies",
@@ -29,6 +31,8 @@ __all__ = [
     "margins",
     "modified_entropies",
     "null",
+    "pooled",
+    "power_curve",
     "probabilities",
     "reference",
     "scaled_logits",

@@ -21,7 +21,7 @@ null); of these forgetting quality sees at most 500, and SVC-MIA trains on at mo
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -29,7 +29,6 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from unlearn_jax.metrics.accuracy import accuracies, average_gap, tow
 from unlearn_jax.metrics.attacks import svc_mia
@@ -38,6 +37,7 @@ from unlearn_jax.metrics.forgetting_quality import forgetting_quality
 from unlearn_jax.metrics.klom import klom
 from unlearn_jax.metrics.null import Null, halves, summarise
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
+from unlearn_jax.metrics.statistics import CONFIDENCE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.types import Cube, Labels
 
 Name = tuple[str, str]  # metric, split
@@ -45,11 +45,9 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 SPLITS = Cube._fields
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
-GROUPS = 8  # of members that the jackknife leaves out in turn
+GROUPS = 8  # of originals: each in turn is left out by the jackknife, and is one unit of what is said over forget sets
 QUALITY_ROWS = 500  # that forgetting quality sees
 SVC_ROWS = 500  # a side, that SVC-MIA trains on
-RESAMPLES = 1_000  # of the bootstrap
-CONFIDENCE = 0.95
 
 
 class Score(NamedTuple):
@@ -63,6 +61,9 @@ class Score(NamedTuple):
         high: upper end.
         null: what retrained models score.
         z: (value - null.mean) / null.sd; None where the null's sd is 0.
+        parts: what each group of originals contributes, pseudo-values whose mean is the value (but for bias); NaN for a group
+            without members.
+        members: the value of each member, where the metric has one.
     """
 
     metric: str
@@ -70,8 +71,10 @@ class Score(NamedTuple):
     value: float
     low: float
     high: float
-    null: Null | None
+    null: Null
     z: float | None
+    parts: tuple[float, ...] = ()
+    members: tuple[float, ...] = ()
 
 
 class Evaluation(NamedTuple):
@@ -115,7 +118,8 @@ class Reference:
 
     Attributes:
         n: number of models on each side.
-        nulls: by metric and split.
+        draws: by metric and split, what each split of the oracles scored.
+        nulls: their summary.
         band: the 95% quantile of the largest |z|.
     """
 
@@ -129,14 +133,13 @@ class Reference:
         forth = _map(lambda first: _compare(both[first], both[first + 1]), range(0, len(both), 2))
         back = _map(lambda first: _compare(both[first + 1], both[first]), range(0, len(both), 2))
         # Halves of one pool share what they have in common: widened here, see the module's docstring.
-        draws = {name: np.array([1.5 * a[name] - 0.5 * b[name] for a, b in zip(forth, back, strict=True)]) for name in forth[0]}
-        self.nulls = {name: summarise(values) for name, values in draws.items()}
+        both_ways = [{name: 1.5 * a[name] - 0.5 * b[name] for name in a} for a, b in zip(forth, back, strict=True)]
+        self.draws = {name: np.array([each[name] for each in both_ways]) for name in forth[0]}
+        centres: dict[Name, float] = {}
         for name, values in oracles.per_model.items():
-            means, centre = values[self.halves].mean(-1), float(values.mean())
-            draws[name] = centre + means[:, 0] - means[:, 1]
-            self.nulls[name] = summarise(draws[name])._replace(mean=centre)
-        z = [abs(draws[name] - each.mean) / each.sd for name, each in self.nulls.items() if each.sd > 0]
-        self.band = float(np.quantile(np.max(z, axis=0), CONFIDENCE)) if z else 0.0
+            means, centres[name] = values[self.halves].mean(-1), float(values.mean())
+            self.draws[name] = centres[name] + means[:, 0] - means[:, 1]
+        self.nulls, self.band = _nulls(self.draws, centres)
 
     def at(self, n: int) -> "Reference":
         """The same oracles with another number of models on each side, for methods some of whose members diverged.
@@ -148,35 +151,46 @@ class Reference:
             self._at[n] = Reference(self._oracles, self._measure, n, self._splits, self._seed)
         return self._at[n]
 
-    def score(self, unlearned: Cube) -> Evaluation:
+    def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None) -> Evaluation:
         """See `score`; the number of members is n."""
         measured = self._measure(unlearned)
-        scores = [
-            *self._two_sample(measured),
-            *(self._score(name, *_bootstrap(values, self._seed)) for name, values in measured.per_model.items()),
-        ]
-        beyond = [np.inf if _excludes(each) else 0.0 for each in scores if each.z is None]
-        largest = max([abs(each.z) for each in scores if each.z is not None] + beyond)
-        return Evaluation(scores, float(largest), self.band)
+        groups = np.arange(self.n) * min(GROUPS, self.n) // self.n if groups is None else groups
+        there = np.unique(groups)
+        scores = self._two_sample(measured, groups)
+        for name, values in measured.per_model.items():
+            parts = np.full(GROUPS, np.nan)
+            parts[there] = [values[groups == group].mean() for group in there]
+            scores.append(_score(name, self.nulls[name], *bootstrap(values, self._seed), parts, values))
+        return _verdict(scores, self.band)
 
-    def _two_sample(self, measured: Measured) -> list[Score]:
+    def of_members(self, cube: Cube) -> dict[Name, Float[np.ndarray, " members"]]:
+        """The metrics that have a value for every member: those per model, and distances to the oracles' mean."""
+        measured = self._measure(cube)
+        return measured.per_model | self._distances(measured)
+
+    def _distances(self, measured: Measured) -> dict[Name, Float[np.ndarray, " members"]]:
+        opposite = [self._oracles.take(half) for half in self.halves[:VALUE_SPLITS].reshape(-1, self.n)]
+        each = [_distances(measured, oracles) for oracles in opposite]
+        return {name: np.mean([own[name] for own in each], axis=0) for name in each[0]}
+
+    def _two_sample(self, measured: Measured, groups: np.ndarray) -> list[Score]:
         opposite = [self._oracles.take(half) for half in self.halves[:VALUE_SPLITS].reshape(-1, self.n)]
         values = _map(lambda oracles: _compare(measured, oracles), opposite)
-        members = np.arange(self.n)
-        left_out = np.array_split(members, min(self.n, GROUPS))
-        kept = [measured.take(np.setdiff1d(members, group)) for group in left_out] if self.n > 2 else []
-        jackknife = _map(lambda part: [_compare(part, oracles) for oracles in opposite[:2]], kept)
+        members = self._distances(measured)
+        there = np.unique(groups) if self.n > 2 else groups[:0]
+        left_out = _map(
+            lambda group: [_compare(measured.take(np.flatnonzero(groups != group)), oracles) for oracles in opposite[:2]], there
+        )
         scores = []
         for name in values[0]:
             value = float(np.mean([each[name] for each in values]))
-            parts = np.array([np.mean([each[name] for each in part]) for part in jackknife])
-            reach = stdtrit(len(parts) - 1, 0.975) * np.sqrt((len(parts) - 1) * parts.var()) if len(parts) else np.inf
-            scores.append(self._score(name, value, value - reach, value + reach))
+            without = np.array([np.mean([each[name] for each in part]) for part in left_out])
+            # Leaving a group out biases the comparison, alike for all groups: pseudo-values are centred at the value.
+            parts = np.full(GROUPS, np.nan)
+            parts[there] = value - (len(there) - 1) * (without - (without.mean() if len(there) else 0))
+            interval = jackknifed(value, parts[there])
+            scores.append(_score(name, self.nulls[name], value, *interval, parts, members.get(name, ())))
         return scores
-
-    def _score(self, name: Name, value: float, low: float, high: float) -> Score:
-        each = self.nulls[name]
-        return Score(*name, value, low, high, each, (value - each.mean) / each.sd if each.sd > 0 else None)
 
 
 def reference(oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed: int = 0, rows: int = 1_000) -> Reference:
@@ -205,7 +219,7 @@ def reference(oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed:
     return Reference(measure(oracles), measure, n, splits, seed)
 
 
-def score(unlearned: Cube, reference: Reference) -> Evaluation:
+def score(unlearned: Cube, reference: Reference, groups: Int[np.ndarray, " members"] | None = None) -> Evaluation:
     """Scores unlearned models against the oracles, n against n, where n is the number of the unlearned.
 
     If that is not the reference's own n, as when members diverged, `reference.at(n)` is used (and kept).
@@ -220,6 +234,7 @@ def score(unlearned: Cube, reference: Reference) -> Evaluation:
     Args:
         unlearned: logits of the finite members.
         reference: from `reference`.
+        groups: which group of originals each member comes from, counted from 0; by default eight equal ones in order.
 
     Returns:
         The scores and the joint verdict.
@@ -227,7 +242,37 @@ def score(unlearned: Cube, reference: Reference) -> Evaluation:
     Raises:
         ValueError: if a member's logits are not finite, or there are too few oracles for so many members.
     """
-    return reference.at(len(unlearned.forget)).score(unlearned)
+    return reference.at(len(unlearned.forget)).score(unlearned, groups)
+
+
+def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -> Evaluation:
+    """What one method scores over several forget sets, and one verdict for all of them.
+
+    The value is the mean over the sets. The null is that of the same mean, the oracles of each set being models of their
+    own: its sd falls with the number of sets, and so a smaller difference becomes visible. Intervals are for other originals
+    and other forget sets, see `statistics.crossed_mean`; a group of originals that lost all its members on some set is left
+    out of them.
+
+    Args:
+        evaluations: of the method, one for each forget set, by the same groups of originals.
+        references: those that the evaluations were made with, `reference.at(n)` if members were lost.
+
+    Returns:
+        The scores and the joint verdict.
+    """
+    names = [(each.metric, each.split) for each in evaluations[0].scores]
+    draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
+    centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
+    nulls, band = _nulls(draws, centres)
+    scores = []
+    for name, *sets in zip(names, *(evaluation.scores for evaluation in evaluations), strict=True):
+        value = float(np.mean([each.value for each in sets]))
+        parts = np.array([each.parts for each in sets]).T
+        whole = parts[np.isfinite(parts).all(axis=1)]
+        found = crossed_mean(whole) if len(whole) else None
+        low, high = (found.low - found.mean, found.high - found.mean) if found else (-np.inf, np.inf)
+        scores.append(_score(name, nulls[name], value, value + low, value + high, parts.mean(axis=1)))
+    return _verdict(scores, band)
 
 
 def _measure(cube: Cube, labels: Labels, rows: dict[str, np.ndarray], seed: int) -> Measured:
@@ -259,11 +304,7 @@ def _compare(unlearned: Measured, oracles: Measured) -> dict[Name, float]:
         values["klom_p95", split] = float(np.percentile(divergence, 95))
     phi, oracle_phi = (pool.margins["forget"][:, :QUALITY_ROWS] for pool in (unlearned, oracles))
     values["forgetting_quality", "forget"] = forgetting_quality(phi, oracle_phi).score
-    for split in unlearned.probabilities:
-        for distance in (kl_to_oracle, activation_distance, js_divergence):
-            values[distance.__name__, split] = float(
-                distance(unlearned.probabilities[split], oracles.probabilities[split]).mean()
-            )
+    values |= {name: float(members.mean()) for name, members in _distances(unlearned, oracles).items()}
     shares = [[pool.per_model["accuracy", split] / 100 for split in SPLITS] for pool in (unlearned, oracles)]
     values["tow", "all"] = tow(*shares[0], *shares[1])
     attacks = [pool.per_model["svc_mia", "forget"] for pool in (unlearned, oracles)]
@@ -274,16 +315,38 @@ def _compare(unlearned: Measured, oracles: Measured) -> dict[Name, float]:
     return values
 
 
-def _bootstrap(values: Float[np.ndarray, " members"], seed: int) -> tuple[float, float, float]:
-    """The mean and its 95% percentile interval."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return float(values.mean()), float(low), float(high)
+def _distances(unlearned: Measured, oracles: Measured) -> dict[Name, Float[np.ndarray, " members"]]:
+    """Of each member to the oracles' mean prediction, on average over the examples."""
+    return {
+        (distance.__name__, split): distance(p, oracles.probabilities[split]).mean(-1)
+        for split, p in unlearned.probabilities.items()
+        for distance in (kl_to_oracle, activation_distance, js_divergence)
+    }
+
+
+def _nulls(draws: dict[Name, np.ndarray], centres: dict[Name, float]) -> tuple[dict[Name, Null], float]:
+    """The null of each metric, about the centre if one is given, and the band of the largest |z| over all of them."""
+    nulls = {name: summarise(values) for name, values in draws.items()}
+    nulls |= {name: nulls[name]._replace(mean=centre) for name, centre in centres.items()}
+    z = [abs(draws[name] - each.mean) / each.sd for name, each in nulls.items() if each.sd > 0]
+    return nulls, float(np.quantile(np.max(z, axis=0), CONFIDENCE)) if z else 0.0
+
+
+def _score(
+    name: Name, null: Null, value: float, low: float, high: float, parts: Iterable[float], members: Iterable[float] = ()
+) -> Score:
+    z = (value - null.mean) / null.sd if null.sd > 0 else None
+    return Score(*name, value, low, high, null, z, tuple(map(float, parts)), tuple(map(float, members)))
+
+
+def _verdict(scores: list[Score], band: float) -> Evaluation:
+    beyond = [np.inf if _excludes(each) else 0.0 for each in scores if each.z is None]
+    largest = max([abs(each.z) for each in scores if each.z is not None] + beyond)
+    return Evaluation(scores, float(largest), band)
 
 
 def _excludes(score: Score) -> bool:
     """Whether the interval leaves out the null's mean, by more than rounding."""
-    assert score.null is not None
     slack = 1e-9 * max(1, abs(score.null.mean))
     return not score.low - slack <= score.null.mean <= score.high + slack
 

@@ -23,11 +23,11 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
 
     To the right: z of KLOM on the forget set. Upwards: test accuracy minus the oracles', in percentage points. A perfect
     method is at the origin, give or take the shaded null bands (95% of what as many retrained models score). Bars are the
-    values' 95% intervals. Over several forget sets a point is the mean over them, as are bars and bands. Axes are linear
-    near the null and logarithmic beyond where some method is far away.
+    values' 95% intervals. Axes are linear near the null and logarithmic beyond where some method is far away.
 
     Args:
-        rows: those of the metrics klom (forget) and accuracy (test) are used; a method without finite values is named below.
+        rows: of one forget set or of the means over several; those of the metrics klom (forget) and accuracy (test) are used,
+            and a method without finite values is named below.
         title: what they are about, see `rows.subject`.
 
     Returns:
@@ -167,23 +167,22 @@ def accuracy_bars(
 
 
 def _by_method(rows: Iterable[Row], metric: str, split: str, in_null_sd: bool) -> dict[str, Float[np.ndarray, "5"]]:
-    """Value, its low and high end, and the null's low and high end, all relative to the null's mean; means over forget sets.
+    """Value, its low and high end, and the null's low and high end, all relative to the null's mean.
 
     An end that is not there or not finite is NaN; a method whose value is not finite is left out.
     """
-    points: dict[str, list[list[float]]] = {}
+    points: dict[str, np.ndarray] = {}
     for row in rows:
         if (row.metric, row.split) == (metric, split) and row.null_mean is not None and (row.null_sd or not in_null_sd):
             ends = (row.value, row.value_low, row.value_high, row.null_low, row.null_high)
             unit = row.null_sd if in_null_sd and row.null_sd else 1.0
-            known = [math.nan if end is None or not math.isfinite(end) else end for end in ends]
-            points.setdefault(row.method, []).append([(end - row.null_mean) / unit for end in known])
-    means = {method: np.mean(sets, axis=0) for method, sets in points.items()}
-    return {method: mean for method, mean in means.items() if np.isfinite(mean[0])}
+            known = np.array([math.nan if end is None or not math.isfinite(end) else end for end in ends])
+            points[row.method] = (known - row.null_mean) / unit
+    return {method: point for method, point in points.items() if np.isfinite(point[0])}
 
 
 def _band(points: Mapping[str, Float[np.ndarray, "5"]]) -> Float[np.ndarray, "2"]:
-    """The null's low and high end, the mean over the methods that have them (all have the same, one forget set's); else 0, 0."""
+    """The null's low and high end, the mean over the methods that have them (all have the same); else 0, 0."""
     bands = [point[3:] for point in points.values() if np.isfinite(point[3:]).all()]
     return np.mean(bands or [np.zeros(2)], axis=0)
 

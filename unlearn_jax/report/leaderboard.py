@@ -1,7 +1,6 @@
 """The leaderboard that the rows of a run make: on the terminal, in Markdown and in LaTeX."""
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,40 +44,30 @@ class Leaderboard(NamedTuple):
     caption: tuple[str, ...]
 
 
-def arrange(
-    rows: Sequence[Row],
-    bands: Mapping[str, float],
-    diverged: Mapping[tuple[str, str], Sequence[int]] | None = None,
-) -> Leaderboard:
+def arrange(rows: Sequence[Row], band: float, diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
     """Arranges rows as one line per method.
 
-    Over several forget sets a cell is the mean ± the standard deviation between the sets (a cost is the mean alone, and the
-    null's column has the means of the sets' null means and sds), and the largest |z| is that of the worst set. A method is
-    marked only where every one of its forget sets is inside its own band, where every z is a number, and where no member
-    diverged.
+    A method is marked only where its largest |z| is inside the band, every z is a number, and no member diverged.
 
     Args:
-        rows: all rows of the run.
-        bands: by forget set, how large the largest |z| over all metrics may be in a method that is perfect.
-        diverged: by forget set and method, the numbers of the members that diverged and are in no value.
+        rows: of one forget set, or of the means over several.
+        band: how large the largest |z| over all metrics may be in a method that is perfect.
+        diverged: by method, the names of the members that diverged and are in no value.
 
     Returns:
         The table.
-
-    Raises:
-        KeyError: if a forget set has no band.
     """
     diverged = diverged or {}
-    by_method: dict[str, dict[str, list[Row]]] = {}
+    by_method: dict[str, list[Row]] = {}
     for row in rows:
-        by_method.setdefault(row.method, {}).setdefault(row.forget_set, []).append(row)
-    lost = {
-        method: [(name, member) for name in sets for member in diverged.get((name, method), ())]
-        for method, sets in by_method.items()
-    }
-    order = sorted(by_method, key=lambda method: _rank(method, by_method[method]))
-    lines = tuple(_line(method, by_method[method], bands, lost[method]) for method in order)
-    return Leaderboard(tuple(column.heading for column in _COLUMNS), lines, _caption(rows, by_method, bands, lost))
+        by_method.setdefault(row.method, []).append(row)
+    entries = [_entry(method, own, band, len(diverged.get(method, ()))) for method, own in by_method.items()]
+    entries.sort(key=_rank)
+    lines = tuple(
+        Line(each.method, each.method in REFERENCES, each.inside, tuple(column.cell(each) for column in _COLUMNS))
+        for each in entries
+    )
+    return Leaderboard(tuple(column.heading for column in _COLUMNS), lines, _caption(rows, entries, band, diverged))
 
 
 def write(folder: Folder, board: Leaderboard) -> None:
@@ -179,22 +168,18 @@ _GAP = 2  # columns of text between two columns of the table
 
 
 class _Entry(NamedTuple):
-    """A method as the columns see it: its rows by forget set, and what was concluded from all of them."""
+    """A method as the columns see it: its rows, and what was concluded from all of them."""
 
     method: str
-    sets: dict[str, list[Row]]
+    rows: list[Row]
     worst: Row | None
     inside: bool
-    inside_sets: int
+    members: int
     lost: int
 
-    def rows(self, metric: str, split: str | None = None) -> list[Row]:
-        """Of each forget set the first row of a metric; any split will do if none is asked for."""
-        found = (
-            next((row for row in rows if row.metric == metric and split in (None, row.split)), None)
-            for rows in self.sets.values()
-        )
-        return [row for row in found if row is not None]
+    def row(self, metric: str, split: str | None = None) -> Row | None:
+        """The first row of a metric; any split will do if none is asked for."""
+        return next((row for row in self.rows if row.metric == metric and split in (None, row.split)), None)
 
 
 class _Column(NamedTuple):
@@ -203,49 +188,37 @@ class _Column(NamedTuple):
     cell: Callable[[_Entry], str]
 
 
-def _values(metric: str, split: str | None, digits: Callable[[float], str]) -> Callable[[_Entry], str]:
-    return lambda entry: _over_sets([row.value for row in entry.rows(metric, split)], digits)
-
-
-def _null(metric: str, split: str | None, digits: Callable[[float], str]) -> Callable[[_Entry], str]:
+def _value(metric: str, split: str | None, digits: Callable[[float], str]) -> Callable[[_Entry], str]:
     def cell(entry: _Entry) -> str:
-        rows = [row for row in entry.rows(metric, split) if row.null_mean is not None and row.null_sd is not None]
-        if not rows:
-            return ""
-        return f"{digits(_mean(row.null_mean for row in rows))} ± {digits(_mean(row.null_sd for row in rows))}"
+        row = entry.row(metric, split)
+        return "" if row is None or row.value is None else digits(row.value)
 
     return cell
 
 
-def _cost(metric: str) -> Callable[[_Entry], str]:
-    """A cost hardly depends on the forget set: the mean says enough."""
-
+def _null(metric: str, split: str | None, digits: Callable[[float], str]) -> Callable[[_Entry], str]:
     def cell(entry: _Entry) -> str:
-        known = [row.value for row in entry.rows(metric) if row.value is not None]
-        return _short(_mean(known)) if known else ""
+        row = entry.row(metric, split)
+        if row is None or row.null_mean is None or row.null_sd is None:
+            return ""
+        return f"{digits(row.null_mean)} ± {digits(row.null_sd)}"
 
     return cell
 
 
 def _klom_z(entry: _Entry) -> str:
-    return _over_sets([row.deviation for row in entry.rows("klom", "forget")], _signed)
+    row = entry.row("klom", "forget")
+    return "" if row is None or row.deviation is None else _signed(row.deviation)
 
 
 def _models(entry: _Entry) -> str:
-    used = sum(_members(rows) for rows in entry.sets.values())
-    return f"{used} of {used + entry.lost}" if entry.lost else counted(_members(rows) for rows in entry.sets.values())
-
-
-def _mark(entry: _Entry) -> str:
-    if len(entry.sets) == 1:
-        return MARK * entry.inside
-    return f"{MARK * entry.inside}{entry.inside_sets}/{len(entry.sets)}"
+    return f"{entry.members} of {entry.members + entry.lost}" if entry.lost else str(entry.members)
 
 
 def _forgetting_quality(entry: _Entry) -> str:
-    null = _over_sets([row.null_mean for row in entry.rows("forgetting_quality")], _three)
-    value = _values("forgetting_quality", None, _three)(entry)
-    return f"{value} ({null})" if null else value
+    row = entry.row("forgetting_quality")
+    value = _value("forgetting_quality", None, _three)(entry)
+    return f"{value} ({_three(row.null_mean)})" if row is not None and row.null_mean is not None else value
 
 
 def _one(value: float) -> str:
@@ -273,23 +246,23 @@ def _signed(value: float) -> str:
 
 _TEXT_COLUMNS = 3
 _COLUMNS = (
-    _Column(" ", 1, _mark),
+    _Column(" ", 1, lambda entry: MARK * entry.inside),
     _Column("method", 0, lambda entry: entry.method),
-    _Column("access", 4, lambda entry: next(iter(entry.sets.values()))[0].access),
-    _Column("acc F", 6, _values("accuracy", "forget", _one)),
-    _Column("acc R", 8, _values("accuracy", "retain", _one)),
-    _Column("acc T", 7, _values("accuracy", "test", _one)),
-    _Column("KLOM F", 9, _values("klom", "forget", _two)),
+    _Column("access", 4, lambda entry: entry.rows[0].access),
+    _Column("acc F", 6, _value("accuracy", "forget", _one)),
+    _Column("acc R", 8, _value("accuracy", "retain", _one)),
+    _Column("acc T", 7, _value("accuracy", "test", _one)),
+    _Column("KLOM F", 9, _value("klom", "forget", _two)),
     _Column("null", 10, _null("klom", "forget", _two)),
     _Column("KLOM z", 3, _klom_z),
     _Column("max |z|", 2, lambda entry: _worst(entry.worst)),
     _Column("FQ (null)", 11, _forgetting_quality),
-    _Column("ToW", 12, _values("tow", None, _three)),
-    _Column("gap", 13, _values("average_gap", None, _two)),
-    _Column("SVC-MIA", 14, _values("svc_mia", None, _short)),
+    _Column("ToW", 12, _value("tow", None, _three)),
+    _Column("gap", 13, _value("average_gap", None, _two)),
+    _Column("SVC-MIA", 14, _value("svc_mia", None, _short)),
     _Column("models", 16, _models),
-    _Column("s/model", 15, _cost("seconds")),
-    _Column("RTE", 5, _cost("rte")),
+    _Column("s/model", 15, _value("seconds", None, _short)),
+    _Column("RTE", 5, _value("rte", None, _short)),
 )
 _READ = (
     "acc: accuracy in % on forget (F), retain (R) and test (T); FQ: forgetting quality; ToW: tug of war; gap: mean gap to the "
@@ -309,13 +282,11 @@ def _worst(row: Row | None) -> str:
     return f"{size} {_NAMES.get(row.metric, row.metric)}{split}"
 
 
-def _line(method: str, sets: dict[str, list[Row]], bands: Mapping[str, float], lost: Sequence[tuple[str, int]]) -> Line:
-    largest = {name: _largest(rows) for name, rows in sets.items()}
-    inside_sets = sum(_is_inside(largest[name], rows, bands[name]) for name, rows in sets.items())
-    worst = _largest([row for row in largest.values() if row is not None])
-    inside = inside_sets == len(sets) and not lost and all(_members(rows) >= FEWEST for rows in sets.values())
-    entry = _Entry(method, sets, worst, inside, inside_sets, len(lost))
-    return Line(method, method in REFERENCES, inside, tuple(column.cell(entry) for column in _COLUMNS))
+def _entry(method: str, rows: list[Row], band: float, lost: int) -> _Entry:
+    worst = _largest(rows)
+    members = max((row.n_members for row in rows if row.n_members is not None), default=0)
+    inside = not lost and members >= FEWEST and _is_inside(worst, rows, band)
+    return _Entry(method, rows, worst, inside, members, lost)
 
 
 def _largest(rows: Iterable[Row]) -> Row | None:
@@ -332,68 +303,36 @@ def _size(z: float | None) -> tuple[int, float]:
 
 
 def _is_inside(largest: Row | None, rows: Sequence[Row], band: float) -> bool:
-    """Whether a forget set is inside its band; a score that should be there and is not counts against it."""
+    """Whether all scores are inside the band; a score that should be there and is not counts against it."""
     missing = any(row.value is None or math.isnan(row.value) for row in rows if row.null_sd is not None)
     return largest is not None and not missing and bool(abs(largest.deviation or 0.0) <= band)
 
 
-def _rank(method: str, sets: Mapping[str, Sequence[Row]]) -> tuple[Any, ...]:
-    """References first and in their order, then by |z| of KLOM on the forget set, the mean over sets."""
-    if method in REFERENCES:
-        return 0, REFERENCES.index(method)
-    sizes = [row.deviation for rows in sets.values() for row in rows if (row.metric, row.split) == ("klom", "forget")]
-    known = [abs(size) for size in sizes if size is not None]
-    return 1, *_size(_mean(known) if known else None), method
+def _rank(entry: _Entry) -> tuple[Any, ...]:
+    """References first and in their order, then by |z| of KLOM on the forget set."""
+    if entry.method in REFERENCES:
+        return 0, REFERENCES.index(entry.method)
+    row = entry.row("klom", "forget")
+    return 1, *_size(None if row is None else row.deviation), entry.method
 
 
 def _caption(
-    rows: Sequence[Row],
-    by_method: Mapping[str, Mapping[str, Sequence[Row]]],
-    bands: Mapping[str, float],
-    lost: Mapping[str, Sequence[tuple[str, int]]],
+    rows: Sequence[Row], entries: Sequence[_Entry], band: float, diverged: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    sets = list(dict.fromkeys(row.forget_set for row in rows))
-    n = counted(_members(entry) for method, held in by_method.items() if not lost[method] for entry in held.values())
-    limits = sorted(bands[name] for name in sets)
-    band = _two(limits[0]) if len(sets) == 1 else f"{_two(limits[0])} to {_two(limits[-1])}"
+    n = counted(entry.members for entry in entries if not entry.lost)
     reading = (
         f"z: standard deviations from the null, that is from what retraining itself scores with as many models. "
         f"{MARK}: indistinguishable from retraining at this sample size (n={n}), the largest |z| over all metrics being inside "
-        f"its band of {band}."
+        f"its band of {_two(band)}."
     )
     notes = []
-    if any(_members(entry) < FEWEST for held in by_method.values() for entry in held.values()):
+    if any(entry.members < FEWEST for entry in entries):
         notes.append(f"Fewer than {FEWEST} models say too little for a verdict: no method with so few is marked.")
-    if len(sets) > 1:
-        notes.append(
-            f"Cells are means over {len(sets)} forget sets ± the standard deviation between them, the largest |z| is the worst "
-            f"set's, k/{len(sets)} counts the sets inside their band, and {MARK} asks for all of them."
-        )
-    for method, members in lost.items():
-        if members:
-            used = sum(_members(entry) for entry in by_method[method].values())
-            names = ", ".join(f"#{member}" if len(sets) == 1 else f"{name} #{member}" for name, member in members)
-            notes.append(f"{method}: {used} of {used + len(members)} ({len(members)} diverged: {names}); never marked.")
+    for entry in entries:
+        if entry.lost:
+            names = ", ".join(diverged[entry.method])
+            notes.append(f"{entry.method}: {_models(entry)} ({entry.lost} diverged: {names}); never marked.")
     return f"{subject(rows)}.", reading, _READ, *notes
-
-
-def _members(rows: Iterable[Row]) -> int:
-    """How many models a method's values are from."""
-    return max((row.n_members for row in rows if row.n_members is not None), default=0)
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    """The mean of what is there, NaN if any of it is."""
-    return statistics.fmean(value for value in values if value is not None)
-
-
-def _over_sets(values: Iterable[float | None], digits: Callable[[float], str]) -> str:
-    """One value as it is, several as mean ± standard deviation, none as nothing."""
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return "".join(map(digits, known))
-    spread = statistics.stdev(known) if all(map(math.isfinite, known)) else math.nan
-    return f"{digits(_mean(known))}±{digits(spread).removeprefix('+')}"
 
 
 def _ascii(text: str) -> str:

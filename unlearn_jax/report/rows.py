@@ -75,8 +75,13 @@ def write_results(folder: Folder, rows: Sequence[Row], extra: Mapping[str, Any] 
         rows: all rows of the run.
         extra: what fits no table.
     """
-    folder.write_csv("results.csv", Row._fields, rows)
+    write_rows(folder, "results.csv", rows)
     folder.write_json("results.json", {"rows": rows, **(extra or {})})
+
+
+def write_rows(folder: Folder, name: str, rows: Sequence[Row]) -> None:
+    """Writes rows under a name, with the columns of results.csv."""
+    folder.write_csv(name, Row._fields, rows)
 
 
 def read_results(path: Path) -> list[Row]:

@@ -1,0 +1,100 @@
+"""What a run says beside its scores: how much could be seen at all, who differs from whom, and where the variance comes from."""
+
+import numpy as np
+
+from experiments.study import Scored, scored_row
+from unlearn_jax.metrics import pooled, power_curve
+from unlearn_jax.metrics.evaluation import Name, Reference
+from unlearn_jax.metrics.null import Null
+from unlearn_jax.metrics.statistics import Components, Interval, comparisons, components
+from unlearn_jax.report import sample_size, sources_of_variance
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.progress import working
+from unlearn_jax.report.rows import REFERENCES, Row
+from unlearn_jax.runs import Run
+
+COMPARED = (("klom", "forget"), ("js_divergence", "forget"), ("tow", "all"), ("average_gap", "all"), ("accuracy", "test"))
+SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models that the power curve shows, where there are as many
+SIGNIFICANT = 0.05
+
+
+def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> tuple[list[Row], float]:
+    """Rows of the mean over the forget sets, and the band of their joint verdict."""
+    sets = list(dict.fromkeys(row.forget_set for row in rows))
+    band, found = 0.0, []
+    for method, by_set in scored.items():
+        own = [row for row in rows if row.method == method]
+        fewest = min(row.n_members or 0 for row in own)
+        common = Row(*own[0][:8])._replace(forget_set=f"mean of {len(sets)}", n_members=fewest, n_oracles=own[0].n_oracles)
+        if len(by_set) == len(sets):
+            evaluation = pooled([each.evaluation for each in by_set.values()], [each.reference for each in by_set.values()])
+            band = max(band, evaluation.band)
+            found += [scored_row(common, each) for each in evaluation.scores]
+        for metric in [row.metric for row in own if not row.split and row.forget_set == sets[0]]:
+            mean = np.mean([row.value for row in own if row.metric == metric])
+            found.append(common._replace(metric=metric, split="", value=float(mean)))
+    return found, band
+
+
+def power(folder: Run, yardstick: Reference, nothing: Scored | None, title: str) -> None:
+    """Write, draw and print the null's width, and the difference that is visible, against the number of oracles."""
+    sizes = [size for size in SIZES if size < yardstick.n] + [yardstick.n]
+    with working("power") as update:
+        curve = power_curve(yardstick, sizes)
+        update(1.0, f"nulls of {', '.join(str(2 * size) for size in sizes)} oracles")
+    columns = ("metric", "split", "models", "oracles", *(f"null_{field}" for field in Null._fields), "band", "visible")
+    folder.write_csv("power.csv", columns, [(*each[:4], *each.null, each.band, each.visible) for each in curve])
+    scores = nothing.evaluation.scores if nothing else []
+    apart = {(each.metric, each.split): abs(each.value - each.null.mean) for each in scores}
+    save(sample_size.power_curves(curve, apart, title), folder, "power")
+    sample_size.show(curve, apart)
+
+
+def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
+    """Write every pair of methods, paired by original and forget set; says in a sentence who ties with the least KLOM on F."""
+    rows: list[tuple] = []
+    notes: list[str] = []
+    sets = max(map(len, scored.values()))
+    for metric, split in COMPARED:
+        parts = {}
+        for method, by_set in scored.items():
+            scores = [
+                each for s in by_set.values() for each in s.evaluation.scores if (each.metric, each.split) == (metric, split)
+            ]
+            if len(scores) == sets > 0:
+                parts[method] = np.array([each.parts for each in scores]).T
+        found = comparisons(parts)
+        rows += [(metric, split, each.first, each.second, *each.difference, each.adjusted_p) for each in found]
+        means = {method: float(np.nanmean(part)) for method, part in parts.items() if method not in REFERENCES}
+        if metric == "klom" and len(means) > 1:
+            least = min(means, key=means.__getitem__)
+            ties = {name for each in found if not each.adjusted_p < SIGNIFICANT for name in each[:2] if least in each[:2]}
+            tied = sorted(ties & means.keys() - {least}, key=means.__getitem__)
+            said = f"not told apart from it: {', '.join(tied)}" if tied else "all others are told apart from it"
+            notes = [f"Least KLOM on F: {least}; {said} (paired by original and forget set, Holm's correction, 5%)."]
+    folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Interval._fields, "adjusted_p"), rows)
+    return notes
+
+
+def variance(folder: Run, scored: dict[str, dict[str, Scored]], title: str) -> None:
+    """Write which part of each method's variance comes from the original, the forget set and its own chance, and draw it.
+
+    With one forget set and one seed there is nothing to tell apart, and nothing is written.
+    """
+    found: dict[str, dict[Name, Components]] = {}
+    for method, by_set in scored.items():
+        for name in next(iter(by_set.values())).members if by_set else ():
+            values = np.stack([each.members[name] for each in by_set.values()], axis=1)
+            whole = values[np.isfinite(values).all(axis=(1, 2))]
+            if len(whole) > 1 and whole.shape[1:] != (1, 1):
+                found.setdefault(method, {})[name] = components(whole)
+    if not found:
+        return
+    rows = [
+        (method, *name, part, value, error)
+        for method, by_name in found.items()
+        for name, each in by_name.items()
+        for part, value, error in zip(Components._fields, each[:4], each.errors, strict=False)
+    ]
+    folder.write_csv("variance.csv", ("method", "metric", "split", "component", "variance", "standard_error"), rows)
+    save(sources_of_variance.bars(found, title), folder, "variance")

@@ -1,0 +1,262 @@
+"""One forget set: its oracles, its unlearned models, its scores."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from configs.common import require
+from configs.unlearning import Config
+from experiments.setting import Setting, forgetting, pool
+from unlearn_jax.data.splits import generator
+from unlearn_jax.methods import METHODS
+from unlearn_jax.methods.apply import Unlearned, Unlearner
+from unlearn_jax.metrics import Score, accuracies, cross_entropy_losses, reference, score
+from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
+from unlearn_jax.report import figures
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.progress import working
+from unlearn_jax.report.rows import REFERENCES, Row, subject
+from unlearn_jax.runs import Run
+from unlearn_jax.training.cost import example_flops, flops
+from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.fit import refit
+from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
+from unlearn_jax.types import Cube, Labels, Variables
+
+
+class Judged(NamedTuple):
+    """A method's logits on one forget set, and what they cost."""
+
+    cube: Cube  # of the members that did not diverge
+    lost: tuple[int, ...]  # the others
+    seconds: float
+    compile_seconds: float
+    examples: float
+
+
+class Scored(NamedTuple):
+    """A method on one forget set; methods of which fewer than two members are left have no score."""
+
+    evaluation: Evaluation
+    reference: Reference
+    members: dict[Name, np.ndarray]  # [originals, seeds] of each metric that every member has a value of; NaN if it diverged
+
+
+class Study:
+    """One forget set, as a configuration asks for it; `config.members` is a number by now."""
+
+    def __init__(self, config: Config, folder: Run, setting: Setting, forget: np.ndarray, name: str):
+        self.config, self.folder, self.setting, self.name = config, folder, setting, name
+        assert config.members != "auto"
+        self.members, self.forget = config.members, forget
+        self.problem = forgetting(setting, forget)
+        retained = np.flatnonzero(~forget)
+        drawn = generator("retained examples that are judged", config.seed).permutation(retained)[: config.evaluation.retain_size]
+        self.rows = {"forget": np.flatnonzero(forget), "retain": np.sort(drawn)}
+        train, test = setting.data.train, setting.data.test
+        self.labels = Labels(train.labels[self.rows["forget"]], train.labels[self.rows["retain"]], test.labels)
+        self.images = Cube(train.images[self.rows["forget"]], train.images[self.rows["retain"]], test.images)
+        # Whatever logits in the run folder depend on: what was made from something else is made anew.
+        self.made_from = json.dumps(
+            {
+                **setting.identity,
+                "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
+                "recipe": dataclasses.asdict(self.problem.recipe),
+                "retain_size": config.evaluation.retain_size,
+                "seed": config.seed,
+                "format": FORMAT,
+            },
+            sort_keys=True,
+        )
+        folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.rows["forget"]))
+        folder.write_npz(f"logits/{name}/labels.npz", {**self.labels._asdict(), **{f"{k}_rows": v for k, v in self.rows.items()}})
+
+    def oracles(self) -> Cube:
+        """The logits of the models retrained without the forget set, those that diverged left out."""
+        self.retraining = self.pool("oracle", 2 * self.members)
+        cube = self.logits(self.retraining.variables)
+        self.lost = diverged((self.retraining.variables, cube))
+        enough = len(cube.forget) - len(self.lost) >= 4  # a null of two against two
+        said = f"{len(self.lost)} of {len(cube.forget)} retrained models diverged; expected a smaller number"
+        require(enough, "--train.learning-rate", self.config.train.learning_rate, said)
+        self.folder.write_npz(f"logits/{self.name}/oracle.npz", {**cube._asdict(), "lost": np.array(self.lost, int)})
+        return keep(cube, self.lost)
+
+    def pool(self, role: str, members: int) -> Pool:
+        """Models trained without the forget set."""
+        return pool(self.config, self.setting, self.problem, ~self.forget, role, members)
+
+    def logits(self, variables: Variables) -> Cube:
+        """What a pool says on forget, retain and test."""
+        model, strategy = self.problem.model, self.config.strategy
+        return Cube(*(predict(model, variables, images, strategy) for images in self.images))
+
+    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> dict[str, list[Judged]]:
+        """What every method makes of the originals, by seed: what an earlier run left in the run folder, the rest made now."""
+        seeds = range(self.config.unlearning_seeds)
+        saved = {(name, seed): self.saved(name, values[name], seed) for name in values for seed in seeds}
+        waiting = {
+            name: Unlearner(
+                name, values[name], self.problem, originals.variables, strategy=self.config.strategy, chunk=self.config.chunk
+            )
+            for name in values
+            if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)
+        }
+        if waiting:
+            with working("compiling") as update, ThreadPoolExecutor(os.cpu_count()) as threads:
+                compiling = [threads.submit(unlearner.compile) for unlearner in waiting.values()]
+                for number, done in enumerate(as_completed(compiling)):
+                    done.result()
+                    update((number + 1) / len(waiting), f"{number + 1} of {len(waiting)} methods")
+        return {
+            name: [saved[name, seed] or self.judge(name, values[name], originals, waiting.get(name), seed) for seed in seeds]
+            for name in values
+        }
+
+    def made_by(self, values: dict[str, Any]) -> str:
+        """What the logits of a method with these hyperparameters come from."""
+        return self.made_from + json.dumps(values, sort_keys=True)
+
+    def file(self, name: str, seed: int) -> str:
+        """Where the logits of a method are kept."""
+        return f"logits/{self.name}/{name}{f'-seed{seed}' if seed else ''}.npz"
+
+    def saved(self, name: str, values: dict[str, Any], seed: int) -> Judged | None:
+        """What an earlier run left of a method, if it was made in the same way and of as many members."""
+        found = self.folder.read_npz(self.file(name, seed))
+        if found is None or str(found["made_by"]) != self.made_by(values) or len(found["forget"]) != self.members:
+            return None
+        lost = tuple(int(member) for member in found["lost"])
+        costs = [float(found[field]) for field in ("seconds", "compile_seconds", "examples")]
+        return Judged(keep(Cube(*(found[split] for split in Cube._fields)), lost), lost, *costs)
+
+    def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None, seed: int) -> Judged:
+        """Apply a method to every original and keep the logits in the run folder."""
+        done = self.unlearn(name, originals, unlearner, seed)
+        cube = self.logits(done.variables)
+        lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
+        costs = done.seconds, done.compile_seconds, done.examples
+        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": self.made_by(values)}
+        arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
+        self.folder.write_npz(self.file(name, seed), arrays)
+        return Judged(keep(cube, lost), lost, *costs)
+
+    def unlearn(self, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
+        """The members after the method. The two references are pools: cached, and resumed as pools are."""
+        members = self.members
+        if name == "original":
+            return Unlearned(originals.variables, 0.0, 0.0, 0.0)
+        if unlearner is None:  # retrain: `fit.refit`, as the method's own; another seed is so many members further on
+            trained = self.pool("retrain", members * (seed + 1))
+            own = jax.tree.map(lambda leaf: leaf[members * seed :], trained.variables)
+            return Unlearned(own, trained.seconds, trained.compile_seconds, self.retraining_examples())
+        with working(name) as update:
+            keys = member_keys(self.config.seed, f"{name} on {self.name}{f', seed {seed}' if seed else ''}", members)
+            done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
+            update(1.0, f"{done.seconds:.2f} s a member")
+        return done
+
+    def retraining_examples(self) -> float:
+        """The work of one retraining, in training examples seen forward and backward."""
+        return flops(refit, jax.random.key(0), self.problem) / example_flops(self.problem)
+
+    def yardstick(self, oracles: Cube) -> Reference:
+        """What retrained models score against each other."""
+        count, evaluation = min(self.members, len(oracles.forget) // 2), self.config.evaluation
+        return reference(oracles, self.labels, count, splits=evaluation.splits, seed=self.config.seed)
+
+    def score(self, judged: dict[str, list[Judged]], oracles: Cube) -> tuple[Reference, dict[str, Scored]]:
+        """What retrained models score against each other, and what every method scores against them."""
+        groups = np.arange(self.members) * min(GROUPS, self.members) // self.members
+        found: dict[str, Scored] = {}
+        with working("scores") as update:
+            yardstick = self.yardstick(oracles)
+            for number, (name, (first, *others)) in enumerate(judged.items()):
+                left = len(first.cube.forget)
+                if left >= 2:
+                    evaluation = score(first.cube, yardstick, np.delete(groups, first.lost))
+                    by_seed = [{(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}]
+                    by_seed += [yardstick.of_members(each.cube) for each in others]
+                    whole = [self.with_gaps(own, each.lost) for own, each in zip(by_seed, [first, *others], strict=True)]
+                    members = {metric: np.stack([own[metric] for own in whole], axis=1) for metric in whole[0]}
+                    found[name] = Scored(evaluation, yardstick.at(left), members)
+                update((number + 1) / len(judged), name)
+            update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
+        return yardstick, found
+
+    def with_gaps(self, values: dict[Name, np.ndarray], lost: tuple[int, ...]) -> dict[Name, np.ndarray]:
+        """One value for each original, NaN for those that are lost."""
+        there = np.delete(np.arange(self.members), lost)
+        whole = {name: np.full(self.members, np.nan) for name in values}
+        for name, own in values.items():
+            whole[name][there] = own
+        return whole
+
+    def rows_of(self, name: str, each: Judged, scored: Scored | None, oracles: int) -> list[Row]:
+        """One method's scores and costs."""
+        config = self.config
+        common = Row(
+            experiment=config.exp,
+            dataset=config.dataset,
+            model=config.model,
+            forget_set=self.name,
+            method=name,
+            access=METHODS[name].access,
+            metric="",
+            split="",
+            n_members=len(each.cube.forget),
+            n_oracles=oracles,
+            seconds=each.seconds,
+        )
+        costs = {
+            "seconds": each.seconds,
+            "compile_seconds": each.compile_seconds,
+            "rte": each.seconds / self.retraining.seconds,
+            "examples": each.examples,
+            "rte_examples": each.examples / self.retraining_examples(),
+        }
+        scores = scored.evaluation.scores if scored else []
+        rows = [scored_row(common, found) for found in scores]
+        return rows + [common._replace(metric=metric, value=value) for metric, value in costs.items()]
+
+    def draw(self, judged: dict[str, list[Judged]], oracles: Cube, rows: list[Row]) -> None:
+        """The figures that show single members and examples."""
+        title = subject(rows)
+        cubes = {name: first.cube for name, (first, *_) in judged.items() if len(first.cube.forget)}
+        losses = {name: self.losses(cube) for name, cube in cubes.items()}
+        save(figures.loss_histograms(losses, self.losses(oracles), title), self.folder, "loss_histograms")
+        shares = {name: accuracies(cube, self.labels)._asdict() for name, cube in cubes.items()}
+        of_oracles = accuracies(oracles, self.labels)._asdict()
+        save(figures.accuracy_bars(rows, shares, of_oracles, title), self.folder, "accuracy")
+
+    def losses(self, cube: Cube) -> dict[str, np.ndarray]:
+        """Cross-entropy of every member on every example, by split."""
+        return {split: cross_entropy_losses(getattr(cube, split), getattr(self.labels, split)) for split in Cube._fields}
+
+
+def scored_row(common: Row, score: Score) -> Row:
+    """A row of what all rows of a method have in common, and a score."""
+    null = score.null
+    return common._replace(
+        metric=score.metric,
+        split=score.split,
+        value=score.value,
+        value_low=score.low,
+        value_high=score.high,
+        null_mean=null.mean,
+        null_sd=null.sd,
+        null_low=null.low,
+        null_high=null.high,
+        z=score.z,
+    )
+
+
+def keep(cube: Cube, lost: tuple[int, ...]) -> Cube:
+    """A cube without the members that diverged."""
+    return Cube(*(np.delete(logits, lost, axis=0) for logits in cube))

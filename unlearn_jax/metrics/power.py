@@ -1,0 +1,72 @@
+"""How many models it takes: the width of the null, and the difference that becomes visible, against the number of oracles."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scipy.special import ndtri
+
+from unlearn_jax.metrics.evaluation import Name, Reference
+from unlearn_jax.metrics.null import Null
+
+POWER = 0.8  # the chance with which a difference that is called visible is seen
+
+
+class Power(NamedTuple):
+    """What one metric can tell with so many models.
+
+    Attributes:
+        metric: its name.
+        split: its split.
+        models: number of unlearned models, n.
+        oracles: number of retrained models, 2n.
+        null: what retrained models score, n against n.
+        band: the 95% quantile of the largest |z| over all metrics.
+        visible: see `visible`.
+    """
+
+    metric: str
+    split: str
+    models: int
+    oracles: int
+    null: Null
+    band: float
+    visible: float
+
+
+def visible(reference: Reference, name: Name) -> float:
+    """The least distance from the null's mean that the joint verdict calls outside in 80 of 100 runs, in the metric's unit.
+
+    `(band + 0.84) x null sd`: a score at that distance, scattered as the null is, exceeds the band with a chance of 0.8.
+    """
+    return (reference.band + float(ndtri(POWER))) * reference.nulls[name].sd
+
+
+def power_curve(reference: Reference, models: Sequence[int]) -> list[Power]:
+    """The null of every metric at smaller numbers of models, drawn from the same oracles.
+
+    Args:
+        reference: with as many models as there are, or fewer.
+        models: numbers of unlearned models; twice as many oracles are drawn each time.
+
+    Raises:
+        ValueError: a number that the oracles are too few for, or that is below 2.
+    """
+    curve = []
+    for number in models:
+        at = reference.at(number)
+        curve += [Power(*name, number, 2 * number, null, at.band, visible(at, name)) for name, null in at.nulls.items()]
+    return curve
+
+
+def models_needed(reference: Reference, name: Name, difference: float) -> int:
+    """How many models make a difference visible, if the null narrows as one over the square root of their number.
+
+    An extrapolation from the oracles at hand: train that many, and ask again.
+
+    Args:
+        reference: from a first few oracles.
+        name: metric and split.
+        difference: from the null's mean, in the metric's unit.
+    """
+    return math.ceil(reference.n * (visible(reference, name) / difference) ** 2)

@@ -1,0 +1,204 @@
+"""Means, intervals and variance where originals and forget sets are crossed: every original is unlearned on every forget set.
+
+The model throughout is that of two crossed random factors, `value = mean + original + forget set + interaction (+ seed)`.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtr, stdtrit
+
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean, its 95% interval, and the two-sided p-value of its being 0.
+
+    Attributes:
+        mean: over all values.
+        low: lower end; -inf where nothing is repeated.
+        high: upper end.
+        p: NaN where nothing is repeated.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+class Components(NamedTuple):
+    """Variances of one value, in its own unit squared; NaN for what the design cannot tell.
+
+    Attributes:
+        original: between original models, what it adds on every forget set.
+        forget_set: between forget sets, what it adds for every original.
+        interaction: of the two: this original on this set. With one seed, the seed's variance is in it.
+        seed: between unlearning seeds, original and forget set being the same.
+        errors: standard errors of these four, by leaving out one original at a time.
+    """
+
+    original: float
+    forget_set: float
+    interaction: float
+    seed: float
+    errors: tuple[float, float, float, float]
+
+
+class Comparison(NamedTuple):
+    """Two methods on the same originals and forget sets.
+
+    Attributes:
+        first: a method.
+        second: another.
+        difference: first minus second.
+        adjusted_p: its p-value adjusted for the number of pairs; NaN where nothing is repeated.
+    """
+
+    first: str
+    second: str
+    difference: Interval
+    adjusted_p: float
+
+
+def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Interval:
+    """The mean over originals and forget sets, with the interval for others of both: not only for these.
+
+    The variance of the mean is that of two crossed random factors, `(MS_o + MS_s - MS_os) / (originals x sets)`, a mean square
+    below the interaction's being raised to it; Student's t at Satterthwaite's degrees of freedom. With one set it is
+    the plain t interval over originals, and says nothing of other sets. A bootstrap of sets and then of members is narrower
+    than it should be with the five sets or so that one has (`tests/test_statistics.py` measures the coverage).
+
+    Args:
+        values: one for each original and forget set; for a difference of two methods, their differences: then it is paired.
+
+    Returns:
+        The interval.
+
+    Raises:
+        ValueError: if a value is not finite.
+
+    Source: Searle, Casella & McCulloch, "Variance Components", 1992; Satterthwaite, Biometrics Bulletin 2, 1946.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("a mean over originals and forget sets needs finite values")
+    originals, sets = values.shape
+    mean = float(values.mean())
+    rows, columns, both = _mean_squares(values)
+    freedom = np.array([originals - 1, sets - 1, (originals - 1) * (sets - 1)])
+    terms = np.array([rows, columns, 0.0])
+    if freedom[2]:
+        terms = np.array([max(rows, both), max(columns, both), -both])
+    used = freedom > 0
+    if not used.any():
+        return Interval(mean, -np.inf, np.inf, np.nan)
+    variance = terms.sum() / (originals * sets)
+    if variance <= 1e-18 * max(1.0, mean**2):  # nothing but rounding
+        return Interval(mean, mean, mean, float(abs(mean) < 1e-9))
+    degrees = terms.sum() ** 2 / (terms[used] ** 2 / freedom[used]).sum()
+    error = np.sqrt(variance)
+    reach = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
+    return Interval(mean, mean - reach, mean + reach, float(2 * stdtr(degrees, -abs(mean) / error)))
+
+
+def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
+    """Decomposes the variance of a value into original, forget set, their interaction, and unlearning seed.
+
+    The analysis of variance of two crossed random factors with seeds nested in their cells; estimates below 0 are set to 0.
+
+    Args:
+        values: one for each original, forget set and seed of the unlearning method.
+
+    Returns:
+        The variances, with standard errors (NaN with fewer than three originals).
+
+    Raises:
+        ValueError: if a value is not finite, or there is only one original.
+
+    Source: Searle, Casella & McCulloch, "Variance Components", 1992, chapter 4.
+    """
+    if not np.isfinite(values).all() or len(values) < 2:
+        raise ValueError("variances need finite values of two originals or more")
+    estimates = _components(values)
+    errors = np.full(4, np.nan)
+    count = len(values)
+    if count > 2:
+        left = np.array([_components(np.delete(values, out, axis=0)) for out in range(count)])
+        errors = np.sqrt((count - 1) * left.var(axis=0))
+    original, forget_set, interaction, seed = map(float, estimates)
+    return Components(original, forget_set, interaction, seed, tuple(errors.tolist()))
+
+
+def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> list[Comparison]:
+    """Every pair of methods, paired: both made from the same originals and asked to forget the same sets.
+
+    Args:
+        parts: by method, what each original (or group of originals) contributes on each forget set; NaN where it is missing:
+            such an original is left out of the pairs that it is missing in.
+
+    Returns:
+        One for each pair that has an original left, p-values adjusted by `holm` over all of them.
+    """
+    found: list[tuple[str, str, Interval]] = []
+    for first, second in itertools.combinations(parts, 2):
+        difference = parts[first] - parts[second]
+        whole = difference[np.isfinite(difference).all(axis=1)]
+        if len(whole):
+            found.append((first, second, crossed_mean(whole)))
+    known = np.array([interval.p for *_, interval in found])
+    adjusted = np.full(len(found), np.nan)
+    adjusted[np.isfinite(known)] = holm(known[np.isfinite(known)])
+    return [Comparison(*pair, float(p)) for pair, p in zip(found, adjusted, strict=True)]
+
+
+def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """p-values adjusted for their number, so that the chance of any false one below 5% is 5%.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted
+
+
+def bootstrap(values: Float[np.ndarray, " members"], seed: int, resamples: int = 1_000) -> tuple[float, float, float]:
+    """The mean over members and its 95% percentile interval."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
+
+
+def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float, float]:
+    """The 95% interval of a value from its pseudo-values, one for each group of members that was left out; Student's t."""
+    if len(parts) < 2:
+        return -np.inf, np.inf
+    reach = stdtrit(len(parts) - 1, (1 + CONFIDENCE) / 2) * parts.std(ddof=1) / np.sqrt(len(parts))
+    return value - float(reach), value + float(reach)
+
+
+def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:
+    """Of originals, sets, and their interaction, in the analysis of variance without repetition; 0 where there is one."""
+    originals, sets = values.shape
+    row, column, mean = values.mean(1, keepdims=True), values.mean(0, keepdims=True), values.mean()
+    sums = sets * ((row - mean) ** 2).sum(), originals * ((column - mean) ** 2).sum(), ((values - row - column + mean) ** 2).sum()
+    freedom = originals - 1, sets - 1, (originals - 1) * (sets - 1)
+    a, b, c = (float(total / degrees) if degrees else 0.0 for total, degrees in zip(sums, freedom, strict=True))
+    return a, b, c
+
+
+def _components(values: np.ndarray) -> np.ndarray:
+    originals, sets, seeds = values.shape
+    cells = values.mean(2)
+    rows, columns, both = (seeds * square for square in _mean_squares(cells))
+    within = float(((values - cells[..., None]) ** 2).sum() / (originals * sets * (seeds - 1))) if seeds > 1 else 0.0
+    below = both if sets > 1 else within
+    estimates = np.maximum(
+        [(rows - below) / (sets * seeds), (columns - both) / (originals * seeds), (both - within) / seeds, within], 0
+    )
+    known = [True, sets > 1, sets > 1, seeds > 1]
+    return np.where(known, estimates, np.nan)

@@ -1,0 +1,61 @@
+"""Where the variance of a method's results comes from, as a figure."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+PARTS = {
+    "original": "original model",
+    "forget_set": "forget set",
+    "interaction": "original x forget set",
+    "seed": "unlearning seed",
+}
+PANELS = {
+    ("accuracy", "forget"): "accuracy on F (points)",
+    ("accuracy", "test"): "accuracy on test (points)",
+    ("kl_to_oracle", "forget"): "KL to oracles on F (nats)",
+}
+
+
+def bars(found: Mapping[str, Mapping[tuple[str, str], Any]], title: str) -> "matplotlib.figure.Figure":
+    """Draws the variance components of each method, stacked, as a share of their sum; the total standard deviation beside them.
+
+    Args:
+        found: by method, and by metric and split, its `metrics.statistics.Components`.
+        title: what they are about, see `rows.subject`.
+
+    Returns:
+        The figure.
+    """
+    methods = list(found)
+    figure = blank(WIDTH, 1.6 + 0.27 * len(methods))
+    places = np.arange(len(methods))
+    panels = figure.subplots(1, len(PANELS), sharey=True)
+    for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
+        parts = np.array([[getattr(found[method][name], part) for part in PARTS] for method in methods])
+        known = np.nan_to_num(parts)
+        total = known.sum(axis=1)
+        shares = np.divide(known, total[:, None], out=np.zeros_like(known), where=total[:, None] > 0)
+        left = np.zeros(len(methods))
+        for part, share, colour in zip(PARTS.values(), shares.T, COLOURS, strict=False):
+            axes.barh(places, share, left=left, height=0.66, color=colour, label=part)
+            left += share
+        for place, variance in zip(places, total, strict=True):
+            axes.text(1.02, place, f"{np.sqrt(variance):.2g}", va="center", fontsize=8)
+        axes.set_xlim(0, 1)
+        axes.set_yticks(places, methods, fontsize=9)
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_title(label, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS), frameon=False)
+    panels[1].set_xlabel("share of the variance between members (at the right: a member's standard deviation)", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
