@@ -153,7 +153,7 @@ class Reference:
         measured = self._measure(unlearned)
         scores = [
             *self._two_sample(measured),
-            *(self._score(name, *_bootstrap(values, self._seed)) for name, values in measured.per_model.items()),
+            *(self._score(name, *mean_interval(values, self._seed)) for name, values in measured.per_model.items()),
         ]
         beyond = [np.inf if _excludes(each) else 0.0 for each in scores if each.z is None]
         largest = max([abs(each.z) for each in scores if each.z is not None] + beyond)
@@ -274,8 +274,8 @@ def _compare(unlearned: Measured, oracles: Measured) -> dict[Name, float]:
     return values
 
 
-def _bootstrap(values: Float[np.ndarray, " members"], seed: int) -> tuple[float, float, float]:
-    """The mean and its 95% percentile interval."""
+def mean_interval(values: Float[np.ndarray, " members"], seed: int) -> tuple[float, float, float]:
+    """The mean over members, and the low and high end of its 95% percentile bootstrap interval."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
     return float(values.mean()), float(low), float(high)
