@@ -1,6 +1,7 @@
 """What a person sees of membership attacks: the table of methods, ROC curves, and what memorisation has to do with it."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 Curves = tuple[Mapping[str, Float[np.ndarray, " rates"]], Float[np.ndarray, "2 rates"]]
-FORMS = {"u_lira": "against others that unlearned as much", "u_lira_retrained": "against retrained models"}
+SIDES = {"u_lira": "against others that unlearned as much", "u_lira_retrained": "against retrained models"}
 SPLITS = {"all": "all targets", "low": "not memorised", "high": "memorised"}
 RATES = ("tpr_at_1", "tpr_at_0_1")
 UPPER_END = "original"  # on which u_lira is lira
@@ -35,26 +36,27 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
         band: how large the largest |z| of an AUC may be in a method that is perfect.
 
     Returns:
-        The table. A method is marked where none of its AUCs is further from its null than the band, and its members are eight
-        or more.
+        The table. A method is marked where none of its AUCs is further from its null than the band, and all of its members, eight
+        or more, are there.
     """
     scores = by_method(rows)
     order = sorted(scores, key=lambda method: (method not in REFERENCES, -_exposure(scores[method])))
+    members = max(row.n_members or 0 for row in rows)
     lines = [_null_line(scores[order[0]])]
     for method in order:
         own = scores[method]
         sizes = [abs(row.z) for (metric, _), row in own.items() if metric.endswith("_auc") and row.z is not None]
         any_row = next(iter(own.values()))
-        inside = bool(sizes) and max(sizes) <= band and (any_row.n_members or 0) >= FEWEST
+        inside = max(sizes, default=math.inf) <= band and any_row.n_members == members >= FEWEST
         cells = [MARK * inside, method, any_row.access]
-        for form in FORMS:
-            cells += [_value(own.get((f"{form}_auc", split))) for split in SPLITS]
-            cells.append(_cell(own.get((f"{form}_auc", "all")), "z", "+.1f"))
+        for side in SIDES:
+            cells += [_value(own.get((f"{side}_auc", split))) for split in SPLITS]
+            cells.append(_cell(own.get((f"{side}_auc", "all")), "z", "+.1f"))
         cells += [_value(own.get((f"u_lira_{rate}", "all"))) for rate in RATES]
         cells += [_value(own.get(("accuracy", split)), ".1f") for split in ("all", "test")]
         cells.append(_cell(any_row, "seconds", ".2f"))
         lines.append(Line(method, method in REFERENCES, inside, tuple(cells)))
-    return Leaderboard(_HEADINGS, tuple(lines), _caption(rows, band), _IMPORTANCE)
+    return Leaderboard(_HEADINGS, tuple(lines), _caption(rows, members, band), _IMPORTANCE)
 
 
 def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
@@ -67,12 +69,12 @@ def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
 
 
 def roc_curves(
-    panels: Mapping[tuple[str, bool, str], Curves], rates: Float[np.ndarray, " rates"], title: str
+    panels: Mapping[tuple[str, str], Curves], rates: Float[np.ndarray, " rates"], title: str
 ) -> "matplotlib.figure.Figure":
     """Draws ROC curves on logarithmic axes, a panel for each attack: methods between LiRA above and the null below.
 
     Args:
-        panels: by form, shared variance and split: true positive rates of the methods, and the 2.5% and 97.5% quantiles of the
+        panels: by never-saw side and split: true positive rates of the methods, and the 2.5% and 97.5% quantiles of the
             null's; NaN where unresolved.
         rates: the false positive rates that they are at.
         title: what they are about, see `rows.subject`.
@@ -80,14 +82,13 @@ def roc_curves(
     Returns:
         The figure, a column for each split.
     """
-    splits = list(dict.fromkeys(split for _, _, split in panels))
-    forms = list(dict.fromkeys(form for form, _, _ in panels))
-    figure = blank(WIDTH, 1.4 + 3.1 * len(forms))
+    sides, splits = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
+    figure = blank(WIDTH, 1.4 + 3.1 * len(sides))
     methods = list(dict.fromkeys(method for curves, _ in panels.values() for method in curves))
     styles = _styles(methods)
-    grid = figure.subplots(len(forms), len(splits), sharex=True, sharey=True, squeeze=False)
-    for (form, _, split), (curves, null) in panels.items():
-        axes = grid[forms.index(form), splits.index(split)]
+    grid = figure.subplots(len(sides), len(splits), sharex=True, sharey=True, squeeze=False)
+    for (side, split), (curves, null) in panels.items():
+        axes = grid[sides.index(side), splits.index(split)]
         known = np.isfinite(null[0])
         axes.plot(rates, rates, color="#888888", linewidth=0.8, zorder=1)
         axes.fill_between(rates[known], np.maximum(null[0, known], 1e-9), null[1, known], color=BAND, alpha=0.6, linewidth=0)
@@ -95,7 +96,7 @@ def roc_curves(
             seen = np.isfinite(curve) & (curve > 0)
             axes.plot(rates[seen], curve[seen], **styles[method])
         axes.set(xscale="log", yscale="log", xlim=(2e-4, 1), ylim=(2e-4, 1.15))
-        axes.set_title(f"{FORMS[form]}, {SPLITS[split]}", fontsize=9)
+        axes.set_title(f"{SIDES[side]}, {SPLITS[split]}", fontsize=9)
         axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
         if not known.any():
             axes.text(0.5, 0.5, "too few scores", transform=axes.transAxes, ha="center", fontsize=9)
@@ -123,8 +124,8 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
     places = np.arange(len(methods))
     marks = {"u_lira": ("o", COLOURS[0], -0.13), "u_lira_retrained": ("D", COLOURS[4], 0.13)}
     for axes, (split, said) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
-        for form, (marker, colour, shift) in marks.items():
-            found = [scores[method].get((f"{form}_auc", split)) for method in methods]
+        for side, (marker, colour, shift) in marks.items():
+            found = [scores[method].get((f"{side}_auc", split)) for method in methods]
             for place, row in zip(places, found, strict=True):
                 if row is not None and row.value is not None:
                     ends = [row.value_low, row.value_high]
@@ -141,8 +142,8 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(axis="x", color="#EEEEEE", linewidth=0.6, zorder=-1)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    for form, (marker, colour, _) in marks.items():
-        axes.plot([], [], marker, color=colour, label=FORMS[form])
+    for side, (marker, colour, _) in marks.items():
+        axes.plot([], [], marker, color=colour, label=SIDES[side])
     figure.legend(loc="outside lower center", ncols=2, frameon=False, title="shaded: 95% of what retrained models score")
     figure.supxlabel("AUC of the attack (1/2: guessing)", fontsize=9)
     figure.suptitle(title, fontsize=10)
@@ -175,15 +176,15 @@ def _null_line(own: Mapping[tuple[str, str], Row]) -> Line:
         return f"{mean} ± {sd}" if sd else mean
 
     cells = ["", "perfect (the null)", ""]
-    for form in FORMS:
-        cells += [*(cell(f"{form}_auc", split) for split in SPLITS), ""]
+    for side in SIDES:
+        cells += [*(cell(f"{side}_auc", split) for split in SPLITS), ""]
     cells += [cell(f"u_lira_{rate}", "all") for rate in RATES]
     cells += [*(cell("accuracy", split, ".1f") for split in ("all", "test")), ""]
     return Line("perfect", True, False, tuple(cells))
 
 
-def _caption(rows: Sequence[Row], band: float) -> tuple[str, ...]:
-    few = any((row.n_members or 0) < FEWEST for row in rows)
+def _caption(rows: Sequence[Row], members: int, band: float) -> tuple[str, ...]:
+    lost = {row.method: members - (row.n_members or 0) for row in rows if row.n_members != members}
     unresolved = any(row.metric.endswith("tpr_at_0_1") and row.split == "all" and row.value is None for row in rows)
     return (
         f"{subject(rows)}.",
@@ -194,7 +195,10 @@ def _caption(rows: Sequence[Row], band: float) -> tuple[str, ...]:
         f"z: in standard deviations from the null. {MARK}: no AUC is further from its null than {band:.2f}, the 95% band of the "
         "largest |z|. TPR: true positive rate of the first attack at that false positive rate; acc F: accuracy in % on what was "
         "unlearned, acc T: on the test set. References first, then the most exposed.",
-        *([f"Fewer than {FEWEST} members say too little for a verdict: none is marked."] * few),
+        *(
+            f"{method}: {members - number} of {members} members, the others diverged; never marked."
+            for method, number in lost.items()
+        ),
         *(["A TPR is left empty where fewer than one false positive was allowed: 0.1% takes 1,000 scores."] * unresolved),
     )
 
