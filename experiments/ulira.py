@@ -74,9 +74,10 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("memorisation.csv", *attacker.targets(attacks))
     board = membership.arrange(rows, nulls.band)
     leaderboard.write(folder, board)
+    drawn = [line.method for line in board.lines if attacks.get(line.method)]
     curves = {
         (side, split): (
-            {name: each[side, False, split].roc for name, each in attacks.items() if each},
+            {name: attacks[name][side, False, split].roc for name in drawn},
             nulls.attacks[side, False, split].roc,
         )
         for side in (SAME, RETRAINED)
@@ -313,13 +314,13 @@ def even(mask: np.ndarray) -> np.ndarray:
 def random_halves_of(targets: np.ndarray, members: int, rng: np.random.Generator) -> np.ndarray:
     """What each member trains on, `[members, examples]`: half of the targets and half of the others.
 
-    Each target is in half of the first half of the members and in half of the second, so that either can say what is memorised;
-    and so is each other example, give or take one where their number is odd.
+    Each target is in half of the first half of the members and in half of the second, so that either can say what is memorised.
+    The others are dealt among all members alike: the null exchanges targets between members retrained on them.
     """
     held = np.zeros((members, len(targets)), bool)
-    for half in np.split(np.arange(members), 2):
-        for rows in (np.flatnonzero(targets), np.flatnonzero(~targets)):
-            held[np.ix_(half, rows)] = random_halves(len(rows), len(half), rng)
+    count = int(targets.sum())
+    held[:, targets] = np.concatenate([random_halves(count, members // 2, rng) for _ in range(2)])
+    held[:, ~targets] = random_halves(len(targets) - count, members, rng)
     return held
 
 

@@ -86,16 +86,20 @@ def roc_curves(
     figure = blank(WIDTH, 1.4 + 3.1 * len(sides))
     methods = list(dict.fromkeys(method for curves, _ in panels.values() for method in curves))
     styles = _styles(methods)
+    resolved = np.isfinite([null[0] for _, null in panels.values()]).any(0)
+    lowest = 0.8 * rates[resolved].min(initial=1)
     grid = figure.subplots(len(sides), len(splits), sharex=True, sharey=True, squeeze=False)
     for (side, split), (curves, null) in panels.items():
         axes = grid[sides.index(side), splits.index(split)]
         known = np.isfinite(null[0])
         axes.plot(rates, rates, color="#888888", linewidth=0.8, zorder=1)
-        axes.fill_between(rates[known], np.maximum(null[0, known], 1e-9), null[1, known], color=BAND, alpha=0.6, linewidth=0)
+        axes.fill_between(
+            rates[known], np.maximum(null[0, known], lowest / 10), null[1, known], color=BAND, alpha=0.6, linewidth=0
+        )
         for method, curve in curves.items():
             seen = np.isfinite(curve) & (curve > 0)
             axes.plot(rates[seen], curve[seen], **styles[method])
-        axes.set(xscale="log", yscale="log", xlim=(2e-4, 1), ylim=(2e-4, 1.15))
+        axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.15))
         axes.set_title(f"{SIDES[side]}, {SPLITS[split]}", fontsize=9)
         axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
         if not known.any():
@@ -123,29 +127,32 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
     figure = blank(WIDTH, 1.8 + 0.27 * len(methods))
     places = np.arange(len(methods))
     marks = {"u_lira": ("o", COLOURS[0], -0.13), "u_lira_retrained": ("D", COLOURS[4], 0.13)}
-    for axes, (split, said) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
+    grid = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
+    for axes, (split, said) in zip(grid, SPLITS.items(), strict=True):
+        bands: list[float] = []
         for side, (marker, colour, shift) in marks.items():
-            found = [scores[method].get((f"{side}_auc", split)) for method in methods]
-            for place, row in zip(places, found, strict=True):
+            for place, method in zip(places, methods, strict=True):
+                row = scores[method].get((f"{side}_auc", split))
                 if row is not None and row.value is not None:
-                    ends = [row.value_low, row.value_high]
-                    axes.plot(ends, [place + shift] * 2, color=colour, linewidth=1.2, zorder=2)
-                    axes.plot(row.value, place + shift, marker, color=colour, markersize=4.5, zorder=3)
-            bands = [(row.null_low, row.null_high) for row in found if row is not None and row.null_low is not None]
-            if bands:
-                axes.axvspan(*bands[0], color=colour, alpha=0.18, linewidth=0, zorder=0)
-        axes.axvline(0.5, color="#888888", linewidth=0.8, zorder=1)
+                    axes.plot([row.value_low, row.value_high], [place + shift] * 2, color=colour, linewidth=1.2, zorder=3)
+                    axes.plot(row.value, place + shift, marker, color=colour, markersize=4.5, zorder=4)
+                    bands += [end for end in (row.null_low, row.null_high) if end is not None]
+        if bands:
+            axes.axvspan(min(bands), max(bands), color=BAND, alpha=0.6, linewidth=0, zorder=1)
+        axes.axvline(0.5, color="#888888", linewidth=0.8, zorder=2)
         axes.set_title(said, fontsize=10)
         axes.set_yticks(places, [_called(method) for method in methods], fontsize=9)
         axes.set_ylim(len(methods) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelsize=8)
-        axes.grid(axis="x", color="#EEEEEE", linewidth=0.6, zorder=-1)
+        axes.grid(axis="x", color="#EEEEEE", linewidth=0.6, zorder=0)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
     for side, (marker, colour, _) in marks.items():
         axes.plot([], [], marker, color=colour, label=SIDES[side])
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, title="shaded: 95% of what retrained models score")
-    figure.supxlabel("AUC of the attack (1/2: guessing)", fontsize=9)
+    axes.fill_between([], [], color=BAND, alpha=0.6, label="95% of what retrained models score")
+    grid[1].set_xlabel("AUC of the attack (line at 1/2: guessing)", fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -195,10 +202,7 @@ def _caption(rows: Sequence[Row], members: int, band: float) -> tuple[str, ...]:
         f"z: in standard deviations from the null. {MARK}: no AUC is further from its null than {band:.2f}, the 95% band of the "
         "largest |z|. TPR: true positive rate of the first attack at that false positive rate; acc F: accuracy in % on what was "
         "unlearned, acc T: on the test set. References first, then the most exposed.",
-        *(
-            f"{method}: {members - number} of {members} members, the others diverged; never marked."
-            for method, number in lost.items()
-        ),
+        *(f"{method}: {number} of {members} members diverged; never marked." for method, number in lost.items()),
         *(["A TPR is left empty where fewer than one false positive was allowed: 0.1% takes 1,000 scores."] * unresolved),
     )
 
@@ -208,7 +212,7 @@ def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     black = {"color": "black", "linewidth": 2.0, "zorder": 5}
     styles: dict[str, dict[str, Any]] = {name: {**black, "linestyle": kind} for name, kind in zip(REFERENCES, "-:", strict=True)}
     others = [name for name in methods if name not in styles]
-    looks = itertools.cycle(itertools.product(("-", "--", "-."), COLOURS[:-1]))
+    looks = itertools.cycle(itertools.product(("-", "--", "-.", ":"), COLOURS[:6]))  # without yellow, too pale for a line
     return styles | {
         name: {"color": colour, "linestyle": kind, "linewidth": 1.1} for name, (kind, colour) in zip(others, looks, strict=False)
     }
