@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +30,7 @@ from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
 SAME, RETRAINED = "u_lira", "u_lira_retrained"  # the never-saw side: other members that unlearned as much, or retrained ones
+Result = TypeVar("Result")
 Kind = tuple[str, bool, str]  # of attack: never-saw side, whether the variance is shared, split by memorisation
 KINDS: list[Kind] = [
     (side, shared, split) for side in (SAME, RETRAINED) for shared in (False, True) for split in ("all", "low", "high")
@@ -81,7 +85,7 @@ def run(config: Config, folder: Run) -> None:
             nulls.attacks[side, False, split].roc,
         )
         for side in (SAME, RETRAINED)
-        for split in ("all", "high")
+        for split in membership.SPLITS
     }
     save(membership.roc_curves(curves, FALSE_POSITIVE_RATES, subject(rows)), folder, "roc")
     save(membership.auc_by_memorisation(rows, subject(rows)), folder, "auc")
@@ -213,8 +217,9 @@ class Attacker:
             return {}
         unlearned = scaled_logits(answers.targets[kept], labels)
         never_saw = {SAME: unlearned, RETRAINED: scaled_logits(self.oracle_targets[0, kept], labels)}
-        return {
-            (side, shared, split): u_lira(
+
+        def play(side: str, shared: bool, split: str) -> Attack:
+            return u_lira(
                 unlearned,
                 never_saw[side],
                 self.population.trained_on[kept],
@@ -222,16 +227,17 @@ class Attacker:
                 judged=self.judged[split][kept],
                 seed=self.config.seed,
             )
-            for side, shared, split in KINDS
-        }
+
+        return of_every_kind(play)
 
     def nulls(self, lost: tuple[int, ...]) -> Nulls:
         """What retrained models score in every attack, without the members that diverged in a method."""
         if lost not in self._nulls:
             kept = self.without(lost)
             retrained = np.stack([scaled_logits(each[kept], self.population.labels) for each in self.oracle_targets])
-            found = {
-                (side, shared, split): u_lira_null(
+
+            def play(side: str, shared: bool, split: str) -> AttackNull:
+                return u_lira_null(
                     retrained,
                     self.population.trained_on[kept],
                     same_models=side == SAME,
@@ -240,8 +246,8 @@ class Attacker:
                     splits=self.config.evaluation.splits,
                     seed=self.config.seed,
                 )
-                for side, shared, split in KINDS
-            }
+
+            found = of_every_kind(play)
             z = [abs(each.auc_draws - each.auc.mean) / each.auc.sd for each in found.values() if each.auc.sd > 0]
             self._nulls[lost] = Nulls(found, float(np.quantile(np.max(z, axis=0), 0.95)))
         return self._nulls[lost]
@@ -303,6 +309,12 @@ class Attacker:
             **{name: each[SAME, False, "all"].example_accuracy for name, each in attacks.items() if each},
         }
         return tuple(columns), list(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def of_every_kind(play: Callable[[str, bool, str], Result]) -> dict[Kind, Result]:
+    """One result for each of `KINDS`, on as many threads as there are cores: NumPy lets go of the interpreter's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return dict(zip(KINDS, threads.map(lambda kind: play(*kind), KINDS), strict=True))
 
 
 def even(mask: np.ndarray) -> np.ndarray:

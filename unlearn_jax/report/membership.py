@@ -80,10 +80,10 @@ def roc_curves(
         title: what they are about, see `rows.subject`.
 
     Returns:
-        The figure, a column for each split.
+        The figure, a row for each never-saw side and a column for each split.
     """
     sides, splits = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
-    figure = blank(WIDTH, 1.4 + 3.1 * len(sides))
+    figure = blank(WIDTH, 1.9 + 2.5 * len(sides))
     methods = list(dict.fromkeys(method for curves, _ in panels.values() for method in curves))
     styles = _styles(methods)
     resolved = np.isfinite([null[0] for _, null in panels.values()]).any(0)
@@ -100,15 +100,18 @@ def roc_curves(
             seen = np.isfinite(curve) & (curve > 0)
             axes.plot(rates[seen], curve[seen], **styles[method])
         axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.15))
-        axes.set_title(f"{SIDES[side]}, {SPLITS[split]}", fontsize=9)
+        axes.tick_params(labelsize=8)
         axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
         if not known.any():
             axes.text(0.5, 0.5, "too few scores", transform=axes.transAxes, ha="center", fontsize=9)
-    figure.supxlabel("false positive rate", fontsize=9)
-    figure.supylabel("true positive rate", fontsize=9)
+    for column, split in zip(grid.T, splits, strict=True):
+        column[0].set_title(SPLITS[split], fontsize=10)
+        column[-1].set_xlabel("false positive rate", fontsize=9)
+    for row, side in zip(grid, sides, strict=True):
+        row[0].set_ylabel(f"true positive rate,\n{SIDES[side]}", fontsize=9)
     figure.suptitle(f"{title}\ngrey: 95% of what retrained models score; thin line: guessing", fontsize=10)
     handles = [grid[0, 0].plot([], [], **styles[method], label=_called(method))[0] for method in methods]
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
@@ -120,7 +123,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
         title: what they are about, see `rows.subject`.
 
     Returns:
-        The figure; methods in the order of the table.
+        The figure, the most exposed method first.
     """
     scores = by_method(rows)
     methods = sorted(scores, key=lambda method: -_exposure(scores[method]))
