@@ -1,6 +1,9 @@
 """What every study begins with: the data, the model, the forget sets and the pools that a configuration asks for."""
 
 import dataclasses
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +13,7 @@ from configs.tuned import tuned
 from configs.unlearning import Config
 from unlearn_jax.data import Dataset, augmentation, choose, load
 from unlearn_jax.methods import METHODS, hyperparameters
+from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.models import build
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.report.progress import working
@@ -141,3 +145,14 @@ def pool(
             f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""),
         )
     return trained
+
+
+def compile_all(unlearners: Collection[Unlearner]) -> None:
+    """Compile side by side, before the first one runs: the compiler uses one core for much of its time."""
+    if not unlearners:
+        return
+    with working("compiling") as update, ThreadPoolExecutor(os.cpu_count()) as threads:
+        compiling = [threads.submit(unlearner.compile) for unlearner in unlearners]
+        for number, done in enumerate(as_completed(compiling)):
+            done.result()
+            update((number + 1) / len(unlearners), f"{number + 1} of {len(unlearners)} methods")

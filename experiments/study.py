@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +10,7 @@ import numpy as np
 
 from configs.common import require
 from configs.unlearning import Config
-from experiments.setting import Setting, forgetting, pool
+from experiments.setting import Setting, compile_all, forgetting, pool
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearned, Unlearner
@@ -108,12 +106,7 @@ class Study:
             for name in values
             if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)
         }
-        if waiting:
-            with working("compiling") as update, ThreadPoolExecutor(os.cpu_count()) as threads:
-                compiling = [threads.submit(unlearner.compile) for unlearner in waiting.values()]
-                for number, done in enumerate(as_completed(compiling)):
-                    done.result()
-                    update((number + 1) / len(waiting), f"{number + 1} of {len(waiting)} methods")
+        compile_all(waiting.values())
         return {
             name: [saved[name, seed] or self.judge(name, values[name], originals, waiting.get(name), seed) for seed in seeds]
             for name in values

@@ -1,5 +1,6 @@
 """Data sets: splits that are exact, sources that are checked, augmentation against its definition."""
 
+import collections
 import gzip
 import os
 
@@ -7,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import PAD, augmentation, crop
 from unlearn_jax.data.images import DATASETS, load
-from unlearn_jax.data.splits import generator, mislabel, stratified_order
+from unlearn_jax.data.splits import generator, mislabel, random_halves, stratified_order
 from unlearn_jax.types import UsageError
 
 few = settings(max_examples=30, deadline=None)
@@ -46,6 +48,31 @@ def test_exactly_the_share_of_labels_is_wrong(labels, share, seed):
 def test_wrong_labels_are_uniform_over_the_other_classes():
     wrong = mislabel(np.full(4000, 3), 1.0, 5, generator("test"))
     assert np.abs(np.bincount(wrong, minlength=5) - [1000, 1000, 1000, 0, 1000]).max() < 120
+
+
+@few
+@given(rows=st.integers(2, 30), pairs=st.integers(1, 6), seed=st.integers(0, 99))
+def test_random_halves_are_half_both_ways(rows, pairs, seed):
+    held = random_halves(rows, 2 * pairs, np.random.default_rng(seed))
+    assert (held.sum(axis=1) == rows // 2).all()
+    assert (held.sum(axis=0) <= pairs).all()
+    assert (rows % 2) or (held.sum(axis=0) == pairs).all()
+
+
+def test_random_halves_lean_no_further_from_one_member_than_from_another():
+    """Complements agree on no row; random halves of which each row is in half of the members agree a little less than half."""
+    members, rows = 8, 2_000
+    held = random_halves(rows, members, np.random.default_rng(0))
+    agree = (held[:, None] == held[None]).mean(-1)[~np.eye(members, dtype=bool)]
+    np.testing.assert_allclose(agree, (members / 2 - 1) / (members - 1), atol=0.05)
+
+
+def test_every_matrix_of_halves_is_equally_likely():
+    """Four members, four rows: there are 90 such matrices."""
+    rng = np.random.default_rng(0)
+    found = collections.Counter(random_halves(4, 4, rng).tobytes() for _ in range(900))
+    assert len(found) == 90
+    assert scipy.stats.chisquare(list(found.values())).pvalue > 1e-3
 
 
 def test_generators_differ_by_purpose_seed_and_index():

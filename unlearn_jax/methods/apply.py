@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from unlearn_jax.methods.registry import METHODS, traceable
 from unlearn_jax.training.cost import example_flops, flops
@@ -34,8 +35,13 @@ class Unlearner:
         values: all its hyperparameters, see `registry.hyperparameters`; a float may be an array with one for each member.
         problem: on the devices, see `ensembles.shared`.
         variables: the originals, with a leading axis of members.
+        masks: `kept` and `forget` of each member, `[members, examples]`, where they are not all the problem's; each keeps and
+            forgets as many examples as the problem counts, for shapes follow from that.
         strategy: see `ensembles.over_members`.
         chunk: members at a time; by default as many as fit into memory.
+
+    Raises:
+        ValueError: masks that count other than the problem does.
     """
 
     def __init__(
@@ -45,18 +51,25 @@ class Unlearner:
         problem: Problem,
         variables: Variables,
         *,
+        masks: dict[str, Bool[np.ndarray, "members examples"]] | None = None,
         strategy: str = "auto",
         chunk: int | None = None,
     ):
         static, traced = traceable(name, values)
+        masks = masks or {}
+        for field, mask in masks.items():
+            count, found = getattr(problem, f"{field}_count"), np.unique(mask.sum(axis=1))
+            if (found != count).any():
+                raise ValueError(f"{field}: the masks of all members hold {count} examples, not {found}")
 
         @jax.jit  # traced once for all of what follows
-        def method(key, own, numbers, problem):
-            return METHODS[name].make(**static, **numbers)(key, problem, own)
+        def method(key, own, numbers, masks, problem):
+            return METHODS[name].make(**static, **numbers)(key, problem.replace(**masks), own)
 
-        self.method, self.problem, self.variables = method, problem, variables
+        self.method, self.problem = method, problem
         self.members = len(jax.tree.leaves(variables)[0])
-        self.numbers = {key: np.broadcast_to(np.float32(value), self.members) for key, value in traced.items()}
+        numbers = {key: np.broadcast_to(np.float32(value), self.members) for key, value in traced.items()}
+        self.own = variables, numbers, masks
         self.strategy, self.chunk = strategy, chunk
         self.compile_seconds = 0.0
         self._compiled: dict[int, Any] = {}
@@ -67,14 +80,14 @@ class Unlearner:
             return
         start = time.perf_counter()
         key = jax.eval_shape(jax.random.key, 0)
-        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (self.variables, self.numbers))
+        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.own)
         arguments = key, *first, self.problem
         self.examples = flops(self.method, *arguments) / example_flops(self.problem)
         if self.chunk is None:
             self.chunk = chunk_size(step_bytes(self.method, *arguments), self.members, self.strategy)
-        program = over_members(self.method, (True, True, True, False), self.strategy)
+        program = over_members(self.method, (True, True, True, True, False), self.strategy)
         for begin, end in self._chunks():
-            own = padded(jax.tree.map(lambda leaf, size=end - begin: leaf[:size], (self.variables, self.numbers)))
+            own = padded(jax.tree.map(lambda leaf, size=end - begin: leaf[:size], self.own))
             size = len(jax.tree.leaves(own)[0])
             if size not in self._compiled:
                 keys = jax.ShapeDtypeStruct((size,), key.dtype)
@@ -86,7 +99,7 @@ class Unlearner:
         self.compile()
         parts, seconds = [], 0.0
         for begin, end in self._chunks():
-            own = padded(jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, self.variables, self.numbers)))
+            own = padded(jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, *self.own)))
             own = jax.block_until_ready(jax.tree.map(jnp.asarray, own))
             ready = time.perf_counter()
             result = jax.block_until_ready(self._compiled[len(own[0])](*own, self.problem))

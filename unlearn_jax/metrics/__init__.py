@@ -6,14 +6,20 @@ from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl
 from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
+from unlearn_jax.metrics.likelihood import Attack, AttackNull, Interval, likelihood_ratios, lira, u_lira, u_lira_null
+from unlearn_jax.metrics.memorisation import Memorisation, memorisation
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.metrics.power import Power, power_curve
 from unlearn_jax.metrics.scores import cross_entropy_losses, entropies, margins, modified_entropies, probabilities, scaled_logits
 
 __all__ = [
     "Accuracies",
+    "Attack",
+    "AttackNull",
     "Evaluation",
     "ForgettingQuality",
+    "Interval",
+    "Memorisation",
     "Null",
     "Power",
     "Reference",
@@ -28,7 +34,10 @@ __all__ = [
     "js_divergence",
     "kl_to_oracle",
     "klom",
+    "likelihood_ratios",
+    "lira",
     "margins",
+    "memorisation",
     "modified_entropies",
     "null",
     "pooled",
@@ -39,4 +48,6 @@ __all__ = [
     "score",
     "svc_mia",
     "tow",
+    "u_lira",
+    "u_lira_null",
 ]

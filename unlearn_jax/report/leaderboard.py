@@ -37,11 +37,13 @@ class Leaderboard(NamedTuple):
         headings: one per column.
         lines: one per method.
         caption: what it is of, how to read it, and what to beware of; one or two sentences each.
+        importance: of each column on a narrow terminal, 0 the greatest.
     """
 
     headings: tuple[str, ...]
     lines: tuple[Line, ...]
     caption: tuple[str, ...]
+    importance: tuple[int, ...]
 
 
 def arrange(rows: Sequence[Row], band: float, diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
@@ -67,7 +69,8 @@ def arrange(rows: Sequence[Row], band: float, diverged: Mapping[str, Sequence[st
         Line(each.method, each.method in REFERENCES, each.inside, tuple(column.cell(each) for column in _COLUMNS))
         for each in entries
     )
-    return Leaderboard(tuple(column.heading for column in _COLUMNS), lines, _caption(rows, entries, band, diverged))
+    headings, importance = (tuple(getattr(column, field) for column in _COLUMNS) for field in ("heading", "importance"))
+    return Leaderboard(headings, lines, _caption(rows, entries, band, diverged), importance)
 
 
 def write(folder: Folder, board: Leaderboard) -> None:
@@ -155,7 +158,7 @@ def _fitting(board: Leaderboard, width: int) -> list[int]:
     """The columns that fit, chosen in order of their importance and given in the table's order."""
     widths = [max(map(len, cells)) for cells in zip(board.headings, *(line.cells for line in board.lines), strict=True)]
     shown: list[int] = []
-    for i in sorted(range(len(_COLUMNS)), key=lambda i: _COLUMNS[i].importance):
+    for i in sorted(range(len(board.headings)), key=board.importance.__getitem__):
         if not shown or sum(widths[j] + _GAP for j in [*shown, i]) <= width:
             shown.append(i)
     return sorted(shown)

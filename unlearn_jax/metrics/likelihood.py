@@ -1,0 +1,304 @@
+"""Likelihood-ratio attacks: from what models say about an example, was it in their training set?
+
+A *population* of members, each trained on a random half of the examples, says about every example what φ (`scaled_logits`)
+looks like in models that trained on it and in models that did not. `lira` plays the attack on the models as they are,
+`u_lira` on models that then unlearned the example: what it still tells apart has not been forgotten.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unlearn_jax.metrics.null import Null, summarise
+from unlearn_jax.metrics.scores import finite
+
+FEWEST = 3  # members a side: a variance without the one under attack takes two
+FLOOR = 1e-6  # of a variance, as a share of that of both sides together
+RESAMPLES = 1_000  # of the bootstrap
+BLOCK = 2**22  # weights of scores that are held at a time
+FALSE_POSITIVE_RATES = 10.0 ** (np.arange(-50, 1) / 10)  # 0.001% to 100%
+AT_0_1, AT_1 = 20, 30  # which of them are 0.1% and 1%
+REPORTED = (0, 1, 2 + AT_1, 2 + AT_0_1)  # the columns that `_measure` gives of `MEASURES`
+
+
+class Interval(NamedTuple):
+    """A value and its 95% interval over members. NaN where it cannot be known, see `Attack`."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Attack(NamedTuple):
+    """How well a likelihood-ratio attack tells who trained on what; 1/2, or the false positive rate itself, is guessing.
+
+    A score is one (member, target). All scores together are held against one threshold. A true positive rate is that of the
+    lowest threshold whose false positive rate is at most the one asked for, and NaN where fewer than one false positive was
+    allowed: 0.1% takes 1,000 scores of members that never saw the target.
+
+    Attributes:
+        ratios: log likelihood ratio of each score, in nats; above 0 the attack says "trained on".
+        auc: area under the ROC curve, ties counting half.
+        balanced_accuracy: mean of true positive and true negative rate at the ratio's own threshold, 0.
+        tpr_at_1: true positive rate at a false positive rate of 1%.
+        tpr_at_0_1: at 0.1%.
+        roc: true positive rate at each of `FALSE_POSITIVE_RATES`.
+        example_accuracy: balanced accuracy, at 0, of the scores of each target alone; NaN where a side is empty.
+    """
+
+    ratios: Float[np.ndarray, "members targets"]
+    auc: Interval
+    balanced_accuracy: Interval
+    tpr_at_1: Interval
+    tpr_at_0_1: Interval
+    roc: Float[np.ndarray, " rates"]
+    example_accuracy: Float[np.ndarray, " targets"]
+
+
+class AttackNull(NamedTuple):
+    """What the attack scores on a perfect method: each measure's null, and the draws of the AUC that a joint band needs."""
+
+    auc: Null
+    balanced_accuracy: Null
+    tpr_at_1: Null
+    tpr_at_0_1: Null
+    roc: Float[np.ndarray, "2 rates"]  # 2.5% and 97.5% quantiles
+    auc_draws: Float[np.ndarray, " splits"]
+
+
+MEASURES = ("auc", "balanced_accuracy", "tpr_at_1", "tpr_at_0_1")
+
+
+def lira(
+    phi: Float[Any, "members targets"],
+    trained_on: Bool[Any, "members targets"],
+    *,
+    shared_variance: bool = False,
+    judged: Bool[Any, "members targets"] | None = None,
+    seed: int = 0,
+) -> Attack:
+    """The likelihood-ratio attack on each member, by Gaussians fitted to the others.
+
+    With the mean and variance of φ on target x over the *other* members that trained on x, and over the other members that
+    did not, a score is `log N(φ; μ_in, σ²_in) - log N(φ; μ_out, σ²_out)`. The member under attack is in neither fit. It
+    leaves its own side's fit one member smaller than the other, for which a guess scores a little below 1/2: see `u_lira_null`.
+
+    Variances have the denominator of an unbiased estimate (the authors' code divides by n). Shared ones are the mean over the
+    targets of those within each side; the authors' code takes the standard deviation of all φ together, in which the
+    differences between targets drown what one target says.
+
+    Args:
+        phi: φ of each member on each target.
+        trained_on: which member trained on which target; each target has three members or more of both kinds.
+        shared_variance: one variance for all targets and each side, better with few members, in place of one for each target.
+        judged: the scores that count; by default all. The Gaussians are fitted to all in any case.
+        seed: draws the bootstrap, which resamples members and leaves the Gaussians as they are.
+
+    Returns:
+        The scores, and how well they tell both kinds apart.
+
+    Raises:
+        ValueError: if a member's φ are not finite, or a target has fewer than three members of a kind.
+
+    Source: Carlini et al., "Membership Inference Attacks From First Principles", arXiv:2112.03570.
+    """
+    trained_on = np.asarray(trained_on, bool)
+    judged = np.ones_like(trained_on) if judged is None else np.asarray(judged, bool)
+    ratios = likelihood_ratios(phi, trained_on, shared_variance=shared_variance)
+    members = len(ratios)
+    drawn = np.random.default_rng(seed).multinomial(members, np.full(members, 1 / members), RESAMPLES)
+    measured = _measure(ratios, trained_on, judged, np.ones((1, members)), FALSE_POSITIVE_RATES)[0]
+    resampled = _measure(ratios, trained_on, judged, drawn, FALSE_POSITIVE_RATES[[AT_1, AT_0_1]])
+    ends = [_quantiles(column) for column in resampled.T]
+    values = zip(MEASURES, measured[list(REPORTED)], ends, strict=True)
+    intervals = {name: Interval(float(value), float(low), float(high)) for name, value, (low, high) in values}
+    accuracy = _example_accuracy(ratios, trained_on, judged)
+    return Attack(ratios=ratios, **intervals, roc=measured[2:], example_accuracy=accuracy)
+
+
+def u_lira(
+    unlearned: Float[Any, "members targets"],
+    never_saw: Float[Any, "members targets"],
+    trained_on: Bool[Any, "members targets"],
+    *,
+    shared_variance: bool = False,
+    judged: Bool[Any, "members targets"] | None = None,
+    seed: int = 0,
+) -> Attack:
+    """The likelihood-ratio attack on unlearned models: does one that trained on x and unlearned it look as if it never saw x?
+
+    `lira` on the unlearned φ of the members that had trained on a target and the never-saw φ of the members that had not.
+    Member i trained on its half D_i and then unlearned T ∩ D_i, T being all targets. The never-saw side has two forms:
+
+    * `never_saw = unlearned`: members that likewise unlearned their own T ∩ D_i, in which x was not. What the method does to
+      a model as a whole is on both sides, so what is left is x itself.
+    * `never_saw` of members retrained on D_i minus T: the definition of unlearning. Whatever tells the method's models from
+      retrained ones counts, be it the trace of x or damage.
+
+    Args:
+        unlearned: φ of each member after unlearning; what it says of targets that it never trained on is not read.
+        never_saw: φ of as many members that never saw the targets; only targets that the member's half did not hold are read.
+        trained_on: which half held which target; each target is in three or more and missing in three or more.
+        shared_variance: see `lira`.
+        judged: see `lira`.
+        seed: see `lira`.
+
+    Returns:
+        The scores, and how well they tell both sides apart. Read them against `u_lira_null`.
+
+    Raises:
+        ValueError: see `lira`.
+
+    Source: Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy",
+        arXiv:2403.01218.
+    """
+    mixed = np.where(np.asarray(trained_on, bool), finite(unlearned), finite(never_saw))
+    return lira(mixed, trained_on, shared_variance=shared_variance, judged=judged, seed=seed)
+
+
+def u_lira_null(
+    retrained: Float[Any, "replicates members targets"],
+    trained_on: Bool[Any, "members targets"],
+    *,
+    same_models: bool,
+    shared_variance: bool = False,
+    judged: Bool[Any, "members targets"] | None = None,
+    splits: int = 100,
+    seed: int = 0,
+) -> AttackNull:
+    """What `u_lira` (or `lira`) scores when nobody saw anything: retrained members against retrained members.
+
+    In each split the members exchange their rows of `trained_on`, so that every target is "in" half of the members, none of
+    which saw it: as many against as many as in the attack. Each member's models are replicates of one retraining on D_i minus
+    T, drawn at random; with `same_models` one of them stands for both sides, as where both sides unlearned, otherwise one
+    for each, as where the never-saw side was retrained apart. Splits of one seed are the same whatever else is asked for.
+
+    Args:
+        retrained: φ of the replicates; two or more, unless `same_models`.
+        trained_on: see `u_lira`.
+        same_models: whether both sides of the attack come from the same models.
+        shared_variance: see `lira`.
+        judged: see `lira`.
+        splits: number of random splits.
+        seed: draws the splits.
+
+    Returns:
+        Mean, standard deviation and quantiles of each measure; NaN where it cannot be known, see `Attack`.
+
+    Raises:
+        ValueError: if the φ are not finite, there are too few replicates, or a target has fewer than three members of a kind.
+    """
+    retrained, trained_on = finite(retrained, "replicates"), np.asarray(trained_on, bool)
+    judged = np.ones_like(trained_on) if judged is None else np.asarray(judged, bool)
+    replicates, members, _ = retrained.shape
+    if replicates < 2 - same_models:
+        raise ValueError("a null of models against others retrained apart needs two replicates or more, not 1")
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(splits):
+        labels = trained_on[rng.permutation(members)]
+        chosen = rng.permuted(np.tile(np.arange(replicates), (members, 1)), axis=1)
+        first, second = (retrained[chosen[:, side], np.arange(members)] for side in (0, 0 if same_models else 1))
+        ratios = likelihood_ratios(np.where(labels, first, second), labels, shared_variance=shared_variance)
+        draws.append(_measure(ratios, labels, judged, np.ones((1, members)), FALSE_POSITIVE_RATES)[0])
+    drawn = np.array(draws)
+    nulls = {name: _summarise(drawn[:, column]) for name, column in zip(MEASURES, REPORTED, strict=True)}
+    roc = np.stack([_quantiles(column) for column in drawn[:, 2:].T], axis=1)
+    return AttackNull(**nulls, roc=roc, auc_draws=drawn[:, 0])
+
+
+def likelihood_ratios(
+    phi: Float[Any, "members targets"], trained_on: Bool[Any, "members targets"], *, shared_variance: bool = False
+) -> Float[np.ndarray, "members targets"]:
+    """The scores of `lira`: the log likelihood ratio of "trained on it" against "never saw it", in nats.
+
+    A variance is at least a millionth of that of both sides together: where models say the same to the last digit, it is a
+    rounding error. Adding a constant to φ, or scaling it, changes nothing.
+
+    Args:
+        phi: see `lira`.
+        trained_on: see `lira`.
+        shared_variance: see `lira`.
+
+    Raises:
+        ValueError: see `lira`.
+    """
+    phi, trained_on = finite(phi), np.asarray(trained_on, bool)
+    counts = trained_on.sum(0)
+    if min(counts.min(), len(phi) - counts.max()) < FEWEST:
+        raise ValueError(f"each target needs {FEWEST} members or more that trained on it, and as many that did not")
+    phi = phi - np.median(phi, axis=0)  # sums of squares keep their digits where φ is far from 0
+    floor = FLOOR * _shared(_leave_one_out(phi, np.ones_like(trained_on))[1], shared_variance)
+
+    def log_density(side: np.ndarray) -> np.ndarray:
+        mean, variance = _leave_one_out(phi, side)
+        variance = np.maximum(_shared(variance, shared_variance), floor)
+        variance = np.where(variance > 0, variance, 1)  # all others agree, so both densities are the same
+        return -((phi - mean) ** 2 / variance + np.log(variance)) / 2
+
+    return log_density(trained_on) - log_density(~trained_on)
+
+
+def _shared(variance: np.ndarray, shared: bool) -> np.ndarray:
+    return variance.mean(1, keepdims=True) if shared else variance
+
+
+def _leave_one_out(values: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance over one side, without the member itself: two arrays `[members, targets]`."""
+    own = np.where(side, values, 0)
+    count, total, squares = (_of_others(each) for each in (side.astype(float), own, own**2))
+    mean = total / count
+    return mean, np.maximum(squares - total * mean, 0) / (count - 1)
+
+
+def _of_others(values: Float[np.ndarray, "members targets"]) -> Float[np.ndarray, "members targets"]:
+    """The sum over all members but one: over those before it and those after, as subtracting a huge one would lose the rest."""
+    before, after = (np.pad(np.cumsum(part, axis=0), ((1, 0), (0, 0))) for part in (values[:-1], values[:0:-1]))
+    return before + after[::-1]
+
+
+def _measure(
+    ratios: np.ndarray, trained_on: np.ndarray, judged: np.ndarray, weights: np.ndarray, rates: np.ndarray
+) -> Float[np.ndarray, "resamples measures"]:
+    """AUC, balanced accuracy and a true positive rate for each false one, where member i counts `weights[:, i]` times."""
+    sides = []
+    for side in (judged & trained_on, judged & ~trained_on):
+        order = np.argsort(-ratios[side], kind="stable")
+        sides.append((-ratios[side][order], np.nonzero(side)[0][order]))
+    (positive, _), (negative, _) = sides  # minus the ratios, so in rising order
+    # Positives above each negative, and those level with it too; past the last negative all of them.
+    above, level = (np.append(positive.searchsorted(negative, where), len(positive)) for where in ("left", "right"))
+    said_yes = [values.searchsorted(0, "left") for values in (positive, negative)]
+    resolved = len(negative) * rates >= 1
+    measures = []
+    step = max(1, BLOCK // max(1, len(positive) + len(negative)))
+    for start in range(0, len(weights), step):
+        weight = weights[start : start + step]
+        true, false = (np.cumsum(np.pad(weight[:, member], ((0, 0), (1, 0))), axis=1) for _, member in sides)
+        full = (true[:, -1:] > 0) & (false[:, -1:] > 0)
+        true, false = (each / np.maximum(each[:, -1:], 1) for each in (true, false))
+        balanced = (true[:, said_yes[0]] + 1 - false[:, said_yes[1]]) / 2
+        auc = (np.diff(false, axis=1) * (true[:, above[:-1]] + true[:, level[:-1]])).sum(1) / 2
+        passed = np.array([row[1:].searchsorted(rates * (1 + 1e-12), "right") for row in false])
+        tpr = np.where(resolved, np.take_along_axis(true, above[passed], axis=1), np.nan)
+        measures.append(np.where(full, np.column_stack([auc, balanced, tpr]), np.nan))
+    return np.concatenate(measures)
+
+
+def _example_accuracy(ratios: np.ndarray, trained_on: np.ndarray, judged: np.ndarray) -> Float[np.ndarray, " targets"]:
+    rates = []
+    for side, right in ((judged & trained_on, ratios > 0), (judged & ~trained_on, ratios <= 0)):
+        count = side.sum(0)
+        rates.append(np.where(count > 0, (side & right).sum(0) / np.maximum(count, 1), np.nan))
+    return (rates[0] + rates[1]) / 2
+
+
+def _summarise(draws: np.ndarray) -> Null:
+    known = draws[np.isfinite(draws)]
+    return summarise(known) if len(known) > 1 else Null(*[float("nan")] * 4)
+
+
+def _quantiles(draws: np.ndarray) -> np.ndarray:
+    known = draws[np.isfinite(draws)]
+    return np.quantile(known, (0.025, 0.975)) if len(known) else np.full(2, np.nan)

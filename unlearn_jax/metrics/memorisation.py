@@ -1,0 +1,44 @@
+"""Memorisation: how much the answer on a training example owes to having trained on it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+class Memorisation(NamedTuple):
+    """The score of each example in -1..1, and its standard error over the members."""
+
+    score: Float[np.ndarray, " examples"]
+    error: Float[np.ndarray, " examples"]
+
+
+def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "members examples"]) -> Memorisation:
+    """`E[correct | trained on it] - E[correct | not]`, over models that trained on random subsets.
+
+    Near 1 only models that saw the label say it: mislabelled, atypical or ambiguous examples. Near 0 the others know it too.
+    Take it from other members than those whose results it divides, or it picks the members' own luck.
+
+    Args:
+        correct: whether each member's answer is the label that was trained on.
+        trained_on: which member trained on which example; each has two members or more of both kinds.
+
+    Returns:
+        The difference, and `sqrt(var_in / n_in + var_out / n_out)` by the unbiased variances of each kind (0 where all members
+        of each kind agree, which few members often do).
+
+    Raises:
+        ValueError: an example has fewer than two members of a kind.
+
+    Source: Feldman & Zhang, "What Neural Networks Memorize and Why", arXiv:2008.03703.
+    """
+    correct, trained_on = np.asarray(correct, bool), np.asarray(trained_on, bool)
+    means, variances = [], []
+    for side in (trained_on, ~trained_on):
+        count = side.sum(0)
+        if count.min() < 2:
+            raise ValueError("each example needs two members or more that trained on it, and as many that did not")
+        mean = (correct & side).sum(0) / count
+        means.append(mean)
+        variances.append(mean * (1 - mean) / (count - 1))  # of the mean
+    return Memorisation(means[0] - means[1], np.sqrt(variances[0] + variances[1]))
