@@ -6,7 +6,7 @@ from experiments.study import Scored, scored_row
 from unlearn_jax.metrics import pooled, power_curve
 from unlearn_jax.metrics.evaluation import Name, Reference
 from unlearn_jax.metrics.null import Null
-from unlearn_jax.metrics.statistics import Components, Interval, comparisons, components
+from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, components
 from unlearn_jax.report import sample_size, sources_of_variance
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
@@ -72,7 +72,7 @@ def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
             tied = sorted(ties & means.keys() - {least}, key=means.__getitem__)
             said = f"not told apart from it: {', '.join(tied)}" if tied else "all others are told apart from it"
             notes = [f"Least KLOM on F: {least}; {said} (paired by original and forget set, Holm's correction, 5%)."]
-    folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Interval._fields, "adjusted_p"), rows)
+    folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Estimate._fields, "adjusted_p"), rows)
     return notes
 
 

@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit
 CONFIDENCE = 0.95
 
 
-class Interval(NamedTuple):
+class Estimate(NamedTuple):
     """A mean, its 95% interval, and the two-sided p-value of its being 0.
 
     Attributes:
@@ -60,11 +60,11 @@ class Comparison(NamedTuple):
 
     first: str
     second: str
-    difference: Interval
+    difference: Estimate
     adjusted_p: float
 
 
-def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Interval:
+def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
     """The mean over originals and forget sets, with the interval for others of both: not only for these.
 
     The variance of the mean is that of two crossed random factors, `(MS_o + MS_s - MS_os) / (originals x sets)`, a mean square
@@ -94,14 +94,14 @@ def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Interval:
         terms = np.array([max(rows, both), max(columns, both), -both])
     used = freedom > 0
     if not used.any():
-        return Interval(mean, -np.inf, np.inf, np.nan)
+        return Estimate(mean, -np.inf, np.inf, np.nan)
     variance = terms.sum() / (originals * sets)
     if variance <= 1e-18 * max(1.0, mean**2):  # nothing but rounding
-        return Interval(mean, mean, mean, float(abs(mean) < 1e-9))
+        return Estimate(mean, mean, mean, float(abs(mean) < 1e-9))
     degrees = terms.sum() ** 2 / (terms[used] ** 2 / freedom[used]).sum()
     error = np.sqrt(variance)
     reach = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
-    return Interval(mean, mean - reach, mean + reach, float(2 * stdtr(degrees, -abs(mean) / error)))
+    return Estimate(mean, mean - reach, mean + reach, float(2 * stdtr(degrees, -abs(mean) / error)))
 
 
 def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
@@ -142,7 +142,7 @@ def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> lis
     Returns:
         One for each pair that has an original left, p-values adjusted by `holm` over all of them.
     """
-    found: list[tuple[str, str, Interval]] = []
+    found: list[tuple[str, str, Estimate]] = []
     for first, second in itertools.combinations(parts, 2):
         difference = parts[first] - parts[second]
         whole = difference[np.isfinite(difference).all(axis=1)]
