@@ -84,8 +84,8 @@ def lira(
     did not, a score is `log N(φ; μ_in, σ²_in) - log N(φ; μ_out, σ²_out)`. The member under attack is in neither fit. It
     leaves its own side's fit one member smaller than the other, for which a guess scores a little below 1/2: see `u_lira_null`.
 
-    Variances have the denominator of an unbiased estimate (the authors' code divides by n). Shared ones are the mean over the
-    targets of those within each side; the authors' code takes the standard deviation of all φ together, in which the
+    Deviations from the authors' code: means where it takes medians, unbiased variances where it divides by n. And a shared
+    variance is the mean over the targets of those within a side, where it takes that of all φ together, in which the
     differences between targets drown what one target says.
 
     Args:

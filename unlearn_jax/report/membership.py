@@ -29,7 +29,7 @@ _IMPORTANCE = (1, 0, 13, 2, 8, 4, 3, 5, 9, 7, 6, 10, 14, 11, 12, 15)
 
 
 def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
-    """Arranges the rows of the study `ulira` as one line per method, most exposed first, below the null's own.
+    """Arranges the rows of the study `ulira` as one line per method: the null's own, references, then the most exposed.
 
     Args:
         rows: all rows of the run.
@@ -40,7 +40,8 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
         or more, are there.
     """
     scores = by_method(rows)
-    order = sorted(scores, key=lambda method: (method not in REFERENCES, -_exposure(scores[method])))
+    references = [method for method in REFERENCES if method in scores]
+    order = references + sorted(scores.keys() - references, key=lambda method: (-_exposure(scores[method]), method))
     members = max(row.n_members or 0 for row in rows)
     lines = [_null_line(scores[order[0]])]
     for method in order:
@@ -126,7 +127,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
         The figure, the most exposed method first.
     """
     scores = by_method(rows)
-    methods = sorted(scores, key=lambda method: -_exposure(scores[method]))
+    methods = sorted(scores, key=lambda method: (-_exposure(scores[method]), method))
     figure = blank(WIDTH, 1.8 + 0.27 * len(methods))
     places = np.arange(len(methods))
     marks = {"u_lira": ("o", COLOURS[0], -0.13), "u_lira_retrained": ("D", COLOURS[4], 0.13)}
