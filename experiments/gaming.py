@@ -186,7 +186,7 @@ def ascent(game: Game) -> Variables:
     keys = member_keys(config.seed, "ascent to a published accuracy", members)
 
     def trained(rates: np.ndarray) -> Variables:
-        unlearner.numbers["learning_rate"] = rates.astype(np.float32)
+        unlearner.retune(learning_rate=rates)
         return unlearner.apply(keys).variables
 
     def reached(rates: np.ndarray) -> np.ndarray:
