@@ -1,11 +1,12 @@
 """What can be asked of an experiment: typed defaults that document themselves. Nothing here imports JAX."""
 
-from configs import calibration, tuning, ulira, unlearning
+from configs import calibration, gaming, tuning, ulira, unlearning
 
 EXPERIMENTS = {
     "unlearning": (unlearning, "every unlearning method against the distribution of retrained models"),
     "ulira": (ulira, "whether an attack can tell, example by example, what was unlearned from what was never seen"),
     "tuning": (tuning, "hyperparameters for a data set, at an equal budget, on oracles that the evaluation does not use"),
+    "gaming": (gaming, "what each metric can be made to say by answers that are plainly wrong"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

@@ -1,16 +1,20 @@
-"""What a run says beside its scores: how much could be seen at all, who differs from whom, and where the variance comes from."""
+"""What a run says beside its scores: how much could be seen at all, who differs from whom, where the variance comes from, and how
+far the metrics agree.
+"""
 
 import numpy as np
 
 from experiments.study import Scored, scored_row
 from unlearn_jax.metrics import pooled, power_curve
+from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.evaluation import Name, Reference
 from unlearn_jax.metrics.null import Null
 from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, components
 from unlearn_jax.report import sample_size, sources_of_variance
+from unlearn_jax.report.agreement import metric_agreement, write_agreement
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
-from unlearn_jax.report.rows import REFERENCES, Row
+from unlearn_jax.report.rows import REFERENCES, Row, deviations, subject
 from unlearn_jax.runs import Run
 
 COMPARED = (("klom", "forget"), ("js_divergence", "forget"), ("tow", "all"), ("average_gap", "all"), ("accuracy", "test"))
@@ -98,3 +102,18 @@ def variance(folder: Run, scored: dict[str, dict[str, Scored]], title: str) -> N
     ]
     folder.write_csv("variance.csv", ("method", "metric", "split", "component", "variance", "standard_error"), rows)
     save(sources_of_variance.bars(found, title), folder, "variance")
+
+
+def agreement(folder: Run, rows: list[Row]) -> None:
+    """Write and draw how far metrics agree on the order of the methods; the references, easily told by all, are left out.
+
+    With fewer than two methods there is nothing to order, and nothing is written.
+    """
+    _, metrics, sizes = deviations(row for row in rows if row.method not in REFERENCES)
+    ranked = sizes[~np.isnan(sizes).any(1)]
+    if len(ranked) < 2:
+        return
+    found = rank_agreement(ranked)
+    write_agreement(folder, metrics, *found, len(ranked))
+    title = f"{subject(rows)}\nhow far metrics agree on the order of {len(ranked)} methods"
+    save(metric_agreement(metrics, *found, title), folder, "metric_agreement")

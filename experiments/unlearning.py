@@ -64,6 +64,7 @@ def run(config: Config, folder: Run) -> None:
     leaderboard.write(folder, board)
     save(figures.quality_against_utility(shown, subject(shown)), folder, "quality_against_utility")
     statistics.variance(folder, scored, subject(shown))
+    statistics.agreement(folder, shown)
     leaderboard.show(board)
 
 

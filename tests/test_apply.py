@@ -78,3 +78,17 @@ def test_masks_that_count_otherwise_than_the_problem_are_refused(setting):
     more[1] = masks["kept"][1]
     with pytest.raises(ValueError, match=rf"forget: the masks of all members hold {FORGET} examples, not \[ ?{FORGET} {KEPT}\]"):
         unlearned("finetune", setting, {**masks, "forget": more})
+
+
+def test_retuned_is_the_same_as_made_with_those_numbers_and_compiles_nothing(setting):
+    problem, members, _ = setting
+    keys, rates = member_keys(0, "any", MEMBERS), np.array([0.0, 0.01, 0.2])
+    unlearner = Unlearner("gradient_ascent", values("gradient_ascent"), problem, members)
+    unlearner.apply(keys)
+    compiled = dict(unlearner._compiled)
+    unlearner.retune(learning_rate=rates)
+    found = unlearner.apply(keys).variables
+    expected = Unlearner("gradient_ascent", {**values("gradient_ascent"), "learning_rate": rates}, problem, members)
+    jax.tree.map(np.testing.assert_array_equal, found, expected.apply(keys).variables)
+    assert unlearner._compiled == compiled
+    np.testing.assert_array_equal(jax.tree.leaves(found)[0][0], jax.tree.leaves(members)[0][0])

@@ -83,10 +83,10 @@ def finished(tmp_path_factory, cache):
 def test_the_run_folder_holds_what_scripts_expect(finished):
     out, said = finished
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    figures = ("quality_against_utility", "loss_histograms", "accuracy", "power")
+    figures = ("quality_against_utility", "loss_histograms", "accuracy", "power", "metric_agreement")
     assert names == {
         *("config.json", "hyperparameters.json", "results.csv", "results.json", "summary.md", "summary.tex"),
-        *("power.csv", "comparisons.csv"),
+        *("power.csv", "comparisons.csv", "agreement.csv"),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
         *(f"logits/random-0/{name}.npz" for name in (*METHODS, "oracle", "labels")),
         "forget_sets/random-0.txt",

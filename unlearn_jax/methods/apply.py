@@ -74,6 +74,11 @@ class Unlearner:
         self.compile_seconds = 0.0
         self._compiled: dict[int, Any] = {}
 
+    def retune(self, **numbers: Any) -> None:
+        """Give float hyperparameters other values, one for all members or one for each; what is compiled stays."""
+        for key, value in numbers.items():
+            self.own[1][key] = np.broadcast_to(np.float32(value), self.members)
+
     def compile(self) -> None:
         """Compile for every size of chunk; nothing happens the second time."""
         if self._compiled:

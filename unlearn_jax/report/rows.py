@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from unlearn_jax.report import Folder
 
 REFERENCES = ("original", "retrain")
+LETTERS = {"forget": " F", "retain": " R", "test": " T"}
 
 
 class Row(NamedTuple):
@@ -95,6 +99,27 @@ def read_results(path: Path) -> list[Row]:
         if tuple(table.fieldnames or ()) != Row._fields:
             raise ValueError(f"{path}: the columns are not {','.join(Row._fields)}")
         return [Row(**{column: _parse(column, cell) for column, cell in line.items()}) for line in table]
+
+
+class Deviations(NamedTuple):
+    """|z| of every method by every metric; NaN where there is none."""
+
+    methods: tuple[str, ...]
+    metrics: tuple[tuple[str, str], ...]  # metric, split
+    sizes: Float[np.ndarray, "methods metrics"]
+
+
+def deviations(rows: Iterable[Row]) -> Deviations:
+    """Arranges the rows of one forget set as a table of |z|, in their own order; what has no null, a cost, is left out."""
+    found = {(row.method, (row.metric, row.split)): abs(row.deviation) for row in rows if row.deviation is not None}
+    methods, metrics = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True)) if found else ((), ())
+    sizes = [[found.get((method, metric), math.nan) for metric in metrics] for method in methods]
+    return Deviations(methods, metrics, np.array(sizes, np.float64).reshape(len(methods), len(metrics)))
+
+
+def short(metric: tuple[str, str]) -> str:
+    """A metric and its split as figures name it: `klom F`, `tow`."""
+    return metric[0] + LETTERS.get(metric[1], "")
 
 
 def _parse(column: str, cell: str) -> Any:

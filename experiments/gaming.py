@@ -1,0 +1,231 @@
+"""How each metric can be gamed: cheats scored as methods are, and how wrong each is."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from configs.gaming import Config
+from experiments.setting import forget_mask, forget_name, pool, prepare, settings
+from experiments.study import Study, keep, scored_row
+from unlearn_jax.data.splits import generator
+from unlearn_jax.methods import hyperparameters
+from unlearn_jax.methods.apply import Unlearner
+from unlearn_jax.metrics import accuracy, gaming, scaled_logits, score
+from unlearn_jax.metrics.evaluation import Evaluation
+from unlearn_jax.report import gaming as report
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.gaming import Claim, Price
+from unlearn_jax.report.leaderboard import FEWEST
+from unlearn_jax.report.progress import working
+from unlearn_jax.report.rows import Row, subject, write_results
+from unlearn_jax.runs import Run
+from unlearn_jax.training.ensembles import predict, shared
+from unlearn_jax.training.pools import Pool, diverged, member_keys
+from unlearn_jax.types import Cube, Examples, Variables
+
+RATES = (1e-4, 1.0)  # learning rates between which ascent reaches a published accuracy
+REPEATS = 4  # other retrained models that the price of a metric is found with, where there are as many
+
+
+def run(config: Config, folder: Run) -> None:
+    """Score every cheat as a method is scored, measure how wrong it is, and say which metric sees which.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    game = Game(config, folder)
+    for name, (make, targets, needs, retrained) in MODELS.items():
+        game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or "").splitlines()[0]), make(game))
+    game.hand_in_tables(gaming.CHEATS)
+    game.hand_in_tables(gaming.blends(game.known()))
+    prices, title = game.prices(), subject(game.rows)
+    write_results(folder, game.rows, {"band": game.yardstick.band, "claims": game.claims})
+    folder.write_csv("price.csv", Price._fields, prices)
+    report.write_summary(folder, game.rows, game.claims, game.yardstick.band)
+    save(report.heat_map(game.rows, game.claims, title), folder, "cheats")
+    save(report.price(prices, game.yardstick.band, title), folder, "price")
+
+
+class Game:
+    """One forget set: what the cheats know, and what is held against them."""
+
+    def __init__(self, config: Config, folder: Run):
+        self.config, self.setting = config, prepare(config)
+        forget = forget_mask(config, self.setting, 0)
+        self.study = study = Study(config, folder, self.setting, forget, forget_name(config, self.setting, 0))
+        noise = generator("nudge", config.seed).standard_normal(study.images.forget.shape)
+        self.nudged = study.images.forget + np.float32(config.nudge * noise)
+
+        self.originals = finite(pool(config, self.setting, self.setting.problem, forget | True, "original", study.members))
+        self.own, self.own_nudged = study.logits(self.originals), self.on_nudged(self.originals)
+        self.oracles = study.oracles()
+        self.oracle_margins = self.margins(self.oracles.forget)
+        self.oracle_margins_nudged = self.margins(self.on_nudged(finite(study.retraining)))
+        self.direction = self.margins(self.own.forget).mean(0) - self.oracle_margins.mean(0)
+        self.retrained = finite(study.pool("cheat", study.members))  # by the author of the cheats: keys of their own
+        self.answers = study.logits(self.retrained).forget
+        with working("null") as update:
+            self.yardstick = study.yardstick(self.oracles)
+            update(1.0, f"{len(self.yardstick.nulls)} metrics, largest |z| up to {self.yardstick.band:.2f}")
+        self.rows: list[Row] = []
+        self.claims: list[Claim] = []
+        self.verdicts: dict[str, Evaluation] = {}
+
+    def known(self, first: int = 0) -> gaming.Known:
+        """What the author of a cheat knows by now, who looks at the retrained models from the given one on."""
+        images = self.study.images
+        near = gaming.nearest(images.forget, images.retain, self.config.nearest)
+        scores = {name: {(each.metric, each.split): each.value for each in found.scores} for name, found in self.verdicts.items()}
+        return gaming.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.yardstick.nulls, scores)
+
+    def hand_in_tables(self, cheats: Mapping[str, gaming.Cheat]) -> None:
+        """Wrappers, as far as there are retrained models enough; of nudged images they know nothing, and the originals answer."""
+        known = self.known()
+        for name, (answer, targets, needs, retrained, summary) in cheats.items():
+            if (retrained or 0) <= len(self.answers):
+                answers = answer(generator(name, self.config.seed), known)
+                self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged)
+
+    def hand_in_model(self, claim: Claim, variables: Variables) -> None:
+        """Models, without those that diverged."""
+        cube, nudged = self.study.logits(variables), self.on_nudged(variables)
+        lost = diverged((variables, cube, nudged))
+        self.hand_in(claim, keep(cube, lost), np.delete(nudged, lost, axis=0))
+
+    def hand_in(self, claim: Claim, cube: Cube, nudged: np.ndarray) -> None:
+        """Score answers, and measure how wrong they are on F and on F nudged."""
+        config, study, members = self.config, self.study, len(cube.forget)
+        verdict = self.judged(claim.method, cube)
+        common = Row(
+            experiment=config.exp,
+            dataset=config.dataset,
+            model=config.model,
+            forget_set=study.name,
+            method=claim.method,
+            access=claim.needs,
+            metric="",
+            split="forget",
+            n_members=members,
+            n_oracles=len(self.oracles.forget),
+        )
+        wrong = {
+            "untouched": gaming.untouched(cube.forget, self.own.forget) if members == len(self.own.forget) else 0.0,
+            "memory": gaming.memory(self.margins(cube.forget), self.oracle_margins, self.direction),
+            "memory_nudged": gaming.memory(self.margins(nudged), self.oracle_margins_nudged, self.direction),
+            "agreement": gaming.agreement(cube.forget, self.oracles.forget, study.labels.forget),
+        }
+        self.verdicts[claim.method] = verdict
+        self.claims.append(claim._replace(inside=verdict.inside and members >= FEWEST))
+        self.rows += [scored_row(common, each) for each in verdict.scores]
+        self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
+
+    def judged(self, name: str, cube: Cube) -> Evaluation:
+        """The scores of answers."""
+        with working(name) as update:
+            verdict = score(cube, self.yardstick)
+            update(1.0, f"largest |z| {verdict.largest_z:.1f}")
+        return verdict
+
+    def prices(self) -> list[Price]:
+        """What draws around few retrained models score, with other ones each time; from none, what doing nothing scores."""
+        found = [(0, 0, self.verdicts["original"])]
+        for count in gaming.COUNTS:
+            for first in range(0, len(self.answers) - count + 1, count)[:REPEATS]:
+                name = f"drawn_{count}"
+                again = f"{name}, models from {first} on"
+                answers = gaming.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
+                found.append((count, first, self.judged(again, answers) if first else self.verdicts[name]))
+        return [
+            Price(count, first, each.metric, each.split, each.value, each.z, verdict.largest_z)
+            for count, first, verdict in found
+            for each in verdict.scores
+        ]
+
+    def on_nudged(self, variables: Variables) -> np.ndarray:
+        """What models say of the nudged forget set."""
+        return predict(self.setting.problem.model, variables, self.nudged, self.config.strategy)
+
+    def margins(self, logits: np.ndarray) -> np.ndarray:
+        """Of the forget set."""
+        return scaled_logits(logits, self.study.labels.forget)
+
+
+# Cheats that are models
+
+
+def retrain(game: Game) -> Variables:
+    """The honest way: new models, trained without F."""
+    return game.study.pool("retrain", game.study.members).variables
+
+
+def retrain_again(game: Game) -> Variables:
+    """The honest way, once more: the models that the cheats look at."""
+    return game.retrained
+
+
+def one_retrained(game: Game) -> Variables:
+    """One retrained model, the same for all members."""
+    return jax.tree.map(lambda leaf: np.repeat(leaf[:1], game.study.members, axis=0), game.retrained)
+
+
+def nearly_all(game: Game) -> Variables:
+    """Trained without F, but for a few examples of it that stay."""
+    rows = generator("spared", game.config.seed).permutation(game.study.rows["forget"])
+    mask = ~game.study.forget
+    mask[rows[: max(round(game.config.spared * len(rows)), 1)]] = True
+    return pool(game.config, game.setting, game.study.problem, mask, "nearly_all", game.study.members).variables
+
+
+def ascent(game: Game) -> Variables:
+    """Gradient ascent on F, each model at the learning rate that leaves it the published accuracy on F."""
+    config, study, members = game.config, game.study, len(game.own.forget)
+    values = settings(config, ["gradient_ascent"])["gradient_ascent"]
+    unlearner = Unlearner("gradient_ascent", values, study.problem, game.originals, strategy=config.strategy, chunk=config.chunk)
+    keys = member_keys(config.seed, "ascent to a published accuracy", members)
+
+    def trained(rates: np.ndarray) -> Variables:
+        unlearner.retune(learning_rate=rates)
+        return unlearner.apply(keys).variables
+
+    def reached(rates: np.ndarray) -> np.ndarray:
+        logits = predict(study.problem.model, trained(rates), study.images.forget, config.strategy)
+        return accuracy(np.nan_to_num(logits), study.labels.forget)
+
+    with working("ascent to the published accuracy") as update:
+        rates = gaming.bisected(reached, game.yardstick.nulls["accuracy", "forget"].mean, *RATES, members)
+        update(1.0, f"learning rates {rates.min():.2g} to {rates.max():.2g}")
+    return trained(rates)
+
+
+def relabelled(game: Game) -> Variables:
+    """Fine-tuned on everything, with the runner-up for the label of as much of F as makes the published accuracy on F."""
+    config, study, train = game.config, game.study, game.setting.data.train
+    wrong = round((1 - game.yardstick.nulls["accuracy", "forget"].mean / 100) * len(study.rows["forget"]))
+    drawn = generator("relabelled", config.seed).permutation(len(study.rows["forget"]))[:wrong]
+    labels = np.array(train.labels)
+    labels[study.rows["forget"][drawn]] = gaming.runner_up(game.own.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
+    problem = dataclasses.replace(game.setting.problem, train=shared(Examples(train.images, labels)))
+    recipe = {"epochs": config.train.epochs, "learning_rate": config.train.learning_rate / 5}
+    values = hyperparameters("finetune", {**recipe, "batch_size": config.train.batch_size})
+    unlearner = Unlearner("finetune", values, problem, game.originals, strategy=config.strategy, chunk=config.chunk)
+    with working("fine-tuning on relabelled examples"):
+        return unlearner.apply(member_keys(config.seed, "relabelled", len(game.own.forget))).variables
+
+
+ACCURACY = (("accuracy", "forget"),)
+MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[gaming.Name, ...], str, int | None]] = {
+    "retrain": (retrain, (), "nothing", None),
+    "retrain_again": (retrain_again, (), "nothing", None),
+    "one_retrained": (one_retrained, (), "1 retrained model", 1),
+    "nearly_all": (nearly_all, gaming.ON_FORGET, "a retrained model for each member", None),
+    "ascent": (ascent, ACCURACY, "published accuracies", 0),
+    "relabelled": (relabelled, ACCURACY, "published accuracies", 0),
+}
+"""Name -> how it is made, the metrics that it is made for, what its author needs, how many models are retrained."""
+
+
+def finite(trained: Pool) -> Variables:
+    """The members of a pool that did not diverge."""
+    return jax.tree.map(lambda leaf: np.delete(leaf, trained.diverged, axis=0), trained.variables)

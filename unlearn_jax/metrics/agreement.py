@@ -1,0 +1,55 @@
+"""How far metrics agree on which methods are good: rank correlations, with what so few methods leave open."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+FEWEST = 5  # methods that an interval takes: resamples of fewer are mostly ties
+
+
+class Agreement(NamedTuple):
+    """Spearman's rank correlation of every pair of metrics; NaN where a metric ties all methods."""
+
+    correlation: Float[np.ndarray, "metrics metrics"]
+    low: Float[np.ndarray, "metrics metrics"]  # of a 95% interval over methods
+    high: Float[np.ndarray, "metrics metrics"]
+
+
+def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_000, seed: int = 0) -> Agreement:
+    """`ρ_ab = corr(rank(badness_a), rank(badness_b))` over methods, ties at the mean of their ranks.
+
+    The interval is a percentile bootstrap over methods. A resample in which a metric ties all methods says nothing and counts
+    as 0. With fewer than 5 methods the interval is [-1, 1]: a perfect order of four would come out as certain.
+
+    Args:
+        badness: how bad each method is by each metric, in any unit: only the order within a column counts. May be infinite.
+        resamples: of the methods.
+        seed: draws them.
+
+    Returns:
+        Correlations and intervals in -1..1.
+
+    Raises:
+        ValueError: if a value is NaN.
+
+    Source: Spearman, "The Proof and Measurement of Association between Two Things", American Journal of Psychology 15, 1904.
+    """
+    table = np.asarray(badness, np.float64)
+    if np.isnan(table).any():
+        raise ValueError("a method without a value by some metric has no rank: leave the method or the metric out")
+    correlation = _spearman(table[None])[0]
+    if len(table) < FEWEST:
+        return Agreement(correlation, np.full_like(correlation, -1), np.ones_like(correlation))
+    drawn = np.random.default_rng(seed).integers(0, len(table), (resamples, len(table)))
+    low, high = np.quantile(np.nan_to_num(_spearman(table[drawn])), (0.025, 0.975), axis=0)
+    return Agreement(correlation, low, high)
+
+
+def _spearman(tables: Float[np.ndarray, "tables methods metrics"]) -> Float[np.ndarray, "tables metrics metrics"]:
+    apart = rankdata(tables, axis=1) - (tables.shape[1] + 1) / 2
+    products = apart.transpose(0, 2, 1) @ apart
+    length = np.sqrt(products.diagonal(axis1=1, axis2=2))
+    lengths = length[:, :, None] * length[:, None, :]
+    return np.clip(np.divide(products, lengths, out=np.full_like(products, np.nan), where=lengths > 0), -1, 1)

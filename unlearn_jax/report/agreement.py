@@ -1,0 +1,87 @@
+"""The figure and the table of how far metrics agree on which methods are good."""
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unlearn_jax.report import Folder
+from unlearn_jax.report.drawing import WIDTH, blank
+from unlearn_jax.report.rows import short
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+COLUMNS = ("metric_a", "metric_b", "spearman", "low", "high", "methods")
+Square = Float[np.ndarray, "metrics metrics"]
+Metrics = Sequence[tuple[str, str]]  # metric, split
+
+
+def write_agreement(folder: Folder, metrics: Metrics, correlation: Square, low: Square, high: Square, methods: int) -> None:
+    """Writes agreement.csv: one row for each pair of metrics; an empty cell where a metric ties all methods.
+
+    Args:
+        folder: the run folder.
+        metrics: the name and the split of each metric.
+        correlation: rank correlations.
+        low: lower ends of their intervals.
+        high: upper ends.
+        methods: how many methods were ranked.
+    """
+    names = [f"{metric} {split}".rstrip() for metric, split in metrics]
+    values = [[None if np.isnan(value) else float(value) for value in table.ravel()] for table in (correlation, low, high)]
+    cells = dict(zip(itertools.product(range(len(names)), repeat=2), zip(*values, strict=True), strict=True))
+    pairs = itertools.combinations(range(len(names)), 2)
+    folder.write_csv("agreement.csv", COLUMNS, [(names[a], names[b], *cells[a, b], methods) for a, b in pairs])
+
+
+def metric_agreement(metrics: Metrics, correlation: Square, low: Square, high: Square, title: str) -> "matplotlib.figure.Figure":
+    """Draws the rank correlation of every pair of metrics; those that agree stand together.
+
+    Metrics are ordered by hierarchical clustering (average linkage of 1 - ρ). A cell is grey where the interval over methods
+    holds 0: these methods are too few to tell.
+
+    Args:
+        metrics: the name and the split of each metric.
+        correlation: rank correlations; NaN where a metric ties all methods.
+        low: lower ends of their intervals.
+        high: upper ends.
+        title: what was ranked.
+
+    Returns:
+        The figure.
+    """
+    order = clustered(correlation)
+    names = [short(metrics[i]) for i in order]
+    values, open_ = correlation[np.ix_(order, order)], ((low <= 0) & (high >= 0))[np.ix_(order, order)]
+    figure = blank(WIDTH, WIDTH - 0.6)
+    axes = figure.add_subplot()
+    axes.set_facecolor("#DDDDDD")
+    picture = axes.imshow(np.ma.masked_where(open_ | np.isnan(values), values), cmap="PuOr_r", vmin=-1, vmax=1)
+    size = min(8.0, 190 / max(len(names), 1))
+    for (y, x), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "#777777" if open_[y, x] else "white" if abs(value) > 0.62 else "black"
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−")
+            axes.text(x, y, text, ha="center", va="center", fontsize=0.8 * size, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.4, pad=0.01)
+    bar.set_label("Spearman's ρ of the methods' |z|\n(grey: its 95% interval over methods holds 0)", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def clustered(correlation: Square) -> Int[np.ndarray, " metrics"]:
+    """The order in which similar metrics stand together; one that is not defined is like no other."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    if len(correlation) < 3:
+        return np.arange(len(correlation))
+    distance = 1 - np.nan_to_num(correlation)
+    return leaves_list(linkage(distance[np.triu_indices(len(distance), 1)], "average", optimal_ordering=True)).astype(int)
