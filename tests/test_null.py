@@ -135,7 +135,21 @@ def test_a_null_without_spread_gives_no_z_but_a_verdict():
         assert of(evaluation)["accuracy", "retain"].z is None
     assert np.isfinite(right.largest_z)
     assert all_wrong.largest_z == np.inf and not all_wrong.inside
-    assert np.isfinite(metrics.score(certain(N, 2, 1), reference).largest_z)  # one deviating member is no evidence
+    assert of(metrics.score(certain(N, 2, 1), reference))["accuracy", "retain"].evidence < 1.5  # one deviating member
+
+
+def test_evidence_is_in_the_larger_of_both_spreads(reference):
+    score = of(metrics.score(pool(N, 2), reference))["svc_mia", "forget"]
+    off = score._replace(value=score.null.mean + 10 * score.null.sd)
+    sure = off._replace(low=off.value - 1e-6, high=off.value + 1e-6)
+    carried = off._replace(low=off.value - 4 * 3.92 * off.null.sd, high=off.value + 4 * 3.92 * off.null.sd)
+    assert (sure.evidence, carried.evidence) == (pytest.approx(10), pytest.approx(10 / 8))
+    constant = metrics.Null(score.null.mean, 0, score.null.mean, score.null.mean)
+    assert sure._replace(null=constant, low=sure.value, high=sure.value).evidence == np.inf
+    assert sure._replace(null=constant, value=score.null.mean).evidence == 0
+    assert metrics.score(pool(N, 2), reference).largest_z == max(
+        each.evidence for each in metrics.score(pool(N, 2), reference).scores
+    )
 
 
 def test_two_members_are_scored_with_unbounded_intervals():
@@ -153,7 +167,7 @@ def test_over_forget_sets_the_null_narrows_and_a_small_shift_becomes_visible():
         each = [metrics.score(pool(N, 20 + i, shift), reference) for i, reference in enumerate(sets)]
         return each, metrics.pooled(each, sets)
 
-    apart, together = verdict(0.6)
+    apart, together = verdict(0.9)
     assert any(each.inside for each in apart) and not together.inside
     name = "kl_to_oracle", "forget"
     values = [of(each)[name].value for each in apart]

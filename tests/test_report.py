@@ -125,7 +125,9 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
     [
         lambda row: row._replace(value=math.nan, z=math.nan),
         lambda row: row._replace(value=None, z=None),
-        lambda row: row._replace(null_sd=0.0, z=None),  # never anything else than 0.19, and this is 0.18
+        lambda row: row._replace(
+            null_sd=0.0, z=None, value_low=0.18, value_high=0.18
+        ),  # never anything but 0.19, and this is 0.18
         lambda row: row._replace(z=-3.01),
         lambda row: row._replace(z=math.inf),
     ],
@@ -134,6 +136,14 @@ def test_no_mark_for_a_score_that_is_missing_or_off_the_null(spoil):
     rows = [spoil(row) if row.metric == "forgetting_quality" else row for row in rows_of(["scrub"])]
     assert not leaderboard.arrange(rows, 3.0).lines[0].inside
     assert leaderboard.arrange(rows_of(["scrub"]), 3.0).lines[0].inside
+
+
+def test_a_score_that_few_members_carry_is_no_evidence():
+    """As wide an interval as the distance to the null: an attack that flipped on one model, say."""
+    carried = scored("scrub", "svc_mia", "forget", 0.3, 0.2, 0.01)._replace(value_low=0.2, value_high=0.5)
+    shared = carried._replace(value_low=0.29, value_high=0.31)
+    assert carried.evidence == pytest.approx(0.1 / (0.3 / 3.92)) and shared.evidence == shared.z == pytest.approx(10)
+    assert leaderboard.arrange([carried], 3.0).lines[0].inside and not leaderboard.arrange([shared], 3.0).lines[0].inside
 
 
 def test_a_constant_null_that_is_met_is_inside():

@@ -45,6 +45,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 SPLITS = Cube._fields
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
+WIDTH = 3.92  # of a 95% interval, in standard errors
 GROUPS = 8  # of originals: each in turn is left out by the jackknife, and is one unit of what is said over forget sets
 QUALITY_ROWS = 500  # that forgetting quality sees
 SVC_ROWS = 500  # a side, that SVC-MIA trains on
@@ -76,13 +77,25 @@ class Score(NamedTuple):
     parts: tuple[float, ...] = ()
     members: tuple[float, ...] = ()
 
+    @property
+    def evidence(self) -> float:
+        """|value - null.mean| in units of the null's sd or of the score's own standard error, whichever is larger.
+
+        A score whose few members carry it is no evidence, however narrow the null: attacks flip on some models as a whole,
+        and oracles among which none did know nothing of that. Infinite where neither has any spread.
+        """
+        apart, error = abs(self.value - self.null.mean), (self.high - self.low) / WIDTH
+        if apart <= 1e-9 * max(1, abs(self.null.mean)):
+            return 0.0
+        return float(apart / max(self.null.sd, error)) if max(self.null.sd, error) > 0 else float("inf")
+
 
 class Evaluation(NamedTuple):
     """All scores of a pool, and the joint verdict.
 
     Attributes:
         scores: one for each metric and split.
-        largest_z: the largest |z|; infinite where a null has no spread and the score's interval excludes it.
+        largest_z: the largest `Score.evidence`.
         band: the 95% quantile of the largest |z| over splits of the oracles.
     """
 
@@ -228,8 +241,8 @@ def score(unlearned: Cube, reference: Reference, groups: Int[np.ndarray, " membe
     jackknife over eight groups of members and Student's t (unbounded for two members), since a bootstrap repeats members and
     so moves every histogram away from the oracles'.
 
-    Where a null has no spread (all oracles right on every retain example, say), z is None, and the metric counts as outside if
-    the score's own interval excludes the null's mean: four deviating members of 24 do, one does not.
+    The verdict counts each metric by `Score.evidence`, in which one deviating member of 24 says nothing, even where the null has
+    no spread and z is None (all oracles right on every retain example, say).
 
     Args:
         unlearned: logits of the finite members.
@@ -340,15 +353,7 @@ def _score(
 
 
 def _verdict(scores: list[Score], band: float) -> Evaluation:
-    beyond = [np.inf if _excludes(each) else 0.0 for each in scores if each.z is None]
-    largest = max([abs(each.z) for each in scores if each.z is not None] + beyond)
-    return Evaluation(scores, float(largest), band)
-
-
-def _excludes(score: Score) -> bool:
-    """Whether the interval leaves out the null's mean, by more than rounding."""
-    slack = 1e-9 * max(1, abs(score.null.mean))
-    return not score.low - slack <= score.null.mean <= score.high + slack
+    return Evaluation(scores, float(max(each.evidence for each in scores)), band)
 
 
 def _map(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:

@@ -277,10 +277,10 @@ _SPLIT_METRICS = ("accuracy", "klom", "klom_p95")
 
 
 def _worst(row: Row | None) -> str:
-    """The largest |z| and the metric that it is of, named as the column headings name it."""
-    if row is None or row.deviation is None:
+    """The largest evidence and the metric that it is of, named as the column headings name it."""
+    if row is None or row.evidence is None:
         return ""
-    size = _signed(abs(row.deviation)).removeprefix("+")
+    size = _signed(row.evidence).removeprefix("+")
     split = _SPLITS.get(row.split, f" {row.split}".rstrip()) if row.metric in _SPLIT_METRICS else ""
     return f"{size} {_NAMES.get(row.metric, row.metric)}{split}"
 
@@ -293,9 +293,9 @@ def _entry(method: str, rows: list[Row], band: float, lost: int) -> _Entry:
 
 
 def _largest(rows: Iterable[Row]) -> Row | None:
-    """The row with the largest |z|; NaN counts as the largest of all."""
-    scored = [row for row in rows if row.deviation is not None]
-    return max(scored, key=lambda row: _size(row.deviation), default=None)
+    """The row with the largest evidence; NaN counts as the largest of all."""
+    scored = [row for row in rows if row.evidence is not None]
+    return max(scored, key=lambda row: _size(row.evidence), default=None)
 
 
 def _size(z: float | None) -> tuple[int, float]:
@@ -308,7 +308,7 @@ def _size(z: float | None) -> tuple[int, float]:
 def _is_inside(largest: Row | None, rows: Sequence[Row], band: float) -> bool:
     """Whether all scores are inside the band; a score that should be there and is not counts against it."""
     missing = any(row.value is None or math.isnan(row.value) for row in rows if row.null_sd is not None)
-    return largest is not None and not missing and bool(abs(largest.deviation or 0.0) <= band)
+    return largest is not None and not missing and bool((largest.evidence or 0.0) <= band)
 
 
 def _rank(entry: _Entry) -> tuple[Any, ...]:
@@ -326,7 +326,7 @@ def _caption(
     reading = (
         f"z: standard deviations from the null, that is from what retraining itself scores with as many models. "
         f"{MARK}: indistinguishable from retraining at this sample size (n={n}), the largest |z| over all metrics being inside "
-        f"its band of {_two(band)}."
+        f"its band of {_two(band)}. max |z| is in null standard deviations or, if that is larger, the score's own standard error."
     )
     notes = []
     if any(entry.members < FEWEST for entry in entries):

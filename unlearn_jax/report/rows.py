@@ -15,6 +15,9 @@ REFERENCES = ("original", "retrain")
 LETTERS = {"forget": " F", "retain": " R", "test": " T"}
 
 
+WIDTH = 3.92  # of a 95% interval, in standard errors
+
+
 class Row(NamedTuple):
     """One row of results.csv: what one method scored in one metric. None is an empty cell.
 
@@ -69,6 +72,22 @@ class Row(NamedTuple):
         if math.isclose(self.value, self.null_mean, rel_tol=1e-9, abs_tol=1e-9):
             return 0.0
         return math.copysign(math.inf, self.value - self.null_mean)
+
+    @property
+    def evidence(self) -> float | None:
+        """|value - null_mean| in units of the null's sd or of the value's standard error, whichever is larger.
+
+        What the verdict counts, as `metrics.evaluation.Score.evidence`: a value that few members carry is none. None without
+        a null.
+        """
+        deviation = self.deviation
+        if not deviation or self.value is None or self.null_mean is None or self.null_sd is None:
+            return deviation
+        known = self.value_low is not None and self.value_high is not None
+        error = (self.value_high - self.value_low) / WIDTH if known else 0.0  # type: ignore[operator]
+        if self.null_sd > 0:
+            return abs(deviation) * self.null_sd / max(error, self.null_sd)
+        return abs(self.value - self.null_mean) / error if error > 0 else math.inf
 
 
 def write_results(folder: Folder, rows: Sequence[Row], extra: Mapping[str, Any] | None = None) -> None:
