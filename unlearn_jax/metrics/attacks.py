@@ -1,5 +1,6 @@
 """Membership attacks on one model: what its answers give away about who was in its training set."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,18 +149,15 @@ def feature_mia(
     Raises:
         ValueError: if features are not finite, there are fewer than two examples a side, or no such attacker.
     """
-    from threadpoolctl import threadpool_limits
-
     sides = finite(member, "examples"), finite(nonmember, "examples")
     rows, is_member, fold = _balanced(len(sides[0]), len(sides[1]), folds, seed)
     if len(is_member) < 4:
         raise ValueError(f"an attack needs two examples a side, not {len(sides[0])} and {len(sides[1])}")
     columns = np.concatenate([side[own] for side, own in zip(sides, rows, strict=True)])
     scores = np.empty(len(columns))
-    with threadpool_limits(1):  # the threads of so small trees do nothing but wait for each other
-        for number in range(fold.max() + 1):
-            tested = fold == number
-            scores[tested] = _scores(attacker, columns[~tested], is_member[~tested], columns[tested])
+    for number in range(fold.max() + 1):
+        tested = fold == number
+        scores[tested] = _scores(attacker, columns[~tested], is_member[~tested], columns[tested])
     size = len(rows[0])
     auc = (rankdata(scores)[:size].sum() / size - (size + 1) / 2) / size
     threshold = np.sort(scores[size:])[::-1][int(FALSE_POSITIVES * size)]
@@ -181,9 +179,8 @@ def _scores(attacker: str, columns: np.ndarray, is_member: np.ndarray, tested: n
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
+    from threadpoolctl import threadpool_limits
 
     attackers = {
         "logistic": lambda: LogisticRegression(max_iter=1_000),
@@ -193,10 +190,14 @@ def _scores(attacker: str, columns: np.ndarray, is_member: np.ndarray, tested: n
     }
     if attacker not in attackers:
         raise ValueError(f"attacker {attacker!r}: there is {', '.join(ATTACKERS)}")
-    trained = make_pipeline(StandardScaler(), attackers[attacker]()).fit(columns, is_member)
-    if hasattr(trained, "decision_function"):
-        return trained.decision_function(tested)
-    return trained.predict_proba(tested)[:, 1] - 0.5
+    mean, spread = columns.mean(0), columns.std(0)
+    columns, tested = ((each - mean) / np.where(spread > 0, spread, 1) for each in (columns, tested))
+    # The threads of so small trees would do nothing but wait for each other.
+    with threadpool_limits(1) if attacker == "trees" else nullcontext():
+        trained = attackers[attacker]().fit(columns, is_member)
+        if hasattr(trained, "decision_function"):
+            return trained.decision_function(tested)
+        return trained.predict_proba(tested)[:, 1] - 0.5
 
 
 def _logistic_regressions(

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.types import Key
 
+RESAMPLES = 1_000  # of the bootstrap
+
 
 class Null(NamedTuple):
     """The distribution of a metric when the unlearned models are retrained ones."""
@@ -61,6 +63,26 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: nothing here is worth compiling
     orders = rng.permuted(np.tile(np.arange(members), (splits, 1)), axis=1)
     return orders[:, : 2 * n].reshape(splits, 2, n)
+
+
+def of_means(values: Float[Any, " oracles"], split: Int[np.ndarray, "splits 2 n"]) -> tuple[Null, Float[np.ndarray, " splits"]]:
+    """The null of a mean over n models, such as an accuracy, and the draws that it comes from.
+
+    It is centred at the mean over all oracles and has the spread of the difference between the means of two halves, see
+    `halves`: both the unlearned models' mean and what it is held against are means over few.
+    """
+    centre = float(np.mean(values))
+    means = np.asarray(values)[split].mean(-1)
+    draws = centre + means[:, 0] - means[:, 1]
+    return summarise(draws)._replace(mean=centre), draws
+
+
+def bootstrap(values: Float[Any, " members"], seed: int = 0) -> tuple[float, float, float]:
+    """The mean over members and its 95% percentile interval, from 1,000 resamples that the seed draws."""
+    values = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
 
 
 def summarise(values: Float[np.ndarray, " splits"]) -> Null:

@@ -1,0 +1,244 @@
+"""Which characteristics beyond the loss show membership: attacks by each feature alone, and beside the loss, on every pool."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+import jax
+import numpy as np
+from joblib import Parallel, delayed
+
+from configs.attack_features import Config
+from configs.common import require
+from experiments.setting import forget_mask, forget_name, pool, prepare, settings
+from experiments.unlearning import Study
+from unlearn_jax.data import Dataset
+from unlearn_jax.data.augmentation import variations
+from unlearn_jax.data.splits import generator, mislabel
+from unlearn_jax.methods import METHODS
+from unlearn_jax.methods.apply import Unlearner
+from unlearn_jax.metrics import (
+    Attack,
+    cross_entropy_losses,
+    feature_mia,
+    hellinger,
+    joined,
+    mahalanobis_distances,
+    neighbour_distances,
+    output_features,
+    probabilities,
+)
+from unlearn_jax.metrics.null import Null, bootstrap, halves, of_means
+from unlearn_jax.report import exposure
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.exposure import ORACLE, Exposure
+from unlearn_jax.report.progress import working
+from unlearn_jax.report.rows import REFERENCES, Row, subject, write_results
+from unlearn_jax.runs import Run
+from unlearn_jax.training.ensembles import features, over_examples, predict
+from unlearn_jax.training.gradients import gradient_norms
+from unlearn_jax.training.pools import Pool, diverged
+from unlearn_jax.types import Examples, Variables
+
+Features = dict[str, np.ndarray]  # of one member: name -> [examples, columns]
+Measured = dict[tuple[str, str, str], np.ndarray]  # attacker, feature, measure -> [members]
+BATCH = 32  # examples whose own gradients are held at a time
+ALL = "all"  # the features together
+
+
+def run(config: Config, folder: Run) -> None:
+    """Attack originals, oracles and unlearned models by every feature, and report how much each adds to the loss.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    setting = prepare(config)
+    values = settings(config, config.method_names())
+    masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
+    originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
+    exposures: list[Exposure] = []
+    for index, mask in enumerate(masks):
+        study = Study(config, folder, setting, mask, forget_name(config, setting, index))
+        exposures += Attacked(config, study).judge_all(values, originals)
+    rows = [row_of(config, each) for each in exposures if each.method != ORACLE]
+    folder.write_csv("features.csv", *exposure.table(exposures))
+    write_results(folder, rows, {"bands": {f"{each.forget_set}/{each.method}": each.band for each in exposures}})
+    first = [each for each in exposures if each.forget_set == exposures[0].forget_set]
+    title = f"{subject([row_of(config, each) for each in first if each.method != ORACLE])} · non-members: {config.comparison}"
+    for attacker in config.attacker_names():
+        own = [each for each in first if each.attacker == attacker]
+        save(exposure.heat_map(own, f"{title} · attacker: {attacker}"), folder, f"features_{attacker}")
+    save(exposure.dots(first, title), folder, "features")
+    print(exposure.summary(first))
+
+
+class Attacked:
+    """One forget set, non-members beside it, and what attacks on a pool make of the two."""
+
+    def __init__(self, config: Config, study: Study):
+        self.config, self.study, self.names = config, study, config.feature_names()
+        data, rows = study.setting.data, study.rows["forget"]
+        right = data.train.labels[rows] == data.clean_labels[rows]
+        if config.comparison == "right":
+            rows = rows[right]
+        labels = data.train.labels[rows]
+        fresh = non_members(data, labels, float(np.mean(~right)) if config.comparison == "matched" else 0.0, config.seed)
+        said = f"leaves {len(rows)} forget examples and {len(fresh.labels)} non-members; expected {config.folds} of each or more"
+        require(min(len(rows), len(fresh.labels)) >= config.folds, "--comparison", config.comparison, said)
+        self.count = len(rows)
+        images = np.concatenate([data.train.images[rows], fresh.images])
+        self.examples = Examples(images, np.concatenate([labels, fresh.labels]))
+
+    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> list[Exposure]:
+        """What every attack tells about every pool, beside what it tells about the oracles."""
+        oracles = self.measured(ORACLE, {}, lambda: self.study.pool(ORACLE, 2 * self.config.members).variables)
+        found = {ORACLE: oracles}
+        for name, own in values.items():
+            found[name] = self.measured(name, own, partial(self.unlearned, name, own, originals))
+        return [each for name, measured in found.items() for each in self.exposures(name, measured, oracles)]
+
+    def unlearned(self, name: str, values: dict[str, Any], originals: Pool) -> Variables:
+        """The originals after a method."""
+        options: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
+        unlearner = None if name in REFERENCES else Unlearner(name, values, self.study.problem, originals.variables, **options)
+        return self.study.unlearn(name, originals, unlearner).variables
+
+    def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
+        """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""
+        config, file = self.config, f"attacks/{self.study.name}/{name}.npz"
+        asked = [config.comparison, config.folds, config.attacker_names(), self.names, config.members]
+        made_by = self.study.made_by(values) + json.dumps(asked)
+        found = self.study.folder.read_npz(file)
+        if found is None or str(found["made_by"]) != made_by:
+            members = self.read(variables())
+            with working(f"attacks on {name}") as update:
+                calls = (
+                    delayed(attack)(each, self.count, config.attacker_names(), config.folds, number)
+                    for number, each in members.items()
+                )
+                parts = []
+                for part in Parallel(n_jobs=config.workers or os.cpu_count(), return_as="generator")(calls):
+                    parts.append(part)
+                    update(len(parts) / len(members), f"{len(parts)} of {len(members)} members")
+            found = {"/".join(key): np.array([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+            self.study.folder.write_npz(file, {**found, "made_by": np.array(made_by)})
+        keys = {key: key.split("/") for key in found if key != "made_by"}
+        return {(attacker, feature, measure): found[key] for key, (attacker, feature, measure) in keys.items()}
+
+    def read(self, variables: Variables) -> dict[int, Features]:
+        """The features of forget examples and non-members, by the number of the member; diverged ones are left out."""
+        model, strategy, (images, labels) = self.study.problem.model, self.config.strategy, self.examples
+        lost = diverged((variables, predict(model, variables, images, strategy)))
+        numbers = np.setdiff1d(np.arange(len(jax.tree.leaves(variables)[0])), lost)
+        kept: Variables = jax.tree.map(lambda leaf: leaf[numbers], variables)
+        if not len(numbers):
+            return {}
+        references = self.study.images.retain, self.study.setting.data.held_out.images
+        p, retain, held_out = (probabilities(predict(model, kept, each, strategy)) for each in (images, *references))
+        points, retain_points = (features(model, kept, each, strategy) for each in (images, references[0]))
+        norms = over_examples(gradient_norms, model, kept, self.examples, strategy, BATCH)
+        varied = variations(images, self.config.seed)
+        of_varied = predict(model, kept, varied.reshape(-1, *images.shape[1:]), strategy)
+        varied_losses = cross_entropy_losses(of_varied, np.tile(labels, len(varied)))
+        retain_labels = self.study.labels.retain
+        white_box = {
+            "augmented_loss": np.moveaxis(varied_losses.reshape(len(numbers), *varied.shape[:2]), 1, 2),
+            "gradient_norm": log(np.linalg.norm(norms, axis=-1, keepdims=True)),
+            "block_gradient_norms": log(norms),
+            "retain_neighbours": column(map(neighbour_distances, map(hellinger, p), map(hellinger, retain))),
+            "held_out_neighbours": column(map(neighbour_distances, map(hellinger, p), map(hellinger, held_out))),
+            "feature_neighbours": column(map(neighbour_distances, points, retain_points)),
+            "feature_gaussian": column(map(mahalanobis_distances, points, retain_points, repeat(retain_labels))),
+        }
+        return {
+            int(number): {name: each[name] for name in self.names}
+            for at, number in enumerate(numbers)
+            for each in [output_features(p[at], labels) | {name: values[at] for name, values in white_box.items()}]
+        }
+
+    def exposures(self, name: str, measured: Measured, oracles: Measured) -> list[Exposure]:
+        """Means over members with intervals and nulls; none where fewer than two members are left."""
+        members, of_oracles = (len(next(iter(each.values()), ())) for each in (measured, oracles))
+        if members < 2:
+            return []
+        nulls, band = self.nulls(oracles, min(self.config.members, members, of_oracles // 2))
+        access = METHODS[name].access if name in METHODS else "none"
+        found = []
+        for key, numbers in measured.items():
+            null, (value, low, high) = nulls[key], bootstrap(numbers, self.config.seed)
+            z = (value - null.mean) / null.sd if null.sd > 0 and name != ORACLE else None
+            found.append(Exposure(self.study.name, name, access, *key, value, low, high, *null, z, band, members, of_oracles))
+        return found
+
+    def nulls(self, oracles: Measured, n: int) -> tuple[dict[tuple[str, str, str], Null], float]:
+        """What retrained models give, n against n, and the 95% band of the largest |z| over areas and gains."""
+        count = len(next(iter(oracles.values())))
+        split = halves(jax.random.key(self.config.seed), count, n, self.config.evaluation.splits)
+        found = {key: of_means(numbers, split) for key, numbers in oracles.items()}
+        judged = [(null, draws) for (*_, measure), (null, draws) in found.items() if measure in exposure.JUDGED and null.sd > 0]
+        largest = np.max([abs(draws - null.mean) / null.sd for null, draws in judged], axis=0)
+        return {key: null for key, (null, _) in found.items()}, float(np.quantile(largest, 0.95))
+
+
+def non_members(data: Dataset, labels: np.ndarray, wrong: float, seed: int) -> Examples:
+    """Test examples, a share of them with a wrong label, of the labels that the forget set has."""
+    given = mislabel(data.test.labels, wrong, data.classes, generator("labels of non-members", seed))
+    alike = np.isin(given, labels)
+    return Examples(data.test.images[alike], given[alike])
+
+
+def attack(own: Features, count: int, attackers: list[str], folds: int, seed: int) -> dict[tuple[str, str, str], float]:
+    """Every attack on one member, the first `count` of whose examples are the forget set's."""
+    found = {}
+    for attacker in attackers:
+        told = partial(tell, own, count, attacker, folds, seed)
+        alone = {name: told([name]) for name in own} | {ALL: told(list(own))}
+        for name, each in alone.items():
+            beside = each if name in ("loss", ALL) else told(["loss", name])
+            gain = {"gain": beside.auc - alone["loss"].auc, "tpr_gain": beside.tpr - alone["loss"].tpr}
+            for measure, value in {**each._asdict(), **gain}.items():
+                found[attacker, name, measure] = value
+    return found
+
+
+def tell(own: Features, count: int, attacker: str, folds: int, seed: int, names: list[str]) -> Attack:
+    """One attack by some features."""
+    columns = joined(own, names)
+    return feature_mia(columns[:count], columns[count:], attacker, folds, seed)
+
+
+def row_of(config: Config, each: Exposure) -> Row:
+    """A row of results.csv."""
+    return Row(
+        experiment=config.exp,
+        dataset=config.dataset,
+        model=config.model,
+        forget_set=each.forget_set,
+        method=each.method,
+        access=each.access,
+        metric=f"attack_{each.measure}_{each.attacker}_{each.feature}",
+        split="forget",
+        value=each.value,
+        value_low=each.low,
+        value_high=each.high,
+        null_mean=each.null_mean,
+        null_sd=each.null_sd,
+        null_low=each.null_low,
+        null_high=each.null_high,
+        z=each.z,
+        n_members=each.n_members,
+        n_oracles=each.n_oracles,
+    )
+
+
+def log(values: np.ndarray) -> np.ndarray:
+    """Distances and norms on a scale that a straight line may cut."""
+    return np.log(np.maximum(values, 1e-12))
+
+
+def column(distances: Iterable[np.ndarray]) -> np.ndarray:
+    """`[members, examples, 1]`, the logarithm of one array of distances for each member."""
+    return log(np.stack(list(distances)))[..., None]
