@@ -45,6 +45,7 @@ class Config(Unlearning):
         super().check()
         require(self.folds >= 2, "--folds", self.folds, "expected an integer of at least 2")
         require(self.workers is None or self.workers >= 1, "--workers", self.workers, "expected an integer of at least 1")
+        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: here a method runs once")
         self.feature_names()
         self.attacker_names()
 

@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from configs.attack_features import Config
 from configs.common import require
 from experiments.setting import forget_mask, forget_name, pool, prepare, settings
-from experiments.unlearning import Study
+from experiments.study import Study
 from unlearn_jax.data import Dataset
 from unlearn_jax.data.augmentation import variations
 from unlearn_jax.data.splits import generator, mislabel
@@ -31,7 +31,8 @@ from unlearn_jax.metrics import (
     output_features,
     probabilities,
 )
-from unlearn_jax.metrics.null import Null, bootstrap, halves, of_means
+from unlearn_jax.metrics.null import Null, halves, joint, of_means
+from unlearn_jax.metrics.statistics import bootstrap
 from unlearn_jax.report import exposure
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.exposure import ORACLE, Exposure
@@ -104,7 +105,7 @@ class Attacked:
         """The originals after a method."""
         options: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
         unlearner = None if name in REFERENCES else Unlearner(name, values, self.study.problem, originals.variables, **options)
-        return self.study.unlearn(name, originals, unlearner).variables
+        return self.study.unlearn(name, originals, unlearner, seed=0).variables
 
     def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
         """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""
@@ -177,10 +178,12 @@ class Attacked:
         """What retrained models give, n against n, and the 95% band of the largest |z| over areas and gains."""
         count = len(next(iter(oracles.values())))
         split = halves(jax.random.key(self.config.seed), count, n, self.config.evaluation.splits)
-        found = {key: of_means(numbers, split) for key, numbers in oracles.items()}
-        judged = [(null, draws) for (*_, measure), (null, draws) in found.items() if measure in exposure.JUDGED and null.sd > 0]
-        largest = np.max([abs(draws - null.mean) / null.sd for null, draws in judged], axis=0)
-        return {key: null for key, (null, _) in found.items()}, float(np.quantile(largest, 0.95))
+        draws = {key: of_means(numbers, split)[0] for key, numbers in oracles.items()}
+        centres = {key: float(numbers.mean()) for key, numbers in oracles.items()}
+        nulls, _ = joint(draws, centres)
+        judged = [key for key in draws if key[2] in exposure.JUDGED]
+        _, band = joint({key: draws[key] for key in judged}, {key: centres[key] for key in judged})
+        return nulls, band
 
 
 def non_members(data: Dataset, labels: np.ndarray, wrong: float, seed: int) -> Examples:

@@ -35,9 +35,9 @@ from unlearn_jax.metrics.attacks import svc_mia
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle
 from unlearn_jax.metrics.forgetting_quality import forgetting_quality
 from unlearn_jax.metrics.klom import klom
-from unlearn_jax.metrics.null import Null, halves, summarise
+from unlearn_jax.metrics.null import Null, halves, joint, of_means
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
-from unlearn_jax.metrics.statistics import CONFIDENCE, bootstrap, crossed_mean, jackknifed
+from unlearn_jax.metrics.statistics import bootstrap, crossed_mean, jackknifed
 from unlearn_jax.types import Cube, Labels
 
 Name = tuple[str, str]  # metric, split
@@ -137,9 +137,8 @@ class Reference:
         self.draws = {name: np.array([each[name] for each in both_ways]) for name in forth[0]}
         centres: dict[Name, float] = {}
         for name, values in oracles.per_model.items():
-            means, centres[name] = values[self.halves].mean(-1), float(values.mean())
-            self.draws[name] = centres[name] + means[:, 0] - means[:, 1]
-        self.nulls, self.band = _nulls(self.draws, centres)
+            self.draws[name], centres[name] = of_means(values, self.halves)
+        self.nulls, self.band = joint(self.draws, centres)
 
     def at(self, n: int) -> "Reference":
         """The same oracles with another number of models on each side, for methods some of whose members diverged.
@@ -263,7 +262,7 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
     names = [(each.metric, each.split) for each in evaluations[0].scores]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
-    nulls, band = _nulls(draws, centres)
+    nulls, band = joint(draws, centres)
     scores = []
     for name, *sets in zip(names, *(evaluation.scores for evaluation in evaluations), strict=True):
         value = float(np.mean([each.value for each in sets]))
@@ -322,14 +321,6 @@ def _distances(unlearned: Measured, oracles: Measured) -> dict[Name, Float[np.nd
         for split, p in unlearned.probabilities.items()
         for distance in (kl_to_oracle, activation_distance, js_divergence)
     }
-
-
-def _nulls(draws: dict[Name, np.ndarray], centres: dict[Name, float]) -> tuple[dict[Name, Null], float]:
-    """The null of each metric, about the centre if one is given, and the band of the largest |z| over all of them."""
-    nulls = {name: summarise(values) for name, values in draws.items()}
-    nulls |= {name: nulls[name]._replace(mean=centre) for name, centre in centres.items()}
-    z = [abs(draws[name] - each.mean) / each.sd for name, each in nulls.items() if each.sd > 0]
-    return nulls, float(np.quantile(np.max(z, axis=0), CONFIDENCE)) if z else 0.0
 
 
 def _score(
