@@ -62,8 +62,9 @@ class Relearner:
         program = _program(self.strategy)
         curves = []
         for begin in range(0, members, self.chunk):
-            own: Any = jax.tree.map(lambda leaf, begin=begin: jnp.asarray(leaf[begin : begin + self.chunk]), variables)
-            curves.append(np.asarray(program(self.problem, padded(own)))[: members - begin])
+            end = min(begin + self.chunk, members)
+            own = jax.tree.map(lambda leaf, begin=begin, end=end: jnp.asarray(leaf[begin:end]), variables)
+            curves.append(np.asarray(program(self.problem, padded(own)))[: end - begin])
         return np.concatenate(curves)
 
 
