@@ -33,7 +33,7 @@ class Config(Unlearning):
     attackers: str = "all"
     """logistic, svc, trees, neighbours: names separated by commas, or all."""
     folds: int = 5
-    """Of the cross-validation of each attack."""
+    """Of the cross-validation: an attacker never saw the examples that it is asked about, in any model."""
     workers: int | None = None
     """Processes that the attacks run in; None: one for each core."""
 

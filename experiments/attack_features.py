@@ -21,15 +21,15 @@ from unlearn_jax.data.splits import generator, mislabel
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import (
-    Attack,
     cross_entropy_losses,
-    feature_mia,
+    feature_mias,
     hellinger,
     joined,
     mahalanobis_distances,
     neighbour_distances,
     output_features,
     probabilities,
+    shuffled_among_alike,
 )
 from unlearn_jax.metrics.null import Null, halves, joint, of_means
 from unlearn_jax.metrics.statistics import bootstrap
@@ -115,28 +115,41 @@ class Attacked:
         found = self.study.folder.read_npz(file)
         if found is None or str(found["made_by"]) != made_by:
             members = self.read(variables())
-            with working(f"attacks on {name}") as update:
-                calls = (
-                    delayed(attack)(each, self.count, config.attacker_names(), config.folds, number)
-                    for number, each in members.items()
-                )
-                parts = []
-                for part in Parallel(n_jobs=config.workers or os.cpu_count(), return_as="generator")(calls):
-                    parts.append(part)
-                    update(len(parts) / len(members), f"{len(parts)} of {len(members)} members")
-            found = {"/".join(key): np.array([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+            found = self.attacked(name, members) if members else {}
             self.study.folder.write_npz(file, {**found, "made_by": np.array(made_by)})
         keys = {key: key.split("/") for key in found if key != "made_by"}
         return {(attacker, feature, measure): found[key] for key, (attacker, feature, measure) in keys.items()}
 
-    def read(self, variables: Variables) -> dict[int, Features]:
-        """The features of forget examples and non-members, by the number of the member; diverged ones are left out."""
+    def attacked(self, name: str, members: list[Features]) -> dict[str, np.ndarray]:
+        """Every attack, by attackers that learn from as many models at a time as there are originals."""
+        config = self.config
+        groups = np.array_split(np.arange(len(members)), -(-len(members) // config.members))
+        asked = [(attacker, feature) for attacker in config.attacker_names() for feature in (*self.names, ALL)]
+        calls = (
+            delayed(attack)([members[number] for number in group], self.count, *each, config.folds, config.seed)
+            for each in asked
+            for group in groups
+        )
+        parts: list[dict[str, np.ndarray]] = []
+        with working(f"attacks on {name}") as update:
+            for part in Parallel(n_jobs=config.workers or os.cpu_count(), return_as="generator")(calls):
+                parts.append(part)
+                update(len(parts) / (len(asked) * len(groups)), f"{asked[(len(parts) - 1) // len(groups)]}")
+            update(1.0, f"{len(asked)} features and attackers, {len(members)} members")
+        found: dict[str, np.ndarray] = {}
+        for number, key in enumerate(asked):
+            own = parts[number * len(groups) : (number + 1) * len(groups)]
+            found |= {"/".join((*key, measure)): np.concatenate([each[measure] for each in own]) for measure in own[0]}
+        return found
+
+    def read(self, variables: Variables) -> list[Features]:
+        """The features of forget examples and non-members, for each member that did not diverge."""
         model, strategy, (images, labels) = self.study.problem.model, self.config.strategy, self.examples
         lost = diverged((variables, predict(model, variables, images, strategy)))
         numbers = np.setdiff1d(np.arange(len(jax.tree.leaves(variables)[0])), lost)
         kept: Variables = jax.tree.map(lambda leaf: leaf[numbers], variables)
         if not len(numbers):
-            return {}
+            return []
         references = self.study.images.retain, self.study.setting.data.held_out.images
         p, retain, held_out = (probabilities(predict(model, kept, each, strategy)) for each in (images, *references))
         points, retain_points = (features(model, kept, each, strategy) for each in (images, references[0]))
@@ -154,11 +167,8 @@ class Attacked:
             "feature_neighbours": column(map(neighbour_distances, points, retain_points)),
             "feature_gaussian": column(map(mahalanobis_distances, points, retain_points, repeat(retain_labels))),
         }
-        return {
-            int(number): {name: each[name] for name in self.names}
-            for at, number in enumerate(numbers)
-            for each in [output_features(p[at], labels) | {name: values[at] for name, values in white_box.items()}]
-        }
+        read = [output_features(each, labels) | {n: values[at] for n, values in white_box.items()} for at, each in enumerate(p)]
+        return [{name: each[name] for name in self.names} for each in read]
 
     def exposures(self, name: str, measured: Measured, oracles: Measured) -> list[Exposure]:
         """Means over members with intervals and nulls; none where fewer than two members are left."""
@@ -193,24 +203,34 @@ def non_members(data: Dataset, labels: np.ndarray, wrong: float, seed: int) -> E
     return Examples(data.test.images[alike], given[alike])
 
 
-def attack(own: Features, count: int, attackers: list[str], folds: int, seed: int) -> dict[tuple[str, str, str], float]:
-    """Every attack on one member, the first `count` of whose examples are the forget set's."""
-    found = {}
-    for attacker in attackers:
-        told = partial(tell, own, count, attacker, folds, seed)
-        alone = {name: told([name]) for name in own} | {ALL: told(list(own))}
-        for name, each in alone.items():
-            beside = each if name in ("loss", ALL) else told(["loss", name])
-            gain = {"gain": beside.auc - alone["loss"].auc, "tpr_gain": beside.tpr - alone["loss"].tpr}
-            for measure, value in {**each._asdict(), **gain}.items():
-                found[attacker, name, measure] = value
-    return found
+def attack(members: list[Features], count: int, attacker: str, feature: str, folds: int, seed: int) -> dict[str, np.ndarray]:
+    """Attacks on some members, the first `count` of whose examples are the forget set's, by one feature (or all of them).
+
+    Returns:
+        The measures of `exposure.MEASURES`, each with one number for each member.
+    """
+    names = list(members[0]) if feature == ALL else [feature]
+    beyond = [name for name in names if name != "loss"]
+    losses = [own["loss"] for own in members]
+
+    def told(columns: Iterable[np.ndarray]) -> np.ndarray:
+        stacked = np.stack(list(columns))
+        return np.array(feature_mias(stacked[:, :count], stacked[:, count:], attacker, folds, seed)).T  # [measures, members]
+
+    auc, accuracy, tpr = alone = told(joined(own, names) for own in members)
+    if not beyond:
+        return {"auc": auc, "gain": 0 * auc, "beside": auc, "tpr": tpr, "tpr_gain": 0 * tpr, "accuracy": accuracy}
+    columns = [joined(own, beyond) for own in members]
+    control = [shuffled_among_alike(own, losses[number][:, 0], number) for number, own in enumerate(columns)]
+    beside = alone if feature == ALL else told(map(both, losses, columns))
+    nothing = told(map(both, losses, control))
+    gain, _, tpr_gain = beside - nothing
+    return {"auc": auc, "gain": gain, "beside": beside[0], "tpr": tpr, "tpr_gain": tpr_gain, "accuracy": accuracy}
 
 
-def tell(own: Features, count: int, attacker: str, folds: int, seed: int, names: list[str]) -> Attack:
-    """One attack by some features."""
-    columns = joined(own, names)
-    return feature_mia(columns[:count], columns[count:], attacker, folds, seed)
+def both(loss: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The loss and other columns."""
+    return np.concatenate([loss, columns], axis=1)
 
 
 def row_of(config: Config, each: Exposure) -> Row:

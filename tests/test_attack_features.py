@@ -12,7 +12,7 @@ import pytest
 from configs.attack_features import FEATURES, Config
 from experiments.attack_features import attack, non_members
 from unlearn_jax.data import load
-from unlearn_jax.metrics import feature_mia
+from unlearn_jax.metrics import ATTACKERS, feature_mias
 from unlearn_jax.metrics.null import halves, joint, of_means
 from unlearn_jax.report import exposure
 from unlearn_jax.report.drawing import save
@@ -48,19 +48,40 @@ def test_non_members_of_a_class_have_its_label():
 # Attacks
 
 
-def test_gain_is_what_a_feature_adds_to_the_loss():
-    count = 60
-    loss, noise = RNG.normal(size=(150, 1)), RNG.normal(size=(150, 1))
-    told = np.where(np.arange(150)[:, None] < count, 1.0, -1.0) + 0.5 * RNG.normal(size=(150, 1))
-    own = {"loss": loss, "told": told, "noise": noise}
-    found = attack(own, count, ["logistic", "neighbours"], 3, seed=5)
-    assert {key[:2] for key in found} == {(a, f) for a in ("logistic", "neighbours") for f in (*own, "all")}
-    both = np.concatenate([loss, told], axis=1)
-    alone, beside = (feature_mia(each[:count], each[count:], "logistic", 3, 5) for each in (loss, both))
-    assert found["logistic", "told", "gain"] == pytest.approx(beside.auc - alone.auc)
-    assert found["logistic", "told", "tpr_gain"] == pytest.approx(beside.tpr - alone.tpr)
-    assert found["logistic", "loss", "auc"] == alone.auc and found["logistic", "loss", "gain"] == 0
-    assert found["logistic", "told", "gain"] > 0.3 > abs(found["logistic", "noise", "gain"])
+@pytest.fixture(scope="module")
+def members():
+    """Three models: a loss and a scale of it, a feature that knows more, one that knows nothing."""
+    found = []
+    for _ in range(3):
+        loss, noise = RNG.exponential(size=(150, 1)), RNG.normal(size=(150, 1))
+        told = np.where(np.arange(150)[:, None] < 60, 1.0, -1.0) + RNG.normal(size=(150, 1))
+        found.append({"loss": loss, "scale": np.exp(-loss), "told": told, "noise": noise})
+    return found
+
+
+def attacked(members, attacker, feature):
+    return attack(members, 60, attacker, feature, folds=3, seed=5)
+
+
+def test_attacks_by_one_feature_are_those_of_the_library(members):
+    stacked = np.stack([own["told"] for own in members])
+    expected = feature_mias(stacked[:, :60], stacked[:, 60:], "neighbours", 3, 5)
+    found = attacked(members, "neighbours", "told")
+    for measure in ("auc", "accuracy", "tpr"):
+        np.testing.assert_array_equal(found[measure], [getattr(each, measure) for each in expected])
+    assert set(found) == set(exposure.MEASURES)
+    together = np.stack([np.hstack([own["loss"], own["told"]]) for own in members])
+    beside = feature_mias(together[:, :60], together[:, 60:], "neighbours", 3, 5)
+    np.testing.assert_array_equal(found["beside"], [each.auc for each in beside])
+
+
+@pytest.mark.parametrize("attacker", ATTACKERS)
+def test_gain_is_what_a_feature_knows_beyond_the_loss(members, attacker):
+    asked = ("scale", "told", "noise") if attacker != "logistic" else ("scale", "told", "noise", "loss", "all")
+    gain = {feature: attacked(members, attacker, feature)["gain"].mean() for feature in asked}
+    assert abs(gain["scale"]) < 0.06 and abs(gain["noise"]) < 0.1
+    assert gain["told"] > 0.2
+    assert gain.get("loss", 0) == 0 and gain.get("all", 1) > 0.15
 
 
 # The null of means, and the band over several

@@ -10,10 +10,17 @@ from unlearn_jax.metrics.accuracy import (
     tow,
     tow_mia,
 )
-from unlearn_jax.metrics.attacks import ATTACKERS, Attack, feature_mia, logistic_mia, svc_mia
+from unlearn_jax.metrics.attacks import ATTACKERS, Attack, feature_mia, feature_mias, logistic_mia, svc_mia
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
-from unlearn_jax.metrics.features import hellinger, joined, mahalanobis_distances, neighbour_distances, output_features
+from unlearn_jax.metrics.features import (
+    hellinger,
+    joined,
+    mahalanobis_distances,
+    neighbour_distances,
+    output_features,
+    shuffled_among_alike,
+)
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
 from unlearn_jax.metrics.likelihood import Attack, AttackNull, Interval, likelihood_ratios, lira, u_lira, u_lira_null
@@ -44,6 +51,7 @@ __all__ = [
     "cross_entropy_losses",
     "entropies",
     "feature_mia",
+    "feature_mias",
     "forgetting_quality",
     "hellinger",
     "interclass_confusion",
@@ -68,6 +76,7 @@ __all__ = [
     "relearn_steps",
     "scaled_logits",
     "score",
+    "shuffled_among_alike",
     "svc_mia",
     "tow",
     "tow_mia",

@@ -12,7 +12,7 @@ from unlearn_jax.metrics.scores import entropies, finite, modified_entropies
 
 Answers = tuple[Float[Any, "_ classes"], Int[Any, " _"]]  # probabilities and labels of as many examples
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
-LARGEST = 2_000  # examples a side that an SVC, whose cost is quadratic, is trained on at most
+LARGEST = 2_000  # examples that an SVC, whose cost is quadratic, is trained on at most (`svc_mia`: a side)
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `Attack.tpr` may call members
 NEWTON_STEPS = 100  # many more than it takes: it ends where the gradient does
@@ -24,7 +24,7 @@ class Attack(NamedTuple):
 
     Attributes:
         auc: the chance that a member scores higher than a non-member; ties count half.
-        accuracy: the share told rightly, of equally many on both sides.
+        accuracy: the share told rightly, the mean of that of members and that of non-members.
         tpr: the share of the members told at a false positive rate of at most 1%.
     """
 
@@ -91,8 +91,8 @@ def logistic_mia(
         w² / 2 + C Σ_i log(1 + exp(-s_i (w x_i + b)))
 
     where x is the loss and s is 1 for members and -1 for the others; all models and folds are solved at once by Newton's
-    method. C = 1 on losses as they are is scikit-learn's default, hence the starter kit's, and what published figures have. It
-    matters little: the sides being equal, a penalised slope moves the threshold towards the mean loss and changes no side.
+    method. C = 1 on losses as they are is scikit-learn's default, hence the starter kit's, and what published figures have.
+    It matters little: the sides being equal, a penalised slope moves the threshold towards the mean loss and changes no side.
 
     The starter kit tests on ten random tenths, which may overlap; here each example is tested once.
 
@@ -129,12 +129,31 @@ def feature_mia(
     folds: int = 5,
     seed: int = 0,
 ) -> Attack:
-    """A cross-validated attack on one model by any features of its examples, see `features.joined`.
+    """A cross-validated attack on one model by any features of its examples, see `features.joined`; else as `feature_mias`.
 
-    Stratified folds, equal sides (a random sample of the larger one); every example is scored once, by an attacker that did
-    not see it. Columns are standardised. The attackers are scikit-learn's defaults but for what is named: `logistic` regression,
-    `svc` (rbf), `trees` (histogram gradient boosting, 30 trees of at most 8 leaves, learning rate 0.2), nearest `neighbours`
-    (15, or all). Trees do not care for the scale of a feature; to the others a better scale of the same number is a gain.
+    Raises:
+        ValueError: if features are not finite, there are fewer than two examples a side, or no such attacker.
+    """
+    return feature_mias(finite(member, "examples")[None], finite(nonmember, "examples")[None], attacker, folds, seed)[0]
+
+
+def feature_mias(
+    member: Float[Any, "models _members columns"],
+    nonmember: Float[Any, "models _nonmembers columns"],
+    attacker: str = "trees",
+    folds: int = 5,
+    seed: int = 0,
+) -> list[Attack]:
+    """A cross-validated attack on each of several models by any features of its examples, by one attacker for all.
+
+    The attacker learns from all models who of the other folds' examples is a member, and is tested on this fold's examples in
+    each model: it has as many times the data, but never saw an example that it is asked about, in any model. Folds are
+    stratified and both sides weigh equally. Columns are standardised.
+
+    The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 2,000 training
+    examples at most), `trees` (histogram gradient boosting, 30 trees of at most 8 leaves, learning rate 0.2), `neighbours`
+    (the square root of the number of training examples). Trees do not care for the scale of a feature; to the others a better
+    scale is a gain.
 
     Without any signal the AUC is a little below 0.5, since a fold that is high leaves the others low: compare with a
     retrained model's value.
@@ -143,25 +162,39 @@ def feature_mia(
         member: features of the forget set; or of members, where the attack is on membership.
         nonmember: of as fresh examples.
         attacker: one of `ATTACKERS`.
-        folds: at most; as many as there are examples a side, if those are fewer.
-        seed: draws the sample and the folds.
+        folds: at most; as many as there are examples on the smaller side, if those are fewer.
+        seed: draws the folds.
+
+    Returns:
+        One attack for each model.
 
     Raises:
         ValueError: if features are not finite, there are fewer than two examples a side, or no such attacker.
     """
-    sides = finite(member, "examples"), finite(nonmember, "examples")
-    rows, is_member, fold = _balanced(len(sides[0]), len(sides[1]), folds, seed)
-    if len(is_member) < 4:
-        raise ValueError(f"an attack needs two examples a side, not {len(sides[0])} and {len(sides[1])}")
-    columns = np.concatenate([side[own] for side, own in zip(sides, rows, strict=True)])
-    scores = np.empty(len(columns))
+    sides = finite(member, "models"), finite(nonmember, "models")
+    counts = [side.shape[1] for side in sides]
+    if min(counts) < 2:
+        raise ValueError(f"an attack needs two examples a side, not {counts[0]} and {counts[1]}")
+    rng = np.random.default_rng(seed)
+    fold = np.concatenate([rng.permutation(np.arange(count) % min(folds, *counts)) for count in counts])
+    columns = np.concatenate(sides, axis=1)
+    is_member = np.arange(sum(counts)) < counts[0]
+    scores = np.empty(columns.shape[:2])
     for number in range(fold.max() + 1):
         tested = fold == number
-        scores[tested] = _scores(attacker, columns[~tested], is_member[~tested], columns[tested])
-    size = len(rows[0])
-    auc = (rankdata(scores)[:size].sum() / size - (size + 1) / 2) / size
-    threshold = np.sort(scores[size:])[::-1][int(FALSE_POSITIVES * size)]
-    return Attack(float(auc), float(((scores > 0) == is_member).mean()), float((scores[:size] > threshold).mean()))
+        known = np.tile(is_member[~tested], len(columns))
+        flat = (part.reshape(-1, columns.shape[2]) for part in (columns[:, ~tested], columns[:, tested]))
+        scores[:, tested] = _scores(attacker, known, *flat).reshape(len(columns), -1)
+    return [_attack(own[is_member], own[~is_member]) for own in scores]
+
+
+def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, " nonmembers"]) -> Attack:
+    """What scores tell, those of members being above 0 if told rightly."""
+    ranks = rankdata(np.concatenate([member, nonmember]))[: len(member)]
+    auc = (ranks.mean() - (len(member) + 1) / 2) / len(nonmember)
+    threshold = np.sort(nonmember)[::-1][int(FALSE_POSITIVES * len(nonmember))]
+    accuracy = ((member > 0).mean() + (nonmember <= 0).mean()) / 2
+    return Attack(float(auc), float(accuracy), float((member > threshold).mean()))
 
 
 def _balanced(
@@ -174,7 +207,7 @@ def _balanced(
     return rows, np.arange(2 * size) < size, np.tile(np.arange(size) % max(min(folds, size), 1), 2)
 
 
-def _scores(attacker: str, columns: np.ndarray, is_member: np.ndarray, tested: np.ndarray) -> np.ndarray:
+def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: np.ndarray) -> np.ndarray:
     """What an attacker trained on the columns makes of others: positive for who it calls a member."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
@@ -182,22 +215,27 @@ def _scores(attacker: str, columns: np.ndarray, is_member: np.ndarray, tested: n
     from sklearn.svm import SVC
     from threadpoolctl import threadpool_limits
 
+    equal = "balanced"
+    trees = {"max_iter": 30, "learning_rate": 0.2, "max_leaf_nodes": 8, "min_samples_leaf": 10}
     attackers = {
-        "logistic": lambda: LogisticRegression(max_iter=1_000),
-        "svc": lambda: SVC(),
-        "trees": lambda: HistGradientBoostingClassifier(max_iter=30, learning_rate=0.2, max_leaf_nodes=8, min_samples_leaf=10),
-        "neighbours": lambda: KNeighborsClassifier(min(15, len(columns))),
+        "logistic": lambda: LogisticRegression(max_iter=1_000, class_weight=equal),
+        "svc": lambda: SVC(class_weight=equal),
+        "trees": lambda: HistGradientBoostingClassifier(**trees, class_weight=equal),
+        "neighbours": lambda: KNeighborsClassifier(round(np.sqrt(len(columns)))),
     }
     if attacker not in attackers:
         raise ValueError(f"attacker {attacker!r}: there is {', '.join(ATTACKERS)}")
     mean, spread = columns.mean(0), columns.std(0)
     columns, tested = ((each - mean) / np.where(spread > 0, spread, 1) for each in (columns, tested))
+    if attacker == "svc" and len(columns) > LARGEST:
+        rows = np.random.default_rng(0).permutation(len(columns))[:LARGEST]
+        columns, is_member = columns[rows], is_member[rows]
     # The threads of so small trees would do nothing but wait for each other.
     with threadpool_limits(1) if attacker == "trees" else nullcontext():
         trained = attackers[attacker]().fit(columns, is_member)
-        if hasattr(trained, "decision_function"):
-            return trained.decision_function(tested)
-        return trained.predict_proba(tested)[:, 1] - 0.5
+        if attacker == "neighbours":
+            return trained.predict_proba(tested)[:, 1] - is_member.mean()
+        return trained.decision_function(tested)
 
 
 def _logistic_regressions(

@@ -111,6 +111,31 @@ def mahalanobis_distances(
     return np.sqrt((apart**2).sum(0).reshape(len(points), -1).min(1))
 
 
+def shuffled_among_alike(
+    columns: Columns, key: Float[Any, " examples"], seed: int = 0, alike: int = 10
+) -> Float[np.ndarray, "examples _"]:
+    """Rows exchanged among examples of about the same key: what the columns know of the key stays, what they know beyond it goes.
+
+    An attack by the loss and a feature is to be held against one by the loss and the feature so shuffled (the key being the
+    loss): as many columns, as much alike to the loss, and nothing else to learn from them. The loss alone is no fair control:
+    more columns overfit more.
+
+    Args:
+        columns: of a feature.
+        key: by which examples are alike; ties fall in random order.
+        seed: draws the order.
+        alike: examples in a group, consecutive ones when sorted by the key.
+
+    Source: conditional permutation importance, Strobl et al., BMC Bioinformatics 9:307, 2008.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.lexsort((rng.random(len(key)), np.asarray(key)))
+    moved = np.concatenate([rng.permutation(order[first : first + alike]) for first in range(0, len(order), alike)])
+    shuffled = np.array(columns, np.float64)
+    shuffled[order] = shuffled[moved]
+    return shuffled
+
+
 def joined(features: Mapping[str, Columns], names: Sequence[str]) -> Float[np.ndarray, "examples _"]:
     """The columns of several features side by side."""
     return np.concatenate([np.asarray(features[name], np.float64) for name in names], axis=1)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+NEVER = np.finfo(float).max
+
 
 def relearn_steps(losses: Float[Any, "members points"], target: float | Float[Any, " members"]) -> Float[np.ndarray, " members"]:
     """The first step of finetuning on the forget set at which the loss there is back at the original model's.
@@ -25,7 +27,7 @@ def relearn_steps(losses: Float[Any, "members points"], target: float | Float[An
 
     Source: Golatkar et al., arXiv:1911.04933 (relearn time); Chundawat et al., arXiv:2201.05629 (the index).
     """
-    curve = np.nan_to_num(np.asarray(losses, np.float64), nan=np.inf, posinf=np.inf)
+    curve = np.nan_to_num(np.asarray(losses, np.float64), nan=NEVER, posinf=NEVER)
     level = np.broadcast_to(np.asarray(target, np.float64), (len(curve),))
     there = curve <= level[:, None]
     first = np.where(there.any(1), there.argmax(1), curve.shape[1] - 1)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 ORACLE = "oracle"
 JUDGED = ("auc", "gain")  # the measures that the band is over
-MEASURES = (*JUDGED, "tpr", "tpr_gain", "accuracy")
-HEADINGS = {"auc": "AUC of the feature alone", "gain": "gain in AUC beside the loss"}
-LARGEST = 0.3  # AUC that the colours reach to
+MEASURES = (*JUDGED, "beside", "tpr", "tpr_gain", "accuracy")
+HEADINGS = {"auc": "AUC of the feature alone", "gain": "what the feature adds to the loss (AUC)"}
+LARGEST = 0.2  # AUC that the colours reach to
 
 
 class Exposure(NamedTuple):
@@ -29,8 +29,8 @@ class Exposure(NamedTuple):
         access: what the method sees.
         attacker: the classifier.
         feature: what it sees; `all` is everything at once.
-        measure: of the feature alone: `auc`, `accuracy`, `tpr` (at a false positive rate of 1%); of loss and feature minus the
-            loss alone, by the same classifier: `gain` (AUC), `tpr_gain`.
+        measure: of the feature alone: `auc`, `accuracy`, `tpr` (at a false positive rate of 1%). Of loss and feature together:
+            `beside` (AUC); minus the same with the feature shuffled among examples of like loss: `gain` (AUC), `tpr_gain`.
         value: mean over members.
         low: lower end of its 95% interval over members.
         high: upper end.
@@ -97,7 +97,7 @@ def summary(exposures: Sequence[Exposure]) -> str:
 
 
 def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure":
-    """Draws features x methods: how far the AUC alone, and the gain over the loss, lie above the oracles'.
+    """Draws features x methods: how far the AUC alone, and what the feature adds to the loss, lie above the oracles'.
 
     Args:
         exposures: of one forget set and one attacker.
