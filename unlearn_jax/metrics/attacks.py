@@ -12,7 +12,8 @@ from unlearn_jax.metrics.scores import entropies, finite, modified_entropies
 
 Answers = tuple[Float[Any, "_ classes"], Int[Any, " _"]]  # probabilities and labels of as many examples
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
-LARGEST = 2_000  # examples that an SVC, whose cost is quadratic, is trained on at most (`svc_mia`: a side)
+LARGEST = 2_000  # examples a side that `svc_mia` is trained on at most: an SVC's cost is quadratic
+SVC_ROWS = 1_000  # examples that the attacker `svc` is trained on at most
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `Attack.tpr` may call members
 NEWTON_STEPS = 100  # many more than it takes: it ends where the gradient does
@@ -226,8 +227,8 @@ def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: n
         raise ValueError(f"attacker {attacker!r}: there is {', '.join(ATTACKERS)}")
     share, mean, spread = is_member.mean(), columns.mean(0), columns.std(0)
     columns, tested = ((each - mean) / np.where(spread > 0, spread, 1) for each in (columns, tested))
-    if attacker == "svc" and len(columns) > LARGEST:
-        rows = np.random.default_rng(0).permutation(len(columns))[:LARGEST]
+    if attacker == "svc" and len(columns) > SVC_ROWS:
+        rows = np.random.default_rng(0).permutation(len(columns))[:SVC_ROWS]
         columns, is_member = columns[rows], is_member[rows]
     # The threads of so small trees would do nothing but wait for each other.
     with threadpool_limits(1) if attacker == "trees" else nullcontext():
