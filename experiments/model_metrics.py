@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from configs.common import Common
+from configs.unlearning import Config
 from unlearn_jax.metrics import probabilities, relearn_steps, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Name
 from unlearn_jax.training.ensembles import predict
@@ -12,26 +12,26 @@ from unlearn_jax.training.pools import member_keys
 from unlearn_jax.training.relearning import Relearner
 from unlearn_jax.types import Params, Problem, Variables
 
-UNTRAINED = 4  # nets that zrf averages over
-
 
 class ModelMetrics:
     """Weight distance, relearning and zrf on one forget set, per model.
 
     Args:
-        config: how members are batched, and the seed of the untrained nets.
+        config: how members are batched; number (as many as originals, whose program they share) and seed of the untrained nets.
         problem: the forget set and the model.
         images: of the forget set.
         originals: whose loss on the forget set relearning is to reach; those that did not diverge.
         oracles: retrained models; those that did not diverge.
     """
 
-    def __init__(self, config: Common, problem: Problem, images: np.ndarray, originals: Variables, oracles: Variables):
+    def __init__(self, config: Config, problem: Problem, images: np.ndarray, originals: Variables, oracles: Variables):
+        assert config.members != "auto"
         self.oracles = oracles
         self.relearner = Relearner(problem, config.strategy, config.chunk)
         losses = self.relearner(originals)[:, 0] if len(jax.tree.leaves(originals)[0]) else np.zeros(1)
         self.target = float(losses.mean())
-        nets = jax.vmap(lambda key: initialise(key, problem))(member_keys(config.seed, "untrained", UNTRAINED))
+        drawn = jax.jit(jax.vmap(lambda key: initialise(key, problem)))
+        nets = drawn(member_keys(config.seed, "untrained", config.members))
         self.untrained = probabilities(predict(problem.model, nets, images, config.strategy))
 
     def of_oracles(self, logits: np.ndarray) -> dict[Name, np.ndarray]:

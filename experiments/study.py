@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from configs.common import require
 from configs.unlearning import Config
-from experiments.model_metrics import UNTRAINED, ModelMetrics
+from experiments.model_metrics import ModelMetrics
 from experiments.setting import Setting, compile_all, forgetting, pool
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS
@@ -72,7 +73,7 @@ class Study:
                 "retain_size": config.evaluation.retain_size,
                 "seed": config.seed,
                 "format": FORMAT,
-                "model_metrics": [POINTS, ROWS, UNTRAINED],
+                "relearning": [POINTS, ROWS],
             },
             sort_keys=True,
         )

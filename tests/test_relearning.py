@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.common import Common
+from configs.unlearning import Config
 from experiments.model_metrics import ModelMetrics
 from unlearn_jax import metrics
 from unlearn_jax.models import build
@@ -101,7 +101,7 @@ def test_what_needs_the_model_is_scored_against_the_oracles():
     pool = members(problem, 10)
     originals, oracles, own = (jax.tree.map(lambda leaf, s=s: leaf[s], pool) for s in (slice(2), slice(2, 8), slice(8, 10)))
     images = problem.train.images[:FORGET]
-    measure = ModelMetrics(Common(), problem, images, originals, oracles)
+    measure = ModelMetrics(Config(members=2), problem, images, originals, oracles)
     logits = [predict(MLP, each, images) for each in (oracles, own)]
     of_oracles, extra = measure.of_oracles(logits[0]), measure.of(own, logits[1])
     assert measure.target == pytest.approx(Relearner(problem)(originals)[:, 0].mean())

@@ -151,7 +151,7 @@ def feature_mias(
     each model: it has as many times the data, but never saw an example that it is asked about, in any model. Folds are
     stratified and both sides weigh equally. Columns are standardised.
 
-    The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 2,000 training
+    The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 1,000 training
     examples at most), `trees` (histogram gradient boosting, 30 trees of at most 8 leaves, learning rate 0.2), `neighbours`
     (the square root of the number of training examples). Trees do not care for the scale of a feature; to the others a better
     scale is a gain.
