@@ -10,7 +10,7 @@ from unlearn_jax.metrics.accuracy import (
     tow,
     tow_mia,
 )
-from unlearn_jax.metrics.attacks import ATTACKERS, Attack, feature_mia, feature_mias, logistic_mia, svc_mia
+from unlearn_jax.metrics.attacks import ATTACKERS, FeatureAttack, feature_mia, feature_mias, logistic_mia, svc_mia
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
 from unlearn_jax.metrics.features import (
@@ -36,6 +36,7 @@ __all__ = [
     "Attack",
     "AttackNull",
     "Evaluation",
+    "FeatureAttack",
     "ForgettingQuality",
     "Interval",
     "Memorisation",

@@ -15,12 +15,12 @@ FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
 LARGEST = 2_000  # examples a side that `svc_mia` is trained on at most: an SVC's cost is quadratic
 SVC_ROWS = 1_000  # examples that the attacker `svc` is trained on at most
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
-FALSE_POSITIVES = 0.01  # share of non-members that `Attack.tpr` may call members
+FALSE_POSITIVES = 0.01  # share of non-members that `FeatureAttack.tpr` may call members
 NEWTON_STEPS = 100  # many more than it takes: it ends where the gradient does
 HALVINGS = 40  # of a Newton step that goes too far
 
 
-class Attack(NamedTuple):
+class FeatureAttack(NamedTuple):
     """How well a cross-validated attack tells members from non-members.
 
     Attributes:
@@ -129,7 +129,7 @@ def feature_mia(
     attacker: str = "trees",
     folds: int = 5,
     seed: int = 0,
-) -> Attack:
+) -> FeatureAttack:
     """A cross-validated attack on one model by any features of its examples, see `features.joined`; else as `feature_mias`.
 
     Raises:
@@ -144,7 +144,7 @@ def feature_mias(
     attacker: str = "trees",
     folds: int = 5,
     seed: int = 0,
-) -> list[Attack]:
+) -> list[FeatureAttack]:
     """A cross-validated attack on each of several models by any features of its examples, by one attacker for all.
 
     The attacker learns from all models who of the other folds' examples is a member, and is tested on this fold's examples in
@@ -189,13 +189,13 @@ def feature_mias(
     return [_attack(own[is_member], own[~is_member]) for own in scores]
 
 
-def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, " nonmembers"]) -> Attack:
+def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, " nonmembers"]) -> FeatureAttack:
     """What scores tell, those of members being above 0 if told rightly."""
     ranks = rankdata(np.concatenate([member, nonmember]))[: len(member)]
     auc = (ranks.mean() - (len(member) + 1) / 2) / len(nonmember)
     threshold = np.sort(nonmember)[::-1][int(FALSE_POSITIVES * len(nonmember))]
     accuracy = ((member > 0).mean() + (nonmember <= 0).mean()) / 2
-    return Attack(float(auc), float(accuracy), float((member > threshold).mean()))
+    return FeatureAttack(float(auc), float(accuracy), float((member > threshold).mean()))
 
 
 def _balanced(
