@@ -1,6 +1,6 @@
 """Which characteristics beyond the loss show membership? Attacks by many features on originals, oracles and unlearned models.
 
-The defaults take digits, 12 models each and 24 oracles; the attacks take most of the time.
+The defaults take digits, 24 models each and 48 oracles; the attacks take most of the time.
 
     python benchmark.py --exp attack_features
     python benchmark.py --exp attack_features --comparison clean --attackers logistic    # what label noise alone gives away
@@ -22,15 +22,18 @@ class Config(Unlearning):
     """The experiment. `--list` shows all."""
     methods: str = "original,retrain,finetune,neggrad_plus,salun,scrub,bad_teacher,l1_sparse"
     """Names separated by commas, or all. `--list` shows them."""
-    members: int = 12
+    members: int = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
+    together: int = 3
+    """Models that an attacker learns from, and is then tested on with other examples. More make it stronger, and leave fewer
+    groups to compare: a group is what intervals and nulls count."""
     comparison: Literal["matched", "clean", "right"] = "matched"
     """Who stands for non-members: test examples, with as large a share of wrong labels as the forget set has (matched) or with
     none (clean: any wrong label is then a member's, whatever the model says); right: with none, and the rightly labelled of the
     forget set alone."""
     features: str = "all"
     """Names separated by commas, or all; the loss is always among them. An unknown one is answered with those that there are."""
-    attackers: str = "all"
+    attackers: str = "logistic,svc,trees"
     """logistic, svc, trees, neighbours: names separated by commas, or all."""
     folds: int = 5
     """Of the cross-validation: an attacker never saw the examples that it is asked about, in any model."""
@@ -45,6 +48,8 @@ class Config(Unlearning):
         super().check()
         require(self.folds >= 2, "--folds", self.folds, "expected an integer of at least 2")
         require(self.workers is None or self.workers >= 1, "--workers", self.workers, "expected an integer of at least 1")
+        pairs = 1 <= self.together <= self.members // 2
+        require(pairs, "--together", self.together, f"expected an integer from 1 to {self.members // 2}, half of --members")
         require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: here a method runs once")
         self.feature_names()
         self.attacker_names()
@@ -95,7 +100,9 @@ def smoke(config: Config) -> Config:
         model="mlp",
         width=16,
         members=2,
+        together=1,
         methods="original,finetune",
+        attackers="all",
         hyper=("*.epochs=1",),
         folds=2,
         workers=1,

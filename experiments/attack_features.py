@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -45,9 +45,16 @@ from unlearn_jax.training.pools import Pool, diverged
 from unlearn_jax.types import Examples, Variables
 
 Features = dict[str, np.ndarray]  # of one member: name -> [examples, columns]
-Measured = dict[tuple[str, str, str], np.ndarray]  # attacker, feature, measure -> [members]
+Asked = tuple[str, str, str]  # attacker, feature, measure
 BATCH = 32  # examples whose own gradients are held at a time
 ALL = "all"  # the features together
+
+
+class Measured(NamedTuple):
+    """What attacks tell of a pool."""
+
+    by_group: dict[Asked, np.ndarray]  # [groups of members]
+    members: int
 
 
 def run(config: Config, folder: Run) -> None:
@@ -96,6 +103,9 @@ class Attacked:
     def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> list[Exposure]:
         """What every attack tells about every pool, beside what it tells about the oracles."""
         oracles = self.measured(ORACLE, {}, lambda: self.study.pool(ORACLE, 2 * self.config.members).variables)
+        said = f"{oracles.members} of {2 * self.config.members} retrained models did not diverge; expected a smaller number"
+        enough = oracles.members > 3 * self.config.together  # a null of two groups against two
+        require(enough, "--train.learning-rate", self.config.train.learning_rate, said)
         found = {ORACLE: oracles}
         for name, own in values.items():
             found[name] = self.measured(name, own, partial(self.unlearned, name, own, originals))
@@ -110,25 +120,26 @@ class Attacked:
     def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
         """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""
         config, file = self.config, f"attacks/{self.study.name}/{name}.npz"
-        asked = [config.comparison, config.folds, config.attacker_names(), self.names, config.members]
+        asked = [config.comparison, config.folds, config.attacker_names(), self.names, config.members, config.together]
         made_by = self.study.made_by(values) + json.dumps(asked)
         found = self.study.folder.read_npz(file)
         if found is None or str(found["made_by"]) != made_by:
             members = self.read(variables())
             found = self.attacked(name, members) if members else {}
             self.study.folder.write_npz(file, {**found, "made_by": np.array(made_by)})
-        keys = {key: key.split("/") for key in found if key != "made_by"}
-        return {(attacker, feature, measure): found[key] for key, (attacker, feature, measure) in keys.items()}
+        keys = {key: key.split("/") for key in found if "/" in key}
+        by_key = {(attacker, feature, measure): found[key] for key, (attacker, feature, measure) in keys.items()}
+        return Measured(by_key, int(found.get("members", 0)))
 
     def attacked(self, name: str, members: list[Features]) -> dict[str, np.ndarray]:
-        """Every attack, by attackers that learn from as many models at a time as there are originals."""
+        """Every attack on every group of members, the mean over each group, and how many members there are."""
         config = self.config
-        groups = np.array_split(np.arange(len(members)), -(-len(members) // config.members))
+        groups = np.array_split(np.arange(len(members)), -(-len(members) // config.together))
         asked = [(attacker, feature) for attacker in config.attacker_names() for feature in (*self.names, ALL)]
         calls = (
-            delayed(attack)([members[number] for number in group], self.count, *each, config.folds, config.seed)
+            delayed(attack)([members[member] for member in group], self.count, *each, config.folds, config.seed + number)
             for each in asked
-            for group in groups
+            for number, group in enumerate(groups)
         )
         parts: list[dict[str, np.ndarray]] = []
         with working(f"attacks on {name}") as update:
@@ -136,10 +147,10 @@ class Attacked:
                 parts.append(part)
                 update(len(parts) / (len(asked) * len(groups)), f"{asked[(len(parts) - 1) // len(groups)]}")
             update(1.0, f"{len(asked)} features and attackers, {len(members)} members")
-        found: dict[str, np.ndarray] = {}
+        found = {"members": np.array(len(members))}
         for number, key in enumerate(asked):
             own = parts[number * len(groups) : (number + 1) * len(groups)]
-            found |= {"/".join((*key, measure)): np.concatenate([each[measure] for each in own]) for measure in own[0]}
+            found |= {"/".join((*key, measure)): np.array([each[measure].mean() for each in own]) for measure in own[0]}
         return found
 
     def read(self, variables: Variables) -> list[Features]:
@@ -171,25 +182,26 @@ class Attacked:
         return [{name: each[name] for name in self.names} for each in read]
 
     def exposures(self, name: str, measured: Measured, oracles: Measured) -> list[Exposure]:
-        """Means over members with intervals and nulls; none where fewer than two members are left."""
-        members, of_oracles = (len(next(iter(each.values()), ())) for each in (measured, oracles))
-        if members < 2:
+        """Means over the groups of members with intervals and nulls; none where fewer than two groups are left."""
+        groups, of_oracles = (len(next(iter(each.by_group.values()), ())) for each in (measured, oracles))
+        if groups < 2:
             return []
-        nulls, band = self.nulls(oracles, min(self.config.members, members, of_oracles // 2))
+        nulls, band = self.nulls(oracles, min(groups, of_oracles // 2))
         access = METHODS[name].access if name in METHODS else "none"
         found = []
-        for key, numbers in measured.items():
+        for key, numbers in measured.by_group.items():
             null, (value, low, high) = nulls[key], bootstrap(numbers, self.config.seed)
             z = (value - null.mean) / null.sd if null.sd > 0 and name != ORACLE else None
-            found.append(Exposure(self.study.name, name, access, *key, value, low, high, *null, z, band, members, of_oracles))
+            counts = measured.members, oracles.members
+            found.append(Exposure(self.study.name, name, access, *key, value, low, high, *null, z, band, *counts))
         return found
 
-    def nulls(self, oracles: Measured, n: int) -> tuple[dict[tuple[str, str, str], Null], float]:
-        """What retrained models give, n against n, and the 95% band of the largest |z| over areas and gains."""
-        count = len(next(iter(oracles.values())))
+    def nulls(self, oracles: Measured, n: int) -> tuple[dict[Asked, Null], float]:
+        """What groups of retrained models give, n against n, and the 95% band of the largest |z| over areas and gains."""
+        count = len(next(iter(oracles.by_group.values())))
         split = halves(jax.random.key(self.config.seed), count, n, self.config.evaluation.splits)
-        draws = {key: of_means(numbers, split)[0] for key, numbers in oracles.items()}
-        centres = {key: float(numbers.mean()) for key, numbers in oracles.items()}
+        draws = {key: of_means(numbers, split)[0] for key, numbers in oracles.by_group.items()}
+        centres = {key: float(numbers.mean()) for key, numbers in oracles.by_group.items()}
         nulls, _ = joint(draws, centres)
         judged = [key for key in draws if key[2] in exposure.JUDGED]
         _, band = joint({key: draws[key] for key in judged}, {key: centres[key] for key in judged})

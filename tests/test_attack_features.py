@@ -202,6 +202,7 @@ def test_the_study_end_to_end(tmp_path):
         ({"attackers": "forest"}, "--attackers forest: there is logistic, svc, .*; or all"),
         ({"attackers": ""}, "--attackers : there is"),
         ({"folds": 1}, "--folds 1: expected an integer of at least 2"),
+        ({"members": 7, "together": 4}, "--together 4: expected an integer from 1 to 3, half of --members"),
         ({"unlearning_seeds": 2}, "--unlearning-seeds 2: expected 1"),
     ],
 )

@@ -13,7 +13,7 @@ from unlearn_jax.metrics.scores import entropies, finite, modified_entropies
 Answers = tuple[Float[Any, "_ classes"], Int[Any, " _"]]  # probabilities and labels of as many examples
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
 LARGEST = 2_000  # examples a side that `svc_mia` is trained on at most: an SVC's cost is quadratic
-SVC_ROWS = 1_000  # examples that the attacker `svc` is trained on at most
+SVC_ROWS = 500  # examples that the attacker `svc` is trained on at most
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `FeatureAttack.tpr` may call members
 NEWTON_STEPS = 100  # many more than it takes: it ends where the gradient does
@@ -151,7 +151,7 @@ def feature_mias(
     each model: it has as many times the data, but never saw an example that it is asked about, in any model. Folds are
     stratified and both sides weigh equally. Columns are standardised.
 
-    The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 1,000 training
+    The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 500 training
     examples at most), `trees` (histogram gradient boosting, 30 trees of at most 8 leaves, learning rate 0.2), `neighbours`
     (the square root of the number of training examples). Trees do not care for the scale of a feature; to the others a better
     scale is a gain.

@@ -32,7 +32,7 @@ class Exposure(NamedTuple):
         measure: of the feature alone: `auc`, `accuracy`, `tpr` (at a false positive rate of 1%). Of loss and feature together:
             `beside` (AUC); minus the same with the feature shuffled among examples of like loss: `gain` (AUC), `tpr_gain`.
         value: mean over members.
-        low: lower end of its 95% interval over members.
+        low: lower end of its 95% interval over groups of members.
         high: upper end.
         null_mean: the mean over the oracles.
         null_sd: of what as many retrained models score.
