@@ -78,7 +78,7 @@ def run(config: Config, folder: Run) -> None:
     title = f"{subject([row_of(config, each) for each in first if each.method != ORACLE])} · non-members: {config.comparison}"
     for attacker in config.attacker_names():
         own = [each for each in first if each.attacker == attacker]
-        save(exposure.heat_map(own, f"{title} · attacker: {attacker}"), folder, f"features_{attacker}")
+        save(exposure.heat_map(own, title), folder, f"features_{attacker}")
     save(exposure.dots(first, title), folder, "features")
     print(exposure.summary(first))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ORACLE = "oracle"
 JUDGED = ("auc", "gain")  # the measures that the band is over
 MEASURES = (*JUDGED, "beside", "tpr", "tpr_gain", "accuracy")
-HEADINGS = {"auc": "AUC of the feature alone", "gain": "what the feature adds to the loss (AUC)"}
+HEADINGS = {"auc": "the feature alone", "gain": "what it adds to the loss"}
 LARGEST = 0.2  # AUC that the colours reach to
 
 
@@ -122,16 +122,14 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
                 axes.text(x, y, _signed(above[y, x]), ha="center", va="center", fontsize=7, color=colour)
                 if each.outside:
                     axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
-        axes.set_title(f"{HEADINGS[measure]}, minus the oracles'", fontsize=10)
+        axes.set_title(HEADINGS[measure], fontsize=10)
         axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=8)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=figure.axes, shrink=0.6, pad=0.01).ax.tick_params(labelsize=8)
-    figure.suptitle(
-        "\n".join([*textwrap.wrap(title, 110), "framed: outside the 95% band of the largest |z| of as many retrained models"]),
-        fontsize=9,
-    )
+    reading = "AUC minus the oracles'; framed: outside the 95% band of the largest |z| of as many retrained models"
+    figure.suptitle("\n".join([*textwrap.wrap(title, 110), f"attacker: {exposures[0].attacker}; {reading}"]), fontsize=9)
     return figure
 
 
@@ -165,13 +163,13 @@ def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure
             axes.axhline(edge, color="#EEEEEE", linewidth=0.8, zorder=0)
         axes.set_yticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=9)
         axes.set_ylim(len(features) - 0.5, -0.5)
-        axes.set_xlabel(HEADINGS[measure], fontsize=9)
+        axes.set_xlabel(f"{HEADINGS[measure]} (AUC)", fontsize=9)
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    reading = f"points: {method} models (bars: 95% over members); grey: the oracles' mean and 95% of what as many of them score"
+    reading = f"points: {method} models (bars: 95% over groups of members); grey: the oracles' mean and 95% of what as many of them score"
     figure.suptitle("\n".join([*textwrap.wrap(title, 110), reading]), fontsize=9)
     return figure
 
