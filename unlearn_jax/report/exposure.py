@@ -169,7 +169,7 @@ def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure
         axes.spines[["top", "right", "left"]].set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    reading = f"points: {method} models (bars: 95% over groups of members); grey: the oracles' mean and 95% of what as many of them score"
+    reading = f"points: {method} models (bars: 95% over groups of them); grey: the oracles' mean and 95% of what as many score"
     figure.suptitle("\n".join([*textwrap.wrap(title, 110), reading]), fontsize=9)
     return figure
 
