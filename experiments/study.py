@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from configs.common import require
 from configs.unlearning import Config
+from experiments.model_metrics import ModelMetrics
 from experiments.setting import Setting, compile_all, forgetting, pool
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS
@@ -25,6 +27,7 @@ from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
+from unlearn_jax.training.relearning import POINTS, ROWS
 from unlearn_jax.types import Cube, Labels, Variables
 
 
@@ -36,6 +39,7 @@ class Judged(NamedTuple):
     seconds: float
     compile_seconds: float
     examples: float
+    extra: dict[Name, np.ndarray] | None = None  # what needs the models themselves, see `ModelMetrics`
 
 
 class Scored(NamedTuple):
@@ -69,6 +73,7 @@ class Study:
                 "retain_size": config.evaluation.retain_size,
                 "seed": config.seed,
                 "format": FORMAT,
+                "relearning": [POINTS, ROWS],
             },
             sort_keys=True,
         )
@@ -106,11 +111,19 @@ class Study:
             for name in values
             if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)
         }
-        compile_all(waiting.values())
+        with ThreadPoolExecutor(1) as thread:
+            measuring = thread.submit(self.model_metrics, originals)
+            compile_all(waiting.values())
+            self.models = measuring.result()
         return {
             name: [saved[name, seed] or self.judge(name, values[name], originals, waiting.get(name), seed) for seed in seeds]
             for name in values
         }
+
+    def model_metrics(self, originals: Pool) -> ModelMetrics:
+        """What measures models themselves, against the oracles that did not diverge."""
+        kept = without(originals.variables, originals.diverged), without(self.retraining.variables, self.lost)
+        return ModelMetrics(self.config, self.problem, self.images.forget, *kept)
 
     def made_by(self, values: dict[str, Any]) -> str:
         """What the logits of a method with these hyperparameters come from."""
@@ -126,8 +139,10 @@ class Study:
         if found is None or str(found["made_by"]) != self.made_by(values) or len(found["forget"]) != self.members:
             return None
         lost = tuple(int(member) for member in found["lost"])
-        costs = [float(found[field]) for field in ("seconds", "compile_seconds", "examples")]
-        return Judged(keep(Cube(*(found[split] for split in Cube._fields)), lost), lost, *costs)
+        seconds, compile_seconds, examples = (float(found[field]) for field in ("seconds", "compile_seconds", "examples"))
+        extra = {(metric, split): found[f"{metric}/{split}"] for metric, split in (key.split("/") for key in found if "/" in key)}
+        cube = keep(Cube(*(found[split] for split in Cube._fields)), lost)
+        return Judged(cube, lost, seconds, compile_seconds, examples, extra)
 
     def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None, seed: int) -> Judged:
         """Apply a method to every original and keep the logits in the run folder."""
@@ -135,10 +150,13 @@ class Study:
         cube = self.logits(done.variables)
         lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
         costs = done.seconds, done.compile_seconds, done.examples
+        kept = keep(cube, lost)
+        extra = self.models.of(without(done.variables, lost), kept.forget) if len(kept.forget) else {}
         arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": self.made_by(values)}
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
+        arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}
         self.folder.write_npz(self.file(name, seed), arrays)
-        return Judged(keep(cube, lost), lost, *costs)
+        return Judged(kept, lost, *costs, extra)
 
     def unlearn(self, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
         """The members after the method. The two references are pools: cached, and resumed as pools are."""
@@ -159,23 +177,23 @@ class Study:
         """The work of one retraining, in training examples seen forward and backward."""
         return flops(refit, jax.random.key(0), self.problem) / example_flops(self.problem)
 
-    def yardstick(self, oracles: Cube) -> Reference:
+    def yardstick(self, oracles: Cube, extra: dict[Name, np.ndarray] | None = None) -> Reference:
         """What retrained models score against each other."""
         count, evaluation = min(self.members, len(oracles.forget) // 2), self.config.evaluation
-        return reference(oracles, self.labels, count, splits=evaluation.splits, seed=self.config.seed)
+        return reference(oracles, self.labels, count, splits=evaluation.splits, seed=self.config.seed, extra=extra)
 
     def score(self, judged: dict[str, list[Judged]], oracles: Cube) -> tuple[Reference, dict[str, Scored]]:
         """What retrained models score against each other, and what every method scores against them."""
         groups = np.arange(self.members) * min(GROUPS, self.members) // self.members
         found: dict[str, Scored] = {}
         with working("scores") as update:
-            yardstick = self.yardstick(oracles)
+            yardstick = self.yardstick(oracles, self.models.of_oracles(oracles.forget))
             for number, (name, (first, *others)) in enumerate(judged.items()):
                 left = len(first.cube.forget)
                 if left >= 2:
-                    evaluation = score(first.cube, yardstick, np.delete(groups, first.lost))
+                    evaluation = score(first.cube, yardstick, np.delete(groups, first.lost), first.extra)
                     by_seed = [{(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}]
-                    by_seed += [yardstick.of_members(each.cube) for each in others]
+                    by_seed += [yardstick.of_members(each.cube, each.extra) for each in others]
                     whole = [self.with_gaps(own, each.lost) for own, each in zip(by_seed, [first, *others], strict=True)]
                     members = {metric: np.stack([own[metric] for own in whole], axis=1) for metric in whole[0]}
                     found[name] = Scored(evaluation, yardstick.at(left), members)
@@ -253,3 +271,8 @@ def scored_row(common: Row, score: Score) -> Row:
 def keep(cube: Cube, lost: tuple[int, ...]) -> Cube:
     """A cube without the members that diverged."""
     return Cube(*(np.delete(logits, lost, axis=0) for logits in cube))
+
+
+def without(variables: Variables, lost: tuple[int, ...]) -> Variables:
+    """Members without those that diverged."""
+    return jax.tree.map(lambda leaf: np.delete(leaf, lost, axis=0), variables)

@@ -39,8 +39,9 @@ def test_every_metric_is_there_with_its_null(reference):
         *((metric, split) for metric in ("klom", "klom_p95", "accuracy") for split in ("forget", "retain", "test")),
         *((metric, split) for metric in ("kl_to_oracle", "activation_distance", "js_divergence") for split in ("forget", "test")),
         *((f"svc_mia{feature}", "forget") for feature in features),
+        ("logistic_mia", "forget"),
         ("forgetting_quality", "forget"),
-        ("tow", "all"),
+        *((metric, "all") for metric in ("tow", "tow_mia", "competition_score")),
         ("average_gap", "all"),
     }
     for score in evaluation.scores:

@@ -40,7 +40,7 @@ class Variables(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A network as two pure functions.
+    """A network as pure functions.
 
     Attributes:
         init: `(key, images[1, ...]) -> Variables`.
@@ -48,11 +48,14 @@ class Model(NamedTuple):
             own statistics normalise and the running ones move; without, the running ones normalise and come back unchanged.
         blocks: the names of the top-level parameter groups from the input to the output, grouped in blocks;
             the last is the head.
+        features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
+            normalisation; None where nobody says.
     """
 
     init: Callable[..., Variables]
     apply: Callable[..., tuple[Array, Statistics]]
     blocks: tuple[tuple[str, ...], ...]
+    features: Callable[..., Array] | None = None
 
 
 class Examples(NamedTuple):

@@ -1,22 +1,42 @@
 """How well it was forgotten: pure functions of arrays, each with its null."""
 
-from unlearn_jax.metrics.accuracy import Accuracies, accuracies, accuracy, average_gap, tow
-from unlearn_jax.metrics.attacks import svc_mia
-from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle
+from unlearn_jax.metrics.accuracy import (
+    Accuracies,
+    accuracies,
+    accuracy,
+    average_gap,
+    competition_score,
+    interclass_confusion,
+    tow,
+    tow_mia,
+)
+from unlearn_jax.metrics.attacks import ATTACKERS, FeatureAttack, feature_mia, feature_mias, logistic_mia, svc_mia
+from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
+from unlearn_jax.metrics.features import (
+    hellinger,
+    joined,
+    mahalanobis_distances,
+    neighbour_distances,
+    output_features,
+    shuffled_among_alike,
+)
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
 from unlearn_jax.metrics.likelihood import Attack, AttackNull, Interval, likelihood_ratios, lira, u_lira, u_lira_null
 from unlearn_jax.metrics.memorisation import Memorisation, memorisation
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.metrics.power import Power, power_curve
+from unlearn_jax.metrics.relearning import relearn_steps
 from unlearn_jax.metrics.scores import cross_entropy_losses, entropies, margins, modified_entropies, probabilities, scaled_logits
 
 __all__ = [
+    "ATTACKERS",
     "Accuracies",
     "Attack",
     "AttackNull",
     "Evaluation",
+    "FeatureAttack",
     "ForgettingQuality",
     "Interval",
     "Memorisation",
@@ -28,26 +48,41 @@ __all__ = [
     "accuracy",
     "activation_distance",
     "average_gap",
+    "competition_score",
     "cross_entropy_losses",
     "entropies",
+    "feature_mia",
+    "feature_mias",
     "forgetting_quality",
+    "hellinger",
+    "interclass_confusion",
+    "joined",
     "js_divergence",
     "kl_to_oracle",
     "klom",
     "likelihood_ratios",
     "lira",
+    "logistic_mia",
+    "mahalanobis_distances",
     "margins",
     "memorisation",
     "modified_entropies",
+    "neighbour_distances",
     "null",
+    "output_features",
     "pooled",
     "power_curve",
     "probabilities",
     "reference",
+    "relearn_steps",
     "scaled_logits",
     "score",
+    "shuffled_among_alike",
     "svc_mia",
     "tow",
+    "tow_mia",
     "u_lira",
     "u_lira_null",
+    "weight_distance",
+    "zrf",
 ]

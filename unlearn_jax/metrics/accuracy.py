@@ -1,4 +1,4 @@
-"""Accuracies, and the two scores that are made of them alone."""
+"""Accuracies, and the scores that are made of them."""
 
 from typing import Any, NamedTuple
 
@@ -67,6 +67,90 @@ def tow(
     """
     gaps = _gaps((forget, retain, test), (oracle_forget, oracle_retain, oracle_test))
     return float(np.prod([1 - gap for gap in gaps]))
+
+
+def tow_mia(
+    mia: Shares,
+    retain: Shares,
+    test: Shares,
+    oracle_mia: Shares,
+    oracle_retain: Shares,
+    oracle_test: Shares,
+) -> float:
+    """Tug of war with a membership attack in place of the accuracy on the forget set; 1 is perfect.
+
+    `(1 - |Δ MIA|) (1 - |Δ RA|) (1 - |Δ TA|)`, of means over the models.
+
+    Args:
+        mia: MIA-efficacy of the confidence attack, `svc_mia(...)["confidence"]`; one number or one per member, as all the
+            others.
+        retain: accuracy in 0..1 on the retain set.
+        test: on the test set.
+        oracle_mia: of the retrained models.
+        oracle_retain: of the retrained models.
+        oracle_test: of the retrained models.
+
+    Returns:
+        A number in 0..1.
+
+    Source: Zhao et al., "What makes unlearning hard and what to do about it", arXiv:2406.01257.
+    """
+    return tow(mia, retain, test, oracle_mia, oracle_retain, oracle_test)
+
+
+def competition_score(
+    forgetting_quality: float, retain: Shares, test: Shares, oracle_retain: Shares, oracle_test: Shares
+) -> float:
+    """The final score of the NeurIPS 2023 competition: `forgetting quality x (RA_u / RA_r) x (TA_u / TA_r)`.
+
+    Of identical distributions about 0.19, like the forgetting quality itself. Accuracies above the oracles' raise it.
+
+    Args:
+        forgetting_quality: the score, `forgetting_quality(...).score`.
+        retain: accuracy of the unlearned models on the retain set, one number or one per member, as all the others.
+        test: on the test set.
+        oracle_retain: of the retrained models.
+        oracle_test: of the retrained models.
+
+    Returns:
+        A number from 0 on; 0 where the retrained models are never right, and nothing is said about utility.
+
+    Source: Triantafillou et al., arXiv:2406.09073.
+    """
+    utility = [float(np.mean(own)) for own in (retain, test)]
+    needed = [float(np.mean(own)) for own in (oracle_retain, oracle_test)]
+    return forgetting_quality * float(np.prod(utility)) / float(np.prod(needed)) if all(needed) else 0.0
+
+
+def interclass_confusion(
+    logits: Float[Any, "members examples classes"], labels: Int[Any, " examples"], confused: tuple[int, int]
+) -> Float[np.ndarray, " members"]:
+    """The share of the examples of two classes that are taken for the other one of the two.
+
+    `(#{y = a, ŷ = b} + #{y = b, ŷ = a}) / #{y ∈ {a, b}}`. The test that it belongs to swaps the labels of some examples of
+    the two classes before training and then asks to forget those: what is left of the confusion, on them or on the test set,
+    is what was not forgotten. The retrained models' value is the aim, which is not 0 where the classes are alike.
+
+    Args:
+        logits: of the models on any examples; those of other classes are not counted.
+        labels: the true classes, not the swapped ones.
+        confused: the two classes.
+
+    Returns:
+        A number in 0..1 for each member.
+
+    Raises:
+        ValueError: if a member's logits are not finite, the two classes are one, or no example is of either.
+
+    Source: Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", arXiv:2201.06640 (the targeted
+    error).
+    """
+    labels = np.asarray(labels)
+    of_either = np.isin(labels, confused)
+    if confused[0] == confused[1] or not of_either.any():
+        raise ValueError(f"classes {confused}: two different ones are needed that some example is of")
+    other = sum(confused) - labels[of_either]
+    return (finite(logits)[:, of_either].argmax(-1) == other).mean(-1)
 
 
 def average_gap(

@@ -1,7 +1,9 @@
-"""Distances of each unlearned model's probabilities to the oracles' mean probability."""
+"""Distances of each unlearned model to the oracles (of its probabilities, of its weights), and to a net that knows nothing."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -64,7 +66,68 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
 
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
-    p, q = finite(unlearned), finite(oracle).mean(0)
+    return _js(finite(unlearned), finite(oracle).mean(0))
+
+
+def zrf(
+    probabilities: Float[Any, "members examples classes"], untrained: Float[Any, "nets examples classes"]
+) -> Float[np.ndarray, " members"]:
+    """The zero retrain forgetting score, `1 - mean JS(p, r)` over the forget set, r being what an untrained net says.
+
+    Near 1 a model answers like one that has learned nothing, on F: a retrained model, which knows other examples of the same
+    classes, does not. What is wanted is the oracles' value, not 1.
+
+    Args:
+        probabilities: of the models, on the forget set.
+        untrained: of freshly initialised nets; the divergence is averaged over them.
+
+    Returns:
+        A number in 0..1 for each member; the divergence is in bits.
+
+    Raises:
+        ValueError: if a member's probabilities are not finite.
+
+    Source: Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv:2205.08096.
+    """
+    p = finite(probabilities)
+    return 1 - np.mean([_js(p, net).mean(1) for net in finite(untrained, "nets")], axis=0)
+
+
+def weight_distance(
+    weights: Mapping[str, Any], oracles: Mapping[str, Any] | None = None
+) -> dict[str, Float[np.ndarray, " members"]]:
+    """The Euclidean distance of each model's weights to the oracles' mean weights, in all and layer by layer.
+
+    Oracles of different initialisations have their features in different orders, so that their mean is no model and lies near
+    the origin: the distance is then mostly a norm. It says most where originals and oracles share their initialisation.
+
+    Args:
+        weights: arrays with the members first, nested by name; the outermost names are the layers.
+        oracles: those of the retrained models. None: the members are the oracles, and each is held against the mean of the
+            others, as an unlearned model is against models that do not include it.
+
+    Returns:
+        The distances, under `all` and under the name of each layer.
+
+    Raises:
+        ValueError: if a member's weights are not finite, or fewer than two oracles are held against each other.
+    """
+    layers = {name: jax.tree.leaves(layer) for name, layer in weights.items()}
+    others = layers if oracles is None else {name: jax.tree.leaves(oracles[name]) for name in layers}
+    count = len(next(leaf for leaves in others.values() for leaf in leaves))
+    if oracles is None and count < 2:
+        raise ValueError("one oracle has no others that its weights could be held against")
+    scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = that times (θ_i - mean of all)
+
+    def squared(leaf: Any, other: Any) -> np.ndarray:
+        mean = np.asarray(other).mean(0, dtype=np.float64)
+        return np.array([((row - mean) ** 2).sum() for row in np.asarray(leaf)])
+
+    sums = {name: sum(map(squared, leaves, others[name])) for name, leaves in layers.items()}
+    return {name: scale * np.sqrt(finite(each)) for name, each in {"all": sum(sums.values()), **sums}.items()}
+
+
+def _js(p: np.ndarray, q: np.ndarray) -> Distances:
     log_middle = np.log(np.maximum((p + q) / 2, TINY))
     return (_kl(p, log_middle) + _kl(q, log_middle)) / (2 * np.log(2))
 

@@ -4,8 +4,8 @@ Two kinds of metric, two kinds of null, one set of splits of the oracles:
 
 * *two-sample* (KLOM, forgetting quality, distances, tug of war, average gap) compare n unlearned models with n oracles. The
   value is the mean over both halves of the first splits; the null is one half against the other, widened as below.
-* *per-model* (accuracies, SVC-MIA) are a mean over models. The null is centred at the oracles' mean and has the spread of the
-  difference between the means of two halves.
+* *per-model* (accuracies, SVC-MIA, logistic MIA, and what is handed over as `extra` because it needs more than logits) are a
+  mean over models. The null is centred at the oracles' mean and has the spread of the difference between the means of two halves.
 
 `svc_mia` is the confidence attack, which is also the one inside `average_gap`; the others are `svc_mia_<feature>`.
 
@@ -21,26 +21,27 @@ null); of these forgetting quality sees at most 500, and SVC-MIA trains on at mo
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.metrics.accuracy import accuracies, average_gap, tow
-from unlearn_jax.metrics.attacks import svc_mia
+from unlearn_jax.metrics.accuracy import accuracies, average_gap, competition_score, tow, tow_mia
+from unlearn_jax.metrics.attacks import logistic_mia, svc_mia
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle
 from unlearn_jax.metrics.forgetting_quality import forgetting_quality
 from unlearn_jax.metrics.klom import klom
-from unlearn_jax.metrics.null import Null, halves, summarise
+from unlearn_jax.metrics.null import Null, halves, joint, of_means
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
-from unlearn_jax.metrics.statistics import CONFIDENCE, bootstrap, crossed_mean, jackknifed
+from unlearn_jax.metrics.statistics import bootstrap, crossed_mean, jackknifed
 from unlearn_jax.types import Cube, Labels
 
 Name = tuple[str, str]  # metric, split
+Extra = Mapping[Name, Float[Any, " members"]]  # metrics per model that need more than logits
 In = TypeVar("In")
 Out = TypeVar("Out")
 SPLITS = Cube._fields
@@ -117,6 +118,10 @@ class Measured:
     probabilities: dict[str, Float[np.ndarray, "members examples classes"]]
     per_model: dict[Name, Float[np.ndarray, " members"]]
 
+    def with_extra(self, extra: Extra | None) -> "Measured":
+        """With metrics per model that were computed elsewhere."""
+        return replace(self, per_model=self.per_model | {name: np.asarray(values) for name, values in (extra or {}).items()})
+
     def take(self, members: Int[np.ndarray, " some"]) -> "Measured":
         """The same of some members."""
         return Measured(
@@ -150,9 +155,8 @@ class Reference:
         self.draws = {name: np.array([each[name] for each in both_ways]) for name in forth[0]}
         centres: dict[Name, float] = {}
         for name, values in oracles.per_model.items():
-            means, centres[name] = values[self.halves].mean(-1), float(values.mean())
-            self.draws[name] = centres[name] + means[:, 0] - means[:, 1]
-        self.nulls, self.band = _nulls(self.draws, centres)
+            self.draws[name], centres[name] = of_means(values, self.halves)
+        self.nulls, self.band = joint(self.draws, centres)
 
     def at(self, n: int) -> "Reference":
         """The same oracles with another number of models on each side, for methods some of whose members diverged.
@@ -164,9 +168,12 @@ class Reference:
             self._at[n] = Reference(self._oracles, self._measure, n, self._splits, self._seed)
         return self._at[n]
 
-    def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None) -> Evaluation:
+    def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None, extra: Extra | None = None) -> Evaluation:
         """See `score`; the number of members is n."""
-        measured = self._measure(unlearned)
+        measured = self._measure(unlearned).with_extra(extra)
+        if measured.per_model.keys() != self._oracles.per_model.keys():
+            known, given = (sorted(each.per_model.keys()) for each in (self._oracles, measured))
+            raise ValueError(f"the reference has the metrics per model {known}, and here are {given}")
         groups = np.arange(self.n) * min(GROUPS, self.n) // self.n if groups is None else groups
         there = np.unique(groups)
         scores = self._two_sample(measured, groups)
@@ -176,9 +183,9 @@ class Reference:
             scores.append(_score(name, self.nulls[name], *bootstrap(values, self._seed), parts, values))
         return _verdict(scores, self.band)
 
-    def of_members(self, cube: Cube) -> dict[Name, Float[np.ndarray, " members"]]:
+    def of_members(self, cube: Cube, extra: Extra | None = None) -> dict[Name, Float[np.ndarray, " members"]]:
         """The metrics that have a value for every member: those per model, and distances to the oracles' mean."""
-        measured = self._measure(cube)
+        measured = self._measure(cube).with_extra(extra)
         return measured.per_model | self._distances(measured)
 
     def _distances(self, measured: Measured) -> dict[Name, Float[np.ndarray, " members"]]:
@@ -206,7 +213,9 @@ class Reference:
         return scores
 
 
-def reference(oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed: int = 0, rows: int = 1_000) -> Reference:
+def reference(
+    oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed: int = 0, rows: int = 1_000, extra: Extra | None = None
+) -> Reference:
     """Prepares the nulls of all metrics, and the band of the largest |z| over them, on the same splits of the oracles.
 
     Args:
@@ -216,6 +225,7 @@ def reference(oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed:
         splits: number of random splits of the oracles.
         seed: draws the splits, the rows, and the samples of SVC-MIA.
         rows: the most examples of a split that any metric but accuracy looks at.
+        extra: metrics per model that need more than logits, of the oracles, by metric and split.
 
     Returns:
         What `score` compares with.
@@ -229,10 +239,15 @@ def reference(oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed:
     def measure(cube: Cube) -> Measured:
         return _measure(cube, labels, seen, seed)
 
-    return Reference(measure(oracles), measure, n, splits, seed)
+    return Reference(measure(oracles).with_extra(extra), measure, n, splits, seed)
 
 
-def score(unlearned: Cube, reference: Reference, groups: Int[np.ndarray, " members"] | None = None) -> Evaluation:
+def score(
+    unlearned: Cube,
+    reference: Reference,
+    groups: Int[np.ndarray, " members"] | None = None,
+    extra: Extra | None = None,
+) -> Evaluation:
     """Scores unlearned models against the oracles, n against n, where n is the number of the unlearned.
 
     If that is not the reference's own n, as when members diverged, `reference.at(n)` is used (and kept).
@@ -248,14 +263,16 @@ def score(unlearned: Cube, reference: Reference, groups: Int[np.ndarray, " membe
         unlearned: logits of the finite members.
         reference: from `reference`.
         groups: which group of originals each member comes from, counted from 0; by default eight equal ones in order.
+        extra: the same metrics as the reference's `extra`, of the unlearned models.
 
     Returns:
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if a member's logits are not finite, or there are too few oracles for so many members.
+        ValueError: if a member's logits are not finite, there are too few oracles for so many members, or `extra` holds other
+            metrics than the reference's.
     """
-    return reference.at(len(unlearned.forget)).score(unlearned, groups)
+    return reference.at(len(unlearned.forget)).score(unlearned, groups, extra)
 
 
 def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -> Evaluation:
@@ -276,7 +293,7 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
     names = [(each.metric, each.split) for each in evaluations[0].scores]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
-    nulls, band = _nulls(draws, centres)
+    nulls, band = joint(draws, centres)
     scores = []
     for name, *sets in zip(names, *(evaluation.scores for evaluation in evaluations), strict=True):
         value = float(np.mean([each.value for each in sets]))
@@ -305,6 +322,8 @@ def _measure(cube: Cube, labels: Labels, rows: dict[str, np.ndarray], seed: int)
         name = "svc_mia" if feature == "confidence" else f"svc_mia_{feature}"
         per_model[name, "forget"] = np.array([each[feature] for each in attacks])
     margins = {name: scaled_logits(logits[name], of[name]) for name in SPLITS}
+    losses = {name: np.logaddexp(0, -margins[name]) for name in ("forget", "test")}  # -log p_y
+    per_model["logistic_mia", "forget"] = logistic_mia(losses["forget"], losses["test"], seed=seed)
     return Measured(margins, {name: p[name] for name in ("forget", "test")}, per_model)
 
 
@@ -322,6 +341,9 @@ def _compare(unlearned: Measured, oracles: Measured) -> dict[Name, float]:
     values["tow", "all"] = tow(*shares[0], *shares[1])
     attacks = [pool.per_model["svc_mia", "forget"] for pool in (unlearned, oracles)]
     (forget, retain, test), (oracle_forget, oracle_retain, oracle_test) = shares
+    values["tow_mia", "all"] = tow_mia(attacks[0], retain, test, attacks[1], oracle_retain, oracle_test)
+    quality = values["forgetting_quality", "forget"]
+    values["competition_score", "all"] = competition_score(quality, retain, test, oracle_retain, oracle_test)
     values["average_gap", "all"] = average_gap(
         forget, retain, test, attacks[0], oracle_forget, oracle_retain, oracle_test, attacks[1]
     )
@@ -335,14 +357,6 @@ def _distances(unlearned: Measured, oracles: Measured) -> dict[Name, Float[np.nd
         for split, p in unlearned.probabilities.items()
         for distance in (kl_to_oracle, activation_distance, js_divergence)
     }
-
-
-def _nulls(draws: dict[Name, np.ndarray], centres: dict[Name, float]) -> tuple[dict[Name, Null], float]:
-    """The null of each metric, about the centre if one is given, and the band of the largest |z| over all of them."""
-    nulls = {name: summarise(values) for name, values in draws.items()}
-    nulls |= {name: nulls[name]._replace(mean=centre) for name, centre in centres.items()}
-    z = [abs(draws[name] - each.mean) / each.sd for name, each in nulls.items() if each.sd > 0]
-    return nulls, float(np.quantile(np.max(z, axis=0), CONFIDENCE)) if z else 0.0
 
 
 def _score(

@@ -1,13 +1,16 @@
 """The null: what a perfect method would have scored with this many models."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from unlearn_jax.metrics.statistics import CONFIDENCE
 from unlearn_jax.types import Key
+
+Metric = TypeVar("Metric")
 
 
 class Null(NamedTuple):
@@ -61,6 +64,31 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: nothing here is worth compiling
     orders = rng.permuted(np.tile(np.arange(members), (splits, 1)), axis=1)
     return orders[:, : 2 * n].reshape(splits, 2, n)
+
+
+def of_means(values: Float[Any, " oracles"], splits: Int[np.ndarray, "splits 2 n"]) -> tuple[Float[np.ndarray, " splits"], float]:
+    """Draws of the null of a mean over n models, such as an accuracy, and their centre: the mean over all oracles.
+
+    They have the spread of the difference between the means of two halves, see `halves`: both the unlearned models' mean and what
+    it is held against are means over few.
+    """
+    means, centre = np.asarray(values)[splits].mean(-1), float(np.mean(values))
+    return centre + means[:, 0] - means[:, 1], centre
+
+
+def joint(
+    draws: Mapping[Metric, Float[np.ndarray, " splits"]], centres: Mapping[Metric, float]
+) -> tuple[dict[Metric, Null], float]:
+    """The null of each of several metrics, and the 95% band of the largest |z| over all of them.
+
+    Args:
+        draws: what each split of the oracles scored, by metric.
+        centres: the means of the nulls of some of them, where that of the draws is less exact.
+    """
+    nulls = {name: summarise(values) for name, values in draws.items()}
+    nulls |= {name: nulls[name]._replace(mean=centre) for name, centre in centres.items()}
+    z = [abs(draws[name] - each.mean) / each.sd for name, each in nulls.items() if each.sd > 0]
+    return nulls, float(np.quantile(np.max(z, axis=0), CONFIDENCE)) if z else 0.0
 
 
 def summarise(values: Float[np.ndarray, " splits"]) -> Null:

@@ -60,7 +60,7 @@ def draw_kernels(key: Key, params: Params) -> Params:
 
 
 def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
-    """Two pure functions from a Flax linen module whose call takes `(images, train)`.
+    """Pure functions from a Flax linen module whose call takes `(images, train)` and sows its penultimate `features`.
 
     Kernels are drawn by `draw_kernels`; everything else starts where its Flax initialiser puts it.
     """
@@ -79,4 +79,10 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
         statistics: Statistics = changed.get("batch_stats", {})
         return logits, statistics
 
-    return Model(init, apply, blocks)
+    @jax.jit
+    def features(variables: Variables, images) -> jax.Array:
+        collections = {"params": variables.params, "batch_stats": variables.statistics}
+        _, sown = network.apply(collections, images, train=False, mutable=["intermediates"])
+        return sown["intermediates"]["features"][0]
+
+    return Model(init, apply, blocks, features)

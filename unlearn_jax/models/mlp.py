@@ -23,6 +23,7 @@ class MLP(nn.Module):
         x = images.reshape(images.shape[0], -1)
         for layer in range(self.depth):
             x = nn.relu(nn.Dense(self.width, name=f"hidden{layer + 1}")(x))
+        self.sow("intermediates", "features", x)
         return nn.Dense(self.classes, name="head")(x)
 
 

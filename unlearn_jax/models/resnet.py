@@ -77,7 +77,9 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
                 x = Block(self.width * 2**stage, stride, self.normalisation, self.form, name=name)(x, train)
-        return nn.Dense(self.classes, name="head")(jnp.mean(x, axis=(1, 2)).T)
+        pooled = jnp.mean(x, axis=(1, 2)).T
+        self.sow("intermediates", "features", pooled)
+        return nn.Dense(self.classes, name="head")(pooled)
 
 
 def block_names(stages: Sequence[int]) -> tuple[tuple[str, ...], ...]:

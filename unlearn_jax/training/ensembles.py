@@ -144,18 +144,55 @@ def predict(
         strategy: see `over_members`.
         batch: images at a time.
     """
-    batches = -(-len(images) // batch)
-    filled = np.concatenate([images, np.repeat(images[:1], batches * batch - len(images), axis=0)])
-    stacked = shared(filled.reshape(batches, batch, *images.shape[1:]))
+    return over_examples(_logits, model, variables, images, strategy, batch)
+
+
+def features(
+    model: Model, variables: Variables, images: Float[Any, "examples *image"], strategy: str = "auto", batch: int = 500
+) -> Float[np.ndarray, "members examples features"]:
+    """What the head of every member reads of every image, in eval mode; arguments as of `predict`."""
+    return over_examples(_features, model, variables, images, strategy, batch)
+
+
+def over_examples(
+    function: Callable[[Model, Variables, Any], Array],
+    model: Model,
+    variables: Variables,
+    examples: Any,
+    strategy: str = "auto",
+    batch: int = 500,
+) -> Float[np.ndarray, "members examples ..."]:
+    """What a function of one model and a batch of examples says of every member and every example.
+
+    Args:
+        function: `(model, variables, batch of examples) -> [batch, ...]`, pure; compiled once for each function and model.
+        model: the members' network.
+        variables: with a leading axis of members.
+        examples: an array or a tree of arrays with a leading axis of examples, the same for all members.
+        strategy: see `over_members`.
+        batch: examples at a time.
+    """
+    count = len(jax.tree.leaves(examples)[0])
+    batches = -(-count // batch)
+    order = np.minimum(np.arange(batches * batch), count - 1)
+    stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
     members = len(jax.tree.leaves(variables)[0])
-    program = _predictor(model, strategy)
-    logits = np.asarray(program(padded(jax.tree.map(jnp.asarray, variables)), stacked))
-    return logits.reshape(len(logits), batches * batch, -1)[:members, : len(images)]
+    found = np.asarray(_reader(function, model, strategy)(padded(jax.tree.map(jnp.asarray, variables)), stacked))
+    return found.reshape(len(found), batches * batch, *found.shape[3:])[:members, :count]
 
 
-@functools.lru_cache(maxsize=8)
-def _predictor(model: Model, strategy: str) -> Any:
-    def one(variables: Variables, batches: Array) -> Array:
-        return jax.lax.map(lambda images: model.apply(variables, images, train=False)[0], batches)
+@functools.lru_cache(maxsize=32)
+def _reader(function: Callable[[Model, Variables, Any], Array], model: Model, strategy: str) -> Any:
+    def one(variables: Variables, batches: Any) -> Array:
+        return jax.lax.map(functools.partial(function, model, variables), batches)
 
     return over_members(one, (True, False), strategy)
+
+
+def _logits(model: Model, variables: Variables, images: Array) -> Array:
+    return model.apply(variables, images, train=False)[0]
+
+
+def _features(model: Model, variables: Variables, images: Array) -> Array:
+    assert model.features is not None
+    return model.features(variables, images)

@@ -1,13 +1,14 @@
-"""Gradients of the loss over whole sets of examples, at fixed weights and in eval mode."""
+"""Gradients of the loss at fixed weights and in eval mode: over whole sets of examples, and of single ones."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.training.objectives import Batch, cross_entropy
-from unlearn_jax.types import Params, Problem, Variables
+from unlearn_jax.types import Examples, Model, Params, Problem, Variables
 
 CHUNK = 32  # examples whose own gradients are held at a time
 
@@ -82,6 +83,23 @@ def squared_gradients(
 def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
     """The weighted sums of trees that are stacked along a leading axis."""
     return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), trees)
+
+
+def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Float[Array, "examples blocks"]:
+    """The Euclidean norm of each example's own gradient of the cross-entropy, for each of `model.blocks`.
+
+    Eval mode, no augmentation. The norm over all weights is that of the row.
+    """
+
+    def norms(image, label):
+        def loss(params):
+            logits, _ = model.apply(variables._replace(params=params), image[None], train=False)
+            return optax.softmax_cross_entropy_with_integer_labels(logits[0], label)
+
+        gradient = jax.grad(loss)(variables.params)
+        return jnp.stack([optax.tree.norm([gradient[name] for name in block]) for block in model.blocks])
+
+    return jax.vmap(norms)(examples.images, examples.labels)
 
 
 def mean_over(

@@ -1,0 +1,59 @@
+"""The metrics of the main study that need more than logits: weights, relearning, and what an untrained net says."""
+
+import jax
+import numpy as np
+
+from configs.unlearning import Config
+from unlearn_jax.metrics import probabilities, relearn_steps, weight_distance, zrf
+from unlearn_jax.metrics.evaluation import Name
+from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.fit import initialise
+from unlearn_jax.training.pools import member_keys
+from unlearn_jax.training.relearning import Relearner
+from unlearn_jax.types import Params, Problem, Variables
+
+
+class ModelMetrics:
+    """Weight distance, relearning and zrf on one forget set, per model.
+
+    Args:
+        config: how members are batched; number (as many as originals, whose program they share) and seed of the untrained nets.
+        problem: the forget set and the model.
+        images: of the forget set.
+        originals: whose loss on the forget set relearning is to reach; those that did not diverge.
+        oracles: retrained models; those that did not diverge.
+    """
+
+    def __init__(self, config: Config, problem: Problem, images: np.ndarray, originals: Variables, oracles: Variables):
+        assert config.members != "auto"
+        self.oracles = oracles
+        self.relearner = Relearner(problem, config.strategy, config.chunk)
+        losses = self.relearner(originals)[:, 0] if len(jax.tree.leaves(originals)[0]) else np.zeros(1)
+        self.target = float(losses.mean())
+        drawn = jax.jit(jax.vmap(lambda key: initialise(key, problem)))
+        nets = drawn(member_keys(config.seed, "untrained", config.members))
+        self.untrained = probabilities(predict(problem.model, nets, images, config.strategy))
+
+    def of_oracles(self, logits: np.ndarray) -> dict[Name, np.ndarray]:
+        """Those of the oracles themselves, the weights of each against the others'.
+
+        Args:
+            logits: theirs on the forget set.
+        """
+        return self._measured(self.oracles, logits, None)
+
+    def of(self, variables: Variables, logits: np.ndarray) -> dict[Name, np.ndarray]:
+        """Those of other models.
+
+        Args:
+            variables: of the models, none of which diverged.
+            logits: theirs on the forget set.
+        """
+        return self._measured(variables, logits, self.oracles.params)
+
+    def _measured(self, variables: Variables, logits: np.ndarray, oracles: Params | None) -> dict[Name, np.ndarray]:
+        return {
+            ("weight_distance", "all"): weight_distance(variables.params, oracles)["all"],
+            ("relearn_steps", "forget"): relearn_steps(self.relearner(variables), self.target),
+            ("zrf", "forget"): zrf(probabilities(logits), self.untrained),
+        }

@@ -1,0 +1,141 @@
+"""What an attacker can read off a model about single examples: named features, each of one column or more.
+
+`joined` puts features side by side for an attack such as `attacks.feature_mia`. Whatever needs the model itself (the loss
+under augmentation, norms of gradients) is computed elsewhere and joins the others as one more entry of the dictionary.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unlearn_jax.metrics.scores import TINY, entropies, finite, modified_entropies
+
+Columns = Float[Any, "examples _"]
+TOP = 3  # gaps between the most probable classes
+RIDGE = 1e-3  # of the mean variance, added to each, so that units that never fire do no harm
+
+
+def output_features(
+    probabilities: Float[Any, "examples classes"], labels: Int[Any, " examples"]
+) -> dict[str, Float[np.ndarray, "examples _"]]:
+    """Everything that attacks in the literature read off one model's answer p to an example with the label y.
+
+    * *loss* `-log p_y`, *confidence* p_y, *margin* `log p_y - log Σ_{j≠y} p_j`: three scales of one number, so two of them
+      tell nothing beyond the third. They show how much of an attack's gain is a better scale and not more knowledge.
+    * *correctness*, *modified_entropy*: know the label too. *entropy*, *top_gaps* (`log p_(i) - log p_(i+1)` of the three
+      most probable classes and the next), *sorted_probabilities* (`log p_(i)`, most probable first): do not.
+
+    Logarithms are floored at log 1e-30.
+
+    Args:
+        probabilities: of one model.
+        labels: those that the attacker has, which are those trained on for members.
+
+    Returns:
+        For each name as many columns as it has numbers.
+
+    Raises:
+        ValueError: if probabilities are not finite.
+
+    Source: the loss, Yeom et al., arXiv:1709.01604; margin, Carlini et al., arXiv:2112.03570; sorted probabilities, Salem et
+    al., arXiv:1806.01246; modified entropy, Song & Mittal, arXiv:2003.10595.
+    """
+    p, labels = finite(probabilities, "examples"), np.asarray(labels)
+    log_p = np.log(np.maximum(p, TINY))
+    own = np.take_along_axis(log_p, labels[:, None], 1)
+    others = np.where(np.arange(p.shape[1]) == labels[:, None], 0, p).sum(1, keepdims=True)
+    ordered = -np.sort(-log_p, axis=1)
+    return {
+        "loss": -own,
+        "confidence": np.exp(own),
+        "margin": own - np.log(np.maximum(others, TINY)),
+        "correctness": (p.argmax(1) == labels)[:, None].astype(float),
+        "entropy": entropies(p)[:, None],
+        "modified_entropy": modified_entropies(p, labels)[:, None],
+        "top_gaps": -np.diff(ordered[:, : TOP + 1]),
+        "sorted_probabilities": ordered,
+    }
+
+
+def neighbour_distances(
+    points: Float[Any, "examples dimensions"], references: Float[Any, "references dimensions"], neighbours: int = 10
+) -> Float[np.ndarray, " examples"]:
+    """The mean Euclidean distance to the nearest references: small where they are dense.
+
+    Distances of `hellinger(p)` are Hellinger distances of the probabilities p.
+
+    Args:
+        points: where it is measured.
+        references: none of the points, or those would find themselves.
+        neighbours: how many are averaged over; all, if there are fewer.
+    """
+    points, references = np.asarray(points, np.float64), np.asarray(references, np.float64)
+    squared = (points**2).sum(1)[:, None] + (references**2).sum(1) - 2 * points @ references.T
+    count = min(neighbours, len(references))
+    nearest = np.partition(squared, count - 1, axis=1)[:, :count]
+    return np.sqrt(np.maximum(nearest, 0)).mean(1)
+
+
+def hellinger(probabilities: Float[Any, "examples classes"]) -> Float[np.ndarray, "examples classes"]:
+    """`√(p / 2)`: points whose Euclidean distance is the Hellinger distance, in 0..1."""
+    return np.sqrt(np.asarray(probabilities, np.float64) / 2)
+
+
+def mahalanobis_distances(
+    points: Float[Any, "examples dimensions"],
+    references: Float[Any, "references dimensions"],
+    labels: Int[Any, " references"],
+) -> Float[np.ndarray, " examples"]:
+    """The distance to the nearest class's mean, in the metric of the covariance that the classes share.
+
+    `min_c √((x - μ_c)ᵀ Σ⁻¹ (x - μ_c))`: the class-conditional Gaussian density, up to a constant. A thousandth of the mean
+    variance is added to every variance.
+
+    Args:
+        points: where it is measured.
+        references: to which the Gaussians are fitted.
+        labels: their classes, by which they are grouped; classes without references are left out.
+
+    Source: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", arXiv:1807.03888.
+    """
+    points, references, labels = np.asarray(points, np.float64), np.asarray(references, np.float64), np.asarray(labels)
+    classes, own = np.unique(labels, return_inverse=True)
+    means = np.stack([references[labels == each].mean(0) for each in classes])
+    centred = references - means[own]
+    covariance = centred.T @ centred / len(references)
+    ridge = RIDGE * np.trace(covariance) / len(covariance) + TINY
+    root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
+    apart = np.linalg.solve(root, (points[:, None] - means).reshape(-1, points.shape[1]).T)
+    return np.sqrt((apart**2).sum(0).reshape(len(points), -1).min(1))
+
+
+def shuffled_among_alike(
+    columns: Columns, key: Float[Any, " examples"], seed: int = 0, alike: int = 10
+) -> Float[np.ndarray, "examples _"]:
+    """Rows exchanged among examples of about the same key: what the columns know of the key stays, what they know beyond it goes.
+
+    An attack by the loss and a feature is to be held against one by the loss and the feature so shuffled (the key being the
+    loss): as many columns, as much alike to the loss, and nothing else to learn from them. The loss alone is no fair control:
+    more columns overfit more.
+
+    Args:
+        columns: of a feature.
+        key: by which examples are alike; ties fall in random order.
+        seed: draws the order.
+        alike: examples in a group, consecutive ones when sorted by the key.
+
+    Source: conditional permutation importance, Strobl et al., BMC Bioinformatics 9:307, 2008.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.lexsort((rng.random(len(key)), np.asarray(key)))
+    moved = np.concatenate([rng.permutation(order[first : first + alike]) for first in range(0, len(order), alike)])
+    shuffled = np.array(columns, np.float64)
+    shuffled[order] = shuffled[moved]
+    return shuffled
+
+
+def joined(features: Mapping[str, Columns], names: Sequence[str]) -> Float[np.ndarray, "examples _"]:
+    """The columns of several features side by side."""
+    return np.concatenate([np.asarray(features[name], np.float64) for name in names], axis=1)

@@ -1,0 +1,183 @@
+"""What shows membership: a table, and the figures of features alone and beside the loss."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.leaderboard import FEWEST
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+ORACLE = "oracle"
+JUDGED = ("auc", "gain")  # the measures that the band is over
+MEASURES = (*JUDGED, "beside", "tpr", "tpr_gain", "accuracy")
+HEADINGS = {"auc": "the feature alone", "gain": "what it adds to the loss"}
+LARGEST = 0.2  # AUC that the colours reach to
+
+
+class Exposure(NamedTuple):
+    """How well one attack by one feature tells the forget set from non-members, on one pool.
+
+    Attributes:
+        forget_set: the forget set's name.
+        method: a name of the registry, or `oracle`, which is the null itself.
+        access: what the method sees.
+        attacker: the classifier.
+        feature: what it sees; `all` is everything at once.
+        measure: of the feature alone: `auc`, `accuracy`, `tpr` (at a false positive rate of 1%). Of loss and feature together:
+            `beside` (AUC); minus the same with the feature shuffled among examples of like loss: `gain` (AUC), `tpr_gain`.
+        value: mean over members.
+        low: lower end of its 95% interval over groups of members.
+        high: upper end.
+        null_mean: the mean over the oracles.
+        null_sd: of what as many retrained models score.
+        null_low: its 2.5% quantile.
+        null_high: its 97.5% quantile.
+        z: (value - null_mean) / null_sd; None for the oracles, and where the null has no spread.
+        band: 95% quantile of the largest |z| over all features, attackers and both of `auc` and `gain`.
+        n_members: models that the value is from.
+        n_oracles: models that the null is from.
+    """
+
+    forget_set: str
+    method: str
+    access: str
+    attacker: str
+    feature: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    null_mean: float
+    null_sd: float
+    null_low: float
+    null_high: float
+    z: float | None
+    band: float
+    n_members: int
+    n_oracles: int
+
+    @property
+    def outside(self) -> bool:
+        """Whether as many retrained models do not score so, all features and attackers considered; few models never tell."""
+        return self.z is not None and abs(self.z) > self.band and self.n_members >= FEWEST
+
+
+def table(exposures: Iterable[Exposure]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of features.csv: one row for each forget set, method, attacker and feature."""
+    shared = ("forget_set", "method", "access", "attacker", "feature")
+    parts = {"": "value", "_low": "low", "_high": "high", "_null": "null_mean", "_null_sd": "null_sd", "_z": "z"}
+    columns = [*shared, *(f"{measure}{suffix}" for measure in MEASURES for suffix in parts), "band", "n_members", "n_oracles"]
+    rows: dict[tuple, dict[str, Any]] = {}
+    for each in exposures:
+        key = tuple(getattr(each, name) for name in shared)
+        row = rows.setdefault(key, {"band": each.band, "n_members": each.n_members, "n_oracles": each.n_oracles})
+        row |= {f"{each.measure}{suffix}": getattr(each, part) for suffix, part in parts.items()}
+    return columns, [[*key, *(row[column] for column in columns[len(shared) :])] for key, row in rows.items()]
+
+
+def summary(exposures: Sequence[Exposure]) -> str:
+    """A line for each method: its AUC by the loss, and what shows most, alone and beside the loss."""
+    lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  shows most, and what it adds to the oracle's value"]
+    for method in dict.fromkeys(each.method for each in exposures if each.method != ORACLE):
+        own = [each for each in exposures if each.method == method]
+        loss = max((each for each in own if (each.feature, each.measure) == ("loss", "auc")), key=_above)
+        said = []
+        for measure, name in (("auc", "alone"), ("gain", "beside the loss")):
+            shown = max((each for each in own if each.measure == measure), key=lambda each: each.z or 0.0)
+            text = f"{shown.feature} ({shown.attacker}) {_above(shown):+.3f}, z {shown.z or 0:+.1f}"
+            said.append(f"{name}: {text if shown.outside else 'nothing'}")
+        lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(said)}")
+    return "\n".join(lines)
+
+
+def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure":
+    """Draws features x methods: how far the AUC alone, and what the feature adds to the loss, lie above the oracles'.
+
+    Args:
+        exposures: of one forget set and one attacker.
+        title: what they are about.
+
+    Returns:
+        The figure. Framed cells are outside, see `Exposure.outside`.
+    """
+    from matplotlib.patches import Rectangle
+
+    methods = list(dict.fromkeys(each.method for each in exposures if each.method != ORACLE))
+    features = list(dict.fromkeys(each.feature for each in exposures))
+    figure = blank(WIDTH, 2.2 + 0.28 * len(features))
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
+        cells = {(each.feature, each.method): each for each in exposures if each.measure == measure}
+        found = [[cells[feature, method] for method in methods] for feature in features]
+        above = np.array([[_above(each) for each in row] for row in found])
+        image = axes.imshow(above, cmap="PuOr_r", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
+        for y, row in enumerate(found):
+            for x, each in enumerate(row):
+                colour = "white" if abs(above[y, x]) > 0.6 * LARGEST else "black"
+                axes.text(x, y, _signed(above[y, x]), ha="center", va="center", fontsize=7, color=colour)
+                if each.outside:
+                    axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
+        axes.set_title(HEADINGS[measure], fontsize=10)
+        axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_yticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=8)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=figure.axes, shrink=0.6, pad=0.01).ax.tick_params(labelsize=8)
+    reading = "AUC minus the oracles'; framed: outside the 95% band of the largest |z| of as many retrained models"
+    figure.suptitle("\n".join([*textwrap.wrap(title, 110), f"attacker: {exposures[0].attacker}; {reading}"]), fontsize=9)
+    return figure
+
+
+def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure":
+    """Draws the originals' AUC alone and gain over the loss, by feature and attacker, with the oracles' beside them.
+
+    Args:
+        exposures: of one forget set; where the originals are not among them, the first method.
+        title: what they are about.
+
+    Returns:
+        The figure. Points with bars: the method's mean and 95% interval over members; ticks on grey bands: the oracles' mean
+        and 95% of what as many of them score.
+    """
+    method = next(name for name in ("original", *(each.method for each in exposures)) if any(e.method == name for e in exposures))
+    own = [each for each in exposures if each.method == method]
+    attackers, features = (list(dict.fromkeys(getattr(each, part) for each in own)) for part in ("attacker", "feature"))
+    figure = blank(WIDTH, 1.8 + 0.42 * len(features))
+    places = {name: -0.32 + 0.64 * (at + 0.5) / len(attackers) for at, name in enumerate(attackers)}
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
+        for attacker, colour in zip(attackers, COLOURS, strict=False):
+            shown = [each for each in own if (each.attacker, each.measure) == (attacker, measure)]
+            y = np.array([features.index(each.feature) + places[attacker] for each in shown])
+            low, high = (np.array([getattr(each, end) for each in shown]) for end in ("null_low", "null_high"))
+            axes.barh(y, high - low, left=low, height=0.15, color=BAND, alpha=0.8, linewidth=0, zorder=1)
+            axes.plot([each.null_mean for each in shown], y, "|", color="#666666", markersize=6, zorder=2)
+            axes.hlines(y, [each.low for each in shown], [each.high for each in shown], color=colour, linewidth=1.2, zorder=3)
+            axes.plot([each.value for each in shown], y, "o", color=colour, markersize=4, label=attacker, zorder=4)
+        axes.axvline(0.5 if measure == "auc" else 0.0, color="#888888", linewidth=0.8, zorder=0)
+        for edge in np.arange(len(features) - 1) + 0.5:
+            axes.axhline(edge, color="#EEEEEE", linewidth=0.8, zorder=0)
+        axes.set_yticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=9)
+        axes.set_ylim(len(features) - 0.5, -0.5)
+        axes.set_xlabel(f"{HEADINGS[measure]} (AUC)", fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    reading = f"points: {method} models (bars: 95% over groups of them); grey: the oracles' mean and 95% of what as many score"
+    figure.suptitle("\n".join([*textwrap.wrap(title, 110), reading]), fontsize=9)
+    return figure
+
+
+def _above(each: Exposure) -> float:
+    return each.value - each.null_mean
+
+
+def _signed(value: float) -> str:
+    """Two decimals with a sign and no leading zero: +.12."""
+    return f"{value:+.2f}".replace("0.", ".", 1).replace("-", "−") if round(abs(value), 2) else "0"
