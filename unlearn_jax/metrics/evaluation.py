@@ -14,7 +14,8 @@ such as a distance to the oracles' mean, its variance over splits of 2n oracles 
 oracles is S²/n + S²/2n. The part of D that changes sign when A and B change places is therefore counted twice: the null is
 `(D(A, B) + D(B, A)) / 2 + (D(A, B) - D(B, A))`, whose variance is 2S²/n, that of a difference of two means of n. In a
 simulation (100 fresh pools of 24 against 50 pools of 48, Gaussian logits that share a scale within a model, 160 examples), 4% of
-perfect pools fell outside the joint 95% band; without the widening 38% of 50 did, because of the distances.
+perfect pools fell outside the joint 95% band; without the widening 38% of 50 did, because of the distances. On real pools
+see docs/findings/calibration.md, and `Score.evidence` for what it taught.
 
 To bound the cost, all but the accuracies see at most `rows` examples of a split, drawn once by the seed (the same for value and
 null); of these forgetting quality sees at most 500, and SVC-MIA trains on at most 500 a side.
