@@ -133,7 +133,10 @@ def test_the_table_has_all_measures_of_a_feature_in_a_row():
 
 def test_the_summary_names_what_shows_and_only_that():
     original, finetune = exposure.summary(exposures()).splitlines()[1:]
-    assert original.startswith("original") and "alone: margin (logistic) +0.090, z +9.0; beside the loss: margin" in original
+    assert (
+        original.startswith("original")
+        and "alone: margin (logistic) +0.590 (+0.500), z +9.0; beside the loss: margin (logistic) +0.090" in original
+    )
     assert finetune.endswith("alone: nothing; beside the loss: nothing")
     assert "nothing; beside the loss: nothing" in exposure.summary(exposures(n=4)).splitlines()[1]  # four models never tell
 

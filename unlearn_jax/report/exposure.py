@@ -8,6 +8,7 @@ import numpy as np
 
 from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
 from unlearn_jax.report.leaderboard import FEWEST
+from unlearn_jax.report.rows import WIDTH as WIDTH_OF_INTERVAL
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -63,9 +64,18 @@ class Exposure(NamedTuple):
     n_oracles: int
 
     @property
+    def evidence(self) -> float:
+        """(value - null_mean) in units of the null's sd or of the value's standard error, whichever is larger; 0 without z.
+
+        As `rows.Row.evidence`, with a sign: a value that few models carry says little.
+        """
+        error = (self.high - self.low) / WIDTH_OF_INTERVAL
+        return 0.0 if self.z is None else self.z * self.null_sd / max(self.null_sd, error)
+
+    @property
     def outside(self) -> bool:
         """Whether as many retrained models do not score so, all features and attackers considered; few models never tell."""
-        return self.z is not None and abs(self.z) > self.band and self.n_members >= FEWEST
+        return abs(self.evidence) > self.band and self.n_members >= FEWEST
 
 
 def table(exposures: Iterable[Exposure]) -> tuple[list[str], list[list[Any]]]:
@@ -83,14 +93,14 @@ def table(exposures: Iterable[Exposure]) -> tuple[list[str], list[list[Any]]]:
 
 def summary(exposures: Sequence[Exposure]) -> str:
     """A line for each method: its AUC by the loss, and what shows most, alone and beside the loss."""
-    lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  shows most, and what it adds to the oracle's value"]
+    lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  what shows most (oracle)"]
     for method in dict.fromkeys(each.method for each in exposures if each.method != ORACLE):
         own = [each for each in exposures if each.method == method]
         loss = max((each for each in own if (each.feature, each.measure) == ("loss", "auc")), key=_above)
         said = []
         for measure, name in (("auc", "alone"), ("gain", "beside the loss")):
-            shown = max((each for each in own if each.measure == measure), key=lambda each: each.z or 0.0)
-            text = f"{shown.feature} ({shown.attacker}) {_above(shown):+.3f}, z {shown.z or 0:+.1f}"
+            shown = max((each for each in own if each.measure == measure), key=lambda each: each.evidence)
+            text = f"{shown.feature} ({shown.attacker}) {shown.value:+.3f} ({shown.null_mean:+.3f}), z {shown.z or 0:+.1f}"
             said.append(f"{name}: {text if shown.outside else 'nothing'}")
         lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(said)}")
     return "\n".join(lines)
