@@ -18,20 +18,25 @@ from configs.common import Common, Train, require
 class Forget:
     """Which training examples are to be forgotten."""
 
-    kind: Literal["random", "class", "class_part", "file"] = "random"
-    """Some of all, a whole class, some of a class, or those that a file lists."""
+    kind: Literal["random", "class", "class_part", "mislabelled", "memorised", "unmemorised", "exposed", "file"] = "random"
+    """Some of all, a whole class, some of a class, all wrongly labelled, the most or the least memorised, those that an attack on
+    the originals would know best (the worst case), or those that a file lists."""
     size: float = 0.1
-    """A share (below 1) or a count: of all training examples (random) or of the class (class_part)."""
+    """A share (below 1) or a count: of the class (class_part) or of all training examples (the others)."""
     label: int = 0
     """The class, counted from 0 (class, class_part)."""
     file: Path | None = None
     """Row numbers of training examples, counted from 0: text, or a .npy file (file)."""
+    models: int = 32
+    """Models on random halves of the examples, from which memorisation and exposure are measured: an even number."""
 
     def check(self) -> None:
-        """Raises a UsageError for a file that is not asked for, or is asked for and not given."""
+        """Raises a UsageError for a file that is not asked for, or is asked for and not given, and for too few models."""
         needed = self.kind == "file"
         require(needed or self.file is None, "--forget.file", self.file, "is used with --forget.kind file only")
         require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+        enough = self.models >= 4 and self.models % 2 == 0
+        require(enough, "--forget.models", self.models, "expected an even number of at least 4")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

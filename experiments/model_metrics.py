@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from configs.unlearning import Config
-from unlearn_jax.metrics import probabilities, relearn_steps, weight_distance, zrf
+from unlearn_jax.metrics import accuracy, probabilities, relearn_steps, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Name
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import initialise
@@ -22,11 +22,20 @@ class ModelMetrics:
         images: of the forget set.
         originals: whose loss on the forget set relearning is to reach; those that did not diverge.
         oracles: retrained models; those that did not diverge.
+        right: the right labels of the forget set, where all that were trained on are wrong: whether forgetting repairs.
     """
 
-    def __init__(self, config: Config, problem: Problem, images: np.ndarray, originals: Variables, oracles: Variables):
+    def __init__(
+        self,
+        config: Config,
+        problem: Problem,
+        images: np.ndarray,
+        originals: Variables,
+        oracles: Variables,
+        right: np.ndarray | None = None,
+    ):
         assert config.members != "auto"
-        self.oracles = oracles
+        self.oracles, self.right = oracles, right
         self.relearner = Relearner(problem, config.strategy, config.chunk)
         losses = self.relearner(originals)[:, 0] if len(jax.tree.leaves(originals)[0]) else np.zeros(1)
         self.target = float(losses.mean())
@@ -52,7 +61,9 @@ class ModelMetrics:
         return self._measured(variables, logits, self.oracles.params)
 
     def _measured(self, variables: Variables, logits: np.ndarray, oracles: Params | None) -> dict[Name, np.ndarray]:
+        repaired = {} if self.right is None else {("accuracy_repaired", "forget"): accuracy(logits, self.right)}
         return {
+            **repaired,
             ("weight_distance", "all"): weight_distance(variables.params, oracles)["all"],
             ("relearn_steps", "forget"): relearn_steps(self.relearner(variables), self.target),
             ("zrf", "forget"): zrf(probabilities(logits), self.untrained),

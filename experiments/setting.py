@@ -6,18 +6,22 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from configs.common import Common, require
 from configs.tuned import tuned
 from configs.unlearning import Config
 from unlearn_jax.data import Dataset, augmentation, choose, load
+from unlearn_jax.data.forget_sets import RANKED
+from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
+from unlearn_jax.metrics import exposure, memorisation, scaled_logits
 from unlearn_jax.models import build
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.report.progress import working
-from unlearn_jax.training.ensembles import shared
+from unlearn_jax.training.ensembles import predict, shared
 from unlearn_jax.training.pools import Pool, train_pool
 from unlearn_jax.types import Problem, Recipe
 
@@ -71,21 +75,40 @@ def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
 
 def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
     """Which training rows the forget set number `index` holds."""
-    asked = config.forget
+    asked, data = config.forget, setting.data
     return choose(
-        setting.data.train.labels,
+        data.train.labels,
         kind=asked.kind,
         size=asked.size,
         label=asked.label,
         file=asked.file,
-        classes=setting.data.classes,
+        wrong=data.train.labels != data.clean_labels,
+        scores=ranking(config, setting, asked.kind) if asked.kind in RANKED else None,
+        classes=data.classes,
         seed=config.seed,
         index=index,
     )
 
 
+def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
+    """What examples are ranked by, exposure or memorisation, measured with models on random halves of the training set."""
+    count, models = len(setting.data.train.labels), config.forget.models
+    halves = random_halves(count, models, generator("halves of the training set", config.seed))
+    trained = pool(config, setting, setting.problem, halves, "half", models)
+    kept = np.delete(halves, trained.diverged, axis=0)
+    variables = jax.tree.map(lambda leaf: np.delete(leaf, trained.diverged, axis=0), trained.variables)
+    logits = predict(setting.problem.model, variables, setting.data.train.images, config.strategy)
+    labels = setting.data.train.labels
+    few = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min()) < 2
+    said = f"{len(trained.diverged)} of {models} models on halves diverged; expected a smaller number"
+    require(not few, "--train.learning-rate", config.train.learning_rate, said)
+    if kind == "exposed":
+        return exposure(scaled_logits(logits, labels), kept)
+    return memorisation(logits.argmax(axis=-1) == labels, kept).score
+
+
 def forget_name(config: Config, setting: Setting, index: int) -> str:
-    """What a forget set is called: `random-0`, `class-3`, `class_part-3`, `file-0`."""
+    """What a forget set is called: `random-0`, `class-3`, `class_part-3`, `memorised-0`, `file-0`."""
     kind = config.forget.kind
     return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
 

@@ -123,7 +123,9 @@ class Study:
     def model_metrics(self, originals: Pool) -> ModelMetrics:
         """What measures models themselves, against the oracles that did not diverge."""
         kept = without(originals.variables, originals.diverged), without(self.retraining.variables, self.lost)
-        return ModelMetrics(self.config, self.problem, self.images.forget, *kept)
+        right = self.setting.data.clean_labels[self.rows["forget"]]
+        all_wrong = bool(np.all(right != self.labels.forget))
+        return ModelMetrics(self.config, self.problem, self.images.forget, *kept, right if all_wrong else None)
 
     def made_by(self, values: dict[str, Any]) -> str:
         """What the logits of a method with these hyperparameters come from."""

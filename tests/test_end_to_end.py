@@ -207,6 +207,29 @@ def test_the_forget_set_can_be_fed_back_as_a_file(finished, cache, tmp_path):
     assert len(list((cache / "pools").iterdir())) == 3  # originals, oracles, retrained: none was trained again
 
 
+def test_wrong_labels_are_forgotten_and_what_that_repairs_is_measured(cache, tmp_path):
+    succeed(tmp_path / "out", cache, "--forget.kind", "mislabelled", methods=["original", "retrain"])
+    rows = {(row.method, row.metric): row for row in rows_in(tmp_path / "out") if row.split == "forget"}
+    data = load("digits", train_size=300, label_noise=0.1)
+    wrong = data.train.labels != data.clean_labels
+    for method in ("original", "retrain"):
+        logits = np.load(tmp_path / f"out/logits/mislabelled-0/{method}.npz")["forget"]
+        right = 100 * (logits.argmax(-1) == data.clean_labels[wrong]).mean()
+        assert rows[method, "accuracy_repaired"].value == pytest.approx(right)
+
+
+def test_the_most_memorised_are_forgotten(cache, tmp_path):
+    words = ("--forget.kind", "memorised", "--forget.size", "20", "--forget.models", "8")
+    succeed(tmp_path / "out", cache, *words, methods=["original", "retrain"])
+    succeed(tmp_path / "least", cache, *words[:1], "unmemorised", *words[2:], methods=["original", "retrain"])
+    asked = ("retrain", "accuracy", "forget")
+    accuracy = {
+        kind: next(row.value for row in rows_in(tmp_path / kind) if (row.method, row.metric, row.split) == asked)
+        for kind in ("out", "least")
+    }
+    assert accuracy["out"] < accuracy["least"]
+
+
 def test_another_forget_set_in_the_same_file_is_not_scored_by_the_old_logits(cache, tmp_path):
     rows, out, fresh = tmp_path / "rows.txt", tmp_path / "out", tmp_path / "fresh"
     words = ("--forget.kind", "file", "--forget.file", str(rows))

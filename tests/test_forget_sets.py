@@ -56,6 +56,33 @@ def test_forget_sets_are_independent_of_label_noise_and_sampling():
         assert 15 < (forget & wrong).sum() < 65
 
 
+def test_mislabelled_takes_all_wrong_rows_once():
+    wrong = np.arange(100) % 7 == 0
+    np.testing.assert_array_equal(choose(LABELS, kind="mislabelled", wrong=wrong, classes=3), wrong)
+    for options, said in (({"wrong": wrong, "index": 1}, "one forget set"), ({"wrong": ~wrong & wrong}, "no label is wrong")):
+        with pytest.raises(UsageError, match=said):
+            choose(LABELS, kind="mislabelled", classes=3, **options)
+
+
+def test_ranked_kinds_take_the_ends_and_go_on_to_the_next_rows():
+    scores = np.random.default_rng(0).permutation(100).astype(float)
+    for kind, order in (
+        ("memorised", np.argsort(-scores)),
+        ("exposed", np.argsort(-scores)),
+        ("unmemorised", np.argsort(scores)),
+    ):
+        for index in range(3):
+            found = choose(LABELS, kind=kind, scores=scores, size=0.3, classes=3, index=index)
+            np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[30 * index : 30 * (index + 1)]))
+        with pytest.raises(UsageError, match=r"--forget\.size 0\.3: 100 rows do not make 4 sets of 30"):
+            choose(LABELS, kind=kind, scores=scores, size=0.3, classes=3, index=3)
+
+
+def test_equal_scores_stand_in_random_order():
+    draws = [choose(LABELS, kind="memorised", scores=np.zeros(100), size=10, classes=3, seed=seed) for seed in range(3)]
+    assert len({draw.tobytes() for draw in draws}) == 3
+
+
 @pytest.mark.parametrize("rows", [[3], [99, 0, 7], list(range(99))])
 def test_a_file_lists_rows_as_text_or_as_npy(tmp_path, rows):
     (tmp_path / "rows.txt").write_text("\n".join(map(str, rows)))
@@ -90,7 +117,10 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"kind": "everything"}, r"--forget\.kind everything: one of random, class, class_part, file"),
+        (
+            {"kind": "everything"},
+            r"--forget\.kind everything: one of random, class, class_part, mislabelled, .*file",
+        ),
         *[({"size": size}, rf"--forget\.size {size}: .* 1 to 99") for size in (None, 0, -1, -0.5, 100, 101, 1.5, 0.001, 0.999)],
         *[({"size": float(size)}, r"--forget\.size") for size in ("nan", "inf", "-inf")],
         *[({"kind": "class_part", "size": size, "label": 2}, r"--forget\.size .* 1 to 20") for size in (0, 21, 0.01)],

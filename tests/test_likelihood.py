@@ -1,5 +1,8 @@
 """Likelihood-ratio attacks and memorisation: literal loops, known answers, and what must not matter."""
 
+import math
+import statistics
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from unlearn_jax import metrics
-from unlearn_jax.metrics import likelihood, likelihood_ratios, lira, memorisation, scaled_logits, u_lira, u_lira_null
+from unlearn_jax.metrics import exposure, likelihood, likelihood_ratios, lira, memorisation, scaled_logits, u_lira, u_lira_null
 from unlearn_jax.metrics.likelihood import AT_0_1, AT_1, FALSE_POSITIVE_RATES, MEASURES
 
 seeds = st.integers(0, 2**32 - 1)
@@ -361,3 +364,26 @@ def test_memorisation_needs_two_members_of_each_kind():
     trained_on = np.arange(6)[:, None] < 1
     with pytest.raises(ValueError, match="two members or more"):
         memorisation(trained_on, trained_on)
+
+
+def test_exposure_is_the_distance_of_two_gaussians_in_their_standard_deviation():
+    rng = np.random.default_rng(0)
+    trained_on = rng.permuted(np.tile([[True], [False]], (2000, 4)), axis=0)
+    scores = rng.normal(size=trained_on.shape) * [1.0, 2.0, 3.0, 1.0] + trained_on * [0.0, 2.0, 12.0, -1.0]
+    np.testing.assert_allclose(exposure(scores, trained_on), [0.0, 1.0, 4.0, -1.0], atol=0.12)
+    np.testing.assert_allclose(exposure(7 + 3 * scores, trained_on), exposure(scores, trained_on), atol=1e-9)
+    flat = exposure(trained_on.astype(float), trained_on)
+    np.testing.assert_array_equal(flat, 0.0)  # no spread: nothing to measure by
+    with pytest.raises(ValueError, match="two members"):
+        exposure(scores[:1], trained_on[:1])
+
+
+def test_exposure_is_what_a_loop_over_examples_and_members_says():
+    rng = np.random.default_rng(1)
+    trained_on = rng.permuted(np.tile([[True], [False]], (6, 5)), axis=0)
+    scores = rng.normal(size=trained_on.shape)
+    for example, found in enumerate(exposure(scores, trained_on)):
+        inside = [s for s, t in zip(scores[:, example], trained_on[:, example], strict=True) if t]
+        outside = [s for s, t in zip(scores[:, example], trained_on[:, example], strict=True) if not t]
+        spread = math.sqrt((statistics.variance(inside) + statistics.variance(outside)) / 2)
+        assert found == pytest.approx((statistics.fmean(inside) - statistics.fmean(outside)) / spread)

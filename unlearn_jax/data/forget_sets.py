@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.data.splits import generator
 from unlearn_jax.types import UsageError
 
-KINDS = ("random", "class", "class_part", "file")
+RANKED = ("memorised", "unmemorised", "exposed")  # by scores that somebody else computes
+KINDS = ("random", "class", "class_part", "mislabelled", *RANKED, "file")
 
 
 def choose(
@@ -18,6 +19,8 @@ def choose(
     size: float | int | None = None,
     label: int | None = None,
     file: str | Path | None = None,
+    wrong: Bool[np.ndarray, " examples"] | None = None,
+    scores: Float[np.ndarray, " examples"] | None = None,
     classes: int,
     seed: int = 0,
     index: int = 0,
@@ -27,14 +30,18 @@ def choose(
     Args:
         labels: of the training rows; with label noise the caller says which, those trained on or the clean ones.
         kind: "random" draws `size` of all rows; "class" takes all rows of the class `label`; "class_part" draws `size` of the
-            rows of that class; "file" takes the row numbers, from 0, that a file lists.
+            rows of that class; "mislabelled" takes all rows that are wrongly labelled; "memorised" and "exposed" take the
+            `size` rows of the highest score, "unmemorised" those of the lowest; "file" takes the row numbers, from 0, that a
+            file lists.
         size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones.
         label: of the class.
         file: text with row numbers between white space, or an .npy file of one integer dimension.
+        wrong: the rows that are wrongly labelled ("mislabelled").
+        scores: by which rows are ranked ("memorised", "unmemorised", "exposed"); equal ones stand in random order.
         classes: how many there are.
         seed: draws the rows.
         index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class, modulo `classes`;
-            "file" gives one set only.
+            the ranked kinds go on to the next rows in their order; "mislabelled" and "file" give one set only.
 
     Returns:
         True on the rows to be forgotten: at least one, and not all.
@@ -47,11 +54,29 @@ def choose(
     forget = np.zeros(len(labels), bool)
     if kind == "file":
         forget[_listed(file, len(labels), index)] = True
+    elif kind == "mislabelled":
+        forget[_wrong(wrong, index)] = True
+    elif kind in RANKED:
+        assert scores is not None
+        count = _count(size, len(labels), len(labels))
+        if (index + 1) * count > len(labels):
+            raise UsageError("--forget.size", size, f"{len(labels)} rows do not make {index + 1} sets of {count}")
+        order = np.lexsort([generator("ties", seed).random(len(labels)), scores if kind == "unmemorised" else -scores])
+        forget[order[index * count : (index + 1) * count]] = True
     else:
         candidates = np.arange(len(labels)) if kind == "random" else _of_class(labels, label, classes, kind, index)
         count = len(candidates) if kind == "class" else _count(size, len(candidates), len(labels))
         forget[generator("forget set", seed, index).permutation(candidates)[:count]] = True
     return forget
+
+
+def _wrong(wrong: np.ndarray | None, index: int) -> np.ndarray:
+    rows = np.flatnonzero(wrong) if wrong is not None else np.zeros(0, int)
+    if index > 0:
+        raise UsageError("--forget.kind", "mislabelled", "the wrongly labelled rows are one forget set; ask for one")
+    if not len(rows):
+        raise UsageError("--forget.kind", "mislabelled", "no label is wrong; --label-noise above 0 is needed")
+    return rows
 
 
 def _of_class(labels: np.ndarray, label: int | None, classes: int, kind: str, index: int) -> np.ndarray:

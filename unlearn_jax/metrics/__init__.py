@@ -24,7 +24,7 @@ from unlearn_jax.metrics.features import (
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
 from unlearn_jax.metrics.likelihood import Attack, AttackNull, Interval, likelihood_ratios, lira, u_lira, u_lira_null
-from unlearn_jax.metrics.memorisation import Memorisation, memorisation
+from unlearn_jax.metrics.memorisation import Memorisation, exposure, memorisation
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.metrics.power import Power, power_curve
 from unlearn_jax.metrics.relearning import relearn_steps
@@ -51,6 +51,7 @@ __all__ = [
     "competition_score",
     "cross_entropy_losses",
     "entropies",
+    "exposure",
     "feature_mia",
     "feature_mias",
     "forgetting_quality",

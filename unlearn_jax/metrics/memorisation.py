@@ -1,4 +1,4 @@
-"""Memorisation: how much the answer on a training example owes to having trained on it."""
+"""Memorisation and exposure: how much the answer on a training example owes to having trained on it, and how plainly it shows."""
 
 from typing import Any, NamedTuple
 
@@ -42,3 +42,33 @@ def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "
         means.append(mean)
         variances.append(mean * (1 - mean) / (count - 1))  # of the mean
     return Memorisation(means[0] - means[1], np.sqrt(variances[0] + variances[1]))
+
+
+def exposure(scores: Float[Any, "members examples"], trained_on: Bool[Any, "members examples"]) -> Float[np.ndarray, " examples"]:
+    """How far models that trained on an example stand apart from models that did not, in what they say of it.
+
+    `(mean_in - mean_out) / sqrt((var_in + var_out) / 2)`: the d' of the likelihood-ratio attack on one model.
+
+    Args:
+        scores: scaled logits, see `scores.scaled_logits`.
+        trained_on: which member trained on which example; each has two members or more of both kinds.
+
+    Returns:
+        In standard deviations; 0 where neither side varies.
+
+    Raises:
+        ValueError: an example has fewer than two members of a kind.
+
+    Source: the Gaussians of LiRA, Carlini et al., arXiv:2112.03570.
+    """
+    scores, trained_on = np.asarray(scores, np.float64), np.asarray(trained_on, bool)
+    means, variances = [], []
+    for side in (trained_on, ~trained_on):
+        count = side.sum(0)
+        if count.min() < 2:
+            raise ValueError("each example needs two members or more that trained on it, and as many that did not")
+        mean = np.where(side, scores, 0.0).sum(0) / count
+        means.append(mean)
+        variances.append(np.where(side, (scores - mean) ** 2, 0.0).sum(0) / (count - 1))
+    spread = np.sqrt((variances[0] + variances[1]) / 2)
+    return np.divide(means[0] - means[1], spread, out=np.zeros_like(spread), where=spread > 0)
