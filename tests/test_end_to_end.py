@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST
 from unlearn_jax.metrics import accuracies
 from unlearn_jax.report.rows import Row, read_results
