@@ -17,13 +17,20 @@ import pytest
 from unlearn_jax.methods import METHODS, hyperparameters, traceable
 from unlearn_jax.methods.registry import Number
 from unlearn_jax.models import as_model, build
+from unlearn_jax.models.resnet import ResNet, block_names
 from unlearn_jax.training import gradients
 from unlearn_jax.training.ensembles import over_members, shared
 from unlearn_jax.types import Examples, Problem, Recipe, Variables
 
 SMALL = {"epochs": 2, "max_epochs": 1, "batch_size": 5, "samples": 9, "learning_rate": 0.02, "alpha": 0.3}
-OWN = {"fisher": {"alpha": 1e-5}, "ssd": {"selection": 1.0, "dampening": 0.5}}
-WITHOUT_CHANCE = {"original", "ssd"}  # methods that have no use for their key
+OWN = {
+    "fisher": {"alpha": 1e-5},
+    "ssd": {"selection": 1.0, "dampening": 0.5},
+    "lfssd": {"selection": 1.0, "dampening": 0.5},
+    "sisa": {"shards": 2, "slices": 2},
+    "rni": {"tensors": 2, "full_epochs": 1, "epochs": 3},
+}
+WITHOUT_CHANCE = {"original", "ssd", "lfssd", "newton"}  # methods that have no use for their key
 ON_A_RESNET = ("scrub", "salun", "fisher", "cf_k")  # one of each kind: a program, a mask, an edit, frozen blocks
 MEMBERS, EXAMPLES, FORGET, OUTSIDE, CLASSES = 4, 48, 7, 9, 3
 METHOD_NAMES = list(METHODS)
@@ -44,13 +51,14 @@ class Perceptron(nn.Module):
     def __call__(self, images, train):
         x = nn.Dense(6, use_bias=False, name="hidden")(images.reshape(len(images), -1))
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        self.sow("intermediates", "features", x)
         return nn.Dense(CLASSES, name="head")(x)
 
 
 @functools.cache
 def model(name):
     if METHODS[name].models == "convolutional":
-        return build("resnet8", classes=CLASSES, width=4)
+        return as_model(ResNet(CLASSES, (1,), 4), block_names((1,)))
     return as_model(Perceptron(), (("hidden", "norm"), ("head",)))
 
 
@@ -151,6 +159,8 @@ def test_the_same_key_gives_the_same_result_and_another_key_another(name):
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_structure_shapes_and_types_stay_and_all_is_finite(name):
     before, after = member(members(model(name)), 0), run(name)
+    if METHODS[name].ensemble:
+        after = member(after, 0)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
@@ -204,6 +214,7 @@ MAY_SEE = {
     "F": {"forget"},
     "R": {"retain"},
     "F+R": {"forget", "retain"},
+    "R+test-like": {"retain", "held_out"},
     "F+R+test-like": {"forget", "retain", "held_out"},
 }
 PARTS = ("forget", "retain", "outside", "held_out")
