@@ -30,6 +30,11 @@ SPACE: dict[str, dict[str, tuple[float, float, str]]] = {
     "l1_sparse_proximal": {"learning_rate": (1e-3, 0.3, LOG), "penalty": (1e-6, 1e-2, LOG)},
     "fisher": {"alpha": (1e-10, 1e-4, LOG)},
     "ssd": {"selection": (1.5, 20.0, LOG), "dampening": (0.1, 2.0, LINEAR)},
+    "lfssd": {"selection": (1.1, 20.0, LOG), "dampening": (0.1, 2.0, LINEAR)},
+    "jit": {"learning_rate": (1e-3, 10.0, LOG), "noise": (0.01, 1.0, LOG)},
+    "woodfisher": {"alpha": (0.02, 5.0, LOG), "damping": (1e-3, 1.0, LOG)},
+    "newton": {"weight_decay": (1e-5, 1e-2, LOG)},
+    "ntk": {"scale": (0.03, 3.0, LOG), "weight_decay": (1e-5, 0.1, LOG)},
 }
 """Method -> hyperparameter -> (lowest, highest, scale): around the authors' values, which are the first trial of each method."""
 
