@@ -2,6 +2,7 @@
 
 from unlearn_jax.methods import (
     ascent,
+    competition2023,
     curvature,
     distillation,
     relabelling,
@@ -13,6 +14,6 @@ from unlearn_jax.methods.pieces import edit, pipe
 from unlearn_jax.methods.registry import METHODS, Entry, hyperparameters, register, traceable
 from unlearn_jax.training.descend import descend
 
-_FAMILIES = (retraining, ascent, relabelling, distillation, sparsity, curvature, removal)
+_FAMILIES = (retraining, ascent, relabelling, distillation, sparsity, curvature, removal, competition2023)
 
 __all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "pipe", "register", "traceable"]
