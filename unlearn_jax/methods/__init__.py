@@ -8,12 +8,13 @@ from unlearn_jax.methods import (
     relabelling,
     removal,
     retraining,
+    sharding,
     sparsity,
 )
 from unlearn_jax.methods.pieces import edit, pipe
 from unlearn_jax.methods.registry import METHODS, Entry, hyperparameters, register, traceable
 from unlearn_jax.training.descend import descend
 
-_FAMILIES = (retraining, ascent, relabelling, distillation, sparsity, curvature, removal, competition2023)
+_FAMILIES = (retraining, ascent, relabelling, distillation, sparsity, curvature, removal, competition2023, sharding)
 
 __all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "pipe", "register", "traceable"]
