@@ -47,6 +47,18 @@ SPACE: dict[str, dict[str, tuple[float, float, str]]] = {
     "l1_sparse_proximal": {"learning_rate": (1e-3, 0.3, LOG), "penalty": (1e-6, 1e-2, LOG)},
     "fisher": {"alpha": (1e-10, 1e-4, LOG)},
     "ssd": {"selection": (1.5, 20.0, LOG), "dampening": (0.1, 2.0, LINEAR)},
+    "lfssd": {"selection": (1.1, 20.0, LOG), "dampening": (0.1, 2.0, LINEAR)},
+    "jit": {"learning_rate": (1e-3, 10.0, LOG), "noise": (0.01, 1.0, LOG)},
+    "woodfisher": {"alpha": (0.02, 5.0, LOG), "damping": (1e-3, 1.0, LOG)},
+    "newton": {"weight_decay": (1e-5, 1e-2, LOG)},
+    "ntk": {"scale": (0.03, 3.0, LOG), "weight_decay": (1e-5, 0.1, LOG)},
+    "fcs": {"learning_rate": (1e-3, 0.3, LOG), "forget_learning_rate": (1e-5, 1e-2, LOG)},
+    "msg": {"learning_rate": (1e-3, 0.3, LOG), "share": (0.1, 0.9, LINEAR)},
+    "cfw": {"learning_rate": (7e-4, 0.3, LOG), "noise": (0.01, 1.0, LOG)},
+    "prmq": {"learning_rate": (5e-4, 0.3, LOG), "share": (0.3, 0.99, LINEAR)},
+    "ct": {"learning_rate": (1e-3, 0.3, LOG)},
+    "kde": {"learning_rate": (1e-3, 0.3, LOG), "distillation_learning_rate": (9e-4, 0.3, LOG)},
+    "rni": {"learning_rate": (2e-4, 0.3, LOG), "last_learning_rate": (2e-4, 0.3, LOG)},
 }
 """Method -> hyperparameter -> (lowest, highest, scale): around the authors' values, which are the first trial of each method."""
 

@@ -113,12 +113,14 @@ class Config(Common):
         return {**super().recorded(), "methods": self.method_names()}
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for, in order, each once."""
+        """The methods that `methods` asks for, in order, each once; all are those that the model can have."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
-        names = list(METHODS) if self.methods == "all" else list(dict.fromkeys(_words(self.methods)))
+        fitting = [name for name, entry in METHODS.items() if entry.models == "any" or self.model != "mlp"]
+        names = fitting if self.methods == "all" else list(dict.fromkeys(_words(self.methods)))
         for name in names or [""]:
             require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; or all")
+            require(name in fitting, "--methods", name, f"needs convolutions, which --model {self.model} has not")
         return names
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:

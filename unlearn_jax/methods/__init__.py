@@ -3,12 +3,15 @@
 from unlearn_jax.methods import (
     ascent,
     boundary,
+    competition2023,
     curvature,
     data_free,
     distillation,
     output_statistics,
     relabelling,
+    removal,
     retraining,
+    sharding,
     sparsity,
 )
 from unlearn_jax.methods.pieces import edit, pipe
@@ -25,6 +28,9 @@ _FAMILIES = (
     data_free,
     sparsity,
     curvature,
+    removal,
+    competition2023,
+    sharding,
 )
 
 __all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "pipe", "register", "traceable"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,25 @@ def pipe(*methods: Method) -> Method:
         return variables
 
     return piped
+
+
+def in_turns(method: Callable[..., Method], *turns: Any) -> Method:
+    """`method(*turn)` for one turn after the other, each with a key of its own; compiled once for all of them.
+
+    Args:
+        method: makes the method of a turn, such as one epoch with a learning rate and a mask of its own.
+        turns: arrays, or trees of them, with a leading axis of turns.
+    """
+
+    def turned(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def take(variables, own):
+            key, turn = own
+            return method(*turn)(key, problem, variables), None
+
+        keys = jax.random.split(key, len(jax.tree.leaves(turns)[0]))
+        return jax.lax.scan(take, variables, (keys, turns))[0]
+
+    return turned
 
 
 def steps_for(problem: Problem, source: str, epochs: int, batch_size: int) -> int:

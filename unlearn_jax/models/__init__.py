@@ -41,6 +41,31 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
     raise UsageError("--model", name, f"there is {', '.join(MODELS)}")
 
 
+@functools.cache
+def mean_of(model: Model) -> Model:
+    """An ensemble as one model: its logits are the log of the mean of its networks' probabilities.
+
+    Their softmax is that mean, so that accuracies, margins and divergences are those of the averaged prediction. Its features
+    are those of its networks side by side. Its variables are those of `model`, stacked along a leading axis of networks;
+    `init` makes one.
+    """
+
+    def init(key: Key, images) -> Variables:
+        return jax.tree.map(lambda leaf: leaf[None], model.init(key, images))
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def apply(variables: Variables, images, train: bool = False) -> tuple:
+        logits, statistics = jax.vmap(lambda own: model.apply(own, images, train=train))(variables)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(logits)), statistics
+
+    def features(variables: Variables, images) -> jax.Array:
+        assert model.features
+        each = jax.vmap(model.features, in_axes=(0, None))(variables, images)
+        return jnp.concatenate(each, axis=-1)
+
+    return Model(init, apply, model.blocks, features if model.features else None)
+
+
 def draw_kernels(key: Key, params: Params) -> Params:
     """Replace every leaf called `kernel` by a normal draw of variance 2 / fan-in (1 / fan-in in the head).
 

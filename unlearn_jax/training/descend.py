@@ -109,7 +109,7 @@ class Descent:
             (value, statistics), gradients = branches[0](state.variables)
         else:
             (value, statistics), gradients = jax.lax.switch(plan.choice, branches, state.variables)
-        extra = {}
+        extra: dict[str, Any] = {"choice": plan.choice}
         if self.reference is not None:
             _, extra["reference"] = gradient(self.reference, state.variables)
         updates, optimiser = self.transform.update(gradients, state.optimiser, state.variables.params, **extra)
@@ -131,7 +131,8 @@ def descend(
 
     Args:
         objective: what to minimise; or several, of which `program` picks one each step.
-        transform: an optax chain, learning rate and sign included.
+        transform: an optax chain, learning rate and sign included. Transforms in it that take an extra argument `choice` are
+            told which objective each gradient is of; see `transforms.alternate`.
         steps: how many, where there is one objective. Zero is the identity.
         program: the index of the objective of each step, where there are several.
         batch_size: rows of a batch, of each source; a smaller source gives all its rows.

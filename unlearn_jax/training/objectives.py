@@ -93,6 +93,43 @@ def forward_together(forward: Forward, variables: Variables, images: Sequence[Ar
     return jnp.split(logits, np.cumsum([len(batch) for batch in images])[:-1]), statistics
 
 
+def local_lipschitz(source: str, noise: float | Array, samples: int) -> Objective:
+    """The mean over a batch and `samples` draws of ξ ~ N(0, noise²) of ‖f(x) - f(x + ξ)‖ / ‖ξ‖, f the logits.
+
+    How fast the output changes around an example (arXiv 2402.01401). Gradients reach both sides of the difference; all
+    images go through the network at once. Where the output does not change, its gradient is zero.
+    """
+
+    def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
+        images = batches[source].images
+        steps = noise * jax.random.normal(batches[source].key, (samples, *images.shape))
+        everywhere = jnp.concatenate([images[None], images[None] + steps])
+        logits, statistics = forward(variables, everywhere.reshape(-1, *images.shape[1:]))
+        logits = logits.reshape(1 + samples, len(images), -1)
+        squares = jnp.sum((logits[1:] - logits[:1]) ** 2, axis=-1)
+        change = jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
+        distance = jnp.sqrt(jnp.sum(steps.reshape(samples, len(images), -1) ** 2, axis=-1))
+        return jnp.mean(change / distance), statistics
+
+    return Objective((source,), value)
+
+
+def contrast(source: str, other: str, temperature: float | Array) -> Objective:
+    """-log softmax(f(x) f(x')ᵀ / temperature), the mean over x of `source` and x' of `other`, f the logits.
+
+    The softmax runs over the batch of `other`, whose outputs are held fixed: pulls each output of `source` evenly towards
+    those of `other` (arXiv 2406.09073, the first place's). Both batches go through the network as one.
+    """
+
+    def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
+        own, others = batches[source].images, batches[other].images
+        logits, statistics = forward(variables, jnp.concatenate([own, others]))
+        similarity = logits[: len(own)] @ jax.lax.stop_gradient(logits[len(own) :]).T / temperature
+        return -jnp.mean(jax.nn.log_softmax(similarity)), statistics
+
+    return Objective((source, other), value)
+
+
 def cross_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, " batch"]:
     """-log p_y, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
