@@ -48,6 +48,7 @@ OWN = {
     "unsir": {"noise_images": 4, "noise_steps": 3, "retain_share": 0.5},
 }
 WITHOUT_CHANCE = {"original", "ssd", "lfssd", "newton"}  # methods that have no use for their key
+OF_EACH_KIND = ("scrub", "salun", "fisher", "sisa", "gated_knowledge_transfer")  # program, mask, edit, ensemble, two networks
 ON_A_RESNET = ("scrub", "salun", "fisher", "cf_k")  # one of each kind: a program, a mask, an edit, frozen blocks
 MEMBERS, EXAMPLES, FORGET, OUTSIDE, CLASSES = 4, 48, 7, 9, 3
 METHOD_NAMES = list(METHODS)
@@ -142,17 +143,18 @@ def applied(name, **given):
 
 
 @functools.cache
-def program(name, strategy="one"):
-    """The method compiled for one member, or over a leading axis of members, numbers included."""
+def program(name, strategy="vmap"):
+    """The method compiled over a leading axis of members, numbers included; `one`: for a single member."""
     return jax.jit(applied(name)) if strategy == "one" else over_members(applied(name), (True, True, True, False), strategy)
 
 
 def run(name, key=None, chosen=0, on=None, **changed):
-    """One member unlearned, with some of the numbers changed."""
+    """One member unlearned, with some of the numbers changed. The others of its batch are copies: one program serves all laws."""
     network = model(name)
     key = keys()[0] if key is None else key
     own = member(numbers(name), chosen) | {k: jnp.float32(v) for k, v in changed.items()}
-    return program(name)(key, member(members(network), 0), own, problem(network) if on is None else on)
+    batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], MEMBERS, axis=0), (key, member(members(network), 0), own))
+    return member(program(name)(*batch, problem(network) if on is None else on), 0)
 
 
 def same(a, b):
@@ -185,15 +187,25 @@ def test_structure_shapes_and_types_stay_and_all_is_finite(name):
     assert same(before.params, after.params) == (name == "original")
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "map"])
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_batched_over_members_on_two_devices_is_a_loop_over_them(name, strategy):
+def test_a_member_does_not_depend_on_the_others_of_its_batch(name):
     assert jax.device_count() == 2
+    network, chosen = model(name), jnp.array([0, 1, 1, 0])
+    batched = {key: value[chosen] for key, value in numbers(name).items()}
+    together = program(name)(keys(), members(network), batched, problem(network))
+    close(member(together, 0), run(name))
+    if METHODS[name].access != "none":
+        assert not same(member(together, 0).params, member(together, 1).params)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+def test_batched_over_members_on_two_devices_is_a_loop_over_them(name, strategy):
     network, chosen = model(name), [0, 1, 1, 0]
     batched = {key: value[jnp.array(chosen)] for key, value in numbers(name).items()}
     together = program(name, strategy)(keys(), members(network), batched, problem(network))
     for index in range(MEMBERS):
-        alone = program(name)(keys()[index], member(members(network), index), member(batched, index), problem(network))
+        alone = program(name, "one")(keys()[index], member(members(network), index), member(batched, index), problem(network))
         close(member(together, index), alone)
 
 
