@@ -64,30 +64,40 @@ SPACE: dict[str, dict[str, tuple[float, float, str]]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Unlearning):
-    """The options of the experiment `tuning`."""
+class Budget(Unlearning):
+    """What every setting of every method may spend."""
 
-    exp: str = "tuning"
-    """The experiment. `--list` shows all."""
     members: int = 4
-    """Original models that each trial unlearns; as many oracles judge it."""
-    trials: int = 12
-    """Settings of each method, the authors' own among them."""
+    """Original models that each setting unlearns; as many oracles judge it."""
     epochs: int = 5
     """Passes of every method that makes passes, instead of the authors': the same for all."""
     batch_size: int = 64
     """Examples per step of every method that takes steps."""
-    rounds: int = 2
-    """Trials are drawn from the whole space in the first round, around the best so far in the others."""
 
     extendable: ClassVar[frozenset[str]] = frozenset()
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
-        require(self.trials >= 2, "--trials", self.trials, "expected an integer of at least 2")
         require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, "expected an integer of at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Budget):
+    """The options of the experiment `tuning`."""
+
+    exp: str = "tuning"
+    """The experiment. `--list` shows all."""
+    trials: int = 12
+    """Settings of each method, the authors' own among them."""
+    rounds: int = 2
+    """Trials are drawn from the whole space in the first round, around the best so far in the others."""
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        require(self.trials >= 2, "--trials", self.trials, "expected an integer of at least 2")
         require(1 <= self.rounds <= self.trials, "--rounds", self.rounds, "expected an integer from 1 to the number of trials")
 
 
