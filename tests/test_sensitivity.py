@@ -17,7 +17,7 @@ NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
 
 
 def tried(first, second, forget, rest):
-    return Tried(first, second, forget, rest, rest, 90.0, 95.0, 92.0)
+    return Tried(*map(float, (first, second, forget, rest, rest, 90, 95, 92)))
 
 
 def surfaces():
