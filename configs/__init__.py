@@ -1,12 +1,16 @@
 """What can be asked of an experiment: typed defaults that document themselves. Nothing here imports JAX."""
 
-from configs import attack_features, calibration, gaming, tuning, ulira, unlearning
+from configs import attack_features, calibration, gaming, sensitivity, tuning, ulira, unlearning
 
 EXPERIMENTS = {
     "unlearning": (unlearning, "every unlearning method against the distribution of retrained models"),
     "ulira": (ulira, "whether an attack can tell, example by example, what was unlearned from what was never seen"),
     "attack_features": (attack_features, "which characteristics beyond the loss show that an example was trained on"),
     "tuning": (tuning, "hyperparameters for a data set, at an equal budget, on oracles that the evaluation does not use"),
+    "sensitivity": (
+        sensitivity,
+        "how much each method depends on its hyperparameters: forgetting against utility",
+    ),
     "gaming": (gaming, "what each metric can be made to say by answers that are plainly wrong"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }

@@ -21,7 +21,7 @@ class Config(Unlearning):
     exp: str = "attack_features"
     """The experiment. `--list` shows all."""
     methods: str = "original,retrain,finetune,neggrad_plus,salun,scrub,bad_teacher,l1_sparse"
-    """Names separated by commas, or all. `--list` shows them."""
+    """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
     members: int = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
     together: int = 3

@@ -31,7 +31,7 @@ class Config(unlearning.Config):
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
-        require(self.methods == "all", "--methods", self.methods, "gaming has methods of its own; leave the option out")
+        require(self.methods == "main", "--methods", self.methods, "gaming has methods of its own; leave the option out")
         require(self.members != "auto", "--members", self.members, "gaming takes a number")
         require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "gaming takes one; leave the option out")
         require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "gaming takes one; leave the option out")

@@ -13,6 +13,12 @@ from typing import Any, ClassVar, Literal
 
 from configs.common import Common, Train, require
 
+MAIN = (
+    "original,retrain,finetune,cf_k,eu_k,gradient_ascent,neggrad_plus,projected_ascent,fisher,ssd,bad_teacher,scrub,random_label,"
+    "salun,l1_sparse,l1_sparse_proximal"
+)
+"""The methods of the main job: the two ends, and what most tables compare."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forget:
@@ -79,8 +85,8 @@ class Auto:
 class Config(Common):
     """The options of the experiment `unlearning`."""
 
-    methods: str = "all"
-    """Names separated by commas, or all. `--list` shows them."""
+    methods: str = "main"
+    """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
     hyper: tuple[str, ...] = ()
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
     members: int | Literal["auto"] = 24
@@ -113,12 +119,16 @@ class Config(Common):
         return {**super().recorded(), "methods": self.method_names()}
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for, in order, each once."""
+        """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
-        names = list(METHODS) if self.methods == "all" else list(dict.fromkeys(_words(self.methods)))
+        fitting = [name for name, entry in METHODS.items() if entry.models == "any" or self.model != "mlp"]
+        groups = {"all": fitting, "main": _words(MAIN)}
+        words = [name for word in _words(self.methods) for name in groups.get(word, [word])]
+        names = list(dict.fromkeys(words))
         for name in names or [""]:
-            require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; or all")
+            require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; main or all")
+            require(name in fitting, "--methods", name, f"needs convolutions, which --model {self.model} has not")
         return names
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
@@ -142,7 +152,7 @@ def smoke(config: Config) -> Config:
         model="mlp",
         width=16,
         members=4,
-        hyper=("*.epochs=1",),
+        hyper=("*.epochs=1", "*.rounds=10"),
         train=Train(epochs=2, batch_size=64),
         evaluation=Evaluation(splits=20, retain_size=200),
     )

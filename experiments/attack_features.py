@@ -42,7 +42,7 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import features, over_examples, predict
 from unlearn_jax.training.gradients import gradient_norms
 from unlearn_jax.training.pools import Pool, diverged
-from unlearn_jax.types import Examples, Variables
+from unlearn_jax.types import Examples, Model, Variables
 
 Features = dict[str, np.ndarray]  # of one member: name -> [examples, columns]
 Asked = tuple[str, str, str]  # attacker, feature, measure
@@ -124,7 +124,8 @@ class Attacked:
         made_by = self.study.made_by(values) + json.dumps(asked)
         found = self.study.folder.read_npz(file)
         if found is None or str(found["made_by"]) != made_by:
-            members = self.read(variables())
+            model = self.study.problem.model
+            members = self.read(variables(), METHODS[name].outcome(model) if name in METHODS else model)
             found = self.attacked(name, members) if members else {}
             self.study.folder.write_npz(file, {**found, "made_by": np.array(made_by)})
         keys = {key: key.split("/") for key in found if "/" in key}
@@ -153,9 +154,9 @@ class Attacked:
             found |= {"/".join((*key, measure)): np.array([each[measure].mean() for each in own]) for measure in own[0]}
         return found
 
-    def read(self, variables: Variables) -> list[Features]:
+    def read(self, variables: Variables, model: Model) -> list[Features]:
         """The features of forget examples and non-members, for each member that did not diverge."""
-        model, strategy, (images, labels) = self.study.problem.model, self.config.strategy, self.examples
+        strategy, (images, labels) = self.config.strategy, self.examples
         lost = diverged((variables, predict(model, variables, images, strategy)))
         numbers = np.setdiff1d(np.arange(len(jax.tree.leaves(variables)[0])), lost)
         kept: Variables = jax.tree.map(lambda leaf: leaf[numbers], variables)

@@ -1,5 +1,7 @@
 """The metrics of the main study that need more than logits: weights, relearning, and what an untrained net says."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -10,7 +12,7 @@ from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.training.relearning import Relearner
-from unlearn_jax.types import Params, Problem, Variables
+from unlearn_jax.types import Model, Params, Problem, Variables
 
 
 class ModelMetrics:
@@ -35,7 +37,7 @@ class ModelMetrics:
         right: np.ndarray | None = None,
     ):
         assert config.members != "auto"
-        self.oracles, self.right = oracles, right
+        self.config, self.problem, self.oracles, self.right = config, problem, oracles, right
         self.relearner = Relearner(problem, config.strategy, config.chunk)
         losses = self.relearner(originals)[:, 0] if len(jax.tree.leaves(originals)[0]) else np.zeros(1)
         self.target = float(losses.mean())
@@ -49,22 +51,30 @@ class ModelMetrics:
         Args:
             logits: theirs on the forget set.
         """
-        return self._measured(self.oracles, logits, None)
+        return self._measured(self.oracles, logits, None, self.relearner)
 
-    def of(self, variables: Variables, logits: np.ndarray) -> dict[Name, np.ndarray]:
-        """Those of other models.
+    def of(self, variables: Variables, logits: np.ndarray, model: Model | None = None) -> dict[Name, np.ndarray]:
+        """Those of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
 
         Args:
             variables: of the models, none of which diverged.
             logits: theirs on the forget set.
+            model: what the variables belong to, where that is an ensemble of the problem's model.
         """
-        return self._measured(variables, logits, self.oracles.params)
+        relearner = self.relearner
+        if model not in (None, self.problem.model):
+            relearner = Relearner(dataclasses.replace(self.problem, model=model), self.config.strategy, self.config.chunk)
+        return self._measured(variables, logits, self.oracles.params, relearner)
 
-    def _measured(self, variables: Variables, logits: np.ndarray, oracles: Params | None) -> dict[Name, np.ndarray]:
+    def _measured(
+        self, variables: Variables, logits: np.ndarray, oracles: Params | None, relearner: Relearner
+    ) -> dict[Name, np.ndarray]:
+        own, one = (jax.tree.leaves(each.params)[0][0] for each in (variables, self.oracles))
+        distance = weight_distance(variables.params, oracles)["all"] / np.sqrt(own.size // one.size)  # networks of an ensemble
         repaired = {} if self.right is None else {("accuracy_repaired", "forget"): accuracy(logits, self.right)}
         return {
             **repaired,
-            ("weight_distance", "all"): weight_distance(variables.params, oracles)["all"],
-            ("relearn_steps", "forget"): relearn_steps(self.relearner(variables), self.target),
+            ("weight_distance", "all"): distance,
+            ("relearn_steps", "forget"): relearn_steps(relearner(variables), self.target),
             ("zrf", "forget"): zrf(probabilities(logits), self.untrained),
         }

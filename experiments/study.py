@@ -28,7 +28,7 @@ from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
 from unlearn_jax.training.relearning import POINTS, ROWS
-from unlearn_jax.types import Cube, Labels, Variables
+from unlearn_jax.types import Cube, Labels, Model, Variables
 
 
 class Judged(NamedTuple):
@@ -95,9 +95,9 @@ class Study:
         """Models trained without the forget set."""
         return pool(self.config, self.setting, self.problem, ~self.forget, role, members)
 
-    def logits(self, variables: Variables) -> Cube:
-        """What a pool says on forget, retain and test."""
-        model, strategy = self.problem.model, self.config.strategy
+    def logits(self, variables: Variables, model: Model | None = None) -> Cube:
+        """What a pool says on forget, retain and test; `model` where it is not the problem's own."""
+        model, strategy = model or self.problem.model, self.config.strategy
         return Cube(*(predict(model, variables, images, strategy) for images in self.images))
 
     def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> dict[str, list[Judged]]:
@@ -149,11 +149,12 @@ class Study:
     def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None, seed: int) -> Judged:
         """Apply a method to every original and keep the logits in the run folder."""
         done = self.unlearn(name, originals, unlearner, seed)
-        cube = self.logits(done.variables)
+        model = METHODS[name].outcome(self.problem.model)
+        cube = self.logits(done.variables, model)
         lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
         costs = done.seconds, done.compile_seconds, done.examples
         kept = keep(cube, lost)
-        extra = self.models.of(without(done.variables, lost), kept.forget) if len(kept.forget) else {}
+        extra = self.models.of(without(done.variables, lost), kept.forget, model) if len(kept.forget) else {}
         arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": self.made_by(values)}
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
         arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}

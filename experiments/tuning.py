@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs.tuning import LOG, SPACE, Config
+from configs.tuning import LOG, SPACE, Budget, Config
 from experiments.setting import Setting, forget_mask, forgetting, pool, prepare
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, hyperparameters
@@ -39,7 +39,7 @@ def run(config: Config, folder: Run) -> None:
                 found[name] = search.tune(name)
                 update(1.0, f"{found[name]['authors']:.2f} -> {found[name]['score']:.2f} by {found[name]['values']}")
     columns = ("method", "authors", "score", "doing_nothing", "retrain", "trials", "retrainings")
-    ends = search.nothing, search.floor
+    ends = search.judge.nothing.sum(), search.judge.floor.sum()
     rows = [[name, each["authors"], each["score"], *ends, config.trials, each["cost"]] for name, each in found.items()]
     folder.write_csv("tuning.csv", columns, rows)
     folder.write_json("trials.json", {name: each["trials"] for name, each in found.items()})
@@ -50,16 +50,16 @@ def run(config: Config, folder: Run) -> None:
     folder.write_json("tuned.json", {"found_by": found_by, "hyperparameters": chosen})
 
 
-class Search:
-    """Originals and oracles of the tuning's own, and the score of a trial against them.
+class Judge:
+    """Originals and oracles of the tuning's own, and the score of a setting against them.
 
-    The score adds up, over the forget set, retained and held-out examples, how far the margins are from the oracles': the
+    The score is, on the forget set, retained and held-out examples each, how far the margins are from the oracles': the
     Wasserstein distance between Gaussians fitted to each example, in standard deviations of the oracles. It is smooth with few
     models, where a histogram metric such as KLOM says nothing yet. `floor` is what retrained
     models score, `nothing` what the originals do.
     """
 
-    def __init__(self, config: Config, setting: Setting):
+    def __init__(self, config: Budget, setting: Setting):
         self.config, self.seed = config, config.seed + SEED
         mask = forget_mask(config, setting, AWAY)
         self.problem: Problem = forgetting(setting, mask)
@@ -81,6 +81,48 @@ class Search:
         self.floor = self.score(self.margins(self.logits(trained["retrain"])))
         self.retraining = flops(refit, member_keys(0, "", 1)[0], self.problem) / example_flops(self.problem)
 
+    def judge(self, name: str, base: dict[str, Any], settings: list[dict[str, float]]) -> tuple[np.ndarray, np.ndarray, float]:
+        """The scores of every setting, all in one batch of members.
+
+        Returns:
+            The distances `[settings, splits]`, infinite where a member diverged; accuracies of the same, in %; and the work of
+            one member in training examples.
+        """
+        members = self.config.members
+        values = base | {key: np.repeat([each[key] for each in settings], members) for key in settings[0]}
+        repeated = Variables(*(_tile(part, len(settings)) for part in self.originals))
+        unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
+        done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
+        logits = self.logits(done.variables)
+        lost = set(diverged((done.variables, logits)))
+        margins_of = self.margins(logits)
+        distances, shares = [], []
+        for first in range(0, members * len(settings), members):
+            own = [split[first : first + members] for split in margins_of]
+            alive = not lost & set(range(first, first + members))
+            distances.append(self.score(own) if alive else np.full(len(own), np.inf))
+            shares.append([100 * float(np.mean(split > 0)) if alive else np.nan for split in own])
+        return np.array(distances), np.array(shares), done.examples
+
+    def logits(self, variables: Variables) -> list[np.ndarray]:
+        """Logits of each member on the three splits."""
+        return [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
+
+    def margins(self, logits: list[np.ndarray]) -> list[np.ndarray]:
+        """Margins of each member on the three splits; a diverged one's mean nothing, and no score is made of them."""
+        return [margins(np.nan_to_num(each), labels) for each, labels in zip(logits, self.labels, strict=True)]
+
+    def score(self, own: list[np.ndarray]) -> np.ndarray:
+        """The distance on each split."""
+        return np.array([distance(unlearned, oracle) for unlearned, oracle in zip(own, self.oracles, strict=True)])
+
+
+class Search:
+    """The best of a number of trials, the distances of the splits added up."""
+
+    def __init__(self, config: Config, setting: Setting):
+        self.config, self.judge = config, Judge(config, setting)
+
     def tune(self, name: str) -> dict[str, Any]:
         """The best of the trials of one method."""
         config, space = self.config, SPACE[name]
@@ -94,12 +136,12 @@ class Search:
             settings = [self.place(space, point, trials, scores) for point in draw]
             if number == 0:
                 settings[0] = {key: base[key] for key in space}
-            results, examples = self.judge(name, base, settings)
-            trials, scores, cost = trials + settings, scores + results, cost + examples * len(points)
+            results, _, examples = self.judge.judge(name, base, settings)
+            trials, scores, cost = trials + settings, scores + list(results.sum(axis=1)), cost + examples * len(points)
         best = int(np.argmin(scores))
         values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
         record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
-        spent = cost * config.members / self.retraining
+        spent = cost * config.members / self.judge.retraining
         return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}
 
     def place(self, space: dict, point: np.ndarray, trials: list[dict[str, float]], scores: list[float]) -> dict[str, float]:
@@ -115,34 +157,6 @@ class Search:
             value = ends[0] + share * (ends[1] - ends[0])
             placed[key] = float(np.exp(value) if scale == LOG else value)
         return placed
-
-    def judge(self, name: str, base: dict[str, Any], settings: list[dict[str, float]]) -> tuple[list[float], float]:
-        """The score of every setting, all in one batch of members, and the work of one member in training examples."""
-        members = self.config.members
-        values = base | {key: np.repeat([each[key] for each in settings], members) for key in settings[0]}
-        repeated = Variables(*(_tile(part, len(settings)) for part in self.originals))
-        unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
-        done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
-        logits = self.logits(done.variables)
-        lost = set(diverged((done.variables, logits)))
-        margins_of = self.margins(logits)
-        scores = []
-        for first in range(0, members * len(settings), members):
-            own = [split[first : first + members] for split in margins_of]
-            scores.append(float("inf") if lost & set(range(first, first + members)) else self.score(own))
-        return scores, done.examples
-
-    def logits(self, variables: Variables) -> list[np.ndarray]:
-        """Logits of each member on the three splits."""
-        return [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
-
-    def margins(self, logits: list[np.ndarray]) -> list[np.ndarray]:
-        """Margins of each member on the three splits; a diverged one's mean nothing, and no score is made of them."""
-        return [margins(np.nan_to_num(each), labels) for each, labels in zip(logits, self.labels, strict=True)]
-
-    def score(self, own: list[np.ndarray]) -> float:
-        """The sum over the splits."""
-        return sum(distance(unlearned, oracle) for unlearned, oracle in zip(own, self.oracles, strict=True))
 
 
 def distance(unlearned: np.ndarray, oracle: np.ndarray) -> float:

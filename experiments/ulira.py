@@ -27,7 +27,7 @@ from unlearn_jax.report.rows import REFERENCES, Row, subject, write_results
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
-from unlearn_jax.types import Problem, Variables
+from unlearn_jax.types import Model, Problem, Variables
 
 SAME, RETRAINED = "u_lira", "u_lira_retrained"  # the never-saw side: other members that unlearned as much, or retrained ones
 Result = TypeVar("Result")
@@ -131,10 +131,10 @@ class Population:
         self.folder.write_npz(f"logits/{self.name}/oracle.npz", arrays(answers))
         return answers
 
-    def answers(self, variables: Variables, seconds: float) -> Answers:
-        """What models say on the targets and on the test set."""
+    def answers(self, variables: Variables, seconds: float, model: Model | None = None) -> Answers:
+        """What models say on the targets and on the test set; `model` where it is not the problem's own."""
         images = self.setting.data.train.images[self.rows], self.setting.data.test.images
-        targets, test = (predict(self.problem.model, variables, each, self.config.strategy) for each in images)
+        targets, test = (predict(model or self.problem.model, variables, each, self.config.strategy) for each in images)
         return Answers(targets, test, diverged((variables, targets, test)), seconds)
 
     def unlearn_all(self, values: dict[str, dict[str, Any]]) -> dict[str, Answers]:
@@ -175,7 +175,7 @@ class Population:
             keys = member_keys(self.config.seed, f"{name} on {self.name}", members)
             done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
             update(1.0, f"{done.seconds:.2f} s a member")
-        return self.answers(done.variables, done.seconds)
+        return self.answers(done.variables, done.seconds, METHODS[name].outcome(self.problem.model))
 
 
 class Attacker:

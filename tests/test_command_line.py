@@ -87,6 +87,7 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--hyper scrub", "--hyper scrub: expected METHOD.NAME=VALUE"),
         ("--hyper scrub.epochs=1,.x=2", "--hyper .x=2: expected METHOD.NAME=VALUE"),
         ("--methods scrub,scrap", "--methods scrap: there is "),
+        ("--model mlp --methods msg", "--methods msg: needs convolutions, which --model mlp has not"),
         ("--methods ,", "--methods : there is "),
         ("--dataset mnits", "--dataset mnits: "),
         ("--model vgg", "--model vgg: there is "),

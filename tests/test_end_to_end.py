@@ -278,17 +278,18 @@ def test_a_killed_run_goes_on_to_the_numbers_of_one_that_was_not(finished, tmp_p
 
 
 def test_a_run_is_extended_by_a_method_and_keeps_what_it_has(finished, cache, tmp_path):
+    """By an ensemble: its variables are not those of the model, and yet every metric has a value."""
     out = tmp_path / "extended"
     shutil.copytree(finished[0], out)
-    done = succeed(out, cache, methods=(*METHODS, "cf_k"))
+    done = succeed(out, cache, methods=(*METHODS, "sisa"))
     assert "compiling: 1 of 1 methods" in done.stderr
     rows = rows_in(out)
-    assert [row for row in rows if row.method != "cf_k"] == rows_in(finished[0])  # clocks included
-    assert {row.metric for row in rows if row.method == "cf_k"} == {row.metric for row in rows}
+    assert [row for row in rows if row.method != "sisa"] == rows_in(finished[0])  # clocks included
+    assert {row.metric for row in rows if row.method == "sisa"} == {row.metric for row in rows}
     for method in METHODS:
         name = f"logits/random-0/{method}.npz"
         assert (out / name).read_bytes() == (finished[0] / name).read_bytes()
-    assert "cf_k" in (out / "summary.md").read_text()
+    assert "sisa" in (out / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(

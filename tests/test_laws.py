@@ -17,13 +17,38 @@ import pytest
 from unlearn_jax.methods import METHODS, hyperparameters, traceable
 from unlearn_jax.methods.registry import Number
 from unlearn_jax.models import as_model, build
+from unlearn_jax.models.resnet import ResNet, block_names
 from unlearn_jax.training import gradients
 from unlearn_jax.training.ensembles import over_members, shared
 from unlearn_jax.types import Examples, Problem, Recipe, Variables
 
-SMALL = {"epochs": 2, "max_epochs": 1, "batch_size": 5, "samples": 9, "learning_rate": 0.02, "alpha": 0.3}
-OWN = {"fisher": {"alpha": 1e-5}, "ssd": {"selection": 1.0, "dampening": 0.5}}
-WITHOUT_CHANCE = {"original", "ssd"}  # methods that have no use for their key
+SMALL = {
+    "epochs": 2,
+    "max_epochs": 1,
+    "batch_size": 5,
+    "samples": 9,
+    "copies": 3,
+    "attack_steps": 2,
+    "learning_rate": 0.02,
+    "alpha": 0.3,
+}
+OWN = {
+    "fisher": {"alpha": 1e-5},
+    "ssd": {"selection": 1.0, "dampening": 0.5},
+    "sfron": {"max_norm": 0.1},
+    "amun": {"doublings": 1},
+    "amun_forget": {"doublings": 1},
+    "boundary_shrink": {"size": 0.3},
+    "l2ul": {"radius": 0.12},
+    "scrub_r": {"epochs": 4, "max_epochs": 3, "learning_rate": 0.1},
+    "gated_knowledge_transfer": {"gate": 0.1, "rounds": 2, "student_steps": 2, "batch_size": 16},
+    "lfssd": {"selection": 1.0, "dampening": 0.5},
+    "sisa": {"shards": 2, "slices": 2},
+    "rni": {"tensors": 2, "full_epochs": 1, "epochs": 3},
+    "unsir": {"noise_images": 4, "noise_steps": 3, "retain_share": 0.5},
+}
+WITHOUT_CHANCE = {"original", "ssd", "lfssd", "newton"}  # methods that have no use for their key
+OF_EACH_KIND = ("scrub", "salun", "fisher", "sisa", "gated_knowledge_transfer")  # program, mask, edit, ensemble, two networks
 ON_A_RESNET = ("scrub", "salun", "fisher", "cf_k")  # one of each kind: a program, a mask, an edit, frozen blocks
 MEMBERS, EXAMPLES, FORGET, OUTSIDE, CLASSES = 4, 48, 7, 9, 3
 METHOD_NAMES = list(METHODS)
@@ -44,13 +69,14 @@ class Perceptron(nn.Module):
     def __call__(self, images, train):
         x = nn.Dense(6, use_bias=False, name="hidden")(images.reshape(len(images), -1))
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        self.sow("intermediates", "features", x)
         return nn.Dense(CLASSES, name="head")(x)
 
 
 @functools.cache
 def model(name):
     if METHODS[name].models == "convolutional":
-        return build("resnet8", classes=CLASSES, width=4)
+        return as_model(ResNet(CLASSES, (1,), 4), block_names((1,)))
     return as_model(Perceptron(), (("hidden", "norm"), ("head",)))
 
 
@@ -117,17 +143,18 @@ def applied(name, **given):
 
 
 @functools.cache
-def program(name, strategy="one"):
-    """The method compiled for one member, or over a leading axis of members, numbers included."""
+def program(name, strategy="vmap"):
+    """The method compiled over a leading axis of members, numbers included; `one`: for a single member."""
     return jax.jit(applied(name)) if strategy == "one" else over_members(applied(name), (True, True, True, False), strategy)
 
 
 def run(name, key=None, chosen=0, on=None, **changed):
-    """One member unlearned, with some of the numbers changed."""
+    """One member unlearned, with some of the numbers changed. The others of its batch are copies: one program serves all laws."""
     network = model(name)
     key = keys()[0] if key is None else key
     own = member(numbers(name), chosen) | {k: jnp.float32(v) for k, v in changed.items()}
-    return program(name)(key, member(members(network), 0), own, problem(network) if on is None else on)
+    batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], MEMBERS, axis=0), (key, member(members(network), 0), own))
+    return member(program(name)(*batch, problem(network) if on is None else on), 0)
 
 
 def same(a, b):
@@ -151,6 +178,8 @@ def test_the_same_key_gives_the_same_result_and_another_key_another(name):
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_structure_shapes_and_types_stay_and_all_is_finite(name):
     before, after = member(members(model(name)), 0), run(name)
+    if METHODS[name].ensemble:
+        after = member(after, 0)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
@@ -158,15 +187,25 @@ def test_structure_shapes_and_types_stay_and_all_is_finite(name):
     assert same(before.params, after.params) == (name == "original")
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "map"])
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_batched_over_members_on_two_devices_is_a_loop_over_them(name, strategy):
+def test_a_member_does_not_depend_on_the_others_of_its_batch(name):
     assert jax.device_count() == 2
+    network, chosen = model(name), jnp.array([0, 1, 1, 0])
+    batched = {key: value[chosen] for key, value in numbers(name).items()}
+    together = program(name)(keys(), members(network), batched, problem(network))
+    close(member(together, 0), run(name))
+    if METHODS[name].access != "none":
+        assert not same(member(together, 0).params, member(together, 1).params)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+def test_batched_over_members_on_two_devices_is_a_loop_over_them(name, strategy):
     network, chosen = model(name), [0, 1, 1, 0]
     batched = {key: value[jnp.array(chosen)] for key, value in numbers(name).items()}
     together = program(name, strategy)(keys(), members(network), batched, problem(network))
     for index in range(MEMBERS):
-        alone = program(name)(keys()[index], member(members(network), index), member(batched, index), problem(network))
+        alone = program(name, "one")(keys()[index], member(members(network), index), member(batched, index), problem(network))
         close(member(together, index), alone)
 
 
@@ -204,6 +243,7 @@ MAY_SEE = {
     "F": {"forget"},
     "R": {"retain"},
     "F+R": {"forget", "retain"},
+    "R+test-like": {"retain", "held_out"},
     "F+R+test-like": {"forget", "retain", "held_out"},
 }
 PARTS = ("forget", "retain", "outside", "held_out")

@@ -54,7 +54,7 @@ def linear():
         head = variables.params["head"]
         return images.reshape(len(images), -1) @ head["kernel"] + head["bias"][None], variables.statistics
 
-    return Model(init, apply, (("head",),))
+    return Model(init, apply, (("head",),), lambda variables, images: images.reshape(len(images), -1))
 
 
 @functools.cache
@@ -70,15 +70,19 @@ def normalised():
         }
         return Variables(params, {"norm": {"mean": jnp.zeros(5), "var": jnp.ones(5)}})
 
-    def apply(variables, images, train=False):
+    def read(variables, images, train=False):
         params, running = variables
         x = images.reshape(len(images), -1) @ params["hidden"]["kernel"]
         own = {"mean": jnp.mean(x, axis=0), "var": jnp.var(x, axis=0)} if train else running["norm"]
         x = (x - own["mean"][None]) / jnp.sqrt(own["var"][None] + 1e-3) * params["norm"]["scale"][None]
         moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, running["norm"], own) if train else running["norm"]
-        return jax.nn.relu(x) @ params["head"]["kernel"], {"norm": moved}
+        return jax.nn.relu(x), {"norm": moved}
 
-    return Model(init, apply, (("hidden",), ("norm",), ("head",)))
+    def apply(variables, images, train=False):
+        features, statistics = read(variables, images, train)
+        return features @ variables.params["head"]["kernel"], statistics
+
+    return Model(init, apply, (("hidden",), ("norm",), ("head",)), lambda variables, images: read(variables, images)[0])
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pytest
 from configs.unlearning import Config
 from experiments.model_metrics import ModelMetrics
 from unlearn_jax import metrics
-from unlearn_jax.models import build
+from unlearn_jax.models import build, mean_of
 from unlearn_jax.training import relearning
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import initialise
@@ -109,6 +109,12 @@ def test_what_needs_the_model_is_scored_against_the_oracles(problem):
     np.testing.assert_allclose(of_oracles["weight_distance", "all"], metrics.weight_distance(oracles.params)["all"])
     np.testing.assert_allclose(extra["weight_distance", "all"], metrics.weight_distance(own.params, oracles.params)["all"])
     assert ((extra["zrf", "forget"] > 0) & (extra["zrf", "forget"] < 1)).all()
+
+    pairs = jax.tree.map(lambda leaf: np.asarray(leaf)[[[0, 0], [0, 1]]], own)  # ensembles of two: the same twice, and both
+    of_pairs = measure.of(pairs, logits[1], mean_of(MLP))
+    distances, of_pairs_distances = extra["weight_distance", "all"], of_pairs["weight_distance", "all"]
+    np.testing.assert_allclose(of_pairs_distances, [distances[0], np.sqrt(np.mean(distances**2))], rtol=1e-5)
+    assert of_pairs.keys() == extra.keys() and all(np.isfinite(values).all() for values in of_pairs.values())
 
     labels = Labels(*(problem.train.labels[FORGET] for _ in range(3)))
     yardstick = metrics.reference(Cube(*(logits[0],) * 3), labels, 2, splits=10, extra=of_oracles)

@@ -242,7 +242,7 @@ def test_tree_dot_is_the_sum_over_all_entries():
 
 def test_the_examples_in_the_docstrings_run():
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
-    for name in ("freeze_where", "freeze_by_name", "proximal_l1", "project_out"):
+    for name in ("freeze_where", "freeze_by_name", "proximal_l1", "project_out", "alternate"):
         tests = finder.find(getattr(transforms, name), name, globs=vars(transforms).copy())
         assert sum(len(test.examples) for test in tests) >= 4
         for test in tests:

@@ -1,14 +1,17 @@
-"""Edits by the curvature of the loss: no direction of descent, one change of the weights."""
+"""Methods that go by sensitivity: how much the loss or the output minds a weight, or a change of the image."""
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 
-from unlearn_jax.methods.pieces import edit
+from unlearn_jax.methods.pieces import edit, steps_for
 from unlearn_jax.methods.registry import Number, register
-from unlearn_jax.training.gradients import squared_gradients
+from unlearn_jax.training.descend import descend
+from unlearn_jax.training.gradients import output_sensitivities, squared_gradients
+from unlearn_jax.training.objectives import local_lipschitz
 from unlearn_jax.training.sampling import subset
-from unlearn_jax.types import Key, Method, Problem, Variables
+from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 
 @register(access="R", reference="arXiv 1911.04933")
@@ -52,12 +55,74 @@ def ssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
     def change(key: Key, problem: Problem, variables: Variables) -> Variables:
         sets = jnp.stack([problem.kept, problem.forget])
         importances = squared_gradients(problem, variables, problem.rows("kept"), parts=sets)
-
-        def dampen(weight, importance):
-            i_d, i_f = importance
-            factor = jnp.minimum(1.0, dampening * i_d / jnp.where(i_f > 0, i_f, 1.0))
-            return jnp.where(i_f > selection * i_d, weight * factor, weight)
-
-        return variables._replace(params=jax.tree.map(dampen, variables.params, importances))
+        return variables._replace(params=dampened(variables.params, importances, selection, dampening))
 
     return edit(change)
+
+
+@register(access="F+R", reference="Loss-free SSD, arXiv 2402.19308")
+def lfssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
+    """Loss-free selective synaptic dampening: SSD that reads no labels.
+
+    As `ssd`, with I = mean over examples of |∇ ‖f(x)‖²|, f the logits. Deviation: the absolute value is each example's own, as
+    in memory aware synapses (arXiv 1711.09601), which the importance is taken from; the authors' code takes it of a batch's mean.
+
+    Args:
+        selection: the authors' alpha; of random examples 3.5 to 10.
+        dampening: the authors' lambda.
+    """
+
+    def change(key: Key, problem: Problem, variables: Variables) -> Variables:
+        sets = jnp.stack([problem.kept, problem.forget])
+        importances = output_sensitivities(problem, variables, problem.rows("kept"), parts=sets)
+        return variables._replace(params=dampened(variables.params, importances, selection, dampening))
+
+    return edit(change)
+
+
+def dampened(params: Params, importances: Params, selection: Number, dampening: Number) -> Params:
+    """The weights that matter more than `selection` times as much to F as to D, multiplied by min(1, dampening I_D / I_F).
+
+    Args:
+        params: the weights.
+        importances: as the params, with a leading axis of two: to D, to F.
+        selection: where I_F / I_D begins to be too much.
+        dampening: how strongly.
+    """
+
+    def dampen(weight, importance):
+        i_d, i_f = importance
+        factor = jnp.minimum(1.0, dampening * i_d / jnp.where(i_f > 0, i_f, 1.0))
+        return jnp.where(i_f > selection * i_d, weight * factor, weight)
+
+    return jax.tree.map(dampen, params, importances)
+
+
+@register(access="F", reference="JiT, arXiv 2402.01401", identity_at_zero=True)
+def jit(
+    *, noise: Number = 0.5, learning_rate: Number = 0.04, samples: int = 25, epochs: int = 1, batch_size: int = 128
+) -> Method:
+    """JiT: makes the model flat around each forget example, which moves the boundary over it.
+
+    Minimises the mean over F and ξ ~ N(0, noise²) of ‖f(x) - f(x + ξ)‖ / ‖ξ‖, f the logits, by SGD; BatchNorm is frozen.
+    Deviations: gradients reach both sides of the difference (the authors' code stops them at f(x + ξ)), and noisy images are
+    not clipped to the range of the batch.
+
+    Args:
+        noise: standard deviation, in the units of the images; the authors' 0.01 to 0.8.
+        learning_rate: of plain SGD; the authors' 3e-4 is of a sum over a batch of 128, ours of a mean.
+        samples: noisy copies of each example.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        return descend(
+            local_lipschitz("forget", noise, samples),
+            optax.sgd(learning_rate),
+            steps=steps_for(problem, "forget", epochs, batch_size),
+            batch_size=batch_size,
+            statistics="freeze",
+        )(key, problem, variables)
+
+    return method

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from unlearn_jax.types import Method, UsageError
+from unlearn_jax.models import mean_of
+from unlearn_jax.types import Method, Model, UsageError
 
 Number = float | Array  # a hyperparameter that may be traced
-ACCESS = ("none", "F", "R", "F+R", "F+R+test-like", "data-free")
+ACCESS = ("none", "F", "R", "F+R", "R+test-like", "F+R+test-like", "data-free")
 
 
 class Entry(NamedTuple):
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
         static: the hyperparameters that shapes or the program follow from; the others may be traced.
         models: `any`, or `convolutional`.
         identity_at_zero: zero epochs or steps leave the model as it is.
+        ensemble: it makes several networks of one, stacked along a leading axis of every leaf.
     """
 
     make: Callable[..., Method]
@@ -35,13 +37,24 @@ class Entry(NamedTuple):
     static: frozenset[str]
     models: str
     identity_at_zero: bool
+    ensemble: bool
+
+    def outcome(self, model: Model) -> Model:
+        """What the variables that the method returns belong to, where those it takes belong to `model`."""
+        return mean_of(model) if self.ensemble else model
 
 
 METHODS: dict[str, Entry] = {}
 
 
 def register(
-    *, access: str, reference: str, static: Sequence[str] = (), models: str = "any", identity_at_zero: bool = False
+    *,
+    access: str,
+    reference: str,
+    static: Sequence[str] = (),
+    models: str = "any",
+    identity_at_zero: bool = False,
+    ensemble: bool = False,
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
     """Enter a method under its function's name; its keyword defaults are the hyperparameters.
 
@@ -51,6 +64,7 @@ def register(
         static: floats that shapes follow from; counts, switches and names always are static.
         models: see `Entry`.
         identity_at_zero: see `Entry`.
+        ensemble: see `Entry`.
 
     Raises:
         ValueError: unknown access, or a name that is taken.
@@ -63,7 +77,7 @@ def register(
         defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
         summary = (make.__doc__ or "").strip().splitlines()[0]
         fixed = frozenset(static) | {key for key, value in defaults.items() if not isinstance(value, float)}
-        METHODS[name] = Entry(make, access, reference, summary, defaults, fixed, models, identity_at_zero)
+        METHODS[name] = Entry(make, access, reference, summary, defaults, fixed, models, identity_at_zero, ensemble)
         return make
 
     return enter
@@ -78,7 +92,7 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
 
     Raises:
         UsageError: no such method or hyperparameter, or a value that is of the wrong type, negative or not finite, a
-            share above 1, or a count of 0 (but of epochs).
+            share above 1, or a count of 0 (but of epochs; a label may be 0 too).
     """
     if name not in METHODS:
         raise UsageError("--methods", name, f"there is {', '.join(METHODS)}")
@@ -107,7 +121,7 @@ def _as(kind: type, value: Any, option: str) -> Any:
         number = float(value)
     except (TypeError, ValueError):
         number = -1.0
-    least = 1 if kind is int and not option.endswith("epochs") else 0
+    least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0
     most = 1.0 if option.endswith("share") else sys.float_info.max
     if not least <= number <= most or (kind is int and number % 1):
         limits = f"{least} or more" if most > 1 else "at most 1"

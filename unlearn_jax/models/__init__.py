@@ -5,6 +5,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 
 from unlearn_jax.types import Key, Model, Params, Statistics, UsageError, Variables
 
@@ -38,6 +39,31 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
         stages = (2,) * 4 if int(depth[1]) == 18 else ((int(depth[1]) - 2) // 6,) * 3
         return as_model(resnet.ResNet(classes, stages, width, normalisation, convolution), resnet.block_names(stages))
     raise UsageError("--model", name, f"there is {', '.join(MODELS)}")
+
+
+@functools.cache
+def mean_of(model: Model) -> Model:
+    """An ensemble as one model: its logits are the log of the mean of its networks' probabilities.
+
+    Their softmax is that mean, so that accuracies, margins and divergences are those of the averaged prediction. Its features
+    are those of its networks side by side. Its variables are those of `model`, stacked along a leading axis of networks;
+    `init` makes one.
+    """
+
+    def init(key: Key, images) -> Variables:
+        return jax.tree.map(lambda leaf: leaf[None], model.init(key, images))
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def apply(variables: Variables, images, train: bool = False) -> tuple:
+        logits, statistics = jax.vmap(lambda own: model.apply(own, images, train=train))(variables)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(logits)), statistics
+
+    def features(variables: Variables, images) -> jax.Array:
+        assert model.features
+        each = jax.vmap(model.features, in_axes=(0, None))(variables, images)
+        return jnp.concatenate(each, axis=-1)
+
+    return Model(init, apply, model.blocks, features if model.features else None)
 
 
 def draw_kernels(key: Key, params: Params) -> Params:
@@ -85,4 +111,55 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
         _, sown = network.apply(collections, images, train=False, mutable=["intermediates"])
         return sown["intermediates"]["features"][0]
 
-    return Model(init, apply, blocks, features)
+    last = [block[-1] for block in blocks[:-1]]
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def activations(variables: Variables, images, train: bool = False) -> tuple:
+        collections = {"params": variables.params, "batch_stats": variables.statistics}
+        wanted = lambda module, _: len(module.path) == 1 and module.path[0] in last  # noqa: E731
+        mutable = ["intermediates", *(["batch_stats"] if train else [])]
+        logits, changed = network.apply(collections, images, train=train, mutable=mutable, capture_intermediates=wanted)
+        outputs = [changed["intermediates"][name]["__call__"][0] for name in last]
+        statistics = changed.get("batch_stats", {}) if train else variables.statistics
+        return logits, statistics, tuple(_positions(output) for output in outputs)
+
+    return Model(init, apply, blocks, features, activations)
+
+
+def _positions(output):
+    """`[channels, height, width, batch]` or `[batch, units]` as `[batch, positions, channels]`."""
+    if output.ndim == 2:
+        return output[:, :, None]
+    channels, *_, batch = output.shape
+    return output.reshape(channels, -1, batch).T
+
+
+def with_extra_class(model: Model) -> Model:
+    """The model with one more output, the last, whose weights stand in a parameter group `extra` of their own.
+
+    Dropping the group gives back the parameters of `model`. The head must be linear in its parameters, and their last axis
+    that of the classes.
+    """
+    head = model.blocks[-1]
+
+    def init(key: Key, images) -> Variables:
+        own, other = (model.init(each, images) for each in jax.random.split(key))
+        extra = {name: jax.tree.map(lambda leaf: leaf[..., :1], other.params[name]) for name in head}
+        return own._replace(params={**own.params, "extra": extra})
+
+    def apply(variables: Variables, images, train: bool = False) -> tuple:
+        params = {name: group for name, group in variables.params.items() if name != "extra"}
+        heads = jax.tree.map(
+            lambda own, extra: jnp.stack([own, jnp.broadcast_to(extra, own.shape)]),
+            {name: params[name] for name in head},
+            variables.params["extra"],
+        )
+
+        def with_head(own) -> tuple:
+            return model.apply(Variables(params | own, variables.statistics), images, train=train)
+
+        # Two heads behind one body: what does not depend on the batched head is computed once.
+        logits, statistics = jax.vmap(with_head, out_axes=(0, None))(heads)
+        return jnp.concatenate([logits[0], logits[1][:, :1]], axis=-1), statistics
+
+    return Model(init, apply, (*model.blocks[:-1], (*head, "extra")))

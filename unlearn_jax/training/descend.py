@@ -72,6 +72,19 @@ class Descent:
         """Take the steps of `plan`, or of a slice of one. Returns the state after them and the objective before each."""
         return jax.lax.scan(functools.partial(self._step, problem), state, plan)
 
+    def checkpoints(self, key: Key, problem: Problem, variables: Variables, counts: Sequence[int]) -> Variables:
+        """The variables after each of `counts` steps, which ascend, stacked along a leading axis."""
+        slots = np.searchsorted(counts, np.arange(len(self.program)), side="right")  # steps after the last count fall outside
+
+        def step(carry: tuple[State, Variables], part: tuple[Plan, Array]) -> tuple[tuple[State, Variables], None]:
+            state, _ = self._step(problem, carry[0], part[0])
+            kept = jax.tree.map(lambda all_kept, now: all_kept.at[part[1]].set(now), carry[1], state.variables)
+            return (state, kept), None
+
+        start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(counts), *leaf.shape)), variables)
+        (_, kept), _ = jax.lax.scan(step, (self.begin(variables), start), (self.plan(key, problem), jnp.asarray(slots)))
+        return kept
+
     def _sources(self) -> set[str]:
         return {source for objective in (*self.objectives, self.reference) if objective for source in objective.sources}
 
@@ -96,7 +109,7 @@ class Descent:
             (value, statistics), gradients = branches[0](state.variables)
         else:
             (value, statistics), gradients = jax.lax.switch(plan.choice, branches, state.variables)
-        extra = {}
+        extra: dict[str, Any] = {"choice": plan.choice}
         if self.reference is not None:
             _, extra["reference"] = gradient(self.reference, state.variables)
         updates, optimiser = self.transform.update(gradients, state.optimiser, state.variables.params, **extra)
@@ -118,7 +131,8 @@ def descend(
 
     Args:
         objective: what to minimise; or several, of which `program` picks one each step.
-        transform: an optax chain, learning rate and sign included.
+        transform: an optax chain, learning rate and sign included. Transforms in it that take an extra argument `choice` are
+            told which objective each gradient is of; see `transforms.alternate`.
         steps: how many, where there is one objective. Zero is the identity.
         program: the index of the objective of each step, where there are several.
         batch_size: rows of a batch, of each source; a smaller source gives all its rows.

@@ -1,11 +1,13 @@
 """Gradients of the loss at fixed weights and in eval mode: over whole sets of examples, and of single ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int
 
 from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Examples, Model, Params, Problem, Variables
@@ -13,13 +15,28 @@ from unlearn_jax.types import Examples, Model, Params, Problem, Variables
 CHUNK = 32  # examples whose own gradients are held at a time
 
 
-def batch_gradient(problem: Problem, variables: Variables, source: str, chunk: int = 256) -> Params:
-    """The gradient of the mean cross-entropy over a source, in eval mode and without augmentation."""
+def batch_gradient(
+    problem: Problem,
+    variables: Variables,
+    source: str,
+    chunk: int = 256,
+    weights: Float[Array, " examples"] | None = None,
+) -> Params:
+    """The gradient of the mean cross-entropy over a source, in eval mode and without augmentation.
 
-    def total(params, rows, weights):
+    Args:
+        problem: the examples and the model.
+        variables: where the gradient is taken.
+        source: `kept`, `forget` or `retain`.
+        chunk: examples that go through the network at a time.
+        weights: of each example's cross-entropy in the mean, by its row in the training set; by default 1.
+    """
+
+    def total(params, rows, filled):
         logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[rows], train=False)
         batch = Batch(problem.train.images[rows], problem.train.labels[rows], rows, jax.random.key(0))
-        return jnp.sum(weights * cross_entropy(logits, batch))
+        own = filled if weights is None else filled * weights[rows]
+        return jnp.sum(own * cross_entropy(logits, batch))
 
     return mean_over(problem, problem.rows(source), lambda rows, weights: jax.grad(total)(variables.params, rows, weights), chunk)
 
@@ -70,14 +87,130 @@ def squared_gradients(
         zero = jax.tree.map(lambda leaf: jnp.zeros((*weights.shape[:-1], *leaf.shape)), variables.params)
         return jax.lax.scan(add, zero, jnp.arange(problem.classes))[0]
 
+    return _mean_of_parts(problem, rows, chunk_sum, parts)
+
+
+def output_sensitivities(
+    problem: Problem,
+    variables: Variables,
+    rows: tuple[Bool[Array, " examples"], int],
+    parts: Bool[Array, "parts examples"] | None = None,
+) -> Params:
+    """The mean over examples of each example's own |∇ ‖f(x)‖²|, f the logits: how much a weight matters, without labels.
+
+    Memory aware synapses, arXiv 1711.09601. The absolute value is taken example by example, so the result does not depend on
+    how they are batched. Eval mode, no augmentation.
+
+    Args:
+        problem: the examples and the model.
+        variables: where the gradients are taken.
+        rows: as `squared_gradients` takes them.
+        parts: as `squared_gradients` takes them.
+    """
+
+    def sensitivity(row):
+        def squared_norm(params):
+            logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
+            return jnp.sum(logits**2)
+
+        return jax.tree.map(jnp.abs, jax.grad(squared_norm)(variables.params))
+
+    return _mean_of_parts(problem, rows, lambda rows, weights: _combine(weights, jax.vmap(sensitivity)(rows)), parts)
+
+
+def jacobian(
+    problem: Problem,
+    variables: Variables,
+    rows: Int[Array, " rows"],
+    read: Callable[[Float[Array, " classes"], Int[Array, ""]], Float[Array, " *outputs"]],
+) -> Float[Array, "rows *outputs weights"]:
+    """The derivative of `read(logits, label)` of each example with respect to all weights, in the order of `ravel_pytree`.
+
+    Eval mode, no augmentation. The result is held whole: rows x outputs x weights numbers.
+
+    Args:
+        problem: the examples and the model.
+        variables: where the derivatives are taken.
+        rows: of the training set.
+        read: what is derived: the logits themselves, or a loss.
+    """
+    weights, structured = ravel_pytree(variables.params)
+
+    def one(row):
+        def value(weights):
+            image = problem.train.images[row][None]
+            logits, _ = problem.model.apply(variables._replace(params=structured(weights)), image, train=False)
+            return read(logits[0], problem.train.labels[row])
+
+        return jax.jacrev(value)(weights)
+
+    return _chunk_by_chunk(jax.vmap(one), rows, CHUNK)
+
+
+def head_features(problem: Problem, variables: Variables, rows: Int[Array, " rows"]) -> Float[Array, "rows features"]:
+    """What the head multiplies with its kernel, in eval mode; where it has a bias, a last feature of 1.
+
+    Args:
+        problem: the examples and the model, whose last block is the head.
+        variables: of the model.
+        rows: of the training set.
+
+    Raises:
+        ValueError: the model does not say what its features are.
+    """
+    read, (name,) = problem.model.features, problem.model.blocks[-1]
+    if read is None:
+        raise ValueError("the model does not say what its head reads: see Model.features")
+    found = _chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
+    return jnp.concatenate([found, jnp.ones((len(rows), 1))], axis=1) if "bias" in variables.params[name] else found
+
+
+def _chunk_by_chunk(function: Callable[[Array], Array], rows: Array, chunk: int) -> Array:
+    """`function` of all rows, some at a time; the last chunk is filled with the first row."""
+    chunk = min(chunk, len(rows))
+    filled = jnp.concatenate([rows, jnp.repeat(rows[:1], -len(rows) % chunk)]).reshape(-1, chunk)
+    results = jax.lax.map(function, filled)
+    return results.reshape(-1, *results.shape[2:])[: len(rows)]
+
+
+def _mean_of_parts(
+    problem: Problem,
+    rows: tuple[Bool[Array, " examples"], int],
+    weighted_sum: Callable[[Array, Array], Params],
+    parts: Bool[Array, "parts examples"] | None,
+) -> Params:
+    """`mean_over` the rows, or over each of some subsets of them, stacked along a leading axis, in the same pass."""
     if parts is None:
-        return mean_over(problem, rows, chunk_sum, CHUNK)
+        return mean_over(problem, rows, weighted_sum, CHUNK)
 
     def part_sums(rows, weights):
-        return chunk_sum(rows, (weights[None] * parts[:, rows]) * (count / jnp.sum(parts, axis=1))[:, None])
+        return weighted_sum(rows, (weights[None] * parts[:, rows]) * (count / jnp.sum(parts, axis=1))[:, None])
 
     count = rows[1]
     return mean_over(problem, rows, part_sums, CHUNK)
+
+
+def output_sensitivity(problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int]) -> Params:
+    """The mean over examples of |∇θ |f(x)|_2|, f the logits: memory aware synapses' importance (arXiv 1711.09601).
+
+    The absolute value is taken example by example, so the result does not depend on how they are batched. Labels are not
+    read. Eval mode, no augmentation.
+
+    Args:
+        problem: the examples and the model.
+        variables: where the gradients are taken.
+        rows: a mask over the training set and its count, as `problem.rows(source)` gives them.
+    """
+
+    def length(params, row):
+        logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
+        return jnp.linalg.norm(logits[0])
+
+    def chunk_sum(rows, weights):
+        slopes = jax.vmap(jax.grad(length), in_axes=(None, 0))(variables.params, rows)
+        return _combine(weights, jax.tree.map(jnp.abs, slopes))
+
+    return mean_over(problem, rows, chunk_sum, CHUNK)
 
 
 def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
@@ -103,8 +236,8 @@ def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Fl
 
 
 def mean_over(
-    problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Params], chunk: int
-) -> Params:
+    problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Any], chunk: int
+) -> Any:
     """The mean over a set of examples of a tree that `weighted_sum(rows[chunk], weights[chunk])` sums for some of them.
 
     The last chunk is filled with its own first row at weight zero, so that no row outside the set is ever read.

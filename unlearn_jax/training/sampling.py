@@ -20,7 +20,7 @@ class Source(NamedTuple):
     """Rows to draw from, and how often."""
 
     mask: Bool[Array, " examples"]
-    size: int  # rows that the mask keeps
+    size: int  # rows that the mask keeps, or more: then the same ones come again
     steps: int  # batches wanted
 
 
@@ -40,7 +40,8 @@ def draw(key: Key, sources: Sequence[Source], batch_size: int) -> list[Int[Array
     rows = []
     for source, own in zip(sources, bits, strict=True):
         size = min(batch_size, source.size)
-        order = _shuffled(own, source.mask)[:, : steps_in_pass(source.size, batch_size) * size]
+        again = jnp.arange(steps_in_pass(source.size, batch_size) * size) % jnp.sum(source.mask)
+        order = _shuffled(own, source.mask)[:, again]
         rows.append(order.reshape(-1, size)[: source.steps].astype(jnp.int32))
     return rows
 

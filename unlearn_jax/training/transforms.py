@@ -1,6 +1,7 @@
 """Optax transforms that unlearning needs. Each works in any optax training loop."""
 
 import fnmatch
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -147,6 +148,35 @@ def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda u, r: u - share * r, updates, reference), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Several optimisers that take turns, each with a state of its own.
+
+    The update's extra argument `choice` says whose turn it is. The others' momentum and step counts stand still. Where
+    `choice` is not batched, only one of them is computed.
+
+    Args:
+        inner: an optax chain for each choice.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> params = {"w": jnp.zeros(1)}
+        >>> optimiser = alternate(optax.sgd(1.0), optax.sgd(0.1))
+        >>> updates, _ = optimiser.update({"w": jnp.ones(1)}, optimiser.init(params), params, choice=1)
+        >>> round(float(updates["w"][0]), 3)
+        -0.1
+    """
+    members = [optax.with_extra_args_support(transform) for transform in inner]
+
+    def update(updates, state, params=None, *, choice, **extra):
+        def turn(index, updates, state):
+            updates, own = members[index].update(updates, state[index], params, choice=choice, **extra)
+            return updates, (*state[:index], own, *state[index + 1 :])
+
+        return jax.lax.switch(choice, [functools.partial(turn, index) for index in range(len(members))], updates, state)
+
+    return optax.GradientTransformationExtraArgs(lambda params: tuple(each.init(params) for each in members), update)
 
 
 def tree_dot(a: Any, b: Any) -> Float[Array, ""]:

@@ -1,0 +1,69 @@
+"""How much each method depends on its hyperparameters: forgetting against utility over its two main ones."""
+
+import itertools
+
+import numpy as np
+
+from configs.sensitivity import Config
+from configs.tuning import LOG, SPACE
+from experiments.setting import prepare, settings
+from experiments.tuning import Judge
+from unlearn_jax.methods import METHODS
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.progress import working
+from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
+from unlearn_jax.runs import Run
+
+COLUMNS = ("method", "kind", "first", "first_value", "second", "second_value", *Tried._fields[2:])
+
+
+def run(config: Config, folder: Run) -> None:
+    """Judge a grid of settings of every method that has hyperparameters to vary, and draw the surfaces.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    setting = prepare(config)
+    judge = Judge(config, setting)
+    names = [name for name in config.method_names() if name in SPACE]
+    chosen, fine = settings(config, names), config.fine_names()
+    surfaces: list[Surface] = []
+    for name in names:
+        budget = {key: value for key, value in (("epochs", config.epochs), ("batch_size", config.batch_size))}
+        base = chosen[name] | {key: value for key, value in budget.items() if key in chosen[name]}
+        axes = list(SPACE[name])[:2]
+        points = grid(name, axes, config.fine_grid if name in fine else config.grid)
+        marked = [{key: float(each[key]) for key in axes} for each in (base, METHODS[name].defaults)]
+        with working(name) as update:
+            distances, shares, _ = judge.judge(name, base, points + marked)
+            tried = [
+                Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
+                for point, far, share in zip(points + marked, distances, shares, strict=True)
+            ]
+            surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
+            update(1.0, f"{len(points)} settings, the best {min(map(sum, distances)):.2f}")
+    rows = [
+        (each.method, kind, each.axes[0], one[0], each.axes[1] if len(each.axes) > 1 else "", *one[1:])
+        for each in surfaces
+        for kind, some in (("grid", each.grid), ("used", [each.used]), ("authors", [each.authors]))
+        for one in some
+    ]
+    folder.write_csv("sensitivity.csv", COLUMNS, rows)
+    ends = {"nothing": judge.nothing.tolist(), "retrain": judge.floor.tolist()}
+    folder.write_json("results.json", ends)
+    title = f"{config.dataset} · {config.model} · n={config.members} models a setting, {config.members} oracles"
+    save(meshes(surfaces, judge.nothing, judge.floor, title), folder, "sensitivity")
+    table = summary(surfaces, judge.nothing, judge.floor)
+    folder.write_text("summary.md", table)
+    print(table)
+
+
+def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:
+    """The settings, first hyperparameter slowest: evenly over the space, on its scale."""
+
+    def values(key: str, number: int) -> np.ndarray:
+        low, high, scale = SPACE[name][key]
+        return np.geomspace(low, high, number) if scale == LOG else np.linspace(low, high, number)
+
+    each = [values(key, count if len(axes) > 1 else count**2) for key in axes]
+    return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*each)]

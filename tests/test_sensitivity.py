@@ -1,0 +1,79 @@
+"""The surfaces of forgetting against utility: which settings are tried, and what is said of them."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.tuning import SPACE
+from experiments.sensitivity import grid
+from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
+
+ROOT = Path(__file__).parent.parent
+NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
+
+
+def tried(first, second, forget, rest):
+    return Tried(*map(float, (first, second, forget, rest, rest, 90, 95, 92)))
+
+
+def surfaces():
+    points = [
+        tried(a, b, forget, rest) for a, b, forget, rest in ((1, 1, 3, 1.1), (1, 2, 2, 1.2), (2, 1, 1, 2), (2, 2, np.inf, np.inf))
+    ]
+    whole = Surface("two", "F+R", ("rate", "alpha"), points, points[0], points[1])
+    line = Surface("one", "F", ("rate",), [tried(a, np.nan, 2.9, 1.0) for a in (1, 2, 3)], points[0], points[2])
+    return [whole, line]
+
+
+@pytest.mark.parametrize("name", ["finetune", "salun"])
+def test_the_grid_spans_the_space_evenly_on_its_scale(name):
+    axes = list(SPACE[name])[:2]
+    points = grid(name, axes, 4)
+    assert len(points) == 16 and len({tuple(point.values()) for point in points}) == 16
+    for key in axes:
+        low, high, scale = SPACE[name][key]
+        values = sorted({point[key] for point in points})
+        assert (values[0], values[-1]) == (pytest.approx(low), pytest.approx(high))
+        steps = np.diff(np.log(values) if scale == "log" else values)
+        np.testing.assert_allclose(steps, steps[0])
+
+
+def test_the_table_counts_what_is_better_than_doing_nothing_and_orders_by_the_best():
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in summary(surfaces(), NOTHING, RETRAIN).splitlines()[2:4]]
+    assert lines[0] == ["two", "F+R", "rate, alpha", "25%", "4.40", "1, 2", "5.20", "4.40"]
+    assert lines[1] == ["one", "F", "rate", "100%", "4.90", "1", "5.20", "5.00"]
+
+
+def test_the_meshes_join_settings_that_differ_in_one_hyperparameter():
+    figure = meshes(surfaces(), NOTHING, RETRAIN, "title")
+    two, one = figure.axes
+    lines = [line for line in two.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
+    corners = {tuple(map(tuple, np.round(line.get_xydata(), 6)[:, ::-1])) for line in lines if np.ptp(line.get_ydata())}
+    far = (90.0, 30.0)  # the setting that diverged is drawn at the edge: 30 times doing nothing
+    assert {((3.0, 1.1), (1.0, 2.0)), ((2.0, 1.2), far), ((3.0, 1.1), (2.0, 1.2)), ((1.0, 2.0), far)} <= corners
+    assert "two (F+R)" in two.get_title() and "one (F)" in one.get_title()
+
+
+def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
+    command = (
+        f"--exp sensitivity --smoke --device cpu --out {tmp_path}/out --cache {tmp_path}/cache --methods neggrad_plus,fisher"
+    )
+    done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/figures/sensitivity.png").is_file() and "Doing nothing" in done.stdout
+    with (tmp_path / "out/sensitivity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    count = {
+        (name, kind): sum((row["method"], row["kind"]) == (name, kind) for row in rows)
+        for name in ("neggrad_plus", "fisher")
+        for kind in ("grid", "used", "authors")
+    }
+    assert count == {(n, k): (1 if k != "grid" else 4 if n == "neggrad_plus" else 9) for n, k in count}
+    by_rate = {
+        row["first_value"]: float(row["forget"]) for row in rows if row["method"] == "neggrad_plus" and row["kind"] == "grid"
+    }
+    assert len(set(by_rate.values())) == len(by_rate) == 2

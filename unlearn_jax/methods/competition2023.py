@@ -1,0 +1,402 @@
+"""The seven winners of the first NeurIPS unlearning competition, as its report describes them (arXiv 2406.09073).
+
+Hyperparameters are the entrants', who tuned them for ResNet-18 on faces; what their code does otherwise than its description
+stands in each docstring. SGD has momentum 0.9 throughout, as theirs.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
+
+from unlearn_jax.methods.distillation import alternation
+from unlearn_jax.methods.pieces import edit, in_turns, pipe, steps_for
+from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.methods.retraining import descend_on_retain, sgd
+from unlearn_jax.methods.selection import convolutions, smallest, unnormalising
+from unlearn_jax.training.descend import descend
+from unlearn_jax.training.fit import initialise, masked
+from unlearn_jax.training.gradients import batch_gradient
+from unlearn_jax.training.objectives import Batch, Loss, Term, contrast, cross_entropy, divergence, weighted
+from unlearn_jax.training.sampling import subset
+from unlearn_jax.training.transforms import alternate, freeze_where
+from unlearn_jax.types import Key, Method, Params, Problem, Variables
+
+
+@register(access="F+R", reference="1st of the competition, arXiv 2406.09073")
+def fcs(
+    *,
+    temperature: Number = 1.15,
+    uniform_learning_rate: Number = 5e-3,
+    forget_learning_rate: Number = 3e-4,
+    learning_rate: Number = 1e-3,
+    weight_decay: Number = 1e-2,
+    epochs: int = 8,
+    batch_size: int = 64,
+) -> Method:
+    """FCS: the forget set is made uniform, then pulled towards the retain set's outputs in turns with training on it.
+
+    One pass over F descends KL(uniform || p). Then, `epochs` times: a pass over F descends -log softmax(f_F f_Rᵀ /
+    temperature), averaged over the batch of R, whose outputs are held fixed; a pass over R descends CE. Each of the three has
+    an SGD of its own. Deviations: F and R go through the network, and its BatchNorm, as one batch in the contrastive steps; the
+    entrants' batches of R are of 256, at a learning rate four times as large.
+
+    Args:
+        temperature: of the contrast.
+        uniform_learning_rate: of the first pass.
+        forget_learning_rate: of the contrastive passes, on a cosine to zero over all of them.
+        learning_rate: of the passes over R.
+        weight_decay: added to the gradient in the passes over R.
+        epochs: of a contrastive pass and one over R.
+        batch_size: examples per step, of each set.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        steps = steps_for(problem, "forget", 1, batch_size)
+        fading = optax.cosine_decay_schedule(forget_learning_rate, max(epochs * steps, 1))
+        rounds = 1 + alternation(problem, epochs, epochs, batch_size)
+        return descend(
+            [
+                weighted(Term("forget", lambda logits, batch: divergence(jnp.zeros_like(logits), logits))),
+                contrast("forget", "retain", temperature),
+                weighted(Term("retain", cross_entropy)),
+            ],
+            alternate(sgd(uniform_learning_rate, 0.0), sgd(fading, 0.0), sgd(learning_rate, weight_decay)),
+            program=np.concatenate([np.zeros(steps, np.int32), rounds]),
+            batch_size=batch_size,
+        )(key, problem, variables)
+
+    return method
+
+
+@register(access="F+R", reference="2nd of the competition, arXiv 2406.09073", models="convolutional")
+def msg(
+    *,
+    share: Number = 0.3,
+    others: Number = 0.1,
+    learning_rate: Number = 1e-3,
+    weight_decay: Number = 5e-4,
+    epochs: int = 5,
+    batch_size: int = 64,
+) -> Method:
+    """MSG: renews the convolution weights on whose gradient forget and retain set agree, then trains on the retain set.
+
+    With g = ∇CE(a sample of R as large as F) - ∇CE(F) at θ0, the `share` of each convolution kernel with the smallest |g| is
+    initialised anew. CE(R) then, with the gradients of the kernels' other weights times `others`; the learning rate rises
+    linearly over the first half of the steps (the entrants': of the epochs) and falls over the second. Deviations: g is of means
+    in eval mode, where the entrants add up the gradients of batches in training mode; the initialiser is this library's.
+
+    Args:
+        share: of each kernel that is renewed.
+        others: factor on the gradients of the rest of the kernels.
+        learning_rate: of SGD, at its highest.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        subset_key, init_key, descent_key = jax.random.split(key, 3)
+        kernels, agreed = convolutions(variables.params), agreeing(subset_key, problem, variables, share)
+        renewed = jax.tree.map(jnp.where, agreed, initialise(init_key, problem).params, variables.params)
+        factors = jax.tree.map(lambda kernel, mask: jnp.where(mask | (not kernel), 1.0, others), kernels, agreed)
+        slow = optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, factors))
+        steps = steps_for(problem, "retain", epochs, batch_size)
+        transform = optax.chain(slow, sgd(lambda count: learning_rate * triangle(count, steps), weight_decay))
+        descent = descend_on_retain(problem, transform, epochs, batch_size)
+        return descent(descent_key, problem, variables._replace(params=renewed))
+
+    return method
+
+
+def agreeing(key: Key, problem: Problem, variables: Variables, share: float | Array) -> Params:
+    """True for the `share` of each convolution kernel with the smallest |∇CE(sample of R) - ∇CE(F)|; False elsewhere."""
+    count = min(problem.forget_count, problem.retain_count)
+    sample = subset(key, problem.retain, count)
+    both = dataclasses.replace(problem, kept=problem.forget | sample, kept_count=problem.forget_count + count)
+    signs = jnp.where(problem.forget, -1.0 / problem.forget_count, 1.0 / count)
+    gradient = batch_gradient(both, variables, "kept", weights=both.kept_count * signs)
+    return smallest(gradient, share, among=convolutions(gradient), each=True)
+
+
+def triangle(count: Array, steps: int) -> Float[Array, ""]:
+    """Up to 1 in the middle of `steps` steps and down again; neither the first nor the last is zero."""
+    return 1.0 - jnp.abs(2.0 * (count + 1.0) / (steps + 1.0) - 1.0)
+
+
+@register(access="R", reference="3rd of the competition, arXiv 2406.09073", models="convolutional", identity_at_zero=True)
+def cfw(
+    *,
+    noise: Number = 0.6,
+    last_noise: Number = 0.005,
+    stem_only: bool = False,
+    learning_rate: Number = 7e-4,
+    weight_decay: Number = 5e-4,
+    epochs: int = 4,
+    batch_size: int = 64,
+) -> Method:
+    """CFW: heavy noise on the convolutions, then training on the retain set with weighted classes.
+
+    Kernels += N(0, noise²); then cross-entropy on R, an example weighted by |R| / (classes x the examples of its class), so
+    that all classes count the same; before the last epoch kernels += N(0, last_noise²). Epoch e has the learning rate
+    (1 + cos(π e / epochs)) / 2 times the first's. Deviations: the entrants' weights were set by hand for their data, and
+    multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code reaches the
+    network's first convolution only (`stem_only`), which their description does not say.
+
+    Args:
+        noise: standard deviation of the first noise.
+        last_noise: standard deviation of the second.
+        stem_only: noise on the first convolution alone.
+        learning_rate: of SGD in the first epoch.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        noisy = convolutions(variables.params, problem.model.blocks[0] if stem_only else None)
+        objective = weighted(Term("retain", class_weighted(problem, 1.0)))
+        steps = steps_for(problem, "retain", 1, batch_size)
+
+        def epoch(deviation, rate):
+            confuse = edit(lambda key, _, own: own._replace(params=with_noise(key, own.params, noisy, deviation)))
+            return pipe(confuse, descend(objective, sgd(rate, weight_decay), steps=steps, batch_size=batch_size))
+
+        number = np.arange(epochs)
+        deviations = noise * (number == 0) + last_noise * (number == epochs - 1)
+        return in_turns(epoch, deviations, learning_rate * (1 + np.cos(np.pi * number / max(epochs, 1))) / 2)(
+            key, problem, variables
+        )
+
+    return method
+
+
+def class_weighted(problem: Problem, power: float) -> Loss:
+    """Cross-entropy, weighted by (examples of the class in R)^-power; the weights have mean 1 over R."""
+    labels = problem.train.labels[jnp.nonzero(problem.retain, size=problem.retain_count)[0]]
+    counts = jnp.bincount(labels, length=problem.classes)
+    weights = jnp.where(counts > 0, jnp.maximum(counts, 1.0) ** -power, 0.0)
+    weights *= problem.retain_count / (counts @ weights)
+    return lambda logits, batch: weights[batch.labels] * cross_entropy(logits, batch)
+
+
+def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -> Params:
+    """The params with normal noise on the arrays that `noisy` marks."""
+    weights, structured = ravel_pytree(params)
+    noise = structured(deviation * jax.random.normal(key, weights.shape))  # for all weights at once: see `models.draw_kernels`
+    return jax.tree.map(lambda param, marked, own: param + jnp.where(marked, own, 0.0), params, noisy, noise)
+
+
+@register(access="R", reference="4th of the competition, arXiv 2406.09073")
+def prmq(
+    *,
+    share: Number = 0.99,
+    learning_rate: Number = 5e-4,
+    weight_decay: Number = 5e-4,
+    epochs: int = 3,
+    batch_size: int = 64,
+) -> Method:
+    """PRMQ: renews the weights that are small, which are nearly all, and trains back to the original's certainty.
+
+    The `share` of all weights (those of normalisations apart) with the smallest |θ| is initialised anew. Then R descends CE,
+    weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
+    precision. Deviations: this library's initialiser; 3 epochs for 3.2.
+
+    Args:
+        share: of the weights that are renewed, over the whole network.
+        learning_rate: of SGD.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def renew(key: Key, problem: Problem, variables: Variables) -> Variables:
+        pruned = smallest(variables.params, share, among=unnormalising(variables.params), each=False)
+        return variables._replace(params=jax.tree.map(jnp.where, pruned, initialise(key, problem).params, variables.params))
+
+    def round_off(key: Key, problem: Problem, variables: Variables) -> Variables:
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(leaf.dtype), variables)
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def certainty(logits, batch: Batch):
+            teacher, _ = problem.model.apply(variables, batch.images, train=False)
+            return (entropy(logits) - entropy(teacher)) ** 2
+
+        objective = weighted(Term("retain", class_weighted(problem, 0.1)), Term("retain", certainty))
+        steps = steps_for(problem, "retain", epochs, batch_size)
+        train = descend(objective, sgd(learning_rate, weight_decay), steps=steps, batch_size=batch_size)
+        return pipe(edit(renew), train, edit(round_off))(key, problem, variables)
+
+    return method
+
+
+@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", models="convolutional")
+def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int = 3, batch_size: int = 64) -> Method:
+    """CT: transposes every convolution kernel (height for width) and trains on the retain set.
+
+    Args:
+        learning_rate: of SGD at the first step, on a cosine to zero (the entrants': by epochs).
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def transpose(key: Key, problem: Problem, variables: Variables) -> Variables:
+        params = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1) if leaf.ndim == 4 else leaf, variables.params)
+        return variables._replace(params=params)
+
+    def train(key: Key, problem: Problem, variables: Variables) -> Variables:
+        steps = steps_for(problem, "retain", epochs, batch_size)
+        transform = sgd(optax.cosine_decay_schedule(learning_rate, max(steps, 1)), weight_decay)
+        return descend_on_retain(problem, transform, epochs, batch_size)(key, problem, variables)
+
+    return pipe(edit(transpose), train)
+
+
+@register(access="R+test-like", reference="of the competition's first seven, arXiv 2406.09073")
+def kde(
+    *,
+    temperature: Number = 5.0,
+    distillation_learning_rate: Number = 9e-4,
+    learning_rate: Number = 1e-3,
+    weight_decay: Number = 5e-4,
+    distillation_epochs: int = 3,
+    epochs: int = 3,
+    batch_size: int = 64,
+) -> Method:
+    """KDE: renews the first layer and the head, and learns the rest back from the original on held-out data, then on R.
+
+    First, on held-out images without their labels, KL(θ0 || student) at `temperature`. Then, on R, CE + 2 KL(θ0 || student) at
+    `temperature`: the entrants add a soft cross-entropy and a divergence, which have the same gradient.
+
+    Args:
+        temperature: of all softmaxes but that of CE.
+        distillation_learning_rate: of SGD on held-out data.
+        learning_rate: of SGD on R at the first step, on a cosine to zero (the entrants': by epochs).
+        weight_decay: added to the gradient.
+        distillation_epochs: passes over the held-out data.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        init_key, held_out_key, retain_key = jax.random.split(key, 3)
+        count = len(problem.held_out.labels)
+        elsewhere = masked(dataclasses.replace(problem, train=problem.held_out), jnp.ones(count, bool), count)
+
+        def imitation(logits, batch: Batch):
+            teacher, _ = problem.model.apply(variables, batch.images, train=False)
+            return divergence(teacher, logits, temperature)
+
+        distil = descend(
+            weighted(Term("retain", imitation)),
+            sgd(distillation_learning_rate, weight_decay),
+            steps=steps_for(elsewhere, "retain", distillation_epochs, batch_size),
+            batch_size=batch_size,
+        )
+        steps = steps_for(problem, "retain", epochs, batch_size)
+        train = descend(
+            weighted(Term("retain", cross_entropy), Term("retain", imitation, 2.0)),
+            sgd(optax.cosine_decay_schedule(learning_rate, max(steps, 1)), weight_decay),
+            steps=steps,
+            batch_size=batch_size,
+        )
+        ends = problem.model.blocks[0][0], problem.model.blocks[-1][0]
+        student = renewed(init_key, problem, variables, ends)
+        return train(retain_key, problem, distil(held_out_key, elsewhere, student))
+
+    return method
+
+
+@register(access="R", reference="of the competition's first seven, arXiv 2406.09073")
+def rni(
+    *,
+    noise: Number = 0.04,
+    tensors: int = 9,
+    noise_share: Number = 0.7,
+    learning_rate: Number = 2e-4,
+    last_learning_rate: Number = 1e-3,
+    weight_decay: Number = 5e-4,
+    full_epochs: int = 4,
+    epochs: int = 9,
+    batch_size: int = 64,
+) -> Method:
+    """RNI: renews the head, then trains a few random arrays of weights at a time, with noise on most of them.
+
+    In each epoch but the last `full_epochs`, CE(R) moves `tensors` random arrays and all normalisations, the rest stays
+    bit-identical; from the second epoch on, that share of them has first got noise. Then all train. Deviations: an array may
+    get noise more than once (the entrants': only when it is first drawn).
+
+    Args:
+        noise: standard deviation.
+        tensors: arrays that are trained in an epoch, drawn among those that belong to no normalisation.
+        noise_share: of them that get noise, rounded down.
+        learning_rate: of SGD, its momentum beginning anew in each epoch.
+        last_learning_rate: of the last epoch.
+        weight_decay: added to the gradient.
+        full_epochs: at the end, in which all weights train.
+        epochs: passes over R, those included.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        init_key, draw_key, turns_key = jax.random.split(key, 3)
+        drawable, structure = jax.tree.flatten(unnormalising(variables.params))
+        drawn = lots(draw_key, drawable, (epochs, tensors), noise_share)
+        partial = (np.arange(epochs) < epochs - full_epochs)[:, None]
+        rates = jnp.where(np.arange(epochs) == epochs - 1, last_learning_rate, learning_rate)
+        objective, steps = weighted(Term("retain", cross_entropy)), steps_for(problem, "retain", 1, batch_size)
+
+        def epoch(frozen, noisy, rate):
+            held, shaken = (jax.tree.unflatten(structure, list(mask)) for mask in (frozen, noisy))
+            shake = edit(lambda key, _, own: own._replace(params=with_noise(key, own.params, shaken, noise)))
+            transform = freeze_where(sgd(rate, weight_decay), held)
+            return pipe(shake, descend(objective, transform, steps=steps, batch_size=batch_size))
+
+        student = renewed(init_key, problem, variables, problem.model.blocks[-1])
+        return in_turns(epoch, drawn.frozen & partial, drawn.noisy & partial, rates)(turns_key, problem, student)
+
+    return method
+
+
+class Lots(NamedTuple):
+    """Which arrays of weights an epoch of `rni` holds still, and which get noise before it."""
+
+    frozen: Bool[Array, "epochs arrays"]
+    noisy: Bool[Array, "epochs arrays"]
+
+
+def lots(key: Key, drawable: Sequence[bool], turns: tuple[int, int], noise_share: Number) -> Lots:
+    """Draw the arrays that are trained in each epoch; that share of them, rounded down, gets noise, but not in the first.
+
+    Args:
+        key: for all epochs.
+        drawable: whether an array takes part; the others are always trained, without noise.
+        turns: epochs, and arrays drawn in each.
+        noise_share: in [0, 1].
+    """
+    epochs, tensors = turns
+    takes_part = np.array(drawable)[None]
+    draws = jnp.where(takes_part, jax.random.uniform(key, (epochs, len(drawable))), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(draws, axis=1), axis=1)
+    noisy = (rank < jnp.floor(noise_share * tensors)) & (np.arange(epochs) > 0)[:, None]
+    return Lots((rank >= tensors) & takes_part, noisy & takes_part)
+
+
+def renewed(key: Key, problem: Problem, variables: Variables, groups: Sequence[str]) -> Variables:
+    """The variables with some groups of parameters initialised anew."""
+    fresh = initialise(key, problem).params
+    params = {name: fresh[name] if name in groups else old for name, old in variables.params.items()}
+    return variables._replace(params=params)
+
+
+def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:
+    """Of the softmax, in nats."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

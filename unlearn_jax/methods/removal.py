@@ -1,0 +1,187 @@
+"""Jumps to where training without the forget set would have ended: linear equations, solved once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from unlearn_jax.methods.pieces import edit
+from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.training.gradients import batch_gradient, head_features, jacobian
+from unlearn_jax.training.sampling import Source, draw
+from unlearn_jax.types import Key, Method, Problem, Variables
+
+# The third derivative of log Σ exp z, as an operator, is at most this: the third central moment of a variable whose range is √2.
+SOFTMAX_SMOOTHNESS = 2**0.5 / 27**0.5
+
+
+@register(access="F+R", reference="influence unlearning of arXiv 2304.04934, after WoodFisher (2004.14340)")
+def woodfisher(*, alpha: Number = 0.2, damping: Number = 1.0, samples: int = 1000, authors_recursion: bool = False) -> Method:
+    """Influence unlearning: one step back along the influence of the forget set, by an empirical Fisher matrix.
+
+    With n = |D| and v = Σ_F ∇ / n - |F| / (n |R|) Σ_R ∇, θ += alpha F^-1 v, where F = damping I + mean of g gᵀ over single
+    examples of R. The Woodbury identity takes all examples at once instead of one by one: the same matrix. Deviation: the
+    authors' code never updates the direction that it takes from the first example, so that what it computes is no
+    inverse; `authors_recursion` does as they do.
+
+    Args:
+        alpha: length of the step; 1 is the influence function's own.
+        damping: keeps the inverse finite; 1 in the authors' code.
+        samples: examples of R that F is made of, at most |R|; samples x weights numbers are held.
+        authors_recursion: F^-1 v as the authors' code has it (damping plays no part).
+    """
+
+    def change(key: Key, problem: Problem, variables: Variables) -> Variables:
+        weights, structured = ravel_pytree(variables.params)
+        share = problem.forget_count / problem.retain_count
+        influence = batch_gradient(problem, variables, "kept", weights=jnp.where(problem.forget, 1.0, -share))
+        (rows,) = draw(key, [Source(problem.retain, problem.retain_count, 1)], samples)[0]
+        gradients = jacobian(problem, variables, rows, loss)
+        vector = ravel_pytree(influence)[0]
+        step = published_product(gradients, vector)[0] if authors_recursion else inverse_product(gradients, vector, damping)
+        return variables._replace(params=structured(weights + alpha * step))
+
+    return edit(change)
+
+
+def loss(logits: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array, ""]:
+    """The cross-entropy of one example."""
+    return -jax.nn.log_softmax(logits)[label]
+
+
+def inverse_product(
+    gradients: Float[Array, "samples weights"], vector: Float[Array, " weights"], damping: float | Array
+) -> Float[Array, " weights"]:
+    """(damping I + mean of g gᵀ)^-1 vector, by a system of as many equations as there are samples (Woodbury)."""
+    count = len(gradients)
+    gram = jnp.matmul(gradients, gradients.T, precision="highest")
+    inner = jnp.linalg.solve(gram + damping * count * jnp.eye(count), gradients @ vector)
+    return (vector - gradients.T @ inner) / damping
+
+
+def published_product(
+    gradients: Float[Array, "samples weights"], vector: Float[Array, " weights"]
+) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
+    """What the authors' code computes for F^-1 vector, and its `o`: ever the first gradient, only shorter."""
+    count = len(gradients)
+
+    def step(carry, gradient):
+        k, o = carry
+        scale = count + o @ gradient
+        return (k - (k @ gradient) / scale * o, o - (o @ gradient) / scale * o), None
+
+    return jax.lax.scan(step, (vector, gradients[0]), gradients[1:])[0]
+
+
+@register(access="F+R", reference="Certified removal, arXiv 1911.03030")
+def newton(*, weight_decay: Number = 5e-4) -> Method:
+    """Newton removal on the head: its softmax regression, solved once more for the retain set, to second order.
+
+    With features held fixed, head += H^-1 Δ, where Δ = Σ_F ∇CE + |F| weight_decay W and H is the Hessian of Σ_R CE + |R|
+    weight_decay / 2 |W|². Where W is the optimum on D, the gradient that is left on R is at most `removal_bound`. No
+    certificate is claimed here: the features have seen F and stay. Deviations: one softmax head, where the authors have a
+    logistic regression for each class; no loss perturbation in training.
+
+    Args:
+        weight_decay: of the head; that of the training recipe makes W nearly an optimum.
+    """
+
+    def change(key: Key, problem: Problem, variables: Variables) -> Variables:
+        (name,) = problem.model.blocks[-1]
+        forget, retain = (jnp.nonzero(mask, size=count)[0] for mask, count in map(problem.rows, ("forget", "retain")))
+        features = head_features(problem, variables, jnp.concatenate([retain, forget]))
+        head = variables.params[name]
+        weights = jnp.concatenate([head["kernel"], head["bias"][None]]) if "bias" in head else head["kernel"]
+        kept, removed = jnp.split(features, [len(retain)])
+        moved = weights + removal_step(weights, kept, removed, problem.train.labels[forget], weight_decay)
+        changed = {part: moved[-1] if part == "bias" else moved[: len(head["kernel"])] for part in head}
+        return variables._replace(params=variables.params | {name: changed})
+
+    return edit(change)
+
+
+def removal_step(
+    weights: Float[Array, "features classes"],
+    kept: Float[Array, "kept features"],
+    removed: Float[Array, "removed features"],
+    labels: Int[Array, " removed"],
+    weight_decay: float | Array,
+) -> Float[Array, "features classes"]:
+    """The Newton step of a softmax regression from its optimum on all examples to that on the kept ones.
+
+    Args:
+        weights: the optimum of Σ CE + examples x weight_decay / 2 |weights|² over kept and removed examples.
+        kept: their features; their labels do not matter.
+        removed: features of the examples to be removed.
+        labels: theirs.
+        weight_decay: of the mean loss.
+    """
+    errors = jax.nn.softmax(removed @ weights) - jax.nn.one_hot(labels, weights.shape[1])
+    slope = removed.T @ errors + len(removed) * weight_decay * weights
+    p = jax.nn.softmax(kept @ weights)
+
+    def curvature(label):  # class by class: all at once would hold examples x classes² x features numbers
+        spread = p[:, label, None] * (jax.nn.one_hot(label, p.shape[1])[None] - p)
+        return jnp.einsum("ni,nb,nj->ibj", kept, spread, kept, precision="highest")
+
+    hessian = jax.lax.map(curvature, jnp.arange(p.shape[1])).reshape(weights.size, weights.size)
+    hessian += len(kept) * weight_decay * jnp.eye(weights.size)
+    return jnp.linalg.solve(hessian, slope.T.ravel()).reshape(weights.T.shape).T
+
+
+def removal_bound(kept: Float[Array, "kept features"], step: Float[Array, "features classes"]) -> Float[Array, ""]:
+    """The most that the norm of the gradient of Σ CE + decay over the kept examples can be after a `removal_step`.
+
+    γ / 2 |X| sqrt(Σ_i |x_i step|⁴), |X| the largest singular value and γ = √2 / √27 the Lipschitz constant of the softmax's
+    Hessian. It depends on the data, as Corollary 1 of arXiv 1911.03030 does for the logistic loss. Divided by the number of
+    kept examples and the weight decay (the convexity), it bounds the distance to the retrained optimum.
+
+    Args:
+        kept: features of the examples that stay.
+        step: what `removal_step` has found, from an exact optimum.
+    """
+    moves = jnp.sum((kept @ step) ** 2, axis=1)
+    return SOFTMAX_SMOOTHNESS / 2 * jnp.linalg.norm(kept, 2) * jnp.linalg.norm(moves)
+
+
+@register(access="F+R", reference="arXiv 2003.02960")
+def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) -> Method:
+    """NTK forgetting: shifts the weights as the forget set's absence would shift those of the linearised network.
+
+    The network linearised at θ and trained on S has w_S = G_S (G_Sᵀ G_S + |S| weight_decay I)^-1 (y - f_0), G_S the
+    derivatives of all logits on S; θ += scale (w_R - w_D). Here y - f_0 = G_Sᵀ θ - (softmax(f) - label): the weights from which
+    training sets out are taken to be zero, where weight decay pulls. Deviations: the authors set out from known (pretrained)
+    weights and estimate `scale` by them; their code takes y - f(θ) for y - f_0, which is next to nothing where θ fits; a
+    sample stands, weighted, for F and one for R; their noise is `fisher`'s, to be piped behind.
+
+    Args:
+        scale: of the shift.
+        weight_decay: of the training recipe.
+        samples: examples of each of F and R, at most; 2 x samples x classes x weights numbers are held.
+    """
+
+    def change(key: Key, problem: Problem, variables: Variables) -> Variables:
+        weights, structured = ravel_pytree(variables.params)
+        sizes = np.array([problem.retain_count, problem.forget_count])
+        retain, forget = draw(key, [Source(problem.retain, int(sizes[0]), 1), Source(problem.forget, int(sizes[1]), 1)], samples)
+        rows = jnp.concatenate([retain[0], forget[0]])
+        counts = np.array([retain.size, forget.size])
+        each = np.repeat(np.sqrt(sizes / counts), counts).astype(np.float32)  # examples that a drawn one stands for, as a root
+
+        logits, _ = problem.model.apply(variables, problem.train.images[rows], train=False)
+        errors = jax.nn.softmax(logits) - jax.nn.one_hot(problem.train.labels[rows], problem.classes)
+        derivatives = each[:, None, None] * jacobian(problem, variables, rows, lambda logits, label: logits)
+        derivatives = derivatives.reshape(-1, weights.size)
+        targets = derivatives @ weights - (each[:, None] * errors).ravel()
+        kernel = jnp.matmul(derivatives, derivatives.T, precision="highest")
+
+        def coefficients(drawn, stands_for):
+            size = drawn * problem.classes
+            ridge = stands_for * weight_decay * jnp.eye(size)
+            return jnp.pad(jnp.linalg.solve(kernel[:size, :size] + ridge, targets[:size]), (0, len(targets) - size))
+
+        without, with_forget = coefficients(counts[0], sizes[0]), coefficients(counts.sum(), sizes.sum())
+        return variables._replace(params=structured(weights + scale * (without - with_forget) @ derivatives))
+
+    return edit(change)

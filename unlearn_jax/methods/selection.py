@@ -1,0 +1,48 @@
+"""Which weights: masks over the params, as trees of booleans."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from unlearn_jax.types import Params
+
+
+def smallest(tree: Params, share: float | Array, *, among: Any, each: bool) -> Params:
+    """True for the entries of smallest magnitude: exactly the nearest whole number to `share` of them, whatever the ties.
+
+    Args:
+        tree: of arrays.
+        share: of the entries, in [0, 1]; it may be traced.
+        among: one boolean for each array, not traced: whether its entries take part. The others are False.
+        each: that share of every array, or (False) of all that take part together.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    part = [number for number, takes_part in enumerate(jax.tree.leaves(among)) if takes_part]
+    sizes = np.array([leaves[number].size for number in part])
+    group = np.repeat(np.arange(len(part)), sizes) if each else np.zeros(sizes.sum(), int)
+    held = np.bincount(group)
+    magnitude = jnp.abs(jnp.concatenate([jnp.ravel(leaves[number]) for number in part]))
+    _, _, order = jax.lax.sort((jnp.asarray(group), magnitude, jnp.arange(len(group))), num_keys=2)  # one sort for all arrays
+    rank = np.arange(len(group)) - np.repeat(np.cumsum(held) - held, held)  # within the group
+    chosen = jnp.zeros(len(group), bool).at[order].set(rank < jnp.round(share * held)[group])
+    masks = [jnp.zeros(leaf.shape, bool) for leaf in leaves]
+    for number, mask in zip(part, jnp.split(chosen, np.cumsum(sizes)[:-1]), strict=True):
+        masks[number] = mask.reshape(leaves[number].shape)
+    return jax.tree.unflatten(structure, masks)
+
+
+def convolutions(params: Params, groups: Sequence[str] | None = None) -> Any:
+    """True for the kernels of convolutions, of all of them or of some groups of the network; one boolean for an array."""
+    return {
+        name: jax.tree.map(lambda leaf, inside=groups is None or name in groups: inside and leaf.ndim == 4, group)
+        for name, group in params.items()
+    }
+
+
+def unnormalising(params: Params) -> Any:
+    """True for all but what belongs to a normalisation (a group with `norm` in its name), one boolean for an array."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: not any("norm" in str(part) for part in path), params)
