@@ -1,18 +1,16 @@
 """A student that is taught by other networks what to keep and what to forget."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.pieces import steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.objectives import Batch, Term, cross_entropy, divergence, weighted
-from unlearn_jax.training.sampling import steps_in_pass, subset
+from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Method, Problem, Variables
 
 
@@ -36,9 +34,7 @@ def bad_teacher(
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         teacher_key, subset_key, descent_key = jax.random.split(key, 3)
         incompetent = initialise(teacher_key, problem)
-        count = round(retain_share * problem.retain_count)
-        kept = problem.forget | subset(subset_key, problem.retain, count)
-        problem = dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
+        problem = with_share_of_retain(subset_key, problem, retain_share)
 
         def loss(logits, batch: Batch):
             bad, _ = problem.model.apply(incompetent, batch.images, train=False)
