@@ -6,9 +6,8 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.pieces import other_labels, steps_for
 from unlearn_jax.methods.registry import Number, register
-from unlearn_jax.methods.relabelling import other_labels
 from unlearn_jax.methods.retraining import sgd
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.gradients import squared_gradients

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from unlearn_jax.training.sampling import steps_in_pass, subset
 from unlearn_jax.types import Examples, Key, Method, Problem, Variables
@@ -56,3 +57,8 @@ def with_share_of_retain(key: Key, problem: Problem, share: float) -> Problem:
     count = round(share * problem.retain_count)
     kept = problem.forget | subset(key, problem.retain, count)
     return dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
+
+
+def other_labels(key: Key, labels: Int[Array, "*shape"], classes: int) -> Int[Array, "*shape"]:
+    """For each label another one, uniformly."""
+    return (labels + jax.random.randint(key, labels.shape, 1, classes)) % classes

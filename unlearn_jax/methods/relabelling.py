@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.pieces import other_labels, steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.gradients import batch_gradient
@@ -91,11 +91,6 @@ def wrong_labels(key: Key, problem: Problem) -> Int[Array, " examples"]:
     """The labels of the training set, those of the forget set replaced by another class drawn uniformly."""
     labels = problem.train.labels
     return jnp.where(problem.forget, other_labels(key, labels, problem.classes), labels)
-
-
-def other_labels(key: Key, labels: Int[Array, "*shape"], classes: int) -> Int[Array, "*shape"]:
-    """For each label another one, uniformly."""
-    return (labels + jax.random.randint(key, labels.shape, 1, classes)) % classes
 
 
 def descend_on_wrong_labels(key: Key, problem: Problem, transform, epochs: int, batch_size: int) -> Descent:
