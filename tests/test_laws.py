@@ -39,6 +39,8 @@ OWN = {
     "amun_forget": {"doublings": 1},
     "boundary_shrink": {"size": 0.3},
     "l2ul": {"radius": 0.12},
+    "scrub_r": {"epochs": 4, "max_epochs": 3, "learning_rate": 0.1},
+    "gated_knowledge_transfer": {"gate": 0.1, "rounds": 2, "student_steps": 2, "batch_size": 16},
     "unsir": {"noise_images": 4, "noise_steps": 3, "retain_share": 0.5},
 }
 WITHOUT_CHANCE = {"original", "ssd"}  # methods that have no use for their key

@@ -52,7 +52,7 @@ class Model(NamedTuple):
             normalisation; None where nobody says.
         activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
             `[batch, positions, channels]`, one for each block but the head; a dense layer's units are positions of one channel.
-            None for a model that keeps them to itself.
+            None where nobody says.
     """
 
     init: Callable[..., Variables]

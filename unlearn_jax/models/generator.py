@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unlearn_jax.models import as_model
 from unlearn_jax.models.convolution import Convolution
+from unlearn_jax.types import Model
+
+
+def generator(shape: tuple[int, int, int], width: int = 32) -> Model:
+    """A `Generator` as pure functions: `apply(variables, noise) -> (images, {})`."""
+    return as_model(Generator(shape, width), (("start",), ("conv1",), ("conv2",), ("image",)))
 
 
 class Generator(nn.Module):
@@ -25,8 +32,8 @@ class Generator(nn.Module):
     width: int = 32
 
     @nn.compact
-    def __call__(self, noise: Float[Array, "batch dimensions"]) -> Float[Array, "batch height width channels"]:
-        """Images of mean 0 and variance 1."""
+    def __call__(self, noise: Float[Array, "batch dimensions"], train: bool) -> Float[Array, "batch height width channels"]:
+        """Images of mean 0 and variance 1; `train` changes nothing here."""
         height, width, channels = self.shape
         low = math.ceil(height / 4), math.ceil(width / 4)
         x = nn.Dense(self.width * low[0] * low[1], name="start")(noise)

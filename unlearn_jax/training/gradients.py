@@ -1,6 +1,7 @@
 """Gradients of the loss at fixed weights and in eval mode: over whole sets of examples, and of single ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,8 +127,8 @@ def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Fl
 
 
 def mean_over(
-    problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Params], chunk: int
-) -> Params:
+    problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Any], chunk: int
+) -> Any:
     """The mean over a set of examples of a tree that `weighted_sum(rows[chunk], weights[chunk])` sums for some of them.
 
     The last chunk is filled with its own first row at weight zero, so that no row outside the set is ever read.
