@@ -200,7 +200,7 @@ def mu_mis(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 2
     return method
 
 
-@register(access="F", reference="arXiv 2410.05583; with one copy task arithmetic, 2212.04089")
+@register(access="F", reference="arXiv 2410.05583; with one copy task arithmetic, 2212.04089", identity_at_zero=True)
 def neg_merge(
     *,
     scale: Number = 1.0,

@@ -18,7 +18,7 @@ CHUNK = 256  # examples that go through the network at a time
 def fast_gradient_sign(
     model: Model, variables: Variables, examples: Examples, size: float | Array
 ) -> Float[Array, "examples *image"]:
-    """X + size sign(∇x CE(x, y)): one step that raises the loss (arXiv 1412.6572)."""
+    """One step that raises the loss: x + size sign(∇x CE(x, y)) (arXiv 1412.6572)."""
     return in_chunks(lambda own: own.images + size * jnp.sign(_loss_slope(model, variables, own)[0]), examples)
 
 
@@ -99,15 +99,22 @@ def in_chunks(function: Callable[[Any], Any], arrays: Any) -> Any:
 
 
 def _loss_slope(model: Model, variables: Variables, examples: Examples) -> tuple[Array, Array]:
-    """The gradient of each example's cross-entropy in its own image, and what the model takes the image for."""
+    """The gradient of each example's cross-entropy in its own image, and what the model takes the image for.
+
+    p_y - 1 is taken as minus the sum of the other probabilities: of a sure model it would round to 0.
+    """
     logits, pullback = jax.vjp(lambda images: model.apply(variables, images, train=False)[0], examples.images)
-    (slope,) = pullback(jax.nn.softmax(logits) - jax.nn.one_hot(examples.labels, logits.shape[-1]))
+    own = jax.nn.one_hot(examples.labels, logits.shape[-1])
+    others = (1.0 - own) * jax.nn.softmax(logits)
+    (slope,) = pullback(others - own * jnp.sum(others, axis=-1, keepdims=True))
     return slope, jnp.argmax(logits, axis=-1)
 
 
 def _unit(slopes: Array) -> Array:
-    """Each example's direction; a slope of zero stays zero."""
-    return slopes / jnp.maximum(_norm(slopes), 1e-12)
+    """Each example's direction; a slope of zero stays zero, and one whose square would underflow does not."""
+    largest = jnp.max(jnp.abs(slopes), axis=tuple(range(1, slopes.ndim)), keepdims=True)
+    scaled = slopes / jnp.maximum(largest, jnp.finfo(slopes.dtype).tiny)
+    return scaled / jnp.maximum(_norm(scaled), 1e-12)
 
 
 def _into_ball(images: Array, centres: Array, radius: float | Array) -> Array:
