@@ -95,7 +95,8 @@ def test_adv_neggrad_takes_one_step_on_the_joint_batch():
     close(unlearn("adv_neggrad", on, variables, **given), Variables(step, moved))
 
 
-def test_sfron_is_its_papers_loop_under_a_fixed_mask():
+@pytest.mark.parametrize("mask_retain", [True, False])
+def test_sfron_is_its_papers_loop_under_a_fixed_mask(mask_retain):
     """Three steps on R, with one on F before the first and the third; batches are whole sources."""
     on, variables = problem(mlp()), start(mlp())
     given = {"strength": 9.0, "adaptivity": 0.7, "threshold": 1.1, "max_norm": 0.8, "learning_rate": 0.2, "weight_decay": 0.05}
@@ -103,6 +104,7 @@ def test_sfron_is_its_papers_loop_under_a_fixed_mask():
     of_forget, of_retain = (importance(on, params, source) for source in ("forget", "retain"))
     mask = jax.tree.map(lambda f, r: f + 1e-15 >= 1.1 * (r + 1e-15), of_forget, of_retain)
     velocity, program = zeros(params), [0, 1, 1, 0, 1]
+    moving = mask if mask_retain else jax.tree.map(np.ones_like, mask)
     for step, choice in enumerate(program):
         cosine = (1 + np.cos(np.pi * step / len(program))) / 2
         if choice == 0:
@@ -113,15 +115,16 @@ def test_sfron_is_its_papers_loop_under_a_fixed_mask():
             g = jax.tree.map(lambda leaf, scale=-9.0 * cosine: scale * leaf, average([grads for grads, _ in pairs], share))
         else:
             g = gradient(on, params, "retain")
-        g = jax.tree.map(np.multiply, g, mask)
+        g = jax.tree.map(np.multiply, g, mask if choice == 0 else moving)
         too_long = max(np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(g))) / 0.8, 1.0)
         g = jax.tree.map(lambda leaf, by=too_long: leaf / by, g)
-        velocity = jax.tree.map(lambda v, g, p, m: m * (0.9 * v + g + 0.05 * p), velocity, g, params, mask)
+        velocity = jax.tree.map(lambda v, g, p, m: m * (0.9 * v + g + 0.05 * p), velocity, g, params, moving)
         params = jax.tree.map(lambda p, v, rate=0.2 * cosine: p - rate * v, params, velocity)
-    found = unlearn("sfron", on, variables, forget_every=2, epochs=3, batch_size=ALL, **given).params
+    given |= {"forget_every": 2, "mask_retain": mask_retain, "epochs": 3, "batch_size": ALL}
+    found = unlearn("sfron", on, variables, **given).params
     close(found, params, rtol=1e-3, atol=1e-5)
     unchanged = jax.tree.map(lambda old, new: np.asarray(old == new), variables.params, found)
-    assert same(unchanged, jax.tree.map(np.logical_not, mask))  # bit for bit, and no weight besides
+    assert same(unchanged, jax.tree.map(np.logical_not, moving))  # bit for bit, and no weight besides
     assert 5 < sum(leaf.sum() for leaf in jax.tree.leaves(mask)) < 40
 
 

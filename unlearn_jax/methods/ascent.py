@@ -11,7 +11,7 @@ from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import sgd
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.gradients import squared_gradients
-from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, weighted
+from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, holding, weighted
 from unlearn_jax.training.transforms import freeze_where, project_out
 from unlearn_jax.types import Key, Method, Problem, Variables
 
@@ -119,6 +119,7 @@ def sfron(
     max_norm: Number = 7.0,
     weight_decay: Number = 5e-4,
     forget_every: int = 5,
+    mask_retain: bool = True,
     epochs: int = 8,
     batch_size: int = 256,
 ) -> Method:
@@ -127,11 +128,12 @@ def sfron(
     Every `forget_every` steps of CE(R) one step of -strength (1 + cos(pi t)) / 2 sum_i w_i CE_i(F) comes in between, t the
     share of the steps done, w_i proportional to CE_i^-adaptivity and of sum 1: what is forgotten already is pushed less.
     A weight may move where its Fisher information at θ0, the mean squared gradient of each example, is at least `threshold`
-    times as large on F as on R. The other weights, their momentum included, stay bit-identical. SGD with momentum 0.9, its
-    learning rate falling to 0 by a cosine; 1,500 steps in the authors' code.
+    times as large on F as on R. The mask is fixed, and the other weights, their momentum included, stay bit-identical. SGD with
+    momentum 0.9, its learning rate falling to 0 by a cosine; 1,500 steps in the authors' code.
 
-    Deviations from the authors' code: the mask holds in the steps on R too (theirs move every weight); Fisher information is
-    squared example by example (theirs squares means of batches); gradients are clipped in the steps on R too.
+    Deviations from the authors' code: the mask holds in the steps on R too (theirs move every weight: `mask_retain` false);
+    Fisher information is squared example by example (theirs squares means of batches); gradients are clipped in the steps on R
+    too.
 
     Args:
         learning_rate: of SGD, at the start.
@@ -141,6 +143,7 @@ def sfron(
         max_norm: the largest norm of a gradient.
         weight_decay: added to the gradient.
         forget_every: steps on R for each on F.
+        mask_retain: the mask holds in the steps on R too, rather than in those on F alone.
         epochs: passes over R.
         batch_size: examples per step.
     """
@@ -161,8 +164,9 @@ def sfron(
         program = np.insert(np.ones(steps, np.int32), np.arange(0, steps, forget_every), 0)
         rate = optax.cosine_decay_schedule(learning_rate, max(len(program), 1))
         chain = optax.chain(optax.clip_by_global_norm(max_norm), sgd(rate, weight_decay))
-        objectives = weighted(Term("forget", adaptive, fading)), weighted(Term("retain", cross_entropy))
-        descent = descend(objectives, freeze_where(chain, frozen), program=program, batch_size=batch_size)
+        transform = freeze_where(chain, frozen) if mask_retain else chain
+        objectives = holding(weighted(Term("forget", adaptive, fading)), frozen), weighted(Term("retain", cross_entropy))
+        descent = descend(objectives, transform, program=program, batch_size=batch_size)
         return descent(key, problem, variables)
 
     return method

@@ -72,6 +72,21 @@ def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = No
     return Objective(sources, value)
 
 
+def holding(objective: Objective, held: Params) -> Objective:
+    """The objective with a gradient of exactly zero in some weights, so that its steps alone leave them in place.
+
+    Args:
+        objective: of the same value and statistics.
+        held: a pytree of booleans like the params, True where the gradient is to be zero; it may be traced.
+    """
+
+    def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
+        params = jax.tree.map(lambda leaf, mask: jnp.where(mask, jax.lax.stop_gradient(leaf), leaf), variables.params, held)
+        return objective.value(forward, variables._replace(params=params), batches, progress)
+
+    return Objective(objective.sources, value)
+
+
 def forward_together(forward: Forward, variables: Variables, images: Sequence[Array]) -> tuple[list[Array], Statistics]:
     """The logits of several batches that go through the network as one, and the statistics after it."""
     logits, statistics = forward(variables, jnp.concatenate(images))
