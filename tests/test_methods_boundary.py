@@ -267,10 +267,10 @@ def test_unsir_is_its_papers_three_phases():
     labels, (kernel, bias) = np.asarray(examples_of(on, "forget").labels)[:4], head(variables)
     begun = flat(jax.random.normal(start_key, (4, 2, 3, 1)))
 
-    def harmless(step, images):
+    def misfit(step, images):
         return [2 * 0.05 * images / 4 - slopes(kernel, bias, images, labels) / 4]
 
-    (noise,) = adam(harmless, [begun], 0.2, 8)
+    (noise,) = adam(misfit, [begun], 0.2, 8)
     right = np.arange(4), labels
     assert softmax(noise @ kernel + bias)[right].mean() < 0.7 * softmax(begun @ kernel + bias)[right].mean()
     x, rows = flat(retained.images), np.arange(round(0.4 / 0.6 * RETAIN / 2)) % 4

@@ -117,13 +117,13 @@ def test_the_gate_lets_no_image_of_the_class_through():
     on, variables = problem(mlp()), start(mlp())
     p = np.asarray(jax.nn.softmax(on.model.apply(variables, on.train.images)[0]))[:, 1]
     gate = float(np.median(p))
-    lesson = teach(on.model, variables, on.train.images, 1, gate)
+    lesson = teach(on.model.activations, variables, on.train.images, 1, gate)
     passing = np.asarray(on.train.images)[p <= gate]
     rows = [next(row for row in range(EXAMPLES) if same(image, on.train.images[row])) for image in lesson.images]
     assert lesson.weight == 1 and len(rows) == EXAMPLES and set(rows) == set(np.flatnonzero(p <= gate))
     assert max(np.bincount(rows)) - min(np.bincount(rows)[np.bincount(rows) > 0]) <= 1 and len(passing) < EXAMPLES
     close(lesson.logits, on.model.apply(variables, lesson.images)[0])
-    assert teach(on.model, variables, on.train.images, 1, 0.0).weight == 0
+    assert teach(on.model.activations, variables, on.train.images, 1, 0.0).weight == 0
 
 
 @pytest.mark.parametrize("network", ["mlp", "resnet8"])
@@ -185,6 +185,7 @@ def test_a_class_that_does_not_exist_is_refused():
         hyperparameters("gated_knowledge_transfer", {"label": -1})
 
 
-def test_a_model_without_activations_says_so():
-    with pytest.raises(NotImplementedError, match="does not give its activations"):
-        linear().activations(start(linear()), problem(linear()).train.images)
+def test_a_model_without_activations_is_refused():
+    method = METHODS["gated_knowledge_transfer"].make()
+    with pytest.raises(UsageError, match="made with `activations`"):
+        method(KEY, problem(linear()), start(linear()))

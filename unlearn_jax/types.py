@@ -51,8 +51,8 @@ class Model(NamedTuple):
         features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
             normalisation; None where nobody says.
         activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
-            `[batch, positions, channels]`, one for each block but the head; a dense layer's units are positions of one channel.
-            None where nobody says.
+            `[batch, positions, channels]`, one for each block but the head, what its last module gives (a dense layer and a
+            stem before their relu); a dense layer's units are positions of one channel. None where nobody says.
     """
 
     init: Callable[..., Variables]

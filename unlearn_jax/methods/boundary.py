@@ -98,7 +98,6 @@ def amun(
         epochs: passes over R u F u A.
         batch_size: examples per step.
     """
-
     attack = {"radius": radius, "doublings": doublings, "steps": attack_steps}
     return among_adversarial("kept", attack, sgd(learning_rate, weight_decay), epochs, batch_size)
 
@@ -170,14 +169,14 @@ def unsir(
         problem = with_share_of_retain(subset_key, problem, retain_share)
         labels = examples_of(problem, "forget").labels[jnp.arange(noise_images) % problem.forget_count]
 
-        def harmless(forward, noise: Variables, batches: dict[str, Batch], progress):
+        def misfit(forward, noise: Variables, batches: dict[str, Batch], progress):
             images = noise.params["images"]
             logits, _ = problem.model.apply(variables, images, train=False)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return noise_penalty * jnp.sum(jnp.square(images)) / noise_images - jnp.mean(losses), {}
 
         start = Variables({"images": jax.random.normal(start_key, (noise_images, *problem.train.images.shape[1:]))}, {})
-        noise = descend(Objective((), harmless), optax.adam(noise_rate), steps=noise_steps)(noise_key, problem, start)
+        noise = descend(Objective((), misfit), optax.adam(noise_rate), steps=noise_steps)(noise_key, problem, start)
         count = round(noise_share / (1.0 - noise_share) * problem.retain_count)
         rows = jnp.arange(count) % noise_images
         mixed = among(problem, "retain", Examples(noise.params["images"][rows], labels[rows]))

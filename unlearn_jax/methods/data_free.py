@@ -1,5 +1,6 @@
 """Forgetting without any data: a generator's images stand in."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,10 @@ from unlearn_jax.models.generator import generator
 from unlearn_jax.training.descend import State, descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.objectives import Objective, divergence
-from unlearn_jax.types import Key, Method, Model, Problem, UsageError, Variables
+from unlearn_jax.types import Key, Method, Model, Problem, Statistics, UsageError, Variables
 
 DIMENSIONS = 100  # of the generator's noise
+Activations = Callable[..., tuple[Array, Statistics, tuple[Array, ...]]]  # see `Model.activations`
 
 
 @register(access="data-free", reference="arXiv 2201.05629, after zero-shot knowledge transfer, 1905.09768")
@@ -38,7 +40,7 @@ def gated_knowledge_transfer(
     fill the batch. Both learning rates fall to 0 by a cosine. θ0 is in eval mode, the student in training mode.
 
     Without data nothing tells what is to be forgotten, so the class is a hyperparameter: whatever the forget set is, this
-    method forgets a class. The authors go on for thousands of rounds.
+    method forgets the class `label`. The authors go on for thousands of rounds.
 
     Args:
         gate: the largest probability of the class that passes.
@@ -55,7 +57,7 @@ def gated_knowledge_transfer(
         if label >= problem.classes:
             raise UsageError("--hyper gated_knowledge_transfer.label", label, f"there is 0 to {problem.classes - 1}")
         student_key, generator_key, plan_key, noise_key = jax.random.split(key, 4)
-        model, images = problem.model, generator(problem.train.images.shape[1:])
+        activations_of, images = activations_in(problem.model), generator(problem.train.images.shape[1:])
         slow = optax.adam(optax.cosine_decay_schedule(generator_rate, rounds))
         fast = optax.adam(optax.cosine_decay_schedule(learning_rate, rounds * student_steps))
 
@@ -69,15 +71,15 @@ def gated_knowledge_transfer(
             noise = jax.random.normal(key, (batch_size, DIMENSIONS))
 
             def raised(forward, own: Variables, batches, progress):
-                lesson = teach(model, variables, images.apply(own, noise)[0], label, gate)
-                answer, _ = model.apply(learning.variables, lesson.images, train=True)
+                lesson = teach(activations_of, variables, images.apply(own, noise)[0], label, gate)
+                answer, _ = problem.model.apply(learning.variables, lesson.images, train=True)
                 return -lesson.weight * jnp.mean(divergence(lesson.logits, answer)), {}
 
             making = follow(raised, slow, making, 1)
-            lesson = teach(model, variables, images.apply(making.variables, noise)[0], label, gate)
+            lesson = teach(activations_of, variables, images.apply(making.variables, noise)[0], label, gate)
 
             def lowered(forward, own: Variables, batches, progress):
-                answer, statistics, activations = model.activations(own, lesson.images, train=True)
+                answer, statistics, activations = activations_of(own, lesson.images, train=True)
                 maps = [attention_map(each) for each in activations]
                 apart = sum(jnp.mean((a - b) ** 2) for a, b in zip(lesson.maps, maps, strict=True))
                 return lesson.weight * (jnp.mean(divergence(lesson.logits, answer)) + attention * apart), statistics
@@ -101,9 +103,26 @@ class Lesson(NamedTuple):
     weight: Float[Array, ""]  # 0 if the gate lets nothing through, else 1
 
 
-def teach(model: Model, teacher: Variables, images: Float[Array, "batch *image"], label: int, gate: float | Array) -> Lesson:
+def activations_in(model: Model) -> Activations:
+    """The model's `activations`.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if model.activations is None:
+        raise UsageError("--methods", "gated_knowledge_transfer", "a model made with `activations`, as those of `--model` are")
+    return model.activations
+
+
+def teach(
+    activations_of: Activations,
+    teacher: Variables,
+    images: Float[Array, "batch *image"],
+    label: int,
+    gate: float | Array,
+) -> Lesson:
     """The images to which the teacher gives the class `label` a probability of at most `gate`, and what it says of them."""
-    logits, _, activations = model.activations(teacher, images, train=False)
+    logits, _, activations = activations_of(teacher, images, train=False)
     passes = jax.nn.softmax(logits)[:, label] <= gate
     count = jnp.sum(passes)
     rows = jnp.argsort(~passes)[jnp.arange(len(images)) % jnp.maximum(count, 1)]
