@@ -137,7 +137,7 @@ def smoke(config: Config) -> Config:
         model="mlp",
         width=16,
         members=4,
-        hyper=("*.epochs=1",),
+        hyper=("*.epochs=1", "*.rounds=10"),
         train=Train(epochs=2, batch_size=64),
         evaluation=Evaluation(splits=20, retain_size=200),
     )

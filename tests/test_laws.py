@@ -21,8 +21,28 @@ from unlearn_jax.training import gradients
 from unlearn_jax.training.ensembles import over_members, shared
 from unlearn_jax.types import Examples, Problem, Recipe, Variables
 
-SMALL = {"epochs": 2, "max_epochs": 1, "batch_size": 5, "samples": 9, "learning_rate": 0.02, "alpha": 0.3}
-OWN = {"fisher": {"alpha": 1e-5}, "ssd": {"selection": 1.0, "dampening": 0.5}}
+SMALL = {
+    "epochs": 2,
+    "max_epochs": 1,
+    "batch_size": 5,
+    "samples": 9,
+    "copies": 3,
+    "attack_steps": 2,
+    "learning_rate": 0.02,
+    "alpha": 0.3,
+}
+OWN = {
+    "fisher": {"alpha": 1e-5},
+    "ssd": {"selection": 1.0, "dampening": 0.5},
+    "sfron": {"max_norm": 0.1},
+    "amun": {"doublings": 1},
+    "amun_forget": {"doublings": 1},
+    "boundary_shrink": {"size": 0.3},
+    "l2ul": {"radius": 0.12},
+    "scrub_r": {"epochs": 4, "max_epochs": 3, "learning_rate": 0.1},
+    "gated_knowledge_transfer": {"gate": 0.1, "rounds": 2, "student_steps": 2, "batch_size": 16},
+    "unsir": {"noise_images": 4, "noise_steps": 3, "retain_share": 0.5},
+}
 WITHOUT_CHANCE = {"original", "ssd"}  # methods that have no use for their key
 ON_A_RESNET = ("scrub", "salun", "fisher", "cf_k")  # one of each kind: a program, a mask, an edit, frozen blocks
 MEMBERS, EXAMPLES, FORGET, OUTSIDE, CLASSES = 4, 48, 7, 9, 3

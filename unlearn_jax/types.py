@@ -50,12 +50,16 @@ class Model(NamedTuple):
             the last is the head.
         features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
             normalisation; None where nobody says.
+        activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
+            `[batch, positions, channels]`, one for each block but the head, what its last module gives (a dense layer and a
+            stem before their relu); a dense layer's units are positions of one channel. None where nobody says.
     """
 
     init: Callable[..., Variables]
     apply: Callable[..., tuple[Array, Statistics]]
     blocks: tuple[tuple[str, ...], ...]
     features: Callable[..., Array] | None = None
+    activations: Callable[..., tuple[Array, Statistics, tuple[Array, ...]]] | None = None
 
 
 class Examples(NamedTuple):

@@ -1,10 +1,30 @@
 """How it is unlearned. `METHODS` is the registry; `edit`, `descend` and `pipe` are the pieces."""
 
-from unlearn_jax.methods import ascent, curvature, distillation, relabelling, retraining, sparsity
+from unlearn_jax.methods import (
+    ascent,
+    boundary,
+    curvature,
+    data_free,
+    distillation,
+    output_statistics,
+    relabelling,
+    retraining,
+    sparsity,
+)
 from unlearn_jax.methods.pieces import edit, pipe
 from unlearn_jax.methods.registry import METHODS, Entry, hyperparameters, register, traceable
 from unlearn_jax.training.descend import descend
 
-_FAMILIES = (retraining, ascent, relabelling, distillation, sparsity, curvature)
+_FAMILIES = (
+    retraining,
+    ascent,
+    output_statistics,
+    relabelling,
+    boundary,
+    distillation,
+    data_free,
+    sparsity,
+    curvature,
+)
 
 __all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "pipe", "register", "traceable"]

@@ -1,13 +1,18 @@
 """Ascent on the loss of the forget set, alone or held back by the retain set."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array
 
-from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.pieces import other_labels, steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import sgd
 from unlearn_jax.training.descend import descend
-from unlearn_jax.training.objectives import Term, cross_entropy, weighted
-from unlearn_jax.training.transforms import project_out
+from unlearn_jax.training.gradients import squared_gradients
+from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, holding, weighted
+from unlearn_jax.training.transforms import freeze_where, project_out
 from unlearn_jax.types import Key, Method, Problem, Variables
 
 
@@ -77,5 +82,168 @@ def projected_ascent(*, learning_rate: Number = 1e-3, epochs: int = 5, batch_siz
             batch_size=batch_size,
             reference=weighted(Term("retain", cross_entropy)),
         )(key, problem, variables)
+
+    return method
+
+
+@register(access="F+R", reference="AdvNegGrad, in the comparison of arXiv 2311.02240", identity_at_zero=True)
+def adv_neggrad(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 5, batch_size: int = 128) -> Method:
+    """Advanced NegGrad: climbs the forget loss and descends on the retain loss in one step on one joint batch.
+
+    Minimises CE(R) - CE(F) by SGD with momentum 0.9; F is cycled, one batch for each of R's. Unlike in `neggrad_plus` the two
+    losses weigh the same and the two batches go through the network as one, so that BatchNorm normalises by both.
+
+    Args:
+        learning_rate: of SGD.
+        weight_decay: added to the gradient.
+        epochs: passes over R.
+        batch_size: examples per step, of each set.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        steps = steps_for(problem, "retain", epochs, batch_size)
+        objective = weighted(Term("retain", cross_entropy), Term("forget", cross_entropy, -1.0), together=True)
+        transform = sgd(learning_rate, weight_decay)
+        return descend(objective, transform, steps=steps, batch_size=batch_size)(key, problem, variables)
+
+    return method
+
+
+@register(access="F+R", reference="arXiv 2409.19732", identity_at_zero=True)
+def sfron(
+    *,
+    learning_rate: Number = 0.01,
+    strength: Number = 25.0,
+    adaptivity: Number = 0.5,
+    threshold: Number = 1.0,
+    max_norm: Number = 7.0,
+    weight_decay: Number = 5e-4,
+    forget_every: int = 5,
+    mask_retain: bool = True,
+    epochs: int = 8,
+    batch_size: int = 256,
+) -> Method:
+    """SFRon: descends on the retain set, now and then climbs the forget loss, on the weights that matter more to the latter.
+
+    Every `forget_every` steps of CE(R) one step of -strength (1 + cos(pi t)) / 2 sum_i w_i CE_i(F) comes in between, t the
+    share of the steps done, w_i proportional to CE_i^-adaptivity and of sum 1: what is forgotten already is pushed less.
+    A weight may move where its Fisher information at θ0, the mean squared gradient of each example, is at least `threshold`
+    times as large on F as on R. The mask is fixed, and the other weights, their momentum included, stay bit-identical. SGD with
+    momentum 0.9, its learning rate falling to 0 by a cosine; 1,500 steps in the authors' code.
+
+    Deviations from the authors' code: the mask holds in the steps on R too (theirs move every weight: `mask_retain` false);
+    Fisher information is squared example by example (theirs squares means of batches); gradients are clipped in the steps on R
+    too.
+
+    Args:
+        learning_rate: of SGD, at the start.
+        strength: of the ascent, at the start; the authors' forget_alpha.
+        adaptivity: the authors' lambda.
+        threshold: the authors' gamma.
+        max_norm: the largest norm of a gradient.
+        weight_decay: added to the gradient.
+        forget_every: steps on R for each on F.
+        mask_retain: the mask holds in the steps on R too, rather than in those on F alone.
+        epochs: passes over R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def adaptive(logits, batch: Batch):
+            losses = cross_entropy(logits, batch)
+            share = jax.lax.stop_gradient((losses + 1e-12) ** -adaptivity)
+            return losses * share / jnp.mean(share)
+
+        def fading(progress):
+            return -strength * (1.0 + jnp.cos(jnp.pi * progress)) / 2.0
+
+        sets = jnp.stack([problem.retain, problem.forget])
+        information = squared_gradients(problem, variables, problem.rows("kept"), parts=sets)
+        frozen = jax.tree.map(lambda part: part[1] + 1e-15 < threshold * (part[0] + 1e-15), information)
+        steps = steps_for(problem, "retain", epochs, batch_size)
+        program = np.insert(np.ones(steps, np.int32), np.arange(0, steps, forget_every), 0)
+        rate = optax.cosine_decay_schedule(learning_rate, max(len(program), 1))
+        chain = optax.chain(optax.clip_by_global_norm(max_norm), sgd(rate, weight_decay))
+        transform = freeze_where(chain, frozen) if mask_retain else chain
+        objectives = holding(weighted(Term("forget", adaptive, fading)), frozen), weighted(Term("retain", cross_entropy))
+        descent = descend(objectives, transform, program=program, batch_size=batch_size)
+        return descent(key, problem, variables)
+
+    return method
+
+
+@register(access="F", reference="arXiv 2402.15109", identity_at_zero=True)
+def mu_mis(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
+    """MU-Mis: lowers how sensitive the logit of a forget example's class is to its pixels, and raises it for another class.
+
+    Minimises the mean over F of |∇x f_y|² - |∇x f_y'|², y' another class drawn anew for each example and step, by SGD with
+    momentum 0.9: training on an example has made f_y sensitive to it. Nothing bounds the second part from below, so it must be
+    stopped early: `epochs` and the learning rate decide (the authors stop by a threshold on the first part, tuned for each
+    task). BatchNorm is frozen, so that an image's gradient is its own.
+
+    Args:
+        learning_rate: of SGD.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def gap(forward, variables, batches: dict[str, Batch], progress):
+            batch = batches["forget"]
+            classes = jnp.stack([batch.labels, other_labels(jax.random.fold_in(batch.key, 1), batch.labels, problem.classes)])
+            _, pullback, statistics = jax.vjp(lambda images: forward(variables, images), batch.images, has_aux=True)
+            (slopes,) = jax.vmap(pullback)(jax.nn.one_hot(classes, problem.classes))
+            own, other = jnp.sum(jnp.square(slopes).reshape(2, -1), axis=1) / len(batch.labels)
+            return own - other, statistics
+
+        steps = steps_for(problem, "forget", epochs, batch_size)
+        transform = optax.sgd(learning_rate, 0.9)
+        descent = descend(Objective(("forget",), gap), transform, steps=steps, batch_size=batch_size, statistics="freeze")
+        return descent(key, problem, variables)
+
+    return method
+
+
+@register(access="F", reference="arXiv 2410.05583; with one copy task arithmetic, 2212.04089", identity_at_zero=True)
+def neg_merge(
+    *,
+    scale: Number = 1.0,
+    learning_rate: Number = 0.01,
+    spread: Number = 3.0,
+    copies: int = 5,
+    epochs: int = 10,
+    batch_size: int = 256,
+) -> Method:
+    """NegMerge: fine-tunes several copies on the forget set, and steps back along what they agree on.
+
+    Copy k minimises CE(F) from θ0 by SGD with momentum 0.9, with its own batches and learning rate, and gives the task vector
+    τ_k = θ_k - θ0; θ = θ0 - scale τ, where τ is the mean of the τ_k wherever all of them have one sign, and 0 elsewhere.
+    BatchNorm's statistics are frozen. With one copy this is the plain negation of a task vector. Deviation: the copies differ
+    in batch order and learning rate only (the authors' in other settings of the training too).
+
+    Args:
+        scale: of the step back; the authors tune it.
+        learning_rate: of SGD; the copies' lie evenly on a logarithmic scale around it.
+        spread: the highest of the copies' learning rates over the middle one.
+        copies: models that are fine-tuned.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def task_vector(key: Key, rate: Array):
+            steps = steps_for(problem, "forget", epochs, batch_size)
+            objective, transform = weighted(Term("forget", cross_entropy)), optax.sgd(rate, 0.9)
+            tuned = descend(objective, transform, steps=steps, batch_size=batch_size, statistics="freeze")
+            return jax.tree.map(jnp.subtract, tuned(key, problem, variables).params, variables.params)
+
+        def step_back(weight, vectors):
+            agreed = jnp.abs(jnp.sum(jnp.sign(vectors), axis=0)) == copies
+            return weight - scale * jnp.where(agreed, jnp.mean(vectors, axis=0), 0.0)
+
+        exponents = np.linspace(-1.0, 1.0, copies) if copies > 1 else np.zeros(1)
+        rates = learning_rate * spread ** jnp.asarray(exponents, jnp.float32)
+        vectors = jax.vmap(task_vector)(jax.random.split(key, copies), rates)
+        return variables._replace(params=jax.tree.map(step_back, variables.params, vectors))
 
     return method

@@ -1,19 +1,19 @@
 """A student that is taught by other networks what to keep and what to forget."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float
 
-from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.pieces import examples_of, steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.fit import initialise
-from unlearn_jax.training.objectives import Batch, Term, cross_entropy, divergence, weighted
-from unlearn_jax.training.sampling import steps_in_pass, subset
-from unlearn_jax.types import Key, Method, Problem, Variables
+from unlearn_jax.training.gradients import mean_over
+from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, divergence, weighted
+from unlearn_jax.training.sampling import steps_in_pass
+from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
 
 @register(access="F+R", reference="arXiv 2205.08096", static=["retain_share"], identity_at_zero=True)
@@ -36,9 +36,7 @@ def bad_teacher(
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         teacher_key, subset_key, descent_key = jax.random.split(key, 3)
         incompetent = initialise(teacher_key, problem)
-        count = round(retain_share * problem.retain_count)
-        kept = problem.forget | subset(subset_key, problem.retain, count)
-        problem = dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
+        problem = with_share_of_retain(subset_key, problem, retain_share)
 
         def loss(logits, batch: Batch):
             bad, _ = problem.model.apply(incompetent, batch.images, train=False)
@@ -83,17 +81,90 @@ def scrub(
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
-        def imitation(logits, batch: Batch):
-            teacher, _ = problem.model.apply(variables, batch.images, train=False)
-            return temperature**2 * divergence(teacher, logits, temperature)
-
-        away = weighted(Term("forget", imitation, -1.0))
-        towards = weighted(Term("retain", cross_entropy, gamma), Term("retain", imitation, alpha))
+        objectives = away_and_towards(problem, variables, alpha, gamma, temperature)
         program = alternation(problem, max_epochs, epochs, batch_size)
-        descent = descend([away, towards], optax.adam(learning_rate), program=program, batch_size=batch_size)
+        descent = descend(objectives, optax.adam(learning_rate), program=program, batch_size=batch_size)
         return descent(key, problem, variables)
 
     return method
+
+
+@register(access="F+R+test-like", reference="arXiv 2302.09880", identity_at_zero=True)
+def scrub_r(
+    *,
+    learning_rate: Number = 5e-4,
+    alpha: Number = 0.5,
+    gamma: Number = 1.0,
+    temperature: Number = 2.0,
+    max_epochs: int = 3,
+    epochs: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """SCRUB+R: SCRUB, rewound to the epoch whose error on the forget set is what it would be on unseen data.
+
+    Keeps the model after every epoch of `scrub`, and picks the one whose error on F is nearest to the reference: the error
+    that the model after the last epoch makes on the held-out examples, weighted so that their classes are as frequent as in F.
+    Of equally near epochs the first. All errors are taken in eval mode; the held-out labels are read.
+
+    Args:
+        learning_rate: of Adam.
+        alpha: weight of the divergence on R.
+        gamma: weight of the cross-entropy on R.
+        temperature: T, of both softmaxes.
+        max_epochs: epochs that begin with an ascent.
+        epochs: of both kinds together.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        objectives = away_and_towards(problem, variables, alpha, gamma, temperature)
+        program = alternation(problem, max_epochs, epochs, batch_size)
+        descent = descend(objectives, optax.adam(learning_rate), program=program, batch_size=batch_size)
+        kept = descent.checkpoints(key, problem, variables, epoch_ends(problem, max_epochs, epochs, batch_size))
+        errors = jax.lax.map(lambda each: error_rate(problem, each, problem.train, problem.rows("forget")), kept)
+        unseen = jnp.ones(len(problem.held_out.labels), bool), len(problem.held_out.labels)
+        last = jax.tree.map(lambda leaf: leaf[-1], kept)
+        reference = error_rate(problem, last, problem.held_out, unseen, class_weights(problem))
+        nearest = jnp.argmin(jnp.abs(errors - reference))
+        return jax.tree.map(lambda leaf: leaf[nearest], kept)
+
+    return method
+
+
+@register(access="F", reference="arXiv 2503.23751", identity_at_zero=True)
+def delete(*, learning_rate: Number = 1e-4, epochs: int = 20, batch_size: int = 128) -> Method:
+    """DELETE: imitates the original on the forget set, as if it had never heard of each example's class.
+
+    Minimises KL(softmax(z) || student) on F by SGD with momentum 0.9, z the logits of θ0, in eval mode, with z_y = -∞: the
+    other classes keep their proportions.
+
+    Args:
+        learning_rate: of SGD.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def loss(logits, batch: Batch):
+            taught, _ = problem.model.apply(variables, batch.images, train=False)
+            own = jax.nn.one_hot(batch.labels, problem.classes, dtype=bool)
+            return divergence(jnp.where(own, -1e30, taught), logits)  # -∞ itself would make 0 x ∞ of p log p
+
+        steps, transform = steps_for(problem, "forget", epochs, batch_size), optax.sgd(learning_rate, 0.9)
+        return descend(weighted(Term("forget", loss)), transform, steps=steps, batch_size=batch_size)(key, problem, variables)
+
+    return method
+
+
+def away_and_towards(problem: Problem, teacher: Variables, alpha, gamma, temperature) -> tuple[Objective, Objective]:
+    """SCRUB's two objectives: -T² KL(teacher || student) on F, and gamma CE + alpha T² KL(teacher || student) on R."""
+
+    def imitation(logits, batch: Batch):
+        taught, _ = problem.model.apply(teacher, batch.images, train=False)
+        return temperature**2 * divergence(taught, logits, temperature)
+
+    away = weighted(Term("forget", imitation, -1.0))
+    return away, weighted(Term("retain", cross_entropy, gamma), Term("retain", imitation, alpha))
 
 
 def alternation(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> np.ndarray:
@@ -101,3 +172,37 @@ def alternation(problem: Problem, max_epochs: int, epochs: int, batch_size: int)
     forget, retain = (steps_in_pass(problem.rows(source)[1], batch_size) for source in ("forget", "retain"))
     passes = [np.repeat([0, 1], [forget if epoch < max_epochs else 0, retain]) for epoch in range(epochs)]
     return np.concatenate(passes).astype(np.int32) if passes else np.zeros(0, np.int32)
+
+
+def epoch_ends(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> list[int]:
+    """How many steps SCRUB has taken after each epoch; for no epochs, the start."""
+    forget, retain = (steps_in_pass(problem.rows(source)[1], batch_size) for source in ("forget", "retain"))
+    return [epoch * retain + min(epoch, max_epochs) * forget for epoch in range(1, epochs + 1)] or [0]
+
+
+def error_rate(
+    problem: Problem,
+    variables: Variables,
+    examples: Examples,
+    rows: tuple[Bool[Array, " examples"], int],
+    weights: Float[Array, " examples"] | None = None,
+) -> Float[Array, ""]:
+    """The weighted mean over some examples of how often the model is wrong, in eval mode; weights are 1 on average."""
+
+    def wrong(index, shares):
+        logits, _ = problem.model.apply(variables, examples.images[index], train=False)
+        own = shares if weights is None else shares * weights[index]
+        return jnp.sum(own * (jnp.argmax(logits, axis=-1) != examples.labels[index]))
+
+    return mean_over(problem, rows, wrong, 256)
+
+
+def class_weights(problem: Problem) -> Float[Array, " held_out"]:
+    """A weight for each held-out example, 1 on average, that makes the classes as frequent as they are in the forget set.
+
+    A class of F that no held-out example has counts for nothing.
+    """
+    wanted = jnp.zeros(problem.classes).at[examples_of(problem, "forget").labels].add(1.0)
+    found = jnp.zeros(problem.classes).at[problem.held_out.labels].add(1.0)
+    weights = (wanted / jnp.maximum(found, 1.0))[problem.held_out.labels]
+    return weights / jnp.mean(weights)

@@ -78,7 +78,7 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
 
     Raises:
         UsageError: no such method or hyperparameter, or a value that is of the wrong type, negative or not finite, a
-            share above 1, or a count of 0 (but of epochs).
+            share above 1, or a count of 0 (but of epochs; a label may be 0 too).
     """
     if name not in METHODS:
         raise UsageError("--methods", name, f"there is {', '.join(METHODS)}")
@@ -107,7 +107,7 @@ def _as(kind: type, value: Any, option: str) -> Any:
         number = float(value)
     except (TypeError, ValueError):
         number = -1.0
-    least = 1 if kind is int and not option.endswith("epochs") else 0
+    least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0
     most = 1.0 if option.endswith("share") else sys.float_info.max
     if not least <= number <= most or (kind is int and number % 1):
         limits = f"{least} or more" if most > 1 else "at most 1"

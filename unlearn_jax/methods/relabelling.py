@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.pieces import other_labels, steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.gradients import batch_gradient
-from unlearn_jax.training.objectives import Term, relabelled, weighted
+from unlearn_jax.training.objectives import Batch, Term, cross_entropy, relabelled, weighted
 from unlearn_jax.training.transforms import freeze_where
 from unlearn_jax.types import Key, Method, Problem, Variables
 
@@ -30,6 +30,32 @@ def random_label(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: i
         label_key, descent_key = jax.random.split(key)
         descent = descend_on_wrong_labels(label_key, problem, optax.adam(learning_rate), epochs, batch_size)
         return descent(descent_key, problem, variables)
+
+    return method
+
+
+@register(access="F+R", reference="in the comparison of arXiv 2311.02240", identity_at_zero=True)
+def successive_random_labels(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
+    """Successive random labels: as `random_label`, but the wrong labels of the forget set are drawn anew for every batch.
+
+    Minimises CE on F u R in one shuffled stream by Adam. Over the passes a forget example is pushed towards all other classes
+    alike, rather than towards one.
+
+    Args:
+        learning_rate: of Adam.
+        epochs: passes over F u R.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def loss(logits, batch: Batch):
+            wrong = other_labels(jax.random.fold_in(batch.key, 1), batch.labels, problem.classes)
+            labels = jnp.where(problem.forget[batch.rows], wrong, batch.labels)
+            return cross_entropy(logits, batch._replace(labels=labels))
+
+        steps = steps_for(problem, "kept", epochs, batch_size)
+        transform = optax.adam(learning_rate)
+        return descend(weighted(Term("kept", loss)), transform, steps=steps, batch_size=batch_size)(key, problem, variables)
 
     return method
 
@@ -64,8 +90,7 @@ def salun(
 def wrong_labels(key: Key, problem: Problem) -> Int[Array, " examples"]:
     """The labels of the training set, those of the forget set replaced by another class drawn uniformly."""
     labels = problem.train.labels
-    shift = jax.random.randint(key, labels.shape, 1, problem.classes)
-    return jnp.where(problem.forget, (labels + shift) % problem.classes, labels)
+    return jnp.where(problem.forget, other_labels(key, labels, problem.classes), labels)
 
 
 def descend_on_wrong_labels(key: Key, problem: Problem, transform, epochs: int, batch_size: int) -> Descent:

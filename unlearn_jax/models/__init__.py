@@ -5,6 +5,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 
 from unlearn_jax.types import Key, Model, Params, Statistics, UsageError, Variables
 
@@ -85,4 +86,55 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
         _, sown = network.apply(collections, images, train=False, mutable=["intermediates"])
         return sown["intermediates"]["features"][0]
 
-    return Model(init, apply, blocks, features)
+    last = [block[-1] for block in blocks[:-1]]
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def activations(variables: Variables, images, train: bool = False) -> tuple:
+        collections = {"params": variables.params, "batch_stats": variables.statistics}
+        wanted = lambda module, _: len(module.path) == 1 and module.path[0] in last  # noqa: E731
+        mutable = ["intermediates", *(["batch_stats"] if train else [])]
+        logits, changed = network.apply(collections, images, train=train, mutable=mutable, capture_intermediates=wanted)
+        outputs = [changed["intermediates"][name]["__call__"][0] for name in last]
+        statistics = changed.get("batch_stats", {}) if train else variables.statistics
+        return logits, statistics, tuple(_positions(output) for output in outputs)
+
+    return Model(init, apply, blocks, features, activations)
+
+
+def _positions(output):
+    """`[channels, height, width, batch]` or `[batch, units]` as `[batch, positions, channels]`."""
+    if output.ndim == 2:
+        return output[:, :, None]
+    channels, *_, batch = output.shape
+    return output.reshape(channels, -1, batch).T
+
+
+def with_extra_class(model: Model) -> Model:
+    """The model with one more output, the last, whose weights stand in a parameter group `extra` of their own.
+
+    Dropping the group gives back the parameters of `model`. The head must be linear in its parameters, and their last axis
+    that of the classes.
+    """
+    head = model.blocks[-1]
+
+    def init(key: Key, images) -> Variables:
+        own, other = (model.init(each, images) for each in jax.random.split(key))
+        extra = {name: jax.tree.map(lambda leaf: leaf[..., :1], other.params[name]) for name in head}
+        return own._replace(params={**own.params, "extra": extra})
+
+    def apply(variables: Variables, images, train: bool = False) -> tuple:
+        params = {name: group for name, group in variables.params.items() if name != "extra"}
+        heads = jax.tree.map(
+            lambda own, extra: jnp.stack([own, jnp.broadcast_to(extra, own.shape)]),
+            {name: params[name] for name in head},
+            variables.params["extra"],
+        )
+
+        def with_head(own) -> tuple:
+            return model.apply(Variables(params | own, variables.statistics), images, train=train)
+
+        # Two heads behind one body: what does not depend on the batched head is computed once.
+        logits, statistics = jax.vmap(with_head, out_axes=(0, None))(heads)
+        return jnp.concatenate([logits[0], logits[1][:, :1]], axis=-1), statistics
+
+    return Model(init, apply, (*model.blocks[:-1], (*head, "extra")))

@@ -72,6 +72,19 @@ class Descent:
         """Take the steps of `plan`, or of a slice of one. Returns the state after them and the objective before each."""
         return jax.lax.scan(functools.partial(self._step, problem), state, plan)
 
+    def checkpoints(self, key: Key, problem: Problem, variables: Variables, counts: Sequence[int]) -> Variables:
+        """The variables after each of `counts` steps, which ascend, stacked along a leading axis."""
+        slots = np.searchsorted(counts, np.arange(len(self.program)), side="right")  # steps after the last count fall outside
+
+        def step(carry: tuple[State, Variables], part: tuple[Plan, Array]) -> tuple[tuple[State, Variables], None]:
+            state, _ = self._step(problem, carry[0], part[0])
+            kept = jax.tree.map(lambda all_kept, now: all_kept.at[part[1]].set(now), carry[1], state.variables)
+            return (state, kept), None
+
+        start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(counts), *leaf.shape)), variables)
+        (_, kept), _ = jax.lax.scan(step, (self.begin(variables), start), (self.plan(key, problem), jnp.asarray(slots)))
+        return kept
+
     def _sources(self) -> set[str]:
         return {source for objective in (*self.objectives, self.reference) if objective for source in objective.sources}
 

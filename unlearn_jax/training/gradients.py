@@ -1,6 +1,7 @@
 """Gradients of the loss at fixed weights and in eval mode: over whole sets of examples, and of single ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,29 @@ def squared_gradients(
     return mean_over(problem, rows, part_sums, CHUNK)
 
 
+def output_sensitivity(problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int]) -> Params:
+    """The mean over examples of |∇θ |f(x)|_2|, f the logits: memory aware synapses' importance (arXiv 1711.09601).
+
+    The absolute value is taken example by example, so the result does not depend on how they are batched. Labels are not
+    read. Eval mode, no augmentation.
+
+    Args:
+        problem: the examples and the model.
+        variables: where the gradients are taken.
+        rows: a mask over the training set and its count, as `problem.rows(source)` gives them.
+    """
+
+    def length(params, row):
+        logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
+        return jnp.linalg.norm(logits[0])
+
+    def chunk_sum(rows, weights):
+        slopes = jax.vmap(jax.grad(length), in_axes=(None, 0))(variables.params, rows)
+        return _combine(weights, jax.tree.map(jnp.abs, slopes))
+
+    return mean_over(problem, rows, chunk_sum, CHUNK)
+
+
 def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
     """The weighted sums of trees that are stacked along a leading axis."""
     return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), trees)
@@ -103,8 +127,8 @@ def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Fl
 
 
 def mean_over(
-    problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Params], chunk: int
-) -> Params:
+    problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Any], chunk: int
+) -> Any:
     """The mean over a set of examples of a tree that `weighted_sum(rows[chunk], weights[chunk])` sums for some of them.
 
     The last chunk is filled with its own first row at weight zero, so that no row outside the set is ever read.

@@ -1,10 +1,11 @@
 """What is minimised: weighted terms over named sources of examples, one backward pass for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -46,18 +47,22 @@ class Term(NamedTuple):
     weight: Weight = 1.0
 
 
-def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = None) -> Objective:
+def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = None, together: bool = False) -> Objective:
     """The sum of the terms, and of `penalty(params, progress)`.
 
     Each source goes through the network once, in the order in which the terms name them, and BatchNorm's running
-    statistics follow in that order.
+    statistics follow in that order; or, `together`, all of them as one batch, by which BatchNorm then normalises.
     """
     sources = tuple(dict.fromkeys(term.source for term in terms))
 
     def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
         logits, statistics = {}, variables.statistics
-        for source in sources:
-            logits[source], statistics = forward(variables._replace(statistics=statistics), batches[source].images)
+        if together:
+            parts, statistics = forward_together(forward, variables, [batches[source].images for source in sources])
+            logits = dict(zip(sources, parts, strict=True))
+        else:
+            for source in sources:
+                logits[source], statistics = forward(variables._replace(statistics=statistics), batches[source].images)
         total = penalty(variables.params, progress) if penalty else jnp.zeros([])
         for term in terms:
             weight = term.weight(progress) if callable(term.weight) else term.weight
@@ -67,9 +72,36 @@ def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = No
     return Objective(sources, value)
 
 
+def holding(objective: Objective, held: Params) -> Objective:
+    """The objective with a gradient of exactly zero in some weights, so that its steps alone leave them in place.
+
+    Args:
+        objective: of the same value and statistics.
+        held: a pytree of booleans like the params, True where the gradient is to be zero; it may be traced.
+    """
+
+    def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
+        params = jax.tree.map(lambda leaf, mask: jnp.where(mask, jax.lax.stop_gradient(leaf), leaf), variables.params, held)
+        return objective.value(forward, variables._replace(params=params), batches, progress)
+
+    return Objective(objective.sources, value)
+
+
+def forward_together(forward: Forward, variables: Variables, images: Sequence[Array]) -> tuple[list[Array], Statistics]:
+    """The logits of several batches that go through the network as one, and the statistics after it."""
+    logits, statistics = forward(variables, jnp.concatenate(images))
+    return jnp.split(logits, np.cumsum([len(batch) for batch in images])[:-1]), statistics
+
+
 def cross_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, " batch"]:
     """-log p_y, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+
+def predictive_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, " batch"]:
+    """-sum over classes of p log p, in nats; the labels are not read."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
 def relabelled(labels: Int[Array, " examples"]) -> Loss:

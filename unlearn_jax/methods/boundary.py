@@ -1,0 +1,256 @@
+"""Forgetting by what lies around the decision boundary: neighbouring classes, adversarial examples, images made of noise."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unlearn_jax.methods.pieces import among, examples_of, other_labels, steps_for, with_share_of_retain
+from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.methods.retraining import descend_on_retain, sgd
+from unlearn_jax.models import with_extra_class
+from unlearn_jax.training.descend import descend
+from unlearn_jax.training.fit import initialise
+from unlearn_jax.training.gradients import output_sensitivity
+from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, relabelled, weighted
+from unlearn_jax.training.perturbations import fast_gradient_sign, in_chunks, nearest_adversarial, predicted, targeted_descent
+from unlearn_jax.types import Examples, Key, Method, Problem, Variables
+
+
+@register(access="F", reference="arXiv 2303.11570", identity_at_zero=True)
+def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
+    """Boundary shrink: gives each forget example the class that lies nearest across the decision boundary.
+
+    The nearest class is what θ0 takes x + size sign(∇x CE(θ0, x, y)) for, found once. Minimises CE to it on F by SGD with
+    momentum 0.9. An example that the step does not carry over the boundary keeps its class. Deviation: the moved image is not
+    cut to the range of pixels, since images are standardised.
+
+    Args:
+        size: of the step on the image, in units of its standardised pixels.
+        learning_rate: of SGD.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        moved = fast_gradient_sign(problem.model, variables, examples_of(problem, "forget"), size)
+        nearest = in_chunks(lambda images: predicted(problem.model, variables, images), moved)
+        rows = jnp.nonzero(problem.forget, size=problem.forget_count)[0]
+        objective = weighted(Term("forget", relabelled(problem.train.labels.at[rows].set(nearest))))
+        steps, transform = steps_for(problem, "forget", epochs, batch_size), optax.sgd(learning_rate, 0.9)
+        return descend(objective, transform, steps=steps, batch_size=batch_size)(key, problem, variables)
+
+    return method
+
+
+@register(access="F", reference="arXiv 2303.11570", identity_at_zero=True)
+def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
+    """Boundary expanding: moves the forget set into a class of its own, and takes the class away.
+
+    The head gets one more neuron, drawn as at the start of training; CE to it on F is minimised by SGD with momentum 0.9; the
+    neuron is pruned, so that the head has as many outputs as before.
+
+    Args:
+        learning_rate: of SGD.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        neuron_key, descent_key = jax.random.split(key)
+        wide = dataclasses.replace(problem, model=with_extra_class(problem.model), classes=problem.classes + 1)
+        extra = initialise(neuron_key, wide).params["extra"]
+        objective = weighted(Term("forget", relabelled(jnp.full_like(problem.train.labels, problem.classes))))
+        steps, transform = steps_for(problem, "forget", epochs, batch_size), optax.sgd(learning_rate, 0.9)
+        descent = descend(objective, transform, steps=steps, batch_size=batch_size)
+        after = descent(descent_key, wide, variables._replace(params={**variables.params, "extra": extra}))
+        return after._replace(params={name: after.params[name] for name in variables.params})
+
+    return method
+
+
+@register(access="F+R", reference="arXiv 2503.00917", identity_at_zero=True)
+def amun(
+    *,
+    radius: Number = 0.5,
+    learning_rate: Number = 0.01,
+    weight_decay: Number = 5e-4,
+    doublings: int = 4,
+    attack_steps: int = 50,
+    epochs: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """AMUN: fine-tunes on the adversarial examples nearest to the forget set, labelled as the original takes them.
+
+    Minimises CE on R u F u A in one stream by SGD with momentum 0.9: F with its true labels, A one adversarial example for
+    each of F, found by projected gradient ascent in an l2 ball that doubles until θ0 is wrong, with θ0's wrong label.
+    Deviations: the number of doublings is bounded, and an example that none of them fools keeps the label that θ0 gives it;
+    moved images are not cut to the range of pixels; the learning rate is constant.
+
+    Args:
+        radius: of the first ball, in units of the standardised pixels.
+        learning_rate: of SGD; the authors search 1e-6 to 0.1.
+        weight_decay: added to the gradient.
+        doublings: of the radius, at most.
+        attack_steps: of the ascent in each ball, each a tenth of its radius.
+        epochs: passes over R u F u A.
+        batch_size: examples per step.
+    """
+    attack = {"radius": radius, "doublings": doublings, "steps": attack_steps}
+    return among_adversarial("kept", attack, sgd(learning_rate, weight_decay), epochs, batch_size)
+
+
+@register(access="F", reference="arXiv 2503.00917, without the retain set", identity_at_zero=True)
+def amun_forget(
+    *,
+    radius: Number = 0.5,
+    learning_rate: Number = 0.01,
+    weight_decay: Number = 5e-4,
+    doublings: int = 4,
+    attack_steps: int = 50,
+    epochs: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """AMUN where the retain set is not to be had: fine-tunes on the forget set and its nearest adversarial examples.
+
+    As `amun`, on F u A.
+
+    Args:
+        radius: of the first ball, in units of the standardised pixels.
+        learning_rate: of SGD; the authors search 1e-6 to 0.1.
+        weight_decay: added to the gradient.
+        doublings: of the radius, at most.
+        attack_steps: of the ascent in each ball, each a tenth of its radius.
+        epochs: passes over F u A.
+        batch_size: examples per step.
+    """
+    attack = {"radius": radius, "doublings": doublings, "steps": attack_steps}
+    return among_adversarial("forget", attack, sgd(learning_rate, weight_decay), epochs, batch_size)
+
+
+@register(access="F+R", reference="arXiv 2111.08947", static=["retain_share", "noise_share"], identity_at_zero=True)
+def unsir(
+    *,
+    impair_rate: Number = 0.02,
+    repair_rate: Number = 0.01,
+    noise_rate: Number = 0.1,
+    noise_penalty: Number = 0.1,
+    noise_share: float = 0.36,
+    retain_share: float = 0.3,
+    noise_images: int = 64,
+    noise_steps: int = 40,
+    epochs: int = 1,
+    batch_size: int = 256,
+) -> Method:
+    """UNSIR: impairs the network with noise that it takes for anything but the forgotten labels, then repairs it.
+
+    Of the forget set it sees the labels alone. Noise: from standard normal images, labelled as examples of F are, Adam
+    minimises -CE(θ0(x), y) + noise_penalty mean |x|². Impair: Adam minimises CE on the noise and a random share of R in one
+    stream. Repair: Adam minimises CE on that share of R. Deviation: the noise takes the labels of F in turn (the authors forget
+    whole classes, with a batch of noise for each).
+
+    Args:
+        impair_rate: learning rate of the impairing Adam.
+        repair_rate: learning rate of the repairing Adam.
+        noise_rate: learning rate of the noise's Adam.
+        noise_penalty: on the squared norm of an image of noise.
+        noise_share: of noise in the impairing stream, in [0, 1); the authors mix 5,120 with 9,000. Images repeat to make it up.
+        retain_share: of R that is used, in (0, 1].
+        noise_images: how many are made; the authors' 256 for each class.
+        noise_steps: of the noise's Adam, 5 x 8 in the authors' code.
+        epochs: passes of the impairing, and of the repairing.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        subset_key, start_key, noise_key, impair_key, repair_key = jax.random.split(key, 5)
+        problem = with_share_of_retain(subset_key, problem, retain_share)
+        labels = examples_of(problem, "forget").labels[jnp.arange(noise_images) % problem.forget_count]
+
+        def misfit(forward, noise: Variables, batches: dict[str, Batch], progress):
+            images = noise.params["images"]
+            logits, _ = problem.model.apply(variables, images, train=False)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return noise_penalty * jnp.sum(jnp.square(images)) / noise_images - jnp.mean(losses), {}
+
+        start = Variables({"images": jax.random.normal(start_key, (noise_images, *problem.train.images.shape[1:]))}, {})
+        noise = descend(Objective((), misfit), optax.adam(noise_rate), steps=noise_steps)(noise_key, problem, start)
+        count = round(noise_share / (1.0 - noise_share) * problem.retain_count)
+        rows = jnp.arange(count) % noise_images
+        mixed = among(problem, "retain", Examples(noise.params["images"][rows], labels[rows]))
+        impaired = descend_on_retain(mixed, optax.adam(impair_rate), epochs, batch_size)(impair_key, mixed, variables)
+        return descend_on_retain(problem, optax.adam(repair_rate), epochs, batch_size)(repair_key, problem, impaired)
+
+    return method
+
+
+@register(access="F", reference="arXiv 2301.11578", identity_at_zero=True)
+def l2ul(
+    *,
+    learning_rate: Number = 0.01,
+    anchor: Number = 10.0,
+    radius: Number = 2.0,
+    attack_step: Number = 0.1,
+    weight_decay: Number = 1e-4,
+    copies: int = 5,
+    attack_steps: int = 30,
+    epochs: int = 10,
+    batch_size: int = 256,
+) -> Method:
+    """L2UL: climbs the forget loss while adversarial examples of the forget set and anchored weights hold the rest in place.
+
+    For each forget example `copies` random other labels, and an image moved towards each of them at θ0 by projected gradient
+    descent in an l2 ball: A. Minimises, by SGD with momentum 0.9, the mean over a stream of F u A of -CE on F and CE on A, plus
+    anchor / 2 sum_i (1 - Ω_i) (θ_i - θ0_i)², Ω the mean of |∇θ |f(x)|_2| over F, scaled to [0, 1] within each parameter array:
+    what does not matter for F shall stay. Deviations: a fixed number of passes (the authors stop as soon as all of F is
+    misclassified); F and A shuffled into one stream (theirs pairs 32 with 256); Ω from each example's own gradient; the attack
+    starts at the image itself; 5 copies and 30 steps (theirs 20 and 100).
+
+    Args:
+        learning_rate: of SGD; 0.001 in the authors' script.
+        anchor: the authors' lambda; 1 in their script.
+        radius: of the ball, in units of the standardised pixels.
+        attack_step: length of a step of the attack.
+        weight_decay: added to the gradient.
+        copies: adversarial examples of each forget example.
+        attack_steps: of the attack.
+        epochs: passes over F u A.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        label_key, descent_key = jax.random.split(key)
+        forget = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), examples_of(problem, "forget"))
+        aims = forget._replace(labels=other_labels(label_key, forget.labels, problem.classes))
+        moved = targeted_descent(problem.model, variables, aims, radius=radius, step=attack_step, steps=attack_steps)
+        sensitivity = output_sensitivity(problem, variables, problem.rows("forget"))
+
+        def loss(logits, batch: Batch):
+            return jnp.where(batch.rows < len(problem.forget), -1.0, 1.0) * cross_entropy(logits, batch)
+
+        def pull(weight, start, importance):
+            spread = jnp.maximum(jnp.max(importance) - jnp.min(importance), 1e-12)
+            return jnp.sum((1.0 - (importance - jnp.min(importance)) / spread) * jnp.square(weight - start))
+
+        def anchored(params, progress):
+            return anchor / 2.0 * sum(jax.tree.leaves(jax.tree.map(pull, params, variables.params, sensitivity)))
+
+        both = among(problem, "forget", aims._replace(images=moved))
+        objective, steps = weighted(Term("retain", loss), penalty=anchored), steps_for(both, "retain", epochs, batch_size)
+        transform = sgd(learning_rate, weight_decay)
+        return descend(objective, transform, steps=steps, batch_size=batch_size)(descent_key, both, variables)
+
+    return method
+
+
+def among_adversarial(source: str, attack: dict[str, Any], transform, epochs: int, batch_size: int) -> Method:
+    """Cross-entropy on a source and on the adversarial examples nearest to the forget set, labelled as θ0 takes them."""
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        adversarial = nearest_adversarial(problem.model, variables, examples_of(problem, "forget"), **attack)
+        both = among(problem, source, adversarial)
+        return descend_on_retain(both, transform, epochs, batch_size)(key, both, variables)
+
+    return method

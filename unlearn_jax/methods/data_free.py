@@ -1,0 +1,136 @@
+"""Forgetting without any data: a generator's images stand in."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.models.generator import generator
+from unlearn_jax.training.descend import State, descend
+from unlearn_jax.training.fit import initialise
+from unlearn_jax.training.objectives import Objective, divergence
+from unlearn_jax.types import Key, Method, Model, Problem, Statistics, UsageError, Variables
+
+DIMENSIONS = 100  # of the generator's noise
+Activations = Callable[..., tuple[Array, Statistics, tuple[Array, ...]]]  # see `Model.activations`
+
+
+@register(access="data-free", reference="arXiv 2201.05629, after zero-shot knowledge transfer, 1905.09768")
+def gated_knowledge_transfer(
+    *,
+    gate: Number = 0.01,
+    attention: Number = 250.0,
+    learning_rate: Number = 2e-3,
+    generator_rate: Number = 1e-3,
+    label: int = 0,
+    rounds: int = 100,
+    student_steps: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """Gated knowledge transfer: teaches a new network what the original knows, but for a class, on a generator's images.
+
+    Each round draws noise. A generator takes one step of Adam to raise KL(θ0 || student) on its images of that noise; then the
+    student, a fresh network, takes `student_steps` steps of Adam to lower KL + attention sum over blocks of mean (Q(θ0) -
+    Q(student))² on them, Q the attention map: squared activations, averaged over channels, as a unit vector over positions.
+    The gate lets through only images that θ0 gives the class with a probability of at most `gate`; what passes is repeated to
+    fill the batch. Both learning rates fall to 0 by a cosine. θ0 is in eval mode, the student in training mode.
+
+    Without data nothing tells what is to be forgotten, so the class is a hyperparameter: whatever the forget set is, this
+    method forgets the class `label`. The authors go on for thousands of rounds.
+
+    Args:
+        gate: the largest probability of the class that passes.
+        attention: weight of the distance of attention maps.
+        learning_rate: of the student's Adam, at the start.
+        generator_rate: of the generator's Adam, at the start.
+        label: the class to be forgotten, counted from 0.
+        rounds: of one generator step each.
+        student_steps: steps of the student in each round.
+        batch_size: images in a round.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        if label >= problem.classes:
+            raise UsageError("--hyper gated_knowledge_transfer.label", label, f"there is 0 to {problem.classes - 1}")
+        student_key, generator_key, plan_key, noise_key = jax.random.split(key, 4)
+        activations_of, images = activations_in(problem.model), generator(problem.train.images.shape[1:])
+        slow = optax.adam(optax.cosine_decay_schedule(generator_rate, rounds))
+        fast = optax.adam(optax.cosine_decay_schedule(learning_rate, rounds * student_steps))
+
+        def follow(value, transform, state: State, steps: int) -> State:
+            descent = descend(Objective((), value), transform, steps=steps)
+            plan = descent.plan(plan_key, problem)  # it reads no examples, so there is nothing to draw
+            return descent.advance(state, plan, problem)[0]
+
+        def one_round(states: tuple[State, State], key: Key) -> tuple[tuple[State, State], None]:
+            making, learning = states
+            noise = jax.random.normal(key, (batch_size, DIMENSIONS))
+
+            def raised(forward, own: Variables, batches, progress):
+                lesson = teach(activations_of, variables, images.apply(own, noise)[0], label, gate)
+                answer, _ = problem.model.apply(learning.variables, lesson.images, train=True)
+                return -lesson.weight * jnp.mean(divergence(lesson.logits, answer)), {}
+
+            making = follow(raised, slow, making, 1)
+            lesson = teach(activations_of, variables, images.apply(making.variables, noise)[0], label, gate)
+
+            def lowered(forward, own: Variables, batches, progress):
+                answer, statistics, activations = activations_of(own, lesson.images, train=True)
+                maps = [attention_map(each) for each in activations]
+                apart = sum(jnp.mean((a - b) ** 2) for a, b in zip(lesson.maps, maps, strict=True))
+                return lesson.weight * (jnp.mean(divergence(lesson.logits, answer)) + attention * apart), statistics
+
+            return (making, follow(lowered, fast, learning, student_steps)), None
+
+        maker, student = images.init(generator_key, jnp.zeros((1, DIMENSIONS))), initialise(student_key, problem)
+        start = State(maker, slow.init(maker.params)), State(student, fast.init(student.params))
+        (_, learned), _ = jax.lax.scan(one_round, start, jax.random.split(noise_key, rounds))
+        return learned.variables
+
+    return method
+
+
+class Lesson(NamedTuple):
+    """What the student is to learn from a batch."""
+
+    images: Float[Array, "batch *image"]  # those that the gate lets through, repeated to fill the batch
+    logits: Float[Array, "batch classes"]  # the teacher's
+    maps: list[Float[Array, "batch positions"]]  # of attention, the teacher's
+    weight: Float[Array, ""]  # 0 if the gate lets nothing through, else 1
+
+
+def activations_in(model: Model) -> Activations:
+    """The model's `activations`.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if model.activations is None:
+        raise UsageError("--methods", "gated_knowledge_transfer", "a model made with `activations`, as those of `--model` are")
+    return model.activations
+
+
+def teach(
+    activations_of: Activations,
+    teacher: Variables,
+    images: Float[Array, "batch *image"],
+    label: int,
+    gate: float | Array,
+) -> Lesson:
+    """The images to which the teacher gives the class `label` a probability of at most `gate`, and what it says of them."""
+    logits, _, activations = activations_of(teacher, images, train=False)
+    passes = jax.nn.softmax(logits)[:, label] <= gate
+    count = jnp.sum(passes)
+    rows = jnp.argsort(~passes)[jnp.arange(len(images)) % jnp.maximum(count, 1)]
+    maps = [attention_map(each)[rows] for each in activations]
+    return Lesson(images[rows], logits[rows], maps, (count > 0).astype(jnp.float32))
+
+
+def attention_map(activations: Float[Array, "batch positions channels"]) -> Float[Array, "batch positions"]:
+    """Squared activations, averaged over channels and scaled to a unit vector over positions (arXiv 1612.03928)."""
+    energy = jnp.mean(jnp.square(activations), axis=-1)
+    return energy * jax.lax.rsqrt(jnp.sum(jnp.square(energy), axis=-1, keepdims=True) + 1e-12)
