@@ -1,6 +1,6 @@
 """What can be asked of an experiment: typed defaults that document themselves. Nothing here imports JAX."""
 
-from configs import attack_features, calibration, gaming, tuning, ulira, unlearning
+from configs import attack_features, calibration, gaming, influence, tuning, ulira, unlearning
 
 EXPERIMENTS = {
     "unlearning": (unlearning, "every unlearning method against the distribution of retrained models"),
@@ -8,6 +8,7 @@ EXPERIMENTS = {
     "attack_features": (attack_features, "which characteristics beyond the loss show that an example was trained on"),
     "tuning": (tuning, "hyperparameters for a data set, at an equal budget, on oracles that the evaluation does not use"),
     "gaming": (gaming, "what each metric can be made to say by answers that are plainly wrong"),
+    "influence": (influence, "what each training point did to the boundary: exact leave-one-out on a toy"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

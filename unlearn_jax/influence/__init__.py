@@ -1,0 +1,23 @@
+"""What one training example did to a model: exactly, by training without it."""
+
+from unlearn_jax.influence.boundary import Contour, Window, contour, displacement
+from unlearn_jax.influence.leave_one_out import Change, LeaveOneOut, changes, leave_one_out
+from unlearn_jax.influence.response import Training, all_but_one, for_members, reordered, retrained, train, training
+
+__all__ = [
+    "Change",
+    "Contour",
+    "LeaveOneOut",
+    "Training",
+    "Window",
+    "all_but_one",
+    "changes",
+    "contour",
+    "displacement",
+    "for_members",
+    "leave_one_out",
+    "reordered",
+    "retrained",
+    "train",
+    "training",
+]
