@@ -57,14 +57,22 @@ def gradient(
     error = (jax.nn.softmax(logits, axis=0) - target) * weights[None]
     gradients: Params = {}
     for name, x in zip(reversed(names), reversed(inputs), strict=True):
-        gradients[name] = {"kernel": x @ error.T, "bias": jnp.sum(error, axis=1)}
+        if x.shape[0] <= FEW:  # one product for both: the sum over samples alone takes longer
+            both = error @ jnp.concatenate([x, jnp.ones_like(x[:1])]).T
+            gradients[name] = {"kernel": both[:, :-1].T, "bias": both[:, -1]}
+        else:
+            gradients[name] = {"kernel": x @ error.T, "bias": jnp.sum(error, axis=1)}
         if name != names[0]:
             error = jnp.where(x > 0, _product(params[name]["kernel"], error), 0.0)
     return gradients
 
 
 def _product(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    """`a @ b`; of few terms as a sum of outer products, which the compiler merges with what follows."""
+    """`a @ b`; of few terms as a sum of outer products, which the compiler merges with what follows.
+
+    The barrier keeps the compiler from multiplying by a transposed kernel in place, which takes twice as long as to
+    transpose it first.
+    """
     if a.shape[1] > FEW:
-        return a @ b
+        return jax.lax.optimization_barrier(a) @ b
     return sum((a[:, k, None] * b[None, k] for k in range(a.shape[1])), start=jnp.zeros([1, 1]))
