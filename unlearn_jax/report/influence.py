@@ -141,7 +141,7 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
     from matplotlib.colors import LogNorm
 
     left, right, bottom, top = study.window
-    figure = blank(WIDTH, 1.4 + (WIDTH - 1.2) * (top - bottom) / (right - left))
+    figure = blank(WIDTH, 0.7 + (WIDTH - 1.4) * (top - bottom) / (right - left))
     axes = figure.add_subplot()
     _boundary(axes, study, study.surface, "black", 1.4)
     shown = np.maximum(study.displacement, 1e-12)
@@ -157,7 +157,8 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
             cmap="viridis_r",
             marker=MARKERS[label % 8],
             s=26,
-            linewidths=0,
+            edgecolors="#666666",
+            linewidths=0.4,
         )
     wrong = study.labels != study.clean_labels
     axes.scatter(
@@ -213,7 +214,7 @@ def boundaries(
 
 def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
     """Draws the displacements of all points in falling order over the float noise, and against two other leave-one-outs."""
-    figure = blank(WIDTH, 3.4)
+    figure = blank(WIDTH, 3.5)
     curve, reordered, seed = figure.subplots(1, 3)
     curve.axhspan(study.noise.min(), study.noise.max(), color=BAND, alpha=0.6, linewidth=0, label="float noise")
     curve.plot(1 + np.arange(len(study.order)), study.displacement[study.order], color=COLOURS[0], label="without a point")
@@ -223,7 +224,7 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
     curve.legend(frameon=False, fontsize=8)
     found = facts.agreement["displacement_mean"]
     for axes, other, column, name in (
-        (reordered, study.reordered, 1, "its sums in another order"),
+        (reordered, study.reordered, 1, "sums in another order"),
         (seed, study.other_seed, 2, "another seed"),
     ):
         axes.plot(study.displacement, other["displacement_mean"], "o", color=COLOURS[0], markersize=2.5, alpha=0.6)
@@ -234,7 +235,7 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
         axes.set_xlim(ends)
         axes.set_ylim(ends)
         axes.set_xlabel("mean displacement")
-        axes.set_ylabel(f"the same with {name}")
+        axes.set_ylabel(f"mean displacement, {name}")
         axes.set_title(f"rank correlation {_interval(found, column)}", fontsize=8)
     for axes in (curve, reordered, seed):
         axes.spines[["top", "right"]].set_visible(False)
