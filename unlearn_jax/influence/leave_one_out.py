@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from unlearn_jax.influence.boundary import Contour, Window, contour, displacement
-from unlearn_jax.influence.response import Training, all_but_one, for_members, retrained
+from unlearn_jax.influence.response import Training, all_but_one, for_members, losses, margins, retrained
 from unlearn_jax.types import Examples, Model, Variables
 
 
@@ -125,22 +125,11 @@ def _change(model: Model) -> Callable[[Any, Variables], Change]:
     def change(fixed: Any, variables: Variables) -> Change:
         original, examples, targets, line, reach = fixed
 
-        def outputs(of: Variables, images: Array) -> Array:
-            return model.apply(of, images, train=False)[0]
-
-        def margins(of: Variables) -> Array:
-            logits = outputs(of, targets.images)
-            own = jnp.arange(logits.shape[1])[None] == targets.labels[:, None]
-            return jnp.sum(jnp.where(own, logits, 0.0), 1) - jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
-
-        def losses(of: Variables) -> Array:
-            return optax.softmax_cross_entropy_with_integer_labels(outputs(of, examples.images), examples.labels)
-
         difference = jax.tree.map(jnp.subtract, variables.params, original.params)
         return Change(
             {name: optax.tree.norm(layer) for name, layer in difference.items()},
-            margins(variables) - margins(original),
-            losses(variables) - losses(original),
+            margins(model, variables, targets) - margins(model, original, targets),
+            losses(model, variables, examples) - losses(model, original, examples),
             None if line is None else displacement(model, variables, line, reach),
         )
 

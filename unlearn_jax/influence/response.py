@@ -112,6 +112,19 @@ def weighted_gradient(
     return jax.grad(loss, has_aux=True)(variables.params)
 
 
+def margins(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
+    """z_y - log Σ_{j≠y} exp z_j of each example, in eval mode."""
+    logits, _ = model.apply(variables, examples.images, train=False)
+    own = jnp.arange(logits.shape[1])[None] == examples.labels[:, None]
+    return jnp.sum(jnp.where(own, logits, 0.0), axis=1) - jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
+
+
+def losses(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
+    """The cross-entropy of each example, in eval mode."""
+    logits, _ = model.apply(variables, examples.images, train=False)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)
+
+
 def reordered(run: Training, order: Int[Any, " rows"]) -> Training:
     """The same run but for the order in which each step sums over its rows: what it ends at differs by float noise alone.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DOTS = tuple(COLOURS[number] for number in (0, 2, 3, 5, 6, 7))  # of the classes; orange is the point that is left out
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 MEASURES = ("displacement_mean", "displacement_largest", "parameter_change", "margin_change")
+VISIBLE = 0.05  # share of the window's diagonal that a boundary should move by to be seen
 TOP = 10  # rows of the table in summary.md, at either end
 
 
@@ -176,12 +177,16 @@ def boundaries(
 ) -> "matplotlib.figure.Figure":
     """Draws the boundary with all points (black) and without one of them (orange), a panel for each of some points.
 
+    Where the change of the margins moves no boundary far enough to be seen, ten (or a hundred, ...) times the change is drawn.
+
     Args:
         study: all points.
         rows: those shown.
         without: the margins of each class without them, on the grid of `study.surface`.
     """
     left, right, bottom, top = study.window
+    furthest = study.exact["displacement_largest"][rows].max()
+    times = 10.0 ** max(np.floor(np.log10(VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12))), 0.0)
     across = min(2, len(rows))
     down = -(-len(rows) // across)
     figure = blank(WIDTH, 0.5 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
@@ -199,7 +204,7 @@ def boundaries(
                 alpha=0.5,
             )
         _boundary(axes, study, study.surface, "black", 1.2)
-        _boundary(axes, study, surface, COLOURS[4], 1.2)
+        _boundary(axes, study, study.surface + times * (surface - study.surface), COLOURS[4], 1.2)
         axes.scatter(
             *study.points[row][:, None], marker="o", s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4
         )
@@ -208,7 +213,10 @@ def boundaries(
         _plane(axes, study)
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
-    figure.suptitle(f"{study.title}\nthe boundary with all points (black), and without the circled one (orange)", fontsize=9)
+    change = "" if times == 1 else f", the change of the margins times {times:g}"
+    figure.suptitle(
+        f"{study.title}\nthe boundary with all points (black), and without the circled one (orange{change})", fontsize=9
+    )
     return figure
 
 
