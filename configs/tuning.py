@@ -83,6 +83,8 @@ class Budget(Unlearning):
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
         require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
+        require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "expected 1: settings are judged on one forget set")
+        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: a setting runs once")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, "expected an integer of at least 1")
 
 
