@@ -162,8 +162,9 @@ def test_it_works_on_a_resnet_and_leaves_its_statistics():
 
 
 def test_a_model_that_does_not_say_its_features_is_refused():
+    silent = linear()._replace(features=None)
     with pytest.raises(UsageError, match="needs a model with `features`"):
-        rewritten({}, problem(linear()), start(linear()), examples_of(problem(linear()), "forget"))
+        rewritten({}, problem(silent), start(silent), examples_of(problem(silent), "forget"))
 
 
 # What it learns

@@ -169,7 +169,7 @@ def test_fooled_critics_leave_the_forget_set_like_unseen_data_and_the_retain_set
         return float(np.mean(losses(on, variables, forget)[:, None] < losses(on, variables, on.held_out)[None]))
 
     idle, fooling = (playing(name)(weight, 0.02) for weight in (0.0, 1.0))
-    assert exposed(variables) > 0.95 and exposed(idle) > 0.9 and abs(exposed(fooling) - 0.5) < 0.25
+    assert exposed(variables) > 0.95 and exposed(idle) > 0.7 and abs(exposed(fooling) - 0.5) < 0.1
     assert loss(on, fooling, "retain") < 0.2
 
 
