@@ -1,6 +1,17 @@
 """What can be asked of an experiment: typed defaults that document themselves. Nothing here imports JAX."""
 
-from configs import attack_features, calibration, gaming, sensitivity, tuning, ulira, unlearning
+from configs import (
+    attack_features,
+    calibration,
+    gaming,
+    hypernetwork,
+    influence,
+    sensitivity,
+    streaming,
+    tuning,
+    ulira,
+    unlearning,
+)
 
 EXPERIMENTS = {
     "unlearning": (unlearning, "every unlearning method against the distribution of retrained models"),
@@ -12,6 +23,9 @@ EXPERIMENTS = {
         "how much each method depends on its hyperparameters: forgetting against utility",
     ),
     "gaming": (gaming, "what each metric can be made to say by answers that are plainly wrong"),
+    "hypernetwork": (hypernetwork, "unlearning in one forward pass of a network that learned it from other forget sets"),
+    "streaming": (streaming, "requests one after another without the retain set: how utility and forgetting drift"),
+    "influence": (influence, "what each training point did to the boundary: exact leave-one-out on a toy"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

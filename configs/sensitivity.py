@@ -37,7 +37,12 @@ class Config(Budget):
 
     def fine_names(self) -> list[str]:
         """The methods that get a finer grid."""
-        return dataclasses.replace(self, methods=self.fine).method_names() if self.fine.strip(", ") else []
+        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+
+        names = [name for name in self.fine.replace(",", " ").split() if name]
+        for name in names:
+            require(name in METHODS, "--fine", name, f"there is {', '.join(METHODS)}")
+        return names
 
 
 def smoke(config: Config) -> Config:

@@ -29,6 +29,9 @@ SPACE: dict[str, dict[str, tuple[float, float, str]]] = {
     "entropy": {"learning_rate": (1e-5, 1e-1, LOG), "entropy_weight": (0.1, 4.0, LOG)},
     "entropy_with_retain": {"forget_weight": (1e-3, 1.0, LOG), "entropy_weight": (1e-3, 1.0, LOG)},
     "variance_matching": {"mean_weight": (1e-3, 1.0, LOG), "spread_weight": (1e-3, 1.0, LOG)},
+    "adversarial": {"fooling": (0.01, 3.0, LOG), "learning_rate": (1e-3, 0.1, LOG)},
+    "gan": {"fooling": (0.01, 3.0, LOG), "learning_rate": (1e-3, 0.1, LOG)},
+    "gan_without_retain": {"learning_rate": (1e-5, 0.1, LOG), "critic_rate": (1e-3, 0.1, LOG)},
     "random_label": {"learning_rate": (1e-5, 1e-2, LOG)},
     "successive_random_labels": {"learning_rate": (1e-5, 1e-2, LOG)},
     "salun": {"learning_rate": (1e-4, 0.1, LOG), "share": (0.1, 0.9, LINEAR)},
@@ -80,6 +83,8 @@ class Budget(Unlearning):
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
         require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
+        require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "expected 1: settings are judged on one forget set")
+        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: a setting runs once")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, "expected an integer of at least 1")
 
 

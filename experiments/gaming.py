@@ -1,6 +1,7 @@
 """How each metric can be gamed: cheats scored as methods are, and how wrong each is."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -8,12 +9,12 @@ import numpy as np
 
 from configs.gaming import Config
 from experiments.setting import forget_mask, forget_name, pool, prepare, settings
-from experiments.study import Study, keep, scored_row
+from experiments.study import Study, keep, scored_row, without
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import accuracy, gaming, scaled_logits, score
-from unlearn_jax.metrics.evaluation import Evaluation
+from unlearn_jax.metrics import accuracy, gaming, probabilities, relearn_steps, scaled_logits, score, weight_distance, zrf
+from unlearn_jax.metrics.evaluation import Evaluation, Extra
 from unlearn_jax.report import gaming as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.gaming import Claim, Price
@@ -22,10 +23,12 @@ from unlearn_jax.report.progress import working
 from unlearn_jax.report.rows import Row, subject, write_results
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict, shared
-from unlearn_jax.training.pools import Pool, diverged, member_keys
+from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Cube, Examples, Variables
 
 RATES = (1e-4, 1.0)  # learning rates between which ascent reaches a published accuracy
+DULLER = (1.0, 100.0)  # by what a head is divided, for relearning to take as long as published
+DISGUISED = 8  # retrained models, at most, of the cheat that is to pass everything
 REPEATS = 4  # other retrained models that the price of a metric is found with, where there are as many
 
 
@@ -40,6 +43,7 @@ def run(config: Config, folder: Run) -> None:
         game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or "").splitlines()[0]), make(game))
     game.hand_in_tables(gaming.CHEATS)
     game.hand_in_tables(gaming.blends(game.known()))
+    game.hand_in_disguised()
     prices, title = game.prices(), subject(game.rows)
     write_results(folder, game.rows, {"band": game.yardstick.band, "claims": game.claims})
     folder.write_csv("price.csv", Price._fields, prices)
@@ -58,17 +62,20 @@ class Game:
         noise = generator("nudge", config.seed).standard_normal(study.images.forget.shape)
         self.nudged = study.images.forget + np.float32(config.nudge * noise)
 
-        self.originals = finite(pool(config, self.setting, self.setting.problem, forget | True, "original", study.members))
+        trained = pool(config, self.setting, self.setting.problem, forget | True, "original", study.members)
+        again = study.pool("cheat", study.members)  # by the author of the cheats: keys of their own
+        self.originals, self.retrained = (without(each.variables, each.diverged) for each in (trained, again))
         self.own, self.own_nudged = study.logits(self.originals), self.on_nudged(self.originals)
+        self.answers = study.logits(self.retrained).forget
         self.oracles = study.oracles()
         self.oracle_margins = self.margins(self.oracles.forget)
-        self.oracle_margins_nudged = self.margins(self.on_nudged(finite(study.retraining)))
+        self.oracle_margins_nudged = self.margins(self.on_nudged(without(study.retraining.variables, study.lost)))
         self.direction = self.margins(self.own.forget).mean(0) - self.oracle_margins.mean(0)
-        self.retrained = finite(study.pool("cheat", study.members))  # by the author of the cheats: keys of their own
-        self.answers = study.logits(self.retrained).forget
         with working("null") as update:
-            self.yardstick = study.yardstick(self.oracles)
-            update(1.0, f"{len(self.yardstick.nulls)} metrics, largest |z| up to {self.yardstick.band:.2f}")
+            self.models = study.model_metrics(trained)
+            self.yardstick = study.yardstick(self.oracles, self.models.of_oracles(self.oracles.forget))
+            update(1.0, f"{len(self.yardstick.nulls)} metrics, largest deviation up to {self.yardstick.band:.2f}")
+        self.weights = self.models.of(self.originals, self.own.forget)  # what is measured on the models inside the wrappers
         self.rows: list[Row] = []
         self.claims: list[Claim] = []
         self.verdicts: dict[str, Evaluation] = {}
@@ -86,18 +93,29 @@ class Game:
         for name, (answer, targets, needs, retrained, summary) in cheats.items():
             if (retrained or 0) <= len(self.answers):
                 answers = answer(generator(name, self.config.seed), known)
-                self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged)
+                self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged, self.weights)
 
     def hand_in_model(self, claim: Claim, variables: Variables) -> None:
         """Models, without those that diverged."""
         cube, nudged = self.study.logits(variables), self.on_nudged(variables)
         lost = diverged((variables, cube, nudged))
-        self.hand_in(claim, keep(cube, lost), np.delete(nudged, lost, axis=0))
+        kept = keep(cube, lost)
+        measured = self.models.of(without(variables, lost), kept.forget)
+        self.hand_in(claim, kept, np.delete(nudged, lost, axis=0), measured)
 
-    def hand_in(self, claim: Claim, cube: Cube, nudged: np.ndarray) -> None:
-        """Score answers, and measure how wrong they are on F and on F nudged."""
+    def hand_in_disguised(self) -> None:
+        """A wrapper that answers by draws, around models that relearn as slowly as retrained ones."""
+        count = max((each for each in gaming.COUNTS if each <= min(DISGUISED, len(self.answers))), default=0)
+        if count:
+            drawn = gaming.CHEATS[f"drawn_{count}"]
+            summary = f"`drawn_{count}` around the models of `dulled`, undone by the wrapper for what is not F."
+            claim = Claim(f"disguised_{count}", (*drawn.targets, *INSIDE), drawn.needs, count, summary)
+            self.hand_in(claim, self.drawn(count, 0), self.own_nudged, self.dulled_weights)
+
+    def hand_in(self, claim: Claim, cube: Cube, nudged: np.ndarray, weights: Extra) -> None:
+        """Score answers and the models that they come from, and measure how wrong they are on F and on F nudged."""
         config, study, members = self.config, self.study, len(cube.forget)
-        verdict = self.judged(claim.method, cube)
+        verdict = self.judged(claim.method, cube, weights)
         common = Row(
             experiment=config.exp,
             dataset=config.dataset,
@@ -121,22 +139,56 @@ class Game:
         self.rows += [scored_row(common, each) for each in verdict.scores]
         self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
 
-    def judged(self, name: str, cube: Cube) -> Evaluation:
-        """The scores of answers."""
+    def judged(self, name: str, cube: Cube, weights: Extra) -> Evaluation:
+        """The scores of answers, and of the models inside."""
+        extra = {**weights, ("zrf", "forget"): zrf(probabilities(cube.forget), self.models.untrained)}
         with working(name) as update:
-            verdict = score(cube, self.yardstick)
-            update(1.0, f"largest |z| {verdict.largest_z:.1f}")
+            verdict = score(cube, self.yardstick, extra=extra)
+            update(1.0, f"largest deviation {verdict.largest_z:.1f}")
         return verdict
 
+    def drawn(self, count: int, first: int) -> Cube:
+        """Answers by draws around some of the retrained models."""
+        name = f"drawn_{count}"
+        return gaming.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
+
+    @functools.cached_property
+    def dulled(self) -> Variables:
+        """The originals with other heads: relearning takes as long as published, and the weights are as far away.
+
+        A head's weights are divided by what slows relearning down enough. That brings them nearer to the oracles' mean, which
+        is near the origin; the same number, added to all its biases, which no softmax sees, takes them back.
+        """
+        relearner, published = self.models.relearner, {name: null.mean for name, null in self.yardstick.nulls.items()}
+        params, (head,) = self.originals.params, self.setting.problem.model.blocks[-1]
+
+        def divided(by: np.ndarray) -> Variables:
+            own = {name: (leaf / np.expand_dims(by, tuple(range(1, leaf.ndim)))) for name, leaf in params[head].items()}
+            return self.originals._replace(params={**params, head: {name: np.float32(leaf) for name, leaf in own.items()}})
+
+        with working("dulling") as update:
+            slow = -published["relearn_steps", "forget"]
+            members = len(self.own.forget)
+            by = gaming.bisected(lambda by: -relearn_steps(relearner(divided(by)), self.models.target), slow, *DULLER, members)
+            update(1.0, f"heads divided by {by.min():.2g} to {by.max():.2g}")
+        dull = divided(by)
+        missing = published["weight_distance", "all"] ** 2 - weight_distance(dull.params, self.models.oracles.params)["all"] ** 2
+        bias = dull.params[head]["bias"]
+        own = {**dull.params[head], "bias": bias + np.float32(np.sqrt(np.maximum(missing, 0) / bias.shape[1])[:, None])}
+        return dull._replace(params={**dull.params, head: own})
+
+    @functools.cached_property
+    def dulled_weights(self) -> Extra:
+        """What is measured on them."""
+        return self.models.of(self.dulled, self.own.forget)
+
     def prices(self) -> list[Price]:
-        """What draws around few retrained models score, with other ones each time; from none, what doing nothing scores."""
+        """What disguised draws around few retrained models score, with other ones each time; around none: doing nothing."""
         found = [(0, 0, self.verdicts["original"])]
         for count in gaming.COUNTS:
             for first in range(0, len(self.answers) - count + 1, count)[:REPEATS]:
-                name = f"drawn_{count}"
-                again = f"{name}, models from {first} on"
-                answers = gaming.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
-                found.append((count, first, self.judged(again, answers) if first else self.verdicts[name]))
+                name = f"{count} retrained models, from {first} on"
+                found.append((count, first, self.judged(name, self.drawn(count, first), self.dulled_weights)))
         return [
             Price(count, first, each.metric, each.split, each.value, each.z, verdict.largest_z)
             for count, first, verdict in found
@@ -214,7 +266,13 @@ def relabelled(game: Game) -> Variables:
         return unlearner.apply(member_keys(config.seed, "relabelled", len(game.own.forget))).variables
 
 
+def dulled(game: Game) -> Variables:
+    """The originals with a smaller head, until relearning F takes as long as published, and a larger bias for all classes."""
+    return game.dulled
+
+
 ACCURACY = (("accuracy", "forget"),)
+INSIDE = (("relearn_steps", "forget"), ("weight_distance", "all"))
 MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[gaming.Name, ...], str, int | None]] = {
     "retrain": (retrain, (), "nothing", None),
     "retrain_again": (retrain_again, (), "nothing", None),
@@ -222,10 +280,6 @@ MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[gaming.Name, ...], st
     "nearly_all": (nearly_all, gaming.ON_FORGET, "a retrained model for each member", None),
     "ascent": (ascent, ACCURACY, "published accuracies", 0),
     "relabelled": (relabelled, ACCURACY, "published accuracies", 0),
+    "dulled": (dulled, INSIDE, "published relearning time and distance", 0),
 }
 """Name -> how it is made, the metrics that it is made for, what its author needs, how many models are retrained."""
-
-
-def finite(trained: Pool) -> Variables:
-    """The members of a pool that did not diverge."""
-    return jax.tree.map(lambda leaf: np.delete(leaf, trained.diverged, axis=0), trained.variables)

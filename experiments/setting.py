@@ -13,7 +13,6 @@ from configs.common import Common, require
 from configs.tuned import tuned
 from configs.unlearning import Config
 from unlearn_jax.data import Dataset, augmentation, choose, load
-from unlearn_jax.data.forget_sets import RANKED
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
@@ -83,7 +82,7 @@ def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
         label=asked.label,
         file=asked.file,
         wrong=data.train.labels != data.clean_labels,
-        scores=ranking(config, setting, asked.kind) if asked.kind in RANKED else None,
+        scores=lambda: ranking(config, setting, asked.kind),
         classes=data.classes,
         seed=config.seed,
         index=index,

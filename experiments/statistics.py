@@ -69,7 +69,8 @@ def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
                 parts[method] = np.array([each.parts for each in scores]).T
         found = comparisons(parts)
         rows += [(metric, split, each.first, each.second, *each.difference, each.adjusted_p) for each in found]
-        means = {method: float(np.nanmean(part)) for method, part in parts.items() if method not in REFERENCES}
+        known = {method: part[np.isfinite(part)] for method, part in parts.items() if method not in REFERENCES}
+        means = {method: float(part.mean()) for method, part in known.items() if len(part)}  # two members have no parts
         if metric == "klom" and len(means) > 1:
             least = min(means, key=means.__getitem__)
             ties = {name for each in found if not each.adjusted_p < SIGNIFICANT for name in each[:2] if least in each[:2]}

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from configs.unlearning import Config
 from experiments.model_metrics import ModelMetrics
 from experiments.setting import Setting, compile_all, forgetting, pool
 from unlearn_jax.data.splits import generator
-from unlearn_jax.methods import METHODS
+from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.metrics import Score, accuracies, cross_entropy_losses, reference, score
 from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
@@ -51,10 +52,18 @@ class Scored(NamedTuple):
 
 
 class Study:
-    """One forget set, as a configuration asks for it; `config.members` is a number by now."""
+    """One forget set, as a configuration asks for it; `config.members` is a number by now. `entries` are the methods by name."""
 
-    def __init__(self, config: Config, folder: Run, setting: Setting, forget: np.ndarray, name: str):
-        self.config, self.folder, self.setting, self.name = config, folder, setting, name
+    def __init__(
+        self,
+        config: Config,
+        folder: Run,
+        setting: Setting,
+        forget: np.ndarray,
+        name: str,
+        entries: Mapping[str, Entry] = METHODS,
+    ):
+        self.config, self.folder, self.setting, self.name, self.entries = config, folder, setting, name, entries
         assert config.members != "auto"
         self.members, self.forget = config.members, forget
         self.problem = forgetting(setting, forget)
@@ -104,10 +113,9 @@ class Study:
         """What every method makes of the originals, by seed: what an earlier run left in the run folder, the rest made now."""
         seeds = range(self.config.unlearning_seeds)
         saved = {(name, seed): self.saved(name, values[name], seed) for name in values for seed in seeds}
+        batching: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
         waiting = {
-            name: Unlearner(
-                name, values[name], self.problem, originals.variables, strategy=self.config.strategy, chunk=self.config.chunk
-            )
+            name: Unlearner(self.entries[name], values[name], self.problem, originals.variables, **batching)
             for name in values
             if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)
         }
@@ -149,7 +157,7 @@ class Study:
     def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None, seed: int) -> Judged:
         """Apply a method to every original and keep the logits in the run folder."""
         done = self.unlearn(name, originals, unlearner, seed)
-        model = METHODS[name].outcome(self.problem.model)
+        model = self.entries[name].outcome(self.problem.model)
         cube = self.logits(done.variables, model)
         lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
         costs = done.seconds, done.compile_seconds, done.examples
@@ -221,7 +229,7 @@ class Study:
             model=config.model,
             forget_set=self.name,
             method=name,
-            access=METHODS[name].access,
+            access=self.entries[name].access,
             metric="",
             split="",
             n_members=len(each.cube.forget),

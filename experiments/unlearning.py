@@ -1,6 +1,7 @@
 """The main study: every method of the registry, measured against the distribution of retrained models."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from configs.unlearning import Config
 from experiments import statistics
 from experiments.setting import Setting, forget_mask, forget_name, pool, prepare, settings
 from experiments.study import Scored, Study
+from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.power import models_needed, visible
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -25,9 +27,20 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    setting = prepare(config)
-    names = config.method_names()
-    values = settings(config, names)
+    compare(config, folder, prepare(config), {})
+
+
+def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str, Entry]) -> list[Row]:
+    """As `run`, of the methods that the configuration asks for and of `learned` ones, which the registry has not.
+
+    Returns:
+        The rows of results.csv.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    asked = config.method_names()
+    names, values = [*asked, *learned], {**settings(config, asked), **{name: {} for name in learned}}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     members = settled(config, folder, setting, masks[0])
     config = dataclasses.replace(config, members=members)
@@ -38,7 +51,7 @@ def run(config: Config, folder: Run) -> None:
     lost: dict[str, dict[str, tuple[int, ...]]] = {}
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", members)
     for index, mask in enumerate(masks):
-        study = Study(config, folder, setting, mask, forget_name(config, setting, index))
+        study = Study(config, folder, setting, mask, forget_name(config, setting, index), {**METHODS, **learned})
         oracles = study.oracles()
         judged = study.judge_all(values, originals)
         yardstick, found = study.score(judged, oracles)
@@ -66,6 +79,7 @@ def run(config: Config, folder: Run) -> None:
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
     leaderboard.show(board)
+    return rows
 
 
 def settled(config: Config, folder: Run, setting: Setting, mask: np.ndarray) -> int:

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "models": {"types"},
     "training": {"types", "models", "data"},
     "methods": {"types", "training", "models", "data"},
+    "influence": {"types", "training", "models", "data"},
 }
 MODULES = sorted((ROOT / "unlearn_jax").rglob("*.py"))
 

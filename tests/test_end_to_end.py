@@ -222,13 +222,8 @@ def test_wrong_labels_are_forgotten_and_what_that_repairs_is_measured(cache, tmp
 def test_the_most_memorised_are_forgotten(cache, tmp_path):
     words = ("--forget.kind", "memorised", "--forget.size", "20", "--forget.models", "8")
     succeed(tmp_path / "out", cache, *words, methods=["original", "retrain"])
-    succeed(tmp_path / "least", cache, *words[:1], "unmemorised", *words[2:], methods=["original", "retrain"])
-    asked = ("retrain", "accuracy", "forget")
-    accuracy = {
-        kind: next(row.value for row in rows_in(tmp_path / kind) if (row.method, row.metric, row.split) == asked)
-        for kind in ("out", "least")
-    }
-    assert accuracy["out"] < accuracy["least"]
+    accuracy = {row.split: row.value for row in rows_in(tmp_path / "out") if (row.method, row.metric) == ("retrain", "accuracy")}
+    assert accuracy["forget"] < accuracy["test"] - 20  # what only those say that trained on it
 
 
 def test_another_forget_set_in_the_same_file_is_not_scored_by_the_old_logits(cache, tmp_path):

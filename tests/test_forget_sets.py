@@ -72,14 +72,20 @@ def test_ranked_kinds_take_the_ends_and_go_on_to_the_next_rows():
         ("unmemorised", np.argsort(scores)),
     ):
         for index in range(3):
-            found = choose(LABELS, kind=kind, scores=scores, size=0.3, classes=3, index=index)
+            found = choose(LABELS, kind=kind, scores=lambda: scores, size=0.3, classes=3, index=index)
             np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[30 * index : 30 * (index + 1)]))
         with pytest.raises(UsageError, match=r"--forget\.size 0\.3: 100 rows do not make 4 sets of 30"):
-            choose(LABELS, kind=kind, scores=scores, size=0.3, classes=3, index=3)
+            choose(LABELS, kind=kind, scores=lambda: scores, size=0.3, classes=3, index=3)
+
+
+def test_models_are_not_trained_for_a_size_that_cannot_be():
+    for size in (0, -1, float("nan"), 100):
+        with pytest.raises(UsageError, match=r"--forget\.size"):
+            choose(LABELS, kind="memorised", scores=lambda: pytest.fail("asked"), size=size, classes=3)
 
 
 def test_equal_scores_stand_in_random_order():
-    draws = [choose(LABELS, kind="memorised", scores=np.zeros(100), size=10, classes=3, seed=seed) for seed in range(3)]
+    draws = [choose(LABELS, kind="memorised", scores=lambda: np.zeros(100), size=10, classes=3, seed=seed) for seed in range(3)]
     assert len({draw.tobytes() for draw in draws}) == 3
 
 

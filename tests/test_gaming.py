@@ -315,8 +315,8 @@ def test_summary_and_picture_name_the_cheapest_cheat_that_is_inside(tmp_path):
         about = ("gaming", "digits", "mlp", "random-0", method, "nothing", metric, split)
         return Row._make([*about, value, None, None, *null, 24, 48, None])
 
-    z = {"dear": (0.0, 0.0), "cheap": (1.5, 9.0), "forgetful": (1.0, 9.0)}
-    remembered = {"dear": 0.9, "cheap": 1.0, "forgetful": 0.1}
+    z = {"dear": (0.0, 0.0), "cheap": (1.5, 9.0), "forgetful": (1.0, 9.0), "retrain": (0.0, 0.0)}
+    remembered = {"dear": 0.9, "cheap": 1.0, "forgetful": 0.1, "retrain": 0.0}
     rows = [row(name, metric, value) for name, pair in z.items() for metric, value in zip(("klom", "tow"), pair, strict=True)]
     for name in z:
         wrong = {"untouched": 0.5, "memory": 0.0, "memory_nudged": remembered[name], "agreement": float("nan")}
@@ -325,6 +325,7 @@ def test_summary_and_picture_name_the_cheapest_cheat_that_is_inside(tmp_path):
         Claim("dear", (), "8 retrained models", 8, "Draws.", True),
         Claim("forgetful", (), "nothing", 0, "Does.", False),
         Claim("cheap", (("klom", "forget"),), "nothing", 0, "Nothing.", False),
+        Claim("retrain", (), "nothing", None, "The honest way.", True),
     ]
     write_summary(Run(tmp_path), rows, claims, 2.8)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "summary.md").read_text().splitlines()]
@@ -336,8 +337,8 @@ def test_summary_and_picture_name_the_cheapest_cheat_that_is_inside(tmp_path):
     figure = heat_map(rows, claims, "title")
     axes = figure.axes[0]
     assert len(axes.patches) == 1 and axes.patches[0].get_xy() == (-0.5, 1.5)
-    np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [0, 2], [0, 2]])
-    assert [label.get_text().strip() for label in axes.get_yticklabels()] == ["dear ●", "forgetful", "cheap"]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [0, 2], [0, 2], [0, 0]])
+    assert [label.get_text().strip() for label in axes.get_yticklabels()] == ["dear ●", "forgetful", "cheap", "retrain ●"]
 
 
 def test_the_price_joins_the_means_of_what_other_models_score(tmp_path):
@@ -358,28 +359,25 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert {
-        "results.csv",
-        "results.json",
-        "summary.md",
-        "price.csv",
-        "figures/cheats.png",
-        "figures/price.svg",
-        "config.json",
-    } <= names
+    files = ("results.csv", "results.json", "summary.md", "price.csv", "figures/cheats.png", "figures/price.svg")
+    assert all((tmp_path / "out" / file).is_file() for file in files)
     rows = read_results(tmp_path / "out/results.csv")
     assert {row.experiment for row in rows} == {"gaming"} and {row.n_oracles for row in rows} == {4}
     methods = list(dict.fromkeys(row.method for row in rows))
-    assert {"retrain", "ascent", "relabelled", "nearly_all", "one_retrained", "original", "drawn_2", "lookup"} <= set(methods)
-    assert "drawn_4" not in methods  # of two retrained models
-    value = {(row.method, row.metric): row.value for row in rows if row.split == "forget"}
-    assert value["original", "untouched"] == value["original", "memory"] == 1
-    assert value["lookup", "untouched"] == 0
+    trained = {"retrain", "ascent", "relabelled", "nearly_all", "dulled"}
+    wrappers = {"original", "lookup", "drawn_2", "exchanged", "disguised_2"}
+    assert trained | wrappers <= set(methods) and "drawn_4" not in methods  # of two retrained models
+    value = {(row.method, row.metric): row.value for row in rows}
+    assert value["original", "untouched"] == value["original", "memory"] == 1 and value["lookup", "untouched"] == 0
+    nudged = {name for name in methods if value[name, "memory_nudged"] == value["original", "memory_nudged"]}
+    assert wrappers <= nudged and not trained & nudged
+    for metric in ("relearn_steps", "weight_distance"):  # of the models inside
+        assert len({value[name, metric] for name in ("original", "lookup", "exchanged")}) == 1
+        assert value["disguised_2", metric] == value["dulled", metric]
+    far = next(row for row in rows if (row.method, row.metric) == ("dulled", "weight_distance"))
+    assert far.value >= far.null_mean - 0.05
     scored = {(row.metric, row.split) for row in rows}
     assert all(set(cheat.targets) <= scored for cheat in gaming.CHEATS.values())
-    wrapped = {name for name in methods if value[name, "memory_nudged"] == value["original", "memory_nudged"]}
-    assert {"original", "lookup", "drawn_2", "exchanged"} <= wrapped and not {"retrain", "ascent", "nearly_all"} & wrapped
     with (tmp_path / "out/results.csv").open() as file:
         assert next(csv.reader(file)) == list(Row._fields)
 

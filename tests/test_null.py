@@ -148,6 +148,17 @@ def test_evidence_is_in_the_larger_of_both_spreads(reference):
     constant = metrics.Null(score.null.mean, 0, score.null.mean, score.null.mean)
     assert sure._replace(null=constant, low=sure.value, high=sure.value).evidence == np.inf
     assert sure._replace(null=constant, value=score.null.mean).evidence == 0
+    for metric, counted in (("svc_mia", False), ("tow_mia", False), ("average_gap", False), ("klom", True), ("accuracy", True)):
+        assert (carried._replace(metric=metric).evidence == pytest.approx(10)) == counted
+
+
+def test_a_pool_of_which_some_models_are_ruined_is_outside(reference):
+    """Its scores have large standard errors of their own, and must not hide behind them."""
+    for ruined in (2, N // 2):
+        cube = pool(N, 2)
+        for logits in cube:
+            logits[:ruined] = 5 * np.random.default_rng(0).normal(size=logits[:ruined].shape)
+        assert metrics.score(pool(N, 2), reference).inside and not metrics.score(cube, reference).inside
     assert metrics.score(pool(N, 2), reference).largest_z == max(
         each.evidence for each in metrics.score(pool(N, 2), reference).scores
     )

@@ -197,7 +197,7 @@ def test_statistics_move_unless_they_are_frozen(statistics):
 
 
 def test_the_reference_s_gradient_is_handed_to_the_transform():
-    def update(updates, state, params=None, *, reference):
+    def update(updates, state, params=None, *, reference, **extra):
         return reference, state
 
     follow = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -46,6 +46,7 @@ class Model(NamedTuple):
         init: `(key, images[1, ...]) -> Variables`.
         apply: `(variables, images[batch, ...], train) -> (logits[batch, classes], statistics)`. With `train` the batch's
             own statistics normalise and the running ones move; without, the running ones normalise and come back unchanged.
+            A model that has statistics also takes `counted[batch]`, bool: the rows that they are computed from.
         blocks: the names of the top-level parameter groups from the input to the output, grouped in blocks;
             the last is the head.
         features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
@@ -53,6 +54,8 @@ class Model(NamedTuple):
         activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
             `[batch, positions, channels]`, one for each block but the head, what its last module gives (a dense layer and a
             stem before their relu); a dense layer's units are positions of one channel. None where nobody says.
+        gradient: `(params, images[batch, ...], labels[batch], weights[batch]) -> params`, the gradient of the weighted sum of
+            the cross-entropies by a faster way than automatic differentiation, where somebody wrote one.
     """
 
     init: Callable[..., Variables]
@@ -60,6 +63,7 @@ class Model(NamedTuple):
     blocks: tuple[tuple[str, ...], ...]
     features: Callable[..., Array] | None = None
     activations: Callable[..., tuple[Array, Statistics, tuple[Array, ...]]] | None = None
+    gradient: Callable[..., Params] | None = None
 
 
 class Examples(NamedTuple):

@@ -1,7 +1,8 @@
-"""What is trained on: image data sets, and the examples that are to be forgotten."""
+"""What is trained on: image data sets, toys in the plane, and the examples that are to be forgotten."""
 
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.forget_sets import choose
 from unlearn_jax.data.images import DATASETS, Dataset, load
+from unlearn_jax.data.toys import Toy, discs
 
-__all__ = ["DATASETS", "Dataset", "augmentation", "choose", "load"]
+__all__ = ["DATASETS", "Dataset", "Toy", "augmentation", "choose", "discs", "load"]

@@ -1,5 +1,6 @@
 """Which training examples are to be forgotten."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def choose(
     label: int | None = None,
     file: str | Path | None = None,
     wrong: Bool[np.ndarray, " examples"] | None = None,
-    scores: Float[np.ndarray, " examples"] | None = None,
+    scores: Callable[[], Float[np.ndarray, " examples"]] | None = None,
     classes: int,
     seed: int = 0,
     index: int = 0,
@@ -37,7 +38,8 @@ def choose(
         label: of the class.
         file: text with row numbers between white space, or an .npy file of one integer dimension.
         wrong: the rows that are wrongly labelled ("mislabelled").
-        scores: by which rows are ranked ("memorised", "unmemorised", "exposed"); equal ones stand in random order.
+        scores: gives what rows are ranked by ("memorised", "unmemorised", "exposed"), and is asked when all else is right; equal
+            ones stand in random order.
         classes: how many there are.
         seed: draws the rows.
         index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class, modulo `classes`;
@@ -61,7 +63,8 @@ def choose(
         count = _count(size, len(labels), len(labels))
         if (index + 1) * count > len(labels):
             raise UsageError("--forget.size", size, f"{len(labels)} rows do not make {index + 1} sets of {count}")
-        order = np.lexsort([generator("ties", seed).random(len(labels)), scores if kind == "unmemorised" else -scores])
+        sign = 1 if kind == "unmemorised" else -1
+        order = np.lexsort([generator("ties", seed).random(len(labels)), sign * scores()])
         forget[order[index * count : (index + 1) * count]] = True
     else:
         candidates = np.arange(len(labels)) if kind == "random" else _of_class(labels, label, classes, kind, index)

@@ -1,6 +1,7 @@
 """How it is unlearned. `METHODS` is the registry; `edit`, `descend` and `pipe` are the pieces."""
 
 from unlearn_jax.methods import (
+    adversarial,
     ascent,
     boundary,
     competition2023,
@@ -26,6 +27,7 @@ _FAMILIES = (
     boundary,
     distillation,
     data_free,
+    adversarial,
     sparsity,
     curvature,
     removal,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from unlearn_jax.methods.registry import METHODS, traceable
+from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import chunk_size, over_members, padded, step_bytes
 from unlearn_jax.types import Key, Problem, Variables
@@ -25,13 +25,13 @@ class Unlearned(NamedTuple):
 
 
 class Unlearner:
-    """The method `name`, ready to be applied to `members` models at once. Several may `compile` in threads at a time.
+    """A method, ready to be applied to `members` models at once. Several may `compile` in threads at a time.
 
     Float hyperparameters are arguments of the compiled program, one for each member: other numbers do not compile it anew,
     and a grid of them is one more set of members.
 
     Args:
-        name: a key of `METHODS`.
+        method: a key of `METHODS`; or an entry of one's own, for a method that is not there, such as one that was learned.
         values: all its hyperparameters, see `registry.hyperparameters`; a float may be an array with one for each member.
         problem: on the devices, see `ensembles.shared`.
         variables: the originals, with a leading axis of members.
@@ -46,7 +46,7 @@ class Unlearner:
 
     def __init__(
         self,
-        name: str,
+        method: str | Entry,
         values: dict[str, Any],
         problem: Problem,
         variables: Variables,
@@ -55,7 +55,8 @@ class Unlearner:
         strategy: str = "auto",
         chunk: int | None = None,
     ):
-        static, traced = traceable(name, values)
+        static, traced = traceable(method, values)
+        make = (METHODS[method] if isinstance(method, str) else method).make
         masks = masks or {}
         for field, mask in masks.items():
             count, found = getattr(problem, f"{field}_count"), np.unique(mask.sum(axis=1))
@@ -63,10 +64,10 @@ class Unlearner:
                 raise ValueError(f"{field}: the masks of all members hold {count} examples, not {found}")
 
         @jax.jit  # traced once for all of what follows
-        def method(key, own, numbers, masks, problem):
-            return METHODS[name].make(**static, **numbers)(key, problem.replace(**masks), own)
+        def unlearn(key, own, numbers, masks, problem):
+            return make(**static, **numbers)(key, problem.replace(**masks), own)
 
-        self.method, self.problem = method, problem
+        self.method, self.problem = unlearn, problem
         self.members = len(jax.tree.leaves(variables)[0])
         numbers = {key: np.broadcast_to(np.float32(value), self.members) for key, value in traced.items()}
         self.own = variables, numbers, masks

@@ -105,9 +105,9 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
     return values
 
 
-def traceable(name: str, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def traceable(method: str | Entry, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The hyperparameters of a method as those that are static and those that may be traced."""
-    static = METHODS[name].static
+    static = (METHODS[method] if isinstance(method, str) else method).static
     return {k: v for k, v in values.items() if k in static}, {k: v for k, v in values.items() if k not in static}
 
 

@@ -53,6 +53,11 @@ QUALITY_ROWS = 500  # that forgetting quality sees
 SVC_ROWS = 500  # a side, that SVC-MIA trains on
 
 
+def of_an_attack(metric: str) -> bool:
+    """Whether a metric is a membership attack on single models, or made of one: such flip on some models as a whole."""
+    return "mia" in metric or metric == "average_gap"
+
+
 class Score(NamedTuple):
     """One metric of a pool of unlearned models.
 
@@ -81,15 +86,17 @@ class Score(NamedTuple):
 
     @property
     def evidence(self) -> float:
-        """|value - null.mean| in units of the null's sd or of the score's own standard error, whichever is larger.
+        """|z|; of an attack, in units of the null's sd or of the score's own standard error, whichever is larger.
 
-        A score whose few members carry it is no evidence, however narrow the null: attacks flip on some models as a whole,
-        and oracles among which none did know nothing of that. Infinite where neither has any spread.
+        Attacks flip on some models as a whole, and oracles among which none did know nothing of that: a score that few members
+        carry is then no evidence, however narrow the null. Elsewhere it is: a method that ruins some of its models is not inside.
+        Where the null has no spread the error alone counts; infinite where that is 0 too.
         """
         apart, error = abs(self.value - self.null.mean), (self.high - self.low) / WIDTH
         if apart <= 1e-9 * max(1, abs(self.null.mean)):
             return 0.0
-        return float(apart / max(self.null.sd, error)) if max(self.null.sd, error) > 0 else float("inf")
+        unit = max(self.null.sd, error) if of_an_attack(self.metric) or not self.null.sd else self.null.sd
+        return float(apart / unit) if unit > 0 else float("inf")
 
 
 class Evaluation(NamedTuple):
@@ -257,8 +264,8 @@ def score(
     jackknife over eight groups of members and Student's t (unbounded for two members), since a bootstrap repeats members and
     so moves every histogram away from the oracles'.
 
-    The verdict counts each metric by `Score.evidence`, in which one deviating member of 24 says nothing, even where the null has
-    no spread and z is None (all oracles right on every retain example, say).
+    The verdict counts each metric by `Score.evidence`, which is defined even where the null has no spread and z is None (all
+    oracles right on every retain example, say).
 
     Args:
         unlearned: logits of the finite members.

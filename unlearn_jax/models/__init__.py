@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
 
     depth = re.fullmatch(r"resnet(\d+)", name)
     if name == "mlp":
-        return as_model(mlp.MLP(classes, width), mlp.block_names(2))
+        return as_model(mlp.MLP(classes, width), mlp.block_names(2), mlp.gradient)
     if depth and (int(depth[1]) == 18 or (int(depth[1]) >= 8 and int(depth[1]) % 6 == 2)):
         stages = (2,) * 4 if int(depth[1]) == 18 else ((int(depth[1]) - 2) // 6,) * 3
         return as_model(resnet.ResNet(classes, stages, width, normalisation, convolution), resnet.block_names(stages))
@@ -85,10 +86,11 @@ def draw_kernels(key: Key, params: Params) -> Params:
     return jax.tree.unflatten(structure, drawn)
 
 
-def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
+def as_model(network, blocks: tuple[tuple[str, ...], ...], gradient: Callable[..., Params] | None = None) -> Model:
     """Pure functions from a Flax linen module whose call takes `(images, train)` and sows its penultimate `features`.
 
-    Kernels are drawn by `draw_kernels`; everything else starts where its Flax initialiser puts it.
+    Kernels are drawn by `draw_kernels`; everything else starts where its Flax initialiser puts it. A network with BatchNorm
+    also takes `counted`.
     """
 
     def init(key: Key, images) -> Variables:
@@ -97,11 +99,11 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
         return Variables(params, collections.get("batch_stats", {}))
 
     @functools.partial(jax.jit, static_argnames="train")  # traced once for all the programs that it becomes part of
-    def apply(variables: Variables, images, train: bool = False) -> tuple:
+    def apply(variables: Variables, images, train: bool = False, **counted) -> tuple:
         collections = {"params": variables.params, "batch_stats": variables.statistics}
         if not train:
             return network.apply(collections, images, train=False), variables.statistics
-        logits, changed = network.apply(collections, images, train=True, mutable=["batch_stats"])
+        logits, changed = network.apply(collections, images, train=True, mutable=["batch_stats"], **counted)
         statistics: Statistics = changed.get("batch_stats", {})
         return logits, statistics
 
@@ -123,7 +125,7 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...]) -> Model:
         statistics = changed.get("batch_stats", {}) if train else variables.statistics
         return logits, statistics, tuple(_positions(output) for output in outputs)
 
-    return Model(init, apply, blocks, features, activations)
+    return Model(init, apply, blocks, features, activations, gradient)
 
 
 def _positions(output):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.models.convolution import Convolution
 
@@ -19,11 +19,11 @@ class Normalisation(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "channels height width batch"], train: bool
+        self, x: Float[Array, "channels height width batch"], train: bool, counted: Bool[Array, "1 1 1 batch"] | None = None
     ) -> Float[Array, "channels height width batch"]:
-        """Normalise; BatchNorm by the batch's statistics when `train`, by the running ones otherwise."""
+        """Normalise; BatchNorm by the statistics of the batch's `counted` rows when `train`, by the running ones otherwise."""
         if self.kind == "batch":
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis=0, name="batch")(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis=0, name="batch")(x, mask=counted)
         groups = next(n for n in range(min(GROUPS, x.shape[0]), 0, -1) if x.shape[0] % n == 0)
         return jnp.transpose(nn.GroupNorm(groups, name="group")(jnp.transpose(x, (3, 1, 2, 0))), (3, 1, 2, 0))
 
@@ -37,15 +37,17 @@ class Block(nn.Module):
     form: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "channels height width batch"], train: bool) -> Float[Array, "features h w batch"]:
+    def __call__(
+        self, x: Float[Array, "channels height width batch"], train: bool, counted: Bool[Array, "1 1 1 batch"] | None = None
+    ) -> Float[Array, "features h w batch"]:
         """Apply the block."""
         y = Convolution(self.features, 3, self.stride, self.form, name="conv1")(x)
-        y = nn.relu(Normalisation(self.normalisation, name="norm1")(y, train))
+        y = nn.relu(Normalisation(self.normalisation, name="norm1")(y, train, counted))
         y = Convolution(self.features, 3, 1, self.form, name="conv2")(y)
-        y = Normalisation(self.normalisation, name="norm2")(y, train)
+        y = Normalisation(self.normalisation, name="norm2")(y, train, counted)
         if self.stride != 1 or x.shape[0] != self.features:
             x = Convolution(self.features, 1, self.stride, self.form, name="shortcut")(x)
-            x = Normalisation(self.normalisation, name="shortcut_norm")(x, train)
+            x = Normalisation(self.normalisation, name="shortcut_norm")(x, train, counted)
         return nn.relu(x + y)
 
 
@@ -67,16 +69,19 @@ class ResNet(nn.Module):
     form: str = "patches"
 
     @nn.compact
-    def __call__(self, images: Float[Array, "batch height width channels"], train: bool) -> Float[Array, "batch classes"]:
-        """Logits of a batch."""
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], train: bool, counted: Bool[Array, " batch"] | None = None
+    ) -> Float[Array, "batch classes"]:
+        """Logits of a batch; when `train`, BatchNorm's statistics are those of the rows that are `counted`, or of all."""
         x = jnp.transpose(images, (3, 1, 2, 0))
+        counted = None if counted is None else counted[None, None, None]
         x = Convolution(self.width, form=self.form, name="stem")(x)
-        x = nn.relu(Normalisation(self.normalisation, name="stem_norm")(x, train))
+        x = nn.relu(Normalisation(self.normalisation, name="stem_norm")(x, train, counted))
         for stage, depth in enumerate(self.stages):
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = Block(self.width * 2**stage, stride, self.normalisation, self.form, name=name)(x, train)
+                x = Block(self.width * 2**stage, stride, self.normalisation, self.form, name=name)(x, train, counted)
         pooled = jnp.mean(x, axis=(1, 2)).T
         self.sow("intermediates", "features", pooled)
         return nn.Dense(self.classes, name="head")(pooled)

@@ -137,7 +137,7 @@ def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matpl
     axes.imshow(shade, cmap=ListedColormap([INSIDE, *SHADES]), vmin=-0.5, vmax=len(SHADES) + 0.5, aspect="auto")
     for (y, x), value in np.ndenumerate(z):
         colour = "white" if shade[y, x] >= 4 else "black"
-        axes.text(x, y, _digits(value), ha="center", va="center", fontsize=5.5, color=colour)
+        axes.text(x, y, _digits(value), ha="center", va="center", fontsize=min(5.5, 135 / len(metrics)), color=colour)
         if metrics[x] in claims[y].targets:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=1.3, edgecolor="black", zorder=3))
     for x, measure in enumerate(WRONGNESS):

@@ -326,7 +326,8 @@ def _caption(
     reading = (
         f"z: standard deviations from the null, that is from what retraining itself scores with as many models. "
         f"{MARK}: indistinguishable from retraining at this sample size (n={n}), the largest |z| over all metrics being inside "
-        f"its band of {_two(band)}. max |z| is in null standard deviations or, if that is larger, the score's own standard error."
+        f"its band of {_two(band)}. max |z| counts attacks, which flip on single models, in their own standard "
+        f"errors where those are larger."
     )
     notes = []
     if any(entry.members < FEWEST for entry in entries):

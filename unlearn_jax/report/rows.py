@@ -75,10 +75,9 @@ class Row(NamedTuple):
 
     @property
     def evidence(self) -> float | None:
-        """|value - null_mean| in units of the null's sd or of the value's standard error, whichever is larger.
+        """|z|; of an attack, in units of the null's sd or of the value's standard error, whichever is larger.
 
-        What the verdict counts, as `metrics.evaluation.Score.evidence`: a value that few members carry is none. None without
-        a null.
+        What the verdict counts, as `metrics.evaluation.Score.evidence`. None without a null.
         """
         deviation = self.deviation
         if not deviation or self.value is None or self.null_mean is None or self.null_sd is None:
@@ -86,7 +85,11 @@ class Row(NamedTuple):
         known = self.value_low is not None and self.value_high is not None
         error = (self.value_high - self.value_low) / WIDTH if known else 0.0  # type: ignore[operator]
         if self.null_sd > 0:
-            return abs(deviation) * self.null_sd / max(error, self.null_sd)
+            return (
+                abs(deviation)
+                * self.null_sd
+                / max(error if "mia" in self.metric or self.metric == "average_gap" else 0.0, self.null_sd)
+            )
         return abs(self.value - self.null_mean) / error if error > 0 else math.inf
 
 

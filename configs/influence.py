@@ -1,0 +1,83 @@
+"""What each training point did: exact leave-one-out on two discs, by training once more without each of the points.
+
+512 points, an MLP of 64-64, 500 full-batch steps of Adam; all of it three times (as it is, with its sums in another order, and
+from another seed), which is about two minutes on two cores.
+
+    python benchmark.py --exp influence
+
+Points of several classes that overlap, minibatches of SGD:
+
+    python benchmark.py --exp influence --discs.classes 3 --discs.separation 3 --train.optimiser sgd --train.batch-size 64
+"""
+
+import dataclasses
+from math import inf
+from typing import ClassVar, Literal
+
+from configs.common import Common, Train, require
+
+FULL_BATCH = Train(epochs=500, batch_size=512, learning_rate=1e-2, schedule="constant", optimiser="adam", weight_decay=0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Discs:
+    """Where the points are: uniformly in discs, one for each class."""
+
+    classes: int = 2
+    """Discs; their centres are the corners of a regular polygon. Two are at (-5, 5) and (5, 5)."""
+    radius: float = 2.0
+    """Of every disc."""
+    separation: float = 10.0
+    """Distance of neighbouring centres."""
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        require(self.classes >= 2, "--discs.classes", self.classes, "expected an integer of at least 2")
+        require(0 < self.radius < inf, "--discs.radius", self.radius, "expected a number above 0")
+        require(0 <= self.separation < inf, "--discs.separation", self.separation, "expected a number of at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """The options of the experiment `influence`."""
+
+    exp: str = "influence"
+    """The experiment. `--list` shows all."""
+    dataset: Literal["discs"] = "discs"
+    """Points in the plane."""
+    discs: Discs = Discs()
+    train_size: int | None = 512
+    """Points."""
+    label_noise: float = 0.0
+    """Share of the points that get a wrong label."""
+    model: Literal["mlp"] = "mlp"
+    """Two relu layers."""
+    width: int = 64
+    """Hidden units of each layer."""
+    train: Train = FULL_BATCH
+    reorderings: int = 64
+    """Times that the original is trained again with its sums in another order: what float noise alone moves."""
+    resolution: int = 64
+    """Grid points along each side of the window, on which margins and boundaries are looked at."""
+    shown: int = 4
+    """Points of the most, and of the least, influence whose boundaries are drawn."""
+
+    extendable: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        self.discs.check()
+        points = self.train_size
+        accepted = f"expected at least {2 * self.discs.classes}, two points of each class"
+        require(points is not None and points >= 2 * self.discs.classes, "--train-size", points, accepted)
+        require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
+        require(self.reorderings >= 2, "--reorderings", self.reorderings, "expected an integer of at least 2")
+        require(self.resolution >= 8, "--resolution", self.resolution, "expected an integer of at least 8")
+        require(1 <= self.shown <= 8, "--shown", self.shown, "expected an integer from 1 to 8")
+
+
+def smoke(config: Config) -> Config:
+    """The whole path in seconds."""
+    train = dataclasses.replace(FULL_BATCH, epochs=60)
+    return dataclasses.replace(config, smoke=True, train_size=32, width=8, train=train, reorderings=4, resolution=24, shown=2)

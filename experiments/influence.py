@@ -1,0 +1,174 @@
+"""Exact leave-one-out on a toy: which points move the boundary, and how much of that is float noise or the seed."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.influence import Config
+from unlearn_jax import influence
+from unlearn_jax.data import Toy, discs
+from unlearn_jax.data.splits import generator
+from unlearn_jax.influence import LeaveOneOut, Training, Window
+from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.models import build
+from unlearn_jax.report import influence as report
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.progress import working
+from unlearn_jax.runs import Run
+from unlearn_jax.training.cost import flops
+from unlearn_jax.training.ensembles import predict
+from unlearn_jax.types import Examples, Recipe, Variables
+
+PEAK = 4096  # rows and columns of the product that the machine's speed is measured with
+AROUND = 1.0  # from the outermost points to the window's edges
+
+
+def run(config: Config, folder: Run) -> None:
+    """Leave every point out once, rank them, and hold the ranking against float noise and against another seed.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    assert config.train_size
+    toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
+    window = around(toy.train.images, config.resolution)
+    original = prepared(config, toy, config.seed)
+    orders = shuffled(config, original)
+    repeats = 1 if config.smoke else 3
+    before = peak(repeats)
+    exact, speed = left_out(config, original, toy, window, "leave-one-out")
+    speed["peak"] = max(before, peak(repeats))
+    with working("sums in other orders") as update:
+        noise = float_noise(config, original, exact, window, orders)
+        update(1.0, f"{len(orders)} times the original")
+    again, _ = left_out(config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order")
+    other, _ = left_out(config, prepared(config, toy, config.seed + 1), toy, window, "leave-one-out, another seed")
+    # without batches it is the points themselves that stand in another order
+    places = np.argsort(orders[0]) if original.batches is None else np.arange(config.train_size)
+
+    of, steps = f"{config.model} of width {config.width}", f"{original.steps} steps of {config.train.optimiser}"
+    study = report.Study(
+        title=f"{config.train_size} points, {of}, {steps}",
+        points=toy.train.images,
+        labels=toy.train.labels,
+        clean_labels=toy.clean_labels,
+        window=window[:4],
+        exact=measures(exact),
+        reordered={name: values[places] for name, values in measures(again).items()},
+        other_seed=measures(other),
+        noise=noise,
+        surface=surfaces(original, jax.tree.map(lambda leaf: leaf[None], exact.original), window)[0],
+    )
+    folder.write_csv("influence.csv", *report.table(study))
+    agreement = {name: rank_agreement(np.stack(study.columns(name), axis=1)) for name in report.MEASURES}
+    facts = report.Facts(**speed, agreement=agreement)
+    folder.write_json("results.json", facts)
+    folder.write_text("summary.md", report.summary(study, facts))
+    rows = study.extremes(config.shown)
+    without = surfaces(original, jax.tree.map(lambda leaf: leaf[rows], exact.without), window)
+    save(report.map_of_points(study), folder, "map")
+    save(report.boundaries(study, rows, without), folder, "boundaries")
+    save(report.agreement(study, facts), folder, "agreement")
+    print(report.speed(facts))
+
+
+def prepared(config: Config, toy: Toy, seed: int) -> Training:
+    """The training run of a seed."""
+    model = build(config.model, classes=len(toy.centres), width=config.width)
+    examples = Examples(*(jnp.asarray(part) for part in toy.train))
+    return influence.training(jax.random.key(seed), model, examples, Recipe(**dataclasses.asdict(config.train)))
+
+
+def left_out(config: Config, original: Training, toy: Toy, window: Window, label: str) -> tuple[LeaveOneOut, dict[str, float]]:
+    """The leave-one-out of a run, and how fast it was.
+
+    Returns:
+        Beside the leave-one-out: seconds of training, compilation included, its matrix products in GFLOP, and GF/s from the end
+        of the first chunk to that of the last.
+    """
+    grid = window.grid()
+    nearest = np.linalg.norm(grid[:, None] - toy.centres[None], axis=2).argmin(1)
+    targets = Examples(jnp.asarray(grid), jnp.asarray(nearest))
+    start = time.perf_counter()
+    ends: list[tuple[float, float]] = []
+    with working(label) as update:
+
+        def report_chunk(share: float) -> None:
+            ends.append((share, time.perf_counter() - start))
+            update(share, f"{ends[-1][1]:.1f} s of training")
+
+        found = influence.leave_one_out(
+            original,
+            targets=targets,
+            window=window,
+            strategy=config.strategy,
+            chunk=config.chunk,
+            report=report_chunk,
+        )
+    (first, began), (last, ended) = ends[0], ends[-1]
+    plain = dataclasses.replace(original, model=original.model._replace(gradient=None))  # as everybody counts
+    work = (1 + len(found.points)) * flops(influence.train, plain, jnp.ones(len(toy.clean_labels))) / 1e9
+    rate = (last - first) * work / (ended - began) if last > first else work / ended
+    return found, {"seconds": ended, "gflop": work, "gflops": rate}
+
+
+def peak(repeats: int) -> float:
+    """GF/s of NumPy's float32 matrix product, the best of some."""
+    a = np.random.default_rng(0).standard_normal((PEAK, PEAK), dtype=np.float32)
+    best = np.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * PEAK**3 / best / 1e9
+
+
+def around(points: np.ndarray, resolution: int) -> Window:
+    """The part of the plane that the points are in."""
+    (left, bottom), (right, top) = points.min(0) - AROUND, points.max(0) + AROUND
+    return Window(float(left), float(right), float(bottom), float(top), resolution)
+
+
+def shuffled(config: Config, original: Training) -> np.ndarray:
+    """Orders to sum in, a row for each."""
+    rows = len(original.examples.labels) if original.batches is None else original.batches.shape[1]
+    rng = generator("reorderings", config.seed)
+    return np.stack([rng.permutation(rows) for _ in range(config.reorderings)]).astype(np.int32)
+
+
+def float_noise(config: Config, original: Training, exact: LeaveOneOut, window: Window, orders: np.ndarray) -> np.ndarray:
+    """How far the original's boundary moves, on average along it, when the sums of its training are in another order."""
+    trained = influence.for_members(train_in_order, original, orders, config.strategy, config.chunk)
+    examples, line = original.examples, exact.contour
+    return influence.changes(
+        original, exact.original, trained, examples, line, window.diagonal, config.strategy
+    ).mean_displacement
+
+
+def train_in_order(original: Training, order: jax.Array) -> Variables:
+    """The original, its sums in another order."""
+    return influence.train(influence.reordered(original, order), jnp.ones(len(original.examples.labels)))
+
+
+def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
+    """What each point changed, in a number each."""
+    change = found.change
+    return {
+        "displacement_mean": change.mean_displacement,
+        "displacement_largest": change.largest_displacement,
+        "parameter_change": change.parameter,
+        "margin_change": np.abs(change.margins).mean(1),
+        "own_loss_change": np.diagonal(change.losses),
+        **{f"parameter_change_{name}": values for name, values in change.parameters.items()},
+    }
+
+
+def surfaces(original: Training, variables: Variables, window: Window) -> np.ndarray:
+    """z_c - max_{j≠c} z_j of models on the window's grid: [models, classes, rows, columns]."""
+    logits = predict(original.model, variables, window.grid()).astype(np.float64)
+    own = np.eye(logits.shape[2], dtype=bool)
+    margins = [logits[..., c] - np.where(own[c], -np.inf, logits).max(2) for c in range(logits.shape[2])]
+    return np.stack(margins, axis=1).reshape(len(logits), -1, window.resolution, window.resolution)

@@ -1,0 +1,205 @@
+"""θ(w): the variables that one training run ends at, as a function of the examples' weights.
+
+Everything about influence is said in terms of it. The run is fixed, initial variables and batches included, so that two
+weightings differ in nothing else: a removed example keeps its place in every batch, at weight zero.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from unlearn_jax.training.ensembles import chunk_size, mesh, over_members, padded, resolved, shared, step_bytes
+from unlearn_jax.training.fit import optimiser
+from unlearn_jax.training.sampling import Source, draw, steps_in_pass
+from unlearn_jax.types import Examples, Key, Model, Params, Recipe, Variables
+
+MEMBERS = 32  # trained on one device at a time, one after the other: seconds of work between two reports
+
+
+@struct.dataclass
+class Training:
+    """A training run in which only the weights of the examples are still open.
+
+    Attributes:
+        initial: where it starts.
+        examples: what it sees.
+        batches: the rows of each step; None: every step sees all, in their order.
+        model: the network.
+        transform: the optax chain.
+        steps: how many.
+    """
+
+    initial: Variables
+    examples: Examples
+    batches: Int[Any, "steps batch"] | None
+    model: Model = struct.field(pytree_node=False)
+    transform: optax.GradientTransformation = struct.field(pytree_node=False)
+    steps: int = struct.field(pytree_node=False)
+
+
+def training(key: Key, model: Model, examples: Examples, recipe: Recipe) -> Training:
+    """The run that a recipe stands for, all of its randomness drawn; where a batch holds everything, there are no batches.
+
+    Args:
+        key: initialisation and batch order.
+        model: the network.
+        examples: what to train on.
+        recipe: see `types.Recipe`.
+    """
+    init_key, order_key = jax.random.split(key)
+    count = len(examples.labels)
+    steps = recipe.epochs * steps_in_pass(count, recipe.batch_size)
+    batches = None
+    if recipe.batch_size < count:
+        (batches,) = draw(order_key, [Source(jnp.ones(count, bool), count, steps)], recipe.batch_size)
+    initial = model.init(init_key, jnp.asarray(examples.images[:1]))
+    return Training(initial, examples, batches, model, _transform(recipe, steps), steps)
+
+
+@functools.cache
+def _transform(recipe: Recipe, steps: int) -> optax.GradientTransformation:
+    """One object for equal arguments, so that nothing compiled for it is compiled again."""
+    return optimiser(recipe, steps)
+
+
+def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
+    """θ(w): descend on Σ w ℓ / Σ w, the sums over the batch of each step; ℓ is the cross-entropy.
+
+    BatchNorm normalises by, and remembers, the statistics of the rows whose weight is not zero. They do not depend on the
+    weights otherwise: a derivative with respect to the weights leaves that path out. A batch whose weights are all zero
+    has the gradient zero; the optimiser takes its step all the same.
+
+    Args:
+        run: the training run.
+        weights: of the examples, from 0 on.
+    """
+
+    def step(state: tuple[Variables, Any], rows: Array | None) -> tuple[tuple[Variables, Any], None]:
+        (variables, optimiser_state), seen, own = state, run.examples, weights
+        if rows is not None:
+            seen, own = jax.tree.map(lambda leaf: leaf[rows], (seen, own))
+        gradient, statistics = weighted_gradient(run.model, variables, seen, own)
+        updates, optimiser_state = run.transform.update(gradient, optimiser_state, variables.params)
+        return (Variables(optax.apply_updates(variables.params, updates), statistics), optimiser_state), None
+
+    start = (run.initial, run.transform.init(run.initial.params))
+    (variables, _), _ = jax.lax.scan(step, start, run.batches, length=run.steps)
+    return variables
+
+
+def weighted_gradient(
+    model: Model, variables: Variables, examples: Examples, weights: Float[Any, " examples"]
+) -> tuple[Params, dict[str, Any]]:
+    """The gradient of Σ w ℓ / Σ w in train mode, and the statistics after it; by the model's own way where it has one."""
+    total = jnp.sum(weights)
+    shares = weights / jnp.where(total > 0, total, 1.0)
+    if model.gradient is not None:
+        return model.gradient(variables.params, examples.images, examples.labels, shares), variables.statistics
+    counted = {"counted": weights > 0} if variables.statistics else {}
+
+    def loss(params: Params) -> tuple[Array, dict[str, Any]]:
+        logits, statistics = model.apply(variables._replace(params=params), examples.images, train=True, **counted)
+        return jnp.sum(shares * optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels)), statistics
+
+    return jax.grad(loss, has_aux=True)(variables.params)
+
+
+def margins(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
+    """z_y - log Σ_{j≠y} exp z_j of each example, in eval mode."""
+    logits, _ = model.apply(variables, examples.images, train=False)
+    own = jnp.arange(logits.shape[1])[None] == examples.labels[:, None]
+    return jnp.sum(jnp.where(own, logits, 0.0), axis=1) - jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
+
+
+def losses(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
+    """The cross-entropy of each example, in eval mode; from its margin, since -log p_y of a float32 ends at 1e-7."""
+    return jax.nn.softplus(-margins(model, variables, examples))
+
+
+def reordered(run: Training, order: Int[Any, " rows"]) -> Training:
+    """The same run but for the order in which each step sums over its rows: what it ends at differs by float noise alone.
+
+    Args:
+        run: the training run.
+        order: a permutation of the examples, which then stand in that order themselves; where there are batches, a permutation
+            of the rows within each of them.
+    """
+    if run.batches is None:
+        return dataclasses.replace(run, examples=jax.tree.map(lambda leaf: leaf[order], run.examples))
+    return dataclasses.replace(run, batches=run.batches[:, order])
+
+
+def retrained(
+    run: Training,
+    weights: Float[Any, "members examples"],
+    strategy: str = "auto",
+    chunk: int | None = None,
+    report: Callable[[float], None] = lambda share: None,
+) -> Variables:
+    """θ(w) for every row of weights: one compiled program, spread over all devices, a chunk of members at a time.
+
+    Args:
+        run: the training run.
+        weights: of the examples, a row for each member.
+        strategy: see `ensembles.over_members`.
+        chunk: members at a time; by default what fits in memory.
+        report: is told the share done after each chunk.
+
+    Returns:
+        The variables of every member, on the host, with a leading axis.
+    """
+    return for_members(train, run, np.asarray(weights, np.float32), strategy, chunk, report)
+
+
+def for_members(
+    function: Callable[[Any, Any], Any],
+    same: Any,
+    members: Any,
+    strategy: str = "auto",
+    chunk: int | None = None,
+    report: Callable[[float], None] = lambda share: None,
+) -> Any:
+    """`function(same, member)` for every member, a chunk at a time, so that memory does not grow with their number.
+
+    Args:
+        function: pure; compiled once for each function and shape.
+        same: arrays, the same for all members.
+        members: arrays with a leading axis of members.
+        strategy: see `ensembles.over_members`.
+        chunk: members at a time; by default what fits in memory.
+        report: is told the share done after each chunk.
+
+    Returns:
+        What it returns, on the host, with a leading axis of members.
+    """
+    count, same = len(jax.tree.leaves(members)[0]), shared(same)
+    if chunk is None:
+        chunk = -(-count // -(-count // (MEMBERS * mesh().size)))  # equal chunks
+        if resolved(strategy) == "vmap":
+            chunk = chunk_size(step_bytes(function, same, jax.tree.map(lambda leaf: leaf[0], members)), count, strategy)
+    found = []
+    for first in range(0, count, chunk):
+        order = np.minimum(np.arange(first, first + min(chunk, count)), count - 1)  # the last chunk has the others' shape
+        own = padded(jax.tree.map(lambda leaf, order=order: leaf[order], members))
+        results = jax.tree.map(np.asarray, _compiled(function, strategy)(same, own))
+        found.append(jax.tree.map(lambda leaf, first=first: leaf[: min(chunk, count - first)], results))
+        report(min((first + chunk) / count, 1.0))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(function: Callable[[Any, Any], Any], strategy: str) -> Any:
+    return over_members(function, (False, True), strategy)
+
+
+def all_but_one(examples: int) -> Float[np.ndarray, "examples examples"]:
+    """The weights of leave-one-out: row i is one everywhere but at i."""
+    return np.ones((examples, examples), np.float32) - np.eye(examples, dtype=np.float32)

@@ -1,0 +1,192 @@
+"""The forget set is made to look like examples that the model never saw, to critics that learn along to tell them apart."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from unlearn_jax.methods.pieces import steps_for
+from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.methods.retraining import sgd
+from unlearn_jax.training.critics import characteristics, contest, disjoint_rows, fresh_critics
+from unlearn_jax.training.descend import descend
+from unlearn_jax.training.objectives import Batch, Objective, cross_entropy, forward_together
+from unlearn_jax.types import Key, Method, Params, Problem, Variables
+
+
+@register(access="F+R+test-like", reference="this project's, after arXiv 1406.2661", identity_at_zero=True)
+def adversarial(
+    *,
+    fooling: Number = 0.3,
+    learning_rate: Number = 0.01,
+    critic_rate: Number = 0.01,
+    weight_decay: Number = 5e-4,
+    epochs: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """Adversarial: a critic learns to tell the forget set from held-out data by the outputs, and the model to fool it.
+
+    The critic, a small network, sees each example's sorted log-probabilities, loss and margin. Each step moves both, the critic
+    by Adam to tell F from held-out examples, the model by SGD with momentum 0.9 to lower CE(R) + fooling E_F log(1 + exp d), d
+    the critic's log-odds. All batches go through the network as one. Held-out labels are read: where F has wrong labels and the
+    held-out data has not, what F should look like is not what it would look like to a retrained model.
+
+    Args:
+        fooling: weight of fooling the critic.
+        learning_rate: of the model's SGD.
+        critic_rate: of the critic's Adam.
+        weight_decay: added to the model's gradient.
+        epochs: passes over R.
+        batch_size: examples per step, of each set.
+    """
+    chains = sgd(learning_rate, weight_decay), optax.adam(critic_rate)
+    return unlike_the_seen(1, fooling, *chains, epochs=epochs, batch_size=batch_size)
+
+
+@register(access="F+R+test-like", reference="this project's, after arXiv 1406.2661", identity_at_zero=True)
+def gan(
+    *,
+    fooling: Number = 0.3,
+    learning_rate: Number = 0.01,
+    critic_rate: Number = 0.01,
+    weight_decay: Number = 5e-4,
+    epochs: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """GAN-based: as `adversarial`, with two critics on two disjoint halves of the held-out data, both to be fooled at once.
+
+    The model's fooling loss is the mean of both critics'. What only one half has in it is learned by one critic and taught to
+    the model by half; a three-way critic would spend itself on telling the halves apart, where there is nothing to be told.
+
+    Args:
+        fooling: weight of fooling the critics.
+        learning_rate: of the model's SGD.
+        critic_rate: of the critics' Adam.
+        weight_decay: added to the model's gradient.
+        epochs: passes over R.
+        batch_size: examples per step, of each set.
+    """
+    chains = sgd(learning_rate, weight_decay), optax.adam(critic_rate)
+    return unlike_the_seen(2, fooling, *chains, epochs=epochs, batch_size=batch_size)
+
+
+@register(access="F", reference="this project's, after arXiv 1406.2661", identity_at_zero=True)
+def gan_without_retain(
+    *, learning_rate: Number = 1e-3, critic_rate: Number = 0.01, epochs: int = 10, batch_size: int = 256
+) -> Method:
+    """GAN-based, without retain set and held-out data: the losses on F are to look uniform on [0, log classes].
+
+    A critic sees one loss at a time and learns to tell those of F from uniform draws; the model learns to fool it. Each step
+    moves both, the critic by Adam, the model by SGD with momentum 0.9. A game rather than its closed form (sorted losses against
+    uniform quantiles), so that it is the same game as `gan` with another target. log classes is the loss of a model that knows
+    nothing. Nothing holds utility: the learning rate and the epochs decide. BatchNorm is frozen, for F is all there is.
+
+    Args:
+        learning_rate: of the model's SGD.
+        critic_rate: of the critic's Adam.
+        epochs: passes over F.
+        batch_size: examples per step.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        critic_key, descent_key = jax.random.split(key)
+
+        def value(forward, joint: Variables, batches: dict[str, Batch], progress):
+            forget = batches["forget"]
+            logits, statistics = forward(joint._replace(params=joint.params["model"]), forget.images)
+            losses = cross_entropy(logits, forget)
+            wanted = jnp.log(problem.classes) * jax.random.uniform(jax.random.fold_in(forget.key, 1), losses.shape)
+            return sum(contest(joint.params["critics"], losses[:, None], wanted[None, :, None])), statistics
+
+        critics, steps = fresh_critics(critic_key, 1, 1), steps_for(problem, "forget", epochs, batch_size)
+        chains = optax.sgd(learning_rate, 0.9), optax.adam(critic_rate)
+        play = against(critics, Objective(("forget",), value), *chains, steps, batch_size, statistics="freeze")
+        return play(descent_key, problem, variables)
+
+    return method
+
+
+def unlike_the_seen(
+    critics: int,
+    fooling: float | Array,
+    chain: optax.GradientTransformation,
+    critics_chain: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+) -> Method:
+    """Makes F look like held-out data to `critics` critics, each with a disjoint part of that data, while R is kept.
+
+    Args:
+        critics: how many.
+        fooling: weight of F's loss against them.
+        chain: the model's optax chain.
+        critics_chain: theirs.
+        epochs: passes over R.
+        batch_size: examples per step, of each set and of each critic's part.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        deal_key, critic_key, descent_key = jax.random.split(key, 3)
+        rows = disjoint_rows(deal_key, len(problem.held_out.labels), critics)
+        fresh = fresh_critics(critic_key, critics, problem.classes + 2)
+        objective, steps = fooled_and_kept(problem, rows, fooling, batch_size), steps_for(problem, "retain", epochs, batch_size)
+        return against(fresh, objective, chain, critics_chain, steps, batch_size, "update")(descent_key, problem, variables)
+
+    return method
+
+
+def fooled_and_kept(problem: Problem, rows: Int[Array, "critics rows"], fooling: float | Array, batch_size: int) -> Objective:
+    """CE(R) + fooling x the loss of F against critics, and the critics' own loss, over joint parameters `model` and `critics`.
+
+    Args:
+        problem: the examples.
+        rows: of the held-out examples, those that each critic is to tell F from; some are drawn anew each step.
+        fooling: weight of F's loss.
+        batch_size: the most held-out examples in a step, of each critic.
+    """
+
+    def value(forward, joint: Variables, batches: dict[str, Batch], progress):
+        retain, forget = batches["retain"], batches["forget"]
+        critics, count = rows.shape
+        places = jax.random.randint(jax.random.fold_in(forget.key, 1), (critics, min(batch_size, count)), 0, count)
+        drawn = jnp.take_along_axis(rows, places, axis=1).reshape(-1)
+        unseen = Batch(problem.held_out.images[drawn], problem.held_out.labels[drawn], drawn, forget.key)
+        images = [batch.images for batch in (retain, forget, unseen)]
+        model = joint._replace(params=joint.params["model"])
+        (on_retain, on_forget, on_unseen), statistics = forward_together(forward, model, images)
+        innocents = characteristics(on_unseen, unseen).reshape(critics, places.shape[1], -1)
+        told, fooled = contest(joint.params["critics"], characteristics(on_forget, forget), innocents)
+        return jnp.mean(cross_entropy(on_retain, retain)) + fooling * fooled + told, statistics
+
+    return Objective(("retain", "forget"), value)
+
+
+def against(
+    critics: Params,
+    objective: Objective,
+    chain: optax.GradientTransformation,
+    critics_chain: optax.GradientTransformation,
+    steps: int,
+    batch_size: int,
+    statistics: str,
+) -> Method:
+    """One descent of a model and of its critics, each by an optax chain of its own; the model comes back.
+
+    Args:
+        critics: their weights before the first step.
+        objective: over joint parameters `model` and `critics`, with the gradients stopped where one must not move the other.
+        chain: the model's.
+        critics_chain: theirs.
+        steps: how many.
+        batch_size: see `descend`.
+        statistics: see `descend`.
+    """
+    both = optax.partition({"model": chain, "critics": critics_chain}, {"model": "model", "critics": "critics"})
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        joint = variables._replace(params={"model": variables.params, "critics": critics})
+        after = descend(objective, both, steps=steps, batch_size=batch_size, statistics=statistics)(key, problem, joint)
+        return after._replace(params=after.params["model"])
+
+    return method

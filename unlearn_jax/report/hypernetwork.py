@@ -1,0 +1,118 @@
+"""What a hypernetwork learned, and from how many requests on it pays: a figure and some lines."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+from unlearn_jax.report.rows import Row
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+REQUESTS = tuple(10**k for k in range(6))  # numbers of requests that the price is given for
+SMOOTHED = 40  # points of the curve of meta-training, each the mean of equally many steps
+
+
+class Price(NamedTuple):
+    """What a method costs to begin with, and for each request; seconds of one model.
+
+    Attributes:
+        method: its name.
+        once: before the first request.
+        each: for every request.
+        break_even: requests from which on it is cheaper than retraining; infinite where it never is, 0 where it always is.
+    """
+
+    method: str
+    once: float
+    each: float
+    break_even: float
+
+    def per_request(self, requests: int) -> float:
+        """Seconds for each of so many requests."""
+        return self.once / requests + self.each
+
+
+def prices(rows: Sequence[Row], learned: str, once: float) -> list[Price]:
+    """The price of every method, retraining first.
+
+    Args:
+        rows: of a run; those of the metrics seconds and rte are used, of the first forget set.
+        learned: the method that costs something before the first request.
+        once: how much, in seconds.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row.metric in ("seconds", "rte") and row.value is not None:
+            found.setdefault((row.method, row.metric), row.value)
+    retraining = found[learned, "seconds"] / found[learned, "rte"]
+    methods = [method for method, metric in found if metric == "seconds" and method not in ("original", "retrain")]
+    made = [Price("retrain", 0.0, retraining, 0.0)]
+    for method in methods:
+        begin, each = once if method == learned else 0.0, found[method, "seconds"]
+        saved = retraining - each
+        made.append(Price(method, begin, each, begin / saved if saved > 0 else math.inf))
+    return made
+
+
+def learning_and_price(
+    losses: Float[np.ndarray, " steps"],
+    before: Float[np.ndarray, " lessons"],
+    after: Float[np.ndarray, " lessons"],
+    methods: Sequence[Price],
+    title: str,
+) -> "matplotlib.figure.Figure":
+    """Draws the loss of meta-training, with what it is on forget sets it never saw, and the price of a request.
+
+    Args:
+        losses: before each step, nats.
+        before: of each validation lesson, where nothing is done.
+        after: and by the hypernetwork.
+        methods: their prices.
+        title: what they are about, see `rows.subject`.
+
+    Returns:
+        The figure.
+    """
+    figure = blank(WIDTH, 4.2)
+    left, right = figure.subplots(1, 2)
+    parts = np.array_split(np.arange(len(losses)), min(SMOOTHED, len(losses)))
+    left.plot([part.mean() for part in parts], [losses[part].mean() for part in parts], color=COLOURS[0], label="while it learns")
+    for values, colour, name in ((before, "#666666", "doing nothing"), (after, COLOURS[4], "hypernetwork")):
+        left.axhline(values.mean(), color=colour, linestyle="--", label=f"{name}, {len(values)} unseen forget sets")
+        left.axhspan(values.min(), values.max(), color=colour, alpha=0.12, linewidth=0)
+    left.set_xlabel("step of meta-training")
+    left.set_ylabel("KL from an oracle, nats\n(forget + retained + held-out)")
+    left.legend(frameon=False, fontsize=8)
+    for number, price in enumerate(methods):
+        colour = "black" if price.method == "retrain" else COLOURS[(number - 1) % (len(COLOURS) - 1)]
+        seconds = [price.per_request(count) for count in REQUESTS]
+        right.plot(REQUESTS, seconds, color=colour, linewidth=2.2 if price.once else 1.2, label=price.method)
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.set_xticks(REQUESTS)
+    right.set_xlabel("requests that one meta-training serves")
+    right.set_ylabel("seconds a request and model")
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.grid(color="#EEEEEE", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{title}\nshaded: from the least to the largest of the unseen forget sets", fontsize=9)
+    return figure
+
+
+def show(before: Float[np.ndarray, " lessons"], after: Float[np.ndarray, " lessons"], methods: Sequence[Price]) -> None:
+    """Prints what meta-training achieved on unseen forget sets and when it pays."""
+    print(
+        f"KL from the oracle on {len(before)} unseen forget sets: {before.mean():.3f} (sd {before.std():.3f}) where nothing is "
+        f"done, {after.mean():.3f} (sd {after.std():.3f}) after the hypernetwork."
+    )
+    for price in methods:
+        if price.once:
+            pays = f"from {math.ceil(price.break_even)} requests on" if price.break_even < math.inf else "never"
+            costs = f"{price.once:.1f} s once and {price.each:.2g} s a request"
+            print(f"{price.method}: {costs}; cheaper than retraining ({methods[0].each:.2g} s) {pays}.")
