@@ -220,7 +220,7 @@ def test_wrong_labels_are_forgotten_and_what_that_repairs_is_measured(cache, tmp
 
 
 def test_the_most_memorised_are_forgotten(cache, tmp_path):
-    words = ("--forget.kind", "memorised", "--forget.size", "20", "--forget.models", "8")
+    words = ("--forget.kind", "memorised", "--forget.size", "20", "--forget.models", "8", "--train.epochs", "40")
     succeed(tmp_path / "out", cache, *words, methods=["original", "retrain"])
     accuracy = {row.split: row.value for row in rows_in(tmp_path / "out") if (row.method, row.metric) == ("retrain", "accuracy")}
     assert accuracy["forget"] < accuracy["test"] - 20  # what only those say that trained on it
