@@ -22,11 +22,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 install_import_hook("unlearn_jax", "beartype.beartype")
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist's own, which reads the groups
-def pytest_collection_modifyitems(items):
-    """A file, or the laws of one method, stay with one worker: what they compile and prepare is made once."""
-    for item in items:
-        method = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        of_laws = item.path.name == "test_laws.py" and method
-        item.add_marker(pytest.mark.xdist_group(f"laws of {method}" if of_laws else item.path.name))
-    return (yield)
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_let_go():
+    """What a file compiled is of no use to the next, and a suite's worth of it takes gigabytes."""
+    yield
+    jax.clear_caches()

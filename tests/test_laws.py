@@ -142,7 +142,7 @@ def applied(name, **given):
     return lambda key, variables, numbers, problem: METHODS[name].make(**static, **numbers)(key, problem, variables)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)  # a worker is asked about one method after the other
 def program(name, strategy="vmap"):
     """The method compiled over a leading axis of members, numbers included; `one`: for a single member."""
     return jax.jit(applied(name)) if strategy == "one" else over_members(applied(name), (True, True, True, False), strategy)
