@@ -124,6 +124,23 @@ def test_requests_may_follow_each_other(trained):
     assert same(again(both, division, once), again(both, division, before))
 
 
+def test_a_stream_of_requests_trains_again_what_each_one_touches_and_ends_as_if_none_had_been_there(trained):
+    division, before = trained
+    requests = np.stack([rows_of(division, 0, 1)[:1], rows_of(division, 0, 3)[:1], rows_of(division, 2, 0)[:1]])
+    steps = []
+
+    def watch(key, images):
+        jax.debug.callback(lambda: steps.append(1))
+        return images
+
+    after = jax.jit(SISA.answer)(KEY, whole().replace(augment=watch), division, before, requests)
+    jax.effects_barrier()
+    assert len(steps) == (3 + 1 + 4) * (8 // SISA.slices) * (SHARD // 4)
+    for number in range(3):
+        scratch = jax.jit(SISA.train)(KEY, forgetting(requests[: number + 1, 0]), division)
+        close(jax.tree.map(lambda leaf, number=number: leaf[number], after), last_stages(scratch), atol=1e-5)
+
+
 def test_a_forgotten_row_is_never_read(trained):
     """Nothing is left of a whole slice, the first of a shard: there the network stays as it was initialised."""
     division, before = trained

@@ -156,7 +156,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     assert "Warning" not in done.stderr
     out = tmp_path / "out"
     assert all((out / file).is_file() for file in ("results.json", "summary.md", "figures/drift.png", "figures/drift.svg"))
-    methods = {"original", "retrain", "delete", f"delete{report.ANCHORED}"}
+    methods = {"original", "retrain", "delete", f"delete{report.ANCHORED}", "sisa"}
     with (out / "streaming.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {(line["request"], line["forgotten"], line["method"]) for line in lines} == {
@@ -177,6 +177,8 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
         ({"requests": 1}, "--requests 1: "),
         ({"request_size": 0}, "--request-size 0: "),
         ({"anchor": -1.0}, "--anchor -1.0: "),
+        ({"shards": -1}, "--shards -1: "),
+        ({"slices": 0}, "--slices 0: "),
         ({"forget": Forget(size=0.2)}, "--forget random: "),
         ({"forget_sets": 2}, "--forget-sets 2: "),
     ],
