@@ -2,9 +2,6 @@
 
 import csv
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,6 +11,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import run_in_process
 
 from configs.influence import Config, Discs
 from unlearn_jax import influence
@@ -25,7 +23,6 @@ from unlearn_jax.models import as_model, build
 from unlearn_jax.models.resnet import Normalisation
 from unlearn_jax.types import Examples, Model, Recipe, UsageError, Variables
 
-ROOT = Path(__file__).parents[1]
 POINTS = 14
 TOY = discs(POINTS, separation=3.0, label_noise=0.2, seed=1)
 EXAMPLES = Examples(jnp.asarray(TOY.train.images), jnp.asarray(TOY.train.labels))
@@ -296,7 +293,7 @@ def test_a_mistake_names_its_option(changed, option):
 
 def test_the_study_from_end_to_end(tmp_path):
     words = ["--exp", "influence", "--smoke", "--device", "cpu", "--out", str(tmp_path / "run"), "--discs.separation", "4"]
-    done = subprocess.run([sys.executable, "benchmark.py", *words], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr and "% of this machine's peak" in done.stdout
     with (tmp_path / "run/influence.csv").open() as file:

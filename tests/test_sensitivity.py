@@ -1,18 +1,15 @@
 """The surfaces of forgetting against utility: which settings are tried, and what is said of them."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import run_in_process
 
 from configs.tuning import SPACE
 from experiments.sensitivity import grid
 from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
 
-ROOT = Path(__file__).parent.parent
 NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
 
 
@@ -62,7 +59,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     command = (
         f"--exp sensitivity --smoke --device cpu --out {tmp_path}/out --cache {tmp_path}/cache --methods neggrad_plus,fisher"
     )
-    done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*command.split())
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/figures/sensitivity.png").is_file() and "Doing nothing" in done.stdout
     with (tmp_path / "out/sensitivity.csv").open() as file:
