@@ -74,3 +74,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
         row["first_value"]: float(row["forget"]) for row in rows if row["method"] == "neggrad_plus" and row["kind"] == "grid"
     }
     assert len(set(by_rate.values())) == len(by_rate) == 2
+    before = (tmp_path / "out/sensitivity.csv").read_bytes()
+    again = run_in_process(*f"{command},finetune".split())
+    assert again.returncode == 0 and "finetune: 4 settings" in again.stderr and "fisher: " not in again.stderr
+    assert (tmp_path / "out/sensitivity.csv").read_bytes().startswith(before)
