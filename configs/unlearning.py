@@ -37,10 +37,14 @@ class Forget:
     """Models on random halves of the examples, from which memorisation and exposure are measured: an even number."""
 
     def check(self) -> None:
-        """Raises a UsageError for a file that is not asked for, or is asked for and not given, and for too few models."""
+        """Raises a UsageError for what the kind of set has no use for, or needs and is not given, and for too few models."""
         needed = self.kind == "file"
         require(needed or self.file is None, "--forget.file", self.file, "is used with --forget.kind file only")
         require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+        of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
+        require(of_class or self.label == Forget.label, "--forget.label", self.label, "is used with class and class_part only")
+        accepted = "is used with memorised, unmemorised and exposed only"
+        require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
         enough = self.models >= 4 and self.models % 2 == 0
         require(enough, "--forget.models", self.models, "expected an even number of at least 4")
 
@@ -107,6 +111,8 @@ class Config(Common):
         enough = self.members == "auto" or self.members >= 2
         require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
         require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
+        used = self.members == "auto" or self.auto == Auto()
+        require(used, "--members", self.members, "--auto is used with --members auto only")
         self.auto.check()
         require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
         self.forget.check()
