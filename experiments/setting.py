@@ -19,7 +19,7 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import exposure, memorisation, scaled_logits
 from unlearn_jax.models import build
 from unlearn_jax.models.convolution import fastest
-from unlearn_jax.report.progress import working
+from unlearn_jax.report.progress import stage, working
 from unlearn_jax.training.ensembles import predict, shared
 from unlearn_jax.training.pools import Pool, train_pool
 from unlearn_jax.types import Problem, Recipe
@@ -33,6 +33,7 @@ class Setting(NamedTuple):
     identity: dict[str, Any]  # what a pool depends on besides the recipe, the mask, the role and the seed
 
 
+@stage("data")
 def prepare(config: Common) -> Setting:
     """Load the data and build the model.
 
