@@ -293,6 +293,7 @@ def test_a_mistake_names_its_option(changed, option):
 
 def test_the_study_from_end_to_end(tmp_path):
     words = ["--exp", "influence", "--smoke", "--device", "cpu", "--out", str(tmp_path / "run"), "--discs.separation", "4"]
+    words += ["--profile"]
     done = run_in_process(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr and "% of this machine's peak" in done.stdout
@@ -304,4 +305,5 @@ def test_the_study_from_end_to_end(tmp_path):
     assert displaced == sorted(displaced, reverse=True) and displaced[0] > 0
     assert all(float(row["displacement_largest"]) >= float(row["displacement_mean"]) for row in rows)
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png"} <= names
+    assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png", "perfetto_trace.json.gz"} <= names
+    assert all(f"| {stage} |" in (tmp_path / "run/stages.md").read_text() for stage in ("imports", "leave-one-out", "figures"))

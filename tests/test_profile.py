@@ -5,12 +5,14 @@ import json
 import threading
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
-from in_process import run_in_process
 
 from unlearn_jax.report import progress
-from unlearn_jax.report.profile import expensive
+from unlearn_jax.report.profile import expensive, profiled
 from unlearn_jax.report.progress import SECONDS, stage
+from unlearn_jax.runs import Run
 
 
 @pytest.fixture
@@ -70,12 +72,10 @@ def test_the_table_has_the_ten_longest_and_the_rest_in_one_line():
     ]
 
 
-def test_a_profiled_run_leaves_a_trace_that_names_its_stages(tmp_path):
-    small = "--exp influence --smoke --device cpu --train-size 8 --train.epochs 2 --train.batch-size 8 --resolution 8 --shown 1"
-    done = run_in_process(*small.split(), "--reorderings", "2", "--out", tmp_path / "run", "--profile")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (trace,) = (tmp_path / "run/profile").rglob("perfetto_trace.json.gz")
-    spans = {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
-    assert {"leave-one-out", "figures", "imports"} <= spans
-    said = (tmp_path / "run/stages.md").read_text()
-    assert said in done.stdout and "| leave-one-out |" in said and "| the whole run |" in said
+def test_a_trace_names_its_stages(tmp_path, capsys):
+    with profiled(Run(tmp_path), tmp_path / "profile"), stage("a stage"):
+        jax.block_until_ready(jnp.ones(3) + 1)
+    (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    assert "a stage" in {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+    said = (tmp_path / "stages.md").read_text()
+    assert said in capsys.readouterr().out and "| a stage |" in said and "| the whole run |" in said
