@@ -3,6 +3,7 @@
 from configs import (
     attack_features,
     calibration,
+    estimators,
     gaming,
     hypernetwork,
     influence,
@@ -26,6 +27,7 @@ EXPERIMENTS = {
     "hypernetwork": (hypernetwork, "unlearning in one forward pass of a network that learned it from other forget sets"),
     "streaming": (streaming, "requests one after another without the retain set: how utility and forgetting drift"),
     "influence": (influence, "what each training point did to the boundary: exact leave-one-out on a toy"),
+    "estimators": (estimators, "every estimator of influence against exact leave-one-out: agreement, cost, screening"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""
