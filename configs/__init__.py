@@ -3,6 +3,7 @@
 from configs import (
     attack_features,
     calibration,
+    estimators,
     fitted_toy,
     gaming,
     hypernetwork,
@@ -30,6 +31,7 @@ EXPERIMENTS = {
     "influence": (influence, "what each training point did to the boundary: exact leave-one-out on a toy"),
     "memorisation": (memorisation, "which examples are memorised, and which test answers hang on which of them"),
     "fitted_toy": (fitted_toy, "a toy in the plane on which models do as they do on images: its mixture is fitted"),
+    "estimators": (estimators, "every estimator of influence against exact leave-one-out: agreement, cost, screening"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

@@ -21,6 +21,7 @@ from unlearn_jax.training.fit import optimiser
 from unlearn_jax.training.sampling import Source, draw, steps_in_pass
 from unlearn_jax.types import Examples, Key, Model, Params, Recipe, Variables
 
+State = tuple[Variables, Any]  # and the optimiser's
 MEMBERS = 32  # trained on one device at a time, one after the other: seconds of work between two reports
 
 
@@ -81,8 +82,50 @@ def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
         run: the training run.
         weights: of the examples, from 0 on.
     """
+    return _advance(run, weights, _begin(run), run.batches, run.steps)[0]
 
-    def step(state: tuple[Variables, Any], rows: Array | None) -> tuple[tuple[Variables, Any], None]:
+
+def train_in_segments(
+    run: Training, weights: Float[Any, " examples"], length: int, rematerialise: bool = False
+) -> tuple[Variables, Variables]:
+    """θ(w), and where each segment of the training begins.
+
+    Args:
+        run: the training run.
+        weights: of the examples, from 0 on.
+        length: steps of a segment; the last one may be shorter.
+        rematerialise: a derivative keeps the beginnings alone, and takes the steps of a segment once more when it gets there.
+
+    Returns:
+        What `train` returns; and the variables before each segment, with a leading axis of segments.
+    """
+
+    def segment(state: State, batches: Array | None, steps: int) -> State:
+        return _advance(run, weights, state, batches, steps)
+
+    if rematerialise:
+        segment = jax.checkpoint(segment, static_argnums=2)
+    whole, left = divmod(run.steps, length)
+    batches = rest = None
+    if run.batches is not None:
+        batches, rest = run.batches[: whole * length].reshape(whole, length, -1), run.batches[whole * length :]
+    state, before = jax.lax.scan(
+        lambda state, batches: (segment(state, batches, length), state[0]), _begin(run), batches, length=whole
+    )
+    if left:
+        before = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), before, state[0])
+        state = segment(state, rest, left)
+    return state[0], before
+
+
+def _begin(run: Training) -> State:
+    return run.initial, run.transform.init(run.initial.params)
+
+
+def _advance(run: Training, weights: Any, state: State, batches: Int[Any, "steps batch"] | None, steps: int) -> State:
+    """Take some steps; the batches are theirs."""
+
+    def step(state: State, rows: Array | None) -> tuple[State, None]:
         (variables, optimiser_state), seen, own = state, run.examples, weights
         if rows is not None:
             seen, own = jax.tree.map(lambda leaf: leaf[rows], (seen, own))
@@ -90,9 +133,7 @@ def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
         updates, optimiser_state = run.transform.update(gradient, optimiser_state, variables.params)
         return (Variables(optax.apply_updates(variables.params, updates), statistics), optimiser_state), None
 
-    start = (run.initial, run.transform.init(run.initial.params))
-    (variables, _), _ = jax.lax.scan(step, start, run.batches, length=run.steps)
-    return variables
+    return jax.lax.scan(step, state, batches, length=steps)[0]
 
 
 def weighted_gradient(
@@ -156,7 +197,7 @@ def retrained(
     Returns:
         The variables of every member, on the host, with a leading axis.
     """
-    return for_members(train, run, np.asarray(weights, np.float32), strategy, chunk, report)
+    return for_members(train, run, np.asarray(weights, jnp.result_type(float)), strategy, chunk, report)
 
 
 def for_members(

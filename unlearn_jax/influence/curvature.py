@@ -1,0 +1,310 @@
+"""Influence functions: where the minimum of the loss would go, by seven ways to (H + λI)^-1.
+
+H is the Hessian of the mean loss; G, the generalised Gauss-Newton matrix (for cross-entropy the Fisher matrix), is what is left
+of it when the network is taken to be linear in its weights. G has no eigenvalue below zero, and is H where the network is linear.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from unlearn_jax.influence.gradients import per_example, pushes, slopes
+from unlearn_jax.influence.response import Training, losses
+from unlearn_jax.types import Examples, Key, Variables
+
+Vectors = Float[Array, "vectors p"]
+Inverse = Callable[[Training, Variables, Vectors], Vectors]
+"""`(run, variables, vectors) -> (H + λI)^-1` of each row, around these variables; H is symmetric."""
+
+
+def influence_functions(
+    run: Training, variables: Variables, targets: Examples, inverse: Inverse, relative: bool = False
+) -> Float[Array, "points targets"]:
+    """∇f · (H + λI)^-1 r_i.
+
+    The response of the minimum, if `variables` are the minimum of L + λ|θ|²/2, which they seldom are: how training got there,
+    and that it stopped, is left out.
+
+    Args:
+        run: names the examples and the model.
+        variables: of the trained model.
+        targets: whose margins are f.
+        inverse: one of those below. It is applied to pushes or slopes, whichever are fewer.
+        relative: RelatIF: each answer divided by |(H + λI)^-1 r_i|. It ranks otherwise, and is no longer in nats.
+
+    Source: Koh and Liang 2017, arXiv 1703.04730; Barshan et al. 2020, arXiv 2003.11630 (`relative`).
+    """
+    own, wanted = pushes(run, variables), slopes(run, variables, targets)
+    if not relative and len(wanted) < len(own):
+        return own @ inverse(run, variables, wanted).T
+    moved = inverse(run, variables, own)
+    found = moved @ wanted.T
+    return found / jnp.linalg.norm(moved, axis=1, keepdims=True) if relative else found
+
+
+def eigendecomposition(damping: float) -> Inverse:
+    """(H + λI)^-1 by the eigendecomposition of H, whose eigenvalues below zero count as zero; p² memory, p³ time.
+
+    Args:
+        damping: λ, above 0; at least the weight decay of the training.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        product = _hessian_product(run, variables)
+        values, basis = jnp.linalg.eigh(jax.vmap(product)(jnp.eye(vectors.shape[1], dtype=vectors.dtype)))
+        return vectors @ basis / (jnp.maximum(values, 0) + damping)[None] @ basis.T
+
+    return inverse
+
+
+def woodbury(damping: float) -> Inverse:
+    """(G + λI)^-1 by Woodbury: with G = B'B it is (I - B' (BB' + λI)^-1 B) / λ, whose matrix has as many rows as B.
+
+    Leaves out the curvature of the network itself. (n classes) x p memory.
+
+    Args:
+        damping: λ, above 0.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        rows = gauss_newton_rows(run, variables)
+        gram = rows @ rows.T + damping * jnp.eye(len(rows), dtype=rows.dtype)
+        return (vectors - jnp.linalg.solve(gram, rows @ vectors.T).T @ rows) / damping
+
+    return inverse
+
+
+def conjugate_gradients(damping: float, steps: int = 64) -> Inverse:
+    """(G + λI)^-1 by conjugate gradients, which asks for products with G alone. Leaves out what `woodbury` does.
+
+    Exact after as many steps as G + λI has distinct eigenvalues, but for rounding; before that, directions of little curvature
+    are the last to come.
+
+    Args:
+        damping: λ, above 0.
+        steps: products with G.
+
+    Source: Martens 2010 (Hessian-free optimisation); Koh and Liang 2017, arXiv 1703.04730.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        product = _gauss_newton_product(run, variables, run.examples)
+        tiny = jnp.finfo(vectors.dtype).tiny
+
+        def solve(vector: Array) -> Array:
+            def step(state: tuple[Array, Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array, Array], None]:
+                found, residual, direction, squares = state
+                image = product(direction) + damping * direction
+                length = squares / jnp.maximum(direction @ image, tiny)
+                residual = residual - length * image
+                following = residual @ residual
+                turned = residual + following / jnp.maximum(squares, tiny) * direction
+                return (found + length * direction, residual, turned, following), None
+
+            start = (jnp.zeros_like(vector), vector, vector, vector @ vector)
+            return jax.lax.scan(step, start, length=steps)[0][0]
+
+        # rows of very different lengths would underflow in squares
+        sizes = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+        sizes = jnp.where(sizes > 0, sizes, 1.0)
+        return sizes * jax.vmap(solve)(vectors / sizes)
+
+    return inverse
+
+
+def lissa(damping: float, key: Key, steps: int = 1000, batch: int = 32) -> Inverse:
+    """(G + λI)^-1 v as the limit of x <- x + (v - (G_t + λI) x) / σ, G_t of a batch drawn anew each step.
+
+    σ is λ plus the largest trace that the Gauss-Newton matrix of one example has: no batch's curvature is larger, so nothing
+    diverges. Directions whose curvature (with λ) is below σ / steps are left short of their limit, and batches add noise.
+    Leaves out what `woodbury` does. Deviation: the source takes the Hessian, which is not positive in a network, and σ by hand.
+
+    Args:
+        damping: λ, above 0.
+        key: draws the batches.
+        steps: of the recursion.
+        batch: examples in each, drawn with replacement.
+
+    Source: Agarwal et al. 2017, arXiv 1602.03943; Koh and Liang 2017, arXiv 1703.04730.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        count = len(run.examples.labels)
+        squares = jnp.sum(gauss_newton_rows(run, variables) ** 2, axis=1).reshape(count, -1)
+        scale = damping + count * jnp.max(jnp.sum(squares, axis=1))
+
+        def step(found: Vectors, key: Key) -> tuple[Vectors, None]:
+            drawn = jax.random.randint(key, (batch,), 0, count)
+            product = _gauss_newton_product(run, variables, jax.tree.map(lambda leaf: leaf[drawn], run.examples))
+            return found + (vectors - jax.vmap(product)(found) - damping * found) / scale, None
+
+        return jax.lax.scan(step, vectors / scale, jax.random.split(key, steps))[0]
+
+    return inverse
+
+
+def arnoldi(damping: float, key: Key, steps: int = 64, rank: int = 32) -> Inverse:
+    """Σ_j u_j u_j' / (s_j + λ) over the eigenvalues s_j of H of largest size, found by Arnoldi's iteration.
+
+    H is projected on the Krylov space of a random vector, orthogonalised against all vectors before (twice: once is not enough in
+    float32). What is outside the chosen eigenvectors is dropped: a push there counts as moving nothing, where the inverse
+    would move it by 1/λ. Eigenvalues below zero count as zero, as in `eigendecomposition`; the source divides by them.
+
+    Args:
+        damping: λ, above 0.
+        key: draws the first vector.
+        steps: products with H.
+        rank: eigenvectors that are kept, at most `steps`.
+
+    Source: Schioppa et al. 2022, arXiv 2112.03052.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        product = _hessian_product(run, variables)
+        first = jax.random.normal(key, vectors.shape[1:], vectors.dtype)
+        basis = jnp.zeros((steps, len(first)), first.dtype).at[0].set(first / jnp.linalg.norm(first))
+        noise = 100 * jnp.finfo(first.dtype).eps
+
+        def step(basis: Array, place: Array) -> tuple[Array, Array]:
+            image = product(basis[place])
+            outside = image
+            for _ in range(2):
+                outside = outside - basis.T @ (basis @ outside)
+            length = jnp.linalg.norm(outside)
+            # nothing but rounding is left once the space is exhausted
+            following = jnp.where(length > noise * jnp.linalg.norm(image), outside / jnp.where(length > 0, length, 1.0), 0.0)
+            return basis.at[place + 1].set(following, mode="drop"), image
+
+        basis, images = jax.lax.scan(step, basis, jnp.arange(steps))
+        projected = basis @ images.T
+        values, turned = jnp.linalg.eigh((projected + projected.T) / 2)
+        largest = jnp.argsort(-jnp.abs(values))[:rank]
+        kept = turned[:, largest].T @ basis
+        return vectors @ kept.T / (jnp.maximum(values[largest], 0) + damping)[None] @ kept
+
+    return inverse
+
+
+def ek_fac(damping: float) -> Inverse:
+    """(G + λI)^-1 by EK-FAC: each dense layer's block of G in the basis of A ⊗ S, its diagonal there exact.
+
+    A = E[a a'] of what a layer reads (and a last 1 for the bias), S = E[g g'] of the gradients of what it gives, over examples
+    and over labels as the model itself would draw them. In the basis of their eigenvectors the mean squares of the gradients are
+    the eigenvalues. Leaves out what ties layers together, and the rest of each block off that diagonal.
+
+    Args:
+        damping: λ, above 0.
+
+    Returns:
+        An inverse that raises ValueError for a parameter group that is not a dense layer's kernel and bias.
+
+    Source: George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        _, restore = ravel_pytree(variables.params)
+        for name, layer in variables.params.items():
+            if set(layer) != {"kernel", "bias"} or layer["kernel"].ndim != 2:
+                raise ValueError(f"EK-FAC knows dense layers with a kernel and a bias; {name!r} is something else")
+        gradients, moved = jax.vmap(restore)(gauss_newton_rows(run, variables)), jax.vmap(restore)(vectors)
+        for name in moved:
+            moved[name] = _kronecker_inverse(gradients[name], moved[name], len(run.examples.labels), damping)
+        return jax.vmap(lambda tree: ravel_pytree(tree)[0])(moved)
+
+    return inverse
+
+
+def data_inf(damping: float) -> Inverse:
+    """The mean over examples of (∇ℓ_i ∇ℓ_i' + λI)^-1, layer by layer: the inverse of a mean taken for the mean of inverses.
+
+    Each term is known by Sherman and Morrison, so nothing is solved. Leaves out what ties layers together and, by taking the
+    gradients at the given labels, all that a fitted example would add to the curvature. Deviation: one λ, where the
+    source has one for each layer, a tenth of its mean squared gradient.
+
+    Args:
+        damping: λ, above 0.
+
+    Source: Kwon et al. 2023, arXiv 2310.00902.
+    """
+
+    def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
+        own = per_example(losses, run.model, variables, run.examples)
+        numbered = {
+            name: jax.tree.map(lambda leaf, number=number: jnp.full(leaf.shape, number), layer)
+            for number, (name, layer) in enumerate(variables.params.items())
+        }
+        layers, _ = ravel_pytree(numbered)
+        moved = vectors
+        for number in range(len(numbered)):
+            inside = jnp.where(layers[None] == number, own, 0.0)
+            shares = vectors @ inside.T / (damping + jnp.sum(inside**2, axis=1))[None]
+            moved = moved - shares @ inside / len(own)
+        return moved / damping
+
+    return inverse
+
+
+def gauss_newton_rows(run: Training, variables: Variables) -> Float[Array, "rows p"]:
+    """B with G = B'B: √(p_c / n) ∇(-log p_c) of every example and every class c, the classes of an example in turn."""
+    flat, restore = ravel_pytree(variables.params)
+
+    def of(image: Array) -> Array:
+        def logits(flat: Array) -> Array:
+            return run.model.apply(variables._replace(params=restore(flat)), image[None], train=False)[0][0]
+
+        shares = jax.nn.softmax(logits(flat))
+        errors = shares[None] * (1 - jnp.eye(len(shares), dtype=shares.dtype))
+        errors = errors - jnp.diag(jnp.sum(errors, axis=1))  # p_j - 1 of a sure answer, without cancellation
+        return jnp.sqrt(shares)[:, None] * (errors @ jax.jacrev(logits)(flat))
+
+    found = jax.vmap(of)(jnp.asarray(run.examples.images))
+    return found.reshape(-1, len(flat)) / jnp.sqrt(len(found))
+
+
+def _gauss_newton_product(run: Training, variables: Variables, examples: Examples) -> Callable[[Array], Array]:
+    """V -> G v over some examples, without G."""
+    flat, restore = ravel_pytree(variables.params)
+
+    def logits(flat: Array) -> Array:
+        return run.model.apply(variables._replace(params=restore(flat)), examples.images, train=False)[0]
+
+    outputs, forward = jax.linearize(logits, flat)
+    backward = jax.linear_transpose(forward, flat)
+    shares = jax.nn.softmax(outputs)
+
+    def product(vector: Array) -> Array:
+        moved = forward(vector)
+        curved = shares * (moved - jnp.sum(shares * moved, axis=1, keepdims=True)) / len(outputs)
+        return backward(curved)[0]
+
+    return product
+
+
+def _hessian_product(run: Training, variables: Variables) -> Callable[[Array], Array]:
+    """V -> H v over all examples, without H."""
+    flat, restore = ravel_pytree(variables.params)
+
+    def loss(flat: Array) -> Array:
+        return jnp.mean(losses(run.model, variables._replace(params=restore(flat)), run.examples))
+
+    return jax.linearize(jax.grad(loss), flat)[1]
+
+
+def _kronecker_inverse(gradients: dict[str, Array], vectors: dict[str, Array], examples: int, damping: float) -> dict[str, Array]:
+    """One layer's part of `ek_fac`; gradients are rows of B, which are outer products of input and output gradient."""
+    kernels, errors = (part.reshape(examples, -1, *part.shape[1:]) for part in (gradients["kernel"], gradients["bias"]))
+    strength = jnp.sum(errors**2, axis=(1, 2))[:, None]
+    read = jnp.einsum("ncio,nco->ni", kernels, errors) / jnp.where(strength > 0, strength, 1.0)
+    read = jnp.concatenate([read, jnp.ones_like(strength)], axis=1)
+    _, across = jnp.linalg.eigh(read.T @ read / examples)
+    _, along = jnp.linalg.eigh(jnp.einsum("nco,ncp->op", errors, errors))
+
+    def joined(layer: dict[str, Array]) -> Array:
+        return jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)
+
+    squares = jnp.sum((across.T @ joined(gradients) @ along) ** 2, axis=0)
+    moved = across @ (across.T @ joined(vectors) @ along / (squares + damping)[None]) @ along.T
+    return {"kernel": moved[:, :-1], "bias": moved[:, -1]}

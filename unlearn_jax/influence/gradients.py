@@ -1,0 +1,142 @@
+"""Estimates of what removing one example would do, from gradients at some weights and nothing else.
+
+Every estimator of this room returns Δ of the targets' margins, `f(θ without i) - f(θ)`, in nats: `[points, targets]`, like
+`Change.margins`, so that the exact answer can be held against them; where only its order counts, the docstring says so.
+Removing example i changes the gradient of L(w) = Σ w ℓ / Σ w by -r_i to first order, where r_i = (∇ℓ_i - ∇L) / n is its
+*push*; the estimators differ in what they say that such a push comes to at the end of the training. All are pure functions
+of arrays, in their precision.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from unlearn_jax.influence.response import Training, losses, margins
+from unlearn_jax.types import Examples, Key, Model, Variables
+
+
+def per_example(
+    function: Callable[[Model, Variables, Examples], Float[Array, " examples"]],
+    model: Model,
+    variables: Variables,
+    examples: Examples,
+) -> Float[Array, "examples p"]:
+    """The gradient of each example's own value with respect to all weights, in the order of `ravel_pytree`.
+
+    Args:
+        function: of a batch of examples, such as `response.losses` or `response.margins`.
+        model: the network.
+        variables: where the gradients are taken.
+        examples: a row for each.
+    """
+
+    def one(example: Examples) -> Array:
+        alone = jax.tree.map(lambda leaf: leaf[None], example)
+        gradient = jax.grad(lambda params: function(model, variables._replace(params=params), alone)[0])(variables.params)
+        return ravel_pytree(gradient)[0]
+
+    return jax.vmap(one)(examples)
+
+
+def pushes(run: Training, variables: Variables) -> Float[Array, "points p"]:
+    """r_i = (∇ℓ_i - ∇L) / n of every training example."""
+    own = per_example(losses, run.model, variables, run.examples)
+    return (own - jnp.mean(own, axis=0, keepdims=True)) / len(own)
+
+
+def slopes(run: Training, variables: Variables, targets: Examples) -> Float[Array, "targets p"]:
+    """∇f of every target."""
+    return per_example(margins, run.model, variables, targets)
+
+
+def grad_dot(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
+    """∇f · r_i: what one step of plain gradient descent would do, in nats for a learning rate of 1.
+
+    Leaves out the training and the curvature. Its order is meant, and with a learning rate its size: see `tracin`.
+
+    Args:
+        run: names the examples and the model.
+        variables: of the trained model.
+        targets: whose margins are f.
+
+    Source: Charpiat et al. 2019, arXiv 2102.05262.
+    """
+    return pushes(run, variables) @ slopes(run, variables, targets).T
+
+
+def grad_cos(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
+    """∇f · r_i / (|∇f| |r_i|): `grad_dot` without the sizes, so that hard examples do not lead every list.
+
+    In -1..1: it ranks, and is not in nats. A push or a slope of length 0 has the cosine 0.
+
+    Args:
+        run: names the examples and the model.
+        variables: of the trained model.
+        targets: whose margins are f.
+
+    Source: Charpiat et al. 2019, arXiv 2102.05262.
+    """
+    return _directions(pushes(run, variables)) @ _directions(slopes(run, variables, targets)).T
+
+
+def tracin(
+    run: Training, checkpoints: Variables, learning_rates: Float[Any, " checkpoints"], targets: Examples
+) -> Float[Array, "points targets"]:
+    """TracIn: Σ_t η_t ∇f(θ_t) · r_i(θ_t) over checkpoints.
+
+    Leaves out that a push changes all later gradients (the curvature), momentum and Adam's scaling. η_t stands for all steps
+    until the next checkpoint: their learning rates added up.
+
+    Args:
+        run: names the examples and the model.
+        checkpoints: variables along the run, with a leading axis, see `response.train_in_segments`.
+        learning_rates: of each, see above.
+        targets: whose margins are f.
+
+    Source: Pruthi et al. 2020, arXiv 2002.08484.
+    """
+
+    def add(total: Array, checkpoint: tuple[Array, Variables]) -> tuple[Array, None]:
+        rate, variables = checkpoint
+        return total + rate * grad_dot(run, variables, targets), None
+
+    start = jnp.zeros((len(run.examples.labels), len(targets.labels)))
+    return jax.lax.scan(add, start, (jnp.asarray(learning_rates, start.dtype), checkpoints))[0]
+
+
+def trak(run: Training, models: Variables, targets: Examples, key: Key, dimensions: int = 32) -> Float[Array, "points targets"]:
+    """TRAK: -φ(x) · (Φ'Φ)^-1 φ_i (1 - p_i), φ = P ∇f a random projection of the margins' gradients, Φ those of all examples.
+
+    A Newton step of the logistic regression that the network is near its weights, as published: without the regression's
+    weights p_i (1 - p_i), so the unit is nats but for a factor, and ranks and correlations are meant. Leaves out how training got
+    there. Of several models, the two factors of each are averaged apart, as published.
+
+    Args:
+        run: names the examples and the model.
+        models: variables of trained models, with a leading axis.
+        targets: whose margins are f.
+        key: draws the projections, one for each model.
+        dimensions: of the projection; Φ'Φ is inverted where it can be.
+
+    Source: Park et al. 2023, arXiv 2303.14186.
+    """
+
+    def of(model: tuple[Key, Variables]) -> tuple[Array, Array]:
+        key, variables = model
+        own, wanted = slopes(run, variables, run.examples), slopes(run, variables, targets)
+        projection = jax.random.normal(key, (own.shape[1], dimensions), own.dtype)
+        wrong = jax.nn.sigmoid(-margins(run.model, variables, run.examples))
+        return (wanted @ projection @ jnp.linalg.pinv(own @ projection)).T, wrong
+
+    count = len(jax.tree.leaves(models)[0])
+    scores, wrong = jax.lax.map(of, (jax.random.split(key, count), models))
+    return -jnp.mean(scores, axis=0) * jnp.mean(wrong, axis=0)[:, None]
+
+
+def _directions(vectors: Float[Array, "vectors p"]) -> Float[Array, "vectors p"]:
+    lengths = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / jnp.where(lengths > 0, lengths, 1.0)

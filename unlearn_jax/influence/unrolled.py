@@ -1,0 +1,130 @@
+"""Estimates that follow the training: through every step, or through stretches of it that are taken to stand still."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unlearn_jax.influence.curvature import gauss_newton_rows
+from unlearn_jax.influence.gradients import pushes, slopes
+from unlearn_jax.influence.response import Training, margins, retrained, train_in_segments
+from unlearn_jax.types import Examples, Variables
+
+
+@jax.jit
+def unrolled(run: Training, targets: Examples) -> Float[Array, "points targets"]:
+    """-∂f(θ_T(w)) / ∂w_i at w = 1, by reverse mode through the whole training.
+
+    The first-order term of the exact answer, momentum, Adam and batches included; it leaves out that removing is not a small
+    change. Every √T-th state is kept and the steps between are taken once more, so memory grows with the root of the steps.
+    Adam has to have `eps_root` above 0 (1e-16 will do): the derivative of a root at 0 is not a number.
+
+    Args:
+        run: the training run.
+        targets: whose margins are f; the time is that of some trainings for each.
+
+    Source: Engstrom et al. 2025, arXiv 2503.13751; Ilyas and Engstrom 2025, arXiv 2504.16430.
+    """
+
+    def outputs(weights: Array) -> Array:
+        variables, _ = train_in_segments(run, weights, math.isqrt(run.steps - 1) + 1, rematerialise=True)
+        return margins(run.model, variables, targets)
+
+    found, pull = jax.vjp(outputs, jnp.ones(len(run.examples.labels)))
+    return -jax.vmap(lambda cotangent: pull(cotangent)[0])(jnp.eye(len(found), dtype=found.dtype)).T
+
+
+def source(
+    run: Training,
+    final: Variables,
+    checkpoints: Variables,
+    learning_rates: Float[Any, " checkpoints"],
+    targets: Examples,
+    segments: int,
+    weight_decay: float | Float[Array, ""] = 0.0,
+) -> Float[Array, "points targets"]:
+    """SOURCE: Σ_l ∇f(θ_T) · S_L … S_{l+1} F_l r_l, the training being L stretches in each of which nothing but θ moves.
+
+    In stretch l, with its mean push r_l, its Gauss-Newton matrix G_l and its learning rates' sum ρ_l, gradient descent forgets a
+    push by S_l = exp(-ρ_l (G_l + μI)) and gathers F_l = (I - S_l) (G_l + μI)^-1 of it: an influence function whose damping is
+    that training is finite. Leaves out the network's own curvature, and Adam's scaling. Deviation: the exact G_l of the
+    stretch's checkpoints in place of EK-FAC's.
+
+    Args:
+        run: names the examples and the model.
+        final: θ_T.
+        checkpoints: variables along the run, with a leading axis.
+        learning_rates: of each, as in `tracin`; with momentum β, divided by 1 - β.
+        targets: whose margins are f.
+        segments: L; the number of checkpoints is a multiple of it.
+        weight_decay: μ, as added to the gradient.
+
+    Raises:
+        ValueError: the checkpoints do not make so many stretches.
+
+    Source: Bae et al. 2024, arXiv 2405.12186.
+    """
+    count = len(jax.tree.leaves(checkpoints)[0])
+    if count % segments:
+        raise ValueError(f"{count} checkpoints cannot be cut into {segments} stretches of equal length")
+    stretches = jax.tree.map(lambda leaf: leaf.reshape(segments, -1, *leaf.shape[1:]), checkpoints)
+    rates = jnp.sum(jnp.asarray(learning_rates).reshape(segments, -1), axis=1)
+
+    def back(state: tuple[Array, Array], stretch: tuple[Array, Variables]) -> tuple[tuple[Array, Array], None]:
+        (found, carried), (rate, inside) = state, stretch
+        rows = jax.vmap(lambda variables: gauss_newton_rows(run, variables))(inside)
+        rows = rows.reshape(-1, rows.shape[2]) / math.sqrt(len(rows))
+        push = jnp.mean(jax.vmap(lambda variables: pushes(run, variables))(inside), axis=0)
+
+        def gathered(curvature: Array) -> Array:
+            through = rate * (curvature + weight_decay)
+            return rate * jnp.where(through > 0, -jnp.expm1(-through) / jnp.where(through > 0, through, 1.0), 1.0)
+
+        found = found + push @ _function_of(rows, gathered, carried).T
+        return (found, _function_of(rows, lambda curvature: jnp.exp(-rate * (curvature + weight_decay)), carried)), None
+
+    wanted = slopes(run, final, targets)
+    start = (jnp.zeros((len(run.examples.labels), len(wanted)), wanted.dtype), wanted)
+    return jax.lax.scan(back, start, (rates.astype(wanted.dtype), stretches), reverse=True)[0][0]
+
+
+def metasmoothness(
+    run: Training, directions: Float[Any, "directions examples"], step: float, strategy: str = "auto"
+) -> Float[np.ndarray, " directions"]:
+    """Whether training answers a second step of the weights as it did the first: Σ |a| sign(a) sign(b) / Σ |a|.
+
+    a = θ(1 + h v) - θ(1) and b = θ(1 + 2h v) - θ(1 + h v), over all parameters. At 1 every parameter goes on as it began,
+    and the derivative tells where; at 0 it has nothing to say about the second step. 0 where nothing moves.
+
+    Args:
+        run: the training run.
+        directions: v, of each of which the smoothness is wanted; -e_i with a step of 1/2 ends at the removal of i.
+        step: h; no weight may fall below 0 by two of them.
+        strategy: see `ensembles.over_members`.
+
+    Source: Engstrom et al. 2025, arXiv 2503.13751.
+    """
+    directions = np.asarray(directions)
+    count = len(directions)
+    weights = np.ones((1 + 2 * count, directions.shape[1]))
+    weights[1 : 1 + count] += step * directions
+    weights[1 + count :] += 2 * step * directions
+    trained = retrained(run, weights, strategy)
+    flat = np.concatenate([leaf.reshape(1 + 2 * count, -1) for leaf in jax.tree.leaves(trained.params)], axis=1)
+    first = flat[1 : 1 + count] - flat[:1]
+    second = flat[1 + count :] - flat[1 : 1 + count]
+    agreeing, moved = (np.abs(first) * np.sign(first) * np.sign(second)).sum(axis=1), np.abs(first).sum(axis=1)
+    return np.divide(agreeing, moved, out=np.zeros_like(moved), where=moved > 0)
+
+
+def _function_of(
+    rows: Float[Array, "rows p"], function: Callable[[Array], Array], vectors: Float[Array, "vectors p"]
+) -> Float[Array, "vectors p"]:
+    """`function(B'B) v` of each vector v: the function is taken of every eigenvalue, most of which are 0."""
+    _, values, basis = jnp.linalg.svd(rows, full_matrices=False)
+    nothing = function(jnp.zeros_like(values[:1]))
+    return nothing[0] * vectors + (vectors @ basis.T * (function(values**2) - nothing)[None]) @ basis

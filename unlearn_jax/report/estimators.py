@@ -1,0 +1,278 @@
+"""How estimators of influence compare with exact leave-one-out: a table, agreement as heat maps, curves of screening."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+MEASURES = ("pearson", "spearman", "recall", "lds")
+NULL, CEILING = "reordered", "other_seed"
+FAMILIES = (
+    ("exact", NULL, CEILING),
+    ("grad_dot", "grad_cos", "tracin", "trak"),
+    ("eigendecomposition", "arnoldi", "woodbury", "relatif", "conjugate_gradients", "lissa", "ek_fac", "data_inf"),
+    ("source", "unrolled"),
+    ("subset_influence", "datamodels"),
+)
+NAMES = {
+    "exact": "exact",
+    NULL: "exact, sums reordered",
+    CEILING: "exact, another seed",
+    "grad_dot": "grad-dot",
+    "grad_cos": "grad-cos",
+    "tracin": "TracIn",
+    "trak": "TRAK",
+    "eigendecomposition": "IF, Hessian",
+    "arnoldi": "IF, Arnoldi",
+    "woodbury": "IF, Gauss-Newton",
+    "relatif": "RelatIF",
+    "conjugate_gradients": "IF, CG",
+    "lissa": "IF, LiSSA",
+    "ek_fac": "IF, EK-FAC",
+    "data_inf": "IF, DataInf",
+    "source": "SOURCE",
+    "unrolled": "unrolled",
+    "subset_influence": "subset influence",
+    "datamodels": "datamodels",
+}
+SHOWN = ("tracin", "woodbury", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
+FOUND = 0.9  # share of the top points, the price of which the summary gives
+
+
+class Entry(NamedTuple):
+    """One estimator in one setting.
+
+    Attributes:
+        measures: by name, a value with the ends of its 95% interval.
+        once: trainings that it costs before the first target.
+        each: trainings that each target costs.
+        seconds: of the run, compilation apart.
+        screened: share of the top points among its first m, for m = 0 ... points.
+    """
+
+    measures: Mapping[str, tuple[float, float, float]]
+    once: float
+    each: float
+    seconds: float
+    screened: Float[np.ndarray, " verified"]
+
+
+class Study(NamedTuple):
+    """One setting.
+
+    Attributes:
+        setting: its name.
+        points: how many are left out.
+        targets: how many margins are asked about.
+        top: points that are looked for.
+        entries: by estimator; `reordered` and `other_seed` are the exact answer's null and ceiling.
+        smoothness: of the training, at the removal of some points.
+    """
+
+    setting: str
+    points: int
+    targets: int
+    top: int
+    entries: Mapping[str, Entry]
+    smoothness: Float[np.ndarray, " directions"]
+
+    def trainings(self, name: str) -> float:
+        """What an estimator costs for all targets; exact leave-one-out costs as many as there are points."""
+        return self.entries[name].once + self.targets * self.entries[name].each
+
+    def break_even(self, name: str) -> float:
+        """Targets from which on exact leave-one-out is cheaper; infinite where targets cost nothing."""
+        entry = self.entries[name]
+        left = max(self.points - entry.once, 0.0)
+        return left / entry.each if entry.each > 0 else math.inf if left else 0.0
+
+    def price(self, name: str) -> float:
+        """Trainings, as a share of exact leave-one-out, until `FOUND` of the top points are found and verified."""
+        verified = int(np.argmax(self.entries[name].screened >= FOUND - 1e-9))
+        return (self.trainings(name) + verified) / self.points
+
+
+def ordered(studies: Sequence[Study]) -> list[str]:
+    """The estimators that any setting has, family by family."""
+    known = {name for study in studies for name in study.entries}
+    return [name for family in FAMILIES for name in family if name in known]
+
+
+def table(studies: Sequence[Study]) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of estimators.csv: one for each setting, estimator and measure; empty where nothing is finite."""
+    columns = ["setting", "estimator", "measure", "value", "low", "high", "null", "ceiling"]
+    columns += ["trainings", "seconds", "break_even_targets", "price"]
+    rows: list[list[Any]] = []
+    for study in studies:
+        for name in ordered([study]):
+            entry = study.entries[name]
+            even = study.break_even(name)
+            costs = [study.trainings(name), entry.seconds, even if math.isfinite(even) else None, study.price(name)]
+            for measure in MEASURES:
+                ends = [study.entries[end].measures[measure][0] for end in (NULL, CEILING)]
+                rows.append([study.setting, name, measure, *entry.measures[measure], *ends, *costs])
+    return columns, rows
+
+
+def conclusion(studies: Sequence[Study]) -> str:
+    """A line for each setting: which estimator ranks points best."""
+    lines = []
+    for study in studies:
+        rivals = [name for name in ordered([study]) if name not in FAMILIES[0]]
+        best = max(rivals, key=lambda name: study.entries[name].measures["spearman"][0])
+        value, low, high = study.entries[best].measures["spearman"]
+        lines.append(
+            f"{study.setting}: {NAMES[best]} is nearest to exact leave-one-out, rank correlation {value:.2f} ({low:.2f} to "
+            f"{high:.2f}), for {study.trainings(best):.3g} trainings instead of {study.points}"
+        )
+    return "\n".join(lines)
+
+
+def summary(studies: Sequence[Study]) -> str:
+    """What summary.md says."""
+    first = studies[0]
+    titles = {
+        "spearman": "Rank correlation with exact leave-one-out over points, mean over targets (95%: bootstrap over points)",
+        "pearson": "Pearson's correlation (likewise)",
+        "recall": f"Share of the top {first.top} points of each target (likewise); chance finds {first.top / first.points:.2f}",
+        "lds": "LDS: rank correlation of sums with trainings on random halves (95% interval: bootstrap over halves)",
+    }
+    text = [f"# Estimators against exact leave-one-out: {first.points} points, {first.targets} targets", conclusion(studies)]
+    heading = ["", *(study.setting for study in studies)]
+    for measure, title in titles.items():
+        cells = [[NAMES[name], *(_cell(study, name, measure) for study in studies)] for name in ordered(studies)]
+        text += [title, _markdown(heading, cells)]
+    for study in studies:
+        costs = [
+            [
+                NAMES[name],
+                f"{study.trainings(name):.3g}",
+                f"{study.entries[name].seconds:.2g}",
+                _number(study.break_even(name)),
+                f"{100 * study.price(name):.0f}%",
+            ]
+            for name in ordered([study])
+        ]
+        columns = ["", "trainings", "seconds", "break-even targets", f"{FOUND:.0%} of the top {study.top}, verified"]
+        text += [f"Cost, {study.setting} (the last column in shares of exact leave-one-out)", _markdown(columns, costs)]
+    smooth = [
+        [study.setting, f"{study.smoothness.mean():.3f}", f"{study.smoothness.min():.3f}", _cell(study, "unrolled", "pearson")]
+        for study in studies
+    ]
+    text += [
+        "Metasmoothness at the removal of single points, and Pearson's correlation of the unrolled gradient",
+        _markdown(["", "mean", "least", "unrolled"], smooth),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
+    """Draws every estimator in every setting: rank correlation over points, recall of the top points, and LDS."""
+    names = ordered(studies)
+    figure = blank(WIDTH, 1.6 + 0.24 * len(names))
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = ("rank correlation with exact", f"recall of the top {studies[0].top}", "LDS (random halves)")
+    for axes, measure, title in zip(panels, ("spearman", "recall", "lds"), titles, strict=True):
+        values = np.array([[_value(study, name, measure) for study in studies] for name in names])
+        image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                shade = "white" if abs(value) > 0.65 else "black"
+                axes.text(column, row, _short(value), ha="center", va="center", fontsize=6, color=shade)
+        axes.set_xticks(range(len(studies)), [study.setting for study in studies], rotation=55, ha="right", fontsize=7)
+        axes.set_yticks(range(len(names)), [NAMES[name] for name in names], fontsize=7)
+        ends = np.cumsum([sum(name in names for name in family) for family in FAMILIES])[:-1]
+        for end in ends:
+            axes.axhline(end - 0.5, color="black", linewidth=0.8)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=panels, shrink=0.5, pad=0.01)
+    return figure
+
+
+def screening_curves(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
+    """Draws how many of the top points are found when an estimator proposes and exact retraining verifies, against the cost."""
+    across = min(4, len(studies))
+    down = -(-len(studies) // across)
+    figure = blank(WIDTH, 0.9 + 2.0 * down)
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    colour = dict(zip(SHOWN, (COLOURS[number] for number in (1, 2, 5, 3, 0, 4)), strict=True))
+    lines = {}
+    for axes, study in zip(panels, studies, strict=False):
+        rivals = [name for name in ordered([study]) if name not in FAMILIES[0]]
+        for name in sorted(rivals, key=lambda name: name in SHOWN):
+            spent = (study.trainings(name) + np.arange(study.points + 1)) / study.points
+            shown = name in SHOWN
+            (line,) = axes.plot(
+                spent, study.entries[name].screened, color=colour.get(name, BAND), linewidth=1.5 if shown else 0.7
+            )
+            lines[NAMES[name] if shown else "other estimators"] = line
+        (lines["chance"],) = axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.set_title(study.setting, fontsize=8)
+        axes.set_xlim(0, 1.75)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7)
+    for axes in panels[len(studies) :]:
+        axes.set_visible(False)
+    figure.supxlabel("trainings, estimator included, as a share of exact leave-one-out (line)", fontsize=8)
+    figure.supylabel(f"share of the true top {studies[0].top} found", fontsize=8)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False, fontsize=7)
+    return figure
+
+
+def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
+    """Draws whether the smoothness of training predicts how right the unrolled gradient is: a mark for each setting."""
+    figure = blank(WIDTH, 3.4)
+    axes = figure.add_subplot()
+    for number, study in enumerate(studies):
+        value, low, high = study.entries["unrolled"].measures["pearson"]
+        axes.errorbar(
+            study.smoothness.mean(),
+            value,
+            xerr=study.smoothness.std(ddof=1) / math.sqrt(len(study.smoothness)),
+            yerr=[[value - min(low, value)], [max(high, value) - value]],
+            marker="os^DvPX*"[number % 8],
+            color=COLOURS[number % 8] if number % 8 != 6 else "#888888",
+            linestyle="none",
+            elinewidth=0.8,
+            label=study.setting,
+        )
+    axes.set_xlabel("metasmoothness at the removal of single points (mean, standard error)")
+    axes.set_ylabel("Pearson's correlation of unrolled\nwith exact leave-one-out")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _value(study: Study, name: str, measure: str) -> float:
+    return study.entries[name].measures[measure][0] if name in study.entries else math.nan
+
+
+def _cell(study: Study, name: str, measure: str) -> str:
+    if name not in study.entries:
+        return ""
+    value, low, high = study.entries[name].measures[measure]
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _short(value: float) -> str:
+    """Two digits: .97, -.03, 1."""
+    return f"{value:.2f}".replace("0.", ".").replace("1.00", "1")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "never"
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [headings, ["---", *["--:"] * (len(headings) - 1)], *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
