@@ -77,15 +77,16 @@ def source(
     def back(state: tuple[Array, Array], stretch: tuple[Array, Variables]) -> tuple[tuple[Array, Array], None]:
         (found, carried), (rate, inside) = state, stretch
         rows = jax.vmap(lambda variables: gauss_newton_rows(run, variables))(inside)
-        rows = rows.reshape(-1, rows.shape[2]) / math.sqrt(len(rows))
+        spectrum = _spectrum(rows.reshape(-1, rows.shape[2]) / math.sqrt(len(rows)))
         push = jnp.mean(jax.vmap(lambda variables: pushes(run, variables))(inside), axis=0)
 
         def gathered(curvature: Array) -> Array:
             through = rate * (curvature + weight_decay)
             return rate * jnp.where(through > 0, -jnp.expm1(-through) / jnp.where(through > 0, through, 1.0), 1.0)
 
-        found = found + push @ _function_of(rows, gathered, carried).T
-        return (found, _function_of(rows, lambda curvature: jnp.exp(-rate * (curvature + weight_decay)), carried)), None
+        found = found + push @ _function_of(spectrum, gathered, carried).T
+        forgotten = _function_of(spectrum, lambda curvature: jnp.exp(-rate * (curvature + weight_decay)), carried)
+        return (found, forgotten), None
 
     wanted = slopes(run, final, targets)
     start = (jnp.zeros((len(run.examples.labels), len(wanted)), wanted.dtype), wanted)
@@ -121,10 +122,20 @@ def metasmoothness(
     return np.divide(agreeing, moved, out=np.zeros_like(moved), where=moved > 0)
 
 
+def _spectrum(rows: Float[Array, "rows p"]) -> tuple[Float[Array, " rows"], Float[Array, "rows p"]]:
+    """The eigenvalues of B'B that are not 0, and their eigenvectors; 0 and 0 in place of the others."""
+    values, basis = jnp.linalg.eigh(rows @ rows.T)
+    known = values > 30 * jnp.finfo(rows.dtype).eps * jnp.max(values)  # below it is rounding
+    values = jnp.where(known, values, 0.0)
+    return values, jnp.where(known[None], basis / jnp.sqrt(jnp.where(known, values, 1.0))[None], 0.0).T @ rows
+
+
 def _function_of(
-    rows: Float[Array, "rows p"], function: Callable[[Array], Array], vectors: Float[Array, "vectors p"]
+    spectrum: tuple[Float[Array, " rows"], Float[Array, "rows p"]],
+    function: Callable[[Array], Array],
+    vectors: Float[Array, "vectors p"],
 ) -> Float[Array, "vectors p"]:
     """`function(B'B) v` of each vector v: the function is taken of every eigenvalue, most of which are 0."""
-    _, values, basis = jnp.linalg.svd(rows, full_matrices=False)
+    values, basis = spectrum
     nothing = function(jnp.zeros_like(values[:1]))
-    return nothing[0] * vectors + (vectors @ basis.T * (function(values**2) - nothing)[None]) @ basis
+    return nothing[0] * vectors + (vectors @ basis.T * (function(values) - nothing)[None]) @ basis
