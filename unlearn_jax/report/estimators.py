@@ -272,7 +272,7 @@ def _cell(study: Study, name: str, measure: str) -> str:
 
 def _short(value: float) -> str:
     """Two digits: .97, -.03, 1."""
-    return f"{value:.2f}".replace("0.", ".").replace("1.00", "1")
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("1.00", "1")  # the sum makes -0 a 0
 
 
 def _number(value: float) -> str:
