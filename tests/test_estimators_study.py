@@ -28,7 +28,7 @@ SMALL = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, epochs
         ({"train_size": 7}, "--train-size"),
         ({"targets": 1}, "--targets"),
         ({"subsets": 18}, "--subsets"),
-        ({"checkpoints": 7}, "--checkpoints"),
+        ({"checkpoints": 9}, "--checkpoints"),
         ({"damping": 0.0}, "--damping"),
         ({"top": 129}, "--top"),
         ({"directions": 1}, "--directions"),
@@ -55,7 +55,7 @@ def test_all_estimators_answer_for_every_point_and_target():
     toy = discs(SMALL.train_size, **dataclasses.asdict(SMALL.discs))
     run = experiment.prepared(SMALL, toy, 0)
     path = experiment.followed(SMALL, run)
-    np.testing.assert_allclose(path.learning_rates, 0.05 / (1 - 0.9) * 4)
+    np.testing.assert_allclose(path.learning_rates, 0.01 / (1 - 0.9) * 4)
     found = experiment.estimators(SMALL, path)
     assert {"eigendecomposition", "unrolled", "source", "trak"} <= set(found)
     for estimator in found.values():

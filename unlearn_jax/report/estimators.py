@@ -43,6 +43,8 @@ NAMES = {
     "datamodels": "datamodels",
 }
 SHOWN = ("tracin", "woodbury", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
+MARKERS = "os^DvPX*<>"
+DARK = (*COLOURS[:6], COLOURS[7])  # yellow marks are hard to see
 FOUND = 0.9  # share of the top points, the price of which the summary gives
 
 
@@ -105,6 +107,11 @@ def ordered(studies: Sequence[Study]) -> list[str]:
     return [name for family in FAMILIES for name in family if name in known]
 
 
+def rivals(study: Study) -> list[str]:
+    """The estimators of a setting, without the exact answers that they are held against."""
+    return [name for name in ordered([study]) if name not in FAMILIES[0]]
+
+
 def table(studies: Sequence[Study]) -> tuple[list[str], list[list[Any]]]:
     """The columns and rows of estimators.csv: one for each setting, estimator and measure; empty where nothing is finite."""
     columns = ["setting", "estimator", "measure", "value", "low", "high", "null", "ceiling"]
@@ -114,7 +121,8 @@ def table(studies: Sequence[Study]) -> tuple[list[str], list[list[Any]]]:
         for name in ordered([study]):
             entry = study.entries[name]
             even = study.break_even(name)
-            costs = [study.trainings(name), entry.seconds, even if math.isfinite(even) else None, study.price(name)]
+            price = study.price(name) if name in rivals(study) else None
+            costs = [study.trainings(name), entry.seconds, even if math.isfinite(even) else None, price]
             for measure in MEASURES:
                 ends = [study.entries[end].measures[measure][0] for end in (NULL, CEILING)]
                 rows.append([study.setting, name, measure, *entry.measures[measure], *ends, *costs])
@@ -125,8 +133,7 @@ def conclusion(studies: Sequence[Study]) -> str:
     """A line for each setting: which estimator ranks points best."""
     lines = []
     for study in studies:
-        rivals = [name for name in ordered([study]) if name not in FAMILIES[0]]
-        best = max(rivals, key=lambda name: study.entries[name].measures["spearman"][0])
+        best = max(rivals(study), key=lambda name: study.entries[name].measures["spearman"][0])
         value, low, high = study.entries[best].measures["spearman"]
         lines.append(
             f"{study.setting}: {NAMES[best]} is nearest to exact leave-one-out, rank correlation {value:.2f} ({low:.2f} to "
@@ -158,7 +165,7 @@ def summary(studies: Sequence[Study]) -> str:
                 _number(study.break_even(name)),
                 f"{100 * study.price(name):.0f}%",
             ]
-            for name in ordered([study])
+            for name in rivals(study)
         ]
         columns = ["", "trainings", "seconds", "break-even targets", f"{FOUND:.0%} of the top {study.top}, verified"]
         text += [f"Cost, {study.setting} (the last column in shares of exact leave-one-out)", _markdown(columns, costs)]
@@ -200,15 +207,14 @@ def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
 
 def screening_curves(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     """Draws how many of the top points are found when an estimator proposes and exact retraining verifies, against the cost."""
-    across = min(4, len(studies))
+    across = min(3, len(studies))
     down = -(-len(studies) // across)
     figure = blank(WIDTH, 0.9 + 2.0 * down)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     colour = dict(zip(SHOWN, (COLOURS[number] for number in (1, 2, 5, 3, 0, 4)), strict=True))
     lines = {}
     for axes, study in zip(panels, studies, strict=False):
-        rivals = [name for name in ordered([study]) if name not in FAMILIES[0]]
-        for name in sorted(rivals, key=lambda name: name in SHOWN):
+        for name in sorted(rivals(study), key=lambda name: name in SHOWN):
             spent = (study.trainings(name) + np.arange(study.points + 1)) / study.points
             shown = name in SHOWN
             (line,) = axes.plot(
@@ -240,8 +246,8 @@ def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
             value,
             xerr=study.smoothness.std(ddof=1) / math.sqrt(len(study.smoothness)),
             yerr=[[value - min(low, value)], [max(high, value) - value]],
-            marker="os^DvPX*"[number % 8],
-            color=COLOURS[number % 8] if number % 8 != 6 else "#888888",
+            marker=MARKERS[number % len(MARKERS)],
+            color=DARK[number % len(DARK)],
             linestyle="none",
             elinewidth=0.8,
             label=study.setting,
@@ -266,7 +272,7 @@ def _cell(study: Study, name: str, measure: str) -> str:
 
 def _short(value: float) -> str:
     """Two digits: .97, -.03, 1."""
-    return f"{value:.2f}".replace("0.", ".").replace("1.00", "1")
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("1.00", "1")  # the sum makes -0 a 0
 
 
 def _number(value: float) -> str:
