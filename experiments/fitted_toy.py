@@ -15,7 +15,7 @@ from unlearn_jax.data.images import DATASETS
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.data.toys import layout
 from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity
-from unlearn_jax.models import build
+from unlearn_jax.models import build, through_waves
 from unlearn_jax.report import fitted_toy as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
@@ -56,7 +56,8 @@ def run(config: Config, folder: Run) -> None:
     measured = {"images": images, "start": list(start), "fitted": list(end)}
     toys = {name: sampled(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
     study = report.Study(
-        title=f"{config.dataset}, {config.train_size} examples, {config.members} models: {config.model} of width {config.width}",
+        title=f"{config.dataset}, {config.train_size} examples, {config.members} MLPs of width {config.width}; "
+        + (f"points seen through {config.waves} waves" if config.waves else "points seen as two coordinates"),
         names=DATASETS[config.dataset].names or tuple(map(str, range(classes))),
         measured=measured,
         toys={name: (toy.train.images, toy.train.labels, toy.clean_labels) for name, toy in toys.items()},
@@ -112,13 +113,14 @@ class Learner:
         rng = generator("halves of the toy", config.seed)
         self.masks = random_halves(config.train_size, config.members, rng)
         self.keys = member_keys(config.seed, "toy", config.members)
+        model = build(config.model, classes=classes, width=config.width)
         nothing = Examples(jnp.zeros((config.train_size, 2)), jnp.zeros(config.train_size, jnp.int32))
         self.problem = Problem(
             train=nothing,
             held_out=nothing,
             kept=jnp.ones(config.train_size, bool),
             forget=jnp.zeros(config.train_size, bool),
-            model=build(config.model, classes=classes, width=config.width),
+            model=through_waves(model, config.waves) if config.waves else model,
             classes=classes,
             kept_count=config.train_size,
             forget_count=0,

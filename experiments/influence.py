@@ -9,11 +9,11 @@ import numpy as np
 
 from configs.influence import Config
 from unlearn_jax import influence
-from unlearn_jax.data import Toy, discs
+from unlearn_jax.data import FASHION_PLANE, Toy, discs, populations
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training, Window
 from unlearn_jax.metrics.agreement import rank_agreement
-from unlearn_jax.models import build
+from unlearn_jax.models import build, through_waves
 from unlearn_jax.report import influence as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
@@ -32,8 +32,7 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    assert config.train_size
-    toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
+    toy = drawn(config)
     window = around(toy.train.images, config.resolution)
     original = prepared(config, toy, config.seed)
     orders = shuffled(config, original)
@@ -47,7 +46,7 @@ def run(config: Config, folder: Run) -> None:
     again, _ = left_out(config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order")
     other, _ = left_out(config, prepared(config, toy, config.seed + 1), toy, window, "leave-one-out, another seed")
     # without batches it is the points themselves that stand in another order
-    places = np.argsort(orders[0]) if original.batches is None else np.arange(config.train_size)
+    places = np.argsort(orders[0]) if original.batches is None else np.arange(len(toy.clean_labels))
 
     of, steps = f"{config.model} of width {config.width}", f"{original.steps} steps of {config.train.optimiser}"
     study = report.Study(
@@ -75,9 +74,18 @@ def run(config: Config, folder: Run) -> None:
     print(report.speed(facts))
 
 
+def drawn(config: Config) -> Toy:
+    """The points that are asked for."""
+    assert config.train_size
+    if config.dataset == "fashion_plane":
+        return populations(config.train_size, FASHION_PLANE, seed=config.seed)
+    return discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
+
+
 def prepared(config: Config, toy: Toy, seed: int) -> Training:
     """The training run of a seed."""
     model = build(config.model, classes=len(toy.centres), width=config.width)
+    model = through_waves(model, config.waves) if config.waves else model
     examples = Examples(*(jnp.asarray(part) for part in toy.train))
     return influence.training(jax.random.key(seed), model, examples, Recipe(**dataclasses.asdict(config.train)))
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from in_process import run_in_process
 
 from configs.influence import Config, Discs
+from experiments.influence import drawn
 from unlearn_jax import influence
-from unlearn_jax.data import discs
+from unlearn_jax.data import FASHION_PLANE, discs
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
 from unlearn_jax.influence.boundary import Contour, displacement, margin
 from unlearn_jax.influence.response import weighted_gradient
@@ -283,12 +284,24 @@ def test_several_classes_have_a_boundary_each():
         ({"reorderings": 1}, "--reorderings"),
         ({"resolution": 7}, "--resolution"),
         ({"shown": 0}, "--shown"),
+        ({"waves": -1}, "--waves"),
+        ({"dataset": "fashion_plane", "train_size": 19}, "--train-size"),
+        ({"dataset": "fashion_plane", "label_noise": 0.1}, "--dataset"),
+        ({"dataset": "fashion_plane", "discs": Discs(radius=1.0)}, "--dataset"),
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
     with pytest.raises(UsageError) as raised:
         dataclasses.replace(Config(), **changed).check()
     assert raised.value.option == option
+
+
+def test_the_plane_that_is_like_images_has_ten_classes():
+    toy = drawn(Config(dataset="fashion_plane", train_size=400))
+    assert toy.train.images.shape == (400, 2) and len(toy.centres) == 10
+    assert (np.bincount(toy.clean_labels) == 40).all()
+    assert (toy.train.labels != toy.clean_labels).sum() == round(400 * FASHION_PLANE.label_noise)
+    np.testing.assert_array_equal(drawn(Config(train_size=30)).train.images, discs(30).train.images)
 
 
 def test_the_study_from_end_to_end(tmp_path):

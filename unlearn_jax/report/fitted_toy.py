@@ -25,10 +25,10 @@ LEVELS: list[tuple[str, str, float | None]] = [
     ("test error", "test_error", None),
     ("train-test gap", "gap", None),
     ("memorisation, mean", "memorisation", None),
-    *((f"memorisation, {percent}%", "memorisation", percent) for percent in (50, 75, 90)),
-    *((f"margin, {percent}%", "margins", percent) for percent in (10, 50, 90)),
+    *((f"memorisation, {percent:g}%", "memorisation", percent) for percent in (50.0, 75.0, 90.0)),
+    *((f"margin, {percent:g}%", "margins", percent) for percent in (10.0, 50.0, 90.0)),
     ("purity, mean", "purity", None),
-    *((f"purity, {percent}%", "purity", percent) for percent in (10, 25)),
+    *((f"purity, {percent:g}%", "purity", percent) for percent in (10.0, 25.0)),
 ]
 
 
@@ -176,7 +176,7 @@ def characteristics(study: Study) -> "matplotlib.figure.Figure":
                 axes.plot(share, getattr(each, name), color=colour, linewidth=1.2, alpha=0.8)
     bars.set_xticks(range(len(SHARES)), ["test error", "train-test gap"])
     bars.set_ylabel("%")
-    bars.legend(frameon=False, fontsize=8)
+    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     for axes, (name, called) in zip(curves, DISTRIBUTIONS.items(), strict=True):
         axes.set_xlabel(f"% of {'test answers' if name == 'margins' else 'training examples'} below")
         axes.set_ylabel(called)
@@ -197,13 +197,14 @@ def characteristics(study: Study) -> "matplotlib.figure.Figure":
 
 def search(study: Study) -> "matplotlib.figure.Figure":
     """Draws the mismatch round by round, and where in the space the best of the first and of the last round lie."""
-    figure = blank(WIDTH, 3.2)
+    figure = blank(WIDTH, 3.4)
     course, where = figure.subplots(1, 2)
     rounds = np.arange(1, len(study.losses) + 1)
     course.plot(np.repeat(rounds, study.losses.shape[1]), study.losses.ravel(), "o", color=COLOURS[0], markersize=2.5, alpha=0.5)
     course.plot(rounds, np.median(study.losses, axis=1), color=COLOURS[0], linewidth=1.2, label="median")
     course.axhline(study.total("images"), color="#888888", linewidth=0.8, label="images with each other")
     course.set_ylim(0, 1.1 * float(np.quantile(study.losses, 0.95)))
+    course.set_xticks(rounds)
     course.set_xlabel("round")
     course.set_ylabel("mean mismatch, tolerances")
     course.legend(frameon=False, fontsize=8)
@@ -217,7 +218,7 @@ def search(study: Study) -> "matplotlib.figure.Figure":
     where.invert_yaxis()
     where.set_xlim(-0.02, 1.02)
     where.set_xlabel("from the least to the largest value tried")
-    where.legend(frameon=False, fontsize=8, loc="upper right")
+    where.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axes in (course, where):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(study.title, fontsize=9)

@@ -177,7 +177,9 @@ def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
         for name, values in fitted.held_out.items()
         for split, part in (("train", slice(count)), ("test", slice(count, None)))
     }
-    kinds: dict[str, Any] = {"all": slice(None), "right": ~study.wrong, **({"wrong": study.wrong} if study.wrong.any() else {})}
+    kinds: dict[str, Any] = {"all": slice(None)}
+    if study.wrong.any():
+        kinds |= {"right": ~study.wrong, "wrong": study.wrong}
     return {
         "examples": len(study.labels),
         "test_examples": len(study.test_rows),
@@ -307,7 +309,7 @@ def side_by_side(study: Study, shown: int) -> "matplotlib.figure.Figure":
 
 def distributions(study: Study) -> "matplotlib.figure.Figure":
     """Draws all scores, how far they repeat, and the closest training example of every test example."""
-    figure = blank(WIDTH, 3.4)
+    figure = blank(WIDTH, 3.6)
     histogram, repeated, closest = figure.subplots(1, 3)
     bins = np.linspace(-0.3, 1.0, 27)
     kinds = [(~study.wrong, "right label", COLOURS[0]), (study.wrong, "wrong label", COLOURS[4])]
@@ -315,6 +317,7 @@ def distributions(study: Study) -> "matplotlib.figure.Figure":
     scores, names, colours = zip(*((study.memorisation[kind], name, colour) for kind, name, colour in kinds), strict=True)
     histogram.hist(scores, bins, stacked=True, color=colours, label=names)
     histogram.set_yscale("log")
+    histogram.set_ylim(bottom=0.7)
     histogram.set_xlabel("memorisation")
     histogram.set_ylabel("training examples")
     histogram.axvline(MEMORISED, color="#888888", linewidth=0.8)
@@ -322,7 +325,7 @@ def distributions(study: Study) -> "matplotlib.figure.Figure":
         histogram.legend(frameon=False, fontsize=8)
     for kind, _, colour in kinds:
         repeated.plot(*study.halves[:, kind], "o", color=colour, markersize=2.5, alpha=0.4)
-    repeated.plot([-0.3, 1], [-0.3, 1], color="#888888", linewidth=0.8, zorder=0)
+    repeated.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, zorder=0)
     repeated.set_xlabel("by one half of the models")
     repeated.set_ylabel("by the other half")
     repeated.set_title(f"memorisation: correlation {study.reliability['memorisation'][0]:.2f}", fontsize=9)
@@ -332,10 +335,10 @@ def distributions(study: Study) -> "matplotlib.figure.Figure":
     for kind, colour in ((~beyond, COLOURS[0]), (beyond, COLOURS[4])):
         closest.plot(study.test_right[kind], nearest[kind], "o", color=colour, markersize=2.5, alpha=0.5)
     closest.set_xlabel("share of models right about it")
-    closest.set_ylabel("|correlation|, closest training example")
+    closest.set_ylabel("largest |correlation| with a training example")
     closest.set_ylim(bottom=0)
     closest.legend(frameon=False, fontsize=8)
-    closest.set_title(f"{beyond.sum()} of {len(beyond)} test examples beyond chance", fontsize=9)
+    closest.set_title(f"test examples: {beyond.sum()} of {len(beyond)} beyond chance", fontsize=8)
     for axes in (histogram, repeated, closest):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(study.title, fontsize=9)
