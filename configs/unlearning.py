@@ -43,6 +43,8 @@ class Forget:
         require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
         of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
         require(of_class or self.label == Forget.label, "--forget.label", self.label, "is used with class and class_part only")
+        sized = self.kind not in ("class", "mislabelled", "file") or self.size == Forget.size
+        require(sized, "--forget.size", self.size, f"--forget.kind {self.kind} has a size of its own")
         accepted = "is used with memorised, unmemorised and exposed only"
         require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
         enough = self.models >= 4 and self.models % 2 == 0

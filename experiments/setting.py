@@ -139,6 +139,8 @@ def forget_name(config: Config, setting: Setting, index: int) -> str:
 def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
 
+    A method that can forget a class only forgets the one that is asked for.
+
     Raises:
         UsageError: a hyperparameter that no method has, or a value that it cannot take.
     """
@@ -149,12 +151,15 @@ def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
         having = [name for name in METHODS if key in METHODS[name].defaults]
-        hyperparameters(having[0] if having else "*", {key: value})
+        require(bool(having), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
+        hyperparameters(having[0], {key: value})
     found = tuned(config.dataset)
+    of_class = config.forget.kind in ("class", "class_part")
     return {
         name: hyperparameters(
             name,
             {
+                **({"label": config.forget.label} if of_class and "label" in METHODS[name].defaults else {}),
                 **found.get(name, {}),
                 **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
                 **given.get(name, {}),
