@@ -9,7 +9,7 @@ Points of several classes that overlap, minibatches of SGD:
 
     python benchmark.py --exp influence --discs.classes 3 --discs.separation 3 --train.optimiser sgd --train.batch-size 64
 
-Ten classes, as hard to learn as images:
+Ten classes, as hard to learn as images (behind waves the boundary is a labyrinth: look at the changes of margins and losses):
 
     python benchmark.py --exp influence --dataset fashion_plane --waves 64
 """
