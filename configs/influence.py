@@ -51,9 +51,13 @@ class Config(Common):
     label_noise: float = 0.0
     """Share of the points that get a wrong label."""
     model: Literal["mlp"] = "mlp"
-    """Two relu layers."""
+    """Layers of one width."""
     width: int = 64
     """Hidden units of each layer."""
+    layers: int = 2
+    """Hidden layers."""
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    """Of the hidden units."""
     train: Train = FULL_BATCH
     reorderings: int = 64
     """Times that the original is trained again with its sums in another order: what float noise alone moves."""
@@ -72,6 +76,7 @@ class Config(Common):
         accepted = f"expected at least {2 * self.discs.classes}, two points of each class"
         require(points is not None and points >= 2 * self.discs.classes, "--train-size", points, accepted)
         require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
+        require(self.layers >= 1, "--layers", self.layers, "expected an integer of at least 1")
         require(self.reorderings >= 2, "--reorderings", self.reorderings, "expected an integer of at least 2")
         require(self.resolution >= 8, "--resolution", self.resolution, "expected an integer of at least 8")
         require(1 <= self.shown <= 8, "--shown", self.shown, "expected an integer from 1 to 8")

@@ -82,35 +82,17 @@ class Auto:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Common):
-    """The options of the experiment `unlearning`."""
+class Methods(Common):
+    """Which methods, and with which hyperparameters."""
 
     methods: str = "main"
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
     hyper: tuple[str, ...] = ()
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
-    members: int | Literal["auto"] = 24
-    """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
-    auto: Auto = Auto()
-    forget_sets: int = 1
-    """Forget sets, each with oracles of its own; several make intervals and the verdict count for other sets too."""
-    unlearning_seeds: int = 1
-    """Times that each method unlearns each original, with other keys: 2 or more tell the method's own chance from the rest."""
-    forget: Forget = Forget()
-    evaluation: Evaluation = Evaluation()
-
-    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
-        enough = self.members == "auto" or self.members >= 2
-        require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
-        require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
-        self.auto.check()
-        require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
-        self.forget.check()
-        self.evaluation.check()
         self.hyperparameters()
         self.method_names()
 
@@ -141,6 +123,34 @@ class Config(Common):
             require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
             parsed.setdefault(method, {})[parameter] = _literal(value)
         return parsed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Methods):
+    """The options of the experiment `unlearning`."""
+
+    members: int | Literal["auto"] = 24
+    """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
+    auto: Auto = Auto()
+    forget_sets: int = 1
+    """Forget sets, each with oracles of its own; several make intervals and the verdict count for other sets too."""
+    unlearning_seeds: int = 1
+    """Times that each method unlearns each original, with other keys: 2 or more tell the method's own chance from the rest."""
+    forget: Forget = Forget()
+    evaluation: Evaluation = Evaluation()
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        enough = self.members == "auto" or self.members >= 2
+        require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
+        require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
+        self.auto.check()
+        require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
+        self.forget.check()
+        self.evaluation.check()
 
 
 def smoke(config: Config) -> Config:

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.common import Common, require
 from configs.tuned import tuned
-from configs.unlearning import Config
+from configs.unlearning import Config, Methods
 from unlearn_jax.data import Dataset, augmentation, choose, load
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
@@ -112,7 +112,7 @@ def forget_name(config: Config, setting: Setting, index: int) -> str:
     return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
 
 
-def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
+def settings(config: Methods, names: list[str]) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
 
     Raises:

@@ -3,7 +3,7 @@
 from unlearn_jax.influence.boundary import Contour, Window, contour, displacement
 from unlearn_jax.influence.estimators import influence_functions, tracin, unrolled
 from unlearn_jax.influence.leave_one_out import Change, LeaveOneOut, changes, leave_one_out
-from unlearn_jax.influence.response import Training, all_but_one, for_members, reordered, retrained, train, training
+from unlearn_jax.influence.response import Training, all_but_one, for_members, margins, reordered, retrained, train, training
 
 __all__ = [
     "Change",
@@ -18,6 +18,7 @@ __all__ = [
     "for_members",
     "influence_functions",
     "leave_one_out",
+    "margins",
     "reordered",
     "retrained",
     "tracin",
