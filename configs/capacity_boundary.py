@@ -20,7 +20,6 @@ from configs.influence import Discs
 
 OVERLAPPING = Discs(separation=3.0)
 FULL_BATCH = Train(epochs=300, batch_size=128, learning_rate=5e-3, schedule="cosine", optimiser="adam", weight_decay=0.0)
-AXES = ("width", "depth", "activation", "optimiser", "steps", "weight_decay")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,15 +42,15 @@ class Config(influence.Config):
     """Grid points along each side of the window, on which boundaries are looked at."""
     seeds: int = 3
     """Initialisations of each network: at least 3, from which the intervals come."""
-    axes: tuple[str, ...] = AXES
-    """What is varied, one at a time."""
-    widths: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    axes: str = "width,depth,activation,optimiser,steps,weight_decay"
+    """What is varied, one at a time; names separated by commas."""
+    widths: str = "4,8,16,32,64,128,256"
     """Values of the axis `width`."""
-    depths: tuple[int, ...] = (1, 2, 3, 4)
+    depths: str = "1,2,3,4"
     """Values of the axis `depth`: hidden layers."""
-    steps: tuple[int, ...] = (75, 150, 300, 600, 1200)
+    steps: str = "75,150,300,600,1200"
     """Values of the axis `steps`: passes over all points at once."""
-    weight_decays: tuple[float, ...] = (0.0, 0.1, 1.0)
+    weight_decays: str = "0,0.1,1"
     """Values of the axis `weight_decay`, decoupled by adam: multiplied by the learning rate."""
     sgd_learning_rate: float = 0.1
     """Of sgd with momentum, on the axis `optimiser`."""
@@ -62,26 +61,31 @@ class Config(influence.Config):
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
         require(self.seeds >= 3, "--seeds", self.seeds, "expected an integer of at least 3, or there are no intervals")
-        for axis in self.axes or ("",):
-            require(axis in AXES, "--axes", axis, f"there is {', '.join(AXES)}")
         for _, _, variant in self.variants():
             influence.Config.check(variant)
 
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records: axes and values one by one, so that a run can be extended by some."""
+        found = super().recorded()
+        return found | {name: found[name].split(",") for name in ("axes", "widths", "depths", "steps", "weight_decays")}
+
     def variants(self) -> list[tuple[str, str, "Config"]]:
         """Every network: the axis that it is on, its value there, its options. The base comes first, and again on each axis."""
-        train = self.train
+        train, kinds = self.train, {"widths": int, "depths": int, "steps": int, "weight_decays": float}
+        widths, depths, steps, decays = (_numbers(name, getattr(self, name), kind) for name, kind in kinds.items())
         sgd = dataclasses.replace(train, optimiser="sgd", learning_rate=self.sgd_learning_rate)
         values: dict[str, list[tuple[str, dict[str, Any]]]] = {
-            "width": [(str(width), {"width": width}) for width in self.widths],
-            "depth": [(str(depth), {"layers": depth}) for depth in self.depths],
+            "width": [(str(width), {"width": width}) for width in widths],
+            "depth": [(str(depth), {"layers": depth}) for depth in depths],
             "activation": [(name, {"activation": name}) for name in ("relu", "tanh", "gelu")],
             "optimiser": [("adam", {"train": dataclasses.replace(train, optimiser="adam")}), ("sgd", {"train": sgd})],
-            "steps": [(str(steps), {"train": dataclasses.replace(train, epochs=steps)}) for steps in self.steps],
-            "weight_decay": [
-                (f"{decay:g}", {"train": dataclasses.replace(train, weight_decay=decay)}) for decay in self.weight_decays
-            ],
+            "steps": [(str(count), {"train": dataclasses.replace(train, epochs=count)}) for count in steps],
+            "weight_decay": [(f"{decay:g}", {"train": dataclasses.replace(train, weight_decay=decay)}) for decay in decays],
         }
-        on_axes = [(axis, value, dataclasses.replace(self, **given)) for axis in self.axes for value, given in values[axis]]
+        axes = self.axes.split(",")
+        for axis in axes:
+            require(axis in values, "--axes", axis, f"there is {', '.join(values)}")
+        on_axes = [(axis, value, dataclasses.replace(self, **given)) for axis in axes for value, given in values[axis]]
         return [("base", "", self), *on_axes]
 
 
@@ -90,4 +94,13 @@ def smoke(config: Config) -> Config:
     small = influence.smoke(config)
     assert isinstance(small, Config)
     train = dataclasses.replace(FULL_BATCH, epochs=30)
-    return dataclasses.replace(small, train_size=16, train=train, axes=("width", "depth"), widths=(4, 8), depths=(1, 2))
+    return dataclasses.replace(small, train_size=16, train=train, axes="width,depth", widths="4,8", depths="1,2")
+
+
+def _numbers(name: str, text: str, kind: type) -> list[Any]:
+    """Numbers separated by commas."""
+    try:
+        return [kind(word) for word in text.split(",")]
+    except ValueError:
+        require(False, f"--{name.replace('_', '-')}", text, "expected numbers separated by commas")
+        raise

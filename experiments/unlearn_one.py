@@ -74,8 +74,7 @@ def run(config: Config, folder: Run) -> None:
                 folder.write_npz(f"methods/{name}.npz", found[name].arrays())
             else:
                 found[name] = report.Forgotten.of(kept[name] or {})
-            ratio = np.median(found[name].columns["boundary_ratio"])
-            update(1.0, f"{found[name].chosen}, {1e3 * found[name].seconds:.1f} ms a point, boundary ratio {ratio:.3g}")
+            update(1.0, f"{found[name].chosen}, {1e3 * found[name].seconds:.1f} ms a point")
     toy, layers = drawn(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
     study = report.Study(
         title=f"{config.train_size} points, {layers}, {own.run.steps} steps of {config.train.optimiser}",
@@ -88,7 +87,7 @@ def run(config: Config, folder: Run) -> None:
         original=surfaces(own.run, jax.tree.map(lambda leaf: leaf[None], own.exact.original), own.window)[0],
         exact=surfaces(own.run, at(own.exact.without, own.most[: config.shown]), own.window),
         found=found,
-        medians={name: medians(each.columns) for name, each in found.items()},
+        medians={name: medians(each.columns, own.exact.change.mean_displacement) for name, each in found.items()},
     )
     folder.write_csv("unlearn_one.csv", *report.table(study))
     folder.write_csv("search.csv", *report.searched(study))
@@ -166,7 +165,7 @@ def forgotten(config: Config, name: str, method: Unlearner, search: World, own: 
 
 
 def searched(config: Config, name: str, method: Unlearner, search: World) -> tuple[str, np.ndarray, np.ndarray]:
-    """The main hyperparameter of a method, every value that was tried, and the median boundary ratio of each.
+    """The main hyperparameter of a method, every value that was tried, and the boundary ratio of all points together of each.
 
     The first round spans what `configs.tuning` does and more, the second lies between the neighbours of the best. Nothing
     where there is nothing to tune.
@@ -182,7 +181,8 @@ def searched(config: Config, name: str, method: Unlearner, search: World) -> tup
         method.retune(**{key: np.repeat(values, len(search.exact.points))})
         models = method.apply(member_keys(config.seed + TUNING, name, method.members)).variables
         ratios = judged(config, search, name, models)["boundary_ratio"].reshape(config.trials, -1)
-        tried, scores = np.append(tried, values), np.append(scores, np.median(ratios, axis=1))
+        overall = np.average(ratios, axis=1, weights=search.exact.change.mean_displacement)
+        tried, scores = np.append(tried, values), np.append(scores, overall)
         best = int(np.argmin(scores[-config.trials :]))
         low, high = values[max(best - 1, 0)], values[min(best + 1, config.trials - 1)]
     return key, tried, scores
@@ -231,9 +231,11 @@ def flat(variables: Variables) -> np.ndarray:
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
-def medians(columns: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
-    """The median over points of each measure with its interval, and shares of the points."""
+def medians(columns: dict[str, np.ndarray], displacement: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """The median over points of each measure with its interval, shares of the points, and the ratio of all points together."""
     found = {name: bootstrap(values, 0, statistic=np.median) for name, values in columns.items()}
     found["nearer"] = bootstrap((columns["boundary_ratio"] < 1).astype(float), 0)
     found["right_way"] = bootstrap((columns["boundary_alignment"] > 0).astype(float), 0)
+    sums = np.stack([columns["boundary_ratio"] * displacement, displacement], axis=1).astype(np.float64)
+    found["together"] = bootstrap(sums, 0, statistic=lambda some, axis: some.sum(axis)[..., 0] / some.sum(axis)[..., 1])
     return found

@@ -11,7 +11,7 @@ from experiments import capacity_boundary
 from unlearn_jax import runs
 from unlearn_jax.types import UsageError
 
-TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes=("depth",), depths=(1, 2), layers=2)
+TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes="depth", depths="1,2")
 
 
 def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -52,9 +52,9 @@ def test_ranks_are_compared_between_different_seeds_only():
     ("changed", "option"),
     [
         ({"seeds": 2}, "--seeds"),
-        ({"axes": ("width", "size")}, "--axes"),
-        ({"axes": ()}, "--axes"),
-        ({"depths": (0,)}, "--layers"),
+        ({"axes": "width,size"}, "--axes"),
+        ({"widths": "4,x"}, "--widths"),
+        ({"depths": "0"}, "--layers"),
     ],
 )
 def test_a_mistake_names_its_option(changed, option):

@@ -167,7 +167,7 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 
 def bootstrap(
-    values: Float[np.ndarray, " members"], seed: int, resamples: int = 1_000, statistic: Callable[..., Any] = np.mean
+    values: Float[np.ndarray, "members *rest"], seed: int, resamples: int = 1_000, statistic: Callable[..., Any] = np.mean
 ) -> tuple[float, float, float]:
     """A statistic of members (one that takes an `axis`), by default the mean, and its 95% percentile interval."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))

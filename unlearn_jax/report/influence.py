@@ -275,9 +275,11 @@ def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, 
 
 
 def times_to_be_seen(furthest: float, window: tuple[float, float, float, float]) -> float:
-    """The power of ten that a change has to be drawn larger by, for a boundary that moves by `furthest` to be seen moving."""
+    """How many times larger (1, 2, 5, 10, ...) a change has to be drawn for a boundary that moves by `furthest` to be seen."""
     left, right, bottom, top = window
-    return float(10.0 ** max(np.floor(np.log10(VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12))), 0.0))
+    wanted = VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12)
+    steps = np.outer(10.0 ** np.arange(14), (1, 2, 5)).ravel()
+    return float(steps[max(np.searchsorted(steps, wanted, side="right") - 1, 0)])
 
 
 def _interval(found: Any, column: int) -> str:

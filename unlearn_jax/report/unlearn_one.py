@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.report.drawing import ACCESS, COLOURS, ELSE, REFERENCE, WIDTH, blank
+from unlearn_jax.report.drawing import ACCESS, BAND, COLOURS, ELSE, REFERENCE, WIDTH, blank
 from unlearn_jax.report.influence import DOTS, MARKERS, draw_boundary, draw_plane, markdown, times_to_be_seen
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Forgotten(NamedTuple):
         access: what it may see; empty for what is no method.
         hyperparameter: the one that was searched; empty where there was none.
         tried: its values.
-        scores: the median boundary ratio of each, on the points of the search.
+        scores: of each the boundary ratio of all points of the search together.
         seconds: of one point.
         columns: by measure, a value for each point: columns of unlearn_one.csv.
         surfaces: its margins of each class without the points shown, on the grid.
@@ -88,7 +88,8 @@ class Study(NamedTuple):
         original: the original's margins of each class on the grid.
         exact: those of the models without the points shown.
         found: by name, the methods, and the exact answers with their sums in another order.
-        medians: by name, the median over points of each measure and the shares `nearer` and `right_way`, with intervals.
+        medians: by name, the median over points of each measure, the shares `nearer` and `right_way`, and the boundary ratio of
+            all points `together` (their distances added up), with intervals.
     """
 
     title: str
@@ -106,7 +107,7 @@ class Study(NamedTuple):
     @property
     def order(self) -> list[str]:
         """All, the nearest to the exact answers first."""
-        return sorted(self.found, key=lambda name: self.medians[name]["boundary_ratio"][0])
+        return sorted(self.found, key=lambda name: self.medians[name]["together"][0])
 
     @property
     def nearest(self) -> list[str]:
@@ -145,22 +146,36 @@ def searched(study: Study) -> tuple[list[str], list[list[Any]]]:
 
 def summary(study: Study) -> str:
     """What summary.md says."""
-    headings = ["", "access", "set to", "boundary ratio", "nearer than nothing", "boundary alignment", "the right way"]
+    headings = [
+        "",
+        "access",
+        "set to",
+        "all points together",
+        "boundary ratio",
+        "nearer than nothing",
+        "boundary alignment",
+        "the right way",
+    ]
     headings += ["alignment, another point", "margin ratio", "margin alignment", "parameter alignment"]
     last = ("another_alignment", "margin_ratio", "margin_alignment", "parameter_alignment")
     lines = []
     for name in study.order:
         own, found = study.found[name], study.medians[name]
-        numbers = [_interval(found, "boundary_ratio"), f"{found['nearer'][0]:.0%}", _interval(found, "boundary_alignment")]
+        numbers = [
+            *(_interval(found, measure) for measure in ("together", "boundary_ratio")),
+            f"{found['nearer'][0]:.0%}",
+            _interval(found, "boundary_alignment"),
+        ]
         numbers += [f"{found['right_way'][0]:.0%}", *(_interval(found, measure) for measure in last)]
         lines.append([name, own.access, own.chosen, *numbers])
     quantiles = ", ".join(f"{value:.2g}" for value in np.quantile(study.displacement, (0, 0.5, 1)))
     text = [
         f"# Forgetting one point: {study.title}",
         f"Medians over {len(study.points)} points (95% interval, bootstrap over points). Ratio: the distance to the model "
-        "without the point, relative to the original's (0: exact, 1: as far as doing nothing). Alignment: the cosine of the "
-        "change with the exact one (1: the right way, 0: no relation). *nearer*, *the right way*: shares of the points. *Another "
-        "point*: the same change beside the exact answer to another point, drawn at random.",
+        "without the point, relative to the original's (0: exact, 1: as far as doing nothing); *together*: the ratio of the sums "
+        "of all distances. Alignment: the cosine of the change with the exact one (1: the right way, 0: no relation). *nearer*, "
+        "*the right way*: shares of the points. *Another point*: the same change beside the exact answer to another point, drawn "
+        "at random.",
         f"Without a point the boundary moves by {quantiles} (least, median, most). A star: the searched value is at an end of "
         "what was tried.",
         markdown(headings, lines),
@@ -169,24 +184,26 @@ def summary(study: Study) -> str:
 
 
 def standing(study: Study) -> "matplotlib.figure.Figure":
-    """Draws the median ratio and the median alignment of every method, with their intervals, by access."""
+    """Draws the ratio of all points together, median ratio and alignment of every method, with their intervals, by access."""
     from matplotlib.lines import Line2D
 
     names = study.order[::-1]
-    figure = blank(WIDTH, 1.6 + 0.2 * len(names))
+    figure = blank(WIDTH, 1.6 + 0.21 * len(names))
     ratio, alignment = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(names))
     for axes, measure in ((ratio, "ratio"), (alignment, "alignment")):
         for place, name in zip(places, names, strict=True):
             marker, colour = REFERENCE if name in ENDS else ACCESS.get(study.found[name].access, ELSE)
-            for space, shift, face in (("boundary", 0.15, colour), ("margin", -0.15, "white")):
-                value, low, high = study.medians[name][f"{space}_{measure}"]
+            shown = [(f"boundary_{measure}", 0.2, colour), (f"margin_{measure}", -0.2, "white")]
+            for column, shift, face in [*shown, *([("together", 0.0, BAND)] if measure == "ratio" else [])]:
+                value, low, high = study.medians[name][column]
                 axes.plot([low, high], [place + shift] * 2, "-", color=colour, linewidth=1.0)
                 axes.plot(value, place + shift, marker, color=colour, markerfacecolor=face, markersize=5)
         axes.set_yticks(places, names, fontsize=7)
         axes.set_ylim(-0.8, len(names) - 0.2)
         axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
         axes.axvline(1.0 if measure == "ratio" else 0.0, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
+        axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     ratio.set_xscale("log")
     ratio.set_xlabel("distance to the exact answer,\nrelative to doing nothing (dashed)")
@@ -197,9 +214,9 @@ def standing(study: Study) -> "matplotlib.figure.Figure":
     handles = [Line2D([], [], marker=look[0], color=look[1], linestyle="none", label=name) for name, look in looks.items()]
     handles += [
         Line2D([], [], marker="o", color="#444444", markerfacecolor=face, linestyle="none", label=label)
-        for label, face in (("boundary", "#444444"), ("margins on a grid", "white"))
+        for label, face in (("boundary", "#444444"), ("of all points together", BAND), ("margins on a grid", "white"))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(f"{study.title}\neach point forgotten alone: medians over the points, 95% intervals", fontsize=9)
     return figure
 
