@@ -33,6 +33,7 @@ from unlearn_jax.types import Examples, Problem, Recipe, Variables
 TUNING, HELD_OUT = 1, 0x7E57  # added to the seed: the points of the search, and those that methods may see as held out
 
 ROUNDS, WIDER = 2, 10  # of the search; times that its space reaches beyond that for networks on images, at either end
+NEAREST = 1e-3  # no ratio counts for less in the search
 
 
 class World(NamedTuple):
@@ -165,9 +166,9 @@ def forgotten(config: Config, name: str, method: Unlearner, search: World, own: 
 
 
 def searched(config: Config, name: str, method: Unlearner, search: World) -> tuple[str, np.ndarray, np.ndarray]:
-    """The main hyperparameter of a method, every value that was tried, and the boundary ratio of all points together of each.
+    """The main hyperparameter of a method, every value that was tried, and the geometric mean of the boundary ratios of each.
 
-    The first round spans what `configs.tuning` does and more, the second lies between the neighbours of the best. Nothing
+    A mean of ratios, or their sums, would go by one or two points, a median would not see a few that are ruined. The first round spans what `configs.tuning` does and more, the second lies between the neighbours of the best. Nothing
     where there is nothing to tune.
     """
     tried, scores = np.zeros((2, 0))
@@ -181,8 +182,7 @@ def searched(config: Config, name: str, method: Unlearner, search: World) -> tup
         method.retune(**{key: np.repeat(values, len(search.exact.points))})
         models = method.apply(member_keys(config.seed + TUNING, name, method.members)).variables
         ratios = judged(config, search, name, models)["boundary_ratio"].reshape(config.trials, -1)
-        overall = np.average(ratios, axis=1, weights=search.exact.change.mean_displacement)
-        tried, scores = np.append(tried, values), np.append(scores, overall)
+        tried, scores = np.append(tried, values), np.append(scores, np.exp(np.log(np.maximum(ratios, NEAREST)).mean(axis=1)))
         best = int(np.argmin(scores[-config.trials :]))
         low, high = values[max(best - 1, 0)], values[min(best + 1, config.trials - 1)]
     return key, tried, scores

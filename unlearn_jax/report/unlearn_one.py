@@ -37,7 +37,7 @@ class Forgotten(NamedTuple):
         access: what it may see; empty for what is no method.
         hyperparameter: the one that was searched; empty where there was none.
         tried: its values.
-        scores: of each the boundary ratio of all points of the search together.
+        scores: of each the geometric mean of the boundary ratios of the points of the search.
         seconds: of one point.
         columns: by measure, a value for each point: columns of unlearn_one.csv.
         surfaces: its margins of each class without the points shown, on the grid.
