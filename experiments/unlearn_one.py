@@ -168,8 +168,9 @@ def forgotten(config: Config, name: str, method: Unlearner, search: World, own: 
 def searched(config: Config, name: str, method: Unlearner, search: World) -> tuple[str, np.ndarray, np.ndarray]:
     """The main hyperparameter of a method, every value that was tried, and the geometric mean of the boundary ratios of each.
 
-    A mean of ratios, or their sums, would go by one or two points, a median would not see a few that are ruined. The first round spans what `configs.tuning` does and more, the second lies between the neighbours of the best. Nothing
-    where there is nothing to tune.
+    A mean of ratios, or the ratio of sums, would go by one or two points; a median would not see a few that are ruined. The first
+    round spans what `configs.tuning` does and more, the second lies between the neighbours of the best. Nothing where there is
+    nothing to tune.
     """
     tried, scores = np.zeros((2, 0))
     if name not in SPACE:
