@@ -233,7 +233,7 @@ def test_the_registered_method_is_what_unlearning_from_the_checkpoints_gives():
 @pytest.mark.parametrize(
     ("method", "values", "option"),
     [
-        ("sisa", {"shards": 12, "slices": 3}, "--hyper sisa.shards"),
+        ("sisa", {"shards": 40, "slices": 3}, "--hyper sisa.shards"),
         ("unsir", {"noise_share": 1.0}, "--hyper unsir.noise_share"),
         ("unsir", {"retain_share": 0.0}, "--hyper METHOD.retain_share"),
     ],

@@ -162,9 +162,8 @@ def sisa(*, shards: int = 5, slices: int = 3) -> Method:
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
-        if shards * slices > problem.kept_count:
-            accepted = f"shards x slices of at most {problem.kept_count}, the examples there are"
-            raise UsageError("--hyper sisa.shards", shards, accepted)
+        if shards > problem.kept_count:
+            raise UsageError("--hyper sisa.shards", shards, f"at most {problem.kept_count}, the examples there are")
         divide_key, train_key = jax.random.split(key)
         own = Sisa(shards=shards, slices=slices)
         return last_stages(own.train(train_key, problem, own.divide(divide_key, problem)))
