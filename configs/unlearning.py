@@ -43,6 +43,8 @@ class Forget:
         require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
         of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
         require(of_class or self.label == Forget.label, "--forget.label", self.label, "is used with class and class_part only")
+        sized = self.kind not in ("class", "mislabelled", "file") or self.size == Forget.size
+        require(sized, "--forget.size", self.size, f"--forget.kind {self.kind} has a size of its own")
         accepted = "is used with memorised, unmemorised and exposed only"
         require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
         enough = self.models >= 4 and self.models % 2 == 0
@@ -86,13 +88,57 @@ class Auto:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Common):
-    """The options of the experiment `unlearning`."""
+class Methods(Common):
+    """Which methods, and with which hyperparameters."""
 
     methods: str = "main"
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
     hyper: tuple[str, ...] = ()
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        self.hyperparameters()
+        self.method_names()
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records: the methods one by one, so that a run can be extended by some."""
+        return {**super().recorded(), "methods": self.method_names()}
+
+    def method_names(self) -> list[str]:
+        """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
+        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+
+        fitting = [name for name, entry in METHODS.items() if entry.models == "any" or self.model != "mlp"]
+        groups = {"all": fitting, "main": _words(MAIN)}
+        words = [name for word in _words(self.methods) for name in groups.get(word, [word])]
+        names = list(dict.fromkeys(words))
+        for name in names or [""]:
+            require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; main or all")
+            require(name in fitting, "--methods", name, f"needs convolutions, which --model {self.model} has not")
+        return names
+
+    def forgotten_class(self) -> int | None:
+        """The class that is to be forgotten, whole or in part, if one is."""
+        return None
+
+    def hyperparameters(self) -> dict[str, dict[str, Any]]:
+        """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; what is given last counts."""
+        parsed: dict[str, dict[str, Any]] = {}
+        for setting in (word for given in self.hyper for word in _words(given)):
+            name, equals, value = setting.partition("=")
+            method, dot, parameter = name.partition(".")
+            complete = bool(method and dot and parameter.isidentifier() and equals and value)
+            require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
+            parsed.setdefault(method, {})[parameter] = _literal(value)
+        return parsed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Methods):
+    """The options of the experiment `unlearning`."""
+
     members: int | Literal["auto"] = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
     auto: Auto = Auto()
@@ -117,36 +163,10 @@ class Config(Common):
         require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
         self.forget.check()
         self.evaluation.check()
-        self.hyperparameters()
-        self.method_names()
 
-    def recorded(self) -> dict[str, Any]:
-        """What config.json records: the methods one by one, so that a run can be extended by some."""
-        return {**super().recorded(), "methods": self.method_names()}
-
-    def method_names(self) -> list[str]:
-        """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
-        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
-
-        fitting = [name for name, entry in METHODS.items() if entry.models == "any" or self.model != "mlp"]
-        groups = {"all": fitting, "main": _words(MAIN)}
-        words = [name for word in _words(self.methods) for name in groups.get(word, [word])]
-        names = list(dict.fromkeys(words))
-        for name in names or [""]:
-            require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; main or all")
-            require(name in fitting, "--methods", name, f"needs convolutions, which --model {self.model} has not")
-        return names
-
-    def hyperparameters(self) -> dict[str, dict[str, Any]]:
-        """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; what is given last counts."""
-        parsed: dict[str, dict[str, Any]] = {}
-        for setting in (word for given in self.hyper for word in _words(given)):
-            name, equals, value = setting.partition("=")
-            method, dot, parameter = name.partition(".")
-            complete = bool(method and dot and parameter.isidentifier() and equals and value)
-            require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
-            parsed.setdefault(method, {})[parameter] = _literal(value)
-        return parsed
+    def forgotten_class(self) -> int | None:
+        """The class that is to be forgotten, whole or in part, if one is."""
+        return self.forget.label if self.forget.kind in ("class", "class_part") else None
 
 
 def smoke(config: Config) -> Config:

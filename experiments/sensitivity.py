@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.common import require
 from configs.sensitivity import Config
 from configs.tuning import LOG, SPACE
 from experiments.setting import prepare, settings
@@ -25,9 +26,10 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
+    names = [name for name in config.method_names() if name in SPACE]
+    require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(SPACE)}")
     setting = prepare(config)
     judge = Judge(config, setting)
-    names = [name for name in config.method_names() if name in SPACE]
     chosen, fine = settings(config, names), config.fine_names()
     surfaces: list[Surface] = []
     for name in names:

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.common import Common, require
 from configs.tuned import tuned
-from configs.unlearning import Config
+from configs.unlearning import Config, Methods
 from unlearn_jax.data import Dataset, augmentation, choose, load
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
@@ -136,8 +136,10 @@ def forget_name(config: Config, setting: Setting, index: int) -> str:
     return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
 
 
-def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
+def settings(config: Methods, names: list[str]) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
+
+    A method that can forget a class only forgets the one that is asked for.
 
     Raises:
         UsageError: a hyperparameter that no method has, or a value that it cannot take.
@@ -149,12 +151,15 @@ def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
         having = [name for name in METHODS if key in METHODS[name].defaults]
-        hyperparameters(having[0] if having else "*", {key: value})
+        require(bool(having), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
+        hyperparameters(having[0], {key: value})
     found = tuned(config.dataset)
+    label = config.forgotten_class()
     return {
         name: hyperparameters(
             name,
             {
+                **({"label": label} if label is not None and "label" in METHODS[name].defaults else {}),
                 **found.get(name, {}),
                 **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
                 **given.get(name, {}),

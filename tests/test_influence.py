@@ -55,8 +55,9 @@ def exact(runs):
 # θ(w)
 
 
-def test_the_gradient_by_hand_is_the_automatic_one():
-    model = build("mlp", classes=3, width=5)
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_the_gradient_by_hand_is_the_automatic_one(layers):
+    model = build("mlp", classes=3, width=5, layers=layers)
     gradient = jax.jit(weighted_gradient, static_argnums=0)
     images = jax.random.normal(jax.random.key(0), (7, 3, 2))  # six inputs: more than a sum of outer products takes
     labels, weights = jnp.array([0, 1, 2, 0, 1, 2, 0]), jnp.array([1.0, 0.5, 0, 2, 1, 1, 3])
@@ -65,6 +66,16 @@ def test_the_gradient_by_hand_is_the_automatic_one():
         hand, _ = gradient(model, variables, Examples(inputs, labels), weights)
         automatic, _ = gradient(model._replace(gradient=None), variables, Examples(inputs, labels), weights)
         close(hand, automatic, rtol=1e-5, atol=1e-7)
+
+
+def test_another_activation_is_differentiated_automatically_and_is_what_it_says():
+    model = build("mlp", classes=2, width=3, layers=1, activation="tanh")
+    assert model.gradient is None
+    variables = model.init(jax.random.key(0), EXAMPLES.images)
+    hidden, head = variables.params["hidden1"], variables.params["head"]
+    expected = np.tanh(EXAMPLES.images @ hidden["kernel"] + hidden["bias"]) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(model.apply(variables, EXAMPLES.images, train=False)[0], expected, rtol=1e-5, atol=1e-6)
+    assert build("mlp", classes=2, width=3, layers=1, activation="gelu") is not model
 
 
 def by_hand(run, left_out, epochs_rows, learning_rate=0.1, momentum=0.9, decay=1e-3):
@@ -281,6 +292,7 @@ def test_several_classes_have_a_boundary_each():
         ({"discs": Discs(classes=1)}, "--discs.classes"),
         ({"discs": Discs(radius=0.0)}, "--discs.radius"),
         ({"discs": Discs(separation=float("nan"))}, "--discs.separation"),
+        ({"layers": 0}, "--layers"),
         ({"reorderings": 1}, "--reorderings"),
         ({"resolution": 7}, "--resolution"),
         ({"shown": 0}, "--shown"),

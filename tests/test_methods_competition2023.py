@@ -453,7 +453,7 @@ def test_rni_draws_so_many_arrays_in_an_epoch_and_noise_falls_on_a_share_of_them
 def test_rni_trains_and_shakes_what_was_drawn_and_nothing_else():
     """The rest stays bit-identical, weight decay and all; the head is renewed before."""
     on, variables = problem(normalised()), start(normalised())
-    given = {"epochs": 2, "full_epochs": 0, "tensors": 1, "noise_share": 1.0, "batch_size": ALL, "weight_decay": 0.1}
+    given = {"epochs": 2, "full_share": 0.0, "tensors": 1, "noise_share": 1.0, "batch_size": ALL, "weight_decay": 0.1}
 
     def after(noise, rate):
         return named(unlearn("rni", on, variables, noise=noise, learning_rate=rate, last_learning_rate=rate, **given).params)
@@ -471,7 +471,7 @@ def test_rni_trains_and_shakes_what_was_drawn_and_nothing_else():
 
 def test_rni_trains_everything_in_its_last_epochs():
     on, variables = problem(linear()), start(linear())
-    given = {"epochs": 1, "full_epochs": 1, "tensors": 1, "batch_size": ALL}
+    given = {"epochs": 1, "full_share": 1.0, "tensors": 1, "batch_size": ALL}
     still, moved = (unlearn("rni", on, variables, last_learning_rate=rate, **given).params for rate in (0.0, 0.1))
     assert all((a != b).any() for a, b in zip(jax.tree.leaves(still), jax.tree.leaves(moved), strict=True))
 

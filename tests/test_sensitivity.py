@@ -1,14 +1,21 @@
 """The surfaces of forgetting against utility: which settings are tried, and what is said of them."""
 
 import csv
+import dataclasses
+import json
 
+import jax
 import numpy as np
 import pytest
 from in_process import run_in_process
 
+from configs import tuning
 from configs.tuning import SPACE
 from experiments.sensitivity import grid
+from experiments.setting import forget_mask, prepare
+from experiments.tuning import Judge
 from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
+from unlearn_jax.training.pools import member_keys
 
 NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
 
@@ -78,3 +85,20 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     again = run_in_process(*f"{command},finetune".split())
     assert again.returncode == 0 and "finetune: 4 settings" in again.stderr and "fisher: " not in again.stderr
     assert (tmp_path / "out/sensitivity.csv").read_bytes().startswith(before)
+
+
+def test_settings_are_judged_on_nothing_that_the_evaluation_uses(tmp_path):
+    """Another forget set, and keys of which the evaluation has none: a setting chosen on its own oracles would be no finding."""
+    config = dataclasses.replace(tuning.smoke(tuning.Config()), cache=tmp_path)
+    setting = prepare(config)
+    judge = Judge(config, setting)
+    evaluated = forget_mask(config, setting, 0)
+    assert (np.asarray(judge.problem.forget) != evaluated).any()
+    roles = "original", "oracle", "retrain"
+    own, other = (
+        {tuple(row) for role in roles for row in np.asarray(jax.random.key_data(member_keys(seed, role, 8))).tolist()}
+        for seed in (judge.seed, config.seed)
+    )
+    assert not own & other
+    pools = [json.loads(path.read_text()) for path in tmp_path.rglob("identity.json")]
+    assert {pool["role"] for pool in pools} == set(roles) and {pool["seed"] for pool in pools} == {judge.seed}

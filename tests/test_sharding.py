@@ -13,7 +13,7 @@ from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.sharding import Sisa, last_stages
 from unlearn_jax.models import mean_of
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Recipe
+from unlearn_jax.types import Recipe, UsageError
 
 SISA = Sisa(shards=3, slices=4)
 DIVIDE, STAGES = jax.jit(SISA.divide), jax.jit(SISA.stages)
@@ -228,3 +228,17 @@ def test_the_registered_method_is_what_unlearning_from_the_checkpoints_gives():
     assert not same(last_stages(before), expected)
     assert METHODS["sisa"].outcome(on.model) is mean_of(on.model)
     assert METHODS["retrain"].outcome(on.model) is on.model
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "option"),
+    [
+        ("sisa", {"shards": 12, "slices": 3}, "--hyper sisa.shards"),
+        ("unsir", {"noise_share": 1.0}, "--hyper unsir.noise_share"),
+        ("unsir", {"retain_share": 0.0}, "--hyper METHOD.retain_share"),
+    ],
+)
+def test_a_share_of_nothing_is_refused(method, values, option):
+    with pytest.raises(UsageError) as raised:
+        unlearn(method, whole().replace(forget_count=1), start(mlp()), **values)
+    assert raised.value.option == option

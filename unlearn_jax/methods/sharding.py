@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 from unlearn_jax.methods.registry import register
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Key, Method, Problem, Variables
+from unlearn_jax.types import Key, Method, Problem, UsageError, Variables
 
 
 class Division(NamedTuple):
@@ -162,6 +162,9 @@ def sisa(*, shards: int = 5, slices: int = 3) -> Method:
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        if shards * slices > problem.kept_count:
+            accepted = f"shards x slices of at most {problem.kept_count}, the examples there are"
+            raise UsageError("--hyper sisa.shards", shards, accepted)
         divide_key, train_key = jax.random.split(key)
         own = Sisa(shards=shards, slices=slices)
         return last_stages(own.train(train_key, problem, own.divide(divide_key, problem)))

@@ -19,7 +19,16 @@ MODELS = {
 
 
 @functools.cache
-def build(name: str, *, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "patches") -> Model:
+def build(
+    name: str,
+    *,
+    classes: int,
+    width: int = 16,
+    normalisation: str = "batch",
+    convolution: str = "patches",
+    layers: int = 2,
+    activation: str = "relu",
+) -> Model:
     """The model called `name`. Equal arguments give the same object, so nothing compiled for it is compiled again.
 
     Args:
@@ -28,6 +37,8 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
         width: channels of the first stage, or hidden units of the MLP.
         normalisation: `batch` or `group`.
         convolution: `patches` or `xla`, see `convolution.convolve`.
+        layers: hidden layers of the MLP.
+        activation: of the MLP, see `mlp.ACTIVATIONS`.
 
     Raises:
         UsageError: no such model.
@@ -36,7 +47,8 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
 
     depth = re.fullmatch(r"resnet(\d+)", name)
     if name == "mlp":
-        return as_model(mlp.MLP(classes, width), mlp.block_names(2), mlp.gradient)
+        gradient = mlp.gradient if activation == "relu" else None
+        return as_model(mlp.MLP(classes, width, layers, activation), mlp.block_names(layers), gradient)
     if depth and (int(depth[1]) == 18 or (int(depth[1]) >= 8 and int(depth[1]) % 6 == 2)):
         stages = (2,) * 4 if int(depth[1]) == 18 else ((int(depth[1]) - 2) // 6,) * 3
         return as_model(resnet.ResNet(classes, stages, width, normalisation, convolution), resnet.block_names(stages))
