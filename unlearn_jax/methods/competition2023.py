@@ -206,7 +206,8 @@ def prmq(
 
     The `share` of all weights (those of normalisations apart) with the smallest |θ| is initialised anew. Then R descends CE,
     weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
-    precision. Deviations: this library's initialiser; 3 epochs for 3.2.
+    precision. Deviations: this library's initialiser; 3 epochs for 3.2; the class weights have mean 1 over R (the entrants': over
+    each batch).
 
     Args:
         share: of the weights that are renewed, over the whole network.
