@@ -1,6 +1,7 @@
 """What a person types, and what comes back: above all one line for each mistake."""
 
 import dataclasses
+import json
 import os
 import resource
 import subprocess
@@ -224,3 +225,11 @@ def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
 
     monkeypatch.setattr(benchmark, "run", refuse)
     assert complaint() == "--out x: is a file"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/tuned").glob("*.json")), ids=lambda file: file.stem)
+def test_what_tuning_found_is_what_the_methods_take(file):
+    from unlearn_jax.methods import hyperparameters
+
+    for name, values in json.loads(file.read_text())["hyperparameters"].items():
+        assert hyperparameters(name, values).items() >= values.items()
