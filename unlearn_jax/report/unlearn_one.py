@@ -25,6 +25,7 @@ MEASURES = (
 )
 PANELS = 6  # methods whose points are shown one by one
 LINES = 3  # methods whose boundaries are drawn
+LINE_WIDTHS = (1.1, 3.6, 2.6, 1.7, 0.9)  # of the original, the exact answer and the methods: one on another shows both
 
 Interval = tuple[float, float, float]  # a value and the ends of its interval
 
@@ -267,8 +268,7 @@ def boundaries(study: Study) -> "matplotlib.figure.Figure":
             own = study.labels == label
             axes.scatter(*study.points[own].T, color=DOTS[label % 6], marker=MARKERS[label % 8], s=5, alpha=0.6)
         surfaces = [study.original, study.exact[place], *(study.found[name].surfaces[place] for name in names)]
-        for surface, (name, colour) in zip(surfaces, looks.items(), strict=True):
-            width = 2.2 if name == "exactly without" else 1.1
+        for surface, colour, width in zip(surfaces, looks.values(), LINE_WIDTHS, strict=False):
             draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width)
         axes.scatter(*study.points[point][:, None], s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4)
         axes.set_title(f"without the circled point: {study.displacement[point]:.2g} on average", fontsize=8)
