@@ -30,7 +30,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "separated": {"discs.separation": 10.0, "label_noise": 0.0, "train.weight_decay": 0.0},
 }
 """What each word of `--settings` changes."""
-DEFAULT = "base,adam,narrow,adam+narrow,float64,adam+float64,separated,adam+separated,fast"
+DEFAULT = "base,adam,narrow,adam+narrow,fast,separated,adam+separated,adam+float64,float64"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
