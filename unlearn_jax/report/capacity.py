@@ -151,7 +151,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 0.8 + 1.45 * len(TRENDS))
     panels = figure.subplots(len(TRENDS), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=True):
-        for axes, (axis, variants) in zip(row, axes_of.items(), strict=True):
+        for axes, variants in zip(row, axes_of.values(), strict=True):
             places = np.arange(len(variants))
             for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
                 values, low, high = np.array([variant.intervals[measure] for variant in variants]).T
