@@ -151,7 +151,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 0.8 + 1.45 * len(TRENDS))
     panels = figure.subplots(len(TRENDS), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=True):
-        for axes, (axis, variants) in zip(row, axes_of.items(), strict=True):
+        for axes, variants in zip(row, axes_of.values(), strict=True):
             places = np.arange(len(variants))
             for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
                 values, low, high = np.array([variant.intervals[measure] for variant in variants]).T
@@ -164,8 +164,6 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
             axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
             if measures[0] in LOGARITHMIC:
                 axes.set_yscale("log")
-            if row is panels[0]:
-                axes.set_title(axis.replace("_", " "), fontsize=8)
         values = np.array([each.intervals[measure][0] for each in study.variants for measure in measures])
         if measures[0] in LOGARITHMIC:
             row[0].set_ylim(values[values > 0].min() / 2, values.max() * 2)  # an interval of three seeds may reach below 0
@@ -174,23 +172,30 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
             row[0].set_ylim(values.min() - margin, values.max() + margin)
         row[0].set_ylabel(label, fontsize=8)
         if len(measures) > 1:
-            row[0].legend(frameon=False, fontsize=6)
+            row[0].legend(fontsize=6, framealpha=0.8, edgecolor="none", borderpad=0.1)
+    for axes, axis in zip(panels[0], axes_of, strict=True):
+        axes.set_title(axis.replace("_", " "), fontsize=8)
     figure.suptitle(f"{study.title}\n95% intervals over seeds, cut at the panels' edges", fontsize=9)
     return figure
 
 
 def between_networks(study: Study) -> "matplotlib.figure.Figure":
     """Draws the rank correlation of the displacements of any two networks, from different seeds."""
-    names = [each.name for each in study.variants]
+    base, *others = study.variants
+    rows = [0, *(1 + number for number, each in enumerate(others) if each.intervals != base.intervals)]
+    names, agreement = [study.variants[row].name for row in rows], study.agreement[np.ix_(rows, rows)]
     figure = blank(WIDTH, WIDTH * 0.85)
     axes = figure.add_subplot()
-    image = axes.imshow(study.agreement, cmap="RdBu", vmin=-1, vmax=1)
+    image = axes.imshow(agreement, cmap="RdBu", vmin=-1, vmax=1)
     places = range(len(names))
     axes.set_xticks(places, names, rotation=90, fontsize=7)
     axes.set_yticks(places, names, fontsize=7)
     for row in places:
         for column in places:
-            axes.text(column, row, f"{100 * study.agreement[row, column]:.0f}", ha="center", va="center", fontsize=5)
+            value = agreement[row, column]
+            axes.text(
+                column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > 0.6 else "black"
+            )
     figure.colorbar(image, ax=axes, shrink=0.8, label="rank correlation of the displacements, two different seeds")
     axes.set_title(
         f"{study.title}\nwhose rankings of the points agree, in hundredths; diagonal: a network with itself", fontsize=9
