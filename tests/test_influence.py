@@ -74,8 +74,8 @@ def test_another_activation_is_differentiated_automatically_and_is_what_it_says(
     model = build("mlp", classes=2, width=3, layers=1, activation="tanh")
     assert model.gradient is None
     variables = model.init(jax.random.key(0), EXAMPLES.images)
-    hidden, head = variables.params["hidden1"], variables.params["head"]
-    expected = np.tanh(EXAMPLES.images @ hidden["kernel"] + hidden["bias"]) @ head["kernel"] + head["bias"]
+    hidden, head = (jax.tree.map(np.asarray, variables.params[name]) for name in ("hidden1", "head"))
+    expected = np.tanh(TOY.train.images @ hidden["kernel"] + hidden["bias"]) @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(model.apply(variables, EXAMPLES.images, train=False)[0], expected, rtol=1e-5, atol=1e-6)
     assert build("mlp", classes=2, width=3, layers=1, activation="gelu") is not model
 
