@@ -260,6 +260,17 @@ def test_points_of_a_circle_are_spread_evenly_along_it():
         influence.contour(model, Variables({"radius": jnp.float32(9.0)}, {}), Window(-2.0, 2.0, -2.0, 2.0, 8))
 
 
+def test_a_boundary_beside_a_flat_part_is_found_and_has_a_normal():
+    def apply(variables, images, train):  # flat at -0.2 to the left of -0.01, steep to the right of it
+        return jnp.stack([jnp.zeros(len(images)), jnp.maximum(20 * images[:, 0], -0.2)], axis=1), {}
+
+    model = Model(lambda key, images: None, apply, ())
+    line = influence.contour(model, Variables({}, {}), Window(-1.03, 1.0, -1.0, 1.0, 12), points=20)
+    np.testing.assert_allclose(line.points[:, 0], 0.0, atol=1e-5)
+    np.testing.assert_allclose(line.normals, np.tile([1.0, 0.0], (20, 1)), atol=1e-5)
+    np.testing.assert_allclose(displacement(model, Variables({}, {}), line, 2.0), 0.0, atol=1e-5)
+
+
 def test_of_two_zeros_the_nearer_one_counts():
     def apply(variables, images, train):
         return jnp.stack([jnp.zeros(len(images)), (images[:, 0] + 0.3) * (images[:, 0] - 0.9)], axis=1), {}
