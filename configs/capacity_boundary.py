@@ -2,7 +2,7 @@
 
 128 points of two discs that overlap, 5% of the labels wrong; a base network, of which one thing at a time is made smaller or
 larger: width, depth, activation, optimiser, steps, weight decay. For each, the exact influence of every point, from three seeds.
-About five minutes on two cores; a run that was stopped goes on where it was.
+Some eight minutes on two cores that others use too; a run that was stopped goes on where it was.
 
     python benchmark.py --exp capacity_boundary
 

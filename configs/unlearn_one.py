@@ -2,7 +2,7 @@
 
 128 points of two discs that overlap, 5% of the labels wrong, an MLP of 16-16 trained until it hardly moves: the model trained
 without a point, everything else the same, is then the exact answer for that point. Each method's hyperparameter is searched on
-other points. About five minutes on two cores.
+other points. Four to six minutes on two cores that others use too; a run that was stopped goes on where it was.
 
     python benchmark.py --exp unlearn_one
 

@@ -72,8 +72,8 @@ def test_another_activation_is_differentiated_automatically_and_is_what_it_says(
     model = build("mlp", classes=2, width=3, layers=1, activation="tanh")
     assert model.gradient is None
     variables = model.init(jax.random.key(0), EXAMPLES.images)
-    hidden, head = variables.params["hidden1"], variables.params["head"]
-    expected = np.tanh(EXAMPLES.images @ hidden["kernel"] + hidden["bias"]) @ head["kernel"] + head["bias"]
+    hidden, head = (jax.tree.map(np.asarray, variables.params[name]) for name in ("hidden1", "head"))
+    expected = np.tanh(TOY.train.images @ hidden["kernel"] + hidden["bias"]) @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(model.apply(variables, EXAMPLES.images, train=False)[0], expected, rtol=1e-5, atol=1e-6)
     assert build("mlp", classes=2, width=3, layers=1, activation="gelu") is not model
 
@@ -256,6 +256,17 @@ def test_points_of_a_circle_are_spread_evenly_along_it():
     np.testing.assert_allclose(displacement(model, circles[1], line, 1.0), 0.25, atol=1e-5)
     with pytest.raises(ValueError, match="no decision boundary"):
         influence.contour(model, Variables({"radius": jnp.float32(9.0)}, {}), Window(-2.0, 2.0, -2.0, 2.0, 8))
+
+
+def test_a_boundary_beside_a_flat_part_is_found_and_has_a_normal():
+    def apply(variables, images, train):  # flat at -0.2 to the left of -0.01, steep to the right of it
+        return jnp.stack([jnp.zeros(len(images)), jnp.maximum(20 * images[:, 0], -0.2)], axis=1), {}
+
+    model = Model(lambda key, images: None, apply, ())
+    line = influence.contour(model, Variables({}, {}), Window(-1.03, 1.0, -1.0, 1.0, 12), points=20)
+    np.testing.assert_allclose(line.points[:, 0], 0.0, atol=1e-5)
+    np.testing.assert_allclose(line.normals, np.tile([1.0, 0.0], (20, 1)), atol=1e-5)
+    np.testing.assert_allclose(displacement(model, Variables({}, {}), line, 2.0), 0.0, atol=1e-5)
 
 
 def test_of_two_zeros_the_nearer_one_counts():

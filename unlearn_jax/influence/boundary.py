@@ -59,9 +59,10 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
     """The decision boundary inside a window.
 
     Marching squares on the window's grid finds line segments (of four crossings in one cell, the first two and the last two
-    are joined); points are laid along them, end to end as they were found, at equal distances, and moved along the gradient of
-    the margin onto its zero: their density along the boundary is even, but not their order. With two classes it is the
-    boundary of class 1; with more, that of every class against all others, one after the other.
+    are joined); points are laid along them, end to end as they were found, at equal distances, and moved across them onto the
+    zero of the margin (the margin's own gradient may vanish where they were laid): their density along the boundary is even,
+    but not their order. With two classes it is the boundary of class 1; with more, that of every class against all others, one
+    after the other.
 
     Args:
         model: classifies points of the plane.
@@ -90,7 +91,9 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
     start = ((1 - share) * segments[on, 0] + share * segments[on, 1]).astype(np.float32)
     own = jnp.asarray(classes[on])
     cell = max((window.right - window.left), (window.top - window.bottom)) / (window.resolution - 1)
-    rough = Contour(start, _normals(model, variables, start, own), own)
+    along = segments[on, 1] - segments[on, 0]
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-12)
+    rough = Contour(start, across.astype(np.float32), own)
     moved = displacement(model, variables, rough, cell)
     exact = start + jnp.where(jnp.abs(moved) < cell, moved, 0.0)[:, None] * rough.normals
     return Contour(*(np.asarray(leaf) for leaf in (exact, _normals(model, variables, exact, own), own)))
