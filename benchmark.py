@@ -1,5 +1,6 @@
 """Runs one experiment: parses the command line, pins the device, runs, and says where the results are."""
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -38,6 +39,8 @@ def main(words: list[str]) -> int:
 def run(config: Common) -> None:
     """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
     from unlearn_jax import device, runs
+    from unlearn_jax.report.profile import profiled
+    from unlearn_jax.report.progress import stage
     from unlearn_jax.types import UsageError
 
     assert config.out and config.cache
@@ -50,7 +53,10 @@ def run(config: Common) -> None:
     folder = runs.open_run(config.out, config.recorded(), extendable=config.immaterial | config.extendable)
     folder.record(device=device.describe())
     try:
-        importlib.import_module(f"experiments.{config.exp}").run(config, folder)
+        with profiled(folder, config.out / "profile") if config.profile else contextlib.nullcontext():
+            with stage("imports"):
+                experiment = importlib.import_module(f"experiments.{config.exp}")
+            experiment.run(config, folder)
     except UsageError:  # as if nothing had been asked, or the corrected command would contradict it
         if earlier is None:
             shutil.rmtree(config.out)

@@ -3,14 +3,18 @@
 from configs import (
     attack_features,
     calibration,
+    capacity_boundary,
     estimators,
+    fitted_toy,
     gaming,
     hypernetwork,
     influence,
+    memorisation,
     sensitivity,
     streaming,
     tuning,
     ulira,
+    unlearn_one,
     unlearning,
 )
 
@@ -27,7 +31,14 @@ EXPERIMENTS = {
     "hypernetwork": (hypernetwork, "unlearning in one forward pass of a network that learned it from other forget sets"),
     "streaming": (streaming, "requests one after another without the retain set: how utility and forgetting drift"),
     "influence": (influence, "what each training point did to the boundary: exact leave-one-out on a toy"),
+    "memorisation": (memorisation, "which examples are memorised, and which test answers hang on which of them"),
+    "fitted_toy": (fitted_toy, "a toy in the plane on which models do as they do on images: its mixture is fitted"),
     "estimators": (estimators, "every estimator of influence against exact leave-one-out: agreement, cost, screening"),
+    "unlearn_one": (unlearn_one, "every method forgets each point of a toy: held against exact leave-one-out"),
+    "capacity_boundary": (
+        capacity_boundary,
+        "what capacity does to the boundary and to each point's exact influence: width, depth, steps, ...",
+    ),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

@@ -72,7 +72,12 @@ class Common:
     convolution: Literal["auto", "patches", "xla"] = "auto"
     """A matrix product over patches, or XLA's own convolution; auto: what was measured to be faster on the device."""
 
-    immaterial: ClassVar[frozenset[str]] = frozenset({"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution"})
+    profile: bool = False
+    """Also write a trace that opens in Perfetto and TensorBoard, and say which ten stages took longest."""
+
+    immaterial: ClassVar[frozenset[str]] = frozenset(
+        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile"}
+    )
     """Options that do not change the results (to float tolerance), so a run may be resumed with others."""
     extendable: ClassVar[frozenset[str]] = frozenset()
     """Options in which a finished run may be extended."""

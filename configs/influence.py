@@ -8,6 +8,10 @@ from another seed), which is about two minutes on two cores.
 Points of several classes that overlap, minibatches of SGD:
 
     python benchmark.py --exp influence --discs.classes 3 --discs.separation 3 --train.optimiser sgd --train.batch-size 64
+
+Ten classes, as hard to learn as images (behind waves the boundary is a labyrinth: look at the changes of margins and losses):
+
+    python benchmark.py --exp influence --dataset fashion_plane --waves 64
 """
 
 import dataclasses
@@ -43,17 +47,23 @@ class Config(Common):
 
     exp: str = "influence"
     """The experiment. `--list` shows all."""
-    dataset: Literal["discs"] = "discs"
-    """Points in the plane."""
+    dataset: Literal["discs", "fashion_plane"] = "discs"
+    """Points in the plane: discs, or ten classes that are as hard to learn as Fashion-MNIST (see `--exp fitted_toy`)."""
     discs: Discs = Discs()
     train_size: int | None = 512
     """Points."""
     label_noise: float = 0.0
     """Share of the points that get a wrong label."""
     model: Literal["mlp"] = "mlp"
-    """Two relu layers."""
+    """Layers of one width."""
     width: int = 64
     """Hidden units of each layer."""
+    waves: int = 0
+    """Pixels that the learner sees of a point, waves across the plane; 0: its two coordinates, which it can hardly memorise."""
+    layers: int = 2
+    """Hidden layers."""
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    """Of the hidden units."""
     train: Train = FULL_BATCH
     reorderings: int = 64
     """Times that the original is trained again with its sums in another order: what float noise alone moves."""
@@ -68,10 +78,15 @@ class Config(Common):
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
         self.discs.check()
+        own = self.dataset == "discs" or (self.discs == Discs() and self.label_noise == 0)
+        require(own, "--dataset", self.dataset, "has its own places and wrong labels; expected no --discs and no --label-noise")
         points = self.train_size
-        accepted = f"expected at least {2 * self.discs.classes}, two points of each class"
-        require(points is not None and points >= 2 * self.discs.classes, "--train-size", points, accepted)
+        least = 2 * (self.discs.classes if self.dataset == "discs" else 10)
+        enough = points is not None and points >= least
+        require(enough, "--train-size", points, f"expected at least {least}, two points of each class")
         require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
+        require(self.waves >= 0, "--waves", self.waves, "expected an integer of at least 0")
+        require(self.layers >= 1, "--layers", self.layers, "expected an integer of at least 1")
         require(self.reorderings >= 2, "--reorderings", self.reorderings, "expected an integer of at least 2")
         require(self.resolution >= 8, "--resolution", self.resolution, "expected an integer of at least 8")
         require(1 <= self.shown <= 8, "--shown", self.shown, "expected an integer from 1 to 8")

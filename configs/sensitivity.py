@@ -8,6 +8,7 @@ not use.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from configs.common import Train, require
 from configs.tuning import Budget
@@ -27,6 +28,8 @@ class Config(Budget):
     """Methods that get a finer grid, names separated by commas."""
     fine_grid: int = 7
     """Values of each of their hyperparameters."""
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""

@@ -47,6 +47,10 @@ class Config(unlearning.Config):
     anchor: float = 1.0
     """Strength of the pull towards the weights after training, by their Fisher information, in a second stream of each method;
     0: no second stream."""
+    shards: int = 5
+    """Networks of SISA, which keeps the retain set and trains the shards again that a request touches; 0: without SISA."""
+    slices: int = 3
+    """Stages of each of its networks, with a checkpoint after each."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
@@ -56,6 +60,8 @@ class Config(unlearning.Config):
         require(self.requests >= 2, "--requests", self.requests, "expected an integer of at least 2")
         require(self.request_size >= 1, "--request-size", self.request_size, "expected an integer of at least 1")
         require(0 <= self.anchor < inf, "--anchor", self.anchor, "expected a number of at least 0")
+        require(self.shards >= 0, "--shards", self.shards, "expected an integer of at least 0")
+        require(self.slices >= 1, "--slices", self.slices, "expected an integer of at least 1")
         require(self.forget == unlearning.Forget(), "--forget", self.forget.kind, "streaming has --requests and --request-size")
         require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "streaming takes one; leave the option out")
         require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "streaming takes one")

@@ -41,6 +41,7 @@ class Config(Unlearning):
         halves = self.members >= 8 and self.members % 4 == 0
         require(halves, "--members", self.members, "expected a multiple of 4, at least 8: halves of halves, and 3 in each fit")
         require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "ulira has one set of targets")
+        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: here a method runs once")
         unused = self.evaluation.retain_size == Evaluation().retain_size
         require(unused, "--evaluation.retain-size", self.evaluation.retain_size, "ulira looks at no retained examples")
         require(-1 < self.memorised <= 1, "--memorised", self.memorised, "expected a number above -1 and at most 1")

@@ -37,10 +37,16 @@ class Forget:
     """Models on random halves of the examples, from which memorisation and exposure are measured: an even number."""
 
     def check(self) -> None:
-        """Raises a UsageError for a file that is not asked for, or is asked for and not given, and for too few models."""
+        """Raises a UsageError for what the kind of set has no use for, or needs and is not given, and for too few models."""
         needed = self.kind == "file"
         require(needed or self.file is None, "--forget.file", self.file, "is used with --forget.kind file only")
         require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+        of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
+        require(of_class or self.label == Forget.label, "--forget.label", self.label, "is used with class and class_part only")
+        sized = self.kind not in ("class", "mislabelled", "file") or self.size == Forget.size
+        require(sized, "--forget.size", self.size, f"--forget.kind {self.kind} has a size of its own")
+        accepted = "is used with memorised, unmemorised and exposed only"
+        require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
         enough = self.models >= 4 and self.models % 2 == 0
         require(enough, "--forget.models", self.models, "expected an even number of at least 4")
 
@@ -82,35 +88,17 @@ class Auto:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Common):
-    """The options of the experiment `unlearning`."""
+class Methods(Common):
+    """Which methods, and with which hyperparameters."""
 
     methods: str = "main"
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
     hyper: tuple[str, ...] = ()
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
-    members: int | Literal["auto"] = 24
-    """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
-    auto: Auto = Auto()
-    forget_sets: int = 1
-    """Forget sets, each with oracles of its own; several make intervals and the verdict count for other sets too."""
-    unlearning_seeds: int = 1
-    """Times that each method unlearns each original, with other keys: 2 or more tell the method's own chance from the rest."""
-    forget: Forget = Forget()
-    evaluation: Evaluation = Evaluation()
-
-    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
         super().check()
-        enough = self.members == "auto" or self.members >= 2
-        require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
-        require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
-        self.auto.check()
-        require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
-        self.forget.check()
-        self.evaluation.check()
         self.hyperparameters()
         self.method_names()
 
@@ -131,6 +119,10 @@ class Config(Common):
             require(name in fitting, "--methods", name, f"needs convolutions, which --model {self.model} has not")
         return names
 
+    def forgotten_class(self) -> int | None:
+        """The class that is to be forgotten, whole or in part, if one is."""
+        return None
+
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
         """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; what is given last counts."""
         parsed: dict[str, dict[str, Any]] = {}
@@ -141,6 +133,40 @@ class Config(Common):
             require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
             parsed.setdefault(method, {})[parameter] = _literal(value)
         return parsed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Methods):
+    """The options of the experiment `unlearning`."""
+
+    members: int | Literal["auto"] = 24
+    """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
+    auto: Auto = Auto()
+    forget_sets: int = 1
+    """Forget sets, each with oracles of its own; several make intervals and the verdict count for other sets too."""
+    unlearning_seeds: int = 1
+    """Times that each method unlearns each original, with other keys: 2 or more tell the method's own chance from the rest."""
+    forget: Forget = Forget()
+    evaluation: Evaluation = Evaluation()
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        enough = self.members == "auto" or self.members >= 2
+        require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
+        require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
+        used = self.members == "auto" or self.auto == Auto()
+        require(used, "--members", self.members, "--auto is used with --members auto only")
+        self.auto.check()
+        require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
+        self.forget.check()
+        self.evaluation.check()
+
+    def forgotten_class(self) -> int | None:
+        """The class that is to be forgotten, whole or in part, if one is."""
+        return self.forget.label if self.forget.kind in ("class", "class_part") else None
 
 
 def smoke(config: Config) -> Config:

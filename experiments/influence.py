@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,11 @@ import numpy as np
 
 from configs.influence import Config
 from unlearn_jax import influence
-from unlearn_jax.data import Toy, discs
+from unlearn_jax.data import FASHION_PLANE, Toy, discs, populations
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training, Window
 from unlearn_jax.metrics.agreement import rank_agreement
-from unlearn_jax.models import build
+from unlearn_jax.models import build, through_waves
 from unlearn_jax.report import influence as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
@@ -33,7 +34,7 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     assert config.train_size
-    toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
+    toy = drawn(config, config.seed)
     window = around(toy.train.images, config.resolution)
     original = prepared(config, toy, config.seed)
     orders = shuffled(config, original)
@@ -47,9 +48,10 @@ def run(config: Config, folder: Run) -> None:
     again, _ = left_out(config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order")
     other, _ = left_out(config, prepared(config, toy, config.seed + 1), toy, window, "leave-one-out, another seed")
     # without batches it is the points themselves that stand in another order
-    places = np.argsort(orders[0]) if original.batches is None else np.arange(config.train_size)
+    places = np.argsort(orders[0]) if original.batches is None else np.arange(len(toy.clean_labels))
 
-    of, steps = f"{config.model} of width {config.width}", f"{original.steps} steps of {config.train.optimiser}"
+    of = f"{config.layers} {config.activation} layers of {config.width}"
+    steps = f"{original.steps} steps of {config.train.optimiser}"
     study = report.Study(
         title=f"{config.train_size} points, {of}, {steps}",
         points=toy.train.images,
@@ -75,9 +77,19 @@ def run(config: Config, folder: Run) -> None:
     print(report.speed(facts))
 
 
+def drawn(config: Config, seed: int) -> Toy:
+    """The points of a seed."""
+    assert config.train_size
+    if config.dataset == "fashion_plane":
+        return populations(config.train_size, FASHION_PLANE, seed=seed)
+    return discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=seed)
+
+
 def prepared(config: Config, toy: Toy, seed: int) -> Training:
     """The training run of a seed."""
-    model = build(config.model, classes=len(toy.centres), width=config.width)
+    shape: dict[str, Any] = {"width": config.width, "layers": config.layers, "activation": config.activation}
+    model = build(config.model, classes=len(toy.centres), **shape)
+    model = through_waves(model, config.waves) if config.waves else model
     examples = Examples(*(jnp.asarray(part) for part in toy.train))
     return influence.training(jax.random.key(seed), model, examples, Recipe(**dataclasses.asdict(config.train)))
 
@@ -89,9 +101,7 @@ def left_out(config: Config, original: Training, toy: Toy, window: Window, label
         Beside the leave-one-out: seconds of training, compilation included, its matrix products in GFLOP, and GF/s from the end
         of the first chunk to that of the last.
     """
-    grid = window.grid()
-    nearest = np.linalg.norm(grid[:, None] - toy.centres[None], axis=2).argmin(1)
-    targets = Examples(jnp.asarray(grid), jnp.asarray(nearest))
+    targets = towards_nearest(window, toy)
     start = time.perf_counter()
     ends: list[tuple[float, float]] = []
     with working(label) as update:
@@ -130,6 +140,13 @@ def around(points: np.ndarray, resolution: int) -> Window:
     """The part of the plane that the points are in."""
     (left, bottom), (right, top) = points.min(0) - AROUND, points.max(0) + AROUND
     return Window(float(left), float(right), float(bottom), float(top), resolution)
+
+
+def towards_nearest(window: Window, toy: Toy) -> Examples:
+    """The points of the window's grid, each labelled with the class whose centre is nearest."""
+    grid = window.grid()
+    nearest = np.linalg.norm(grid[:, None] - toy.centres[None], axis=2).argmin(1)
+    return Examples(jnp.asarray(grid), jnp.asarray(nearest))
 
 
 def shuffled(config: Config, original: Training) -> np.ndarray:

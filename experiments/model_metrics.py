@@ -8,6 +8,7 @@ import numpy as np
 from configs.unlearning import Config
 from unlearn_jax.metrics import accuracy, probabilities, relearn_steps, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Name
+from unlearn_jax.report.progress import stage
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.pools import member_keys
@@ -53,6 +54,7 @@ class ModelMetrics:
         """
         return self._measured(self.oracles, logits, None, self.relearner)
 
+    @stage("metrics of models")
     def of(self, variables: Variables, logits: np.ndarray, model: Model | None = None) -> dict[Name, np.ndarray]:
         """Those of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
 

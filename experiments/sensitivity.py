@@ -1,9 +1,12 @@
 """How much each method depends on its hyperparameters: forgetting against utility over its two main ones."""
 
 import itertools
+import json
+from typing import Any
 
 import numpy as np
 
+from configs.common import require
 from configs.sensitivity import Config
 from configs.tuning import LOG, SPACE
 from experiments.setting import prepare, settings
@@ -23,9 +26,10 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
+    names = [name for name in config.method_names() if name in SPACE]
+    require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(SPACE)}")
     setting = prepare(config)
     judge = Judge(config, setting)
-    names = [name for name in config.method_names() if name in SPACE]
     chosen, fine = settings(config, names), config.fine_names()
     surfaces: list[Surface] = []
     for name in names:
@@ -34,14 +38,14 @@ def run(config: Config, folder: Run) -> None:
         axes = list(SPACE[name])[:2]
         points = grid(name, axes, config.fine_grid if name in fine else config.grid)
         marked = [{key: float(each[key]) for key in axes} for each in (base, METHODS[name].defaults)]
-        with working(name) as update:
-            distances, shares, _ = judge.judge(name, base, points + marked)
-            tried = [
-                Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
-                for point, far, share in zip(points + marked, distances, shares, strict=True)
-            ]
-            surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
-            update(1.0, f"{len(points)} settings, the best {min(map(sum, distances)):.2f}")
+        made_of: dict[str, Any] = {"base": base, "points": points + marked}
+        tried = kept(folder, name, made_of)
+        if tried is None:
+            with working(name) as update:
+                tried = judged(judge, name, **made_of)
+                update(1.0, f"{len(points)} settings, the best {min(one.total for one in tried):.2f}")
+            folder.write_npz(f"surfaces/{name}.npz", {"tried": np.array(tried), "made_of": json.dumps(made_of)})
+        surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
     rows = [
         (each.method, kind, each.axes[0], one[0], each.axes[1] if len(each.axes) > 1 else "", *one[1:])
         for each in surfaces
@@ -56,6 +60,23 @@ def run(config: Config, folder: Run) -> None:
     table = summary(surfaces, judge.nothing, judge.floor)
     folder.write_text("summary.md", table)
     print(table)
+
+
+def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> list[Tried]:
+    """What a method's models are like at every point, all in one batch of members."""
+    distances, shares, _ = judge.judge(name, base, points)
+    return [
+        Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
+        for point, far, share in zip(points, distances, shares, strict=True)
+    ]
+
+
+def kept(folder: Run, name: str, made_of: dict[str, Any]) -> list[Tried] | None:
+    """What an earlier run left of a method, if it was made of the same settings."""
+    found = folder.read_npz(f"surfaces/{name}.npz")
+    if found is None or str(found["made_of"]) != json.dumps(made_of):
+        return None
+    return [Tried(*map(float, one)) for one in found["tried"]]
 
 
 def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.common import Common, require
 from configs.tuned import tuned
-from configs.unlearning import Config
+from configs.unlearning import Config, Methods
 from unlearn_jax.data import Dataset, augmentation, choose, load
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
@@ -19,10 +19,12 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import exposure, memorisation, scaled_logits
 from unlearn_jax.models import build
 from unlearn_jax.models.convolution import fastest
-from unlearn_jax.report.progress import working
+from unlearn_jax.report.progress import stage, working
 from unlearn_jax.training.ensembles import predict, shared
 from unlearn_jax.training.pools import Pool, train_pool
-from unlearn_jax.types import Problem, Recipe
+from unlearn_jax.types import Problem, Recipe, Variables
+
+BLOCK = 32  # halves drawn together: each example is in 16 of them
 
 
 class Setting(NamedTuple):
@@ -33,6 +35,7 @@ class Setting(NamedTuple):
     identity: dict[str, Any]  # what a pool depends on besides the recipe, the mask, the role and the seed
 
 
+@stage("data")
 def prepare(config: Common) -> Setting:
     """Load the data and build the model.
 
@@ -89,21 +92,42 @@ def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
     )
 
 
-def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
-    """What examples are ranked by, exposure or memorisation, measured with models on random halves of the training set."""
-    count, models = len(setting.data.train.labels), config.forget.models
-    halves = random_halves(count, models, generator("halves of the training set", config.seed))
-    trained = pool(config, setting, setting.problem, halves, "half", models)
-    kept = np.delete(halves, trained.diverged, axis=0)
-    variables = jax.tree.map(lambda leaf: np.delete(leaf, trained.diverged, axis=0), trained.variables)
-    logits = predict(setting.problem.model, variables, setting.data.train.images, config.strategy)
-    labels = setting.data.train.labels
+class OnHalves(NamedTuple):
+    """Models on random halves of the training set, without those that diverged."""
+
+    masks: np.ndarray  # [models, examples], what each trained on
+    variables: Variables  # with a leading axis of models
+
+
+def on_halves(config: Common, setting: Setting, models: int) -> OnHalves:
+    """Models on random halves, each example in half of them: what memorisation and influence are measured with.
+
+    A cached pool of 32 is the beginning of one of 64, 96, ...
+
+    Raises:
+        UsageError: so many diverged that some example has fewer than two models of either kind.
+    """
+    count = len(setting.data.train.labels)
+    blocks = [min(BLOCK, models - first) for first in range(0, models, BLOCK)]
+    draws = [generator("halves of the training set", config.seed, index) for index in range(len(blocks))]
+    masks = np.concatenate([random_halves(count, size, rng) for size, rng in zip(blocks, draws, strict=True)])
+    own = setting._replace(identity={**setting.identity, "halves": blocks[-1]})  # a smaller last block has halves of its own
+    trained = pool(config, own, setting.problem, masks, "half", models)
+    kept = np.delete(masks, trained.diverged, axis=0)
     few = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min()) < 2
     said = f"{len(trained.diverged)} of {models} models on halves diverged; expected a smaller number"
     require(not few, "--train.learning-rate", config.train.learning_rate, said)
+    return OnHalves(kept, jax.tree.map(lambda leaf: np.delete(leaf, trained.diverged, axis=0), trained.variables))
+
+
+def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
+    """What examples are ranked by, exposure or memorisation, measured with models on random halves of the training set."""
+    masks, variables = on_halves(config, setting, config.forget.models)
+    logits = predict(setting.problem.model, variables, setting.data.train.images, config.strategy)
+    labels = setting.data.train.labels
     if kind == "exposed":
-        return exposure(scaled_logits(logits, labels), kept)
-    return memorisation(logits.argmax(axis=-1) == labels, kept).score
+        return exposure(scaled_logits(logits, labels), masks)
+    return memorisation(logits.argmax(axis=-1) == labels, masks).score
 
 
 def forget_name(config: Config, setting: Setting, index: int) -> str:
@@ -112,8 +136,10 @@ def forget_name(config: Config, setting: Setting, index: int) -> str:
     return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
 
 
-def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
+def settings(config: Methods, names: list[str]) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
+
+    A method that can forget a class only forgets the one that is asked for.
 
     Raises:
         UsageError: a hyperparameter that no method has, or a value that it cannot take.
@@ -125,12 +151,15 @@ def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
         having = [name for name in METHODS if key in METHODS[name].defaults]
-        hyperparameters(having[0] if having else "*", {key: value})
+        require(bool(having), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
+        hyperparameters(having[0], {key: value})
     found = tuned(config.dataset)
+    label = config.forgotten_class()
     return {
         name: hyperparameters(
             name,
             {
+                **({"label": label} if label is not None and "label" in METHODS[name].defaults else {}),
                 **found.get(name, {}),
                 **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
                 **given.get(name, {}),
@@ -141,7 +170,7 @@ def settings(config: Config, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def pool(
-    config: Config, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
+    config: Common, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
 ) -> Pool:
     """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
     assert config.cache

@@ -55,28 +55,29 @@ def power(folder: Run, yardstick: Reference, nothing: Scored | None, title: str)
 
 
 def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
-    """Write every pair of methods, paired by original and forget set; says in a sentence who ties with the least KLOM on F."""
+    """Write every pair of methods, paired by original and forget set; says in a sentence who ties with the best by KLOM on F."""
     rows: list[tuple] = []
     notes: list[str] = []
     sets = max(map(len, scored.values()))
     for metric, split in COMPARED:
-        parts = {}
+        parts, ideal = {}, {}
         for method, by_set in scored.items():
             scores = [
                 each for s in by_set.values() for each in s.evaluation.scores if (each.metric, each.split) == (metric, split)
             ]
             if len(scores) == sets > 0:
                 parts[method] = np.array([each.parts for each in scores]).T
+                ideal[method] = np.mean([each.null.mean for each in scores])
         found = comparisons(parts)
         rows += [(metric, split, each.first, each.second, *each.difference, each.adjusted_p) for each in found]
         known = {method: part[np.isfinite(part)] for method, part in parts.items() if method not in REFERENCES}
-        means = {method: float(part.mean()) for method, part in known.items() if len(part)}  # two members have no parts
-        if metric == "klom" and len(means) > 1:
-            least = min(means, key=means.__getitem__)
-            ties = {name for each in found if not each.adjusted_p < SIGNIFICANT for name in each[:2] if least in each[:2]}
-            tied = sorted(ties & means.keys() - {least}, key=means.__getitem__)
+        apart = {method: abs(float(part.mean()) - ideal[method]) for method, part in known.items() if len(part)}  # two have none
+        if metric == "klom" and len(apart) > 1:
+            nearest = min(apart, key=apart.__getitem__)
+            ties = {name for each in found if not each.adjusted_p < SIGNIFICANT for name in each[:2] if nearest in each[:2]}
+            tied = sorted(ties & apart.keys() - {nearest}, key=apart.__getitem__)
             said = f"not told apart from it: {', '.join(tied)}" if tied else "all others are told apart from it"
-            notes = [f"Least KLOM on F: {least}; {said} (paired by original and forget set, Holm's correction, 5%)."]
+            notes = [f"Nearest by KLOM on F: {nearest}; {said} (paired by original and forget set, Holm's correction, 5%)."]
     folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Estimate._fields, "adjusted_p"), rows)
     return notes
 

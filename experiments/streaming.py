@@ -14,6 +14,7 @@ from experiments.study import Study, keep, scored_row
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, traceable
+from unlearn_jax.methods.sharding import Sisa
 from unlearn_jax.methods.streaming import Anchor, anchor, lift
 from unlearn_jax.metrics import klom, null, scaled_logits, score
 from unlearn_jax.report import streaming as report
@@ -23,13 +24,14 @@ from unlearn_jax.report.rows import REFERENCES, Row, write_results
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import over_members, padded, shared
 from unlearn_jax.training.pools import diverged, member_keys
-from unlearn_jax.types import Cube, Variables
+from unlearn_jax.types import Cube, Model, Variables
 
 
 class Streamed(NamedTuple):
     """A method's models after each request, and what a request took."""
 
     access: str
+    model: Model  # what the variables belong to
     after: Variables  # [members, requests, ...]
     seconds: float  # of one request and member
 
@@ -45,6 +47,8 @@ def run(config: Config, folder: Run) -> None:
     everything = np.ones(len(setting.data.train.labels), bool)
     originals = pool(config, setting, setting.problem, everything, "original", config.members)
     streams = answered(config, setting, requests, originals.variables)
+    if config.shards:
+        streams["sisa"] = sharded(config, setting, requests)
     rows: list[Row] = []
     steps: list[report.Step] = []
     for number in range(1, config.requests + 1):
@@ -112,7 +116,34 @@ def streamed(
         after = jax.block_until_ready(program(*arguments))
         seconds = (time.perf_counter() - start) / (members * len(requests))
         update(1.0, f"{seconds:.3f} s a request and member")
-    return Streamed(METHODS[name].access, jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after), seconds)
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after)
+    return Streamed(METHODS[name].access, setting.problem.model, own, seconds)
+
+
+def sharded(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
+    """SISA: ensembles of its own instead of the originals, and after each request the shards trained again that it touches."""
+    sisa, members = Sisa(shards=config.shards, slices=config.slices), config.members
+
+    def begin(key, problem):
+        divide_key, train_key = jax.random.split(key)
+        division = sisa.divide(divide_key, problem)
+        return train_key, division, sisa.train(train_key, problem, division)
+
+    def stream(begun, problem, requests):
+        key, division, trained = begun
+        return sisa.answer(key, problem, division, trained, requests)
+
+    keys, asked = padded(member_keys(config.seed, "sisa in a stream", members)), shared(requests)
+    with working("sisa") as update:
+        begun = over_members(begin, (True, False), config.strategy)(keys, setting.problem)
+        arguments = begun, setting.problem, asked
+        program = over_members(stream, (True, False, False), config.strategy).lower(*arguments).compile()
+        start = time.perf_counter()
+        after = jax.block_until_ready(program(*arguments))
+        seconds = (time.perf_counter() - start) / (members * len(requests))
+        update(1.0, f"{seconds:.3f} s a request and member")
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after)
+    return Streamed(METHODS["sisa"].access, METHODS["sisa"].outcome(setting.problem.model), own, seconds)
 
 
 def own_of(variables: Variables) -> Variables:
@@ -142,7 +173,7 @@ def judged(
     rows: list[Row] = []
     steps: list[report.Step] = []
     for name, variables in {"original": originals, "retrain": retrained.variables, **streamed}.items():
-        cube = study.logits(variables)
+        cube = study.logits(variables, streams[name].model if name in streams else None)
         cube = keep(cube, diverged((variables, cube)))
         if len(cube.forget) < 2:
             continue

@@ -21,7 +21,7 @@ from unlearn_jax.metrics import Score, accuracies, cross_entropy_losses, referen
 from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
-from unlearn_jax.report.progress import working
+from unlearn_jax.report.progress import stage, working
 from unlearn_jax.report.rows import REFERENCES, Row, subject
 from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import example_flops, flops
@@ -104,6 +104,7 @@ class Study:
         """Models trained without the forget set."""
         return pool(self.config, self.setting, self.problem, ~self.forget, role, members)
 
+    @stage("predictions")
     def logits(self, variables: Variables, model: Model | None = None) -> Cube:
         """What a pool says on forget, retain and test; `model` where it is not the problem's own."""
         model, strategy = model or self.problem.model, self.config.strategy

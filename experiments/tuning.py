@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from configs.common import require
 from configs.tuning import LOG, SPACE, Budget, Config
 from experiments.setting import Setting, forget_mask, forgetting, pool, prepare
 from unlearn_jax.data.splits import generator
@@ -30,14 +31,15 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
+    asked = [name for name in config.method_names() if name in SPACE]
+    require(bool(asked), "--methods", config.methods, f"hyperparameters that can be searched have {', '.join(SPACE)}")
     setting = prepare(config)
     search = Search(config, setting)
     found: dict[str, dict[str, Any]] = {}
-    for name in config.method_names():
-        if name in SPACE:
-            with working(name) as update:
-                found[name] = search.tune(name)
-                update(1.0, f"{found[name]['authors']:.2f} -> {found[name]['score']:.2f} by {found[name]['values']}")
+    for name in asked:
+        with working(name) as update:
+            found[name] = search.tune(name)
+            update(1.0, f"{found[name]['authors']:.2f} -> {found[name]['score']:.2f} by {found[name]['values']}")
     columns = ("method", "authors", "score", "doing_nothing", "retrain", "trials", "retrainings")
     ends = search.judge.nothing.sum(), search.judge.floor.sum()
     rows = [[name, each["authors"], each["score"], *ends, config.trials, each["cost"]] for name, each in found.items()]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.metrics.agreement import rank_agreement, reliability
 from unlearn_jax.report.agreement import clustered, metric_agreement, write_agreement
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, deviations, short
@@ -171,3 +171,14 @@ def test_the_picture_greys_what_is_open_and_is_drawn_whatever_there_is(tmp_path)
     found = rank_agreement(np.zeros((3, 1)))
     save(metric_agreement(METRICS[:1], *found, "title"), Run(tmp_path), "of_one")
     assert (tmp_path / "figures/of_one.png").exists()
+
+
+def test_a_score_repeats_as_far_as_its_halves_agree():
+    truth, noise = RNG.normal(size=4000), RNG.normal(size=(4, 4000))
+    halves = truth + noise[:2]  # as much noise as truth: half of the variance is shared
+    once, whole = reliability(*halves)
+    assert once == pytest.approx(np.corrcoef(*halves)[0, 1]) and once == pytest.approx(0.5, abs=0.05)
+    means = [truth + noise[:2].mean(0), truth + noise[2:].mean(0)]  # of twice as many
+    assert whole == pytest.approx(np.corrcoef(*means)[0, 1], abs=0.05)
+    assert np.isnan(reliability(np.ones(3), np.arange(3.0))).all()
+    assert reliability(truth, -truth)[0] == pytest.approx(-1) and reliability(truth, -truth)[1] < -1e6

@@ -92,3 +92,20 @@ def test_retuned_is_the_same_as_made_with_those_numbers_and_compiles_nothing(set
     jax.tree.map(np.testing.assert_array_equal, found, expected.apply(keys).variables)
     assert unlearner._compiled == compiled
     np.testing.assert_array_equal(jax.tree.leaves(found)[0][0], jax.tree.leaves(members)[0][0])
+
+
+def test_turned_to_another_problem_is_the_same_as_made_for_it_and_compiles_nothing(setting):
+    problem, members, masks = setting
+    there = shared(problem.replace(train=problem.train._replace(images=problem.train.images + 1.0)))
+    others = jax.tree.map(lambda leaf: leaf[::-1] * 1.5, members)
+    keys = member_keys(0, "any", MEMBERS)
+    unlearner = Unlearner("finetune", values("finetune"), problem, members, masks=masks)
+    unlearner.apply(keys)
+    compiled = dict(unlearner._compiled)
+    flipped = {field: mask[::-1] for field, mask in masks.items()}
+    unlearner.turn_to(there, others, flipped)
+    expected = Unlearner("finetune", values("finetune"), there, others, masks=flipped).apply(keys).variables
+    jax.tree.map(np.testing.assert_array_equal, unlearner.apply(keys).variables, expected)
+    assert unlearner._compiled == compiled
+    with pytest.raises(ValueError, match="forget"):
+        unlearner.turn_to(there, others, {"forget": masks["kept"]})

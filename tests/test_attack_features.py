@@ -1,13 +1,11 @@
 """The study of attack features: who stands for non-members, what a gain is, what the tables and figures say, and end to end."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from in_process import run_in_process
 
 from configs import command_line
 from configs.attack_features import FEATURES, Config
@@ -22,7 +20,6 @@ from unlearn_jax.report.rows import read_results
 from unlearn_jax.runs import Run, open_run
 from unlearn_jax.types import UsageError
 
-ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
 
 
@@ -170,7 +167,7 @@ def test_the_study_end_to_end(tmp_path):
     out, cache = tmp_path / "out", tmp_path / "cache"
     words = ["--exp", "attack_features", "--smoke", "--device", "cpu", "--out", str(out), "--cache", str(cache), "--methods"]
     words += ["original", "--attackers", "logistic", "--features", "margin,gradient_norm,feature_gaussian,held_out_neighbours"]
-    done = subprocess.run([sys.executable, "benchmark.py", *words], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*words)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     figures = {f"figures/{name}.{kind}" for name in ("features", "features_logistic") for kind in ("png", "svg")}

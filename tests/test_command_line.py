@@ -1,6 +1,7 @@
 """What a person types, and what comes back: above all one line for each mistake."""
 
 import dataclasses
+import json
 import os
 import resource
 import subprocess
@@ -82,7 +83,16 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--forget.kind file", "--forget.kind file: needs --forget.file"),
         ("--forget.kind memorised --forget.size nan", "--forget.size nan: "),
         ("--forget.kind mislabelled --label-noise 0", "--forget.kind mislabelled: no label is wrong"),
-        ("--forget.models 3", "--forget.models 3: expected an even number"),
+        ("--forget.kind exposed --forget.models 3", "--forget.models 3: expected an even number"),
+        ("--forget.models 8", "--forget.models 8: is used with memorised, unmemorised and exposed only"),
+        ("--forget.kind class --forget.size 50", "--forget.size 50.0: --forget.kind class has a size of its own"),
+        ("--hyper *.leraning_rate=1", "--hyper *.leraning_rate: no method has"),
+        ("--exp sensitivity --methods original,retrain", "--methods original,retrain: hyperparameters that can be varied"),
+        ("--exp tuning --methods original", "--methods original: hyperparameters that can be searched"),
+        ("--exp tuning --forget.kind mislabelled", "--forget.kind mislabelled: settings are judged on another"),
+        ("--forget.label 3", "--forget.label 3: is used with class and class_part only"),
+        ("--auto.difference 2", "--members 24: --auto is used with --members auto only"),
+        ("--exp ulira --unlearning-seeds 2", "--unlearning-seeds 2: expected 1"),
         ("--exp calibration --methods scrub", "--methods scrub: calibration judges retraining alone"),
         ("--exp tuning --forget-sets 2", "--forget-sets 2: expected 1"),
         ("--exp sensitivity --fine nope", "--fine nope: there is original"),
@@ -215,3 +225,11 @@ def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
 
     monkeypatch.setattr(benchmark, "run", refuse)
     assert complaint() == "--out x: is a file"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/tuned").glob("*.json")), ids=lambda file: file.stem)
+def test_what_tuning_found_is_what_the_methods_take(file):
+    from unlearn_jax.methods import hyperparameters
+
+    for name, values in json.loads(file.read_text())["hyperparameters"].items():
+        assert hyperparameters(name, values).items() >= values.items()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import run_in_process
 
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST
@@ -39,7 +40,7 @@ def command(out, cache, *words, methods=METHODS):
 
 
 def run(*arguments, **options):
-    return subprocess.run(command(*arguments, **options), cwd=ROOT, capture_output=True, text=True)
+    return run_in_process(*command(*arguments, **options)[2:])
 
 
 def succeed(*arguments, **options):
@@ -78,7 +79,9 @@ def cache(tmp_path_factory):
 def finished(tmp_path_factory, cache):
     """A run from a cold start, and what it said. Others copy the folder before they touch it."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    return out, succeed(out, cache).stdout
+    done = subprocess.run(command(out, cache), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
+    return out, done.stdout
 
 
 def test_the_run_folder_holds_what_scripts_expect(finished):

@@ -389,7 +389,7 @@ def test_datamodels_and_subset_influence_find_what_a_linear_truth_adds():
     truth[[1, 4, 9], [0, 1, 0]] = 1.0, -2.0, 0.5
     masks = rng.random((400, 20)) < 0.5
     outputs = 3.0 + masks @ truth + 0.01 * rng.normal(size=(400, 2))
-    np.testing.assert_allclose(influence.datamodels(masks, outputs).weights, truth, atol=0.15)
+    np.testing.assert_allclose(influence.datamodels(masks, outputs).weights, truth, atol=0.25)
     np.testing.assert_allclose(influence.subset_influence(masks, outputs).score, truth, atol=0.35)
     removed = np.asarray(~masks[:50])
     np.testing.assert_allclose(  # and so, with the sign changed, what removing does

@@ -2,12 +2,10 @@
 
 import csv
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import run_in_process
 from scipy.stats import norm
 
 from configs.gaming import Config
@@ -19,7 +17,6 @@ from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Run
 from unlearn_jax.types import Cube, Labels, UsageError
 
-ROOT = Path(__file__).parents[1]
 MEMBERS, CLASSES = 8, 4
 RNG = np.random.default_rng(0)
 LABELS = Labels(*(RNG.integers(0, CLASSES, size) for size in (40, 60, 50)))
@@ -356,7 +353,7 @@ def test_the_price_joins_the_means_of_what_other_models_score(tmp_path):
 def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     small = "--members 2 --evaluation.splits 4 --evaluation.retain-size 60 --train-size 120 --train.epochs 1 --width 8"
     command = f"--exp gaming --smoke --device cpu --out {tmp_path / 'out'} --cache {tmp_path / 'cache'} {small}"
-    done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*command.split())
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     files = ("results.csv", "results.json", "summary.md", "price.csv", "figures/cheats.png", "figures/price.svg")

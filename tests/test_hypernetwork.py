@@ -3,18 +3,18 @@
 import dataclasses
 import functools
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import run_in_process
 from scipy.special import log_softmax, softmax
 from test_methods import CLASSES, EXAMPLES, FORGET, KEY, close, linear, mlp, poisoned, problem, same, start
 
-from configs.hypernetwork import Config, Meta
+from configs.hypernetwork import Config, Meta, smoke
+from experiments import hypernetwork as study
+from experiments.setting import forget_mask, prepare
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.hypernetwork import (
     Lesson,
@@ -31,8 +31,6 @@ from unlearn_jax.report.hypernetwork import Price, learning_and_price, prices
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Run
 from unlearn_jax.types import UsageError
-
-ROOT = Path(__file__).parents[1]
 
 
 @functools.cache
@@ -242,7 +240,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     small = "--members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     meta = "--meta.sets 3 --meta.validation 2 --meta.steps 4 --meta.others 20 --methods original,retrain"
     command = f"--exp hypernetwork --smoke --device cpu --out {tmp_path / 'out'} --cache {tmp_path / 'cache'} {small} {meta}"
-    done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*command.split())
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     out = tmp_path / "out"
@@ -266,3 +264,19 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
 def test_what_cannot_be_meant_is_one_line(options, said):
     with pytest.raises(UsageError, match=re.escape(said)):
         Config(**options).check()
+
+
+def test_the_lessons_are_none_of_the_sets_that_are_judged(monkeypatch):
+    config = dataclasses.replace(smoke(Config()), forget_sets=2)
+    setting, masks = prepare(config), []
+
+    def watched(config, setting, problem, mask, role, members):
+        masks.append(mask)
+        if mask.ndim == 2:
+            raise StopIteration  # trained without their forget sets: that is all there is to see
+
+    monkeypatch.setattr(study, "pool", watched)
+    with pytest.raises(StopIteration):
+        study.taught(config, setting, 3)
+    sets = [*~masks[-1], *(forget_mask(config, setting, index) for index in range(2))]
+    assert len({each.tobytes() for each in sets}) == 5 and len({each.sum() for each in sets}) == 1

@@ -2,9 +2,6 @@
 
 import csv
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,10 +11,12 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import run_in_process
 
 from configs.influence import Config, Discs
+from experiments.influence import drawn
 from unlearn_jax import influence
-from unlearn_jax.data import discs
+from unlearn_jax.data import FASHION_PLANE, discs
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
 from unlearn_jax.influence.boundary import Contour, displacement, margin
 from unlearn_jax.influence.response import weighted_gradient
@@ -25,7 +24,6 @@ from unlearn_jax.models import as_model, build
 from unlearn_jax.models.resnet import Normalisation
 from unlearn_jax.types import Examples, Model, Recipe, UsageError, Variables
 
-ROOT = Path(__file__).parents[1]
 POINTS = 14
 TOY = discs(POINTS, separation=3.0, label_noise=0.2, seed=1)
 EXAMPLES = Examples(jnp.asarray(TOY.train.images), jnp.asarray(TOY.train.labels))
@@ -57,8 +55,9 @@ def exact(runs):
 # θ(w)
 
 
-def test_the_gradient_by_hand_is_the_automatic_one():
-    model = build("mlp", classes=3, width=5)
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_the_gradient_by_hand_is_the_automatic_one(layers):
+    model = build("mlp", classes=3, width=5, layers=layers)
     gradient = jax.jit(weighted_gradient, static_argnums=0)
     images = jax.random.normal(jax.random.key(0), (7, 3, 2))  # six inputs: more than a sum of outer products takes
     labels, weights = jnp.array([0, 1, 2, 0, 1, 2, 0]), jnp.array([1.0, 0.5, 0, 2, 1, 1, 3])
@@ -67,6 +66,16 @@ def test_the_gradient_by_hand_is_the_automatic_one():
         hand, _ = gradient(model, variables, Examples(inputs, labels), weights)
         automatic, _ = gradient(model._replace(gradient=None), variables, Examples(inputs, labels), weights)
         close(hand, automatic, rtol=1e-5, atol=1e-7)
+
+
+def test_another_activation_is_differentiated_automatically_and_is_what_it_says():
+    model = build("mlp", classes=2, width=3, layers=1, activation="tanh")
+    assert model.gradient is None
+    variables = model.init(jax.random.key(0), EXAMPLES.images)
+    hidden, head = variables.params["hidden1"], variables.params["head"]
+    expected = np.tanh(EXAMPLES.images @ hidden["kernel"] + hidden["bias"]) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(model.apply(variables, EXAMPLES.images, train=False)[0], expected, rtol=1e-5, atol=1e-6)
+    assert build("mlp", classes=2, width=3, layers=1, activation="gelu") is not model
 
 
 def by_hand(run, left_out, epochs_rows, learning_rate=0.1, momentum=0.9, decay=1e-3):
@@ -283,9 +292,14 @@ def test_several_classes_have_a_boundary_each():
         ({"discs": Discs(classes=1)}, "--discs.classes"),
         ({"discs": Discs(radius=0.0)}, "--discs.radius"),
         ({"discs": Discs(separation=float("nan"))}, "--discs.separation"),
+        ({"layers": 0}, "--layers"),
         ({"reorderings": 1}, "--reorderings"),
         ({"resolution": 7}, "--resolution"),
         ({"shown": 0}, "--shown"),
+        ({"waves": -1}, "--waves"),
+        ({"dataset": "fashion_plane", "train_size": 19}, "--train-size"),
+        ({"dataset": "fashion_plane", "label_noise": 0.1}, "--dataset"),
+        ({"dataset": "fashion_plane", "discs": Discs(radius=1.0)}, "--dataset"),
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
@@ -294,9 +308,18 @@ def test_a_mistake_names_its_option(changed, option):
     assert raised.value.option == option
 
 
+def test_the_plane_that_is_like_images_has_ten_classes():
+    toy = drawn(Config(dataset="fashion_plane", train_size=400))
+    assert toy.train.images.shape == (400, 2) and len(toy.centres) == 10
+    assert (np.bincount(toy.clean_labels) == 40).all()
+    assert (toy.train.labels != toy.clean_labels).sum() == round(400 * FASHION_PLANE.label_noise)
+    np.testing.assert_array_equal(drawn(Config(train_size=30)).train.images, discs(30).train.images)
+
+
 def test_the_study_from_end_to_end(tmp_path):
     words = ["--exp", "influence", "--smoke", "--device", "cpu", "--out", str(tmp_path / "run"), "--discs.separation", "4"]
-    done = subprocess.run([sys.executable, "benchmark.py", *words], cwd=ROOT, capture_output=True, text=True)
+    words += ["--profile"]
+    done = run_in_process(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr and "% of this machine's peak" in done.stdout
     with (tmp_path / "run/influence.csv").open() as file:
@@ -307,4 +330,5 @@ def test_the_study_from_end_to_end(tmp_path):
     assert displaced == sorted(displaced, reverse=True) and displaced[0] > 0
     assert all(float(row["displacement_largest"]) >= float(row["displacement_mean"]) for row in rows)
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png"} <= names
+    assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png", "perfetto_trace.json.gz"} <= names
+    assert all(f"| {stage} |" in (tmp_path / "run/stages.md").read_text() for stage in ("imports", "leave-one-out", "figures"))

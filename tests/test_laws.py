@@ -44,7 +44,7 @@ OWN = {
     "gated_knowledge_transfer": {"gate": 0.1, "rounds": 2, "student_steps": 2, "batch_size": 16},
     "lfssd": {"selection": 1.0, "dampening": 0.5},
     "sisa": {"shards": 2, "slices": 2},
-    "rni": {"tensors": 2, "full_epochs": 1, "epochs": 3},
+    "rni": {"tensors": 2, "full_share": 0.4, "epochs": 3},
     "unsir": {"noise_images": 4, "noise_steps": 3, "retain_share": 0.5},
 }
 WITHOUT_CHANCE = {"original", "ssd", "lfssd", "newton"}  # methods that have no use for their key

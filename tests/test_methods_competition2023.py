@@ -73,6 +73,44 @@ def kernels(tree):
     return {name: leaf for name, leaf in named(tree).items() if leaf.ndim == 4}
 
 
+def descended(model, examples, variables, losses, rates, *, weight_decay, momentum=0.9, moving=None):
+    """SGD as it stands in a textbook: all of the examples in each step, one step for each rate.
+
+    `losses(logits, images, labels)` are those of the examples; `moving`, a tree of booleans for each step, says which arrays
+    move, and by default all do.
+    """
+
+    @jax.jit
+    def slope(variables):
+        def mean_loss(params):
+            logits, statistics = model.apply(variables._replace(params=params), examples.images, train=True)
+            return jnp.mean(losses(logits, examples.images, examples.labels)), statistics
+
+        return jax.grad(mean_loss, has_aux=True)(variables.params)
+
+    velocity = jax.tree.map(jnp.zeros_like, variables.params)
+    for number, rate in enumerate(rates):
+        (gradient, statistics), params = slope(variables), variables.params
+        velocity = jax.tree.map(lambda v, g, p: momentum * v + g + weight_decay * p, velocity, gradient, params)
+        moves = jax.tree.map(lambda _: True, params) if moving is None else moving[number]
+        params = jax.tree.map(lambda p, v, free, rate=rate: p - rate * v if free else p, params, velocity, moves)
+        variables = Variables(params, statistics)
+    return variables
+
+
+def retained(on):
+    return Examples(*(leaf[np.asarray(on.retain)] for leaf in on.train))
+
+
+def negative_log(logits, images, labels):
+    """Cross-entropy."""
+    return -jnp.log(jax.nn.softmax(logits)[jnp.arange(len(labels)), labels])
+
+
+def cosine(rate, steps):
+    return [rate * (1 + np.cos(np.pi * step / steps)) / 2 for step in range(steps)]
+
+
 # Which weights
 
 
@@ -269,6 +307,21 @@ def test_class_weights_are_powers_of_the_class_counts_with_mean_one(power):
     np.testing.assert_allclose(weights * counts[labels] ** power, weights[0] * counts[labels[0]] ** power, rtol=1e-5)
 
 
+def test_cfw_descends_on_class_weighted_cross_entropy_at_epochs_rates_each_from_rest():
+    on, variables = convolutional(), initial()
+    found = unlearn(
+        "cfw", on, variables, noise=0.0, last_noise=0.0, learning_rate=0.3, weight_decay=0.05, epochs=3, batch_size=ALL
+    )
+    examples = retained(on)
+    weights = len(examples.labels) / (CLASSES * np.bincount(examples.labels, minlength=CLASSES))
+
+    def losses(logits, images, labels):
+        return jnp.asarray(weights, jnp.float32)[labels] * negative_log(logits, images, labels)
+
+    by_hand = descended(on.model, examples, variables, losses, cosine(0.3, 3), weight_decay=0.05, momentum=0.0)
+    close(found, by_hand, rtol=1e-3, atol=1e-4)
+
+
 # PRMQ
 
 
@@ -330,6 +383,14 @@ def test_cts_kernels_see_transposed_images_as_the_originals_saw_them():
     assert same(after.params["head"], variables.params["head"]) and same(after.statistics, variables.statistics)
 
 
+def test_ct_trains_what_it_has_transposed():
+    on, variables = convolutional(), initial()
+    found = unlearn("ct", on, variables, learning_rate=0.3, weight_decay=0.05, epochs=3, batch_size=ALL)
+    turned = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1) if leaf.ndim == 4 else leaf, variables)
+    by_hand = descended(on.model, retained(on), turned, negative_log, cosine(0.3, 3), weight_decay=0.05)
+    close(found, by_hand, rtol=1e-3, atol=1e-4)
+
+
 # KDE
 
 
@@ -353,6 +414,27 @@ def test_kde_distils_on_held_out_images_without_their_labels():
     assert same(distilled(0.3, mislabelled), distilled(0.3))
 
 
+def test_kde_distils_and_then_trains_with_twice_the_teacher():
+    """The student's first layer and head are fresh. Each phase has a momentum of its own, and only the second a cosine."""
+    on, variables = problem(normalised()), start(normalised())
+    on = on.replace(held_out=Examples(on.train.images[:12, ::-1], on.train.labels[:12]))
+    rates = {"distillation_learning_rate": 0.4, "learning_rate": 0.3, "weight_decay": 0.05}
+    found = unlearn("kde", on, variables, temperature=2.0, distillation_epochs=2, epochs=3, batch_size=ALL, **rates)
+
+    def imitation(logits, images, labels):
+        p = jax.nn.softmax(on.model.apply(variables, images)[0] / 2.0)
+        return jnp.sum(p * (jnp.log(p) - jnp.log(jax.nn.softmax(logits / 2.0))), axis=1)
+
+    def both(*batch):
+        return negative_log(*batch) + 2.0 * imitation(*batch)
+
+    fresh = on.model.init(jax.random.split(KEY, 3)[0], on.train.images[:1]).params
+    student = variables._replace(params=variables.params | {name: fresh[name] for name in ("hidden", "head")})
+    student = descended(on.model, on.held_out, student, imitation, [0.4, 0.4], weight_decay=0.05)
+    by_hand = descended(on.model, retained(on), student, both, cosine(0.3, 3), weight_decay=0.05)
+    close(found, by_hand, rtol=1e-3, atol=1e-4)
+
+
 # RNI
 
 
@@ -371,7 +453,7 @@ def test_rni_draws_so_many_arrays_in_an_epoch_and_noise_falls_on_a_share_of_them
 def test_rni_trains_and_shakes_what_was_drawn_and_nothing_else():
     """The rest stays bit-identical, weight decay and all; the head is renewed before."""
     on, variables = problem(normalised()), start(normalised())
-    given = {"epochs": 2, "full_epochs": 0, "tensors": 1, "noise_share": 1.0, "batch_size": ALL, "weight_decay": 0.1}
+    given = {"epochs": 2, "full_share": 0.0, "tensors": 1, "noise_share": 1.0, "batch_size": ALL, "weight_decay": 0.1}
 
     def after(noise, rate):
         return named(unlearn("rni", on, variables, noise=noise, learning_rate=rate, last_learning_rate=rate, **given).params)
@@ -389,6 +471,34 @@ def test_rni_trains_and_shakes_what_was_drawn_and_nothing_else():
 
 def test_rni_trains_everything_in_its_last_epochs():
     on, variables = problem(linear()), start(linear())
-    given = {"epochs": 1, "full_epochs": 1, "tensors": 1, "batch_size": ALL}
+    given = {"epochs": 1, "full_share": 1.0, "tensors": 1, "batch_size": ALL}
     still, moved = (unlearn("rni", on, variables, last_learning_rate=rate, **given).params for rate in (0.0, 0.1))
     assert all((a != b).any() for a, b in zip(jax.tree.leaves(still), jax.tree.leaves(moved), strict=True))
+
+
+def test_rni_descends_at_the_last_epochs_own_rate_in_the_last_epoch_only():
+    """Nine epochs, of which the first five train an array each and all normalisations; each begins from rest."""
+    on, variables = problem(normalised()), start(normalised())
+    given = {"tensors": 1, "noise": 0.0, "learning_rate": 0.1, "last_learning_rate": 0.3, "weight_decay": 0.05, "batch_size": ALL}
+    found = unlearn("rni", on, variables, **given)
+    fresh_key, draw_key, _ = jax.random.split(KEY, 3)
+    fresh = on.model.init(fresh_key, on.train.images[:1]).params["head"]
+    student = variables._replace(params=variables.params | {"head": fresh})
+    names = sorted(named(student.params))
+    frozen = lots(draw_key, ["norm" not in name for name in names], (9, 1), 0.0).frozen & (np.arange(9) < 5)[:, None]
+    moving = [jax.tree.unflatten(jax.tree.structure(student.params), list(~each)) for each in np.asarray(frozen)]
+    rates = [0.1] * 8 + [0.3]
+    by_hand = descended(on.model, retained(on), student, negative_log, rates, weight_decay=0.05, momentum=0.0, moving=moving)
+    close(found, by_hand, rtol=1e-3, atol=1e-4)
+
+
+def test_rnis_noise_has_its_standard_deviation_in_each_epoch_but_the_first_and_the_full_ones():
+    """Both arrays get it in the second to the fifth of nine epochs: four times, which add up to twice its deviation."""
+    on, variables = problem(linear()), start(linear())
+    fresh = on.model.init(KEY, on.train.images[:1]).params
+    given = {"tensors": 2, "noise_share": 1.0, "noise": 0.3, "learning_rate": 0.0, "last_learning_rate": 0.0, "batch_size": ALL}
+    students = [unlearn("rni", on, variables, key=key, **given).params for key in jax.random.split(KEY, 40)]
+    added = [jax.tree.map(jnp.subtract, student, fresh) for student in students]
+    noise = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(added)])
+    assert noise.std() == pytest.approx(0.6, rel=4 / (2 * noise.size) ** 0.5)
+    assert abs(noise.mean()) < 4 * 0.6 / noise.size**0.5

@@ -1,5 +1,7 @@
 """Every metric against a literal, slow reference, known answers, symmetries and bounds."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -338,3 +340,24 @@ def test_identical_distributions_score_about_a_fifth():
 def test_forgetting_quality_needs_two_models():
     with pytest.raises(ValueError, match="two models"):
         metrics.forgetting_quality(np.zeros((1, 3)), np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("metric", [metrics.kl_to_oracle, metrics.activation_distance, metrics.js_divergence, metrics.zrf])
+@pytest.mark.parametrize("wrong", [(3, 1, 4), (3, 5, 1)])
+def test_one_example_or_class_is_not_held_against_many(metric, wrong):
+    metric = inspect.unwrap(metric)  # without the tests' own check of shapes
+    fair = np.full((2, 5, 4), 0.25)
+    metric(fair, np.full((3, 5, 4), 0.25))
+    with pytest.raises(ValueError, match="cannot be held against"):
+        metric(fair, np.full(wrong, 0.25))
+
+
+@pytest.mark.parametrize("metric", [metrics.klom, metrics.forgetting_quality])
+def test_margins_of_one_example_are_not_held_against_those_of_many(metric):
+    with pytest.raises(ValueError, match="cannot be held against"):
+        inspect.unwrap(metric)(np.random.default_rng(0).normal(size=(8, 5)), np.zeros((8, 1)))
+
+
+def test_a_histogram_of_one_bin_is_refused():
+    with pytest.raises(ValueError, match="bins 1 must be 2"):
+        metrics.klom(np.zeros((4, 5)), np.ones((4, 5)), bins=1)

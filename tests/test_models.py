@@ -7,14 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.models import as_model, build, draw_kernels
+from unlearn_jax.models import as_model, build, draw_kernels, through_waves
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
-from unlearn_jax.types import UsageError, Variables
+from unlearn_jax.types import Model, UsageError, Variables
 
 close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
 
@@ -291,3 +292,27 @@ def test_the_mlp_is_two_relu_layers_and_a_head():
     for name in ("hidden1", "hidden2"):
         h = jnp.maximum(h @ params[name]["kernel"] + params[name]["bias"][None], 0)
     close(model.apply(Variables(params, {}), x)[0], h @ params["head"]["kernel"] + params["head"]["bias"][None])
+
+
+def test_waves_make_pixels_whose_likeness_falls_with_the_distance():
+    inner = Model(lambda key, images: None, lambda variables, images, train: (images, {}), ())
+    seen = through_waves(inner, 20_000).apply
+    points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, -2.0], [3.0, 3.0]])
+    pixels, _ = seen(Variables({}, {}), points, train=False)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.testing.assert_allclose(pixels @ pixels.T / 20_000, np.exp(-(distances**2) / 2), atol=0.03)
+
+
+def test_a_model_behind_waves_is_the_model_on_pixels():
+    model, points, labels = build("mlp", classes=3, width=5), jax.random.normal(jax.random.key(0), (7, 2)), jnp.arange(7) % 3
+    whole = through_waves(model, 6)
+    assert whole is through_waves(model, 6)
+    variables = whole.init(jax.random.key(1), points[:1])
+    assert variables.params["hidden1"]["kernel"].shape == (6, 5)
+
+    def loss(params):
+        logits = whole.apply(Variables(params, {}), points, train=True)[0]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    by_hand = whole.gradient(variables.params, points, labels, jnp.full(7, 1 / 7))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), by_hand, jax.grad(loss)(variables.params))

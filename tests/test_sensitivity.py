@@ -1,18 +1,22 @@
 """The surfaces of forgetting against utility: which settings are tried, and what is said of them."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
+import dataclasses
+import json
 
+import jax
 import numpy as np
 import pytest
+from in_process import run_in_process
 
+from configs import tuning
 from configs.tuning import SPACE
 from experiments.sensitivity import grid
+from experiments.setting import forget_mask, prepare
+from experiments.tuning import Judge
 from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
+from unlearn_jax.training.pools import member_keys
 
-ROOT = Path(__file__).parent.parent
 NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
 
 
@@ -53,7 +57,7 @@ def test_the_meshes_join_settings_that_differ_in_one_hyperparameter():
     two, one = figure.axes
     lines = [line for line in two.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
     corners = {tuple(map(tuple, np.round(line.get_xydata(), 6)[:, ::-1])) for line in lines if np.ptp(line.get_ydata())}
-    far = (90.0, 30.0)  # the setting that diverged is drawn at the edge: 30 times doing nothing
+    far = (6.0, 2.0)  # the setting that diverged is drawn at the edge: twice doing nothing
     assert {((3.0, 1.1), (1.0, 2.0)), ((2.0, 1.2), far), ((3.0, 1.1), (2.0, 1.2)), ((1.0, 2.0), far)} <= corners
     assert "two (F+R)" in two.get_title() and "one (F)" in one.get_title()
 
@@ -62,7 +66,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     command = (
         f"--exp sensitivity --smoke --device cpu --out {tmp_path}/out --cache {tmp_path}/cache --methods neggrad_plus,fisher"
     )
-    done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*command.split())
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/figures/sensitivity.png").is_file() and "Doing nothing" in done.stdout
     with (tmp_path / "out/sensitivity.csv").open() as file:
@@ -77,3 +81,24 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
         row["first_value"]: float(row["forget"]) for row in rows if row["method"] == "neggrad_plus" and row["kind"] == "grid"
     }
     assert len(set(by_rate.values())) == len(by_rate) == 2
+    before = (tmp_path / "out/sensitivity.csv").read_bytes()
+    again = run_in_process(*f"{command},finetune".split())
+    assert again.returncode == 0 and "finetune: 4 settings" in again.stderr and "fisher: " not in again.stderr
+    assert (tmp_path / "out/sensitivity.csv").read_bytes().startswith(before)
+
+
+def test_settings_are_judged_on_nothing_that_the_evaluation_uses(tmp_path):
+    """Another forget set, and keys of which the evaluation has none: a setting chosen on its own oracles would be no finding."""
+    config = dataclasses.replace(tuning.smoke(tuning.Config()), cache=tmp_path)
+    setting = prepare(config)
+    judge = Judge(config, setting)
+    evaluated = forget_mask(config, setting, 0)
+    assert (np.asarray(judge.problem.forget) != evaluated).any()
+    roles = "original", "oracle", "retrain"
+    own, other = (
+        {tuple(row) for role in roles for row in np.asarray(jax.random.key_data(member_keys(seed, role, 8))).tolist()}
+        for seed in (judge.seed, config.seed)
+    )
+    assert not own & other
+    pools = [json.loads(path.read_text()) for path in tmp_path.rglob("identity.json")]
+    assert {pool["role"] for pool in pools} == set(roles) and {pool["seed"] for pool in pools} == {judge.seed}

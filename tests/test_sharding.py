@@ -13,7 +13,7 @@ from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.sharding import Sisa, last_stages
 from unlearn_jax.models import mean_of
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Recipe
+from unlearn_jax.types import Recipe, UsageError
 
 SISA = Sisa(shards=3, slices=4)
 DIVIDE, STAGES = jax.jit(SISA.divide), jax.jit(SISA.stages)
@@ -124,6 +124,23 @@ def test_requests_may_follow_each_other(trained):
     assert same(again(both, division, once), again(both, division, before))
 
 
+def test_a_stream_of_requests_trains_again_what_each_one_touches_and_ends_as_if_none_had_been_there(trained):
+    division, before = trained
+    requests = np.stack([rows_of(division, 0, 1)[:1], rows_of(division, 0, 3)[:1], rows_of(division, 2, 0)[:1]])
+    steps = []
+
+    def watch(key, images):
+        jax.debug.callback(lambda: steps.append(1))
+        return images
+
+    after = jax.jit(SISA.answer)(KEY, whole().replace(augment=watch), division, before, requests)
+    jax.effects_barrier()
+    assert len(steps) == (3 + 1 + 4) * (8 // SISA.slices) * (SHARD // 4)
+    for number in range(3):
+        scratch = jax.jit(SISA.train)(KEY, forgetting(requests[: number + 1, 0]), division)
+        close(jax.tree.map(lambda leaf, number=number: leaf[number], after), last_stages(scratch), atol=1e-5)
+
+
 def test_a_forgotten_row_is_never_read(trained):
     """Nothing is left of a whole slice, the first of a shard: there the network stays as it was initialised."""
     division, before = trained
@@ -211,3 +228,17 @@ def test_the_registered_method_is_what_unlearning_from_the_checkpoints_gives():
     assert not same(last_stages(before), expected)
     assert METHODS["sisa"].outcome(on.model) is mean_of(on.model)
     assert METHODS["retrain"].outcome(on.model) is on.model
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "option"),
+    [
+        ("sisa", {"shards": 40, "slices": 3}, "--hyper sisa.shards"),
+        ("unsir", {"noise_share": 1.0}, "--hyper unsir.noise_share"),
+        ("unsir", {"retain_share": 0.0}, "--hyper METHOD.retain_share"),
+    ],
+)
+def test_a_share_of_nothing_is_refused(method, values, option):
+    with pytest.raises(UsageError) as raised:
+        unlearn(method, whole().replace(forget_count=1), start(mlp()), **values)
+    assert raised.value.option == option

@@ -3,14 +3,12 @@
 import csv
 import functools
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import run_in_process
 from test_methods import EXAMPLES, KEY, close, linear, mlp, poisoned, problem, same, start
 
 from configs.streaming import Config
@@ -25,7 +23,6 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.gradients import squared_gradients
 from unlearn_jax.types import UsageError
 
-ROOT = Path(__file__).parents[1]
 REQUESTS = np.array([[3, 17, 8], [30, 1, 22]])
 
 
@@ -151,12 +148,12 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     small = "--members 2 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     words = f"{small} --request-size 5 --methods delete --cache {tmp_path / 'cache'}"
     command = f"--exp streaming --smoke --device cpu --out {tmp_path / 'out'} {words}"
-    done = subprocess.run([sys.executable, "benchmark.py", *command.split()], cwd=ROOT, capture_output=True, text=True)
+    done = run_in_process(*command.split())
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     out = tmp_path / "out"
     assert all((out / file).is_file() for file in ("results.json", "summary.md", "figures/drift.png", "figures/drift.svg"))
-    methods = {"original", "retrain", "delete", f"delete{report.ANCHORED}"}
+    methods = {"original", "retrain", "delete", f"delete{report.ANCHORED}", "sisa"}
     with (out / "streaming.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {(line["request"], line["forgotten"], line["method"]) for line in lines} == {
@@ -177,6 +174,8 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
         ({"requests": 1}, "--requests 1: "),
         ({"request_size": 0}, "--request-size 0: "),
         ({"anchor": -1.0}, "--anchor -1.0: "),
+        ({"shards": -1}, "--shards -1: "),
+        ({"slices": 0}, "--slices 0: "),
         ({"forget": Forget(size=0.2)}, "--forget random: "),
         ({"forget_sets": 2}, "--forget-sets 2: "),
     ],

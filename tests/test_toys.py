@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.data import discs
+from unlearn_jax.data import Mixture, discs, populations
+from unlearn_jax.data.toys import layout
 
 
 @settings(max_examples=20, deadline=None)
@@ -31,3 +32,58 @@ def test_two_discs_are_where_the_question_puts_them_and_are_filled_evenly():
     assert moved.train.images[2::3].min() > 6.8
     with pytest.raises(ValueError, match="two classes"):
         discs(3, classes=4)
+
+
+CENTRES = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
+MIXTURE = Mixture(CENTRES, separation=1.5, modes=2.6, spread=0.5, tail=1.0, rare=0.2, reach=3.0, label_noise=0.1, scale=0.5)
+
+
+def test_a_mixture_has_the_shares_that_it_says():
+    toy = populations(30_000, MIXTURE, seed=1)
+    assert (toy.train.labels != toy.clean_labels).sum() == 3000 and np.ptp(np.bincount(toy.clean_labels)) == 0
+    np.testing.assert_allclose(toy.centres, 0.5 * 1.5 * CENTRES)
+    same = populations(30_000, MIXTURE._replace(rare=0.0), seed=1).train.images
+    moved = (toy.train.images != same).any(axis=1)  # who is rare, since all else is drawn alike
+    assert moved.mean() == pytest.approx(0.2, abs=0.01)
+    furthest = 0.5 * 3.0 * 1.5 * 8.0
+    assert np.linalg.norm(toy.train.images[moved], axis=1).max() < furthest + 0.5 * 5 * 0.2
+    own = same[toy.clean_labels == 0]
+    assert own.std() == pytest.approx(0.5 * np.hypot(1, 0.5), rel=0.35)  # width, and where few sub-modes happen to be
+
+
+def test_sub_populations_are_rare_by_their_rank():
+    far = MIXTURE._replace(rare=1.0, scale=1.0, reach=1000.0, tail=1.0)  # none overlaps another
+    toy = populations(30_000, far, seed=2)
+    own = toy.train.images[toy.clean_labels == 1]
+    _, counts = np.unique(np.round(own / 20), axis=0, return_counts=True)
+    counts = np.sort(counts)[::-1]
+    harmonic = (1 / np.arange(1, 65)).sum()
+    np.testing.assert_allclose(counts[:4] / len(own), 1 / np.arange(1, 5) / harmonic, rtol=0.15)
+
+
+def test_other_draws_are_other_points_of_the_same_places():
+    bare = MIXTURE._replace(modes=1.0, rare=0.0)
+    first, again, second, elsewhere = (
+        populations(900, bare, draw=draw, seed=seed) for draw, seed in ((0, 0), (0, 0), (1, 0), (0, 1))
+    )
+    np.testing.assert_array_equal(first.train.images, again.train.images)
+    means = [
+        np.stack([toy.train.images[toy.clean_labels == label].mean(0) for label in range(3)])
+        for toy in (first, second, elsewhere)
+    ]
+    assert not np.array_equal(first.train.images, second.train.images)
+    assert abs(means[0] - means[1]).max() < 0.15 < abs(means[0] - means[2]).max()
+    with pytest.raises(ValueError, match="two classes"):
+        populations(2, bare)
+
+
+def test_a_layout_keeps_distances_that_the_plane_has_and_shares_out_the_rest():
+    places = np.random.default_rng(0).normal(size=(6, 2))
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2)
+    found = layout(distances, starts=4)
+    np.testing.assert_allclose(np.linalg.norm(found[:, None] - found[None], axis=2), distances, atol=1e-3)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-9)
+    assert np.isfinite(layout(np.array([[0.0, 0.0, 3.0], [0.0, 0.0, 3.0], [3.0, 3.0, 0.0]]), starts=2)).all()
+    four = layout(np.ones((4, 4)) - np.eye(4), starts=4)  # no four places are as far from each other
+    apart = np.linalg.norm(four[:, None] - four[None], axis=2)[np.triu_indices(4, 1)]
+    assert 0.7 < apart.min() < 1 < apart.max() < 1.4

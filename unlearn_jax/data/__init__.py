@@ -3,6 +3,6 @@
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.forget_sets import choose
 from unlearn_jax.data.images import DATASETS, Dataset, load
-from unlearn_jax.data.toys import Toy, discs
+from unlearn_jax.data.toys import FASHION_PLANE, Mixture, Toy, discs, populations
 
-__all__ = ["DATASETS", "Dataset", "Toy", "augmentation", "choose", "discs", "load"]
+__all__ = ["DATASETS", "FASHION_PLANE", "Dataset", "Mixture", "Toy", "augmentation", "choose", "discs", "load", "populations"]

@@ -21,14 +21,27 @@ class DatasetEntry(NamedTuple):
     augment: str  # "none", "crop" or "crop_flip"
     source: str
     reference: str
+    names: tuple[str, ...] = ()  # of the classes, where they are not numbers
 
 
 DATASETS = {
     "digits": DatasetEntry(10, (8, 8, 1), "none", "ships with scikit-learn", "Alpaydin and Kaynak 1998"),
     "fashion_mnist": DatasetEntry(
-        10, (28, 28, 1), "none", "IDX files (Debian: dataset-fashion-mnist) or TFDS", "Xiao et al. 2017, arXiv:1708.07747"
+        10,
+        (28, 28, 1),
+        "none",
+        "IDX files (Debian: dataset-fashion-mnist) or TFDS",
+        "Xiao et al. 2017, arXiv:1708.07747",
+        ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
-    "cifar10": DatasetEntry(10, (32, 32, 3), "crop_flip", "TFDS", "Krizhevsky 2009, Learning multiple layers of features"),
+    "cifar10": DatasetEntry(
+        10,
+        (32, 32, 3),
+        "crop_flip",
+        "TFDS",
+        "Krizhevsky 2009, Learning multiple layers of features",
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
     "cifar100": DatasetEntry(100, (32, 32, 3), "crop_flip", "TFDS", "Krizhevsky 2009, Learning multiple layers of features"),
     "svhn_cropped": DatasetEntry(10, (32, 32, 3), "crop", "TFDS", "Netzer et al. 2011, Reading digits in natural images"),
 }

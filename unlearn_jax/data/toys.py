@@ -3,10 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 
 from unlearn_jax.data.splits import generator, mislabel
 from unlearn_jax.types import Examples
+
+MODES = 12  # sub-modes of a class, at most
+RARE = 64  # rare sub-populations of each class
+TIGHT = 0.2  # their width, in widths of a sub-mode
 
 
 class Toy(NamedTuple):
@@ -51,12 +55,143 @@ def discs(
         raise ValueError(f"{points} points of {classes} classes: at least two classes and a point of each are needed")
     clean = np.arange(points, dtype=np.int32) % classes
     rng = generator("discs", seed)
-    distance, angle = radius * np.sqrt(rng.random(points)), 2 * np.pi * rng.random(points)
-    offsets = distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    images = (np.asarray(centres)[clean] + offsets).astype(np.float32)
+    images = (np.asarray(centres)[clean] + radius * _in_disc(rng, (points,))).astype(np.float32)
     return Toy(
         Examples(images, mislabel(clean, label_noise, classes, generator("disc labels", seed))), clean, np.asarray(centres)
     )
+
+
+class Mixture(NamedTuple):
+    """Where the points of `populations` come from. Distances are in widths (standard deviations) of a sub-mode.
+
+    Attributes:
+        centres: of the classes.
+        separation: times the distance of the centres.
+        modes: sub-modes of each class, 1 to 12; rounded.
+        spread: standard deviation of the sub-modes' places around the centre of their class.
+        tail: the k-th sub-population of a class has a share in proportion to k^-tail: of the sub-modes, and of the rare ones.
+        rare: share of all points that belong to rare sub-populations: 64 tight ones in each class.
+        reach: radius of the disc in which those lie anywhere, other classes' places included; in radii of the farthest centre.
+        label_noise: share of the points that get a wrong label, uniform over the other classes.
+        scale: length of a width: what the learner sees is larger or smaller.
+    """
+
+    centres: Float[np.ndarray, "classes 2"]
+    separation: float = 1.0
+    modes: float = 3.0
+    spread: float = 0.5
+    tail: float = 1.0
+    rare: float = 0.1
+    reach: float = 1.0
+    label_noise: float = 0.02
+    scale: float = 1.0
+
+
+FASHION_PLANE = Mixture(
+    centres=np.array(
+        [
+            [-0.32, -0.4],
+            [-1.49, -3.66],
+            [-1.75, 2.61],
+            [-2.83, -1.09],
+            [-3.12, 1.67],
+            [3.48, 0.92],
+            [-1.18, 1.01],
+            [3.83, -1.2],
+            [1.09, 3.05],
+            [2.3, -2.9],
+        ]
+    ),
+    separation=3.13,
+    modes=8,
+    spread=0.765,
+    tail=0.897,
+    rare=0.272,
+    reach=1.88,
+    label_noise=0.0511,
+    scale=0.937,
+)
+"""As hard to learn as 2,000 examples of Fashion-MNIST, its classes in their order; by `python benchmark.py --exp fitted_toy`."""
+
+
+def populations(points: int, mixture: Mixture, *, draw: int = 0, seed: int = 0) -> Toy:
+    """Points of several overlapping classes, each of some sub-modes and a long tail of rare sub-populations.
+
+    It is how Feldman (arXiv 1906.05271) and Feldman and Zhang (2008.03703) picture natural images: what is rare can be known
+    only by who saw it. `--exp fitted_toy` fits the mixture to an image set.
+
+    Args:
+        points: how many in all; classes take turns.
+        mixture: where they come from.
+        draw: which sample of points, wrong labels included: 0, 1, ... are samples from the same sub-populations.
+        seed: draws where the sub-populations are, and the points. The same draws serve every mixture of as many classes, so that
+            points move little when the mixture changes little.
+
+    Raises:
+        ValueError: fewer points than classes.
+    """
+    classes = len(mixture.centres)
+    if not 2 <= classes <= points:
+        raise ValueError(f"{points} points of {classes} classes: at least two classes and a point of each are needed")
+    world, rng = generator("populations", seed), generator("points of populations", seed, draw)
+    modes, islands = world.standard_normal((classes, MODES, 2)), _in_disc(world, (classes, RARE))
+    clean = np.arange(points, dtype=np.int32) % classes
+    rare = rng.random(points) < mixture.rare
+    place = rng.random(points)
+    centres = mixture.separation * np.asarray(mixture.centres)
+    mode, island = _zipf(place, round(mixture.modes), mixture.tail), _zipf(place, RARE, mixture.tail)
+    common = centres[clean] + mixture.spread * modes[clean, mode]
+    radius = mixture.reach * np.linalg.norm(centres, axis=1).max()
+    middle = np.where(rare[:, None], radius * islands[clean, island], common)
+    width = np.where(rare, TIGHT, 1.0)[:, None]
+    images = (mixture.scale * (middle + width * rng.standard_normal((points, 2)))).astype(np.float32)
+    labels = mislabel(clean, mixture.label_noise, classes, generator("labels of populations", seed, draw))
+    return Toy(Examples(images, labels), clean, mixture.scale * centres)
+
+
+def layout(distances: Float[np.ndarray, "classes classes"], starts: int = 16) -> Float[np.ndarray, "classes 2"]:
+    """Places in the plane whose distances are as near as can be to those that are wanted: least `Σ (|c_i - c_j| / d_ij - 1)²`.
+
+    Args:
+        distances: symmetric; less than a tenth of their mean counts as that, or two classes in one place would outweigh all.
+        starts: random places from which the descent begins; the best end counts.
+
+    Returns:
+        The places, their mean at 0.
+    """
+    from scipy.optimize import minimize
+
+    first, second = np.triu_indices(len(distances), 1)
+    wanted = np.maximum(distances[first, second], 0.1 * distances[first, second].mean())
+
+    def stress(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        places = flat.reshape(-1, 2)
+        apart = places[first] - places[second]
+        length = np.maximum(np.linalg.norm(apart, axis=1), 1e-9)
+        excess = length / wanted - 1
+        pull = (2 * excess / (wanted * length))[:, None] * apart
+        slope = np.zeros_like(places)
+        np.add.at(slope, first, pull)
+        np.add.at(slope, second, -pull)
+        return float(excess @ excess), slope.ravel()
+
+    rng = generator("layout")
+    begun = wanted.mean() * rng.standard_normal((starts, 2 * len(distances)))
+    ends = [minimize(stress, start, jac=True, method="L-BFGS-B") for start in begun]
+    best = min(ends, key=lambda end: end.fun).x.reshape(-1, 2)
+    return best - best.mean(axis=0, keepdims=True)
+
+
+def _in_disc(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape 2"]:
+    """Places in the unit disc, evenly."""
+    distance, angle = np.sqrt(rng.random(shape)), 2 * np.pi * rng.random(shape)
+    return distance[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def _zipf(place: Float[np.ndarray, " points"], kinds: int, tail: float) -> Int[np.ndarray, " points"]:
+    """Which of so many kinds, with shares in proportion to k^-tail, a place in [0, 1) belongs to."""
+    shares = np.cumsum(np.arange(1, kinds + 1) ** -tail)
+    return np.minimum(np.searchsorted(shares / shares[-1], place, side="right"), kinds - 1)
 
 
 def _polygon(classes: int, separation: float) -> Float[np.ndarray, "classes 2"]:

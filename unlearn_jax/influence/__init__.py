@@ -17,13 +17,14 @@ from unlearn_jax.influence.response import (
     Training,
     all_but_one,
     for_members,
+    margins,
     reordered,
     retrained,
     train,
     train_in_segments,
     training,
 )
-from unlearn_jax.influence.subsets import Datamodels, SubsetInfluence, correlation, datamodels, subset_influence
+from unlearn_jax.influence.subsets import Datamodels, SubsetInfluence, correlation, datamodels, mask_correlation, subset_influence
 from unlearn_jax.influence.unrolled import metasmoothness, source, unrolled
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "influence_functions",
     "leave_one_out",
     "lissa",
+    "margins",
+    "mask_correlation",
     "metasmoothness",
     "reordered",
     "retrained",

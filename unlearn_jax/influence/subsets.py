@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-PENALTIES = np.geomspace(1.0, 0.05, 10)  # tried, in units of the least one that leaves every weight at zero
+PENALTIES = np.geomspace(1.0, 0.1, 10)  # tried, in units of the least one that leaves every weight at zero
 VALIDATION = 0.25  # share of the models on which they are compared
 
 
@@ -69,6 +69,25 @@ def subset_influence(masks: Bool[Any, "models examples"], outputs: Any) -> Subse
         means.append(mean)
         variances.append(np.maximum(shares @ outputs**2 - mean**2, 0.0) / (count[:, None] - 1))  # of the mean
     return SubsetInfluence(means[0] - means[1], np.sqrt(variances[0] + variances[1]))
+
+
+def mask_correlation(masks: Bool[Any, "models examples"], outputs: Any) -> Float[np.ndarray, "examples targets"]:
+    """Pearson's correlation over models of having trained on an example with an output; 0 where either is constant.
+
+    It is the influence in units of what chance makes of it: among models whose outputs are shuffled it has mean 0 and a standard
+    deviation of `1 / sqrt(models - 1)`, whatever the output.
+
+    Args:
+        masks: which model trained on which example.
+        outputs: `[models, targets]`, numbers or truth values.
+    """
+    columns = [np.asarray(each, np.float64) - np.mean(each, axis=0, keepdims=True) for each in (masks, outputs)]
+    lengths = [np.linalg.norm(each, axis=0, keepdims=True) for each in columns]
+    units = [
+        np.divide(each, length, out=np.zeros_like(each), where=length > 1e-9)
+        for each, length in zip(columns, lengths, strict=True)
+    ]
+    return units[0].T @ units[1]
 
 
 def datamodels(masks: Bool[Any, "models examples"], outputs: Any) -> Datamodels:

@@ -57,20 +57,16 @@ class Unlearner:
     ):
         static, traced = traceable(method, values)
         make = (METHODS[method] if isinstance(method, str) else method).make
-        masks = masks or {}
-        for field, mask in masks.items():
-            count, found = getattr(problem, f"{field}_count"), np.unique(mask.sum(axis=1))
-            if (found != count).any():
-                raise ValueError(f"{field}: the masks of all members hold {count} examples, not {found}")
 
         @jax.jit  # traced once for all of what follows
         def unlearn(key, own, numbers, masks, problem):
             return make(**static, **numbers)(key, problem.replace(**masks), own)
 
-        self.method, self.problem = unlearn, problem
+        self.method = unlearn
         self.members = len(jax.tree.leaves(variables)[0])
-        numbers = {key: np.broadcast_to(np.float32(value), self.members) for key, value in traced.items()}
-        self.own = variables, numbers, masks
+        self.numbers: dict[str, Any] = {}
+        self.retune(**traced)
+        self.turn_to(problem, variables, masks)
         self.strategy, self.chunk = strategy, chunk
         self.compile_seconds = 0.0
         self._compiled: dict[int, Any] = {}
@@ -78,7 +74,21 @@ class Unlearner:
     def retune(self, **numbers: Any) -> None:
         """Give float hyperparameters other values, one for all members or one for each; what is compiled stays."""
         for key, value in numbers.items():
-            self.own[1][key] = np.broadcast_to(np.float32(value), self.members)
+            self.numbers[key] = np.broadcast_to(np.float32(value), self.members)
+
+    def turn_to(
+        self, problem: Problem, variables: Variables, masks: dict[str, Bool[np.ndarray, "members examples"]] | None = None
+    ) -> None:
+        """Take as many other models, with another problem of the same shapes; what is compiled stays.
+
+        Raises:
+            ValueError: masks that count other than the problem does.
+        """
+        for field, mask in (masks or {}).items():
+            count, found = getattr(problem, f"{field}_count"), np.unique(mask.sum(axis=1))
+            if (found != count).any():
+                raise ValueError(f"{field}: the masks of all members hold {count} examples, not {found}")
+        self.problem, self.own = problem, (variables, self.numbers, masks or {})
 
     def compile(self) -> None:
         """Compile for every size of chunk; nothing happens the second time."""

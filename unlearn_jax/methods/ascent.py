@@ -91,7 +91,8 @@ def adv_neggrad(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, ep
     """Advanced NegGrad: climbs the forget loss and descends on the retain loss in one step on one joint batch.
 
     Minimises CE(R) - CE(F) by SGD with momentum 0.9; F is cycled, one batch for each of R's. Unlike in `neggrad_plus` the two
-    losses weigh the same and the two batches go through the network as one, so that BatchNorm normalises by both.
+    losses weigh the same and the two batches go through the network as one, so that BatchNorm normalises by both. Learning rate
+    and epochs are this project's.
 
     Args:
         learning_rate: of SGD.

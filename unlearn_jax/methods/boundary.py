@@ -16,7 +16,7 @@ from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.gradients import output_sensitivity
 from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, relabelled, weighted
 from unlearn_jax.training.perturbations import fast_gradient_sign, in_chunks, nearest_adversarial, predicted, targeted_descent
-from unlearn_jax.types import Examples, Key, Method, Problem, Variables
+from unlearn_jax.types import Examples, Key, Method, Problem, UsageError, Variables
 
 
 @register(access="F", reference="arXiv 2303.11570", identity_at_zero=True)
@@ -165,6 +165,8 @@ def unsir(
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        if noise_share >= 1.0:
+            raise UsageError("--hyper unsir.noise_share", noise_share, "a share below 1")
         subset_key, start_key, noise_key, impair_key, repair_key = jax.random.split(key, 5)
         problem = with_share_of_retain(subset_key, problem, retain_share)
         labels = examples_of(problem, "forget").labels[jnp.arange(noise_images) % problem.forget_count]

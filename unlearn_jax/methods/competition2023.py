@@ -206,7 +206,8 @@ def prmq(
 
     The `share` of all weights (those of normalisations apart) with the smallest |θ| is initialised anew. Then R descends CE,
     weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
-    precision. Deviations: this library's initialiser; 3 epochs for 3.2.
+    precision. Deviations: this library's initialiser; 3 epochs for 3.2; the class weights have mean 1 over R (the entrants': over
+    each batch).
 
     Args:
         share: of the weights that are renewed, over the whole network.
@@ -314,7 +315,7 @@ def kde(
     return method
 
 
-@register(access="R", reference="of the competition's first seven, arXiv 2406.09073")
+@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", static=["full_share"])
 def rni(
     *,
     noise: Number = 0.04,
@@ -323,13 +324,13 @@ def rni(
     learning_rate: Number = 2e-4,
     last_learning_rate: Number = 1e-3,
     weight_decay: Number = 5e-4,
-    full_epochs: int = 4,
+    full_share: float = 4 / 9,
     epochs: int = 9,
     batch_size: int = 64,
 ) -> Method:
     """RNI: renews the head, then trains a few random arrays of weights at a time, with noise on most of them.
 
-    In each epoch but the last `full_epochs`, CE(R) moves `tensors` random arrays and all normalisations, the rest stays
+    In each epoch but the last `full_share` of them, CE(R) moves `tensors` random arrays and all normalisations, the rest stays
     bit-identical; from the second epoch on, that share of them has first got noise. Then all train. Deviations: an array may
     get noise more than once (the entrants': only when it is first drawn).
 
@@ -340,7 +341,7 @@ def rni(
         learning_rate: of SGD, its momentum beginning anew in each epoch.
         last_learning_rate: of the last epoch.
         weight_decay: added to the gradient.
-        full_epochs: at the end, in which all weights train.
+        full_share: of the epochs, at the end, in which all weights train; the entrants' 4 of 9.
         epochs: passes over R, those included.
         batch_size: examples per step.
     """
@@ -349,7 +350,7 @@ def rni(
         init_key, draw_key, turns_key = jax.random.split(key, 3)
         drawable, structure = jax.tree.flatten(unnormalising(variables.params))
         drawn = lots(draw_key, drawable, (epochs, tensors), noise_share)
-        partial = (np.arange(epochs) < epochs - full_epochs)[:, None]
+        partial = (np.arange(epochs) < epochs - round(full_share * epochs))[:, None]
         rates = jnp.where(np.arange(epochs) == epochs - 1, last_learning_rate, learning_rate)
         objective, steps = weighted(Term("retain", cross_entropy)), steps_for(problem, "retain", 1, batch_size)
 

@@ -19,8 +19,9 @@ def fisher(*, alpha: Number = 1e-7, samples: int = 1000) -> Method:
     """Fisher forgetting: noise on every weight, large where the retain set does not mind.
 
     F_i = E over x in R and y ~ p(y|x) of g_i², exactly over y; θ_i += sqrt(alpha min(1 / (F_i + 1e-8), 1e3)) ξ_i, ξ standard
-    normal. The authors use all of R and larger noise on the head of a forgotten class; here there is one rule for all
-    weights.
+    normal. Deviations: F_i is estimated from `samples` examples of R, the authors' from all; there is one rule for all weights,
+    where in theirs the inputs of a unit share their variance, head and BatchNorm get more, and the head's weights of a
+    forgotten class are replaced.
 
     Args:
         alpha: the noise's strength, 1e-9 to 1e-6.
@@ -45,7 +46,8 @@ def ssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
     """Selective synaptic dampening: shrinks the weights that matter much more to the forget set than to the whole.
 
     I = mean over examples of g² at the labels. Where I_F > selection I_D: θ *= min(1, dampening I_D / I_F). Needs no training;
-    I_D may be computed once and kept in place of the data.
+    I_D may be computed once and kept in place of the data. Deviation: g is each example's own; the authors' code squares the
+    means of batches.
 
     Args:
         selection: the authors' alpha.

@@ -103,8 +103,9 @@ def scrub_r(
     """SCRUB+R: SCRUB, rewound to the epoch whose error on the forget set is what it would be on unseen data.
 
     Keeps the model after every epoch of `scrub`, and picks the one whose error on F is nearest to the reference: the error
-    that the model after the last epoch makes on the held-out examples, weighted so that their classes are as frequent as in F.
-    Of equally near epochs the first. All errors are taken in eval mode; the held-out labels are read.
+    that the model after the last epoch makes on the held-out examples, weighted so that their classes are as frequent as in F;
+    unweighted where none of them has a class of F. Of equally near epochs the first. All errors are taken in eval mode; the
+    held-out labels are read. Deviations: the authors match a subset instead of weighting; a constant learning rate, as `scrub`.
 
     Args:
         learning_rate: of Adam.
@@ -200,9 +201,10 @@ def error_rate(
 def class_weights(problem: Problem) -> Float[Array, " held_out"]:
     """A weight for each held-out example, 1 on average, that makes the classes as frequent as they are in the forget set.
 
-    A class of F that no held-out example has counts for nothing.
+    A class of F that no held-out example has counts for nothing; where they have none of F's classes, all weights are 1.
     """
     wanted = jnp.zeros(problem.classes).at[examples_of(problem, "forget").labels].add(1.0)
     found = jnp.zeros(problem.classes).at[problem.held_out.labels].add(1.0)
     weights = (wanted / jnp.maximum(found, 1.0))[problem.held_out.labels]
+    weights = jnp.where(jnp.any(weights > 0), weights, 1.0)
     return weights / jnp.mean(weights)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from unlearn_jax.training.sampling import steps_in_pass, subset
-from unlearn_jax.types import Examples, Key, Method, Problem, Variables
+from unlearn_jax.types import Examples, Key, Method, Problem, UsageError, Variables
 
 
 def edit(change: Callable[[Key, Problem, Variables], Variables]) -> Method:
@@ -73,8 +73,14 @@ def among(problem: Problem, source: str, extra: Examples) -> Problem:
 
 
 def with_share_of_retain(key: Key, problem: Problem, share: float) -> Problem:
-    """The problem that keeps, besides the forget set, a random share of the retain set only."""
+    """The problem that keeps, besides the forget set, a random share of the retain set only.
+
+    Raises:
+        UsageError: a share that is no example.
+    """
     count = round(share * problem.retain_count)
+    if not count:
+        raise UsageError("--hyper METHOD.retain_share", share, f"a share of the {problem.retain_count} retained examples")
     kept = problem.forget | subset(key, problem.retain, count)
     return dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
 

@@ -39,7 +39,7 @@ def successive_random_labels(*, learning_rate: Number = 1e-4, epochs: int = 3, b
     """Successive random labels: as `random_label`, but the wrong labels of the forget set are drawn anew for every batch.
 
     Minimises CE on F u R in one shuffled stream by Adam. Over the passes a forget example is pushed towards all other classes
-    alike, rather than towards one.
+    alike, rather than towards one. Deviation: one stream, as `random_label`.
 
     Args:
         learning_rate: of Adam.
@@ -67,8 +67,8 @@ def salun(
     """SalUn: random labels through a mask of the weights that matter most to the forget loss.
 
     The mask holds the `share` of all weights with the largest |sum over F of ∇CE| at θ0 (eval mode); the others, their
-    momentum included, stay bit-identical. Deviation: one wrong label for each forget example, in one stream with R, where the
-    authors redraw the label each epoch and pass over F before R.
+    momentum included, stay bit-identical. Deviation: one fixed wrong label for each forget example, in one stream with R,
+    where the authors redraw the label each epoch, among all classes, and on CIFAR-10 and SVHN pass over F before R.
 
     Args:
         share: of the weights that may move, over the whole network.

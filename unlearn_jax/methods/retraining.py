@@ -53,8 +53,8 @@ def cf_k(
 ) -> Method:
     """Catastrophically forgetting k: only the last k blocks go on training on the retain set.
 
-    All other weights stay bit-identical. BatchNorm's running statistics are frozen everywhere: the authors' code lets them
-    move, which changes the frozen blocks after all.
+    All other weights stay bit-identical. Deviation: BatchNorm's running statistics are frozen everywhere; the authors' code
+    lets them move, which changes the frozen blocks after all.
 
     Args:
         blocks: k; the head is the last block.
@@ -77,7 +77,7 @@ def eu_k(
 ) -> Method:
     """Exact unlearning of the last k blocks: they are initialised anew and trained on the retain set.
 
-    As `cf_k`, behind a fresh draw of the last k blocks' parameters.
+    As `cf_k`, its deviation included, behind a fresh draw of the last k blocks' parameters.
 
     Args:
         blocks: k; the head is the last block.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 from unlearn_jax.methods.registry import register
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Key, Method, Problem, Variables
+from unlearn_jax.types import Key, Method, Problem, UsageError, Variables
 
 
 class Division(NamedTuple):
@@ -66,7 +66,14 @@ class Sisa:
         everything = jnp.ones((self.shards, self.slices), bool)
         return self._run(key, problem, division, everything, None)
 
-    def unlearn(self, key: Key, problem: Problem, division: Division, trained: Variables) -> Variables:
+    def unlearn(
+        self,
+        key: Key,
+        problem: Problem,
+        division: Division,
+        trained: Variables,
+        requested: Bool[Array, " examples"] | None = None,
+    ) -> Variables:
         """Train the stages again that have seen the forget set of `problem`; all others stay as they are.
 
         Args:
@@ -74,8 +81,35 @@ class Sisa:
             problem: as in `train`, with a forget set.
             division: that of `train`.
             trained: what `train` (or `unlearn`) returned.
+            requested: the rows of the forget set that `trained` has seen; by default all.
         """
-        return self._run(key, problem, division, self.stages(division, problem.forget), trained)
+        again = self.stages(division, problem.forget if requested is None else requested)
+        return self._run(key, problem, division, again, trained)
+
+    def answer(
+        self, key: Key, problem: Problem, division: Division, trained: Variables, requests: Int[Array, "requests size"]
+    ) -> Variables:
+        """Forget the rows of requests that arrive one after another, each time from the checkpoints that the last one left.
+
+        Args:
+            key: that of `train`.
+            problem: as in `train`.
+            division: that of `train`.
+            trained: what `train` returned.
+            requests: row numbers.
+
+        Returns:
+            The networks that answer after each request: leaves `[requests, shards, ...]`.
+        """
+
+        def one(carry, rows):
+            trained, forget = carry
+            requested = jnp.zeros_like(forget).at[rows].set(True)
+            forget = forget | requested
+            after = self.unlearn(key, dataclasses.replace(problem, forget=forget), division, trained, requested)
+            return (after, forget), last_stages(after)
+
+        return jax.lax.scan(one, (trained, problem.forget), requests)[1]
 
     def _run(
         self, key: Key, problem: Problem, division: Division, again: Bool[Array, "shards slices"], trained: Variables | None
@@ -128,6 +162,8 @@ def sisa(*, shards: int = 5, slices: int = 3) -> Method:
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        if shards > problem.kept_count:
+            raise UsageError("--hyper sisa.shards", shards, f"at most {problem.kept_count}, the examples there are")
         divide_key, train_key = jax.random.split(key)
         own = Sisa(shards=shards, slices=slices)
         return last_stages(own.train(train_key, problem, own.divide(divide_key, problem)))

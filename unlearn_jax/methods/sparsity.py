@@ -19,7 +19,8 @@ def l1_sparse(
 ) -> Method:
     """l1-sparse: fine-tunes on the retain set with an l1 penalty that fades.
 
-    Minimises CE(R) + penalty (1 - t) |θ|_1 by SGD with momentum 0.9, t the share of the steps done (the authors: of the epochs).
+    Minimises CE(R) + penalty (1 - t) |θ|_1 by SGD with momentum 0.9, t the share of the steps done. Deviation: the authors' t
+    is the share of the epochs.
 
     Args:
         penalty: of the l1 norm at the start.

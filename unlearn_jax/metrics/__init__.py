@@ -10,7 +10,9 @@ from unlearn_jax.metrics.accuracy import (
     tow,
     tow_mia,
 )
+from unlearn_jax.metrics.agreement import reliability
 from unlearn_jax.metrics.attacks import ATTACKERS, FeatureAttack, feature_mia, feature_mias, logistic_mia, svc_mia
+from unlearn_jax.metrics.characteristics import Characteristics, characteristics, class_distances, mismatch, neighbour_purity
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
 from unlearn_jax.metrics.features import (
@@ -35,6 +37,7 @@ __all__ = [
     "Accuracies",
     "Attack",
     "AttackNull",
+    "Characteristics",
     "Evaluation",
     "FeatureAttack",
     "ForgettingQuality",
@@ -48,6 +51,8 @@ __all__ = [
     "accuracy",
     "activation_distance",
     "average_gap",
+    "characteristics",
+    "class_distances",
     "competition_score",
     "cross_entropy_losses",
     "entropies",
@@ -67,8 +72,10 @@ __all__ = [
     "mahalanobis_distances",
     "margins",
     "memorisation",
+    "mismatch",
     "modified_entropies",
     "neighbour_distances",
+    "neighbour_purity",
     "null",
     "output_features",
     "pooled",
@@ -76,6 +83,7 @@ __all__ = [
     "probabilities",
     "reference",
     "relearn_steps",
+    "reliability",
     "scaled_logits",
     "score",
     "shuffled_among_alike",

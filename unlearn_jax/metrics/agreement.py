@@ -1,4 +1,4 @@
-"""How far metrics agree on which methods are good: rank correlations, with what so few methods leave open."""
+"""How far metrics agree on which methods are good, with what so few methods leave open; how far a score repeats."""
 
 from typing import Any, NamedTuple
 
@@ -45,6 +45,25 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
     drawn = np.random.default_rng(seed).integers(0, len(table), (resamples, len(table)))
     low, high = np.quantile(np.nan_to_num(_spearman(table[drawn])), (0.025, 0.975), axis=0)
     return Agreement(correlation, low, high)
+
+
+def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"]) -> tuple[float, float]:
+    """How far a score repeats: the correlation of the score by one half of the models with that by the other half.
+
+    Args:
+        first: the score of each example by half of the models.
+        second: the same by the other half, which shares no model with the first.
+
+    Returns:
+        Pearson's correlation r, and `2 r / (1 + r)`: what it would be between two scores by all the models (Spearman and Brown).
+        NaN where a half scores all alike.
+
+    Source: Brown, "Some Experimental Results in the Correlation of Mental Abilities", British Journal of Psychology 3, 1910.
+    """
+    apart = [np.asarray(each, np.float64) - np.mean(each) for each in (first, second)]
+    length = np.linalg.norm(apart[0]) * np.linalg.norm(apart[1])
+    found = float(apart[0] @ apart[1] / length) if length > 0 else float("nan")
+    return found, float("-inf") if found <= -1 else 2 * found / (1 + found)
 
 
 def _spearman(tables: Float[np.ndarray, "tables methods metrics"]) -> Float[np.ndarray, "tables metrics metrics"]:

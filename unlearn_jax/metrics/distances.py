@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.scores import TINY, finite
+from unlearn_jax.metrics.scores import TINY, both_finite, finite
 
 Distances = Float[np.ndarray, "members examples"]
 
@@ -25,10 +25,10 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         Nats.
 
     Raises:
-        ValueError: if a member's probabilities are not finite.
+        ValueError: if a probability is not finite, or the two sides have other examples or classes.
     """
-    p, q = finite(unlearned), finite(oracle).mean(0)
-    return _kl(p, np.log(np.maximum(q, TINY)))
+    p, oracle = both_finite(unlearned, oracle)
+    return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
 
 
 def activation_distance(
@@ -44,11 +44,12 @@ def activation_distance(
         A number in 0..√2.
 
     Raises:
-        ValueError: if a member's probabilities are not finite.
+        ValueError: if a probability is not finite, or the two sides have other examples or classes.
 
     Source: Golatkar et al., arXiv:1911.04933; to one retrained model there.
     """
-    return np.sqrt(((finite(unlearned) - finite(oracle).mean(0)) ** 2).sum(-1))
+    p, oracle = both_finite(unlearned, oracle)
+    return np.sqrt(((p - oracle.mean(0)) ** 2).sum(-1))
 
 
 def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
@@ -62,11 +63,12 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
         Bits, in 0..1.
 
     Raises:
-        ValueError: if a member's probabilities are not finite.
+        ValueError: if a probability is not finite, or the two sides have other examples or classes.
 
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
-    return _js(finite(unlearned), finite(oracle).mean(0))
+    p, oracle = both_finite(unlearned, oracle)
+    return _js(p, oracle.mean(0))
 
 
 def zrf(
@@ -85,12 +87,12 @@ def zrf(
         A number in 0..1 for each member; the divergence is in bits.
 
     Raises:
-        ValueError: if a member's probabilities are not finite.
+        ValueError: if a probability is not finite, or the two sides have other examples or classes.
 
     Source: Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv:2205.08096.
     """
-    p = finite(probabilities)
-    return 1 - np.mean([_js(p, net).mean(1) for net in finite(untrained, "nets")], axis=0)
+    p, nets = both_finite(probabilities, untrained)
+    return 1 - np.mean([_js(p, net).mean(1) for net in nets], axis=0)
 
 
 def weight_distance(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.scores import finite
+from unlearn_jax.metrics.scores import both_finite
 
 CAP = 50.0  # the largest ε
 PEAKY = 0.01  # below this ratio of ranges ε is CAP
@@ -65,11 +65,11 @@ def forgetting_quality(
         The score in 0..1, and ε in nats.
 
     Raises:
-        ValueError: if a member's values are not finite, or there are fewer than two models on a side.
+        ValueError: if a member's values are not finite, the two sides have other examples, or one has fewer than two models.
 
     Source: Triantafillou et al., "Are we making progress in unlearning?", arXiv:2406.09073.
     """
-    unlearned, retrained = finite(unlearned).T, finite(retrained).T
+    unlearned, retrained = (side.T for side in both_finite(unlearned, retrained))
     (examples, n), m = unlearned.shape, retrained.shape[1]
     if min(n, m) < 2:
         raise ValueError(f"forgetting quality needs two models or more on each side, not {n} and {m}")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.scores import finite
+from unlearn_jax.metrics.scores import both_finite
 
 
 def klom(
@@ -34,11 +34,13 @@ def klom(
         Nats, one number per example: report the mean and the 95th percentile.
 
     Raises:
-        ValueError: if a member's margins are not finite.
+        ValueError: if a member's margins are not finite, the two sides have other examples, or there are fewer than two bins.
 
     Source: Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching", arXiv:2410.23232.
     """
-    unlearned, oracle = np.clip(finite(unlearned), -clip, clip), np.clip(finite(oracle), -clip, clip)
+    if bins < 2:
+        raise ValueError(f"one bin holds all margins of both sides: bins {bins} must be 2 or more")
+    unlearned, oracle = (np.clip(side, -clip, clip) for side in both_finite(unlearned, oracle))
     low = np.minimum(unlearned.min(0), oracle.min(0))
     width = (np.maximum(unlearned.max(0), oracle.max(0)) - low) / bins
     # Adjacent bins must not overlap by rounding, so an index is corrected against the edges that it lies between.

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unlearn_jax.metrics.null import Null, summarise
-from unlearn_jax.metrics.scores import finite
+from unlearn_jax.metrics.scores import both_finite, finite
 
 FEWEST = 3  # members a side: a variance without the one under attack takes two
 FLOOR = 1e-6  # of a variance, as a share of that of both sides together
@@ -153,7 +153,7 @@ def u_lira(
     Source: Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy",
         arXiv:2403.01218.
     """
-    mixed = np.where(np.asarray(trained_on, bool), finite(unlearned), finite(never_saw))
+    mixed = np.where(np.asarray(trained_on, bool), *both_finite(unlearned, never_saw))
     return lira(mixed, trained_on, shared_variance=shared_variance, judged=judged, seed=seed)
 
 

@@ -29,6 +29,20 @@ def finite(values: Float[Any, "members ..."], rows: str = "members") -> Float[np
     return values
 
 
+def both_finite(
+    one: Float[Any, "members ..."], other: Float[Any, "others ..."]
+) -> tuple[Float[np.ndarray, "members ..."], Float[np.ndarray, "others ..."]]:
+    """Two groups of models, as `finite` gives them, once they are about the same examples: no one is held against many.
+
+    Raises:
+        ValueError: see `finite`; or the groups have other examples or classes.
+    """
+    first, second = finite(one), finite(other)
+    if first.shape[1:] != second.shape[1:]:
+        raise ValueError(f"models of shape {first.shape[1:]} cannot be held against models of shape {second.shape[1:]}")
+    return first, second
+
+
 def log_probabilities(logits: Float[Any, "*members classes"]) -> Float[np.ndarray, "*members classes"]:
     """`log p_c = z_c - log Σ_j exp z_j`, in nats.
 

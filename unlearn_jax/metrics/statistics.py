@@ -4,8 +4,8 @@ The model throughout is that of two crossed random factors, `value = mean + orig
 """
 
 import itertools
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -166,11 +166,13 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     return adjusted
 
 
-def bootstrap(values: Float[np.ndarray, " members"], seed: int, resamples: int = 1_000) -> tuple[float, float, float]:
-    """The mean over members and its 95% percentile interval."""
+def bootstrap(
+    values: Float[np.ndarray, "members *rest"], seed: int, resamples: int = 1_000, statistic: Callable[..., Any] = np.mean
+) -> tuple[float, float, float]:
+    """A statistic of members (one that takes an `axis`), by default the mean, and its 95% percentile interval."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return float(values.mean()), float(low), float(high)
+    low, high = np.quantile(statistic(values[drawn], axis=1), (0.025, 0.975))
+    return float(statistic(values, axis=0)), float(low), float(high)
 
 
 def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float, float]:
@@ -179,6 +181,22 @@ def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float
         return -np.inf, np.inf
     reach = stdtrit(len(parts) - 1, (1 + CONFIDENCE) / 2) * parts.std(ddof=1) / np.sqrt(len(parts))
     return value - float(reach), value + float(reach)
+
+
+def jackknife(
+    statistic: Callable[[Float[np.ndarray, "units *rest"]], float], values: Float[np.ndarray, "units *rest"]
+) -> tuple[float, float, float]:
+    """A statistic of units, such as seeds, and its 95% interval for others of them, see `jackknifed`.
+
+    Args:
+        statistic: of any number of units.
+        values: of each unit; the interval is infinite with two or fewer, since a statistic of pairs has none of one.
+    """
+    count, value = len(values), statistic(values)
+    if count < 3:
+        return value, -np.inf, np.inf
+    left = np.array([statistic(np.delete(values, out, axis=0)) for out in range(count)])
+    return value, *jackknifed(value, count * value - (count - 1) * left)
 
 
 def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:

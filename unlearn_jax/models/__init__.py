@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unlearn_jax.types import Key, Model, Params, Statistics, UsageError, Variables
 
@@ -18,7 +19,16 @@ MODELS = {
 
 
 @functools.cache
-def build(name: str, *, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "patches") -> Model:
+def build(
+    name: str,
+    *,
+    classes: int,
+    width: int = 16,
+    normalisation: str = "batch",
+    convolution: str = "patches",
+    layers: int = 2,
+    activation: str = "relu",
+) -> Model:
     """The model called `name`. Equal arguments give the same object, so nothing compiled for it is compiled again.
 
     Args:
@@ -27,6 +37,8 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
         width: channels of the first stage, or hidden units of the MLP.
         normalisation: `batch` or `group`.
         convolution: `patches` or `xla`, see `convolution.convolve`.
+        layers: hidden layers of the MLP.
+        activation: of the MLP, see `mlp.ACTIVATIONS`.
 
     Raises:
         UsageError: no such model.
@@ -35,7 +47,8 @@ def build(name: str, *, classes: int, width: int = 16, normalisation: str = "bat
 
     depth = re.fullmatch(r"resnet(\d+)", name)
     if name == "mlp":
-        return as_model(mlp.MLP(classes, width), mlp.block_names(2), mlp.gradient)
+        gradient = mlp.gradient if activation == "relu" else None
+        return as_model(mlp.MLP(classes, width, layers, activation), mlp.block_names(layers), gradient)
     if depth and (int(depth[1]) == 18 or (int(depth[1]) >= 8 and int(depth[1]) % 6 == 2)):
         stages = (2,) * 4 if int(depth[1]) == 18 else ((int(depth[1]) - 2) // 6,) * 3
         return as_model(resnet.ResNet(classes, stages, width, normalisation, convolution), resnet.block_names(stages))
@@ -65,6 +78,41 @@ def mean_of(model: Model) -> Model:
         return jnp.concatenate(each, axis=-1)
 
     return Model(init, apply, model.blocks, features if model.features else None)
+
+
+@functools.cache
+def through_waves(model: Model, waves: int) -> Model:
+    """The model that sees a point x of the plane as an image of as many pixels: `√2 cos(ω_j · x + b_j)`.
+
+    A network that reads the two coordinates themselves learns smooth functions long before it can tell neighbours apart, and
+    memorises nothing; waves shorter than their distance let it. The directions ω_j are standard normal and the phases b_j even in
+    0 to 2π, the same for all: how fine the waves are follows from the scale of the points.
+
+    Args:
+        model: reads vectors of length `waves`.
+        waves: pixels.
+
+    Source: Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
+        arXiv 2006.10739; Rahimi & Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
+    """
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((2, waves)).astype(np.float32)
+    phases = 2 * np.pi * rng.random((1, waves)).astype(np.float32)
+
+    def seen(points):
+        return math.sqrt(2) * jnp.cos(points @ directions + phases)
+
+    def init(key: Key, points) -> Variables:
+        return model.init(key, seen(points))
+
+    def apply(variables: Variables, points, train: bool = False, **counted) -> tuple:
+        return model.apply(variables, seen(points), train=train, **counted)
+
+    def gradient(params: Params, points, labels, weights) -> Params:
+        assert model.gradient
+        return model.gradient(params, seen(points), labels, weights)
+
+    return Model(init, apply, model.blocks, gradient=gradient if model.gradient else None)
 
 
 def draw_kernels(key: Key, params: Params) -> Params:

@@ -7,28 +7,31 @@ from jaxtyping import Array, Float, Int
 
 from unlearn_jax.types import Params
 
+ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu}
 FEW = 4  # terms of a product, up to which it is not worth a matrix product
 
 
 class MLP(nn.Module):
-    """Relu layers of one width and a linear head, on flattened inputs.
+    """Layers of one width and a linear head, on flattened inputs.
 
     Attributes:
         classes: outputs.
         width: units in each hidden layer.
         depth: hidden layers.
+        activation: a key of `ACTIVATIONS`.
     """
 
     classes: int
     width: int = 64
     depth: int = 2
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch *image"], train: bool) -> Float[Array, "batch classes"]:
         """Logits of a batch; `train` changes nothing here."""
         x = images.reshape(images.shape[0], -1)
         for layer in range(self.depth):
-            x = nn.relu(nn.Dense(self.width, name=f"hidden{layer + 1}")(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(self.width, name=f"hidden{layer + 1}")(x))
         self.sow("intermediates", "features", x)
         return nn.Dense(self.classes, name="head")(x)
 
@@ -41,7 +44,7 @@ def block_names(depth: int) -> tuple[tuple[str, ...], ...]:
 def gradient(
     params: Params, images: Float[Array, "batch *image"], labels: Int[Array, " batch"], weights: Float[Array, " batch"]
 ) -> Params:
-    """The gradient of an `MLP`'s weighted sum of cross-entropies Σ w ℓ, written by hand.
+    """The gradient of a relu `MLP`'s weighted sum of cross-entropies Σ w ℓ, of any depth, written by hand.
 
     Samples are on the last axis throughout, so that every product reads and writes long rows: on a CPU that is worth more than
     the order of the operations (docs/findings/influence-speed.md).

@@ -8,6 +8,7 @@ import io
 from typing import TYPE_CHECKING
 
 from unlearn_jax.report import Folder
+from unlearn_jax.report.progress import stage
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -48,9 +49,9 @@ def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:
     """
     import matplotlib
 
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is settled now, and settling it takes longer than drawing
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with stage("figures"), matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is settled now, and settling it takes longer than drawing
         for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
             data = io.BytesIO()
             figure.savefig(data, format=suffix, dpi=200, metadata=metadata)

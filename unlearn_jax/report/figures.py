@@ -33,7 +33,7 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     Returns:
         The figure.
     """
-    figure = blank(WIDTH, 6.0)
+    figure = blank(WIDTH, 6.0 + 0.08 * max(len({row.method for row in rows}) - 16, 0))
     axes = figure.add_subplot()
     klom = _by_method(rows, "klom", "forget", in_null_sd=True)
     accuracy = _by_method(rows, "accuracy", "test", in_null_sd=False)
@@ -64,7 +64,9 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
         axes.scatter([], [], marker=marker, color=colour, label=name) for name, (marker, colour) in regimes.items()
     ]
     handles.append(axes.fill_between([], [], color=BAND, alpha=0.45, label="95% of the null"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, title="what the method sees")
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, title="what the method sees"
+    )
     _label_points(figure, axes, {method: np.stack([klom[method][:3], accuracy[method][:3]], axis=-1) for method in drawn})
     return figure
 

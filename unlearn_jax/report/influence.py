@@ -130,9 +130,9 @@ def summary(study: Study, facts: Facts) -> str:
         f"{len(noise)} trainings of the original with its sums in another order it moves by {noise.max():.3g} at most "
         f"(median {np.median(noise):.3g}).",
         "Rank correlation over the points (95% interval, bootstrap over points) with the same leave-one-out",
-        _markdown(("of", "sums in another order", "from another seed"), ranks),
+        markdown(("of", "sums in another order", "from another seed"), ranks),
         "Points of the most and the least displacement (distances in the plane, margins in nats)",
-        _markdown([name.replace("_", " ") for name in names], lines),
+        markdown([name.replace("_", " ") for name in names], lines),
     ]
     return "\n\n".join(text) + "\n"
 
@@ -144,7 +144,7 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
     left, right, bottom, top = study.window
     figure = blank(WIDTH, 0.7 + (WIDTH - 1.4) * (top - bottom) / (right - left))
     axes = figure.add_subplot()
-    _boundary(axes, study, study.surface, "black", 1.4)
+    draw_boundary(axes, study.window, study.surface, "black", 1.4)
     shown = np.maximum(study.displacement, 1e-12)
     scale = LogNorm(max(np.quantile(shown, 0.02), 1e-9), max(shown.max(), 2e-9))
     order = study.order[::-1]  # the largest on top
@@ -168,7 +168,7 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
     figure.colorbar(dots, ax=axes, label="mean displacement of the boundary", shrink=0.9)
     inside = f"{int(study.above_noise.sum())} of {len(study.order)} beyond float noise ({study.noise.max():.2g})"
     axes.set_title(f"{study.title}\nhow far the boundary (line) moves without each point; {inside}", fontsize=9)
-    _plane(axes, study)
+    draw_plane(axes, study.window)
     return figure
 
 
@@ -185,8 +185,7 @@ def boundaries(
         without: the margins of each class without them, on the grid of `study.surface`.
     """
     left, right, bottom, top = study.window
-    furthest = study.exact["displacement_largest"][rows].max()
-    times = 10.0 ** max(np.floor(np.log10(VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12))), 0.0)
+    times = times_to_be_seen(float(study.exact["displacement_largest"][rows].max()), study.window)
     across = min(2, len(rows))
     down = -(-len(rows) // across)
     figure = blank(WIDTH, 0.5 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
@@ -203,14 +202,14 @@ def boundaries(
                 s=3,
                 alpha=0.5,
             )
-        _boundary(axes, study, study.surface, "black", 1.2)
-        _boundary(axes, study, study.surface + times * (surface - study.surface), COLOURS[4], 1.2)
+        draw_boundary(axes, study.window, study.surface, "black", 1.2)
+        draw_boundary(axes, study.window, study.surface + times * (surface - study.surface), COLOURS[4], 1.2)
         axes.scatter(
             *study.points[row][:, None], marker="o", s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4
         )
         mean, most = study.displacement[row], study.exact["displacement_largest"][row]
         axes.set_title(f"rank {rank[row]}: mean {mean:.2g}, largest {most:.2g}", fontsize=8)
-        _plane(axes, study)
+        draw_plane(axes, study.window)
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
     change = "" if times == 1 else f", the change of the margins times {times:g}"
@@ -251,20 +250,36 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _boundary(axes: "matplotlib.axes.Axes", study: Study, surface: np.ndarray, colour: str, width: float) -> None:
-    left, right, bottom, top = study.window
+def draw_boundary(
+    axes: "matplotlib.axes.Axes",
+    window: tuple[float, float, float, float],
+    surface: Float[np.ndarray, "classes rows columns"],
+    colour: str,
+    width: float,
+) -> None:
+    """Draws where the margins of a model are zero; of two classes once."""
+    left, right, bottom, top = window
     x, y = np.linspace(left, right, surface.shape[2]), np.linspace(bottom, top, surface.shape[1])
     for margins in surface[1:] if len(surface) == 2 else surface:
         if margins.min() < 0 < margins.max():
             axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width])
 
 
-def _plane(axes: "matplotlib.axes.Axes", study: Study) -> None:
-    left, right, bottom, top = study.window
+def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, float]) -> None:
+    """Gives the axes the window's limits, both in one scale."""
+    left, right, bottom, top = window
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
     axes.set_aspect("equal")
     axes.tick_params(labelsize=7)
+
+
+def times_to_be_seen(furthest: float, window: tuple[float, float, float, float]) -> float:
+    """How many times larger (1, 2, 5, 10, ...) a change has to be drawn for a boundary that moves by `furthest` to be seen."""
+    left, right, bottom, top = window
+    wanted = VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12)
+    steps = np.outer(10.0 ** np.arange(14), (1, 2, 5)).ravel()
+    return float(steps[max(np.searchsorted(steps, wanted, side="right") - 1, 0)])
 
 
 def _interval(found: Any, column: int) -> str:
@@ -272,6 +287,7 @@ def _interval(found: Any, column: int) -> str:
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table of numbers."""
     rows = [headings, ["--:"] * len(headings), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

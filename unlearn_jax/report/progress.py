@@ -1,11 +1,32 @@
-"""How far a run is: one line that keeps changing on a terminal, a line for each piece of work elsewhere."""
+"""How far a run is: one line that keeps changing on a terminal, a line for each piece of work elsewhere; and what each took."""
 
+import collections
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
+import jax
+
 Update = Callable[[float, str], None]
+SECONDS: collections.Counter[str] = collections.Counter()  # of each stage so far, without those inside it
+_open = threading.local()
+
+
+@contextlib.contextmanager
+def stage(label: str) -> Iterator[None]:
+    """Count a piece of work among those that the run's time goes into, and name it in a trace; nothing is shown."""
+    start, within = time.perf_counter(), _open.__dict__.setdefault("within", [])
+    within.append(0.0)  # seconds of the stages inside
+    try:
+        with jax.profiler.TraceAnnotation(label):
+            yield
+    finally:
+        taken = time.perf_counter() - start
+        SECONDS[label] += taken - within.pop()
+        if within:
+            within[-1] += taken
 
 
 @contextlib.contextmanager
@@ -16,6 +37,12 @@ def working(label: str) -> Iterator[Update]:
         A function of the share done, in [0, 1], and of what there is to say about it. On a terminal it moves a bar with the
         time left; elsewhere only the last thing said is printed, with the seconds taken.
     """
+    with stage(label), _shown(label) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def _shown(label: str) -> Iterator[Update]:
     start, said = time.perf_counter(), ""
     if not sys.stderr.isatty():
 

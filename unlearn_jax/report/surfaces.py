@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 COLUMNS = 6  # panels in a row
-LARGEST = 30.0  # times as far as doing nothing: what lies beyond is drawn at the edge
+LARGEST = 2.0  # times as far as doing nothing: what lies beyond is drawn at the edge
 
 
 class Tried(NamedTuple):

@@ -129,12 +129,12 @@ def diverged(stacked: Any) -> tuple[int, ...]:
 
 
 def _folder(cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str, seed: int, identity: dict) -> pathlib.Path:
-    """Where a pool lives. Masks of their own for each member are compared chunk by chunk, so that a pool can grow."""
+    """Where a pool lives. Of masks of their own for each member the first tells: a pool can grow; all are compared later."""
     whole = {
         "format": FORMAT,
         "role": role,
         "seed": seed,
-        "masks": hashlib.sha256(masks.tobytes()).hexdigest() if masks.ndim == 1 else "one for each member",
+        "masks": _digest(masks) if masks.ndim == 1 else f"one for each member, the first {_digest(masks[0])}",
         "recipe": dataclasses.asdict(problem.recipe),
         **identity,
     }
@@ -144,6 +144,10 @@ def _folder(cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str,
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "identity.json").write_text(text)
     return folder
+
+
+def _digest(mask: np.ndarray) -> str:
+    return hashlib.sha256(mask.tobytes()).hexdigest()
 
 
 def _chunks(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:

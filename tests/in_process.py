@@ -1,0 +1,28 @@
+"""`python benchmark.py words` without a process of its own: no second start of JAX, and what this one compiled is used."""
+
+import contextlib
+import io
+import subprocess
+
+import pytest
+
+import benchmark
+
+
+def run_in_process(*words: object) -> subprocess.CompletedProcess:
+    """What a person would have got, but for empty pictures: drawing takes a third of a smoke run, and has tests of its own.
+
+    Devices and the cache of compiled programs stay those of the tests.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    arguments = [str(word) for word in words]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name in ("pin", "keep_compiled"):
+            patch.setattr(f"unlearn_jax.device.{name}", lambda _: None)
+        patch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn elsewhere"))
+        try:
+            code = benchmark.main(arguments)
+        except SystemExit as left:
+            code = left.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())

@@ -1,0 +1,75 @@
+"""Capacity and the influence of points: the study in small, its statistics, and its report."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs.capacity_boundary import Config, smoke
+from experiments import capacity_boundary
+from unlearn_jax import runs
+from unlearn_jax.types import UsageError
+
+TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes="steps", steps="15,30")
+
+
+def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    folder = runs.open_run(tmp_path / "run", TINY.recorded(), extendable=TINY.extendable)
+    capacity_boundary.run(TINY, folder)
+    with (tmp_path / "run/capacity_boundary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["axis"], row["value"]) for row in rows] == [("base", ""), ("steps", "15"), ("steps", "30")]
+    base, one, two = ({key: float(cell) for key, cell in row.items() if key not in ("axis", "value")} for row in rows)
+    assert base == two != one  # the base is on its axis
+    assert one["parameters"] == 2 * 8 + 8 + 8 * 8 + 8 + 8 * 2 + 2
+    assert base["less_memorised"] == 0 < one["displacement"] and 0 < one["gini"] < 1 and 0 < one["half"] < one["most"] <= 100
+    assert one["gini_low"] < one["gini"] < one["gini_high"]
+    assert {path.stem for path in tmp_path.rglob("*.png")} == {"boundaries", "trends", "agreement"}
+    assert len(list(tmp_path.rglob("seeds/*.npz"))) == 6  # the base was trained once
+    monkeypatch.setattr(capacity_boundary, "looked_at", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(capacity_boundary, "save", lambda *_: None)
+    capacity_boundary.run(TINY, folder)
+
+
+def test_networks_are_what_their_axes_say():
+    variants = {(axis, value): own for axis, value, own in Config().variants()}
+    assert variants["base", ""] == variants["width", "32"] == variants["depth", "2"] == variants["activation", "relu"] == Config()
+    assert (
+        variants["depth", "4"].layers == 4
+        and variants["width", "256"].width == 256
+        and variants["steps", "75"].train.epochs == 75
+    )
+    assert variants["optimiser", "sgd"].train.optimiser == "sgd" and variants["weight_decay", "0.1"].train.weight_decay == 0.1
+
+
+def test_memorisation_is_the_change_of_the_own_labels_probability():
+    one = {"margins": np.array([0.0, 2.0]), "change": np.array([[-1.0, 9.0], [9.0, 0.0]])}
+    found = capacity_boundary.memorised(one)
+    np.testing.assert_allclose(found, [0.5 - 1 / (1 + np.e), 0.0])
+
+
+def test_ranks_are_compared_between_different_seeds_only():
+    rng = np.random.default_rng(0)
+    common = rng.random(40)
+    seeds = [{"displacement": common + 0.01 * noise} for noise in rng.random((3, 40))]
+    others = [{"displacement": values} for values in rng.random((3, 40))]
+    found = capacity_boundary.between([seeds, others])
+    assert found[0, 0] > 0.95 and abs(found[1, 1]) < 0.4 and abs(found[0, 1]) < 0.4
+    np.testing.assert_allclose(found, found.T)
+    assert found[0, 0] == pytest.approx(capacity_boundary.rank_correlation(np.stack([one["displacement"] for one in seeds])))
+
+
+@pytest.mark.parametrize(
+    ("changed", "option"),
+    [
+        ({"seeds": 2}, "--seeds"),
+        ({"axes": "width,size"}, "--axes"),
+        ({"widths": "4,x"}, "--widths"),
+        ({"depths": "0"}, "--layers"),
+    ],
+)
+def test_a_mistake_names_its_option(changed, option):
+    with pytest.raises(UsageError) as raised:
+        dataclasses.replace(Config(), **changed).check()
+    assert raised.value.option == option

@@ -1,0 +1,89 @@
+"""What a change of a model is like: near to another or not, on how few points it rests, whether another seed repeats it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+FURTHEST = 1e3  # ratios are cut here, so that a model that diverged has one, and medians and their intervals exist
+
+
+class Closeness(NamedTuple):
+    """How near changes are to the exact ones, for each point that was left out.
+
+    Attributes:
+        ratio: mean |found - exact| / mean |exact|, over the places where the change was measured: 0 is exact, 1 as far as no
+            change at all; at most 1,000.
+        alignment: the cosine of the two, <found, exact> / (|found| |exact|), in -1..1: whether it is the right way, however far.
+    """
+
+    ratio: Float[np.ndarray, " points"]
+    alignment: Float[np.ndarray, " points"]
+
+
+def closeness(found: Float[Any, "points places"], exact: Float[Any, "points places"]) -> Closeness:
+    """Holds changes against the exact ones.
+
+    Places are where a change is measured: points of a boundary (signed displacements), of a grid (margins), or parameters. No
+    mean is subtracted: 0 is no change, so a boundary that is shifted as a whole, and should be, is aligned.
+
+    Args:
+        found: what a method changed when it was to forget each point. A row that is not finite is as far away as can be.
+        exact: what training without the point changes.
+
+    Returns:
+        Both measures. The ratio to an exact change of 0 is 1 where none was found either; the alignment with no change is 0.
+    """
+    found, exact = np.asarray(found, np.float64), np.asarray(exact, np.float64)
+    finite = np.isfinite(found).all(axis=1)
+    found = np.where(finite[:, None], found, 0.0)
+    apart, size = np.abs(found - exact).mean(axis=1), np.abs(exact).mean(axis=1)
+    ratio = np.divide(apart, size, out=np.where(apart > 0, FURTHEST, 1.0), where=size > 0)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
+    products = np.sum(found * exact, axis=1)
+    alignment = np.divide(products, lengths, out=np.zeros(len(found)), where=lengths > 0)
+    return Closeness(np.where(finite, np.minimum(ratio, FURTHEST), FURTHEST), np.clip(alignment, -1.0, 1.0))
+
+
+def gini(values: Float[Any, " points"]) -> float:
+    """Gini's coefficient of what each point did, Σ_i Σ_j |v_i - v_j| / (2 n Σ v): 0 all alike, (n - 1) / n one point did all.
+
+    Args:
+        values: not below 0, not all 0.
+    """
+    rising = np.sort(np.asarray(values, np.float64))
+    count = len(rising)
+    return float((2 * np.arange(1, count + 1) - count - 1) @ rising / (count * rising.sum()))
+
+
+def carriers(values: Float[Any, " points"], share: float) -> float:
+    """The least share of the points that together hold `share` of the sum of all values.
+
+    Args:
+        values: not below 0, not all 0.
+        share: in (0, 1].
+    """
+    held = np.cumsum(np.sort(np.asarray(values, np.float64))[::-1])
+    enough = held >= share * held[-1] * (1 - 1e-12)
+    return float((1 + np.argmax(enough)) / len(held))
+
+
+def common_share(effects: Float[Any, "seeds points targets"]) -> float:
+    """The share of what points change from one seed that is the same from every seed.
+
+    The mean over pairs of different seeds of Σ Δ Δ', divided by the mean over seeds of Σ Δ², sums over points and targets: an
+    unbiased estimate of |E Δ|² / E |Δ|². 1: the seed does not matter; 0: a point's fixed-seed effect says nothing of the point
+    itself; it may come out a little below 0.
+
+    Args:
+        effects: signed, of two seeds or more, on the same targets.
+
+    Raises:
+        ValueError: one seed only.
+    """
+    flat = np.asarray(effects, np.float64).reshape(len(effects), -1)
+    if len(flat) < 2:
+        raise ValueError("what is common to seeds takes two of them")
+    own = np.sum(flat**2)
+    between = np.sum(flat.sum(axis=0) ** 2) - own
+    return float(between / (len(flat) - 1) / own)

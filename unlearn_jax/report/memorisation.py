@@ -1,0 +1,402 @@
+"""What a pool on random halves says of every training example: tables, the pictures themselves, and what goes together."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+MEMORISED = 0.25  # from here on an example counts as memorised (Feldman & Zhang, arXiv 2008.03703)
+ACROSS = 3  # pairs in a row
+GAP = 0.15  # between them, in widths of a picture
+
+
+class Study(NamedTuple):
+    """What is known of every training example, and of every pair of a training and a test example.
+
+    Attributes:
+        title: what it is about.
+        names: of the classes.
+        images: of the training examples.
+        labels: as trained on.
+        clean_labels: without label noise.
+        test_rows: which test examples were looked at.
+        test_images: theirs.
+        test_labels: theirs.
+        memorisation: see `metrics.memorisation`.
+        error: its standard error over the models.
+        halves: it by either half of the models.
+        exposure: see `metrics.exposure`, in standard deviations.
+        own_margin: what training on an example adds to its own margin, in nats.
+        right_in: share of the models that trained on an example that are right about it.
+        right_out: of those that did not.
+        test_right: share of all models that are right about a test example.
+        influence: what each training example adds to the probability that a test example is answered rightly.
+        influence_error: its standard error.
+        association: influence in units of chance, see `influence.mask_correlation`.
+        chance: the largest |association| of all pairs when answers are dealt to other models.
+        reliability: of memorisation and of the sums over test examples, see `metrics.reliability`: the correlation between
+            halves of the models, and what it would be for all of them.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    images: Float[np.ndarray, "examples *image"]
+    labels: Int[np.ndarray, " examples"]
+    clean_labels: Int[np.ndarray, " examples"]
+    test_rows: Int[np.ndarray, " test"]
+    test_images: Float[np.ndarray, "test *image"]
+    test_labels: Int[np.ndarray, " test"]
+    memorisation: Float[np.ndarray, " examples"]
+    error: Float[np.ndarray, " examples"]
+    halves: Float[np.ndarray, "2 examples"]
+    exposure: Float[np.ndarray, " examples"]
+    own_margin: Float[np.ndarray, " examples"]
+    right_in: Float[np.ndarray, " examples"]
+    right_out: Float[np.ndarray, " examples"]
+    test_right: Float[np.ndarray, " test"]
+    influence: Float[np.ndarray, "examples test"]
+    influence_error: Float[np.ndarray, "examples test"]
+    association: Float[np.ndarray, "examples test"]
+    chance: Float[np.ndarray, " shuffles"]
+    reliability: dict[str, tuple[float, float]]
+
+    @property
+    def wrong(self) -> Bool[np.ndarray, " examples"]:
+        """The examples whose label is wrong."""
+        return self.labels != self.clean_labels
+
+    @property
+    def beyond(self) -> Bool[np.ndarray, "examples test"]:
+        """The pairs that belong together more closely than any pair of any shuffle."""
+        return abs(self.association) > self.chance.max()
+
+    @property
+    def strongest(self) -> Int[np.ndarray, " examples"]:
+        """The test example that each training example moves most, in units of chance."""
+        return abs(self.association).argmax(1)
+
+
+class Fitted(NamedTuple):
+    """Linear models of margins, beside the differences of means.
+
+    Attributes:
+        rows: training examples whose margins were fitted.
+        test_rows: test examples whose margins were.
+        weights: of the datamodels; targets are the training examples, then the test examples.
+        singly: the differences of means, in the same unit.
+        own: the weight of each fitted training example in the model of its own margin.
+        agreement: rank correlation of it, with a 95% interval over examples, with what else is known of them.
+        held_out: for either, the correlation of what it foretells of unseen models with what they say.
+        seen: models fitted to.
+        unseen: models judged on.
+    """
+
+    rows: Int[np.ndarray, " train_targets"]
+    test_rows: Int[np.ndarray, " test_targets"]
+    weights: Float[np.ndarray, "examples targets"]
+    singly: Float[np.ndarray, "examples targets"]
+    own: Float[np.ndarray, " train_targets"]
+    agreement: dict[str, tuple[float, float, float]]
+    held_out: dict[str, Float[np.ndarray, " targets"]]
+    seen: int
+    unseen: int
+
+
+def table(study: Study, fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of memorisation.csv, a row for each training example; rank 1 is the most memorised."""
+    count = len(study.labels)
+    order = np.argsort(-study.memorisation, kind="stable")
+    rank, own = np.empty(count, int), np.full(count, np.nan)
+    rank[order], own[fitted.rows] = 1 + np.arange(count), fitted.own
+    columns: dict[str, Any] = {
+        "row": np.arange(count),
+        "label": study.labels,
+        "clean_label": study.clean_labels,
+        "memorisation": study.memorisation,
+        "standard_error": study.error,
+        "by_first_half": study.halves[0],
+        "by_second_half": study.halves[1],
+        "right_when_seen": study.right_in,
+        "right_when_unseen": study.right_out,
+        "own_margin": study.own_margin,
+        "exposure": study.exposure,
+        "test_answers": study.influence.sum(1),
+        "strongest_test_row": study.test_rows[study.strongest],
+        "strongest_influence": study.influence[np.arange(count), study.strongest],
+        "pairs_beyond_chance": study.beyond.sum(1),
+        "datamodel_own_weight": [None if np.isnan(value) else float(value) for value in own],
+        "rank": rank,
+    }
+    return list(columns), [list(row) for row in zip(*(np.asarray(each, object) for each in columns.values()), strict=True)]
+
+
+def pairs(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of pairs.csv: what lies beyond chance, the closest first."""
+    names = ["train_row", "train_label", "test_row", "test_label", "influence", "standard_error", "correlation"]
+    found = np.argwhere(study.beyond)
+    order = np.argsort(-abs(study.association[tuple(found.T)]), kind="stable")
+    return names, [
+        [
+            int(i),
+            int(study.labels[i]),
+            int(study.test_rows[j]),
+            int(study.test_labels[j]),
+            float(study.influence[i, j]),
+            float(study.influence_error[i, j]),
+            float(study.association[i, j]),
+        ]
+        for i, j in found[order]
+    ]
+
+
+def targets(fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of datamodels.csv, a row for each fitted margin."""
+    names = ["split", "row", "weights", "own_weight", "held_out_correlation", "held_out_correlation_of_differences"]
+    first, second = (fitted.held_out[name] for name in ("datamodel", "difference of means"))
+    own = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
+    rows = [*(("train", int(row)) for row in fitted.rows), *(("test", int(row)) for row in fitted.test_rows)]
+    used = (fitted.weights != 0).sum(0)
+    cells = zip(rows, used, own, first, second, strict=True)
+    return names, [[*row, int(count), weight, float(a), float(b)] for row, count, weight, a, b in cells]
+
+
+def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
+    """What was found about all of them together."""
+    memorised, count = study.memorisation >= MEMORISED, len(fitted.rows)
+    trained, tested = np.nonzero(study.beyond)
+    same = study.labels[trained] == study.test_labels[tested]
+    held_out = {
+        f"{name}, {split}": [float(each) for each in np.quantile(values[part], (0.5, 0.25, 0.75))]
+        for name, values in fitted.held_out.items()
+        for split, part in (("train", slice(count)), ("test", slice(count, None)))
+    }
+    kinds: dict[str, Any] = {"all": slice(None)}
+    if study.wrong.any():
+        kinds |= {"right": ~study.wrong, "wrong": study.wrong}
+    return {
+        "examples": len(study.labels),
+        "test_examples": len(study.test_rows),
+        "accuracy": {
+            "seen": float(study.right_in.mean()),
+            "unseen": float(study.right_out.mean()),
+            "test": float(study.test_right.mean()),
+        },
+        "memorisation": {
+            name: {"mean": float(study.memorisation[kind].mean()), "memorised": float(memorised[kind].mean())}
+            for name, kind in kinds.items()
+        },
+        "standard_error": float(np.sqrt(np.mean(study.error**2))),
+        "reliability": study.reliability,
+        "pairs": len(trained),
+        "pairs_same_class": int(same.sum()),
+        "pairs_helping": int((study.influence[trained, tested] > 0).sum()),
+        "pairs_by_chance": float(np.max(study.chance)),
+        "train_examples_in_pairs": len(np.unique(trained)),
+        "train_examples_in_pairs_memorised": int(memorised[np.unique(trained)].sum()),
+        "test_examples_in_pairs": len(np.unique(tested)),
+        "held_out_correlation": held_out,
+        "datamodels_without_weights": float((fitted.weights == 0).all(0).mean()),
+        "own_weight_agrees_with": fitted.agreement,
+        "models": [fitted.seen, fitted.unseen],
+    }
+
+
+def headline(study: Study, fitted: Fitted) -> str:
+    """Two lines."""
+    found = facts(study, fitted)
+    held_out = found["held_out_correlation"]
+    return (
+        f"memorised (from {MEMORISED}): {100 * found['memorisation']['all']['memorised']:.1f}% of {found['examples']}; "
+        f"halves of the models correlate {study.reliability['memorisation'][0]:.2f}; {found['pairs']} pairs beyond chance\n"
+        f"datamodels, correlation on {fitted.unseen} unseen models: {held_out['datamodel, train'][0]:.2f} (training examples), "
+        f"{held_out['datamodel, test'][0]:.2f} (test examples)"
+    )
+
+
+def summary(study: Study, fitted: Fitted) -> str:
+    """What summary.md says."""
+    found = facts(study, fitted)
+    accuracy, held_out = found["accuracy"], found["held_out_correlation"]
+    halves, answers = (study.reliability[name] for name in ("memorisation", "test answers"))
+    kinds = [[name, f"{each['mean']:.3f}", f"{100 * each['memorised']:.1f}%"] for name, each in found["memorisation"].items()]
+    foretold = [[name, *(f"{value:.2f}" for value in values)] for name, values in held_out.items()]
+    text = [
+        f"# Memorisation: {study.title}",
+        f"Right on training examples that a model saw: {100 * accuracy['seen']:.1f}%, that it did not see: "
+        f"{100 * accuracy['unseen']:.1f}%; on the test set {100 * accuracy['test']:.1f}%.",
+        _markdown(("labels", "mean memorisation", f"memorised ({MEMORISED} or more)"), kinds),
+        f"Standard error of a score {found['standard_error']:.3f} (root mean square); the scores of one half of the models "
+        f"correlate {halves[0]:.2f} with those of the other, which makes {halves[1]:.2f} for all of them. "
+        f"Of what an example adds to all test answers together: {answers[0]:.2f}, {answers[1]:.2f}.",
+        f"Of {found['examples']} x {found['test_examples']} pairs, {found['pairs']} correlate beyond "
+        f"±{found['pairs_by_chance']:.2f}, the largest of all pairs in {len(study.chance)} shuffles: "
+        f"{found['pairs_same_class']} are of the same class, "
+        f"{found['pairs_helping']} help. They join {found['train_examples_in_pairs']} training examples, of which "
+        f"{found['train_examples_in_pairs_memorised']} are memorised, with {found['test_examples_in_pairs']} test examples.",
+        f"Datamodels were fitted to {fitted.seen} models and judged on {fitted.unseen} others; "
+        f"{100 * found['datamodels_without_weights']:.0f}% have no weight. Rank correlation of an example's own weight with "
+        + ", with ".join(f"{name} {value:.2f} ({low:.2f} to {high:.2f})" for name, (value, low, high) in fitted.agreement.items())
+        + ".",
+        _markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), foretold),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def pictures(study: Study, shown: int) -> "matplotlib.figure.Figure":
+    """Draws the most memorised examples, those with wrong labels in a row of their own, above the least memorised."""
+    order = np.argsort(-study.memorisation, kind="stable")
+    right, wrong = order[~study.wrong[order]], order[study.wrong[order]]
+    rows = [("most memorised", right[:shown]), ("the next", right[shown : 2 * shown])]
+    rows += [("most memorised,\nwrong label", wrong[:shown])] if len(wrong) else []
+    rows += [("least memorised", right[::-1][:shown])]
+    figure = blank(WIDTH, 0.6 + len(rows) * (0.42 + 0.92 * WIDTH / (shown + 0.5)))
+    grid = figure.subplots(len(rows), shown, squeeze=False)
+    for line, (name, chosen) in zip(grid, rows, strict=True):
+        for place, axes in enumerate(line):
+            axes.axis("off")
+            if place < len(chosen):
+                row = chosen[place]
+                _picture(axes, study.images[row])
+                was = f"\n({study.names[study.clean_labels[row]]})" if study.wrong[row] else ""
+                axes.set_title(f"{study.names[study.labels[row]]}{was}\n{study.memorisation[row]:+.2f}", fontsize=7, pad=2)
+        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    figure.suptitle(
+        f"{study.title}\nlabel trained on{' (true label)' if len(wrong) else ''} and memorisation, each ± "
+        f"{np.sqrt(np.mean(study.error**2)):.2f}",
+        fontsize=9,
+    )
+    return figure
+
+
+def side_by_side(study: Study, shown: int) -> "matplotlib.figure.Figure":
+    """Draws the pairs of the largest association, each example once: the training example on the left of the test example."""
+    helping, harming = (_closest(sign * study.association, shown) for sign in (1, -1))
+    chosen = [*helping[: ACROSS * 3], *harming[:ACROSS]]
+    down = -(-len(chosen) // ACROSS)
+    figure = blank(WIDTH, 0.8 + down * (0.5 + 0.8 * WIDTH / (2 * ACROSS)))
+    widths = ([1.0, 1.0, GAP] * ACROSS)[:-1]
+    grid = figure.subplots(down, len(widths), squeeze=False, width_ratios=widths)
+    for axes in grid.ravel():
+        axes.axis("off")
+    for place, (i, j) in enumerate(chosen):
+        left, right = grid[place // ACROSS, 3 * (place % ACROSS) :][:2]
+        _picture(left, study.images[i])
+        _picture(right, study.test_images[j])
+        was = f" ({study.names[study.clean_labels[i]]})" if study.wrong[i] else ""
+        left.set_title(f"train: {study.names[study.labels[i]]}{was}\nmemorised {study.memorisation[i]:.2f}", fontsize=7, pad=2)
+        change = f"{study.influence[i, j]:+.2f} ± {study.influence_error[i, j]:.2f}"
+        right.set_title(f"test: {study.names[study.test_labels[j]]}\nright {change}", fontsize=7, pad=2)
+        colour = COLOURS[2] if study.influence[i, j] > 0 else COLOURS[4]
+        for axes in (left, right):
+            axes.axis("on")
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color=colour if study.beyond[i, j] else BAND, linewidth=2)
+    figure.suptitle(
+        f"{study.title}\nwhat training on the left one adds to the share of models that are right about the other\n"
+        "green: helps, red: harms, grey: no more than chance",
+        fontsize=9,
+    )
+    return figure
+
+
+def distributions(study: Study) -> "matplotlib.figure.Figure":
+    """Draws all scores, how far they repeat, and the closest training example of every test example."""
+    figure = blank(WIDTH, 3.6)
+    histogram, repeated, closest = figure.subplots(1, 3)
+    bins = np.linspace(-0.3, 1.0, 27)
+    kinds = [(~study.wrong, "right label", COLOURS[0]), (study.wrong, "wrong label", COLOURS[4])]
+    kinds = [kind for kind in kinds if kind[0].any()]
+    scores, names, colours = zip(*((study.memorisation[kind], name, colour) for kind, name, colour in kinds), strict=True)
+    histogram.hist(scores, bins, stacked=True, color=colours, label=names)
+    histogram.set_yscale("log")
+    histogram.set_ylim(bottom=0.7)
+    histogram.set_xlabel("memorisation")
+    histogram.set_ylabel("training examples")
+    histogram.axvline(MEMORISED, color="#888888", linewidth=0.8)
+    if len(kinds) > 1:
+        histogram.legend(frameon=False, fontsize=8)
+    for kind, _, colour in kinds:
+        repeated.plot(*study.halves[:, kind], "o", color=colour, markersize=2.5, alpha=0.4)
+    repeated.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, zorder=0)
+    repeated.set_xlabel("by one half of the models")
+    repeated.set_ylabel("by the other half")
+    repeated.set_title(f"memorisation: correlation {study.reliability['memorisation'][0]:.2f}", fontsize=9)
+    nearest = abs(study.association).max(0)
+    beyond = nearest > study.chance.max()
+    closest.axhspan(study.chance.min(), study.chance.max(), color=BAND, alpha=0.6, linewidth=0, label="largest by chance")
+    for kind, colour in ((~beyond, COLOURS[0]), (beyond, COLOURS[4])):
+        closest.plot(study.test_right[kind], nearest[kind], "o", color=colour, markersize=2.5, alpha=0.5)
+    closest.set_xlabel("share of models right about it")
+    closest.set_ylabel("largest |correlation| with a training example")
+    closest.set_ylim(bottom=0)
+    closest.legend(frameon=False, fontsize=8)
+    closest.set_title(f"test examples: {beyond.sum()} of {len(beyond)} beyond chance", fontsize=8)
+    for axes in (histogram, repeated, closest):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(study.title, fontsize=9)
+    return figure
+
+
+def agreement(study: Study, fitted: Fitted) -> "matplotlib.figure.Figure":
+    """Draws how well datamodels foretell unseen models, and their own weights against memorisation."""
+    figure = blank(WIDTH, 3.4)
+    foretold, own, used = figure.subplots(1, 3)
+    count = len(fitted.rows)
+    for part, name, colour in ((slice(count), "training example", COLOURS[0]), (slice(count, None), "test example", COLOURS[1])):
+        x, y = (fitted.held_out[kind][part] for kind in ("difference of means", "datamodel"))
+        foretold.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, label=name)
+        counts = np.sort((fitted.weights[:, part] != 0).sum(0))[::-1]
+        used.plot(np.linspace(0, 1, len(counts)), counts, color=colour, label=name)
+    ends = [min(foretold.get_xlim()[0], foretold.get_ylim()[0]), 1.0]
+    foretold.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
+    foretold.set_xlabel("differences of means")
+    foretold.set_ylabel("datamodel (lasso)")
+    foretold.set_title(f"correlation on {fitted.unseen} unseen models", fontsize=9)
+    foretold.legend(frameon=False, fontsize=8)
+    wrong = study.wrong[fitted.rows]
+    for kind, colour in ((~wrong, COLOURS[0]), (wrong, COLOURS[4])):
+        own.plot(study.memorisation[fitted.rows][kind], fitted.own[kind], "o", color=colour, markersize=3, alpha=0.7)
+    own.set_xlabel("memorisation")
+    own.set_ylabel("weight in its own datamodel, nats")
+    rank = fitted.agreement["its memorisation"][0]
+    own.set_title(f"rank correlation {rank:.2f}{' (red: wrong label)' * bool(wrong.any())}", fontsize=9)
+    used.set_xlabel("share of targets")
+    used.set_ylabel("weights that are not zero")
+    used.set_yscale("symlog", linthresh=1)
+    used.legend(frameon=False, fontsize=8)
+    for axes in (foretold, own, used):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(study.title, fontsize=9)
+    return figure
+
+
+def _closest(association: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """The pairs of the largest values, no row and no column twice."""
+    left, found = association.copy(), []
+    for _ in range(min(count, *left.shape)):
+        i, j = (int(place) for place in np.unravel_index(np.argmax(left), left.shape))
+        found.append((i, j))
+        left[i], left[:, j] = -np.inf, -np.inf
+    return found
+
+
+def _picture(axes: "matplotlib.axes.Axes", image: np.ndarray) -> None:
+    """Draws a standardised image between its own darkest and brightest value; of one channel dark on white."""
+    scaled = (image - image.min()) / max(float(np.ptp(image)), 1e-6)
+    if image.shape[-1] == 1:
+        axes.imshow(scaled[..., 0], cmap="gray_r", vmin=0, vmax=1)
+    else:
+        axes.imshow(scaled)
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [headings, ["--:"] * len(headings), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
