@@ -320,11 +320,11 @@ def test_a_mistake_names_its_option(changed, option):
 
 
 def test_the_plane_that_is_like_images_has_ten_classes():
-    toy = drawn(Config(dataset="fashion_plane", train_size=400))
+    toy = drawn(Config(dataset="fashion_plane", train_size=400), 0)
     assert toy.train.images.shape == (400, 2) and len(toy.centres) == 10
     assert (np.bincount(toy.clean_labels) == 40).all()
     assert (toy.train.labels != toy.clean_labels).sum() == round(400 * FASHION_PLANE.label_noise)
-    np.testing.assert_array_equal(drawn(Config(train_size=30)).train.images, discs(30).train.images)
+    np.testing.assert_array_equal(drawn(Config(train_size=30), 0).train.images, discs(30).train.images)
 
 
 def test_the_study_from_end_to_end(tmp_path):

@@ -207,7 +207,13 @@ def test_each_member_may_have_a_mask_of_its_own(tmp_path):
     same(fewer.variables, jax.tree.map(lambda leaf: leaf[:1], pool.variables))
 
 
-@pytest.mark.parametrize("member", [0, 2])
+def test_other_masks_from_the_first_on_are_another_pool(tmp_path):
+    train(tmp_path, 2, masks=MASKS[:2])
+    train(tmp_path, 2, masks=np.roll(MASKS[:2], 1, axis=1))
+    assert len(list((tmp_path / "pools").iterdir())) == 2
+
+
+@pytest.mark.parametrize("member", [1, 2])
 def test_masks_that_contradict_the_cached_ones_are_refused(tmp_path, member):
     train(tmp_path, 3, masks=MASKS[:3], chunk=2)
     other = MASKS[:3].copy()

@@ -91,7 +91,7 @@ def zrf(
 
     Source: Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv:2205.08096.
     """
-    p, nets = both_finite(probabilities, untrained)
+    p, nets = both_finite(probabilities, untrained, "nets")
     return 1 - np.mean([_js(p, net).mean(1) for net in nets], axis=0)
 
 

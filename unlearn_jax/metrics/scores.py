@@ -30,14 +30,19 @@ def finite(values: Float[Any, "members ..."], rows: str = "members") -> Float[np
 
 
 def both_finite(
-    one: Float[Any, "members ..."], other: Float[Any, "others ..."]
+    one: Float[Any, "members ..."], other: Float[Any, "others ..."], others: str = "members"
 ) -> tuple[Float[np.ndarray, "members ..."], Float[np.ndarray, "others ..."]]:
     """Two groups of models, as `finite` gives them, once they are about the same examples: no one is held against many.
+
+    Args:
+        one: a row per member.
+        other: those of the other group.
+        others: what the rows of the other group are called in a message.
 
     Raises:
         ValueError: see `finite`; or the groups have other examples or classes.
     """
-    first, second = finite(one), finite(other)
+    first, second = finite(one), finite(other, others)
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(f"models of shape {first.shape[1:]} cannot be held against models of shape {second.shape[1:]}")
     return first, second
