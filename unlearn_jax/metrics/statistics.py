@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
@@ -197,6 +197,28 @@ def jackknife(
         return value, -np.inf, np.inf
     left = np.array([statistic(np.delete(values, out, axis=0)) for out in range(count)])
     return value, *jackknifed(value, count * value - (count - 1) * left)
+
+
+def chosen_elsewhere(
+    distances: Float[np.ndarray, "sets settings"], allowed: Bool[np.ndarray, " settings"]
+) -> Int[np.ndarray, " sets"]:
+    """For each forget set, the setting that is best on average on the others: what is then measured there is not its own choice.
+
+    Args:
+        distances: smaller is better; settings that are not finite on every set are never chosen.
+        allowed: the settings that may be chosen.
+
+    Returns:
+        Indices of settings.
+
+    Raises:
+        ValueError: there is one set only, or no setting left to choose.
+    """
+    left = np.flatnonzero(allowed & np.isfinite(distances).all(axis=0))
+    if len(distances) < 2 or not len(left):
+        raise ValueError(f"a choice on other sets needs two sets and a setting: {len(distances)} and {len(left)}")
+    others = [np.delete(distances[:, left], own, axis=0).mean(axis=0) for own in range(len(distances))]
+    return left[np.argmin(others, axis=1)]
 
 
 def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:
