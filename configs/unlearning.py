@@ -18,15 +18,14 @@ MAIN = (
     "salun,l1_sparse,l1_sparse_proximal"
 )
 """The methods of the main job: the two ends, and what most tables compare."""
+Kind = Literal["random", "class", "class_part", "mislabelled", "mislabelled_part", "memorised", "unmemorised", "exposed", "file"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forget:
     """Which training examples are to be forgotten."""
 
-    kind: Literal[
-        "random", "class", "class_part", "mislabelled", "mislabelled_part", "memorised", "unmemorised", "exposed", "file"
-    ] = "random"
+    kind: Kind = "random"
     """Some of all, a whole class, some of a class, all or some wrongly labelled, the most or the least memorised, those that an
     attack on the originals would know best (the worst case), or those that a file lists."""
     size: float = 0.1

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from unlearn_jax.metrics import cross_entropy_losses, entropies, js_divergence, 
 from unlearn_jax.metrics.statistics import chosen_elsewhere, jackknife
 from unlearn_jax.report import entropy as report
 from unlearn_jax.report.drawing import save
-from unlearn_jax.report.entropy import SPLITS, Interval, Tried
+from unlearn_jax.report.entropy import SPLITS, Tried
 from unlearn_jax.report.progress import working
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
@@ -29,7 +30,8 @@ from unlearn_jax.training.pools import FORMAT, diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
 METHOD = "entropy_with_retain"
-YARDSTICKS = ("distance", "divergence")
+ORIGINALS = -2  # where they stand behind the settings
+PerSet = Callable[[np.ndarray], np.ndarray]  # members -> a value of each forget set, with these members
 
 
 class Judged(NamedTuple):
@@ -126,8 +128,8 @@ def kept(
         arrays |= {field: getattr(judged, field) for field in Judged._fields[2:]}
         folder.write_npz(f"sets/{name}.npz", {**arrays, "made_of": made_of})
         return judged
-    by_split = [[found[f"{field}_{split}"] for split in SPLITS] for field in Judged._fields[:2]]
-    return Judged(*by_split, *(found[field] for field in Judged._fields[2:]))
+    all_margins, of_oracles = ([found[f"{field}_{split}"] for split in SPLITS] for field in Judged._fields[:2])
+    return Judged(all_margins, of_oracles, *(found[field] for field in Judged._fields[2:]))
 
 
 def looked_at(
@@ -178,7 +180,7 @@ def looked_at(
             entropy, loss = entropies(own).mean(axis=1), cross_entropy_losses(logits, answered).mean(axis=1)
             oracle_entropy, oracle_loss = entropies(theirs).mean(axis=1), cross_entropy_losses(by_oracles, answered).mean(axis=1)
             votes = np.eye(data.classes)[theirs.argmax(-1)].sum(axis=0)
-            same = by_setting((own.argmax(-1) == votes.argmax(-1)).mean(axis=1), gone, members)[-2]
+            same = by_setting((own.argmax(-1) == votes.argmax(-1)).mean(axis=1), gone, members)[ORIGINALS]
     return Judged(
         all_margins,
         of_oracles,
@@ -244,68 +246,71 @@ def summed_up(name: str, title: str, sets: list[Judged], settings: np.ndarray) -
     """The predictors, and how near each family of settings comes, its strengths chosen on the other forget sets.
 
     Intervals are over models (an original and its two oracles are left out at a time) on these forget sets.
+
+    Raises:
+        UsageError: in every setting of a family some member diverged.
     """
     everyone = np.arange(len(sets[0].same_answer))
-    measures: dict[str, Interval] = {}
-    by_set: dict[str, list[float]] = {}
-
-    def measure(label: str, statistic: Callable[[np.ndarray], np.ndarray]) -> None:
-        """`statistic` gives one value for each set, with some of the members."""
-        by_set[label] = [float(value) for value in statistic(everyone)]
-        measures[label] = jackknife(lambda members: float(np.mean(statistic(members))), everyone)
-
-    originals = -2
-    measure(
-        "entropy gap", lambda who: np.array([(s.oracle_entropy[who].mean() - s.entropy[originals, who].mean()) for s in sets])
-    )
-    measure("loss gap", lambda who: np.array([(s.oracle_loss[who].mean() - s.loss[originals, who].mean()) for s in sets]))
-    measure("entropy, originals", lambda who: np.array([s.entropy[originals, who].mean() for s in sets]))
-    measure("loss, originals", lambda who: np.array([s.loss[originals, who].mean() for s in sets]))
-    measure("same answer", lambda who: np.array([s.same_answer[who].mean() for s in sets]))
-    for yardstick, far in zip(YARDSTICKS, (distances, divergences), strict=True):
-        left_out = {tuple(who): [far(one, who).sum(axis=0) for one in sets] for who in subsets(everyone)}
-        whole = np.array(left_out[tuple(everyone)])
-        for family, mask in families(settings).items():
-            alive = np.isfinite(whole[:, :-2][:, mask]).all(axis=0).any()
-            require(bool(alive), "--entropy-weights/--loss-weights", family, f"all diverge under {name}; expected smaller ones")
-        chosen = {family: chosen_elsewhere(whole[:, :-2], mask) for family, mask in families(settings).items()}
-        chosen |= {"nothing": np.full(len(sets), len(settings)), "null": np.full(len(sets), len(settings) + 1)}
-
-        def reached(family: str, who: np.ndarray, left_out=left_out, chosen=chosen) -> np.ndarray:
-            return np.array([values[at] for values, at in zip(left_out[tuple(who)], chosen[family], strict=True)])
-
-        for family in chosen:
-            measure(f"{yardstick}: {family}", lambda who, family=family, reached=reached: reached(family, who))
-        for gain, (without, having) in report.GAINS.items():
-            measure(
-                f"{yardstick}: {gain}",
-                lambda who, a=without, b=having, reached=reached: reached(a, who) - reached(b, who),
-            )
-    tried = [
-        Tried(
-            index,
-            kind,
-            *(settings[row] if row < len(settings) else (None, None)),
-            *map(float, far),
-            float(far.sum()),
-            float(js),
-            *(100 * float(np.mean(each[row] > 0)) for each in one.margins),
-            float(one.entropy[row].mean()),
-            float(one.loss[row].mean()),
-        )
-        for index, one in enumerate(sets)
-        for row, (kind, far, js) in enumerate(
-            zip(
-                ["setting"] * len(settings) + ["nothing", "retrain"],
-                distances(one, everyone).T,
-                divergences(one, everyone).sum(axis=0),
-                strict=True,
-            )
-        )
-    ]
+    statistics: dict[str, PerSet] = {
+        "entropy gap": lambda who: np.array([s.oracle_entropy[who].mean() - s.entropy[ORIGINALS, who].mean() for s in sets]),
+        "loss gap": lambda who: np.array([s.oracle_loss[who].mean() - s.loss[ORIGINALS, who].mean() for s in sets]),
+        "entropy, originals": lambda who: np.array([s.entropy[ORIGINALS, who].mean() for s in sets]),
+        "loss, originals": lambda who: np.array([s.loss[ORIGINALS, who].mean() for s in sets]),
+        "same answer": lambda who: np.array([s.same_answer[who].mean() for s in sets]),
+    }
+    for yardstick, far in YARDSTICKS.items():
+        reached = reached_by(name, sets, settings, far, everyone)
+        statistics |= {f"{yardstick}: {family}": statistic for family, statistic in reached.items()}
+        statistics |= {
+            f"{yardstick}: {gain}": less(reached[without], reached[having]) for gain, (without, having) in report.GAINS.items()
+        }
+    by_set = {label: [float(value) for value in statistic(everyone)] for label, statistic in statistics.items()}
+    measures = {label: jackknife(over_sets(statistic), everyone) for label, statistic in statistics.items()}
+    tried = [one for index, each in enumerate(sets) for one in every_setting(index, each, settings)]
     return report.Circumstance(name, title, tried, measures, by_set)
 
 
-def subsets(everyone: np.ndarray) -> list[np.ndarray]:
-    """Everyone, and everyone but one."""
-    return [everyone, *(np.delete(everyone, one) for one in everyone)]
+def reached_by(
+    name: str, sets: list[Judged], settings: np.ndarray, far: Callable[[Judged, np.ndarray], np.ndarray], everyone: np.ndarray
+) -> dict[str, PerSet]:
+    """How near each family of settings, and both ends, come on each set, with some of the members."""
+    totals = {
+        tuple(who): np.array([far(one, who).sum(axis=0) for one in sets])
+        for who in (everyone, *(np.delete(everyone, one) for one in everyone))
+    }
+    whole = totals[tuple(everyone)][:, : len(settings)]
+    chosen = {"nothing": np.full(len(sets), len(settings)), "null": np.full(len(sets), len(settings) + 1)}
+    for family, mask in families(settings).items():
+        alive = np.isfinite(whole[:, mask]).all(axis=0).any()
+        require(bool(alive), "--entropy-weights/--loss-weights", family, f"all diverge under {name}; expected smaller ones")
+        chosen[family] = chosen_elsewhere(whole, mask)
+    return {family: partial(at_settings, totals, rows) for family, rows in chosen.items()}
+
+
+def at_settings(totals: dict[tuple[int, ...], np.ndarray], rows: np.ndarray, who: np.ndarray) -> np.ndarray:
+    """The distance on each set at the setting that was chosen for it."""
+    return totals[tuple(who)][np.arange(len(rows)), rows]
+
+
+def less(one: PerSet, other: PerSet) -> PerSet:
+    """The difference of two statistics."""
+    return lambda who: one(who) - other(who)
+
+
+def over_sets(statistic: PerSet) -> Callable[[np.ndarray], float]:
+    """Its mean over the forget sets."""
+    return lambda who: float(np.mean(statistic(who)))
+
+
+def every_setting(index: int, one: Judged, settings: np.ndarray) -> list[Tried]:
+    """The rows of a forget set: its settings, then doing nothing and retraining."""
+    everyone = np.arange(len(one.same_answer))
+    kinds = ["setting"] * len(settings) + ["nothing", "retrain"]
+    weights = [*settings.tolist(), [None, None], [None, None]]
+    far, js = distances(one, everyone), divergences(one, everyone).sum(axis=0)
+    accuracies = [100 * np.mean(each > 0, axis=(1, 2)) for each in one.margins]
+    measured = np.stack([*far, far.sum(axis=0), js, *accuracies, one.entropy.mean(axis=1), one.loss.mean(axis=1)], axis=1)
+    return [Tried(index, kind, *own, *rest) for kind, own, rest in zip(kinds, weights, measured.tolist(), strict=True)]
+
+
+YARDSTICKS = {"distance": distances, "divergence": divergences}
