@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -162,15 +163,13 @@ def looked_at(
     rows = np.flatnonzero(mask), np.sort(retained[: config.evaluation.retain_size])
     images = *(data.train.images[own] for own in rows), data.test.images
     trained_on = *(data.train.labels[own] for own in rows), data.test.labels
-
-    def said(*asked: Variables) -> list[np.ndarray]:
-        return [np.concatenate([predict(problem.model, each, seen, config.strategy) for each in asked]) for seen in images]
-
-    all_logits, all_by_oracles = said(unlearned, originals, pools["retrain"].variables), said(pools["oracle"].variables)
-    gone = np.array(sorted({*diverged(unlearned), *diverged(all_logits)}), int)
+    references = originals, pools["retrain"].variables, pools["oracle"].variables
+    everybody = jax.tree.map(lambda *parts: np.concatenate(parts), unlearned, *references)
+    logits_of = [predict(problem.model, everybody, seen, config.strategy) for seen in images]
+    gone = np.array(diverged((everybody, logits_of)), int)
     all_margins, of_oracles, divergence = [], [], []
-    for split, (logits, by_oracles, answers) in enumerate(zip(all_logits, all_by_oracles, trained_on, strict=True)):
-        logits[gone] = 0.0
+    for split, (all_logits, answers) in enumerate(zip(logits_of, trained_on, strict=True)):
+        logits, by_oracles = np.nan_to_num(all_logits[: -2 * members]), all_logits[-2 * members :]
         own, theirs = probabilities(logits), probabilities(by_oracles)
         all_margins.append(by_setting(margins(logits, answers), gone, members).astype(np.float32))
         of_oracles.append(margins(by_oracles, answers).reshape(members, 2, -1).astype(np.float32))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
@@ -184,13 +184,14 @@ def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float
 
 
 def jackknife(
-    statistic: Callable[[Float[np.ndarray, "units *rest"]], float], values: Float[np.ndarray, "units *rest"]
+    statistic: Callable[[Shaped[np.ndarray, "units *rest"]], float], values: Shaped[np.ndarray, "units *rest"]
 ) -> tuple[float, float, float]:
     """A statistic of units, such as seeds, and its 95% interval for others of them, see `jackknifed`.
 
     Args:
         statistic: of any number of units.
-        values: of each unit; the interval is infinite with two or fewer, since a statistic of pairs has none of one.
+        values: of each unit, or the units' numbers; the interval is infinite with two or fewer, since a statistic of pairs has
+            none of one.
     """
     count, value = len(values), statistic(values)
     if count < 3:
