@@ -206,16 +206,16 @@ def chosen_elsewhere(
     """For each forget set, the setting that is best on average on the others: what is then measured there is not its own choice.
 
     Args:
-        distances: smaller is better; settings that are not finite on every set are never chosen.
+        distances: smaller is better.
         allowed: the settings that may be chosen.
 
     Returns:
         Indices of settings.
 
     Raises:
-        ValueError: there is one set only, or no setting left to choose.
+        ValueError: there is one set only, or no setting to choose.
     """
-    left = np.flatnonzero(allowed & np.isfinite(distances).all(axis=0))
+    left = np.flatnonzero(allowed)
     if len(distances) < 2 or not len(left):
         raise ValueError(f"a choice on other sets needs two sets and a setting: {len(distances)} and {len(left)}")
     others = [np.delete(distances[:, left], own, axis=0).mean(axis=0) for own in range(len(distances))]

@@ -112,8 +112,8 @@ def in_short(found: Circumstance) -> str:
     best = min((one for one in found.tried if one.kind == "setting"), key=lambda one: one.total)
     ends = found.measures["distance: nothing"][0], found.measures["distance: null"][0]
     return (
-        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {best.total:.2f} at entropy {best.entropy_weight:+g}, "
-        f"loss {best.loss_weight:+g}"
+        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {best.total:.2f} at entropy {_signed(best.entropy_weight)}, "
+        f"loss {_signed(best.loss_weight)}"
     )
 
 
@@ -141,8 +141,8 @@ def summary(study: Study) -> str:
         f"# Entropy and loss on the forget set: {study.title}",
         "Distance from the oracles, in their standard deviations, added up over forget, retained and test examples. A gain is a "
         "distance without a term less that with it: above 0 the term helps; strengths are those that are best on the other "
-        "forget sets. Alone: without the other term; beside: the other term at its best. 95% intervals over models, the forget "
-        "sets being these (jackknife, Student's t).",
+        "forget sets, and what is further than twice doing nothing counts as that. Alone: without the other term; beside: the "
+        "other term at its best. 95% intervals over models, the forget sets being these (jackknife, Student's t).",
         markdown(["", *SHOWN.values()], lines),
         markdown(["", "the nearest setting on any set"], best),
     ]
@@ -156,7 +156,7 @@ def maps(study: Study) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 1.5 + 2.45 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     image = None
-    for axes, each in zip(panels.flat, study.circumstances, strict=False):
+    for number, (axes, each) in enumerate(zip(panels.flat, study.circumstances, strict=False)):
         totals = each.totals(study.entropy_weights, study.loss_weights)
         nothing, null = each.measures["distance: nothing"][0], each.measures["distance: null"][0]
         way = (nothing - totals) / max(nothing - null, 0.1 * null)
@@ -167,9 +167,9 @@ def maps(study: Study) -> "matplotlib.figure.Figure":
         axes.axvline(len(study.entropy_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
         said = f"nothing {nothing:.1f}, best {totals.min():.1f}, null {null:.1f}"
         axes.set_title(f"{each.title}\n{said}", fontsize=7)
-        axes.set_xticks(range(len(study.entropy_weights)), [f"{one:+g}" for one in study.entropy_weights], rotation=90)
-        axes.set_yticks(range(len(study.loss_weights)), [f"{one:+g}" for one in study.loss_weights])
-        axes.tick_params(labelsize=6)
+        axes.set_xticks(range(len(study.entropy_weights)), [_signed(one) for one in study.entropy_weights], rotation=90)
+        axes.set_yticks(range(len(study.loss_weights)), [_signed(one) for one in study.loss_weights])
+        axes.tick_params(labelsize=6, labelbottom=number + columns >= len(study.circumstances))
     for axes in list(panels.flat)[len(study.circumstances) :]:
         axes.set_axis_off()
     assert image is not None
@@ -227,6 +227,11 @@ def signs(study: Study) -> "matplotlib.figure.Figure":
         fontsize=8,
     )
     return figure
+
+
+def _signed(weight: float | None) -> str:
+    """A weight with its sign, 0 without one."""
+    return f"{weight:+g}" if weight else "0"
 
 
 def _interval(found: Interval) -> str:
