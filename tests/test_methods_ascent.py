@@ -29,7 +29,7 @@ from test_methods import (
     unlearn,
 )
 
-from unlearn_jax.methods import descend
+from unlearn_jax.methods import METHODS, descend
 from unlearn_jax.methods.pieces import other_labels
 from unlearn_jax.training.objectives import Batch, Term, cross_entropy, predictive_entropy, weighted
 from unlearn_jax.types import Variables

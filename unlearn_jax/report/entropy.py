@@ -112,8 +112,8 @@ def in_short(found: Circumstance) -> str:
     best = min((one for one in found.tried if one.kind == "setting"), key=lambda one: one.total)
     ends = found.measures["distance: nothing"][0], found.measures["distance: null"][0]
     return (
-        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {best.total:.2f} at entropy {_signed(best.entropy_weight)}, "
-        f"loss {_signed(best.loss_weight)}"
+        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {best.total:.2f} "
+        f"at entropy {_signed(best.entropy_weight)}, loss {_signed(best.loss_weight)}"
     )
 
 
