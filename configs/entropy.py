@@ -54,6 +54,7 @@ CIRCUMSTANCES = {
     "memorised": Circumstance("most memorised", "memorised"),
     "unmemorised": Circumstance("least memorised", "unmemorised"),
     "mislabelled_short": Circumstance("wrong labels, short training", "mislabelled_part", 0.5, epochs=1 / 3),
+    "mislabelled_half": Circumstance("wrong labels, half the training", "mislabelled_part", 0.5, epochs=0.5),
     "mislabelled_long": Circumstance("wrong labels, long training", "mislabelled_part", 0.5, epochs=3.0),
     "mislabelled_free": Circumstance("wrong labels, R not held", "mislabelled_part", 0.5, retain_weight=0.0),
     "random_free": Circumstance("random tenth, R not held", "random", retain_weight=0.0),
@@ -73,8 +74,8 @@ class Config(Unlearning):
     """The experiment. `--list` shows all."""
     circumstances: str = ",".join(CIRCUMSTANCES)
     """Names separated by commas. random; wrong labels: mislabelled (half of them), corrected (the same with the right labels at
-    hand), mislabelled_short, _long (a third and three times the epochs), _free (no loss on the retain set); class, class_part;
-    memorised, unmemorised; random_free (no loss on the retain set); clean (a random set, all labels right)."""
+    hand), mislabelled_short, _half, _long (a third, half and three times the epochs), _free (no loss on the retain set); class,
+    class_part; memorised, unmemorised; random_free (no loss on the retain set); clean (a random set, all labels right)."""
     model: str = "mlp"
     """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
     width: int = 128

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 SPLITS = ("forget", "retain", "test")
-COLUMNS = 4  # panels in a row
+COLUMNS = 5  # panels in a row
 NEITHER = "entropy none, loss none"
 GAINS = {
     **{
@@ -153,7 +153,7 @@ def maps(study: Study) -> "matplotlib.figure.Figure":
     """Draws a map for each circumstance: how much of the way from doing nothing to retraining each pair of weights goes."""
     columns = min(COLUMNS, len(study.circumstances))
     rows = -(-len(study.circumstances) // columns)
-    figure = blank(WIDTH, 1.5 + 2.45 * rows)
+    figure = blank(WIDTH, 1.5 + 2.1 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     image = None
     for number, (axes, each) in enumerate(zip(panels.flat, study.circumstances, strict=False)):
@@ -166,7 +166,7 @@ def maps(study: Study) -> "matplotlib.figure.Figure":
         axes.axhline(len(study.loss_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
         axes.axvline(len(study.entropy_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
         said = f"nothing {nothing:.1f}, best {totals.min():.1f}, null {null:.1f}"
-        axes.set_title(f"{each.title}\n{said}", fontsize=7)
+        axes.set_title(f"{each.title}\n{said}", fontsize=6)
         axes.set_xticks(range(len(study.entropy_weights)), [_signed(one) for one in study.entropy_weights], rotation=90)
         axes.set_yticks(range(len(study.loss_weights)), [_signed(one) for one in study.loss_weights])
         axes.tick_params(labelsize=6, labelbottom=number + columns >= len(study.circumstances))
