@@ -3,7 +3,8 @@
 Each circumstance is a kind of forget set, with its originals: what labels are wrong, how long they were trained, whether the loss
 on the retain set holds the model. In each, every pair of weights of either sign of the method `entropy_with_retain` is tried, and
 what is to predict the sign is measured beside it: how sure retrained models are there, and how sure the originals. The defaults
-are digits and an MLP that learns every wrong label: about ten minutes on two cores. A run that was stopped goes on where it was.
+are digits and an MLP that learns every wrong label: 45 minutes on two cores that four other jobs used too. A run that was stopped
+goes on where it was.
 
     python benchmark.py --exp entropy
 
