@@ -4,6 +4,7 @@ from configs import (
     attack_features,
     calibration,
     capacity_boundary,
+    entropy,
     estimators,
     fitted_toy,
     gaming,
@@ -39,6 +40,7 @@ EXPERIMENTS = {
         capacity_boundary,
         "what capacity does to the boundary and to each point's exact influence: width, depth, steps, ...",
     ),
+    "entropy": (entropy, "when it is useful to minimise, or to raise, the entropy and the loss on the forget set"),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

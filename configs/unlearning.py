@@ -18,17 +18,19 @@ MAIN = (
     "salun,l1_sparse,l1_sparse_proximal"
 )
 """The methods of the main job: the two ends, and what most tables compare."""
+Kind = Literal["random", "class", "class_part", "mislabelled", "mislabelled_part", "memorised", "unmemorised", "exposed", "file"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forget:
     """Which training examples are to be forgotten."""
 
-    kind: Literal["random", "class", "class_part", "mislabelled", "memorised", "unmemorised", "exposed", "file"] = "random"
-    """Some of all, a whole class, some of a class, all wrongly labelled, the most or the least memorised, those that an attack on
-    the originals would know best (the worst case), or those that a file lists."""
+    kind: Kind = "random"
+    """Some of all, a whole class, some of a class, all or some wrongly labelled, the most or the least memorised, those that an
+    attack on the originals would know best (the worst case), or those that a file lists."""
     size: float = 0.1
-    """A share (below 1) or a count: of the class (class_part) or of all training examples (the others)."""
+    """A share (below 1) or a count: of the class (class_part), of the wrong labels (mislabelled_part) or of all training examples
+    (the others)."""
     label: int = 0
     """The class, counted from 0 (class, class_part)."""
     file: Path | None = None

@@ -92,7 +92,7 @@ class Judge:
         """
         members = self.config.members
         values = base | {key: np.repeat([each[key] for each in settings], members) for key in settings[0]}
-        repeated = Variables(*(_tile(part, len(settings)) for part in self.originals))
+        repeated = tiled(self.originals, len(settings))
         unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
         done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
         logits = self.logits(done.variables)
@@ -178,5 +178,6 @@ def latin_hypercube(rng: np.random.Generator, points: int, dimensions: int) -> n
     return (rng.permuted(slices, axis=0) + rng.random((points, dimensions))) / points
 
 
-def _tile(tree: Any, times: int) -> Any:
+def tiled(tree: Any, times: int) -> Any:
+    """All members again and again: one set of them for each setting."""
     return jax.tree.map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), tree)

@@ -64,6 +64,14 @@ def test_mislabelled_takes_all_wrong_rows_once():
             choose(LABELS, kind="mislabelled", classes=3, **options)
 
 
+def test_some_of_the_mislabelled_are_drawn_anew_for_each_index():
+    wrong = np.arange(100) % 7 == 0
+    draws = [choose(LABELS, kind="mislabelled_part", wrong=wrong, size=0.4, classes=3, index=index) for index in range(3)]
+    assert all(draw.sum() == 6 and not (draw & ~wrong).any() for draw in draws) and len({draw.tobytes() for draw in draws}) == 3
+    with pytest.raises(UsageError, match="no label is wrong"):
+        choose(LABELS, kind="mislabelled_part", wrong=~wrong & wrong, size=0.4, classes=3)
+
+
 def test_ranked_kinds_take_the_ends_and_go_on_to_the_next_rows():
     scores = np.random.default_rng(0).permutation(100).astype(float)
     for kind, order in (
@@ -125,7 +133,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     [
         (
             {"kind": "everything"},
-            r"--forget\.kind everything: one of random, class, class_part, mislabelled, .*file",
+            r"--forget\.kind everything: one of random, class, class_part, mislabelled, mislabelled_part, .*file",
         ),
         *[({"size": size}, rf"--forget\.size {size}: .* 1 to 99") for size in (None, 0, -1, -0.5, 100, 101, 1.5, 0.001, 0.999)],
         *[({"size": float(size)}, r"--forget\.size") for size in ("nan", "inf", "-inf")],

@@ -29,7 +29,7 @@ from test_methods import (
     unlearn,
 )
 
-from unlearn_jax.methods import descend
+from unlearn_jax.methods import METHODS, descend
 from unlearn_jax.methods.pieces import other_labels
 from unlearn_jax.training.objectives import Batch, Term, cross_entropy, predictive_entropy, weighted
 from unlearn_jax.types import Variables
@@ -221,17 +221,20 @@ def test_entropy_climbs_the_forget_loss_and_moves_the_entropy(maximise):
     np.testing.assert_allclose(found["bias"], variables.params["head"]["bias"] - 0.3 * error.sum(0), rtol=1e-4, atol=1e-6)
 
 
-def test_entropy_with_the_retain_set_weighs_three_terms_on_a_joint_batch():
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_entropy_with_the_retain_set_weighs_three_terms_on_a_joint_batch(sign):
+    """Of either sign: a negative weight turns its term around."""
     on, variables = problem(normalised()), start(normalised())
-    given = {"forget_weight": 0.3, "entropy_weight": 0.7, "learning_rate": 0.1, "weight_decay": 0.02, "batch_size": ALL}
+    weights = {"forget_weight": sign * 0.3, "entropy_weight": sign * 0.7, "retain_weight": 0.6}
 
     def objective(params):
         (retain, forget), scores, _ = joint(on, params, variables.statistics, ("retain", "forget"))
         p = jax.nn.softmax(scores[len(retain) :])
-        return retain.mean() - 0.3 * forget.mean() - 0.7 * jnp.mean(jnp.sum(p * jnp.log(p), axis=-1))
+        return 0.6 * retain.mean() - sign * 0.3 * forget.mean() - sign * 0.7 * jnp.mean(jnp.sum(p * jnp.log(p), axis=-1))
 
     step = jax.tree.map(lambda p, g: p - 0.1 * (g + 0.02 * p), variables.params, jax.jit(jax.grad(objective))(variables.params))
-    close(unlearn("entropy_with_retain", on, variables, epochs=1, **given).params, step)
+    method = METHODS["entropy_with_retain"].make(**weights, learning_rate=0.1, weight_decay=0.02, batch_size=ALL, epochs=1)
+    close(jax.jit(method)(KEY, on, variables).params, step)
 
 
 def test_variance_matching_pulls_the_forget_losses_alone_to_mean_and_spread():

@@ -10,7 +10,7 @@ from unlearn_jax.data.splits import generator
 from unlearn_jax.types import UsageError
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that somebody else computes
-KINDS = ("random", "class", "class_part", "mislabelled", *RANKED, "file")
+KINDS = ("random", "class", "class_part", "mislabelled", "mislabelled_part", *RANKED, "file")
 
 
 def choose(
@@ -31,13 +31,13 @@ def choose(
     Args:
         labels: of the training rows; with label noise the caller says which, those trained on or the clean ones.
         kind: "random" draws `size` of all rows; "class" takes all rows of the class `label`; "class_part" draws `size` of the
-            rows of that class; "mislabelled" takes all rows that are wrongly labelled; "memorised" and "exposed" take the
-            `size` rows of the highest score, "unmemorised" those of the lowest; "file" takes the row numbers, from 0, that a
-            file lists.
+            rows of that class; "mislabelled" takes all rows that are wrongly labelled, "mislabelled_part" draws `size` of
+            them; "memorised" and "exposed" take the `size` rows of the highest score, "unmemorised" those of the lowest; "file"
+            takes the row numbers, from 0, that a file lists.
         size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones.
         label: of the class.
         file: text with row numbers between white space, or an .npy file of one integer dimension.
-        wrong: the rows that are wrongly labelled ("mislabelled").
+        wrong: the rows that are wrongly labelled ("mislabelled", "mislabelled_part").
         scores: gives what rows are ranked by ("memorised", "unmemorised", "exposed"), and is asked when all else is right; equal
             ones stand in random order.
         classes: how many there are.
@@ -67,7 +67,10 @@ def choose(
         order = np.lexsort([generator("ties", seed).random(len(labels)), sign * scores()])
         forget[order[index * count : (index + 1) * count]] = True
     else:
-        candidates = np.arange(len(labels)) if kind == "random" else _of_class(labels, label, classes, kind, index)
+        if kind == "mislabelled_part":
+            candidates = _wrong(wrong, 0)
+        else:
+            candidates = np.arange(len(labels)) if kind == "random" else _of_class(labels, label, classes, kind, index)
         count = len(candidates) if kind == "class" else _count(size, len(candidates), len(labels))
         forget[generator("forget set", seed, index).permutation(candidates)[:count]] = True
     return forget

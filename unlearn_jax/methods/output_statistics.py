@@ -49,6 +49,7 @@ def entropy_with_retain(
     *,
     forget_weight: Number = 0.1,
     entropy_weight: Number = 0.1,
+    retain_weight: Number = 1.0,
     learning_rate: Number = 0.01,
     weight_decay: Number = 5e-4,
     maximise: bool = False,
@@ -57,12 +58,14 @@ def entropy_with_retain(
 ) -> Method:
     """Entropy with the retain set: as `entropy`, held back by the loss on the retain set.
 
-    Minimises CE(R) - forget_weight CE(F) + entropy_weight H(F), with `maximise` - entropy_weight H(F), by SGD with momentum 0.9.
-    F is cycled, one batch for each of R's, and both go through the network as one.
+    Minimises retain_weight CE(R) - forget_weight CE(F) + entropy_weight H(F), with `maximise` - entropy_weight H(F), by SGD with
+    momentum 0.9. F is cycled, one batch for each of R's, and both go through the network as one. In code a weight may be
+    negative, which turns its term around: a grid of signs then is one more axis of members.
 
     Args:
-        forget_weight: of the forget loss.
+        forget_weight: of the forget loss, which climbs.
         entropy_weight: of the entropy, in nats as the loss is.
+        retain_weight: of the loss on R; at 0 R only shares in the batch, by which BatchNorm normalises.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
         maximise: raise the entropy instead of lowering it.
@@ -73,7 +76,7 @@ def entropy_with_retain(
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         sign = -1.0 if maximise else 1.0
         objective = weighted(
-            Term("retain", cross_entropy),
+            Term("retain", cross_entropy, retain_weight),
             Term("forget", cross_entropy, -forget_weight),
             Term("forget", predictive_entropy, sign * entropy_weight),
             together=True,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
@@ -184,19 +184,42 @@ def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float
 
 
 def jackknife(
-    statistic: Callable[[Float[np.ndarray, "units *rest"]], float], values: Float[np.ndarray, "units *rest"]
+    statistic: Callable[[Shaped[np.ndarray, "units *rest"]], float], values: Shaped[np.ndarray, "units *rest"]
 ) -> tuple[float, float, float]:
     """A statistic of units, such as seeds, and its 95% interval for others of them, see `jackknifed`.
 
     Args:
         statistic: of any number of units.
-        values: of each unit; the interval is infinite with two or fewer, since a statistic of pairs has none of one.
+        values: of each unit, or the units' numbers; the interval is infinite with two or fewer, since a statistic of pairs has
+            none of one.
     """
     count, value = len(values), statistic(values)
     if count < 3:
         return value, -np.inf, np.inf
     left = np.array([statistic(np.delete(values, out, axis=0)) for out in range(count)])
     return value, *jackknifed(value, count * value - (count - 1) * left)
+
+
+def chosen_elsewhere(
+    distances: Float[np.ndarray, "sets settings"], allowed: Bool[np.ndarray, " settings"]
+) -> Int[np.ndarray, " sets"]:
+    """For each forget set, the setting that is best on average on the others: what is then measured there is not its own choice.
+
+    Args:
+        distances: smaller is better.
+        allowed: the settings that may be chosen.
+
+    Returns:
+        Indices of settings.
+
+    Raises:
+        ValueError: there is one set only, or no setting to choose.
+    """
+    left = np.flatnonzero(allowed)
+    if len(distances) < 2 or not len(left):
+        raise ValueError(f"a choice on other sets needs two sets and a setting: {len(distances)} and {len(left)}")
+    others = [np.delete(distances[:, left], own, axis=0).mean(axis=0) for own in range(len(distances))]
+    return left[np.argmin(others, axis=1)]
 
 
 def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:
