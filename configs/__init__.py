@@ -16,6 +16,7 @@ from configs import (
     ulira,
     unlearn_one,
     unlearning,
+    variance,
 )
 
 EXPERIMENTS = {
@@ -38,6 +39,10 @@ EXPERIMENTS = {
     "capacity_boundary": (
         capacity_boundary,
         "what capacity does to the boundary and to each point's exact influence: width, depth, steps, ...",
+    ),
+    "variance": (
+        variance,
+        "variance over seeds: in the loss (bias and variance), on lines between models, in the sharpness of minima",
     ),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
