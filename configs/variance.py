@@ -1,8 +1,8 @@
 """Does the variance of the model shape the loss manifold, on train and on test?
 
-Originals, oracles and unlearned models from many seeds: how much of the expected loss is bias and how much is variance, example by
-example; the loss along the lines and over a plane between them; and the sharpness of the minimum that each sits in, against
-forgetting. The defaults are the main job's setting with two forget sets: some six minutes on two cores.
+Originals, oracles and unlearned models from many seeds: how much of the expected loss is bias and how much is variance, example
+by example; the loss along the lines and over a plane between them; and the sharpness of the minimum that each sits in, against
+forgetting. The defaults are the main job's setting with fewer models: minutes on two cores.
 
     python benchmark.py --exp variance
 
@@ -19,7 +19,8 @@ from configs import unlearning
 from configs.common import require
 from configs.unlearning import Evaluation
 
-METHODS = "finetune,gradient_ascent,neggrad_plus,ssd,scrub,random_label,salun,l1_sparse_proximal"
+JUDGED = Evaluation(retain_size=600)
+METHODS = "finetune,gradient_ascent,neggrad_plus,scrub,random_label,l1_sparse_proximal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Slices:
 
     lines: int = 8
     """Lines of each kind, from as many originals: at least 3, from which the intervals come."""
-    points: int = 11
+    points: int = 9
     """Points of a line, its ends included; half way there is one if the number is odd."""
     plane: str = "scrub"
     """The method whose model spans the plane with its original and an oracle; one of --methods."""
@@ -40,9 +41,9 @@ class Slices:
 class Sharpness:
     """How the largest eigenvalue of the Hessian is found."""
 
-    examples: int = 256
+    examples: int = 128
     """Retained examples over which the loss is taken, the same for all models; and forgotten ones, no more than there are."""
-    steps: int = 20
+    steps: int = 12
     """Products with the Hessian."""
 
 
@@ -53,12 +54,12 @@ class Config(unlearning.Config):
     exp: str = "variance"
     """The experiment. `--list` shows all."""
     methods: str = METHODS
-    """Names separated by commas; main (the main job's, but for the two references and those that keep several networks) or all."""
+    """Names separated by commas; main (the main job's) or all, but for the references and those that keep several networks."""
     members: int = 16
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null. At least 6."""
-    forget_sets: int = 2
+    forget_sets: int = 1
     """Forget sets, each with oracles of its own; intervals are for other models, and with several for other sets too."""
-    evaluation: Evaluation = Evaluation(retain_size=600)
+    evaluation: Evaluation = JUDGED
     slices: Slices = Slices()
     sharpness: Sharpness = Sharpness()
 
@@ -104,7 +105,7 @@ def smoke(config: Config) -> Config:
     return dataclasses.replace(
         small,
         members=6,
-        methods="finetune,neggrad_plus,scrub",
+        methods="neggrad_plus,scrub",
         slices=Slices(lines=3, points=3, resolution=3),
         sharpness=Sharpness(examples=32, steps=4),
     )

@@ -29,12 +29,13 @@ from unlearn_jax.report.progress import working
 from unlearn_jax.report.variance import Row
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import over_members, padded, predict, shared
-from unlearn_jax.training.landscape import combined, recalibrated, sharpness
+from unlearn_jax.training.landscape import Eigenvalue, combined, recalibrated, sharpness
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Cube, Problem, Variables
 
 CALIBRATION = 500  # images at a time from which BatchNorm statistics are taken
 TINY = 1e-12
+NAMES = {"value": "sharpness", "residual": "residual"}
 Found = dict[str, np.ndarray]  # what was measured on a group of models, as the run folder keeps it
 
 
@@ -133,7 +134,7 @@ class Probe:
         return np.stack(found, axis=1)
 
     def plane(self, study: Study, corners: list[Variables]) -> Found:
-        """The loss over the plane through three models, on a grid that holds them with a margin around; distances are of weights."""
+        """The loss over the plane through three models, on a grid around them; distances are of weights."""
         models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *corners)
         flat = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(own.params)]) for own in corners]).astype(
             float
@@ -167,16 +168,20 @@ class Probe:
         return program
 
     def sharpnesses(self, study: Study, variables: Variables) -> Found:
-        """The sharpness of every member over some retained and some forgotten examples, and how far from an eigenvalue it may be."""
+        """The sharpness of every member over some retained and some forgotten examples, and how far off it may be."""
         found: Found = {}
-        members, own = len(jax.tree.leaves(variables)[0]), padded(jax.tree.map(jnp.asarray, variables))
+        whole = len(jax.tree.leaves(variables)[0])
+        starts = range(0, whole, study.members)  # so that originals and oracles, twice as many, share a program
+        parts = [padded(jax.tree.map(lambda leaf, at=at: jnp.asarray(leaf[at : at + study.members]), variables)) for at in starts]
         for split, rows in study.rows.items():
             drawn = rows[np.linspace(0, len(rows) - 1, min(len(rows), self.config.sharpness.examples)).astype(int)]
             mask = np.zeros(len(self.setting.data.train.labels), bool)
             mask[drawn] = True
-            key = jax.random.key(self.config.seed)
-            value, residual = self.curvature(len(drawn))(own, key, shared(mask), self.setting.problem)
-            found |= {f"sharpness/{split}": np.asarray(value)[:members], f"residual/{split}": np.asarray(residual)[:members]}
+            key, mask = jax.random.key(self.config.seed), shared(mask)
+            each = [self.curvature(len(drawn))(part, key, mask, self.setting.problem) for part in parts]
+            for name in Eigenvalue._fields:
+                values = [np.asarray(getattr(one, name))[: study.members] for one in each]
+                found[f"{NAMES[name]}/{split}"] = np.concatenate(values)
         return found
 
 
@@ -289,7 +294,12 @@ class Look:
         return {**self.study.logits(variables)._asdict(), **self.probe.sharpnesses(self.study, variables)}
 
     def lines(self, kind: str, first: Variables, second: Variables, recalibrate: bool = True) -> Found:
-        """The loss along the lines between pairs of models, and how far apart the two are."""
+        """The loss along the lines between pairs of models, and how far apart the two are.
+
+        `recalibrate` is no choice for a model without BatchNorm statistics: there is no line with interpolated ones then.
+        """
+        if not recalibrate and not first.statistics:
+            return {}
         name = kind if recalibrate else f"{kind}{report.INTERPOLATED}"
         return {f"line/{name}": self.probe.line(self.study, first, second, recalibrate), f"distance/{name}": apart(first, second)}
 
@@ -339,13 +349,13 @@ def spreads(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     losses, margins = cross_entropy_losses(logits, labels), scaled_logits(logits, labels)
     means = [part.mean() for each in (cross_entropy_decomposition, brier_decomposition) for part in each(logits, labels)]
     log_sd = np.log(np.maximum(margins.std(0, ddof=1), TINY)).mean()
-    return np.array([*means, losses.std(0, ddof=1).mean(), log_sd, 100 * (margins > 0).mean()])
+    return np.array([*means, losses.std(0, ddof=1).mean(), log_sd, 100 * (logits.argmax(-1) == labels[None]).mean()])
 
 
 def decomposed(groups: list[str], sets: list[Measured]) -> list[Row]:
     """Bias, variance and spread of every group on every part of the data, beside what it is of the oracles.
 
-    The oracles are twice as many: a pair of them stands beside each original. The null is the difference of one half to the other.
+    The oracles are twice as many: a pair of them stands beside each original. The null: the difference of one half to the other.
     """
     rows: list[Row] = []
     common = [part for part in parts(sets[0].study) if all(part in parts(each.study) for each in sets)]
@@ -449,7 +459,7 @@ def losses_of(one: Measured, kind: str) -> np.ndarray:
 
 
 def sharp(groups: list[str], sets: list[Measured]) -> list[Row]:
-    """How sharp every group is, beside the oracles, and whether sharpness goes with forgetting: over methods, and over members."""
+    """How sharp every group is, beside the oracles, and whether sharpness goes with forgetting, over methods and over members."""
     rows: list[Row] = []
     logs = {split: {name: np.stack([sharpness_of(each, name, split) for each in sets], 1) for name in groups} for split in SHARP}
     for split, by_group in logs.items():
@@ -509,7 +519,7 @@ def within(values: np.ndarray) -> np.ndarray:
 
 
 def klom_of(one: Measured, group: str) -> tuple[float, np.ndarray]:
-    """KLOM on the forget set against random halves of the oracles, on average, and that of one half against the other for each."""
+    """KLOM on the forget set against random halves of the oracles, on average, and of one half against the other, of each."""
     study = one.study
     oracles = scaled_logits(one.groups["oracle"]["forget"], study.labels.forget)
     own = scaled_logits(one.groups[group]["forget"], study.labels.forget)

@@ -21,8 +21,8 @@ def cross_entropy_decomposition(logits: Float[Any, "members examples classes"], 
     """`E_s[-log p_sy] = -log p̄_y + E_s[KL(p̄ ∥ p_s)]`, where p̄ is the normalised geometric mean, `p̄_c ∝ exp E_s[log p_sc]`.
 
     For a one-hot label -log p̄_y is KL(y ∥ p̄). With `log Z = log Σ_c exp E_s[log p_sc]` the variance is -log Z, which nothing
-    about the label changes. These are the values of the pool at hand: of n models the variance is too small and the bias too large
-    by something of order 1/n, which `statistics.pseudo_values` takes away.
+    about the label changes. These are the values of the pool at hand: of n models the variance is too small and the bias too
+    large by something of order 1/n, which `statistics.pseudo_values` takes away.
 
     Args:
         logits: of models that differ in their seed.

@@ -204,8 +204,8 @@ def pseudo_values(
 ) -> Float[np.ndarray, "units *found"]:
     """`n θ - (n-1) θ_{-i}`: what each unit contributes to a statistic θ of n of them, θ_{-i} being the statistic without it.
 
-    Their mean is θ without its bias of order 1/n (of a plug-in variance exactly the unbiased one), and their spread over units gives
-    the interval of that mean.
+    Their mean is θ without its bias of order 1/n (of a plug-in variance exactly the unbiased one), and their spread over units
+    gives the interval of that mean.
 
     Args:
         statistic: of any number of units, at least one fewer than there are.

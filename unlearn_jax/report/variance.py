@@ -19,6 +19,15 @@ NAMES = {"forget": "forget set", "retain": "retain set", "test": "test set"}
 DISTINCT = (*COLOURS[:6], "#999999", "#8C564B", "#17BECF", "#BCBD22", "#7F3C8D")
 TRAINED = ("original to original", "original to oracle", "oracle to oracle", "original to oracle, same seed")
 INTERPOLATED = ", interpolated statistics"
+UNSAID = (*(f"Brier {part}" for part in ("loss", "bias", "variance")), "sd of the loss", "rise from end to end")
+"""Measures that are in variance.csv, but not in summary.md."""
+SHORT = {
+    "original to original": "two originals",
+    "oracle to oracle": "two oracles",
+    "original to oracle": "original, oracle",
+    "original to oracle, same seed": "the same, same seed",
+}
+"""What lines are called in the legend."""
 
 
 class Row(NamedTuple):
@@ -32,7 +41,7 @@ class Row(NamedTuple):
         value: its value.
         low: lower end of its 95% interval, over models and forget sets.
         high: upper end.
-        difference: from the oracles' value (a ratio where `measure` says so); the oracles' own is that of one half of them from the other.
+        difference: from the oracles' value (a ratio where `measure` says so); theirs: of one half of them from the other.
         difference_low: lower end of its interval.
         difference_high: upper end.
     """
@@ -100,14 +109,15 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
     """What summary.md says: a table for each part of the study."""
     text = [
         f"# Variance over seeds: {title}",
-        "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference from the "
-        "oracles (for the oracles, of one half of them from the other: the null). Nats; Brier in squared probability.",
+        "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference "
+        "from the oracles (for the oracles, of one half of them from the other: the null). Nats. variance.csv has more: the Brier "
+        "score, right and wrong labels apart, the spread of the loss.",
     ]
     gone = [f"{name} on {where}" for where, names in lost.items() for name in names]
     if gone:
         text.append(f"Left out, because members diverged: {', '.join(gone)}.")
     for part in dict.fromkeys(row.part for row in rows):
-        own = [row for row in rows if row.part == part]
+        own = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
         split_by = list(dict.fromkeys(row.split for row in own))
         measures = list(dict.fromkeys(row.measure for row in own))
         found = {(row.subject, row.split, row.measure): row for row in own}
@@ -172,7 +182,7 @@ def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.
 
 
 def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
-    """Draws the loss along every kind of line: between trained models, from originals to unlearned ones, and from those to oracles."""
+    """Draws the loss along every kind of line: between trained models, from originals to unlearned ones, and on to oracles."""
     kinds = list(dict.fromkeys(line.kind for line in lines))
     between = [kind for kind in kinds if kind.removesuffix(INTERPOLATED) in TRAINED]
     others = [kind for kind in kinds if kind not in between]
@@ -190,19 +200,14 @@ def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
                 own = [line for line in lines if line.kind == kind and line.split == split]
                 share, loss, low, high = np.array([(line.share, line.loss, line.low, line.high) for line in own]).T
                 dashed = kind.endswith(INTERPOLATED)
+                name = SHORT.get(kind, "statistics interpolated" if dashed else kind.replace(common, "") if common else kind)
                 colour = DISTINCT[bases.index(kind.removesuffix(INTERPOLATED)) % len(DISTINCT)]
-                axes.plot(
-                    share,
-                    loss,
-                    "--" if dashed else "-",
-                    color=colour,
-                    linewidth=1.2,
-                    label=kind.replace(common, "") if common else kind,
-                )
+                axes.plot(share, loss, "--" if dashed else "-", color=colour, linewidth=1.2, label=name)
                 if not dashed:
                     axes.fill_between(share, np.maximum(low, 0), high, color=colour, alpha=0.12, linewidth=0)
             axes.set_title(f"{NAMES[split]}, {heading}", fontsize=7.5)
-            axes.set_ylim(bottom=0)
+            drawn = [line.loss for line in lines if line.kind in bases and line.split == split]
+            axes.set_ylim(0, 1.25 * max(drawn, default=1.0))
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("mean loss (nats)", fontsize=8)

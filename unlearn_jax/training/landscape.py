@@ -124,9 +124,9 @@ def krylov(product: Product, first: Float[Array, " p"], steps: int) -> tuple[Flo
 def largest_eigenvalue(product: Product, first: Float[Array, " p"], steps: int) -> Eigenvalue:
     """The algebraically largest eigenvalue, by Lanczos' iteration with full reorthogonalisation.
 
-    The largest eigenvalue of H on the Krylov space of `first`: it is never above that of H, but for rounding, and comes near within
-    some 20 steps where the largest eigenvalues stand apart; `residual` says how near. (0 where no eigenvalue is above 0 and the space is
-    exhausted.)
+    The largest eigenvalue of H on the Krylov space of `first`: it is never above that of H, but for rounding, and comes near
+    within some 12 steps where the largest eigenvalues stand apart; `residual` says how near. 0 where no eigenvalue is above 0 and
+    the space is exhausted.
 
     Args:
         product: of the symmetric matrix H.
@@ -143,7 +143,7 @@ def largest_eigenvalue(product: Product, first: Float[Array, " p"], steps: int) 
 
 
 def sharpness(
-    key: Key, problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int], steps: int = 20, chunk: int = 64
+    key: Key, problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int], steps: int = 12, chunk: int = 64
 ) -> Eigenvalue:
     """The largest eigenvalue of the Hessian of the mean cross-entropy over some training examples.
 
