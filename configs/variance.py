@@ -105,7 +105,7 @@ def smoke(config: Config) -> Config:
     return dataclasses.replace(
         small,
         members=6,
-        methods="neggrad_plus,scrub",
+        methods="gradient_ascent,scrub",
         slices=Slices(lines=3, points=3, resolution=3),
-        sharpness=Sharpness(examples=32, steps=4),
+        sharpness=Sharpness(examples=30, steps=4),
     )

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from tests.in_process import run_in_process
 from unlearn_jax.metrics.decomposition import brier_decomposition, cross_entropy_decomposition
 from unlearn_jax.metrics.distances import barriers
 from unlearn_jax.metrics.statistics import pseudo_values
-from unlearn_jax.models import build
+from unlearn_jax.models import as_model, build
 from unlearn_jax.training.landscape import combined, hessian_product, krylov, largest_eigenvalue, recalibrated, sharpness
 from unlearn_jax.types import Examples, Model, Problem, UsageError, Variables
 
@@ -102,11 +103,21 @@ def test_a_barrier_is_the_rise_above_the_straight_line_between_the_ends():
         barriers(np.where(lines == 3.0, np.nan, lines)[1:], shares)
 
 
+class Normalised(nn.Module):
+    """Two dense layers with BatchNorm in between, which moves by a share of its own."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        """Logits."""
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.7)(nn.Dense(4)(images))
+        return nn.Dense(3)(nn.relu(x))
+
+
 @pytest.fixture(scope="module")
 def network():
-    """A ResNet-8 whose BatchNorm statistics are far from what its images have, and the images."""
-    model = build("resnet8", classes=3, width=2)
-    images = jnp.asarray(RNG.standard_normal((24, 8, 8, 1)), jnp.float32)
+    """A network whose BatchNorm statistics are far from what its images have, and the images."""
+    model = as_model(Normalised(), (("Dense_0",), ("Dense_1",)))
+    images = jnp.asarray(3 + RNG.standard_normal((24, 5)), jnp.float32)
     return model, model.init(jax.random.key(0), images[:1]), images
 
 
@@ -131,7 +142,7 @@ def test_recalibrated_statistics_are_those_of_the_images_whatever_they_were(netw
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), elsewhere, found)
     halves = [recalibrated(model, variables, half[None]).statistics for half in (images[:12], images[12:])]
-    both = recalibrated(model, variables, images.reshape(2, 12, *images.shape[1:])).statistics
+    both = recalibrated(model, variables, images.reshape(2, 12, 5)).statistics
     jax.tree.map(lambda a, b, c: np.testing.assert_allclose((a + b) / 2, c, atol=1e-5), *halves, both)
     jax.tree.map(np.testing.assert_array_equal, found.params, variables.params)
 
@@ -173,8 +184,6 @@ def test_the_sharpness_of_a_small_network_is_the_largest_eigenvalue_of_its_hessi
     exact = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat), float))
     found = sharpness(jax.random.key(2), problem, variables, (jnp.ones(10, bool), 10), steps=25)
     assert found.value == pytest.approx(exact[-1], rel=1e-3) and found.residual < 0.02 * exact[-1]
-    early = sharpness(jax.random.key(2), problem, variables, (jnp.ones(10, bool), 10), steps=3)
-    assert early.value < found.value and np.abs(exact - early.value).min() <= early.residual * 1.001
 
 
 def test_lanczos_finds_the_largest_not_the_one_of_largest_size():
@@ -185,6 +194,8 @@ def test_lanczos_finds_the_largest_not_the_one_of_largest_size():
     np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-5)
     np.testing.assert_allclose(images, basis @ matrix, atol=1e-4)
     assert largest_eigenvalue(lambda v: matrix @ v, jnp.ones(5), 5).value == pytest.approx(4.0, rel=1e-4)
+    early = largest_eigenvalue(lambda v: matrix @ v, jnp.ones(5), 2)
+    assert early.value < 3.9 and np.abs(values - early.value).min() <= early.residual
 
 
 def test_spread_and_loss_coincide_where_they_do():
@@ -222,7 +233,7 @@ def table(path):
 
 def test_the_study_leaves_tables_that_add_up(folder):
     rows = {(row["part"], row["subject"], row["split"], row["measure"]): row for row in table(folder / "variance.csv")}
-    groups = ("original", "oracle", "finetune", "neggrad_plus", "scrub")
+    groups = ("original", "oracle", "gradient_ascent", "scrub")
     for group in groups:
         for split in ("forget", "retain", "test", "retain, wrong labels"):
             for loss in ("cross-entropy", "Brier"):
@@ -231,21 +242,20 @@ def test_the_study_leaves_tables_that_add_up(folder):
                 )
                 assert whole == pytest.approx(bias + own, abs=2e-5) and own > 0
     models = table(folder / "models.csv")
-    assert {row["group"] for row in models} == set(groups) and len(models) == 2 * (6 * 4 + 12)
+    assert {row["group"] for row in models} == set(groups) and len(models) == 3 * 6 + 12
     assert all(float(row["residual_retain"]) >= 0 for row in models)
     mean = np.mean([float(row["loss_test"]) for row in models if row["group"] == "scrub"])
     assert float(rows["spread", "scrub", "test", "cross-entropy loss"]["value"]) == pytest.approx(mean, rel=1e-5)
     lines = [row for row in table(folder / "lines.csv") if row["kind"] == "original to scrub" and row["split"] == "retain"]
     assert [float(row["share"]) for row in lines] == [0, 0.5, 1]
-    ends = {row["member"]: row for row in models if row["forget_set"] == "random-0"}
-    assert len(ends) == 12 and len(table(folder / "plane.csv")) == 9
+    assert len(table(folder / "plane.csv")) == 9
     assert not any("interpolated" in kind for _, kind, _, _ in rows)  # an MLP has no statistics
     same, other = (
         float(rows["line", kind, "", "relative distance of the weights"]["value"])
         for kind in ("original to oracle, same seed", "original to oracle")
     )
     assert 0 < same < 0.5 * other
-    assert json.loads((folder / "results.json").read_text())["diverged"] == {"random-0": [], "random-1": []}
+    assert json.loads((folder / "results.json").read_text())["diverged"] == {"random-0": []}
     figures = {path.stem for path in (folder / "figures").iterdir()}
     assert figures == {"decomposition", "examples", "lines", "sharpness", "plane"}
 
@@ -295,4 +305,4 @@ def test_a_mistake_names_its_option(changed, option):
 def test_groups_of_methods_leave_out_what_has_no_place_in_between():
     names = dataclasses.replace(Config(), methods="all").method_names()
     assert {"scrub", "ssd"} <= set(names) and not {"original", "retrain", "sisa"} & set(names)
-    assert smoke(Config()).method_names() == ["finetune", "neggrad_plus", "scrub"]
+    assert smoke(Config()).method_names() == ["gradient_ascent", "scrub"]

@@ -110,8 +110,8 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
     text = [
         f"# Variance over seeds: {title}",
         "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference "
-        "from the oracles (for the oracles, of one half of them from the other: the null). Nats. variance.csv has more: the Brier "
-        "score, right and wrong labels apart, the spread of the loss.",
+        "from the oracles (for the oracles, of one half of them from the other: the null). Nats. variance.csv has more: the "
+        "Brier score, right and wrong labels apart, the spread of the loss.",
     ]
     gone = [f"{name} on {where}" for where, names in lost.items() for name in names]
     if gone:
