@@ -25,7 +25,7 @@ SHORT = {
     "original to original": "two originals",
     "oracle to oracle": "two oracles",
     "original to oracle": "original, oracle",
-    "original to oracle, same seed": "the same, same seed",
+    "original to oracle, same seed": "original, oracle of one seed",
 }
 """What lines are called in the legend."""
 
@@ -168,11 +168,11 @@ def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.
                 loss, sd = (columns[f"{group}_{what}"][chosen] for what in ("loss", "margin_sd"))
                 axes.plot(loss, sd, mark, color=shade, markersize=3.5, alpha=0.6, markeredgewidth=0.8, label=_wrongness(wrong))
             axes.set_xscale("log")
-            axes.set_yscale("log")
             axes.set_title(f"{NAMES[split]}, {group}s", fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
-    panels[0, 0].legend(fontsize=7, loc="lower right", framealpha=0.8)
+    panels[0, 0].set_ylim(bottom=0)
+    panels[0, 0].legend(fontsize=7, loc="lower left", framealpha=0.8)
     for axes in panels[:, 0]:
         axes.set_ylabel("sd of the margin over seeds (nats)", fontsize=8)
     for axes in panels[1]:
@@ -235,6 +235,7 @@ def contours(plane: Plane, names: tuple[str, str, str], title: str) -> "matplotl
         axes.tick_params(labelsize=8)
         axes.set_xlabel("distance of weights", fontsize=8)
     panels[0].legend(fontsize=7, framealpha=0.85, loc="best")
+    panels[0].set_ylabel("distance of weights", fontsize=8)
     bar = figure.colorbar(drawn, ax=list(panels), shrink=0.9, label="mean loss (nats)", ticks=levels[::2])
     bar.ax.set_yticklabels([f"{level:.2g}" for level in levels[::2]], fontsize=8)
     figure.suptitle(f"{title}\nthe plane through one original, one oracle and the unlearned original", fontsize=10)
@@ -244,7 +245,7 @@ def contours(plane: Plane, names: tuple[str, str, str], title: str) -> "matplotl
 def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
     """Draws every model's largest Hessian eigenvalue against its loss on the forget set; large marks are geometric means."""
     figure = blank(WIDTH, 4.4)
-    panels = figure.subplots(1, 2, sharex=True)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     groups = list(dict.fromkeys(columns["group"].tolist()))
     for axes, split in zip(panels, ("retain", "forget"), strict=True):
         for number, group in enumerate(groups):
@@ -256,7 +257,9 @@ def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
             mark = "*" if group in ("original", "oracle") else "o"
             axes.plot(*centre, mark, color=colour, markersize=13 if mark == "*" else 8, markeredgecolor="white", label=group)
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
         axes.set_xlabel("mean loss on the forget set (nats)", fontsize=8)
         axes.set_ylabel("largest eigenvalue of the Hessian", fontsize=8)
         axes.set_title(f"of the loss on the {NAMES[split]}", fontsize=9)
