@@ -17,6 +17,7 @@ from configs import (
     ulira,
     unlearn_one,
     unlearning,
+    variance,
 )
 
 EXPERIMENTS = {
@@ -41,6 +42,10 @@ EXPERIMENTS = {
         "what capacity does to the boundary and to each point's exact influence: width, depth, steps, ...",
     ),
     "entropy": (entropy, "when it is useful to minimise, or to raise, the entropy and the loss on the forget set"),
+    "variance": (
+        variance,
+        "variance over seeds: in the loss (bias and variance), on lines between models, in the sharpness of minima",
+    ),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
 """Experiment -> (the module with its `Config` and `smoke`, one line on what it finds out)."""

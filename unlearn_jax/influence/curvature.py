@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from unlearn_jax.influence.gradients import per_example, pushes, slopes
 from unlearn_jax.influence.response import Training, losses
+from unlearn_jax.training.landscape import krylov
 from unlearn_jax.types import Examples, Key, Variables
 
 Vectors = Float[Array, "vectors p"]
@@ -149,9 +150,9 @@ def lissa(damping: float, key: Key, steps: int = 1000, batch: int = 32) -> Inver
 def arnoldi(damping: float, key: Key, steps: int = 64, rank: int = 32) -> Inverse:
     """Σ_j u_j u_j' / (s_j + λ) over the eigenvalues s_j of H of largest size, found by Arnoldi's iteration.
 
-    H is projected on the Krylov space of a random vector, orthogonalised against all vectors before (twice: once is not enough in
-    float32). What is outside the chosen eigenvectors is dropped: a push there counts as moving nothing, where the inverse
-    would move it by 1/λ. Eigenvalues below zero count as zero, as in `eigendecomposition`; the source divides by them.
+    H is projected on the Krylov space of a random vector, see `landscape.krylov`. What is outside the chosen eigenvectors is
+    dropped: a push there counts as moving nothing, where the inverse would move it by 1/λ. Eigenvalues below zero count as zero,
+    as in `eigendecomposition`; the source divides by them.
 
     Args:
         damping: λ, above 0.
@@ -165,20 +166,7 @@ def arnoldi(damping: float, key: Key, steps: int = 64, rank: int = 32) -> Invers
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         product = _hessian_product(run, variables)
         first = jax.random.normal(key, vectors.shape[1:], vectors.dtype)
-        basis = jnp.zeros((steps, len(first)), first.dtype).at[0].set(first / jnp.linalg.norm(first))
-        noise = 100 * jnp.finfo(first.dtype).eps
-
-        def step(basis: Array, place: Array) -> tuple[Array, Array]:
-            image = product(basis[place])
-            outside = image
-            for _ in range(2):
-                outside = outside - basis.T @ (basis @ outside)
-            length = jnp.linalg.norm(outside)
-            # nothing but rounding is left once the space is exhausted
-            following = jnp.where(length > noise * jnp.linalg.norm(image), outside / jnp.where(length > 0, length, 1.0), 0.0)
-            return basis.at[place + 1].set(following, mode="drop"), image
-
-        basis, images = jax.lax.scan(step, basis, jnp.arange(steps))
+        basis, images = krylov(product, first, steps)
         projected = basis @ images.T
         values, turned = jnp.linalg.eigh((projected + projected.T) / 2)
         largest = jnp.argsort(-jnp.abs(values))[:rank]

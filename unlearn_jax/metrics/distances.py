@@ -1,4 +1,6 @@
-"""Distances of each unlearned model to the oracles (of its probabilities, of its weights), and to a net that knows nothing."""
+"""Distances of each unlearned model to the oracles (of its probabilities, of its weights), and to a net that knows nothing; and
+what stands between two models.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -127,6 +129,27 @@ def weight_distance(
 
     sums = {name: sum(map(squared, leaves, others[name])) for name, leaves in layers.items()}
     return {name: scale * np.sqrt(finite(each)) for name, each in {"all": sum(sums.values()), **sums}.items()}
+
+
+def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) -> Float[np.ndarray, " lines"]:
+    """`max_t [L(t) - ((1-t) L(0) + t L(1))]`: how far the loss along a line rises above the straight line between its ends.
+
+    Args:
+        losses: at the points of each line.
+        shares: t of each point, from 0 at one end to 1 at the other.
+
+    Returns:
+        In the loss's unit, 0 or more: at the ends the difference is 0.
+
+    Raises:
+        ValueError: if a loss is not finite, or the points do not go from 0 to 1.
+
+    Source: Frankle et al., arXiv 1912.05671 (there from the mean of the ends); Entezari et al., arXiv 2110.06296.
+    """
+    values, t = finite(losses, "lines"), np.asarray(shares, np.float64)
+    if len(t) < 2 or t[0] != 0 or t[-1] != 1:
+        raise ValueError(f"a line goes from 0 to 1, not from {t[0]:g} to {t[-1]:g}")
+    return (values - ((1 - t)[None] * values[:, :1] + t[None] * values[:, -1:])).max(1)
 
 
 def _js(p: np.ndarray, q: np.ndarray) -> Distances:

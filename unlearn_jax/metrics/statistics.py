@@ -222,6 +222,25 @@ def chosen_elsewhere(
     return left[np.argmin(others, axis=1)]
 
 
+def pseudo_values(
+    statistic: Callable[[Float[np.ndarray, "units *rest"]], Float[Any, "*found"]], values: Float[np.ndarray, "units *rest"]
+) -> Float[np.ndarray, "units *found"]:
+    """`n θ - (n-1) θ_{-i}`: what each unit contributes to a statistic θ of n of them, θ_{-i} being the statistic without it.
+
+    Their mean is θ without its bias of order 1/n (of a plug-in variance exactly the unbiased one), and their spread over units
+    gives the interval of that mean.
+
+    Args:
+        statistic: of any number of units, at least one fewer than there are.
+        values: of each unit, at least two.
+
+    Source: Tukey 1958; Efron & Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981.
+    """
+    count = len(values)
+    left = np.stack([np.asarray(statistic(np.delete(values, out, axis=0))) for out in range(count)])
+    return count * np.asarray(statistic(values))[None] - (count - 1) * left
+
+
 def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:
     """Of originals, sets, and their interaction, in the analysis of variance without repetition; 0 where there is one."""
     originals, sets = values.shape
