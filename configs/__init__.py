@@ -3,6 +3,7 @@
 from configs import (
     attack_features,
     calibration,
+    capacity,
     capacity_boundary,
     estimators,
     fitted_toy,
@@ -38,6 +39,10 @@ EXPERIMENTS = {
     "capacity_boundary": (
         capacity_boundary,
         "what capacity does to the boundary and to each point's exact influence: width, depth, steps, ...",
+    ),
+    "capacity": (
+        capacity,
+        "unlearning as overfitting: the gap, memorisation, an attack and the cost of unlearning against depth, width, ...",
     ),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }
