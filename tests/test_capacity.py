@@ -180,7 +180,7 @@ def test_a_crop_of_a_small_image_moves_it_by_an_eighth_of_its_side():
 def test_settings_are_what_their_axes_say():
     variants = {(axis, value): own for axis, value, own in Config().variants()}
     assert variants["base", ""] == variants["width", "4"] == variants["depth", "8"] == variants["epochs", "30"] == Config()
-    assert variants["depth", "56"].model == "resnet56" and variants["width", "16"].width == 16
+    assert variants["depth", "20"].model == "resnet20" and variants["width", "16"].width == 16
     assert variants["weight decay", "0.005"].train == dataclasses.replace(Train(epochs=30), weight_decay=0.005)
     assert variants["augmentation", "crop"].augmentation == "crop" and variants["label noise", "0"].label_noise == 0
     assert [axis for axis, _, _ in smoke(Config()).variants()] == ["base", "width", "width"]

@@ -37,7 +37,7 @@ MEASURES = {
 """Measure -> what it is called."""
 REACHED = 1.0  # percent of training error, below which a model is said to interpolate
 VISIBLE = 2.0  # null standard deviations that doing nothing is away, where a share of it is spoken of
-OVERFITTING = ("loss_gap", "accuracy_gap", "memorisation", "lira_auc")
+OVERFITTING = ("train_loss", "loss_gap", "accuracy_gap", "memorisation", "lira_auc")
 """What the cost of unlearning is held against."""
 TRENDS: dict[str, tuple[str, ...]] = {
     "accuracy, %": ("train_accuracy", "test_accuracy", "oracle_accuracy"),
