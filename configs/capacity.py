@@ -2,7 +2,7 @@
 
 A base model, of which one thing at a time is varied: depth, width, epochs, weight decay, augmentation, label noise.
 At each, originals, oracles of several forget sets, and the same methods. The defaults are digits, 500 examples, one label in ten
-wrong. Most of the time goes into compiling each network: a setting of ResNet-8 took two minutes on two cores that others used too,
+wrong. Most of the time goes into compiling each network: a setting of ResNet-8 took two minutes on two busy cores,
 depth 20 was not finished in four; the whole of the defaults has not been timed. A run that was stopped goes on where it was.
 
     python benchmark.py --exp capacity
