@@ -3,6 +3,7 @@
 from configs import (
     attack_features,
     calibration,
+    capacity,
     capacity_boundary,
     entropy,
     estimators,
@@ -45,6 +46,10 @@ EXPERIMENTS = {
     "variance": (
         variance,
         "variance over seeds: in the loss (bias and variance), on lines between models, in the sharpness of minima",
+    ),
+    "capacity": (
+        capacity,
+        "unlearning as overfitting: the gap, memorisation, an attack and the cost of unlearning against depth, width, ...",
     ),
     "calibration": (calibration, "how often a perfect method is called outside: the verdict's false-positive rate"),
 }

@@ -298,20 +298,21 @@ def test_a_failing_tfds_is_one_line(tmp_path, monkeypatch):
 # --- augmentation ---
 
 
-def literal_windows(image):
+def literal_windows(image, pad):
     """Every window that a crop may give, by its offsets, cut out of the literally padded image."""
     height, width, _ = image.shape
-    padded = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="reflect")
-    return {(y, x): padded[y : y + height, x : x + width] for y in range(2 * PAD + 1) for x in range(2 * PAD + 1)}
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    return {(y, x): padded[y : y + height, x : x + width] for y in range(2 * pad + 1) for x in range(2 * pad + 1)}
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_crop_gives_every_window_of_the_reflected_image_and_no_other(flip):
+@pytest.mark.parametrize(("flip", "pad"), [(False, PAD), (True, PAD), (True, 1)])
+def test_crop_gives_every_window_of_the_reflected_image_and_no_other(flip, pad):
     image = np.random.default_rng(0).normal(size=(10, 10, 2)).astype(np.float32)
-    windows = {cut.tobytes(): (place, False) for place, cut in literal_windows(image).items()}
+    windows = {cut.tobytes(): (place, False) for place, cut in literal_windows(image, pad).items()}
     if flip:
-        windows |= {cut[:, ::-1].tobytes(): (place, True) for place, cut in literal_windows(image).items()}
-    batch = jax.jit(crop, static_argnames="flip")(jax.random.key(0), jnp.tile(image, (3000, 1, 1, 1)), flip=flip)
+        windows |= {cut[:, ::-1].tobytes(): (place, True) for place, cut in literal_windows(image, pad).items()}
+    draw = jax.jit(crop, static_argnames=("flip", "pad"))
+    batch = draw(jax.random.key(0), jnp.tile(image, (3000, 1, 1, 1)), flip=flip, pad=pad)
     drawn = [windows[row] for row in rows(np.asarray(batch))]
     assert set(drawn) == set(windows.values())
     for values in zip(*[(*place, mirrored) for place, mirrored in drawn], strict=True):

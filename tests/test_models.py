@@ -316,3 +316,29 @@ def test_a_model_behind_waves_is_the_model_on_pixels():
 
     by_hand = whole.gradient(variables.params, points, labels, jnp.full(7, 1 / 7))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), by_hand, jax.grad(loss)(variables.params))
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_a_loop_over_equal_blocks_is_the_blocks_one_after_the_other(normalisation):
+    stages, x = (3, 1), images_of((4, 4, 4, 1))
+    network = ResNet(3, stages, 2, normalisation)
+    unrolled = network.clone(scanned=False)
+    looped, plain = as_model(network, block_names(stages), unrolled=unrolled), as_model(unrolled, block_names(stages))
+    variables = looped.init(jax.random.key(0), x[:1])
+    jax.tree.map(np.testing.assert_array_equal, variables, plain.init(jax.random.key(0), x[:1]))
+
+    def program(model):
+        return str(jax.make_jaxpr(lambda own: model.apply(own, x, train=True))(variables))
+
+    def squares(params, model, train):
+        logits, statistics = model.apply(Variables(params, variables.statistics), x, train=train)
+        return jnp.sum(logits**2), (logits, statistics)
+
+    assert "scan[" in program(looped) and "scan[" not in program(plain)
+    for train in (False, True):
+        found, expected = (jax.value_and_grad(squares, has_aux=True)(variables.params, model, train) for model in (looped, plain))
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        jax.tree.map(close, found, expected)
+    outputs = looped.activations(variables, x)[2]
+    assert len(outputs) == 5
+    jax.tree.map(close, outputs, plain.activations(variables, x)[2])

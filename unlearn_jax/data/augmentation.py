@@ -17,19 +17,24 @@ NOISE = 0.3  # standard deviation, of pixels that have about 1
 NOISY = 4  # variations by noise
 
 
-def augmentation(name: str) -> Callable[[Key, Array], Array] | None:
-    """The augmentation that a data set wants, as `(key, images[batch, height, width, channels]) -> images`, or None.
+def augmentation(name: str, kind: str = "own") -> Callable[[Key, Array], Array] | None:
+    """An augmentation as `(key, images[batch, height, width, channels]) -> images`, or None.
 
     Args:
-        name: a key of `DATASETS`, whose `augment` is "none", "crop" or "crop_flip".
+        name: a key of `DATASETS`.
+        kind: "none"; "crop" or "crop_flip", padded by an eighth of the image's side (the usual 4 of 32 pixels); or "own", what
+            the data set wants, which is one of these.
     """
-    return {"none": None, "crop": partial(crop, flip=False), "crop_flip": partial(crop, flip=True)}[DATASETS[name].augment]
+    entry = DATASETS[name]
+    crops = partial(crop, pad=max(entry.shape[0] // 8, 1))
+    kinds = {"none": None, "crop": partial(crops, flip=False), "crop_flip": partial(crops, flip=True)}
+    return kinds[entry.augment if kind == "own" else kind]
 
 
 def crop(
-    key: Key, images: Float[Array, "batch height width channels"], *, flip: bool
+    key: Key, images: Float[Array, "batch height width channels"], *, flip: bool, pad: int = PAD
 ) -> Float[Array, "batch height width channels"]:
-    """Pads each image by 4 pixels a side, cuts out a window of the old size at random, and mirrors half of the windows.
+    """Pads each image by some pixels a side, cuts out a window of the old size at random, and mirrors half of the windows.
 
     Crop and flip as in He et al. 2016 (arXiv:1512.03385, section 4.2), but padded by reflection instead of with zeros, as in
     Jordan 2024 (arXiv:2404.00498): the border then holds pixels of the image whatever the images were standardised with.
@@ -40,15 +45,16 @@ def crop(
 
     Args:
         key: draws every image its own offsets and flip.
-        images: height and width above 4.
+        images: height and width above `pad`.
         flip: whether windows are mirrored left to right, with probability one half.
+        pad: pixels a side; 4 is usual at 32 pixels.
 
     Returns:
         One window per image.
     """
     batch, height, width, _ = images.shape
     offset_key, flip_key = jax.random.split(key)
-    down, right = jax.random.randint(offset_key, (2, batch, 1), -PAD, PAD + 1)
+    down, right = jax.random.randint(offset_key, (2, batch, 1), -pad, pad + 1)
     columns = jnp.arange(width)[None]
     if flip:
         columns = jnp.where(jax.random.bernoulli(flip_key, shape=(batch, 1)), width - 1 - columns, columns)

@@ -51,7 +51,8 @@ def build(
         return as_model(mlp.MLP(classes, width, layers, activation), mlp.block_names(layers), gradient)
     if depth and (int(depth[1]) == 18 or (int(depth[1]) >= 8 and int(depth[1]) % 6 == 2)):
         stages = (2,) * 4 if int(depth[1]) == 18 else ((int(depth[1]) - 2) // 6,) * 3
-        return as_model(resnet.ResNet(classes, stages, width, normalisation, convolution), resnet.block_names(stages))
+        network = resnet.ResNet(classes, stages, width, normalisation, convolution)
+        return as_model(network, resnet.block_names(stages), unrolled=network.clone(scanned=False))
     raise UsageError("--model", name, f"there is {', '.join(MODELS)}")
 
 
@@ -134,11 +135,11 @@ def draw_kernels(key: Key, params: Params) -> Params:
     return jax.tree.unflatten(structure, drawn)
 
 
-def as_model(network, blocks: tuple[tuple[str, ...], ...], gradient: Callable[..., Params] | None = None) -> Model:
+def as_model(network, blocks: tuple[tuple[str, ...], ...], gradient: Callable[..., Params] | None = None, unrolled=None) -> Model:
     """Pure functions from a Flax linen module whose call takes `(images, train)` and sows its penultimate `features`.
 
     Kernels are drawn by `draw_kernels`; everything else starts where its Flax initialiser puts it. A network with BatchNorm
-    also takes `counted`.
+    also takes `counted`. `unrolled` is the same network with each block called by its name, where `network` loops over some.
     """
 
     def init(key: Key, images) -> Variables:
@@ -168,7 +169,8 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...], gradient: Callable[..
         collections = {"params": variables.params, "batch_stats": variables.statistics}
         wanted = lambda module, _: len(module.path) == 1 and module.path[0] in last  # noqa: E731
         mutable = ["intermediates", *(["batch_stats"] if train else [])]
-        logits, changed = network.apply(collections, images, train=train, mutable=mutable, capture_intermediates=wanted)
+        whole = unrolled or network
+        logits, changed = whole.apply(collections, images, train=train, mutable=mutable, capture_intermediates=wanted)
         outputs = [changed["intermediates"][name]["__call__"][0] for name in last]
         statistics = changed.get("batch_stats", {}) if train else variables.statistics
         return logits, statistics, tuple(_positions(output) for output in outputs)

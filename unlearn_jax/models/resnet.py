@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -60,6 +61,8 @@ class ResNet(nn.Module):
         width: channels of the stem and the first stage.
         normalisation: `batch` or `group`.
         form: how convolutions are computed, see `convolution.convolve`.
+        scanned: whether the equal blocks of a stage are one program in a loop: then a deep network compiles as fast as one of
+            two blocks a stage. Without, each can be looked into by its name. The parameters are the same.
     """
 
     classes: int
@@ -67,6 +70,7 @@ class ResNet(nn.Module):
     width: int
     normalisation: str = "batch"
     form: str = "patches"
+    scanned: bool = True
 
     @nn.compact
     def __call__(
@@ -78,13 +82,37 @@ class ResNet(nn.Module):
         x = Convolution(self.width, form=self.form, name="stem")(x)
         x = nn.relu(Normalisation(self.normalisation, name="stem_norm")(x, train, counted))
         for stage, depth in enumerate(self.stages):
-            for block in range(depth):
+            names = [f"stage{stage + 1}_block{block + 1}" for block in range(depth)]
+            looped = depth > 2 and self.scanned and not self.is_initializing()
+            for block, name in enumerate(names[:1] if looped else names):
                 stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage + 1}_block{block + 1}"
                 x = Block(self.width * 2**stage, stride, self.normalisation, self.form, name=name)(x, train, counted)
+            if looped:
+                x = self.loop(names[1:], self.width * 2**stage, x, train, counted)
         pooled = jnp.mean(x, axis=(1, 2)).T
         self.sow("intermediates", "features", pooled)
         return nn.Dense(self.classes, name="head")(pooled)
+
+    def loop(
+        self,
+        names: list[str],
+        features: int,
+        x: Float[Array, "features height width batch"],
+        train: bool,
+        counted: Bool[Array, "1 1 1 batch"] | None,
+    ) -> Float[Array, "features height width batch"]:
+        """Blocks that keep the shape, one after the other in one loop over their stacked parameters."""
+        block = Block(features, 1, self.normalisation, self.form, parent=None)
+        collections = ["params", *(["batch_stats"] if self.normalisation == "batch" else [])]
+        own = [{kind: self.variables[kind][name] for kind in collections} for name in names]
+
+        def step(x, variables):
+            return block.apply(variables, x, train, counted, mutable=["batch_stats"] if train else [])
+
+        x, changed = jax.lax.scan(step, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *own))
+        for number, name in enumerate(names if "batch_stats" in changed else ()):
+            self.put_variable("batch_stats", name, jax.tree.map(lambda leaf, n=number: leaf[n], changed["batch_stats"]))
+        return x
 
 
 def block_names(stages: Sequence[int]) -> tuple[tuple[str, ...], ...]:

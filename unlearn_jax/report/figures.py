@@ -91,8 +91,8 @@ def loss_histograms(
     figure = blank(WIDTH, 1.3 + 0.5 * len(losses))
     baselines = np.arange(len(losses))[::-1]
     for axes, (split, colour) in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS.items(), strict=True):
-        outline = _shares(oracles[split], edges)
-        shares = [_shares(by_split[split], edges) for by_split in losses.values()]
+        outline = loss_shares(oracles[split], edges)
+        shares = [loss_shares(by_split[split], edges) for by_split in losses.values()]
         top = 1.15 * max(outline.max(), np.median([share.max() for share in shares]))
         for baseline, share, by_split in zip(baselines, shares, losses.values(), strict=True):
             drawn, expected = (baseline + 0.92 * np.minimum(heights / top, 1.0) for heights in (share, outline))
@@ -281,7 +281,7 @@ def _overlap(boxes: Float[np.ndarray, "boxes 4"], others: Float[np.ndarray, "oth
     return np.clip(high - low, 0, None).prod(axis=-1)
 
 
-def _shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " bins"]:
+def loss_shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " bins"]:
     """The share of the losses in each bin of log10 loss, the ones beyond either end in the end bins."""
     finite = np.asarray(losses, float)[~np.isnan(losses)]
     counts, _ = np.histogram(np.log10(np.clip(finite, *LOSS_RANGE)), edges)

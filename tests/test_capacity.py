@@ -1,0 +1,206 @@
+"""Unlearning as overfitting: the study in small, taken up again, its statistics, and its report."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from in_process import run_in_process
+
+from configs.capacity import Config, smoke
+from configs.common import Train
+from experiments import capacity
+from unlearn_jax import runs
+from unlearn_jax.data.augmentation import augmentation
+from unlearn_jax.metrics import likelihood_ratios, probabilities, reference, scaled_logits, score
+from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.report import overfitting as report
+from unlearn_jax.types import Cube, Labels, UsageError
+
+OPTIONS = {"--widths": "", "--width": "32", "--label-noises": "0,0.3", "--methods": "finetune", "--train.epochs": "60"}
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The run folder of the smallest study, from the command line."""
+    out, cache = (tmp_path_factory.mktemp("capacity") / name for name in ("run", "cache"))
+    words = [word for pair in OPTIONS.items() for word in pair]
+    found = run_in_process("--exp", "capacity", "--smoke", "--device", "cpu", "--out", out, "--cache", cache, *words)
+    assert found.returncode == 0, found.stderr
+    return out, found.stdout
+
+
+def test_every_setting_forget_set_method_and_metric_has_a_row(done):
+    out, said = done
+    rows = read(out / "results.csv")
+    settings = {(row["axis"], row["setting"]) for row in rows}
+    assert settings == {("base", ""), ("label noise", "0"), ("label noise", "0.3")}
+    assert {row["method"] for row in rows} == {"original", "finetune"}
+    assert {row["forget_set"] for row in rows} == {"random-0", "random-1", report.ALL}
+    assert len(rows) == 3 * 2 * 3 * len(capacity.COSTS)
+    noisy = next(row for row in read(out / "settings.csv") if row["setting"] == "0.3")
+    low, value, high = (float(noisy[f"memorised_wrong{end}"]) for end in ("_low", "", "_high"))
+    assert 0 < value <= 100 and low < value < high
+    assert float(noisy["accuracy_gap"]) == pytest.approx(float(noisy["train_accuracy"]) - float(noisy["test_accuracy"]))
+    assert 0 <= float(noisy["lira_auc"]) <= 1
+    summary = (out / "summary.md").read_text()
+    assert summary in said and "label noise 0.3" in summary
+    assert set(json.loads((out / "results.json").read_text())["hyperparameters"]) == {"finetune"}
+
+
+def test_means_over_forget_sets_and_their_nulls_are_those_of_the_sets(done):
+    rows = [row for row in read(done[0] / "results.csv") if row["axis"] == "base" and row["method"] == "original"]
+    for metric, split in capacity.COSTS:
+        own = [row for row in rows if (row["metric"], row["split"]) == (metric, split)]
+        *sets, whole = ({key: float(row[key] or "nan") for key in ("value", "null_mean", "null_sd", "z")} for row in own)
+        for key in ("value", "null_mean"):
+            assert whole[key] == pytest.approx(np.mean([each[key] for each in sets]))
+        assert whole["null_sd"] == pytest.approx(math.hypot(*(each["null_sd"] for each in sets)) / 2)
+        assert whole["z"] == pytest.approx((whole["value"] - whole["null_mean"]) / whole["null_sd"])
+
+
+def test_what_is_there_is_not_made_again_and_is_drawn(done, monkeypatch, tmp_path):
+    out, _ = done
+    kept = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    config = dataclasses.replace(
+        smoke(Config()), widths="", width=32, label_noises="0,0.3", methods="finetune", out=out, cache=out.parent / "none"
+    )
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=60))
+    monkeypatch.setattr(capacity, "looked_at", lambda *_: pytest.fail("done before"))
+    folder = runs.open_run(out, config.recorded(), extendable=config.immaterial | config.extendable)
+    capacity.run(config, folder)
+    assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
+    pictures = {path.stem: path.stat().st_size for path in out.rglob("*.png")}
+    assert set(pictures) == {"losses", "trends", "interpolation", "cost"} and min(pictures.values()) > 5_000
+
+
+def test_the_attack_counts_pairs():
+    rng = np.random.default_rng(0)
+    seen, unseen = rng.normal(1, 1, (4, 7)).round(1), rng.normal(0, 1, (5, 7)).round(1)
+    trained_on = np.repeat([True, False], [4, 5])[:, None] & np.ones((1, 7), bool)
+    ratios = likelihood_ratios(np.concatenate([seen, unseen]), trained_on, shared_variance=True)
+    pairs = ratios[:4, :, None] - ratios[4:].ravel()
+    np.testing.assert_allclose(capacity.told_apart(seen, unseen), ((pairs > 0) + (pairs == 0) / 2).mean((1, 2)))
+    np.testing.assert_allclose(capacity.told_apart(seen + 1000, unseen), 1)
+    config = dataclasses.replace(Config(), seed=1)
+    own, guess = capacity.attack(config, rng.normal(3, 1, (4, 50)), rng.normal(0, 1, (8, 50)))
+    assert own.min() > 0.9 and 0.4 < guess < 0.6
+
+
+def logits_of(models, examples, shift, seed):
+    found = np.random.default_rng(seed).normal(size=(models, examples, 3))
+    found[..., 0] += shift
+    return found
+
+
+def test_a_standing_is_what_the_main_study_says_of_the_same_models():
+    labels = np.zeros(12, int)
+    oracles, own = (Cube(*(logits_of(n, 12, s, i) for i in seeds)) for n, s, seeds in ((12, 0, (1, 2, 3)), (6, 2, (4, 5, 6))))
+    yardstick = reference(oracles, Labels(labels, labels, labels), 6, splits=30, seed=3)
+    expected = {(each.metric, each.split): each for each in score(own, yardstick).scores}
+    config = dataclasses.replace(Config(), seed=3)
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, splits=30))
+    for name, read, compare in (
+        ("js_divergence", probabilities, capacity.divergence),
+        ("klom", lambda logits: scaled_logits(logits, labels), capacity.histograms),
+    ):
+        parts, null = capacity.standing(config, compare, read(own.forget), read(oracles.forget))
+        theirs = expected[name, "forget"]
+        assert parts.mean() == pytest.approx(theirs.value)
+        np.testing.assert_allclose(null, theirs.null, rtol=1e-6)
+    right = 100.0 * (own.forget.argmax(-1) == 0), 100.0 * (oracles.forget.argmax(-1) == 0)
+    parts, null = capacity.standing(config, capacity.difference, *right)
+    theirs = expected["accuracy", "forget"]
+    assert null.sd == pytest.approx(theirs.null.sd)
+    halves = [right[1][half].mean() for half in yardstick.halves[:4].reshape(-1, 6)]
+    np.testing.assert_allclose(parts, right[0].mean(1) - np.mean(halves))
+
+
+def test_models_that_diverged_are_left_out_with_what_was_made_of_them():
+    rng = np.random.default_rng(0)
+    arrays = {f"{kind}/{split}": rng.normal(size=(2, n, 5, 3)) for kind, n in SIZES.items() for split in report.SPLITS}
+    arrays |= {f"{split}_labels": np.zeros(5, int) for split in ("retain", "test")} | {"forget_labels": np.zeros((2, 5), int)}
+    arrays["original/test"][:, 1] = np.nan
+    arrays["scrub/forget"][1, 2] = np.inf
+    arrays["oracle/retain"][1, 0] = np.nan
+    found = capacity.said(arrays)
+    counts = {kind: [len(each.phi) for each in found[kind, "forget"]] for kind in SIZES}
+    assert counts == {"original": [3, 3], "oracle": [8, 7], "scrub": [2, 2]}
+    kept = arrays["scrub/test"][1][[0, 3]]
+    np.testing.assert_allclose(found["scrub", "test"][1].phi, scaled_logits(kept, np.zeros(5, int)))
+    arrays["original/test"][:, 0] = arrays["original/test"][:, 2] = np.nan
+    with pytest.raises(UsageError, match="1 originals and 7 oracles"):
+        capacity.measured(Config(), "base", "", arrays)
+
+
+SIZES = {"original": 4, "oracle": 8, "scrub": 4}
+
+
+def a_setting(number, nothing, scrub, null_sd=0.01):
+    intervals = {measure: (float(number), number - 1.0, number + 1.0) for measure in report.MEASURES}
+    costs = [
+        report.Cost(report.ALL, name, *report.MAIN, 0.1 + left, 0.1, 0.2, 0.1, null_sd, 6)
+        for name, left in (("original", nothing), ("scrub", scrub))
+    ]
+    return report.Setting("width", str(number), 10, intervals, costs, {})
+
+
+def test_correlations_are_over_settings_that_differ_and_shares_over_those_where_something_shows():
+    left = [0.1, 0.3, 0.2, 0.01, 0.5, 0.6]
+    found = [a_setting(number, value, value**2) for number, value in enumerate(left)]
+    rows = capacity.agreement([found[0], found[0], *found[1:]], ["scrub"])
+    by_name = {(row.method, row.left): row for row in rows if row.measure == "memorisation"}
+    assert by_name["original", "excess"].settings == by_name["original", "z"].settings == 6
+    expected = rank_agreement(np.stack([np.arange(6), left], axis=1)).correlation[0, 1]
+    for name in (("original", "excess"), ("original", "z"), ("scrub", "excess")):
+        assert by_name[name].value == pytest.approx(expected)
+    assert by_name["scrub", "share"].settings == 5 and ("original", "share") not in by_name
+    assert found[1].share("scrub") == pytest.approx(0.3)
+    assert found[1].excess("original").z_interval == pytest.approx((30, 0, 10))
+    unsure = a_setting(0, 0.1, 0.1, null_sd=0.0)
+    assert not unsure.has("scrub") and math.isnan(unsure.excess("scrub").z)
+
+
+def test_a_crop_of_a_small_image_moves_it_by_an_eighth_of_its_side():
+    assert augmentation("digits") is augmentation("digits", "none") is None
+    images = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (200, 8, 8, 1))
+    cut = np.asarray(augmentation("digits", "crop")(jax.random.key(0), images))
+    assert set(np.unique(cut[:, 0, 4, 0])) == {3.0, 4.0, 5.0}
+
+
+def test_settings_are_what_their_axes_say():
+    variants = {(axis, value): own for axis, value, own in Config().variants()}
+    assert variants["base", ""] == variants["width", "4"] == variants["depth", "8"] == variants["epochs", "30"] == Config()
+    assert variants["depth", "20"].model == "resnet20" and variants["width", "16"].width == 16
+    assert variants["weight decay", "0.005"].train == dataclasses.replace(Train(epochs=30), weight_decay=0.005)
+    assert variants["augmentation", "crop"].augmentation == "crop" and variants["label noise", "0"].label_noise == 0
+    assert [axis for axis, _, _ in smoke(Config()).variants()] == ["base", "width", "width"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "option"),
+    [
+        ({"members": 2}, "--members"),
+        ({"members": "auto"}, "--members"),
+        ({"forget_sets": 1}, "--forget-sets"),
+        ({"unlearning_seeds": 2}, "--unlearning-seeds"),
+        ({"methods": "retrain"}, "--methods"),
+        ({"methods": "sisa"}, "--methods"),
+        ({"widths": "4,x"}, "--widths"),
+        ({"widths": "0"}, "--width"),
+        ({"augmentations": "rotate"}, "--augmentations"),
+    ],
+)
+def test_a_mistake_names_its_option(changed, option):
+    with pytest.raises(UsageError) as raised:
+        dataclasses.replace(Config(), **changed).check()
+    assert raised.value.option == option
