@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import flax.linen as nn
 import jax
@@ -340,6 +341,8 @@ def test_the_study_from_end_to_end(tmp_path):
     displaced = [float(row["displacement_mean"]) for row in by_rank]
     assert displaced == sorted(displaced, reverse=True) and displaced[0] > 0
     assert all(float(row["displacement_largest"]) >= float(row["displacement_mean"]) for row in rows)
+    ranks = json.loads((tmp_path / "run/results.json").read_text())["agreement"]["displacement_mean"]["correlation"]
+    assert ranks[0][1] > 0.9  # in whatever order the sums are, a point's place in the table is its own
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png", "perfetto_trace.json.gz"} <= names
     assert all(f"| {stage} |" in (tmp_path / "run/stages.md").read_text() for stage in ("imports", "leave-one-out", "figures"))

@@ -72,8 +72,13 @@ def test_a_second_run_reads_what_the_first_has_done(done, monkeypatch):
     before = (done.folder / "unlearn_one.csv").read_bytes()
     monkeypatch.setattr(unlearn_one, "forgotten", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(unlearn_one, "save", lambda *_: None)
+    worlds, world = [], unlearn_one.world
+    monkeypatch.setattr(unlearn_one, "world", lambda *args: worlds.append(world(*args)) or worlds[-1])
     unlearn_one.run(TINY, done)
     assert (done.folder / "unlearn_one.csv").read_bytes() == before
+    drawn = [part for each in worlds for part in (each.problem.train, each.problem.held_out)]  # search, then evaluation
+    points = np.concatenate([np.asarray(part.images) for part in drawn])
+    assert len(points) == 4 * 8 == len(np.unique(points, axis=0))  # none is searched on, or held out, and evaluated
 
 
 def test_a_method_that_gives_the_exact_answer_scores_as_exact():
