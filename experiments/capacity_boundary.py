@@ -1,6 +1,8 @@
 """What capacity does to the boundary of a toy and to the exact influence of every point, from several seeds."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 
 import jax
@@ -10,7 +12,7 @@ from scipy.stats import rankdata
 
 from configs.capacity_boundary import Config
 from experiments.influence import around, drawn, float_noise, prepared, shuffled, surfaces
-from unlearn_jax import influence
+from unlearn_jax import influence, runs
 from unlearn_jax.data import Toy
 from unlearn_jax.influence import Window
 from unlearn_jax.metrics.changes import carriers, common_share, gini
@@ -75,14 +77,19 @@ def run(config: Config, folder: Run) -> None:
 
 def kept(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
     """What was found from one seed, by an earlier run or now."""
-    train = config.train
-    network = f"{config.activation}-{config.layers}x{config.width}"
-    name = f"seeds/{network}-{train.optimiser}-{train.epochs}-{train.weight_decay:g}-{seed}.npz"
+    name = f"seeds/{identity(config)}-{seed}.npz"
     found = folder.read_npz(name)
     if found is None:
         found = looked_at(config, toy, window, seed)
         folder.write_npz(name, found)
     return found
+
+
+def identity(config: Config) -> str:
+    """Names a network by everything that its results depend on: two on different axes may be one, and two alike may not be."""
+    asked = {key: value for key, value in config.recorded().items() if key not in config.immaterial | config.extendable}
+    everything = json.dumps(runs.plain(asked), sort_keys=True)
+    return f"{config.activation}-{config.layers}x{config.width}-{hashlib.sha256(everything.encode()).hexdigest()[:16]}"
 
 
 def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
