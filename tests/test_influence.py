@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import run_in_process
 
-from configs.influence import Config, Discs
+from configs.influence import Config, Discs, smoke
+from experiments import influence as study
 from experiments.influence import drawn
 from unlearn_jax import influence
 from unlearn_jax.data import FASHION_PLANE, discs
@@ -255,7 +256,7 @@ def test_points_of_a_circle_are_spread_evenly_along_it():
     in_sectors, _ = np.histogram(np.arctan2(*line.points.T), bins=6, range=(-np.pi, np.pi))
     assert (abs(in_sectors - 10) <= 2).all()
     np.testing.assert_allclose(displacement(model, circles[1], line, 1.0), 0.25, atol=1e-5)
-    with pytest.raises(ValueError, match="no decision boundary"):
+    with pytest.raises(influence.NoBoundaryError, match="no decision boundary inside x from -2 to 2"):
         influence.contour(model, Variables({"radius": jnp.float32(9.0)}, {}), Window(-2.0, 2.0, -2.0, 2.0, 8))
 
 
@@ -326,6 +327,24 @@ def test_the_plane_that_is_like_images_has_ten_classes():
     assert (np.bincount(toy.clean_labels) == 40).all()
     assert (toy.train.labels != toy.clean_labels).sum() == round(400 * FASHION_PLANE.label_noise)
     np.testing.assert_array_equal(drawn(Config(train_size=30), 0).train.images, discs(30).train.images)
+
+
+@pytest.mark.parametrize("with_one", [0, 1])
+def test_an_original_without_a_boundary_is_a_mistake_before_anything_is_left_out(monkeypatch, with_one):
+    """The original, or only the other seed's."""
+    asked, laid = dataclasses.replace(smoke(Config()), train_size=4, resolution=8), []
+
+    def contour(model, variables, window):
+        laid.append(variables)
+        if len(laid) > with_one:
+            raise influence.NoBoundaryError("the model has none")
+
+    monkeypatch.setattr(influence, "contour", contour)
+    monkeypatch.setattr(influence, "train", lambda run, weights: run.initial)
+    monkeypatch.setattr(study, "left_out", lambda *_: pytest.fail("trained for nothing"))
+    with pytest.raises(UsageError, match=r"has none; expected more, or a larger --train\.learning-rate than 0\.01") as raised:
+        study.run(asked, None)
+    assert raised.value.option == "--train.epochs" and len(laid) == 1 + with_one
 
 
 def test_the_study_from_end_to_end(tmp_path):

@@ -12,6 +12,7 @@ from configs.influence import Discs
 from configs.unlearn_one import Config, smoke
 from experiments import unlearn_one
 from unlearn_jax import runs
+from unlearn_jax.influence import NoBoundaryError
 from unlearn_jax.report import unlearn_one as report
 from unlearn_jax.types import UsageError
 
@@ -92,6 +93,16 @@ def test_a_method_that_gives_the_exact_answer_scores_as_exact():
     columns = unlearn_one.judged(TINY, own, "finetune", half)
     np.testing.assert_allclose(columns["parameter_ratio"], 0.5, rtol=1e-4)
     np.testing.assert_allclose(columns["parameter_alignment"], 1.0, rtol=1e-6)
+
+
+def test_an_original_without_a_boundary_is_a_mistake(monkeypatch):
+    def leave_one_out(*_, **__):
+        raise NoBoundaryError("the model has none")
+
+    monkeypatch.setattr(unlearn_one.influence, "leave_one_out", leave_one_out)
+    with pytest.raises(UsageError, match="has none") as raised:
+        unlearn_one.world(TINY, 0, np.arange(1))
+    assert raised.value.option == "--train.epochs"
 
 
 def test_points_are_asked_in_turns_and_another_point_is_another():

@@ -14,6 +14,10 @@ HALVINGS = 16  # the ray is looked along at its whole length, half of it, a quar
 BISECTIONS = 24  # as many bits as a float32 has
 
 
+class NoBoundaryError(ValueError):
+    """A model answers one class everywhere in the window."""
+
+
 class Window(NamedTuple):
     """A part of the plane, and how finely it is looked at."""
 
@@ -71,7 +75,7 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
         points: how many.
 
     Raises:
-        ValueError: the model has no boundary inside the window.
+        NoBoundaryError: the model has none inside the window.
     """
     grid = jnp.asarray(window.grid())
     outputs = model.apply(variables, grid[:1], train=False)[0].shape[1]
@@ -82,7 +86,8 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
         labels.append(np.full(len(found[-1]), label))
     segments, classes = np.concatenate(found), np.concatenate(labels)
     if not len(segments):
-        raise ValueError(f"the model has no decision boundary inside {window}")
+        inside = "x from {:.3g} to {:.3g}, y from {:.3g} to {:.3g}".format(*window[:4])
+        raise NoBoundaryError(f"the model has no decision boundary inside {inside}")
     ends = np.cumsum(np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1))
     places = (np.arange(points) + 0.5) / points * ends[-1]
     on = np.minimum(np.searchsorted(ends, places), len(ends) - 1)
