@@ -95,10 +95,13 @@ class Study(NamedTuple):
 
 
 def table(study: Study) -> tuple[list[str], list[list[Any]]]:
-    """The columns and rows of capacity_boundary.csv, a row for each network."""
+    """The columns and rows of capacity_boundary.csv, a row for each network; no ends of an interval from two seeds."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     rows = [
-        [each.axis, each.value, each.parameters, each.seeds, *(end for measure in MEASURES for end in each.intervals[measure])]
+        [
+            *(each.axis, each.value, each.parameters, each.seeds),
+            *(end if math.isfinite(end) else None for measure in MEASURES for end in each.intervals[measure]),
+        ]
         for each in study.variants
     ]
     return ["axis", "value", "parameters", "seeds", *columns], rows
@@ -112,9 +115,9 @@ def summary(study: Study) -> str:
     ]
     text = [
         f"# Capacity: {study.title}",
-        "95% intervals over seeds (jackknife, Student's t; of the last column over points, bootstrap). Displacement: how far the "
-        "boundary moves, on average along it, when a point is left out. Common to seeds: of the change of the margins. "
-        "Memorisation: how much less probable a point's label is without it.",
+        "95% intervals over seeds (jackknife, Student's t; none from two seeds; of the last column over points, bootstrap). "
+        "Displacement: how far the boundary moves, on average along it, when a point is left out. Common to seeds: "
+        "of the change of the margins. Memorisation: how much less probable a point's label is without it.",
         markdown(["", "parameters", "seeds", *MEASURES.values()], lines),
     ]
     return "\n\n".join(text) + "\n"
@@ -205,4 +208,4 @@ def between_networks(study: Study) -> "matplotlib.figure.Figure":
 
 def _interval(found: Interval) -> str:
     value, low, high = found
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{value:.3g} ({low:.3g} to {high:.3g})" if math.isfinite(high - low) else f"{value:.3g}"
