@@ -71,7 +71,7 @@ def run(config: Config, folder: Run) -> None:
     )
     folder.write_csv("influence.csv", *report.table(study))
     agreement = {name: rank_agreement(np.stack(study.columns(name), axis=1)) for name in report.MEASURES}
-    facts = report.Facts(**speed, agreement=agreement)
+    facts = report.Facts(**speed, agreement=agreement, censored=censored(exact, window))
     folder.write_json("results.json", facts)
     folder.write_text("summary.md", report.summary(study, facts))
     rows = study.extremes(config.shown)
@@ -200,6 +200,12 @@ def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
         "own_loss_change": np.diagonal(change.losses),
         **{f"parameter_change_{name}": values for name, values in change.parameters.items()},
     }
+
+
+def censored(found: LeaveOneOut, window: Window) -> float:
+    """Share of the displacements, of every point left out at every point of the contour, that are as far as was looked."""
+    assert found.change.boundary is not None
+    return float(np.mean(np.abs(found.change.boundary) >= np.float32(window.diagonal)))
 
 
 def surfaces(original: Training, variables: Variables, window: Window) -> np.ndarray:

@@ -280,6 +280,22 @@ def test_of_two_zeros_the_nearer_one_counts():
     np.testing.assert_allclose(found, -0.3, atol=1e-5)
 
 
+@pytest.mark.parametrize("nearest", [0.07, 0.6, 2.3, 3.7])
+def test_a_thin_part_of_a_class_is_seen_far_away_too(nearest):
+    def apply(variables, images, train):
+        return jnp.stack([jnp.zeros(len(images)), (images[:, 0] - nearest) * (images[:, 0] - nearest - 0.07)], axis=1), {}
+
+    line = Contour(np.zeros((1, 2), np.float32), np.array([[1.0, 0.0]], np.float32), np.array([1]))
+    (found,) = displacement(Model(lambda key, images: None, apply, ()), Variables({}, {}), line, 4.0)
+    np.testing.assert_allclose(found, nearest, atol=1e-5)
+
+
+def test_what_was_not_found_within_the_window_is_counted(exact):
+    reach = np.float32(WINDOW.diagonal)
+    change = exact.change._replace(boundary=np.array([[0.1, reach], [-reach, 0.0], [0.9 * reach, 0.0], [reach, 0.0]]))
+    assert study.censored(exact._replace(change=change), WINDOW) == 3 / 8
+
+
 def test_several_classes_have_a_boundary_each():
     centres = jnp.array([[0.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
 
@@ -361,6 +377,7 @@ def test_the_study_from_end_to_end(tmp_path):
     assert displaced == sorted(displaced, reverse=True) and displaced[0] > 0
     assert all(float(row["displacement_largest"]) >= float(row["displacement_mean"]) for row in rows)
     ranks = json.loads((tmp_path / "run/results.json").read_text())["agreement"]["displacement_mean"]["correlation"]
+    assert "% of the places along the boundary" in (tmp_path / "run/summary.md").read_text()
     assert ranks[0][1] > 0.9  # in whatever order the sums are, a point's place in the table is its own
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png", "perfetto_trace.json.gz"} <= names
