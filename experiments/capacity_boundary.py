@@ -72,6 +72,8 @@ def run(config: Config, folder: Run) -> None:
         agreement=between([seeds for *_, seeds in found]),
     )
     folder.write_csv("capacity_boundary.csv", *report.table(study))
+    each = [[axis, value, seed, *of_seed(one)] for axis, value, seeds in found for seed, one in seeds.items()]
+    folder.write_csv("seeds.csv", ["axis", "value", "seed", "displacement_mean", "displacement_median", "noise_median"], each)
     folder.write_json("results.json", {each.name: each.intervals for each in study.variants})
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
@@ -120,6 +122,11 @@ def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
         "test_accuracy": np.mean(unseen.argmax(1) == fresh.clean_labels),
         "parameters": np.array(sum(leaf.size for leaf in jax.tree.leaves(exact.original.params))),
     }
+
+
+def of_seed(one: Seed) -> tuple[float, float, float]:
+    """Mean and median over points of the displacement, and the median float noise: a few seeds may carry a mean over seeds."""
+    return float(one["displacement"].mean()), float(np.median(one["displacement"])), float(np.median(one["noise"]))
 
 
 def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, tuple[float, float, float]]:

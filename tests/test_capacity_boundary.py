@@ -27,6 +27,10 @@ def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_pa
     assert one["parameters"] == 2 * 8 + 8 + 8 * 8 + 8 + 8 * 2 + 2
     assert base["less_memorised"] == 0 < one["displacement"] and 0 < one["gini"] < 1 and 0 < one["half"] < one["most"] <= 100
     assert one["gini_low"] < one["gini"] < one["gini_high"]
+    with (tmp_path / "run/seeds.csv").open() as file:
+        seeds = [row for row in csv.DictReader(file) if row["value"] == "15"]
+    assert [row["seed"] for row in seeds] == ["0", "1", "2"]
+    assert np.mean([float(row["displacement_mean"]) for row in seeds]) == pytest.approx(one["displacement"])
     assert {path.stem for path in tmp_path.rglob("*.png")} == {"boundaries", "trends", "agreement"}
     assert len(list(tmp_path.rglob("seeds/*.npz"))) == 6  # the base was trained once
     monkeypatch.setattr(capacity_boundary, "looked_at", lambda *_: pytest.fail("done before"))
