@@ -1,6 +1,7 @@
 """What capacity does: boundaries network by network, trends along each axis, and whose rankings of the points agree."""
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -159,7 +160,9 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
             for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
                 values, low, high = np.array([variant.intervals[measure] for variant in variants]).T
                 shown = [math.isfinite(one) for one in low]
-                axes.plot(places, values, "o-", color=colour, markersize=3, linewidth=1.0, label=MEASURES[measure])
+                line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # there is nothing between kinds
+                name = textwrap.fill(MEASURES[measure], 16)
+                axes.plot(places, values, line, color=colour, markersize=3, linewidth=1.0, label=name)
                 axes.vlines(places[shown], low[shown], high[shown], color=colour, linewidth=1.0, alpha=0.6)
             axes.set_xticks(places, [variant.value for variant in variants], rotation=45, fontsize=7)
             axes.tick_params(axis="y", labelsize=7)
@@ -175,7 +178,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
             row[0].set_ylim(values.min() - margin, values.max() + margin)
         row[0].set_ylabel(label, fontsize=8)
         if len(measures) > 1:
-            row[0].legend(fontsize=6, framealpha=0.8, edgecolor="none", borderpad=0.1)
+            row[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axes, axis in zip(panels[0], axes_of, strict=True):
         axes.set_title(axis.replace("_", " "), fontsize=8)
     figure.suptitle(f"{study.title}\n95% intervals over seeds, cut at the panels' edges", fontsize=9)
@@ -204,6 +207,14 @@ def between_networks(study: Study) -> "matplotlib.figure.Figure":
         f"{study.title}\nwhose rankings of the points agree, in hundredths; diagonal: a network with itself", fontsize=9
     )
     return figure
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _interval(found: Interval) -> str:

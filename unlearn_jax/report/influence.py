@@ -261,13 +261,14 @@ def draw_boundary(
     surface: Float[np.ndarray, "classes rows columns"],
     colour: str,
     width: float,
+    style: str = "solid",
 ) -> None:
     """Draws where the margins of a model are zero; of two classes once."""
     left, right, bottom, top = window
     x, y = np.linspace(left, right, surface.shape[2]), np.linspace(bottom, top, surface.shape[1])
     for margins in surface[1:] if len(surface) == 2 else surface:
         if margins.min() < 0 < margins.max():
-            axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width])
+            axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width], linestyles=[style])
 
 
 def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, float]) -> None:
