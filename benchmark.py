@@ -53,7 +53,7 @@ def run(config: Common) -> None:
     folder = runs.open_run(config.out, config.recorded(), extendable=config.immaterial | config.extendable)
     folder.record(device=device.describe())
     try:
-        with profiled(folder, config.out / "profile") if config.profile else contextlib.nullcontext():
+        with profiled(folder, config.out / "profile" if config.smoke else None) if config.profile else contextlib.nullcontext():
             with stage("imports"):
                 experiment = importlib.import_module(f"experiments.{config.exp}")
             experiment.run(config, folder)

@@ -73,7 +73,7 @@ class Common:
     """A matrix product over patches, or XLA's own convolution; auto: what was measured to be faster on the device."""
 
     profile: bool = False
-    """Also write a trace that opens in Perfetto and TensorBoard, and say which ten stages took longest."""
+    """Also say which ten stages took longest, with a trace of all for Perfetto; with --smoke one of every operation as well."""
 
     immaterial: ClassVar[frozenset[str]] = frozenset(
         {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile"}

@@ -77,6 +77,7 @@ class Config(Common):
         points = self.train_size
         require(points is not None and points >= 8, "--train-size", points, "expected an integer of at least 8")
         assert points
+        require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
         require(self.targets >= 2, "--targets", self.targets, "expected an integer of at least 2")
         require(self.subsets >= 16 and self.subsets % 4 == 0, "--subsets", self.subsets, "expected a multiple of 4, from 16 on")
         stretches = self.checkpoints >= 3 and self.checkpoints % 3 == 0 and self.train.epochs % self.checkpoints == 0

@@ -1,6 +1,8 @@
 """What capacity does to the boundary of a toy and to the exact influence of every point, from several seeds."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 
 import jax
@@ -9,10 +11,11 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from configs.capacity_boundary import Config
+from configs.common import require
 from experiments.influence import around, drawn, float_noise, prepared, shuffled, surfaces
-from unlearn_jax import influence
+from unlearn_jax import influence, runs
 from unlearn_jax.data import Toy
-from unlearn_jax.influence import Window
+from unlearn_jax.influence import NoBoundaryError, Window
 from unlearn_jax.metrics.changes import carriers, common_share, gini
 from unlearn_jax.metrics.statistics import bootstrap, jackknife
 from unlearn_jax.report import capacity as report
@@ -33,15 +36,21 @@ def run(config: Config, folder: Run) -> None:
     """
     toy = drawn(config, config.seed)
     window = around(toy.train.images, config.resolution)
-    found: list[tuple[str, str, list[Seed]]] = []
+    found: list[tuple[str, str, dict[int, Seed]]] = []  # of each network the seeds that have a boundary
     for axis, value, own in config.variants():
+        seeds: dict[int, Seed] = {}
         with working(f"{axis} {value}") as update:
-            seeds: list[Seed] = []
-            for seed in range(config.seed, config.seed + config.seeds):
-                seeds.append(kept(own, folder, toy, window, seed))
-                lost = sum(not len(one["displacement"]) for one in seeds)
-                update(len(seeds) / config.seeds, f"{len(seeds)} seeds, {lost} without a boundary")
-        found.append((axis, value, [one for one in seeds if len(one["displacement"])]))
+            for done in range(config.seeds):
+                one = kept(own, folder, toy, window, config.seed + done)
+                if len(one["displacement"]):
+                    seeds[config.seed + done] = one
+                update((done + 1) / config.seeds, f"{done + 1} seeds, {done + 1 - len(seeds)} without a boundary")
+        if not found:
+            remedy = f"the base has a decision boundary from {len(seeds)} of {config.seeds} seeds, two are the least"
+            remedy += f"; expected more, or a larger --train.learning-rate than {config.train.learning_rate:g}"
+            require(len(seeds) >= 2, "--train.epochs", config.train.epochs, remedy)
+        if len(seeds) >= 2:
+            found.append((axis, value, seeds))
     base = found[0][2]
     study = report.Study(
         title=f"{config.train_size} points, {config.seeds} seeds; base: {config.layers} {config.activation} layers of "
@@ -53,31 +62,31 @@ def run(config: Config, folder: Run) -> None:
             report.Variant(
                 axis,
                 value,
-                int(seeds[0]["parameters"]),
+                int(next(iter(seeds.values()))["parameters"]),
                 len(seeds),
-                np.stack([one["surface"] for one in seeds]),
-                summed_up(toy, seeds, base),
+                np.stack([one["surface"] for one in seeds.values()]),
+                summed_up(toy, [*seeds.values()], [*base.values()]),
             )
             for axis, value, seeds in found
-            if len(seeds) >= 2
         ],
-        agreement=between([seeds for *_, seeds in found if len(seeds) >= 2]),
+        agreement=between([seeds for *_, seeds in found]),
     )
     folder.write_csv("capacity_boundary.csv", *report.table(study))
+    each = [[axis, value, seed, *of_seed(one)] for axis, value, seeds in found for seed, one in seeds.items()]
+    folder.write_csv("seeds.csv", ["axis", "value", "seed", "displacement_mean", "displacement_median", "noise_median"], each)
     folder.write_json("results.json", {each.name: each.intervals for each in study.variants})
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
-    save(report.boundaries(study), folder, "boundaries")
-    save(report.trends(study), folder, "trends")
+    if study.axes:  # or no network but the base has a boundary from two seeds
+        save(report.boundaries(study), folder, "boundaries")
+        save(report.trends(study), folder, "trends")
     save(report.between_networks(study), folder, "agreement")
     print(summary)
 
 
 def kept(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
     """What was found from one seed, by an earlier run or now."""
-    train = config.train
-    network = f"{config.activation}-{config.layers}x{config.width}"
-    name = f"seeds/{network}-{train.optimiser}-{train.epochs}-{train.weight_decay:g}-{seed}.npz"
+    name = f"seeds/{identity(config)}-{seed}.npz"
     found = folder.read_npz(name)
     if found is None:
         found = looked_at(config, toy, window, seed)
@@ -85,12 +94,19 @@ def kept(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Se
     return found
 
 
+def identity(config: Config) -> str:
+    """Names a network by everything that its results depend on: two on different axes may be one, and two alike may not be."""
+    asked = {key: value for key, value in config.recorded().items() if key not in config.immaterial | config.extendable}
+    everything = json.dumps(runs.plain(asked), sort_keys=True)
+    return f"{config.activation}-{config.layers}x{config.width}-{hashlib.sha256(everything.encode()).hexdigest()[:16]}"
+
+
 def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
     """The exact influence of every point from one seed; displacements of no point where there is no boundary in the window."""
     original = prepared(config, toy, seed)
     try:
         exact = influence.leave_one_out(original, window=window, strategy=config.strategy, chunk=config.chunk)
-    except ValueError:
+    except NoBoundaryError:
         return {"displacement": np.zeros(0)}
     noise = float_noise(config, original, exact, window, shuffled(config, original))
     one = jax.tree.map(lambda leaf: leaf[None], exact.original)
@@ -106,6 +122,11 @@ def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
         "test_accuracy": np.mean(unseen.argmax(1) == fresh.clean_labels),
         "parameters": np.array(sum(leaf.size for leaf in jax.tree.leaves(exact.original.params))),
     }
+
+
+def of_seed(one: Seed) -> tuple[float, float, float]:
+    """Mean and median over points of the displacement, and the median float noise: a few seeds may carry a mean over seeds."""
+    return float(one["displacement"].mean()), float(np.median(one["displacement"])), float(np.median(one["noise"]))
 
 
 def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, tuple[float, float, float]]:
@@ -144,12 +165,12 @@ def rank_correlation(displacements: np.ndarray) -> float:
     return float(among[np.triu_indices(len(among), 1)].mean())
 
 
-def between(networks: list[list[Seed]]) -> np.ndarray:
-    """The same of any two networks, from different seeds; on the diagonal of one network's own."""
-    ranks = [rankdata(np.stack([one["displacement"] for one in seeds]), axis=1) for seeds in networks]
+def between(networks: list[dict[int, Seed]]) -> np.ndarray:
+    """The same of any two networks, from different seeds, by number; on the diagonal of one network's own."""
+    ranks = [rankdata(np.stack([one["displacement"] for one in seeds.values()]), axis=1) for seeds in networks]
     found = np.zeros((len(networks), len(networks)))
-    for row, mine in enumerate(ranks):
-        for column, theirs in enumerate(ranks):
-            both = np.corrcoef(mine, theirs)[: len(mine), len(mine) :]
-            found[row, column] = (both.sum() - np.trace(both)) / (both.size - min(both.shape))
+    for row, (mine, own) in enumerate(zip(networks, ranks, strict=True)):
+        for column, (theirs, other) in enumerate(zip(networks, ranks, strict=True)):
+            both = np.corrcoef(own, other)[: len(own), len(own) :]
+            found[row, column] = both[np.not_equal.outer([*mine], [*theirs])].mean()
     return found

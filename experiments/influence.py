@@ -1,7 +1,9 @@
 """Exact leave-one-out on a toy: which points move the boundary, and how much of that is float noise or the seed."""
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from configs.influence import Config
 from unlearn_jax import influence
 from unlearn_jax.data import FASHION_PLANE, Toy, discs, populations
 from unlearn_jax.data.splits import generator
-from unlearn_jax.influence import LeaveOneOut, Training, Window
+from unlearn_jax.influence import LeaveOneOut, NoBoundaryError, Training, Window
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.models import build, through_waves
 from unlearn_jax.report import influence as report
@@ -21,7 +23,7 @@ from unlearn_jax.report.progress import working
 from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import flops
 from unlearn_jax.training.ensembles import predict
-from unlearn_jax.types import Examples, Recipe, Variables
+from unlearn_jax.types import Examples, Recipe, UsageError, Variables
 
 PEAK = 4096  # rows and columns of the product that the machine's speed is measured with
 AROUND = 1.0  # from the outermost points to the window's edges
@@ -36,7 +38,10 @@ def run(config: Config, folder: Run) -> None:
     assert config.train_size
     toy = drawn(config, config.seed)
     window = around(toy.train.images, config.resolution)
-    original = prepared(config, toy, config.seed)
+    original, another = (prepared(config, toy, seed) for seed in (config.seed, config.seed + 1))
+    with bounded(config), working("boundaries of the originals"):  # before 3 n trainings that would be for nothing
+        for own in (original, another):
+            influence.contour(own.model, jax.jit(influence.train)(own, jnp.ones(config.train_size)), window)
     orders = shuffled(config, original)
     repeats = 1 if config.smoke else 3
     before = peak(repeats)
@@ -46,7 +51,7 @@ def run(config: Config, folder: Run) -> None:
         noise = float_noise(config, original, exact, window, orders)
         update(1.0, f"{len(orders)} times the original")
     again, _ = left_out(config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order")
-    other, _ = left_out(config, prepared(config, toy, config.seed + 1), toy, window, "leave-one-out, another seed")
+    other, _ = left_out(config, another, toy, window, "leave-one-out, another seed")
     # without batches it is the points themselves that stand in another order
     places = np.argsort(orders[0]) if original.batches is None else np.arange(len(toy.clean_labels))
 
@@ -66,7 +71,7 @@ def run(config: Config, folder: Run) -> None:
     )
     folder.write_csv("influence.csv", *report.table(study))
     agreement = {name: rank_agreement(np.stack(study.columns(name), axis=1)) for name in report.MEASURES}
-    facts = report.Facts(**speed, agreement=agreement)
+    facts = report.Facts(**speed, agreement=agreement, censored=censored(exact, window))
     folder.write_json("results.json", facts)
     folder.write_text("summary.md", report.summary(study, facts))
     rows = study.extremes(config.shown)
@@ -83,6 +88,20 @@ def drawn(config: Config, seed: int) -> Toy:
     if config.dataset == "fashion_plane":
         return populations(config.train_size, FASHION_PLANE, seed=seed)
     return discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=seed)
+
+
+@contextlib.contextmanager
+def bounded(config: Config) -> Iterator[None]:
+    """Within it, an original without a boundary is a mistake of who asked for so little training.
+
+    Raises:
+        UsageError: instead of `NoBoundaryError`.
+    """
+    try:
+        yield
+    except NoBoundaryError as error:
+        remedy = f"{error}; expected more, or a larger --train.learning-rate than {config.train.learning_rate:g}"
+        raise UsageError("--train.epochs", config.train.epochs, remedy) from error
 
 
 def prepared(config: Config, toy: Toy, seed: int) -> Training:
@@ -104,7 +123,7 @@ def left_out(config: Config, original: Training, toy: Toy, window: Window, label
     targets = towards_nearest(window, toy)
     start = time.perf_counter()
     ends: list[tuple[float, float]] = []
-    with working(label) as update:
+    with bounded(config), working(label) as update:
 
         def report_chunk(share: float) -> None:
             ends.append((share, time.perf_counter() - start))
@@ -181,6 +200,12 @@ def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
         "own_loss_change": np.diagonal(change.losses),
         **{f"parameter_change_{name}": values for name, values in change.parameters.items()},
     }
+
+
+def censored(found: LeaveOneOut, window: Window) -> float:
+    """Share of the displacements, of every point left out at every point of the contour, that are as far as was looked."""
+    assert found.change.boundary is not None
+    return float(np.mean(np.abs(found.change.boundary) >= np.float32(window.diagonal)))
 
 
 def surfaces(original: Training, variables: Variables, window: Window) -> np.ndarray:

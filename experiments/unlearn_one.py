@@ -13,7 +13,7 @@ import numpy as np
 
 from configs.tuning import LOG, SPACE
 from configs.unlearn_one import Config
-from experiments.influence import around, drawn, prepared, shuffled, surfaces, towards_nearest
+from experiments.influence import around, bounded, drawn, prepared, shuffled, surfaces, towards_nearest
 from experiments.setting import compile_all, settings
 from unlearn_jax import influence
 from unlearn_jax.data.splits import generator
@@ -108,7 +108,8 @@ def world(config: Config, seed: int, points: np.ndarray) -> World:
     targets = towards_nearest(window, toy)
     original = prepared(config, toy, seed)
     options: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    exact = influence.leave_one_out(original, points, targets=targets, window=window, **options)
+    with bounded(config):
+        exact = influence.leave_one_out(original, points, targets=targets, window=window, **options)
     everything = np.ones(len(toy.clean_labels), bool)
     problem = Problem(
         train=original.examples,

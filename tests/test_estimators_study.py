@@ -34,6 +34,7 @@ SMALL = dataclasses.replace(SMOKE, train_size=16, subsets=16, directions=8, trai
         ({"top": 129}, "--top"),
         ({"directions": 1}, "--directions"),
         ({"train": dataclasses.replace(Config().train, schedule="cosine")}, "--train.schedule"),
+        ({"train": dataclasses.replace(Config().train, batch_size=1)}, "--train.batch-size"),
     ],
 )
 def test_a_mistake_names_its_option(changed, option):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import run_in_process
 
-from configs.influence import Config, Discs
+from configs.influence import Config, Discs, smoke
+from experiments import influence as study
 from experiments.influence import drawn
 from unlearn_jax import influence
 from unlearn_jax.data import FASHION_PLANE, discs
@@ -254,7 +256,7 @@ def test_points_of_a_circle_are_spread_evenly_along_it():
     in_sectors, _ = np.histogram(np.arctan2(*line.points.T), bins=6, range=(-np.pi, np.pi))
     assert (abs(in_sectors - 10) <= 2).all()
     np.testing.assert_allclose(displacement(model, circles[1], line, 1.0), 0.25, atol=1e-5)
-    with pytest.raises(ValueError, match="no decision boundary"):
+    with pytest.raises(influence.NoBoundaryError, match="no decision boundary inside x from -2 to 2"):
         influence.contour(model, Variables({"radius": jnp.float32(9.0)}, {}), Window(-2.0, 2.0, -2.0, 2.0, 8))
 
 
@@ -276,6 +278,22 @@ def test_of_two_zeros_the_nearer_one_counts():
     line = Contour(np.zeros((1, 2), np.float32), np.array([[1.0, 0.0]], np.float32), np.array([1]))
     (found,) = displacement(Model(lambda key, images: None, apply, ()), Variables({}, {}), line, 4.0)
     np.testing.assert_allclose(found, -0.3, atol=1e-5)
+
+
+@pytest.mark.parametrize("nearest", [0.07, 0.6, 2.3, 3.7])
+def test_a_thin_part_of_a_class_is_seen_far_away_too(nearest):
+    def apply(variables, images, train):
+        return jnp.stack([jnp.zeros(len(images)), (images[:, 0] - nearest) * (images[:, 0] - nearest - 0.07)], axis=1), {}
+
+    line = Contour(np.zeros((1, 2), np.float32), np.array([[1.0, 0.0]], np.float32), np.array([1]))
+    (found,) = displacement(Model(lambda key, images: None, apply, ()), Variables({}, {}), line, 4.0)
+    np.testing.assert_allclose(found, nearest, atol=1e-5)
+
+
+def test_what_was_not_found_within_the_window_is_counted(exact):
+    reach = np.float32(WINDOW.diagonal)
+    change = exact.change._replace(boundary=np.array([[0.1, reach], [-reach, 0.0], [0.9 * reach, 0.0], [reach, 0.0]]))
+    assert study.censored(exact._replace(change=change), WINDOW) == 3 / 8
 
 
 def test_several_classes_have_a_boundary_each():
@@ -327,6 +345,24 @@ def test_the_plane_that_is_like_images_has_ten_classes():
     np.testing.assert_array_equal(drawn(Config(train_size=30), 0).train.images, discs(30).train.images)
 
 
+@pytest.mark.parametrize("with_one", [0, 1])
+def test_an_original_without_a_boundary_is_a_mistake_before_anything_is_left_out(monkeypatch, with_one):
+    """The original, or only the other seed's."""
+    asked, laid = dataclasses.replace(smoke(Config()), train_size=4, resolution=8), []
+
+    def contour(model, variables, window):
+        laid.append(variables)
+        if len(laid) > with_one:
+            raise influence.NoBoundaryError("the model has none")
+
+    monkeypatch.setattr(influence, "contour", contour)
+    monkeypatch.setattr(influence, "train", lambda run, weights: run.initial)
+    monkeypatch.setattr(study, "left_out", lambda *_: pytest.fail("trained for nothing"))
+    with pytest.raises(UsageError, match=r"has none; expected more, or a larger --train\.learning-rate than 0\.01") as raised:
+        study.run(asked, None)
+    assert raised.value.option == "--train.epochs" and len(laid) == 1 + with_one
+
+
 def test_the_study_from_end_to_end(tmp_path):
     words = ["--exp", "influence", "--smoke", "--device", "cpu", "--out", str(tmp_path / "run"), "--discs.separation", "4"]
     words += ["--profile"]
@@ -340,6 +376,9 @@ def test_the_study_from_end_to_end(tmp_path):
     displaced = [float(row["displacement_mean"]) for row in by_rank]
     assert displaced == sorted(displaced, reverse=True) and displaced[0] > 0
     assert all(float(row["displacement_largest"]) >= float(row["displacement_mean"]) for row in rows)
+    ranks = json.loads((tmp_path / "run/results.json").read_text())["agreement"]["displacement_mean"]["correlation"]
+    assert "% of the places along the boundary" in (tmp_path / "run/summary.md").read_text()
+    assert ranks[0][1] > 0.9  # in whatever order the sums are, a point's place in the table is its own
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert {"summary.md", "results.json", "map.png", "boundaries.png", "agreement.png", "perfetto_trace.json.gz"} <= names
     assert all(f"| {stage} |" in (tmp_path / "run/stages.md").read_text() for stage in ("imports", "leave-one-out", "figures"))

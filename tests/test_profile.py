@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from unlearn_jax.report import progress
-from unlearn_jax.report.profile import expensive, profiled
-from unlearn_jax.report.progress import SECONDS, stage
+from unlearn_jax.report.profile import events, expensive, profiled
+from unlearn_jax.report.progress import SECONDS, SPANS, stage
 from unlearn_jax.runs import Run
 
 
@@ -21,6 +21,7 @@ def clock(monkeypatch):
     now = threading.local()
     monkeypatch.setattr(time, "perf_counter", lambda: now.__dict__.get("at", 0.0))
     SECONDS.clear()
+    SPANS.clear()
 
     def pass_by(seconds):
         now.at = now.__dict__.get("at", 0.0) + seconds
@@ -51,6 +52,7 @@ def test_a_stage_in_another_thread_is_no_part_of_this_ones(clock):
         thread.join()
         clock(3)
     assert SECONDS == {"here": 3, "elsewhere": 5}
+    assert [row["tid"] for row in events(SPANS, 0.0)] == [0, 1]
 
 
 def test_a_stage_that_fails_is_charged_and_does_not_hide_the_mistake(clock):
@@ -79,3 +81,17 @@ def test_a_trace_names_its_stages(tmp_path, capsys):
     assert "a stage" in {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
     said = (tmp_path / "stages.md").read_text()
     assert said in capsys.readouterr().out and "| a stage |" in said and "| the whole run |" in said
+
+
+def test_stages_are_spans_that_perfetto_opens(tmp_path, clock, capsys):
+    clock(100)
+    with profiled(Run(tmp_path)):
+        clock(1)
+        with stage("outer"):
+            clock(2)
+            with stage("inner"):
+                clock(3)
+    spans = json.loads((tmp_path / "stages.json").read_text())["traceEvents"]
+    assert [(span["name"], span["ts"], span["dur"]) for span in spans] == [("inner", 3e6, 3e6), ("outer", 1e6, 5e6)]
+    assert {(span["ph"], span["pid"], span["tid"]) for span in spans} == {("X", 0, 0)}
+    assert not (tmp_path / "profile").exists()

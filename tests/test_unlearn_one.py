@@ -12,6 +12,7 @@ from configs.influence import Discs
 from configs.unlearn_one import Config, smoke
 from experiments import unlearn_one
 from unlearn_jax import runs
+from unlearn_jax.influence import NoBoundaryError
 from unlearn_jax.report import unlearn_one as report
 from unlearn_jax.types import UsageError
 
@@ -72,8 +73,13 @@ def test_a_second_run_reads_what_the_first_has_done(done, monkeypatch):
     before = (done.folder / "unlearn_one.csv").read_bytes()
     monkeypatch.setattr(unlearn_one, "forgotten", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(unlearn_one, "save", lambda *_: None)
+    worlds, world = [], unlearn_one.world
+    monkeypatch.setattr(unlearn_one, "world", lambda *args: worlds.append(world(*args)) or worlds[-1])
     unlearn_one.run(TINY, done)
     assert (done.folder / "unlearn_one.csv").read_bytes() == before
+    drawn = [part for each in worlds for part in (each.problem.train, each.problem.held_out)]  # search, then evaluation
+    points = np.concatenate([np.asarray(part.images) for part in drawn])
+    assert len(points) == 4 * 8 == len(np.unique(points, axis=0))  # none is searched on, or held out, and evaluated
 
 
 def test_a_method_that_gives_the_exact_answer_scores_as_exact():
@@ -87,6 +93,16 @@ def test_a_method_that_gives_the_exact_answer_scores_as_exact():
     columns = unlearn_one.judged(TINY, own, "finetune", half)
     np.testing.assert_allclose(columns["parameter_ratio"], 0.5, rtol=1e-4)
     np.testing.assert_allclose(columns["parameter_alignment"], 1.0, rtol=1e-6)
+
+
+def test_an_original_without_a_boundary_is_a_mistake(monkeypatch):
+    def leave_one_out(*_, **__):
+        raise NoBoundaryError("the model has none")
+
+    monkeypatch.setattr(unlearn_one.influence, "leave_one_out", leave_one_out)
+    with pytest.raises(UsageError, match="has none") as raised:
+        unlearn_one.world(TINY, 0, np.arange(1))
+    assert raised.value.option == "--train.epochs"
 
 
 def test_points_are_asked_in_turns_and_another_point_is_another():

@@ -1,6 +1,6 @@
 """What one training example did to a model: exactly, by training without it, and as estimated."""
 
-from unlearn_jax.influence.boundary import Contour, Window, contour, displacement
+from unlearn_jax.influence.boundary import Contour, NoBoundaryError, Window, contour, displacement
 from unlearn_jax.influence.curvature import (
     arnoldi,
     conjugate_gradients,
@@ -32,6 +32,7 @@ __all__ = [
     "Contour",
     "Datamodels",
     "LeaveOneOut",
+    "NoBoundaryError",
     "SubsetInfluence",
     "Training",
     "Window",

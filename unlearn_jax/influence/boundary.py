@@ -10,8 +10,13 @@ from jaxtyping import Array, Float, Int
 
 from unlearn_jax.types import Model, Variables
 
-HALVINGS = 16  # the ray is looked along at its whole length, half of it, a quarter, ...
+STEPS = 64  # of equal length, in which a ray is looked along
+HALVINGS = 10  # of the first step: what lies near is looked at more closely
 BISECTIONS = 24  # as many bits as a float32 has
+
+
+class NoBoundaryError(ValueError):
+    """A model answers one class everywhere in the window."""
 
 
 class Window(NamedTuple):
@@ -71,7 +76,7 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
         points: how many.
 
     Raises:
-        ValueError: the model has no boundary inside the window.
+        NoBoundaryError: the model has none inside the window.
     """
     grid = jnp.asarray(window.grid())
     outputs = model.apply(variables, grid[:1], train=False)[0].shape[1]
@@ -82,7 +87,8 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
         labels.append(np.full(len(found[-1]), label))
     segments, classes = np.concatenate(found), np.concatenate(labels)
     if not len(segments):
-        raise ValueError(f"the model has no decision boundary inside {window}")
+        inside = "x from {:.3g} to {:.3g}, y from {:.3g} to {:.3g}".format(*window[:4])
+        raise NoBoundaryError(f"the model has no decision boundary inside {inside}")
     ends = np.cumsum(np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1))
     places = (np.arange(points) + 0.5) / points * ends[-1]
     on = np.minimum(np.searchsorted(ends, places), len(ends) - 1)
@@ -104,8 +110,9 @@ def displacement(model: Model, variables: Variables, line: Contour, reach: float
     """How far a model's decision boundary is from a contour, along the contour's normals.
 
     From each point p of the contour with normal n the zero of t -> margin(p + t n) that is nearest to t = 0 is found by
-    bisection, within the nearest of the intervals [0, r], [r, 2r], [2r, 4r], ..., up to `reach`, on either side, at whose
-    ends the sign differs. Two zeros within one of these intervals are not seen.
+    bisection, within the nearest of some intervals on either side at whose ends the sign differs. These are `STEPS` of equal
+    length up to `reach`, the first of them halved `HALVINGS` times towards 0. Two zeros within one interval are not seen: a
+    part of the class that is less than a step wide, and lies a step away or more, may be missed.
 
     Args:
         model: classifies points of the plane.
@@ -117,7 +124,8 @@ def displacement(model: Model, variables: Variables, line: Contour, reach: float
         t, above zero where the boundary has moved in the direction of the normal, into the class.
     """
     directions = jnp.stack([line.normals, -line.normals])
-    radii = jnp.concatenate([jnp.zeros(1), reach * 0.5 ** jnp.arange(HALVINGS, -1.0, -1.0)])
+    shares = np.concatenate([[0.0], 0.5 ** np.arange(HALVINGS, 0, -1), 1 + np.arange(STEPS)]) / STEPS
+    radii = reach * jnp.asarray(shares, jnp.float32)
 
     def positive(distances: Float[Array, "2 points"]) -> Array:
         at = line.points[None] + distances[..., None] * directions

@@ -84,7 +84,7 @@ def leave_one_out(
         report: is told the share done after each chunk.
 
     Raises:
-        ValueError: there is a window and no decision boundary of the original in it.
+        NoBoundaryError: there is a window and no decision boundary of the original in it.
     """
     count = len(run.examples.labels)
     rows = np.arange(count) if points is None else np.asarray(points)

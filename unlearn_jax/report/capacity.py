@@ -1,6 +1,7 @@
 """What capacity does: boundaries network by network, trends along each axis, and whose rankings of the points agree."""
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -95,10 +96,13 @@ class Study(NamedTuple):
 
 
 def table(study: Study) -> tuple[list[str], list[list[Any]]]:
-    """The columns and rows of capacity_boundary.csv, a row for each network."""
+    """The columns and rows of capacity_boundary.csv, a row for each network; no ends of an interval from two seeds."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     rows = [
-        [each.axis, each.value, each.parameters, each.seeds, *(end for measure in MEASURES for end in each.intervals[measure])]
+        [
+            *(each.axis, each.value, each.parameters, each.seeds),
+            *(end if math.isfinite(end) else None for measure in MEASURES for end in each.intervals[measure]),
+        ]
         for each in study.variants
     ]
     return ["axis", "value", "parameters", "seeds", *columns], rows
@@ -112,9 +116,9 @@ def summary(study: Study) -> str:
     ]
     text = [
         f"# Capacity: {study.title}",
-        "95% intervals over seeds (jackknife, Student's t; of the last column over points, bootstrap). Displacement: how far the "
-        "boundary moves, on average along it, when a point is left out. Common to seeds: of the change of the margins. "
-        "Memorisation: how much less probable a point's label is without it.",
+        "95% intervals over seeds (jackknife, Student's t; none from two seeds; of the last column over points, bootstrap). "
+        "Displacement: how far the boundary moves, on average along it, when a point is left out. Common to seeds: "
+        "of the change of the margins. Memorisation: how much less probable a point's label is without it.",
         markdown(["", "parameters", "seeds", *MEASURES.values()], lines),
     ]
     return "\n\n".join(text) + "\n"
@@ -156,7 +160,9 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
             for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
                 values, low, high = np.array([variant.intervals[measure] for variant in variants]).T
                 shown = [math.isfinite(one) for one in low]
-                axes.plot(places, values, "o-", color=colour, markersize=3, linewidth=1.0, label=MEASURES[measure])
+                line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # there is nothing between kinds
+                name = textwrap.fill(MEASURES[measure], 16)
+                axes.plot(places, values, line, color=colour, markersize=3, linewidth=1.0, label=name)
                 axes.vlines(places[shown], low[shown], high[shown], color=colour, linewidth=1.0, alpha=0.6)
             axes.set_xticks(places, [variant.value for variant in variants], rotation=45, fontsize=7)
             axes.tick_params(axis="y", labelsize=7)
@@ -172,7 +178,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
             row[0].set_ylim(values.min() - margin, values.max() + margin)
         row[0].set_ylabel(label, fontsize=8)
         if len(measures) > 1:
-            row[0].legend(fontsize=6, framealpha=0.8, edgecolor="none", borderpad=0.1)
+            row[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axes, axis in zip(panels[0], axes_of, strict=True):
         axes.set_title(axis.replace("_", " "), fontsize=8)
     figure.suptitle(f"{study.title}\n95% intervals over seeds, cut at the panels' edges", fontsize=9)
@@ -203,6 +209,14 @@ def between_networks(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _interval(found: Interval) -> str:
     value, low, high = found
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{value:.3g} ({low:.3g} to {high:.3g})" if math.isfinite(high - low) else f"{value:.3g}"

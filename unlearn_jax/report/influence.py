@@ -79,6 +79,8 @@ class Facts(NamedTuple):
         gflops: GF/s while it ran.
         peak: GF/s of a product in NumPy in the same minutes.
         agreement: by measure, rank correlations with intervals between exact, reordered and the other seed.
+        censored: share of the displacements, of each point at each place along the boundary, that were found to be further than
+            the window's diagonal, and count as that.
     """
 
     seconds: float
@@ -86,6 +88,7 @@ class Facts(NamedTuple):
     gflops: float
     peak: float
     agreement: dict[str, Any]
+    censored: float
 
 
 def table(study: Study) -> tuple[list[str], list[list[Any]]]:
@@ -129,6 +132,8 @@ def summary(study: Study, facts: Facts) -> str:
         f"{int(study.above_noise.sum())} of {count} points displace the boundary further than float noise does: in "
         f"{len(noise)} trainings of the original with its sums in another order it moves by {noise.max():.3g} at most "
         f"(median {np.median(noise):.3g}).",
+        f"At {facts.censored:.3%} of the places along the boundary, of all points together, there was none without the point as "
+        "near as the window's diagonal; the diagonal is what counts there.",
         "Rank correlation over the points (95% interval, bootstrap over points) with the same leave-one-out",
         markdown(("of", "sums in another order", "from another seed"), ranks),
         "Points of the most and the least displacement (distances in the plane, margins in nats)",
@@ -242,7 +247,7 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
         axes.set_xlim(ends)
         axes.set_ylim(ends)
         axes.set_xlabel("mean displacement")
-        axes.set_ylabel(f"mean displacement, {name}")
+        axes.set_ylabel(f"mean displacement,\n{name}")
         axes.set_title(f"rank correlation {_interval(found, column)}", fontsize=8)
     for axes in (curve, reordered, seed):
         axes.spines[["top", "right"]].set_visible(False)
@@ -256,13 +261,14 @@ def draw_boundary(
     surface: Float[np.ndarray, "classes rows columns"],
     colour: str,
     width: float,
+    style: str = "solid",
 ) -> None:
     """Draws where the margins of a model are zero; of two classes once."""
     left, right, bottom, top = window
     x, y = np.linspace(left, right, surface.shape[2]), np.linspace(bottom, top, surface.shape[1])
     for margins in surface[1:] if len(surface) == 2 else surface:
         if margins.min() < 0 < margins.max():
-            axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width])
+            axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width], linestyles=[style])
 
 
 def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, float]) -> None:

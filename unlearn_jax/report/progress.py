@@ -11,6 +11,7 @@ import jax
 
 Update = Callable[[float, str], None]
 SECONDS: collections.Counter[str] = collections.Counter()  # of each stage so far, without those inside it
+SPANS: list[tuple[str, int, float, float]] = []  # of each stage that has ended: thread, when it began, how long it took
 _open = threading.local()
 
 
@@ -25,6 +26,7 @@ def stage(label: str) -> Iterator[None]:
     finally:
         taken = time.perf_counter() - start
         SECONDS[label] += taken - within.pop()
+        SPANS.append((label, threading.get_ident(), start, taken))
         if within:
             within[-1] += taken
 

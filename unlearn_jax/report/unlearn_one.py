@@ -1,7 +1,7 @@
 """Methods against the exact answer for every point: a table, where each method stands, and whose boundary goes where."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,9 +23,11 @@ MEASURES = (
     "parameter_alignment",
     "another_alignment",
 )
+RATIOS = ("boundary_ratio", "margin_ratio", "together")
 PANELS = 6  # methods whose points are shown one by one
 LINES = 3  # methods whose boundaries are drawn
-LINE_WIDTHS = (1.1, 3.6, 2.6, 1.7, 0.9)  # of the original, the exact answer and the methods: one on another shows both
+LINE_WIDTHS = (1.1, 4.4, 3.2, 2.2, 1.3)  # of the original, the exact answer and the methods: one on another shows both
+LINE_STYLES: tuple[Literal["solid", "dashed"], ...] = ("solid", "solid", "solid", "solid", "dashed")
 
 Interval = tuple[float, float, float]  # a value and the ends of its interval
 
@@ -192,12 +194,17 @@ def standing(study: Study) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 1.6 + 0.21 * len(names))
     ratio, alignment = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(names))
+    methods = [study.medians[name][column] for name in names if name != REORDERED for column in RATIOS]
+    least = 0.8 * min(low for _, low, _ in methods if low > 0)  # of the panel: float noise lies far to the left of all methods
     for axes, measure in ((ratio, "ratio"), (alignment, "alignment")):
         for place, name in zip(places, names, strict=True):
             marker, colour = REFERENCE if name in ENDS else ACCESS.get(study.found[name].access, ELSE)
             shown = [(f"boundary_{measure}", 0.2, colour), (f"margin_{measure}", -0.2, "white")]
             for column, shift, face in [*shown, *([("together", 0.0, BAND)] if measure == "ratio" else [])]:
                 value, low, high = study.medians[name][column]
+                if measure == "ratio" and value < least:
+                    axes.plot(least, place + shift, "<", color=colour, markerfacecolor=face, markersize=5, clip_on=False)
+                    continue
                 axes.plot([low, high], [place + shift] * 2, "-", color=colour, linewidth=1.0)
                 axes.plot(value, place + shift, marker, color=colour, markerfacecolor=face, markersize=5)
         axes.set_yticks(places, names, fontsize=7)
@@ -207,17 +214,18 @@ def standing(study: Study) -> "matplotlib.figure.Figure":
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     ratio.set_xscale("log")
-    ratio.set_xlabel("distance to the exact answer,\nrelative to doing nothing (dashed)")
+    ratio.set_xlim(left=least)
+    ratio.set_xlabel("distance to the exact answer, relative to\ndoing nothing (dashed); arrows: further to the left")
     alignment.set_xlabel("cosine of the change with the exact one\n(dashed: no relation)")
     alignment.set_xlim(-1.05, 1.05)
     used = dict.fromkeys(study.found[name].access for name in names if name not in ENDS)
-    looks = {"an end": REFERENCE, **{access: ACCESS.get(access, ELSE) for access in used}}
+    looks = {"exact, retrained, or nothing done": REFERENCE, **{access: ACCESS.get(access, ELSE) for access in used}}
     handles = [Line2D([], [], marker=look[0], color=look[1], linestyle="none", label=name) for name, look in looks.items()]
     handles += [
         Line2D([], [], marker="o", color="#444444", markerfacecolor=face, linestyle="none", label=label)
         for label, face in (("boundary", "#444444"), ("of all points together", BAND), ("margins on a grid", "white"))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.suptitle(f"{study.title}\neach point forgotten alone: medians over the points, 95% intervals", fontsize=9)
     return figure
 
@@ -261,21 +269,24 @@ def boundaries(study: Study) -> "matplotlib.figure.Figure":
     looks = {
         "all points": "black",
         "exactly without": COLOURS[4],
-        **dict(zip(names, (COLOURS[0], COLOURS[2], COLOURS[3]), strict=False)),
+        **dict(zip(names, (COLOURS[0], COLOURS[1], COLOURS[7]), strict=False)),
     }
     for axes, place, point in zip(panels, range(len(study.most)), study.most.tolist(), strict=False):
         for label in np.unique(study.labels):
             own = study.labels == label
             axes.scatter(*study.points[own].T, color=DOTS[label % 6], marker=MARKERS[label % 8], s=5, alpha=0.6)
         surfaces = [study.original, study.exact[place], *(study.found[name].surfaces[place] for name in names)]
-        for surface, colour, width in zip(surfaces, looks.values(), LINE_WIDTHS, strict=False):
-            draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width)
+        for surface, colour, width, style in zip(surfaces, looks.values(), LINE_WIDTHS, LINE_STYLES, strict=False):
+            draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width, style)
         axes.scatter(*study.points[point][:, None], s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4)
         axes.set_title(f"without the circled point: {study.displacement[point]:.2g} on average", fontsize=8)
         draw_plane(axes, study.window)
     for axes in panels[len(study.most) :]:
         axes.set_visible(False)
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in looks.items()]
+    handles = [
+        Line2D([], [], color=colour, linewidth=width, linestyle=style, label=name)
+        for (name, colour), width, style in zip(looks.items(), LINE_WIDTHS, LINE_STYLES, strict=False)
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     larger = "" if times == 1 else f"; every change of the margins drawn {times:g} times as large"
     figure.suptitle(f"{study.title}\nthe points of most influence, forgotten{larger}", fontsize=9)
