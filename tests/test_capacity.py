@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.metrics import likelihood_ratios, probabilities, reference, scaled_logits, score
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.report import overfitting as report
-from unlearn_jax.types import Cube, Labels, UsageError
+from unlearn_jax.types import Cube, Labels, UsageError, Variables
 
 OPTIONS = {"--widths": "", "--width": "32", "--label-noises": "0,0.3", "--methods": "finetune", "--train.epochs": "60"}
 
@@ -94,6 +95,41 @@ def test_the_attack_counts_pairs():
     config = dataclasses.replace(Config(), seed=1)
     own, guess = capacity.attack(config, rng.normal(3, 1, (4, 50)), rng.normal(0, 1, (8, 50)))
     assert own.min() > 0.9 and 0.4 < guess < 0.6
+
+
+def test_every_forget_set_is_judged_by_the_oracles_that_did_not_see_it(monkeypatch, tmp_path):
+    """Models that say of each image whether they were trained on it: 1, 0, or -1 where nobody is."""
+    config = dataclasses.replace(smoke(Config()), forget_sets=3, cache=tmp_path)
+    setting = capacity.prepared(config)
+    train = np.asarray(setting.data.train.images)
+    forget = np.zeros((3, len(train)), bool)
+    for index, rows in enumerate(np.split(np.random.default_rng(0).permutation(len(train))[:36], 3)):
+        forget[index, rows] = True
+
+    def pool(config, setting, problem, masks, role, members):
+        masks = np.broadcast_to(masks, (members, len(train)))
+        return SimpleNamespace(variables=Variables({"seen": masks.astype(np.float32)}, {}))
+
+    def predict(model, variables, images, strategy):
+        alike = (np.asarray(images)[:, None] == train[None]).reshape(len(images), len(train), -1).all(2)
+        row = np.where(alike.any(1), alike.argmax(1), -1)
+        seen = np.pad(variables.params["seen"], ((0, 0), (0, 1)), constant_values=-1)
+        return np.repeat(seen[:, row, None], 10, axis=2)
+
+    monkeypatch.setattr(capacity, "pool", pool)
+    monkeypatch.setattr(capacity, "predict", predict)
+    found = capacity.looked_at(config, setting, forget, {})
+    assert found["oracle/forget"].shape == (3, 2 * config.members, 12, 10)
+    np.testing.assert_array_equal(found["oracle/forget"], 0)
+    for kind, split, expected in (
+        ("original", "forget", 1),
+        ("original", "retain", 1),
+        ("oracle", "retain", 1),
+        ("oracle", "test", -1),
+    ):
+        np.testing.assert_array_equal(found[f"{kind}/{split}"], expected)
+    for labels, mask in zip(found["forget_labels"], forget, strict=True):
+        np.testing.assert_array_equal(labels, np.asarray(setting.data.train.labels)[mask])
 
 
 def logits_of(models, examples, shift, seed):

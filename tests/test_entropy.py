@@ -150,6 +150,18 @@ def test_figures_show_every_circumstance_and_the_best_pair():
     assert text.count("title of one") == 2 and "nearest 0.00 at entropy +1, loss -1" in text
 
 
+def test_the_nearest_setting_is_nearest_on_average_and_not_on_one_set():
+    found = summed_up("one", "title", [judged(away((1.0, -1.0))) for _ in range(2)], SETTINGS)
+    totals = {(0, -1.0, -1.0): 1.0, (1, -1.0, -1.0): 9.0, (0, 1.0, 1.0): 3.0, (1, 1.0, 1.0): 3.5}
+    tried = [
+        one._replace(total=totals.get((one.forget_set, one.entropy_weight, one.loss_weight), 8.0))
+        for one in found.tried
+        if one.kind == "setting"
+    ]
+    ends = [one._replace(total=0.0) for one in found.tried if one.kind != "setting"]
+    assert "nearest 3.25 at entropy +1, loss +1" in report.in_short(found._replace(tried=tried + ends))
+
+
 def test_circumstances_are_what_their_names_say():
     config = Config()
     under = {name: config.under(each) for name, each in CIRCUMSTANCES.items()}

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ from unlearn_jax.metrics.distances import barriers
 from unlearn_jax.metrics.statistics import pseudo_values
 from unlearn_jax.models import as_model, build
 from unlearn_jax.training.landscape import combined, hessian_product, krylov, largest_eigenvalue, recalibrated, sharpness
-from unlearn_jax.types import Examples, Model, Problem, UsageError, Variables
+from unlearn_jax.types import Cube, Examples, Model, Problem, UsageError, Variables
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = 2 * RNG.standard_normal((5, 7, 4)), RNG.integers(0, 4, 7)
@@ -145,6 +146,34 @@ def test_recalibrated_statistics_are_those_of_the_images_whatever_they_were(netw
     both = recalibrated(model, variables, images.reshape(2, 12, 5)).statistics
     jax.tree.map(lambda a, b, c: np.testing.assert_allclose((a + b) / 2, c, atol=1e-5), *halves, both)
     jax.tree.map(np.testing.assert_array_equal, found.params, variables.params)
+
+
+def test_between_models_statistics_are_those_of_the_retained_images(network):
+    """With one batch of retained images, a point's loss on them is that in train mode, of the weights in between."""
+    model, variables, images = network
+    others = [model.init(jax.random.key(seed), images[:1])._replace(statistics=variables.statistics) for seed in (1, 2)]
+    labels = np.arange(24) % 3
+    cube = lambda values: Cube(values[:5], values, values[:7])  # noqa: E731
+    study = SimpleNamespace(images=cube(images), labels=cube(labels))
+    probe = variance.Probe(Config(slices=Slices(points=3, resolution=3)), SimpleNamespace(problem=SimpleNamespace(model=model)))
+    flat = [ravel_pytree(own.params)[0] for own in (variables, *others)]
+    back = ravel_pytree(variables.params)[1]
+
+    def loss(params):
+        logits, _ = model.apply(variables._replace(params=back(params)), images, train=True)
+        return -np.log(softmax(np.asarray(logits, float)))[np.arange(24), labels].mean()
+
+    first, second = (jax.tree.map(lambda leaf: leaf[None], own) for own in (variables, others[0]))
+    expected = [loss((1 - share) * flat[0] + share * flat[1]) for share in (0, 0.5, 1)]
+    np.testing.assert_allclose(probe.line(study, first, second)[0, :, 1], expected, atol=1e-4)
+    assert np.abs(probe.line(study, first, second, recalibrate=False)[0, :, 1] - expected).max() > 0.05
+    found = probe.plane(study, [variables, *others])
+    one, two = flat[1] - flat[0], flat[2] - flat[0]
+    across = one / jnp.linalg.norm(one)
+    up = two - (two @ across) * across
+    up = up / jnp.linalg.norm(up)
+    expected = [[loss(flat[0] + x * across + y * up) for x in found["plane/x"]] for y in found["plane/y"]]
+    np.testing.assert_allclose(found["plane/losses"][..., 1], expected, atol=1e-4)
 
 
 def logistic(images, labels, classes):

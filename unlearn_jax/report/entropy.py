@@ -108,12 +108,16 @@ class Study(NamedTuple):
 
 
 def in_short(found: Circumstance) -> str:
-    """One line: both ends, and the nearest setting."""
-    best = min((one for one in found.tried if one.kind == "setting"), key=lambda one: one.total)
+    """One line: both ends, and the setting that is nearest on average over the forget sets, as they are."""
+    settings = [one for one in found.tried if one.kind == "setting"]
+    weights = list(dict.fromkeys((one.entropy_weight, one.loss_weight) for one in settings))
+    totals = [np.mean([one.total for one in settings if (one.entropy_weight, one.loss_weight) == pair]) for pair in weights]
+    best = int(np.argmin(totals))
+    entropy, loss = weights[best]
     ends = found.measures["distance: nothing"][0], found.measures["distance: null"][0]
     return (
-        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {best.total:.2f} "
-        f"at entropy {_signed(best.entropy_weight)}, loss {_signed(best.loss_weight)}"
+        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {totals[best]:.2f} "
+        f"at entropy {_signed(entropy)}, loss {_signed(loss)}"
     )
 
 
@@ -144,7 +148,7 @@ def summary(study: Study) -> str:
         "forget sets, and what is further than twice doing nothing counts as that. Alone: without the other term; beside: the "
         "other term at its best. 95% intervals over models, the forget sets being these (jackknife, Student's t).",
         markdown(["", *SHOWN.values()], lines),
-        markdown(["", "the nearest setting on any set"], best),
+        markdown(["", "the nearest setting on average over the sets, chosen on these sets"], best),
     ]
     return "\n\n".join(text) + "\n"
 
