@@ -23,6 +23,14 @@ from configs.common import Train, require
 from configs.unlearning import Evaluation
 
 INTERPOLATING = Train(epochs=30)
+OPTIONS = {
+    "depth": "--depths",
+    "width": "--widths",
+    "epochs": "--epoch-counts",
+    "weight decay": "--weight-decays",
+    "augmentation": "--augmentations",
+    "label noise": "--label-noises",
+}
 FEWEST = 3  # originals: the attack fits a variance to the others
 REFERENCES = ("original", "retrain")  # one is always there, the other is what the oracles are
 
@@ -66,8 +74,14 @@ class Config(unlearning.Config):
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
-        for _, _, variant in self.variants():
-            super(Config, variant).check()
+        from unlearn_jax.types import UsageError  # brings JAX with it, which --help must not
+
+        super().check()
+        for axis, value, variant in self.variants()[1:]:
+            try:
+                super(Config, variant).check()
+            except UsageError as error:  # the option that it names is the base's, and right there
+                raise UsageError(OPTIONS[axis], value, error.accepted) from error
         require(self.members != "auto" and self.members >= FEWEST, "--members", self.members, "expected an integer of at least 3")
         require(self.forget_sets >= 2, "--forget-sets", self.forget_sets, "expected an integer of at least 2, for an interval")
         require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "capacity takes one")

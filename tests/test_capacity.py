@@ -232,7 +232,10 @@ def test_settings_are_what_their_axes_say():
         ({"methods": "retrain"}, "--methods"),
         ({"methods": "sisa"}, "--methods"),
         ({"widths": "4,x"}, "--widths"),
-        ({"widths": "0"}, "--width"),
+        ({"widths": "0"}, "--widths"),
+        ({"widths": "0,8"}, "--widths"),
+        ({"label_noises": "0,nan"}, "--label-noises"),
+        ({"weight_decays": "-1"}, "--weight-decays"),
         ({"augmentations": "rotate"}, "--augmentations"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from configs.variance import Config, Slices, smoke
-from experiments import variance
+from experiments import landscape, variance
 from tests.in_process import run_in_process
 from unlearn_jax.metrics.decomposition import brier_decomposition, cross_entropy_decomposition
 from unlearn_jax.metrics.distances import barriers
@@ -155,7 +155,7 @@ def test_between_models_statistics_are_those_of_the_retained_images(network):
     labels = np.arange(24) % 3
     cube = lambda values: Cube(values[:5], values, values[:7])  # noqa: E731
     study = SimpleNamespace(images=cube(images), labels=cube(labels))
-    probe = variance.Probe(Config(slices=Slices(points=3, resolution=3)), SimpleNamespace(problem=SimpleNamespace(model=model)))
+    probe = landscape.Probe(Config(slices=Slices(points=3, resolution=3)), SimpleNamespace(problem=SimpleNamespace(model=model)))
     flat = [ravel_pytree(own.params)[0] for own in (variables, *others)]
     back = ravel_pytree(variables.params)[1]
 
