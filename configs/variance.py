@@ -35,6 +35,8 @@ class Slices:
     """The method whose model spans the plane with its original and an oracle; one of --methods."""
     resolution: int = 21
     """Grid points along each side of the plane."""
+    test_size: int = 1000
+    """Test examples over which the loss is taken there, the same everywhere; all, if there are fewer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class Config(unlearning.Config):
         asked = self.method_names()
         require(slices.plane in asked, "--slices.plane", slices.plane, f"there is {', '.join(asked)}")
         require(slices.resolution >= 2, "--slices.resolution", slices.resolution, "expected an integer of at least 2")
+        require(slices.test_size >= 1, "--slices.test-size", slices.test_size, "expected an integer of at least 1")
         require(sharpness.examples >= 1, "--sharpness.examples", sharpness.examples, "expected an integer of at least 1")
         require(sharpness.steps >= 2, "--sharpness.steps", sharpness.steps, "expected an integer of at least 2")
 

@@ -57,10 +57,13 @@ class Probe:
         self.interpolated = over_members(combined, (True, False), strategy)
 
     def losses(self, study: Study, variables: Variables, members: int) -> np.ndarray:
-        """The mean loss of each model on forget, retain and test, `[members, 3]`."""
-        images = np.concatenate([np.asarray(part) for part in study.images])
-        logits = predict(self.model, jax.tree.map(lambda leaf: leaf[:members], variables), images, self.config.strategy)
-        each = np.split(cross_entropy_losses(logits, np.concatenate(study.labels)), sizes(study), axis=1)
+        """The mean loss of each model on forget, retain and some of test, `[members, 3]`."""
+        chosen = np.linspace(0, len(study.labels.test) - 1, min(len(study.labels.test), self.config.slices.test_size)).astype(int)
+        images, labels = (part._replace(test=np.asarray(part.test)[chosen]) for part in (study.images, study.labels))
+        own = jax.tree.map(lambda leaf: leaf[:members], variables)
+        logits = predict(self.model, own, np.concatenate([np.asarray(part) for part in images]), self.config.strategy)
+        ends = np.cumsum([len(part) for part in labels])[:-1]
+        each = np.split(cross_entropy_losses(logits, np.concatenate(labels)), ends, axis=1)
         return np.stack([part.mean(1) for part in each], axis=1)
 
     def line(self, study: Study, first: Variables, second: Variables, recalibrate: bool = True) -> np.ndarray:
@@ -125,11 +128,6 @@ class Probe:
                 values = [np.asarray(getattr(one, name))[: study.members] for one in each]
                 found[f"{NAMES[name]}/{split}"] = np.concatenate(values)
         return found
-
-
-def sizes(study: Study) -> np.ndarray:
-    """Where forget ends and retain ends, of all examples in a row."""
-    return np.cumsum([len(part) for part in study.labels])[:2]
 
 
 def calibration(study: Study) -> jax.Array:

@@ -11,6 +11,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and other child processes
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # and this: most programs here are compiled once and run once
 
 import jax
+
+if jax.__version_info__ < (0, 11):  # these emitters take a third of the compiler's time; later versions abort at the flag
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_platforms", "cpu")

@@ -165,7 +165,13 @@ def test_between_models_statistics_are_those_of_the_retained_images(network):
 
     first, second = (jax.tree.map(lambda leaf: leaf[None], own) for own in (variables, others[0]))
     expected = [loss((1 - share) * flat[0] + share * flat[1]) for share in (0, 0.5, 1)]
-    np.testing.assert_allclose(probe.line(study, first, second)[0, :, 1], expected, atol=1e-4)
+    found = probe.line(study, first, second)
+    np.testing.assert_allclose(found[0, :, 1], expected, atol=1e-4)
+    few = landscape.Probe(Config(slices=Slices(points=3, test_size=3)), probe.setting)
+    rows = np.array([0, 3, 6])
+    spaced = SimpleNamespace(images=study.images._replace(test=images[rows]), labels=study.labels._replace(test=labels[rows]))
+    np.testing.assert_allclose(few.line(study, first, second), probe.line(spaced, first, second), atol=1e-6)
+    assert np.abs(few.line(study, first, second) - found)[..., 2].min() > 1e-3
     assert np.abs(probe.line(study, first, second, recalibrate=False)[0, :, 1] - expected).max() > 0.05
     found = probe.plane(study, [variables, *others])
     one, two = flat[1] - flat[0], flat[2] - flat[0]
@@ -322,6 +328,7 @@ def test_a_run_that_is_taken_up_measures_nothing_again(folder, monkeypatch):
         ({"slices": Slices(lines=17)}, "--slices.lines"),
         ({"slices": Slices(plane="fisher")}, "--slices.plane"),
         ({"slices": Slices(points=2)}, "--slices.points"),
+        ({"slices": Slices(test_size=0)}, "--slices.test-size"),
         ({"methods": "scrub,retrain"}, "--methods"),
         ({"methods": "scrub,sisa"}, "--methods"),
     ],
