@@ -13,7 +13,7 @@ from unlearn_jax.methods.retraining import descend_on_retain, sgd
 from unlearn_jax.models import with_extra_class
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.fit import initialise
-from unlearn_jax.training.gradients import output_sensitivity
+from unlearn_jax.training.gradients import output_sensitivities
 from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, relabelled, weighted
 from unlearn_jax.training.perturbations import fast_gradient_sign, in_chunks, nearest_adversarial, predicted, targeted_descent
 from unlearn_jax.types import Examples, Key, Method, Problem, UsageError, Variables
@@ -227,7 +227,7 @@ def l2ul(
         forget = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), examples_of(problem, "forget"))
         aims = forget._replace(labels=other_labels(label_key, forget.labels, problem.classes))
         moved = targeted_descent(problem.model, variables, aims, radius=radius, step=attack_step, steps=attack_steps)
-        sensitivity = output_sensitivity(problem, variables, problem.rows("forget"))
+        sensitivity = output_sensitivities(problem, variables, problem.rows("forget"), size=jnp.linalg.norm)
 
         def loss(logits, batch: Batch):
             return jnp.where(batch.rows < len(problem.forget), -1.0, 1.0) * cross_entropy(logits, batch)

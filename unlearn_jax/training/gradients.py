@@ -95,8 +95,9 @@ def output_sensitivities(
     variables: Variables,
     rows: tuple[Bool[Array, " examples"], int],
     parts: Bool[Array, "parts examples"] | None = None,
+    size: Callable[[Float[Array, " classes"]], Float[Array, ""]] = lambda logits: jnp.sum(logits**2),
 ) -> Params:
-    """The mean over examples of each example's own |∇ ‖f(x)‖²|, f the logits: how much a weight matters, without labels.
+    """The mean over examples of each example's own |∇ size(f(x))|, f the logits: how much a weight matters, without labels.
 
     Memory aware synapses, arXiv 1711.09601. The absolute value is taken example by example, so the result does not depend on
     how they are batched. Eval mode, no augmentation.
@@ -106,14 +107,15 @@ def output_sensitivities(
         variables: where the gradients are taken.
         rows: as `squared_gradients` takes them.
         parts: as `squared_gradients` takes them.
+        size: of the logits; by default the squared Euclidean norm.
     """
 
     def sensitivity(row):
-        def squared_norm(params):
+        def length(params):
             logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
-            return jnp.sum(logits**2)
+            return size(logits[0])
 
-        return jax.tree.map(jnp.abs, jax.grad(squared_norm)(variables.params))
+        return jax.tree.map(jnp.abs, jax.grad(length)(variables.params))
 
     return _mean_of_parts(problem, rows, lambda rows, weights: _combine(weights, jax.vmap(sensitivity)(rows)), parts)
 
@@ -188,29 +190,6 @@ def _mean_of_parts(
 
     count = rows[1]
     return mean_over(problem, rows, part_sums, CHUNK)
-
-
-def output_sensitivity(problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int]) -> Params:
-    """The mean over examples of |∇θ |f(x)|_2|, f the logits: memory aware synapses' importance (arXiv 1711.09601).
-
-    The absolute value is taken example by example, so the result does not depend on how they are batched. Labels are not
-    read. Eval mode, no augmentation.
-
-    Args:
-        problem: the examples and the model.
-        variables: where the gradients are taken.
-        rows: a mask over the training set and its count, as `problem.rows(source)` gives them.
-    """
-
-    def length(params, row):
-        logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
-        return jnp.linalg.norm(logits[0])
-
-    def chunk_sum(rows, weights):
-        slopes = jax.vmap(jax.grad(length), in_axes=(None, 0))(variables.params, rows)
-        return _combine(weights, jax.tree.map(jnp.abs, slopes))
-
-    return mean_over(problem, rows, chunk_sum, CHUNK)
 
 
 def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
