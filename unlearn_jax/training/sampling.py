@@ -36,7 +36,7 @@ def draw(key: Key, sources: Sequence[Source], batch_size: int) -> list[Int[Array
         batch_size: rows in a batch; all of a source that has fewer.
     """
     passes = [-(-source.steps // steps_in_pass(source.size, batch_size)) for source in sources]
-    bits = jnp.split(jax.random.bits(key, (sum(passes), len(sources[0].mask))), np.cumsum(passes)[:-1]) if sources else []
+    bits = jnp.split(jax.random.bits(key, (sum(passes), len(sources[0].mask)), "uint32"), np.cumsum(passes)[:-1]) if sources else []
     rows = []
     for source, own in zip(sources, bits, strict=True):
         size = min(batch_size, source.size)
