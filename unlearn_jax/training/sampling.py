@@ -35,8 +35,10 @@ def draw(key: Key, sources: Sequence[Source], batch_size: int) -> list[Int[Array
         sources: what to draw from.
         batch_size: rows in a batch; all of a source that has fewer.
     """
+    if not sources:
+        return []
     passes = [-(-source.steps // steps_in_pass(source.size, batch_size)) for source in sources]
-    bits = jnp.split(jax.random.bits(key, (sum(passes), len(sources[0].mask)), "uint32"), np.cumsum(passes)[:-1]) if sources else []
+    bits = jnp.split(jax.random.bits(key, (sum(passes), len(sources[0].mask)), "uint32"), np.cumsum(passes)[:-1])
     rows = []
     for source, own in zip(sources, bits, strict=True):
         size = min(batch_size, source.size)
@@ -48,7 +50,7 @@ def draw(key: Key, sources: Sequence[Source], batch_size: int) -> list[Int[Array
 
 def subset(key: Key, mask: Bool[Array, " examples"], count: int) -> Bool[Array, " examples"]:
     """`count` rows of those that `mask` keeps, uniformly without replacement."""
-    order = _shuffled(jax.random.bits(key, (1, len(mask))), mask)[0]
+    order = _shuffled(jax.random.bits(key, (1, len(mask)), "uint32"), mask)[0]
     return jnp.zeros_like(mask).at[order[:count]].set(True)
 
 
