@@ -7,9 +7,9 @@ depth 20; an hour or so for all of the defaults. A run that was stopped goes on 
 
     python benchmark.py --exp capacity
 
-Depth alone on Fashion-MNIST; CIFAR-10 on a GPU, depth 8 to 56 and width 4 to 64; neither has been run yet:
+Depth and width on Fashion-MNIST, half an hour; CIFAR-10 on a GPU, depth 8 to 56 and width 4 to 64, which has not been run yet:
 
-    python benchmark.py --exp capacity --dataset fashion_mnist --train-size 600 --depths 8,14,20 --widths "" --epoch-counts "" \\
+    python benchmark.py --exp capacity --dataset fashion_mnist --train-size 600 --depths 8,14 --widths 2,4,8 --epoch-counts "" \\
         --weight-decays "" --augmentations "" --label-noises ""
     python benchmark.py --exp capacity --dataset cifar10 --model resnet20 --width 16 --train-size 10000 --train.epochs 60 \\
         --depths 8,14,20,32,44,56 --widths 4,8,16,32,64 --epoch-counts 15,30,60,120 --members 8

@@ -6,9 +6,10 @@ forgetting. The defaults are the main job's setting with fewer models: minutes o
 
     python benchmark.py --exp variance
 
-Fashion-MNIST, a subset (within an hour), and CIFAR-10 on a GPU:
+Fashion-MNIST, a subset (within an hour), and CIFAR-10 on a GPU, which has not been run yet:
 
-    python benchmark.py --exp variance --dataset fashion_mnist --train-size 2000
+    python benchmark.py --exp variance --dataset fashion_mnist --train-size 2000 --methods finetune,neggrad_plus,scrub \\
+        --slices.lines 4 --slices.points 5 --slices.resolution 11
     python benchmark.py --exp variance --dataset cifar10 --model resnet18 --width 64 --train.epochs 30 --train.batch-size 128
 """
 

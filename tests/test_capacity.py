@@ -202,6 +202,11 @@ def test_correlations_are_over_settings_that_differ_and_shares_over_those_where_
     assert by_name["scrub", "share"].settings == 5 and ("original", "share") not in by_name
     assert found[1].share("scrub") == pytest.approx(0.3)
     assert found[1].excess("original").z_interval == pytest.approx((30, 0, 10))
+    of_sets = [
+        report.Cost(name, method, *report.MAIN, 0.1 + left, 0.1, 0.2, 0.1, 0.01, 6)
+        for name, method, left in (("a", "original", 0.2), ("a", "scrub", 0.1), ("b", "original", 0.1), ("b", "scrub", 0.3))
+    ]
+    assert found[1]._replace(costs=[*found[1].costs, *of_sets]).shares("scrub") == pytest.approx([0.5, 3.0])
     unsure = a_setting(0, 0.1, 0.1, null_sd=0.0)
     assert not unsure.has("scrub") and math.isnan(unsure.excess("scrub").z)
 

@@ -125,6 +125,13 @@ class Setting(NamedTuple):
         """What the method leaves, as a share of what doing nothing leaves."""
         return self.excess(method).excess / self.excess("original").excess
 
+    def shares(self, method: str) -> list[float]:
+        """The same, forget set by forget set."""
+        left = {cost[:4]: cost.excess for cost in self.costs}
+        sets = dict.fromkeys(cost.forget_set for cost in self.costs if cost.forget_set != ALL)
+        pairs = [(left.get((name, method, *MAIN)), left.get((name, "original", *MAIN))) for name in sets]
+        return [own / nothing for own, nothing in pairs if own is not None and nothing]
+
 
 class Correlation(NamedTuple):
     """Rank correlation over settings of a measure of overfitting with what a method leaves, and its 95% interval."""
@@ -284,9 +291,10 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     for row, of in zip(panels[-2:], (_z, _bits), strict=True):
         for panel, settings in zip(row, axes_of.values(), strict=True):
             for name, colour in zip(names, ("black", *COLOURS[:7]), strict=False):
-                _line(panel, [of(each, name) for each in settings], colour, "doing nothing" if name == "original" else name)
+                found = [of(each, name) if each.has(name) else None for each in settings]
+                _line(panel, found, colour, "doing nothing" if name == "original" else name)
             panel.axhline(0, color=BAND, linewidth=0.8, zorder=0)
-        values = [found[0] for each in study.settings for name in names if (found := of(each, name))]
+        values = [of(each, name)[0] for each in study.settings for name in names if each.has(name)]
         _cut(row, [*values, 0.0])
     for label, row in zip(rows, panels, strict=True):
         row[0].set_ylabel(label, fontsize=8)
@@ -331,17 +339,23 @@ def cost(study: Study) -> "matplotlib.figure.Figure":
     """Draws what each method leaves: in bits against the attack, and as a share of doing nothing's against memorisation."""
     names = ["original", *study.methods]
     axes_of = {"base": study.settings[:1], **study.axes}
-    figure = blank(WIDTH, 4.6)
+    figure = blank(WIDTH, 4.8)
     both = figure.subplots(1, 2)
     for panel, measure, share in zip(both, ("lira_auc", "memorisation"), (False, True), strict=True):
+        heights = [100.0 if share else 0.0]
         for name, colour in zip(names, ("black", *COLOURS[:7]), strict=False):
             for settings, marker in zip(axes_of.values(), "osD^vP*", strict=False):
                 told = [each for each in settings if each.has(name) and (not share or each.excess("original").z > VISIBLE)]
                 if share and name == "original":
                     continue
-                across = [each.intervals[measure][0] for each in told]
-                up = [100 * each.share(name) if share else each.excess(name).excess for each in told]
-                panel.plot(across, up, marker, color=colour, markersize=4, linestyle="none", alpha=0.85)
+                across = [each.intervals[measure] for each in told]
+                up = [_share(each, name) if share else _bits(each, name) for each in told]
+                for (x, left, right), (y, low, high) in zip(across, up, strict=True):
+                    panel.plot([left, right], [y, y], color=colour, linewidth=0.7, alpha=0.35)
+                    panel.plot([x, x], [low, high], color=colour, linewidth=0.7, alpha=0.35)
+                    panel.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.9)
+                    heights.append(y)
+        _cut([panel], heights)
         panel.axhline(100 if share else 0, color=BAND, linewidth=0.8, zorder=0)
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
@@ -357,17 +371,27 @@ def cost(study: Study) -> "matplotlib.figure.Figure":
         both[0].plot([], [], marker, color="#888888", label=axis)[0] for axis, marker in zip(axes_of, "osD^vP*", strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=7)
-    figure.suptitle(study.title, fontsize=9)
+    figure.suptitle(
+        f"{study.title}\nlines: 95% intervals over originals and forget sets; of the share, from the lowest to the highest "
+        "forget set; cut at the edges",
+        fontsize=9,
+    )
     return figure
 
 
-def _z(each: Setting, method: str) -> Interval | None:
-    return each.excess(method).z_interval if each.has(method) else None
+def _z(each: Setting, method: str) -> Interval:
+    return each.excess(method).z_interval
 
 
-def _bits(each: Setting, method: str) -> Interval | None:
-    found = each.cost(method, *MAIN)
-    return (found.excess, found.low - found.null_mean, found.high - found.null_mean) if found else None
+def _bits(each: Setting, method: str) -> Interval:
+    found = each.excess(method)
+    return found.excess, found.low - found.null_mean, found.high - found.null_mean
+
+
+def _share(each: Setting, method: str) -> Interval:
+    """In percent; the ends are no interval but the forget sets' lowest and highest."""
+    found = [100 * each.share(method), *(100 * share for share in each.shares(method))]
+    return found[0], min(found), max(found)
 
 
 def _line(panel: "matplotlib.axes.Axes", found: Sequence[Interval | None], colour: str, label: str) -> None:

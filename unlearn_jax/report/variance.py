@@ -238,12 +238,16 @@ def contours(plane: Plane, names: tuple[str, str, str], title: str) -> "matplotl
     panels[0].set_ylabel("distance of weights", fontsize=8)
     bar = figure.colorbar(drawn, ax=list(panels), shrink=0.9, label="mean loss (nats)", ticks=levels[::2])
     bar.ax.set_yticklabels([f"{level:.2g}" for level in levels[::2]], fontsize=8)
-    figure.suptitle(f"{title}\nthe plane through one original, one oracle and the unlearned original", fontsize=10)
+    figure.suptitle(
+        f"{title}\nthe plane through one original, one oracle and the unlearned original; each axis to its own scale", fontsize=10
+    )
     return figure
 
 
 def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
     """Draws every model's largest Hessian eigenvalue against its loss on the forget set; large marks are geometric means."""
+    from matplotlib.ticker import NullFormatter
+
     figure = blank(WIDTH, 4.4)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     groups = list(dict.fromkeys(columns["group"].tolist()))
@@ -260,10 +264,12 @@ def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
         axes.set_yscale("log", base=2)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
+        left, right = axes.get_xlim()
+        axes.xaxis.set_minor_formatter("{x:g}" if right < 10 * left else NullFormatter())
         axes.set_xlabel("mean loss on the forget set (nats)", fontsize=8)
         axes.set_ylabel("largest eigenvalue of the Hessian", fontsize=8)
         axes.set_title(f"of the loss on the {NAMES[split]}", fontsize=9)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(labelsize=8, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     panels[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.suptitle(f"{title}\nsharpness against forgetting; small: single models", fontsize=10)
