@@ -12,8 +12,8 @@ PyTorch is no dependency of this project: where `pip install torch` was not run,
 * `methods`: what unlearning takes, in shares of a retraining.
 * `quality`: forgetting quality at 512 + 512 models against its definition (timed on a few examples, and scaled up).
 
-PyTorch's processes keep the memory that they have, which speeds them up. Compilation is timed apart. Seconds are by the clock, which on a machine that others use times the others too; `processor` are the
-seconds of all cores that the process itself used. Rates count matrix products and convolutions.
+PyTorch's processes keep the memory that they have, which speeds them up. Compilation is timed apart. Seconds are by the clock,
+which on a machine that others use times the others too; `processor` are the seconds of all cores that the process itself used. Rates count matrix products and convolutions.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PARTS = ("toy", "pool", "methods", "quality")
 PEAK = 4096
 POINTS, STEPS, TOY_WIDTH, TOY_RATE = 512, 500, 64, 1e-2
 BATCH, RATE = 128, 0.1
-# Without this glibc gives large tensors back to the kernel at every step, which takes two fifths of PyTorch's time on images of 28x28.
+# Without this glibc gives large tensors back to the kernel at every step: two fifths of PyTorch's time on images of 28x28.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 
 
@@ -125,8 +125,8 @@ def peers(processes: int, **options: Any) -> dict[str, float] | None:
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items() if key not in ("what", "compile")]
     words += ["--compile"] if options.get("compile") else []
     command = [sys.executable, script, options["what"], f"--threads={threads}", f"--device={device}", *words]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": {**KEEP_MEMORY, **os.environ}}
-    running = [subprocess.Popen(command, **pipes) for _ in range(processes)]
+    environment, pipe = {**KEEP_MEMORY, **os.environ}, subprocess.PIPE
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) for _ in range(processes)]
     for one in running:
         assert one.stdout is not None
         if one.stdout.readline() != "ready\n":
