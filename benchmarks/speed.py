@@ -13,7 +13,8 @@ PyTorch is no dependency of this project: where `pip install torch` was not run,
 * `quality`: forgetting quality at 512 + 512 models against its definition (timed on a few examples, and scaled up).
 
 PyTorch's processes keep the memory that they have, which speeds them up. Compilation is timed apart. Seconds are by the clock,
-which on a machine that others use times the others too; `processor` are the seconds of all cores that the process itself used. Rates count matrix products and convolutions.
+which on a machine that others use times the others too; `processor` are the seconds of all cores that the process itself used.
+Rates count matrix products and convolutions.
 """
 
 import argparse

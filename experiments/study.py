@@ -106,9 +106,9 @@ class Study:
 
     @stage("predictions")
     def logits(self, variables: Variables, model: Model | None = None) -> Cube:
-        """What a pool says on forget, retain and test; `model` where it is not the problem's own."""
-        model, strategy = model or self.problem.model, self.config.strategy
-        return Cube(*(predict(model, variables, images, strategy) for images in self.images))
+        """What a pool says on forget, retain and test, by one program; `model` where it is not the problem's own."""
+        said = predict(model or self.problem.model, variables, np.concatenate(self.images), self.config.strategy)
+        return Cube(*np.split(said, np.cumsum([len(images) for images in self.images])[:2], axis=1))
 
     def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> dict[str, list[Judged]]:
         """What every method makes of the originals, by seed: what an earlier run left in the run folder, the rest made now."""

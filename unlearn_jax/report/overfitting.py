@@ -45,6 +45,15 @@ TRENDS: dict[str, tuple[str, ...]] = {
     "memorisation,\npoints": ("memorisation", "memorised_wrong", "memorised_right"),
     "LiRA AUC": ("lira_auc", "lira_null"),
 }
+MARKERS = {
+    "base": "o",
+    "depth": "s",
+    "width": "D",
+    "epochs": "^",
+    "weight decay": "v",
+    "augmentation": "P",
+    "label noise": "*",
+}
 CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # axes that a figure is about, where they are there
 
 Interval = tuple[float, float, float]  # a value and the ends of its interval
@@ -337,24 +346,31 @@ def interpolation(study: Study) -> "matplotlib.figure.Figure":
 
 def cost(study: Study) -> "matplotlib.figure.Figure":
     """Draws what each method leaves: in bits against the attack, and as a share of doing nothing's against memorisation."""
-    names = ["original", *study.methods]
-    axes_of = {"base": study.settings[:1], **study.axes}
+    names = {"original": "doing nothing", **{name: name for name in study.methods}}
+    colours = dict(zip(names, ("black", *COLOURS[:7]), strict=False))
+    axes_of = {**study.axes, "base": study.settings[:1]}
     figure = blank(WIDTH, 4.8)
     both = figure.subplots(1, 2)
     for panel, measure, share in zip(both, ("lira_auc", "memorisation"), (False, True), strict=True):
+        told = [
+            (axis, each)
+            for axis, settings in axes_of.items()
+            for each in settings
+            if each.has("original") and (not share or each.excess("original").z > VISIBLE)
+        ]
+        reach = [end for _, each in told for end in each.intervals[measure]]
+        apart = 0.006 * (max(reach) - min(reach)) if reach else 0.0  # methods side by side, or they hide each other
         heights = [100.0 if share else 0.0]
-        for name, colour in zip(names, ("black", *COLOURS[:7]), strict=False):
-            for settings, marker in zip(axes_of.values(), "osD^vP*", strict=False):
-                told = [each for each in settings if each.has(name) and (not share or each.excess("original").z > VISIBLE)]
-                if share and name == "original":
+        for number, (name, colour) in enumerate(colours.items()):
+            for axis, each in told:
+                if not each.has(name) or (share and name == "original"):
                     continue
-                across = [each.intervals[measure] for each in told]
-                up = [_share(each, name) if share else _bits(each, name) for each in told]
-                for (x, left, right), (y, low, high) in zip(across, up, strict=True):
-                    panel.plot([left, right], [y, y], color=colour, linewidth=0.7, alpha=0.35)
-                    panel.plot([x, x], [low, high], color=colour, linewidth=0.7, alpha=0.35)
-                    panel.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.9)
-                    heights.append(y)
+                x, left, right = (end + apart * (number - len(colours) / 2) for end in each.intervals[measure])
+                y, low, high = _share(each, name) if share else _bits(each, name)
+                panel.plot([left, right], [y, y], color=colour, linewidth=0.7, alpha=0.3)
+                panel.plot([x, x], [low, high], color=colour, linewidth=0.9, alpha=0.45)
+                panel.plot(x, y, MARKERS[axis], color=colour, markersize=4.5, alpha=0.9)
+                heights.append(y)
         _cut([panel], heights)
         panel.axhline(100 if share else 0, color=BAND, linewidth=0.8, zorder=0)
         panel.spines[["top", "right"]].set_visible(False)
@@ -363,14 +379,12 @@ def cost(study: Study) -> "matplotlib.figure.Figure":
     both[1].set_xlabel("memorisation: accuracy on F, originals minus oracles (points)", fontsize=8)
     both[0].set_ylabel("left on F: Jensen-Shannon divergence beyond the null (bits)", fontsize=8)
     both[1].set_ylabel("the same, % of what doing nothing leaves", fontsize=8)
-    labels = ["doing nothing", *study.methods]
+    both[1].set_title(f"where doing nothing is more than {VISIBLE:g} null sd away", fontsize=8)
     handles = [
-        both[0].plot([], [], "s", color=each, label=name)[0] for name, each in zip(labels, ("black", *COLOURS), strict=False)
+        both[0].plot([], [], "_", color=colour, markeredgewidth=3, label=names[name])[0] for name, colour in colours.items()
     ]
-    handles += [
-        both[0].plot([], [], marker, color="#888888", label=axis)[0] for axis, marker in zip(axes_of, "osD^vP*", strict=False)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=7)
+    handles += [both[0].plot([], [], MARKERS[axis], color="#888888", label=axis)[0] for axis in axes_of]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7, columnspacing=1.2)
     figure.suptitle(
         f"{study.title}\nlines: 95% intervals over originals and forget sets; of the share, from the lowest to the highest "
         "forget set; cut at the edges",

@@ -142,7 +142,7 @@ def predict(
         variables: with a leading axis of members.
         images: the same for all members.
         strategy: see `over_members`.
-        batch: images at a time.
+        batch: images at a time, at most.
     """
     return over_examples(_logits, model, variables, images, strategy, batch)
 
@@ -170,10 +170,11 @@ def over_examples(
         variables: with a leading axis of members.
         examples: an array or a tree of arrays with a leading axis of examples, the same for all members.
         strategy: see `over_members`.
-        batch: examples at a time.
+        batch: examples at a time, at most: as many as make the batches equal.
     """
     count = len(jax.tree.leaves(examples)[0])
     batches = -(-count // batch)
+    batch = -(-count // max(batches, 1)) or batch
     order = np.minimum(np.arange(batches * batch), count - 1)
     stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
     members = len(jax.tree.leaves(variables)[0])
