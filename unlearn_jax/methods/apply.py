@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
-from unlearn_jax.training.ensembles import chunk_size, over_members, padded, step_bytes
+from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, step_bytes
 from unlearn_jax.types import Key, Problem, Variables
 
 
@@ -102,29 +102,29 @@ class Unlearner:
         if self.chunk is None:
             self.chunk = chunk_size(step_bytes(self.method, *arguments), self.members, self.strategy)
         program = over_members(self.method, (True, True, True, True, False), self.strategy)
-        for begin, end in self._chunks():
-            own = padded(jax.tree.map(lambda leaf, size=end - begin: leaf[:size], self.own))
-            size = len(jax.tree.leaves(own)[0])
+        for chunk in self._chunks():
+            first, *_ = per_call(jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], self.own), self.strategy)
+            size = len(jax.tree.leaves(first)[0])
             if size not in self._compiled:
                 keys = jax.ShapeDtypeStruct((size,), key.dtype)
-                self._compiled[size] = program.lower(keys, *own, self.problem).compile()
+                self._compiled[size] = program.lower(keys, *first, self.problem).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:
         """Unlearn, with one key for each member; `report` gets the share of the members that are done."""
         self.compile()
         parts, seconds = [], 0.0
-        for begin, end in self._chunks():
-            own = padded(jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, *self.own)))
-            own = jax.block_until_ready(jax.tree.map(jnp.asarray, own))
+        for chunk in self._chunks():
+            own = jax.tree.map(lambda leaf, chunk=chunk: jnp.asarray(leaf[chunk]), (keys, *self.own))
+            calls = jax.block_until_ready(per_call(own, self.strategy))
             ready = time.perf_counter()
-            result = jax.block_until_ready(self._compiled[len(own[0])](*own, self.problem))
+            results = jax.block_until_ready([self._compiled[len(call[0])](*call, self.problem) for call in calls])
             seconds += time.perf_counter() - ready
-            parts.append(jax.tree.map(lambda leaf, size=end - begin: np.asarray(leaf)[:size], result))
-            report(end / self.members)
+            parts.append(jax.tree.map(lambda *leaves, size=chunk.stop - chunk.start: np.concatenate(leaves)[:size], *results))
+            report(chunk.stop / self.members)
         stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return Unlearned(stacked, seconds / self.members, self.compile_seconds, self.examples)
 
-    def _chunks(self) -> list[tuple[int, int]]:
+    def _chunks(self) -> list[slice]:
         assert self.chunk is not None
-        return [(begin, min(begin + self.chunk, self.members)) for begin in range(0, self.members, self.chunk)]
+        return [slice(begin, min(begin + self.chunk, self.members)) for begin in range(0, self.members, self.chunk)]

@@ -19,7 +19,7 @@ from unlearn_jax.types import Model, Variables
 STRATEGIES = ("auto", "vmap", "map")
 # One member a core keeps its working set in the core's cache. GPUs get `vmap`, unmeasured: benchmarks/strategies.py is to say.
 FASTEST = {"cpu": "map"}
-CHUNK = 6  # members per device in one chunk under `map`: enough to compile once, few enough to lose little when killed
+CHUNK = 6  # members per device in one chunk under `map`: few enough to lose little when killed
 MEMORY_SHARE = 0.5  # of a device's memory that a vmapped chunk may plan for; the bound of `step_bytes` is generous already
 
 
@@ -115,6 +115,21 @@ def chunk_size(member_bytes: int, members: int, strategy: str = "auto") -> int:
     return devices * -(-members // (chunks * devices))
 
 
+def per_call(members: Any, strategy: str = "auto") -> list[Any]:
+    """A tree of members as a program of `over_members` is to take them, call by call: padded, under `map` one a device.
+
+    A loop over members inside the program saves nothing where a member takes milliseconds, and reading and writing each of its
+    arrays costs the compiler a sixth to a third of its time; without it one program serves any number of members. Under `vmap`
+    a call takes all.
+    """
+    whole = padded(members)
+    count = len(jax.tree.leaves(whole)[0])
+    size = count if resolved(strategy) == "vmap" else mesh().size
+    if count <= size:
+        return [whole]
+    return [jax.tree.map(lambda leaf, at=at: leaf[at : at + size], whole) for at in range(0, count, size)]
+
+
 def device_memory() -> float:
     """Bytes of one device: what the backend reports, or the machine's memory shared among its devices."""
     statistics = jax.devices()[0].memory_stats() or {}
@@ -178,7 +193,8 @@ def over_examples(
     order = np.minimum(np.arange(batches * batch), count - 1)
     stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
     members = len(jax.tree.leaves(variables)[0])
-    found = np.asarray(_reader(function, model, strategy)(padded(jax.tree.map(jnp.asarray, variables)), stacked))
+    read, own = _reader(function, model, strategy), jax.tree.map(jnp.asarray, variables)
+    found = np.concatenate([read(some, stacked) for some in per_call(own, strategy)])
     return found.reshape(len(found), batches * batch, *found.shape[3:])[:members, :count]
 
 

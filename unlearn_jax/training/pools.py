@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Bool, Float
 
-from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, padded, shared, step_bytes
+from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
@@ -189,7 +189,7 @@ class _Trainer:
         if len(counts) > 1:
             raise ValueError(f"members of one pool keep equally many examples, not {counts}")
         self.count = int(counts[0])
-        self.problem = problem
+        self.problem, self.strategy = problem, strategy
         self.epochs = problem.recipe.epochs
         self.steps = steps_in_pass(self.count, problem.recipe.batch_size)
         self.descent = training(problem.recipe, self.count)
@@ -216,23 +216,26 @@ class _Trainer:
 
     def train(self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]) -> tuple[Variables, float]:
         """The members of these keys, and the seconds it took without compilation."""
-        members, keys = len(keys), padded(keys)
-        masks = padded(masks) if masks.ndim == 2 else shared(masks)
+        members = len(keys)
+        own = per_call((keys, masks) if masks.ndim == 2 else (keys,), self.strategy)
+        own = [(key, *(mask or [shared(masks)])) for key, *mask in own]
         start = time.perf_counter()
-        if len(keys) not in self._compiled:
-            state, plan = jax.eval_shape(self._begin, keys, masks, self.problem)
+        size = len(own[0][0])
+        if size not in self._compiled:
+            state, plan = jax.eval_shape(self._begin, *own[0], self.problem)
             lowered = (
-                self._begin.lower(keys, masks, self.problem),
+                self._begin.lower(*own[0], self.problem),
                 self._epoch.lower(state, plan, jnp.int32(0), self.problem),
                 self._accuracy.lower(state.variables, self.problem),
             )
-            self._compiled[len(keys)] = compile_all(lowered)
-        begin, epoch, accuracy = self._compiled[len(keys)]
+            self._compiled[size] = compile_all(lowered)
+        begin, epoch, accuracy = self._compiled[size]
         ready = time.perf_counter()
         self.compile_seconds += ready - start
-        state, plan = begin(keys, masks, self.problem)
+        states, plans = zip(*(begin(*each, self.problem) for each in own), strict=True)
         for number in range(self.epochs):
-            state = epoch(state, plan, jnp.int32(number), self.problem)
-            epoch_done(number + 1, np.asarray(accuracy(state.variables, self.problem))[:members])
-        variables = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], state.variables)
+            states = [epoch(state, plan, jnp.int32(number), self.problem) for state, plan in zip(states, plans, strict=True)]
+            seen = [accuracy(state.variables, self.problem) for state in states]
+            epoch_done(number + 1, np.concatenate(seen)[:members])
+        variables = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(state.variables for state in states))
         return variables, time.perf_counter() - ready

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unlearn_jax.training.descend import descend
-from unlearn_jax.training.ensembles import chunk_size, over_members, padded, step_bytes
+from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, step_bytes
 from unlearn_jax.training.fit import optimiser
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
 from unlearn_jax.types import Problem, Variables
@@ -64,7 +64,8 @@ class Relearner:
         for begin in range(0, members, self.chunk):
             end = min(begin + self.chunk, members)
             own = jax.tree.map(lambda leaf, begin=begin, end=end: jnp.asarray(leaf[begin:end]), variables)
-            curves.append(np.asarray(program(self.problem, padded(own)))[: end - begin])
+            found = [program(self.problem, some) for some in per_call(own, self.strategy)]
+            curves.append(np.concatenate(found)[: end - begin])
         return np.concatenate(curves)
 
 
