@@ -377,7 +377,7 @@ def test_padding_repeats_the_last_member():
     same(padded(filled), filled)
 
 
-@pytest.mark.parametrize("call", [lambda: over_members(jnp.sin, (True,), "loop"), lambda: chunk_size(1, 1, "loop")])
+@pytest.mark.parametrize("call", [lambda: over_members(jnp.sin, (True,), "loop"), lambda: chunk_size(int, 1, "loop")])
 def test_an_unknown_strategy_is_refused(call):
     with pytest.raises(ValueError, match="strategy 'loop': there is auto, vmap, map"):
         call()
@@ -387,7 +387,7 @@ def test_an_unknown_strategy_is_refused(call):
 @given(members=st.integers(1, 500), share=st.floats(1e-4, 3), strategy=st.sampled_from(["auto", "vmap", "map"]))
 def test_chunks_are_equal_and_fit(members, share, strategy):
     member_bytes = int(share * ensembles.device_memory()) + 1
-    chunk = chunk_size(member_bytes, members, strategy)
+    chunk = chunk_size(lambda: member_bytes, members, strategy)
     assert chunk % mesh().size == 0
     assert chunk < members + mesh().size
     per_device = chunk // mesh().size

@@ -225,7 +225,8 @@ def for_members(
     if chunk is None:
         chunk = -(-count // -(-count // (MEMBERS * mesh().size)))  # equal chunks
         if resolved(strategy) == "vmap":
-            chunk = chunk_size(step_bytes(function, same, jax.tree.map(lambda leaf: leaf[0], members)), count, strategy)
+            first_one = jax.tree.map(lambda leaf: leaf[0], members)
+            chunk = chunk_size(lambda: step_bytes(function, same, first_one), count, strategy)
     found = []
     for first in range(0, count, chunk):
         order = np.minimum(np.arange(first, first + min(chunk, count)), count - 1)  # the last chunk has the others' shape

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
 from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
-from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, step_bytes
+from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, recorded, step_bytes
 from unlearn_jax.types import Key, Problem, Variables
 
 
@@ -58,7 +57,6 @@ class Unlearner:
         static, traced = traceable(method, values)
         make = (METHODS[method] if isinstance(method, str) else method).make
 
-        @jax.jit  # traced once for all of what follows
         def unlearn(key, own, numbers, masks, problem):
             return make(**static, **numbers)(key, problem.replace(**masks), own)
 
@@ -98,10 +96,11 @@ class Unlearner:
         key = jax.eval_shape(jax.random.key, 0)
         first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.own)
         arguments = key, *first, self.problem
-        self.examples = flops(self.method, *arguments) / example_flops(self.problem)
+        method = recorded(self.method, *arguments)
+        self.examples = flops(method, *arguments) / example_flops(self.problem)
         if self.chunk is None:
-            self.chunk = chunk_size(step_bytes(self.method, *arguments), self.members, self.strategy)
-        program = over_members(self.method, (True, True, True, True, False), self.strategy)
+            self.chunk = chunk_size(lambda: step_bytes(method, *arguments), self.members, self.strategy)
+        program = over_members(method, (True, True, True, True, False), self.strategy)
         for chunk in self._chunks():
             first, *_ = per_call(jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], self.own), self.strategy)
             size = len(jax.tree.leaves(first)[0])
@@ -115,7 +114,7 @@ class Unlearner:
         self.compile()
         parts, seconds = [], 0.0
         for chunk in self._chunks():
-            own = jax.tree.map(lambda leaf, chunk=chunk: jnp.asarray(leaf[chunk]), (keys, *self.own))
+            own = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], (keys, *self.own))
             calls = jax.block_until_ready(per_call(own, self.strategy))
             ready = time.perf_counter()
             results = jax.block_until_ready([self._compiled[len(call[0])](*call, self.problem) for call in calls])

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -99,35 +98,51 @@ def padded(tree: Any) -> Any:
     return jax.tree.map(pad, tree)
 
 
-def chunk_size(member_bytes: int, members: int, strategy: str = "auto") -> int:
+def chunk_size(member_bytes: Callable[[], int], members: int, strategy: str = "auto") -> int:
     """How many members to hold at a time: in equal chunks, a multiple of the number of devices, no more than fit.
 
     Args:
-        member_bytes: what one member needs while it trains, see `step_bytes`.
+        member_bytes: gives what one member needs while it trains, see `step_bytes`; asked only where it matters.
         members: how many there are in all.
         strategy: of `over_members`; `map` needs that memory once per device, `vmap` once per member.
     """
     devices = mesh().size
     most = devices * CHUNK
     if resolved(strategy) == "vmap":
-        most = devices * max(int(MEMORY_SHARE * device_memory() / member_bytes), 1)
+        most = devices * max(int(MEMORY_SHARE * device_memory() / member_bytes()), 1)
     chunks = -(-members // most)
     return devices * -(-members // (chunks * devices))
 
 
 def per_call(members: Any, strategy: str = "auto") -> list[Any]:
-    """A tree of members as a program of `over_members` is to take them, call by call: padded, under `map` one a device.
+    """A tree of members as a program of `over_members` takes them, call by call: padded, on the devices, under `map` one on each.
 
     A loop over members inside the program saves nothing where a member takes milliseconds, and reading and writing each of its
     arrays costs the compiler a sixth to a third of its time; without it one program serves any number of members. Under `vmap`
     a call takes all.
     """
-    whole = padded(members)
+    whole, own = padded(members), NamedSharding(mesh(), PartitionSpec("member"))
     count = len(jax.tree.leaves(whole)[0])
     size = count if resolved(strategy) == "vmap" else mesh().size
-    if count <= size:
-        return [whole]
-    return [jax.tree.map(lambda leaf, at=at: leaf[at : at + size], whole) for at in range(0, count, size)]
+    calls = [slice(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
+    return [jax.device_put(jax.tree.map(lambda leaf, some=some: leaf[some], whole), own) for some in calls]
+
+
+def recorded(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """What a function does with arguments of these shapes, traced once: to call and to transform without tracing it again.
+
+    Args:
+        function: pure.
+        arguments: arrays, trees of them, or `jax.ShapeDtypeStruct` in their place.
+    """
+    anywhere = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)  # whatever mesh they are on
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*anywhere)
+    structure = jax.tree.structure(shapes)
+
+    def replay(*arguments):
+        return jax.tree.unflatten(structure, jaxpr_as_fun(closed)(*jax.tree.leaves(arguments)))
+
+    return replay
 
 
 def device_memory() -> float:
@@ -193,8 +208,8 @@ def over_examples(
     order = np.minimum(np.arange(batches * batch), count - 1)
     stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
     members = len(jax.tree.leaves(variables)[0])
-    read, own = _reader(function, model, strategy), jax.tree.map(jnp.asarray, variables)
-    found = np.concatenate([read(some, stacked) for some in per_call(own, strategy)])
+    read = _reader(function, model, strategy)
+    found = np.concatenate([read(own, stacked) for own in per_call(variables, strategy)])
     return found.reshape(len(found), batches * batch, *found.shape[3:])[:members, :count]
 
 

@@ -96,7 +96,7 @@ def train_pool(
     while first < members:
         saved = _starting_at(folder, first)
         if saved is None:
-            chunk = chunk or chunk_size(trainer.member_bytes(), members - first, strategy)
+            chunk = chunk or chunk_size(trainer.member_bytes, members - first, strategy)
             last = min(first + chunk, members, *(start for start, _ in _chunks(folder) if start > first))
             wanted = masks if masks.ndim == 1 else masks[first:last]
 

@@ -58,12 +58,12 @@ class Relearner:
         members = len(jax.tree.leaves(variables)[0])
         if self.chunk is None:
             first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), variables)
-            self.chunk = chunk_size(step_bytes(relearning_curve, self.problem, first), members, self.strategy)
+            self.chunk = chunk_size(lambda: step_bytes(relearning_curve, self.problem, first), members, self.strategy)
         program = _program(self.strategy)
         curves = []
         for begin in range(0, members, self.chunk):
             end = min(begin + self.chunk, members)
-            own = jax.tree.map(lambda leaf, begin=begin, end=end: jnp.asarray(leaf[begin:end]), variables)
+            own = jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], variables)
             found = [program(self.problem, some) for some in per_call(own, self.strategy)]
             curves.append(np.concatenate(found)[: end - begin])
         return np.concatenate(curves)
