@@ -66,7 +66,7 @@ def keep_compiled(folder: Path) -> None:
     except OSError as error:
         raise UsageError("--cache", folder, f"cannot be written ({error.strerror}); expected a folder that can be") from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 
 def compile_quickly() -> None:

@@ -23,6 +23,7 @@ DENSITY = 100  # single thresholds per unit of φ
 BUFFER = 2.0  # double thresholds reach this far beyond
 EDGES = 400  # right edges, and left edges for each
 BIN = 0.5  # width of a bin of ε
+PAIRS = 4_096  # of an example and a doubtful s, swept at a time
 BLOCK = 2**19  # pairs of gaps that one thread holds at a time
 
 Number = float | np.ndarray
@@ -160,17 +161,34 @@ def _double_thresholds(
     index = right_index[..., None] - left_index[:, None]
     epsilon = table[np.where(met, index, len(table) - 1)].max((1, 2))
 
-    example, sample = np.nonzero(not_surely_above > surely_below)
-    spans = zip(example, surely_below[example, sample], not_surely_above[example, sample], strict=True)
-    for e, s in {(e, s) for e, begin, end in spans for s in range(begin, end)}:
-        i = np.arange(max(0, s - last), min(last, s) + 1)
+    close = not_surely_above > surely_below
+    spans = zip(np.nonzero(close)[0], surely_below[close], not_surely_above[close], strict=True)
+    doubtful = np.array(sorted({(e, s) for e, begin, end in spans for s in range(begin, end)}))
+    i = np.arange(EDGES)
+    not_above = np.bincount((np.arange(len(right))[:, None] * (EDGES + 1) + right).ravel(), minlength=len(right) * (EDGES + 1))
+    after_edge = not_above.reshape(len(right), EDGES + 1).cumsum(1)
+    for part in np.array_split(doubtful, -(-len(doubtful) // PAIRS)):
+        e, s = part.T[..., None]
+        there = (i <= s) & (s - i <= last)
         edge = _grid(i, top[e] - BUFFER, top[e] + BUFFER, EDGES)
         left = _grid(s - i, edge - width[e] - BUFFER, edge - width[e] + BUFFER, EDGES)
-        after, before = samples[e].searchsorted(edge, "right"), samples[e].searchsorted(left, "left")
-        met = before < after
-        if met.any():
-            epsilon[e] = max(epsilon[e], table[(right_of[e, after] - left_of[e, before])[met]].max())
+        after, before = after_edge[e, i], _below(samples[e[:, 0]], left, there)
+        met = there & (before < after)
+        found = table[right_of[e, after][met] - left_of[e, before][met]]
+        np.maximum.at(epsilon, np.broadcast_to(e, met.shape)[met], found)
     return epsilon
+
+
+def _below(samples: np.ndarray, points: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """How many samples of a row are below each point of the row that is `there`: cheap, for the points lie close together."""
+    below_all = (samples < np.where(there, points, np.inf).min(1)[:, None]).sum(1)
+    below_some = (samples < np.where(there, points, -np.inf).max(1)[:, None]).sum(1)
+    count = np.repeat(below_all[:, None], points.shape[1], axis=1)
+    for further in range(int((below_some - below_all).max())):
+        rank = below_all + further
+        sample = np.take_along_axis(samples, np.minimum(rank, samples.shape[1] - 1)[:, None], axis=1)
+        count += (rank < below_some)[:, None] & (sample < points)
+    return count
 
 
 def _grid(k: np.ndarray, start: Number, stop: Number, number: int | np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a computation costs on any hardware: floating-point operations, counted from its jaxpr."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from unlearn_jax.training.objectives import Batch, cross_entropy
-from unlearn_jax.types import Problem
+from unlearn_jax.types import Model, Problem, Variables
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
@@ -26,15 +27,20 @@ def flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 def example_flops(problem: Problem) -> float:
     """The `flops` of seeing one training example once, forward and backward."""
-    shape = jax.eval_shape(problem.model.init, jax.random.key(0), problem.train.images[:1])
+    images = problem.train.images
+    return _example_flops(problem.model, images.shape[1:], images.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _example_flops(model: Model, shape: tuple[int, ...], dtype: Any) -> float:
+    images, labels = jax.ShapeDtypeStruct((2, *shape), dtype), jax.ShapeDtypeStruct((2,), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
     def loss(params, statistics, images, labels):
-        variables = type(shape)(params, statistics)
-        logits, _ = problem.model.apply(variables, images, train=True)
+        logits, _ = model.apply(Variables(params, statistics), images, train=True)
         return jnp.mean(cross_entropy(logits, Batch(images, labels, labels, jax.random.key(0))))
 
-    batch = problem.train.images[:2], problem.train.labels[:2]
-    return flops(jax.grad(loss), shape.params, shape.statistics, *batch) / 2
+    return flops(jax.grad(loss), variables.params, variables.statistics, images, labels) / 2
 
 
 def _count(jaxpr: Any) -> float:
