@@ -15,11 +15,12 @@ import pytest
 from unlearn_jax import influence
 from unlearn_jax.data import discs
 from unlearn_jax.influence import response
-from unlearn_jax.methods import hyperparameters
+from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import forgetting_quality
 from unlearn_jax.models import build
 from unlearn_jax.training import cost, pools
+from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import initialise, training
 from unlearn_jax.types import Examples, Problem, Recipe
 
@@ -93,17 +94,43 @@ def test_a_method_is_one_program(compilations, setting):
     assert compilations["shard"] - before == 1
 
 
-def train(tmp_path, made, members, role):
+def test_a_method_is_traced_once(setting):
+    traced = []
+    finetune = METHODS["finetune"]
+
+    def make(**values):
+        traced.append(values)
+        return finetune.make(**values)
+
+    made, variables = setting
+    values = hyperparameters("finetune", {"epochs": 1, "batch_size": 8})
+    Unlearner(finetune._replace(make=make), values, made, variables, strategy="map").compile()
+    assert len(traced) == 1
+
+
+def test_the_number_of_members_makes_no_other_programs(compilations, setting):
+    made, variables = setting
+    five = jax.tree.map(lambda leaf: np.resize(leaf, (5, *leaf.shape[1:])), variables)
+    predict(made.model, variables, made.train.images, "map")
+    before = compilations["shard"]
+    assert len(predict(made.model, five, made.train.images, "map")) == 5
+    assert compilations["shard"] == before
+    values = hyperparameters("finetune", {"epochs": 1, "batch_size": 8})
+    Unlearner("finetune", values, made, five, strategy="map", chunk=4).compile()  # chunks of four and of one
+    assert compilations["shard"] - before == 1
+
+
+def train(tmp_path, made, members, role, chunk=2):
     return pools.train_pool(
-        made, np.ones(EXAMPLES, bool), members=members, role=role, seed=0, identity={}, cache=tmp_path, chunk=2
+        made, np.ones(EXAMPLES, bool), members=members, role=role, seed=0, identity={}, cache=tmp_path, chunk=chunk
     )
 
 
-def test_a_pool_is_three_programs_however_many_chunks(compilations, setting, tmp_path):
+def test_a_pool_is_three_programs_however_many_chunks_and_members(compilations, setting, tmp_path):
     made, _ = setting
     train(tmp_path, made, 2, "small")
     before = compilations["shard"]
-    train(tmp_path, made, 6, "large")
+    train(tmp_path, made, 7, "large", chunk=4)  # chunks of four and of three
     assert compilations["shard"] - before == 3  # begin, an epoch, the accuracy
 
 
@@ -123,7 +150,7 @@ def test_leave_one_out_is_one_program_for_training_and_one_for_its_changes(compi
 # Dispatched programs
 
 
-def test_a_chunk_of_a_pool_dispatches_two_programs_an_epoch_and_one_before(monkeypatch, setting, tmp_path):
+def test_a_member_of_a_pool_takes_two_programs_an_epoch_and_one_before(monkeypatch, setting, tmp_path):
     called = collections.Counter()
 
     def counting(lowered, compile_all=pools.compile_all):
@@ -138,9 +165,9 @@ def test_a_chunk_of_a_pool_dispatches_two_programs_an_epoch_and_one_before(monke
 
     monkeypatch.setattr(pools, "compile_all", counting)
     made, _ = setting
-    train(tmp_path, made, 6, "counted")
-    chunks, epochs = 3, made.recipe.epochs
-    assert called == {0: chunks, 1: chunks * epochs, 2: chunks * epochs}
+    train(tmp_path, made, 6, "counted", chunk=4)
+    pairs, epochs = 3, made.recipe.epochs  # a member on each of the two devices
+    assert called == {0: pairs, 1: pairs * epochs, 2: pairs * epochs}
 
 
 def test_leave_one_out_dispatches_one_program_a_chunk(monkeypatch):

@@ -16,7 +16,7 @@ from unlearn_jax.models.resnet import ResNet, block_names
 from unlearn_jax.training import ensembles
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.descend import descend
-from unlearn_jax.training.ensembles import chunk_size, mesh, over_members, padded, predict
+from unlearn_jax.training.ensembles import chunk_size, mesh, over_members, padded, per_call, predict, recorded
 from unlearn_jax.training.fit import fit, initialise, masked, optimiser, refit, training
 from unlearn_jax.training.objectives import Objective, Term, cross_entropy, weighted
 from unlearn_jax.training.sampling import Source, draw, steps_in_pass, subset
@@ -375,6 +375,32 @@ def test_padding_repeats_the_last_member():
     np.testing.assert_array_equal(filled["a"], [0, 1, 2, 2])
     np.testing.assert_array_equal(filled["b"], [[0, 1], [2, 3], [4, 5], [4, 5]])
     same(padded(filled), filled)
+
+
+@pytest.mark.parametrize(("strategy", "sizes"), [("map", [2, 2, 2]), ("vmap", [6])])
+def test_calls_hold_all_members_in_order_and_padding(strategy, sizes):
+    calls = per_call({"a": np.arange(5), "keys": jax.random.split(jax.random.key(0), 5)}, strategy)
+    assert [len(call["a"]) for call in calls] == sizes
+    np.testing.assert_array_equal(np.concatenate([call["a"] for call in calls]), [0, 1, 2, 3, 4, 4])
+    assert all(call["keys"].sharding.is_equivalent_to(call["a"].sharding, 1) for call in calls)
+    assert len(calls[0]["a"].sharding.device_set) == mesh().size
+
+
+def test_what_is_recorded_is_not_traced_again_and_does_the_same():
+    traced = []
+
+    def function(x, tree):
+        traced.append(x)
+        return {"sum": jax.lax.scan(lambda total, y: (total + y, None), x, tree["y"])[0]}
+
+    again = recorded(function, jnp.float32(0), {"y": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    members, y = jnp.arange(4.0), jnp.arange(12.0).reshape(4, 3)
+    mapped = over_members(again, (True, True), "map")(members, {"y": y})["sum"]
+    np.testing.assert_array_equal(jax.vmap(again)(members, {"y": y})["sum"], mapped)
+    assert len(traced) == 1
+    np.testing.assert_array_equal(mapped, over_members(function, (True, True), "map")(members, {"y": y})["sum"])
+    with pytest.raises(TypeError):
+        again(members, {"y": y})  # other shapes
 
 
 @pytest.mark.parametrize("call", [lambda: over_members(jnp.sin, (True,), "loop"), lambda: chunk_size(int, 1, "loop")])
