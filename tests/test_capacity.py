@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -248,3 +249,43 @@ def test_a_mistake_names_its_option(changed, option):
     with pytest.raises(UsageError) as raised:
         dataclasses.replace(Config(), **changed).check()
     assert raised.value.option == option
+
+
+def drawn(found):
+    return report.Study("some", ["scrub"], found, [])
+
+
+def test_titles_and_ticks_of_narrow_columns_stay_apart():
+    found = [a_setting(number, 0.1, 0.2) for number in range(6)]
+    axes = {"depth": "8 14 20 32 44 56", "width": "2 4 8 16 32 64", "epochs": "5 30 90", "weight decay": "0.0005 0.005"}
+    axes |= {"augmentation": "none crop", "label noise": "0 0.1 0.2"}
+    settings = [found[0]._replace(axis=axis, value=value) for axis, values in axes.items() for value in values.split()]
+    figure = report.trends(drawn([found[0], *settings]))
+    figure.canvas.draw()
+    panels = figure.axes
+    for texts in (
+        [panel.title for panel in panels if panel.get_title()],
+        [tick for panel in panels[-len(axes) :] for tick in panel.get_xticklabels()],
+    ):
+        boxes = [text.get_window_extent() for text in texts]
+        assert len(boxes) in (len(axes), len(settings))
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(("smallest", "power"), [(1e-5, "-6"), (1e-9, "-10"), (0.0, "-14")])
+def test_losses_are_shown_as_far_down_as_they_go_and_clipped_where_they_are_0(smallest, power):
+    losses = np.append(np.geomspace(1e-5, 1, 90), np.full(10, smallest))
+    found = {(kind, split): losses for kind in ("original", "oracle") for split in report.SPLITS}
+    figure = report.glance(drawn([a_setting(1, 0.1, 0.1)._replace(losses=found)] * 2))
+    assert f"clipped at $10^{{{power}}}$" in figure.get_supxlabel()
+    shares = figure.axes[0].patches[0].get_data()
+    assert shares.edges[0] == int(power)
+    assert np.count_nonzero(shares.values) > 20 and np.isfinite(shares.values).all()
+
+
+def test_all_of_an_error_curve_is_inside_its_panel():
+    found = [a_setting(1, 0.1, 0.1)._replace(axis=axis) for axis in ("base", "width", "epochs")]
+    found[2].intervals["train_accuracy"] = found[2].intervals["test_accuracy"] = (20.0, 15.0, 25.0)
+    found[1].intervals["train_accuracy"] = found[1].intervals["test_accuracy"] = (99.0, 98.0, 100.0)
+    figure = report.interpolation(drawn(found))
+    assert figure.axes[0].get_ylim()[0] == 0 and figure.axes[0].get_ylim()[1] > 85

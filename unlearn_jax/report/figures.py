@@ -284,7 +284,7 @@ def _overlap(boxes: Float[np.ndarray, "boxes 4"], others: Float[np.ndarray, "oth
 def loss_shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " bins"]:
     """The share of the losses in each bin of log10 loss, the ones beyond either end in the end bins."""
     finite = np.asarray(losses, float)[~np.isnan(losses)]
-    counts, _ = np.histogram(np.log10(np.clip(finite, *LOSS_RANGE)), edges)
+    counts, _ = np.histogram(np.clip(np.log10(np.maximum(finite, 10.0 ** edges[0])), edges[0], edges[-1]), edges)
     return counts / max(1, finite.size)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
 from unlearn_jax.report.drawing import SPLITS as COLOUR_OF
-from unlearn_jax.report.figures import LOSS_RANGE, loss_shares
+from unlearn_jax.report.figures import loss_shares
 from unlearn_jax.report.influence import markdown
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ MARKERS = {
     "label noise": "*",
 }
 CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # axes that a figure is about, where they are there
+LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats, where a loss axis begins: the first below which at most this share lies
 
 Interval = tuple[float, float, float]  # a value and the ends of its interval
 
@@ -247,7 +248,9 @@ def glance(study: Study) -> "matplotlib.figure.Figure":
     """Draws the losses on forget, retain and test side by side as capacity grows: of originals, and of oracles below them."""
     axes_of = study.some_axes(CAPACITY)
     across, down = max(map(len, axes_of.values())), 2 * len(axes_of)
-    edges = np.linspace(math.log10(LOSS_RANGE[0]), math.log10(LOSS_RANGE[1]), 49)
+    lowest, highest = _least([losses for each in study.settings for losses in each.losses.values()]), 2
+    edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
+    names = [f"$10^{{{power}}}$" for power in range(lowest, highest, 4)] + ["$100$"]
     figure = blank(WIDTH, 1.1 + 1.25 * down)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     shares = {
@@ -265,11 +268,12 @@ def glance(study: Study) -> "matplotlib.figure.Figure":
                 own = shares[axis, number, (kind, split)]
                 panel.stairs(-height + 0.92 * own / own.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
                 middle = float(np.median(each.losses[kind, split]))
-                place = math.log10(min(max(middle, LOSS_RANGE[0]), LOSS_RANGE[1]))
+                place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
                 panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
             if kind == "original":
                 panel.set_title(f"{axis} {each.value}", fontsize=9, pad=3)
-            panel.set_xticks(range(-6, 3, 2), [r"$10^{-6}$", "", "$10^{-2}$", "", "$100$"], fontsize=7)
+            panel.set_xticks(range(lowest, highest + 1, 4), names, fontsize=7)
+            panel.set_xticks(range(lowest, highest + 1, 2), minor=True)
             panel.tick_params(axis="x", labelbottom=True)
             panel.set_yticks([-0.0, -1.0, -2.0], SPLITS, fontsize=7, va="bottom")
             panel.tick_params(axis="y", length=0)
@@ -279,7 +283,9 @@ def glance(study: Study) -> "matplotlib.figure.Figure":
     figure.suptitle(
         f"{study.title}\nhow the losses on forget, retain and test spread, each to its own height; line: median", fontsize=9
     )
-    figure.supxlabel("cross-entropy of every model on every example (nats, clipped at both ends)", fontsize=9)
+    figure.supxlabel(
+        f"cross-entropy of every model on every example (nats; clipped at $10^{{{lowest}}}$ and 100, as it can be 0)", fontsize=9
+    )
     return figure
 
 
@@ -289,7 +295,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     rows = [*TRENDS, "left on F, z", "left on F, bits"]
     names = ["original", *study.methods]
     figure = blank(WIDTH, 1.0 + 1.35 * len(rows))
-    widths = [max(len(settings), 2) for settings in axes_of.values()]
+    widths = [_letters(axis, settings) for axis, settings in axes_of.items()]
     panels = figure.subplots(len(rows), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=False):
         for panel, settings in zip(row, axes_of.values(), strict=True):
@@ -333,10 +339,11 @@ def interpolation(study: Study) -> "matplotlib.figure.Figure":
             reached = [number for number, each in enumerate(settings) if each.intervals["train_accuracy"][0] > 100 - REACHED]
             if reached:
                 panel.axvline(reached[0] - 0.5 if reached[0] else -0.3, color="black", linestyle=":", linewidth=1)
-            panel.set_ylim(bottom=0)
             _dress(panel, settings)
         column[0].set_title(axis, fontsize=9)
         column[1].set_xlabel(f"{axis} (dotted: training error below {REACHED:g}% from here on)", fontsize=8)
+    for row in panels:
+        row[0].set_ylim(bottom=0)  # after all is drawn: it fixes the upper end of the whole row
     panels[0, 0].set_ylabel("error, %", fontsize=8)
     panels[1, 0].set_ylabel("loss, nats", fontsize=8)
     panels[0, 0].legend(fontsize=8, frameon=False)
@@ -384,7 +391,16 @@ def cost(study: Study) -> "matplotlib.figure.Figure":
         both[0].plot([], [], "_", color=colour, markeredgewidth=3, label=names[name])[0] for name, colour in colours.items()
     ]
     handles += [both[0].plot([], [], MARKERS[axis], color="#888888", label=axis)[0] for axis in axes_of]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7, columnspacing=1.2)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=7,
+        columnspacing=1.0,
+        handlelength=1.2,
+        handletextpad=0.5,
+    )
     figure.suptitle(
         f"{study.title}\nlines: 95% intervals over originals and forget sets; of the share, from the lowest to the highest "
         "forget set; cut at the edges",
@@ -406,6 +422,16 @@ def _share(each: Setting, method: str) -> Interval:
     """In percent; the ends are no interval but the forget sets' lowest and highest."""
     found = [100 * each.share(method), *(100 * share for share in each.shares(method))]
     return found[0], min(found), max(found)
+
+
+def _least(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
+    """Where a loss axis begins, log10 nats: so low that no histogram piles up there, if that can be."""
+    return next((low for low in LOWEST if all(np.mean(each < 10.0**low) <= BELOW for each in losses)), LOWEST[-1])
+
+
+def _letters(axis: str, settings: Sequence[Setting]) -> int:
+    """How wide a column must be, in letters: for its title, its values side by side, and three for each point."""
+    return max(3 * len(settings), len(axis) + 1, sum(len(each.value) + 1 for each in settings))
 
 
 def _line(panel: "matplotlib.axes.Axes", found: Sequence[Interval | None], colour: str, label: str) -> None:
