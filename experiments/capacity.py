@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,10 +54,12 @@ def run(config: Config, folder: Run) -> None:
         methods=config.method_names(),
         settings=found,
         correlations=agreement(found, config.method_names()),
+        differences=differences(found),
     )
     folder.write_csv("results.csv", *report.table(study))
     folder.write_csv("settings.csv", *report.overview(study))
     folder.write_csv("correlations.csv", *report.correlations(study))
+    folder.write_csv("differences.csv", *report.differences(study))
     folder.write_json("results.json", {"hyperparameters": values, "settings": [each.name for each in found]})
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
@@ -177,21 +180,24 @@ class Answers(NamedTuple):
 Said = dict[tuple[str, str], list[Answers]]  # kind of model, split -> of each forget set
 
 
+def lost(arrays: Arrays, kind: str) -> list[set[int]]:
+    """Which models of a kind diverged, forget set by forget set."""
+    sets = range(len(arrays["forget_labels"]))
+    return [set(diverged([arrays[f"{kind}/{split}"][index] for split in report.SPLITS])) for index in sets]
+
+
 def said(arrays: Arrays) -> Said:
     """What the models say that did not diverge: oracles in their own set, any other in all sets, and its original too."""
     sets = range(len(arrays["forget_labels"]))
     kinds = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
-
-    def lost(kind: str, index: int) -> set[int]:
-        return set(diverged([arrays[f"{kind}/{split}"][index] for split in report.SPLITS]))
-
-    everywhere = {kind: set().union(*(lost(kind, index) for index in sets)) for kind in kinds}
+    apart = {kind: lost(arrays, kind) for kind in kinds}
+    everywhere = {kind: set().union(*apart[kind]) for kind in kinds}
     found: Said = {}
     for kind in kinds:
         for split in report.SPLITS:
             found[kind, split] = []
             for index in sets:
-                gone = lost(kind, index) if kind == "oracle" else everywhere[kind] | everywhere["original"]
+                gone = apart[kind][index] if kind == "oracle" else everywhere[kind] | everywhere["original"]
                 labels = arrays["forget_labels"][index] if split == "forget" else arrays[f"{split}_labels"]
                 found[kind, split].append(answers(np.delete(arrays[f"{kind}/{split}"][index], sorted(gone), axis=0), labels))
     return found
@@ -213,15 +219,49 @@ def measured(config: Config, axis: str, value: str, arrays: Arrays) -> report.Se
     left = len(models["original", "forget"][0].phi), min(len(each.phi) for each in models["oracle", "forget"])
     message = f"{left[0]} originals and {left[1]} oracles of a forget set did not diverge; expected a smaller number"
     require(left[0] >= 3 and left[1] >= FEWEST_ORACLES, "--train.learning-rate", config.train.learning_rate, message)
-    splits = report.SPLITS
+    splits, parts = report.SPLITS, overfitting(config, models, arrays["forget_wrong"])
+    compared = {"test_error": 100 - parts["test_accuracy"], "left": beyond_null(config, models)}
+    gone = set().union(*lost(arrays, "original"))
+    whole = np.array([index not in gone for index in range(arrays["original/forget"].shape[1])])
     return report.Setting(
         axis=axis,
         value=value,
         parameters=int(arrays["parameters"]),
-        intervals=overfitting(config, models, arrays["forget_wrong"]),
+        intervals={name: over(values) for name, values in parts.items()},
         costs=[row for name in ["original", *config.method_names()] for row in standings(config, name, models)],
         losses={(kind, split): pooled(models[kind, split]) for kind in ("original", "oracle") for split in splits},
+        unfitted=unfitted(arrays),
+        parts={name: placed({**parts, **compared}[name], whole) for name in report.DIFFERENCES},
     )
+
+
+def unfitted(arrays: Arrays) -> dict[str, report.Unfitted]:
+    """How many originals, and oracles of all sets, are right on less of retain than each of `report.FITTED`.
+
+    A network that does not say something finite of every retained example is right on none.
+    """
+    found = {}
+    for kind, sets in (("original", slice(1)), ("oracle", slice(None))):  # the originals are the same in all sets
+        logits = arrays[f"{kind}/retain"][sets]
+        right = np.isfinite(logits).all(-1).all(-1) * 100.0 * (logits.argmax(-1) == arrays["retain_labels"]).mean(-1)
+        found[kind] = report.Unfitted(right.size, *(int((right < limit).sum()) for limit in report.FITTED))
+    return found
+
+
+def placed(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Values of the originals that did not diverge at their places among all, `[originals, sets]`; NaN elsewhere.
+
+    A single row, which is of all originals together, stays one.
+
+    Args:
+        values: of the first of those that did not diverge, `[left, sets]`.
+        whole: of all originals, `[originals]`: whether each did not diverge.
+    """
+    if len(values) == 1:
+        return values
+    found = np.full((len(whole), values.shape[1]), np.nan)
+    found[np.flatnonzero(whole)[: len(values)]] = values
+    return found
 
 
 def pooled(sets: list[Answers]) -> np.ndarray:
@@ -229,8 +269,11 @@ def pooled(sets: list[Answers]) -> np.ndarray:
     return np.concatenate([each.loss.ravel() for each in sets])
 
 
-def overfitting(config: Config, models: Said, wrong: np.ndarray) -> dict[str, report.Interval]:
-    """How far the originals overfit, each with its 95% interval over originals, and over forget sets where it depends on them."""
+def overfitting(config: Config, models: Said, wrong: np.ndarray) -> dict[str, np.ndarray]:
+    """How far the originals overfit, by measure, `[originals, sets]`.
+
+    One set where it depends on none of them, one row where it depends on all originals together or on the oracles alone.
+    """
     forget, retain, test = ([each.right.mean(1) for each in models["original", split]] for split in report.SPLITS)
     train_loss, test_loss = (models["original", split][0].loss.mean(1) for split in ("retain", "test"))
     train = retain[0]  # of examples that no set asks about, the same in all sets
@@ -242,22 +285,39 @@ def overfitting(config: Config, models: Said, wrong: np.ndarray) -> dict[str, re
         "test_loss": test_loss,
         "loss_gap": test_loss - train_loss,
     }
-    found = {name: over(values[:, None]) for name, values in alone.items()}
-    oracles = models["oracle", "forget"]
-    found["forget_accuracy"] = over(np.stack(forget, axis=1))
-    found["oracle_accuracy"] = over(np.array([[each.right.mean() for each in oracles]]))
-    found["memorisation"] = over(np.stack([own - each.right.mean() for own, each in zip(forget, oracles, strict=True)], axis=1))
+    found = {name: values[:, None] for name, values in alone.items()}
+    originals, oracles = models["original", "forget"], models["oracle", "forget"]
+    found["forget_accuracy"] = np.stack(forget, axis=1)
+    found["oracle_accuracy"] = np.array([[each.right.mean() for each in oracles]])
+    found["memorisation"] = np.stack([own - each.right.mean() for own, each in zip(forget, oracles, strict=True)], axis=1)
     for name, part in (("memorised_wrong", wrong), ("memorised_right", ~wrong)):
         if part.any(axis=1).all():
             gains = [
                 (own.right[:, rows].mean(1) - other.right[:, rows].mean())
-                for own, other, rows in zip(models["original", "forget"], oracles, part, strict=True)
+                for own, other, rows in zip(originals, oracles, part, strict=True)
             ]
-            found[name] = over(np.stack(gains, axis=1))
-    attacks = [attack(config, own.phi, each.phi) for own, each in zip(models["original", "forget"], oracles, strict=True)]
-    found["lira_auc"] = over(np.stack([each for each, _ in attacks], axis=1))
-    found["lira_null"] = over(np.array([[guess for _, guess in attacks]]))
+            found[name] = np.stack(gains, axis=1)
+    attacks = [attack(config, own.phi, each.phi) for own, each in zip(originals, oracles, strict=True)]
+    found["lira_auc"] = np.stack([each for each, _ in attacks], axis=1)
+    found["lira_null"] = np.array([[guess for _, guess in attacks]])
+    found["mean_distance"] = np.array([[mean_distance(own.p, each.p) for own, each in zip(originals, oracles, strict=True)]])
     return found
+
+
+def mean_distance(own: np.ndarray, oracles: np.ndarray) -> float:
+    """Squared distance of the mean predictions of two ensembles, without what chance adds to it.
+
+    `|mean p - mean q|^2 - var(p) / n - var(q) / m`, squares and sample variances summed over classes, the mean over examples: its
+    expectation is the squared distance of the two distributions' means, however widely each is spread. From 0 to 2, but
+    for chance.
+
+    Args:
+        own: probabilities, `[n, examples, classes]`.
+        oracles: probabilities, `[m, examples, classes]`.
+    """
+    apart = np.square(own.mean(0) - oracles.mean(0))
+    chance = sum(each.var(0, ddof=1) / len(each) for each in (own, oracles))
+    return float((apart - chance).sum(-1).mean())
 
 
 def over(values: np.ndarray) -> report.Interval:
@@ -315,13 +375,11 @@ COSTS: dict[tuple[str, str], tuple[str, Compare]] = {
 def standings(config: Config, name: str, models: Said) -> list[report.Cost]:
     """How far a method is from retraining, on each forget set and over all, in null standard deviations too."""
     rows: list[report.Cost] = []
-    for (metric, split), (field, compare) in COSTS.items():
-        own, oracles = ([getattr(each, field) for each in models[kind, split]] for kind in (name, "oracle"))
-        count = min(len(own[0]), *(len(each) // 2 for each in oracles))
+    for metric, split in COSTS:
+        parts, nulls = held_against(config, name, models, metric, split)
+        count = len(parts)
         if count < 3:
             continue
-        found = [standing(config, compare, one[:count], other) for one, other in zip(own, oracles, strict=True)]
-        parts, nulls = np.stack([each for each, _ in found], axis=1), [null for _, null in found]
         for index, null_of_set in enumerate(nulls):
             interval = over(parts[:, [index]])
             rows.append(report.Cost(f"{config.forget.kind}-{index}", name, metric, split, *interval, *null_of_set[:2], count))
@@ -329,6 +387,23 @@ def standings(config: Config, name: str, models: Said) -> list[report.Cost]:
         mean = float(np.mean([each.mean for each in nulls]))
         rows.append(report.Cost(report.ALL, name, metric, split, *over(parts), mean, sd, count))
     return rows
+
+
+def held_against(config: Config, name: str, models: Said, metric: str, split: str) -> tuple[np.ndarray, list[Null]]:
+    """What each model of a method contributes to a metric, `[models, sets]`, and the null of each set; no rows if under three."""
+    field, compare = COSTS[metric, split]
+    own, oracles = ([getattr(each, field) for each in models[kind, split]] for kind in (name, "oracle"))
+    count = min(len(own[0]), *(len(each) // 2 for each in oracles))
+    if count < 3:
+        return np.zeros((0, len(own))), []
+    found = [standing(config, compare, one[:count], other) for one, other in zip(own, oracles, strict=True)]
+    return np.stack([parts for parts, _ in found], axis=1), [of_oracles for _, of_oracles in found]
+
+
+def beyond_null(config: Config, models: Said) -> np.ndarray:
+    """What doing nothing leaves: each original's part of the main metric less the null's mean, `[originals, sets]`."""
+    parts, nulls = held_against(config, "original", models, *report.MAIN)
+    return parts - [each.mean for each in nulls]
 
 
 def standing(config: Config, compare: Compare, own: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, Null]:
@@ -375,3 +450,25 @@ def agreement(found: list[report.Setting], methods: list[str]) -> list[report.Co
                     ranked = rank_agreement(np.array([[each.intervals[measure][0], value] for each, value in pairs]))
                     rows.append(report.Correlation(measure, method, kind, len(pairs), *(float(part[0, 1]) for part in ranked)))
     return rows
+
+
+def differences(found: list[report.Setting]) -> list[report.Difference]:
+    """Every setting minus each one before it on its axis, and minus the base where that is not on the axis, in every measure."""
+    rows: list[report.Difference] = []
+    for _, group in itertools.groupby(found[1:], key=lambda each: each.axis):
+        axis = list(group)
+        if all(each.intervals != found[0].intervals for each in axis):
+            axis.insert(0, found[0])
+        for other, one in itertools.combinations(axis, 2):
+            rows += [row for measure in report.DIFFERENCES if (row := subtracted(one, other, measure))]
+    return rows
+
+
+def subtracted(one: report.Setting, other: report.Setting, measure: str) -> report.Difference | None:
+    """One setting minus another, original by original and forget set by forget set; None if they share no original."""
+    gaps = one.parts[measure] - other.parts[measure]
+    gaps = gaps[np.isfinite(gaps).all(axis=1)]
+    if not len(gaps):
+        return None
+    sets = [float(each) for each in gaps.mean(axis=0)] if gaps.shape[1] > 1 else []
+    return report.Difference(measure, one.name, other.name, *over(gaps), sets)

@@ -26,6 +26,9 @@ from unlearn_jax.types import Cube, Labels, UsageError, Variables
 OPTIONS = {"--widths": "", "--width": "32", "--label-noises": "0,0.3", "--methods": "finetune", "--train.epochs": "60"}
 
 
+AT = ("axis", "setting")
+
+
 def read(path):
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -57,6 +60,36 @@ def test_every_setting_forget_set_method_and_metric_has_a_row(done):
     summary = (out / "summary.md").read_text()
     assert summary in said and "label noise 0.3" in summary
     assert set(json.loads((out / "results.json").read_text())["hyperparameters"]) == {"finetune"}
+
+
+def test_differences_are_between_what_the_other_tables_say(done):
+    out, _ = done
+    names = "base", "label noise 0", "label noise 0.3"
+    told = {
+        f"{row['axis']} {row['setting']}".strip(): {k: float(v or "nan") for k, v in row.items() if k not in AT}
+        for row in read(out / "settings.csv")
+    }
+    left = {name: {} for name in names}
+    for row in read(out / "results.csv"):
+        if row["method"] == "original" and (row["metric"], row["split"]) == report.MAIN:
+            left[f"{row['axis']} {row['setting']}".strip()][row["forget_set"]] = float(row["value"]) - float(row["null_mean"])
+    rows = {(row["setting"], row["minus"], row["measure"]): row for row in read(out / "differences.csv")}
+    assert len(rows) == 3 * len(report.DIFFERENCES)
+    for other, one in itertools.combinations(names, 2):
+        for measure, name in report.DIFFERENCES.items():
+            row = rows[one, other, name]
+            value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+            sets = [float(row[key]) for key in ("set_0", "set_1") if row[key]]
+            if measure == "left":
+                expected = left[one][report.ALL] - left[other][report.ALL]
+                assert sets == pytest.approx([left[one][each] - left[other][each] for each in ("random-0", "random-1")])
+            elif measure == "test_error":
+                expected = told[other]["test_accuracy"] - told[one]["test_accuracy"]
+            else:
+                expected = told[one][measure] - told[other][measure]
+            assert value == pytest.approx(expected, abs=1e-9) and low <= value <= high
+            assert bool(sets) == (measure not in ("accuracy_gap", "loss_gap", "test_error"))
+            assert not sets or np.mean(sets) == pytest.approx(value, abs=1e-9)
 
 
 def test_means_over_forget_sets_and_their_nulls_are_those_of_the_sets(done):
@@ -184,11 +217,83 @@ SIZES = {"original": 4, "oracle": 8, "scrub": 4}
 
 def a_setting(number, nothing, scrub, null_sd=0.01):
     intervals = {measure: (float(number), number - 1.0, number + 1.0) for measure in report.MEASURES}
+    counts = {"original": report.Unfitted(6, 1, 2), "oracle": report.Unfitted(36, 3, 4)}
     costs = [
         report.Cost(report.ALL, name, *report.MAIN, 0.1 + left, 0.1, 0.2, 0.1, null_sd, 6)
         for name, left in (("original", nothing), ("scrub", scrub))
     ]
-    return report.Setting("width", str(number), 10, intervals, costs, {})
+    return report.Setting("width", str(number), 10, intervals, costs, {}, counts, {})
+
+
+def compared(name, rows):
+    """A setting at a place on its axis whose every measure is made of these rows."""
+    return a_setting(0, 0.1, 0.1)._replace(value=name, parts=dict.fromkeys(report.DIFFERENCES, np.array(rows, float)))
+
+
+def test_one_setting_minus_another_is_paired_by_original_and_forget_set():
+    nan = math.nan
+    narrow = [[1, 5], [4, 9], [2, 2]]
+    row = capacity.subtracted(compared("8", [[3, 8], [6, 12], [4, 5]]), compared("4", narrow), "memorisation")
+    assert row[:4] == ("memorisation", "width 8", "width 4", 2.5) and row.sets == [2, 3]
+    assert row[4:6] == pytest.approx((2.5 - 12.7062 * 0.5, 2.5 + 12.7062 * 0.5), abs=1e-3)  # of two sets: t with one degree
+    same = capacity.subtracted(compared("8", np.array(narrow) + 2), compared("4", narrow), "memorisation")
+    assert same[3:6] == pytest.approx((2, 2, 2))  # originals differ from each other, and not in what is gained
+    shared = capacity.subtracted(compared("8", [[3, 7], [nan, nan], [4, 4]]), compared("4", narrow), "memorisation")
+    assert shared[3:6] == pytest.approx((2, 2, 2)) and shared.sets == [2, 2]
+    of_test = capacity.subtracted(compared("8", [[3], [5], [7]]), compared("4", [[1], [2], [3]]), "test_error")
+    assert of_test.value == 3 and of_test.low < 2 and of_test.sets == []
+    assert capacity.subtracted(compared("8", [[nan, nan]]), compared("4", [[1, 2]]), "left") is None
+
+
+def test_a_setting_is_compared_with_those_before_it_on_its_axis_and_with_the_base():
+    base, other, last = (a_setting(number, 0.1, 0.1)._replace(parts=compared("", [[number]] * 3).parts) for number in range(3))
+    found = [base._replace(axis="base", value="")]
+    found += [other._replace(value="2"), base._replace(value="4"), last._replace(value="8"), last._replace(axis="epochs")]
+    rows = [row for row in capacity.differences(found) if row.measure == "left"]
+    assert [(row.setting, row.minus, row.value) for row in rows] == [
+        ("width 4", "width 2", -1),
+        ("width 8", "width 2", 1),
+        ("width 8", "width 4", 2),
+        ("epochs 2", "base", 2),
+    ]
+    columns, cells = report.differences(drawn(found)._replace(differences=rows))
+    assert columns == ["measure", "setting", "minus", "value", "low", "high"]
+    assert cells[1] == ["left by doing nothing, bits", "width 8", "width 2", 1, 1, 1]
+
+
+def test_originals_that_diverged_are_nowhere():
+    found = capacity.placed(np.array([[1, 2], [3, 4]]), np.array([False, True, False, True, True]))
+    np.testing.assert_array_equal(found, [[np.nan] * 2, [1, 2], [np.nan] * 2, [3, 4], [np.nan] * 2])
+    np.testing.assert_array_equal(capacity.placed(np.array([[1, 2]]), np.array([True, True])), [[1, 2]])
+
+
+def test_networks_that_did_not_train_are_counted():
+    labels = np.zeros(200, int)
+
+    def right_on(*counts):
+        logits = np.zeros((2, len(counts) // 2, 200, 2))
+        for place, count in zip(np.ndindex(logits.shape[:2]), counts, strict=True):
+            logits[*place, count:, 1] = 1
+        return logits
+
+    originals = right_on(200, 198, 197, 179, 200, 198, 197, 179)  # 100, 99, 98.5 and 89.5%, the same of both sets
+    oracles = right_on(180, 200, 100, 0, 199, 200)
+    oracles[0, 1, 7] = np.nan
+    arrays = {"original/retain": originals, "oracle/retain": oracles, "retain_labels": labels}
+    assert capacity.unfitted(arrays) == {"original": (4, 1, 2), "oracle": (6, 3, 4)}
+    columns, rows = report.overview(drawn([a_setting(1, 0.1, 0.1)]))
+    told = dict(zip(columns, rows[0], strict=True))
+    assert [told[f"oracles{end}"] for end in ("", "_below_90", "_below_99")] == [36, 3, 4] and told["originals_below_90"] == 1
+    assert "| 1 (2) of 6; 3 (4) of 36 |" in report.summary(drawn([a_setting(1, 0.1, 0.1)]))
+
+
+def test_the_distance_of_mean_predictions_is_without_what_chance_adds():
+    own, oracles = np.array([[[1.0, 0]], [[0.6, 0.4]]]), np.array([[[0.2, 0.8]], [[0.2, 0.8]], [[0.5, 0.5]]])
+    chance = 2 * (0.08 / 2 + 0.03 / 3)
+    assert capacity.mean_distance(own, oracles) == pytest.approx(2 * 0.5**2 - chance)
+    rng = np.random.default_rng(0)
+    draws = [[rng.dirichlet(weights, (count, 1)) for weights, count in (((2, 1, 1), 3), ((1, 2, 1), 4))] for _ in range(4000)]
+    assert np.mean([capacity.mean_distance(*each) for each in draws]) == pytest.approx(2 * 0.25**2, abs=0.01)
 
 
 def test_correlations_are_over_settings_that_differ_and_shares_over_those_where_something_shows():
@@ -252,7 +357,7 @@ def test_a_mistake_names_its_option(changed, option):
 
 
 def drawn(found):
-    return report.Study("some", ["scrub"], found, [])
+    return report.Study("some", ["scrub"], found, [], [])
 
 
 def test_titles_and_ticks_of_narrow_columns_stay_apart():

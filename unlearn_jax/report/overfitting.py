@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 SPLITS = tuple(COLOUR_OF)
+KINDS = ("original", "oracle")
 ALL = "all"  # in place of a forget set's name: the mean over them
 MAIN = ("js_divergence", "forget")  # what is left: smooth with few models, where a histogram metric says little
 MEASURES = {
@@ -33,8 +34,21 @@ MEASURES = {
     "memorised_right": "of right labels",
     "lira_auc": "LiRA AUC",
     "lira_null": "LiRA AUC of oracles",
+    "mean_distance": "squared distance of mean predictions on F",
 }
 """Measure -> what it is called."""
+UNSEEN = ("train_loss", "test_loss", "mean_distance")  # measures that are in settings.csv only
+DIFFERENCES = {
+    "memorisation": "memorisation, points",
+    "lira_auc": "LiRA AUC",
+    "accuracy_gap": "gap, points",
+    "loss_gap": "loss gap, nats",
+    "test_error": "test error, points",
+    "left": "left by doing nothing, bits",
+    "mean_distance": "squared distance of mean predictions on F",
+}
+"""What one setting is subtracted from another in -> what it is called."""
+FITTED = (90, 99)  # percent of retain, below which a network is said not to fit
 REACHED = 1.0  # percent of training error, below which a model is said to interpolate
 VISIBLE = 2.0  # null standard deviations that doing nothing is away, where a share of it is spoken of
 OVERFITTING = ("train_loss", "loss_gap", "accuracy_gap", "memorisation", "lira_auc")
@@ -91,6 +105,14 @@ class Cost(NamedTuple):
         return self.z, low, high
 
 
+class Unfitted(NamedTuple):
+    """How many networks there are, and how many of them are below each of `FITTED` on retain."""
+
+    networks: int
+    below_90: int
+    below_99: int
+
+
 class Setting(NamedTuple):
     """One setting.
 
@@ -101,6 +123,9 @@ class Setting(NamedTuple):
         intervals: by measure, the value and its 95% interval.
         costs: of doing nothing and of each method.
         losses: of all models on all examples, nats, by kind (original, oracle) and split.
+        unfitted: networks that did not train, by kind.
+        parts: what each original says of each of `DIFFERENCES` on each forget set, NaN where it diverged; one set where it
+            depends on none, one row where it depends on all originals together.
     """
 
     axis: str
@@ -109,6 +134,8 @@ class Setting(NamedTuple):
     intervals: dict[str, Interval]
     costs: list[Cost]
     losses: dict[tuple[str, str], Float[np.ndarray, " answers"]]
+    unfitted: dict[str, Unfitted]
+    parts: dict[str, Float[np.ndarray, "_originals _sets"]]
 
     @property
     def name(self) -> str:
@@ -155,6 +182,18 @@ class Correlation(NamedTuple):
     high: float
 
 
+class Difference(NamedTuple):
+    """One setting minus another, on the same forget sets, and its 95% interval."""
+
+    measure: str
+    setting: str
+    minus: str
+    value: float
+    low: float
+    high: float
+    sets: list[float]  # on each forget set; empty where it depends on none
+
+
 class Study(NamedTuple):
     """All settings, the base first."""
 
@@ -162,6 +201,7 @@ class Study(NamedTuple):
     methods: list[str]
     settings: list[Setting]
     correlations: list[Correlation]
+    differences: list[Difference]
 
     @property
     def axes(self) -> dict[str, list[Setting]]:
@@ -189,11 +229,13 @@ def table(study: Study) -> tuple[list[str], list[list[Any]]]:
 def overview(study: Study) -> tuple[list[str], list[list[Any]]]:
     """The columns and rows of settings.csv, a row for each setting."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+    counts = [f"{kind}{end}" for kind in KINDS for end in ("s", *(f"s_below_{limit}" for limit in FITTED))]
     rows = []
     for each in study.settings:
         ends = [end for measure in MEASURES for end in each.intervals.get(measure, (None,) * 3)]
-        rows.append([each.axis, each.value, each.parameters, *ends])
-    return ["axis", "setting", "parameters", *columns], rows
+        of_kinds = [count for kind in KINDS for count in each.unfitted[kind]]
+        rows.append([each.axis, each.value, each.parameters, *of_kinds, *ends])
+    return ["axis", "setting", "parameters", *counts, *columns], rows
 
 
 def correlations(study: Study) -> tuple[list[str], list[list[Any]]]:
@@ -201,13 +243,22 @@ def correlations(study: Study) -> tuple[list[str], list[list[Any]]]:
     return list(Correlation._fields), [[_cell(cell) for cell in each] for each in study.correlations]
 
 
+def differences(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of differences.csv: a row for each two settings and measure."""
+    count = max((len(each.sets) for each in study.differences), default=0)
+    rows = []
+    for measure, *rest, sets in study.differences:
+        own = [*sets, *[None] * (count - len(sets))]
+        rows.append([DIFFERENCES[measure], *map(_cell, rest), *own])
+    return [*Difference._fields[:-1], *(f"set_{index}" for index in range(count))], rows
+
+
 def summary(study: Study) -> str:
     """What summary.md says."""
-    shown = [
-        measure for measure in MEASURES if measure not in ("train_loss", "test_loss") and measure in study.settings[0].intervals
-    ]
+    shown = [measure for measure in MEASURES if measure not in UNSEEN and measure in study.settings[0].intervals]
     first = [
-        [each.name, str(each.parameters), *(_interval(each.intervals.get(name)) for name in shown)] for each in study.settings
+        [each.name, str(each.parameters), _unfitted(each), *(_interval(each.intervals.get(name)) for name in shown)]
+        for each in study.settings
     ]
     names = ["original", *study.methods]
     second = []
@@ -229,11 +280,12 @@ def summary(study: Study) -> str:
         ]
         for each in study.correlations
     ]
+    below = f"below {FITTED[0]}% ({FITTED[1]}%) on retain: originals; oracles"
     text = [
         f"# Unlearning as overfitting: {study.title}",
         "95% intervals over originals, and over forget sets where something depends on them. Memorisation: accuracy of originals "
         "on F minus that of models retrained without it.",
-        markdown(["", "parameters", *(MEASURES[name] for name in shown)], first),
+        markdown(["", "parameters", below, *(MEASURES[name] for name in shown)], first),
         "What is left after unlearning: Jensen-Shannon divergence to the oracles on F, beyond what retrained models score, in "
         "null standard deviations (which grow with the number of models); then in bits. Last: test accuracy minus the oracles'.",
         markdown(["", *(f"{name}: z; bits" for name in names), *(f"{name}: test, points" for name in names[1:])], second),
@@ -462,6 +514,11 @@ def _cut(row: Sequence["matplotlib.axes.Axes"], values: Sequence[float]) -> None
 
 def _cell(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _unfitted(each: Setting) -> str:
+    found = [each.unfitted[kind] for kind in KINDS]
+    return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in found)
 
 
 def _interval(found: Interval | None) -> str:
