@@ -234,7 +234,7 @@ class _Trainer:
         self.compile_seconds += ready - start
         states, plans = zip(*(begin(*each, self.problem) for each in own), strict=True)
         for number in range(self.epochs):
-            states = [epoch(state, plan, jnp.int32(number), self.problem) for state, plan in zip(states, plans, strict=True)]
+            states = tuple(epoch(state, plan, jnp.int32(number), self.problem) for state, plan in zip(states, plans, strict=True))
             seen = [accuracy(state.variables, self.problem) for state in states]
             epoch_done(number + 1, np.concatenate(seen)[:members])
         variables = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(state.variables for state in states))
