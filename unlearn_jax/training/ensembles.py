@@ -119,8 +119,8 @@ def per_call(members: Any, strategy: str = "auto") -> list[Any]:
     """A tree of members as a program of `over_members` takes them, call by call: padded, on the devices, under `map` one on each.
 
     A loop over members inside the program saves nothing where a member takes milliseconds, and reading and writing each of its
-    arrays costs the compiler a sixth to a third of its time; without it one program serves any number of members. Under `vmap`
-    a call takes all.
+    arrays costs the compiler up to a third of its time; without it one program serves any number of members. Under `vmap` a call
+    takes all.
     """
     whole, own = padded(members), NamedSharding(mesh(), PartitionSpec("member"))
     count = len(jax.tree.leaves(whole)[0])
