@@ -84,6 +84,8 @@ class Config(unlearning.Config):
         from unlearn_jax.types import UsageError  # brings JAX with it, which --help must not
 
         super().check()
+        for depth in self.numbers("depths", int):
+            require(depth >= 8 and depth % 6 == 2, "--depths", depth, "expected 6n+2: 8, 14, 20, ...")
         for axis, value, variant in self.variants()[1:]:
             try:
                 super(Config, variant).check()

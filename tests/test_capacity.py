@@ -343,6 +343,8 @@ def test_settings_are_what_their_axes_say():
         ({"methods": "retrain"}, "--methods"),
         ({"methods": "sisa"}, "--methods"),
         ({"widths": "4,x"}, "--widths"),
+        ({"depths": "8,9"}, "--depths"),
+        ({"depths": "2"}, "--depths"),
         ({"widths": "0"}, "--widths"),
         ({"widths": "0,8"}, "--widths"),
         ({"label_noises": "0,nan"}, "--label-noises"),

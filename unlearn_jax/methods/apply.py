@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
-from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, recorded, step_bytes
+from unlearn_jax.training.ensembles import call_size, chunk_size, over_members, per_call, recorded, step_bytes
 from unlearn_jax.types import Key, Problem, Variables
 
 
@@ -102,11 +102,10 @@ class Unlearner:
             self.chunk = chunk_size(lambda: step_bytes(method, *arguments), self.members, self.strategy)
         program = over_members(method, (True, True, True, True, False), self.strategy)
         for chunk in self._chunks():
-            first, *_ = per_call(jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], self.own), self.strategy)
-            size = len(jax.tree.leaves(first)[0])
+            size = call_size(chunk.stop - chunk.start, self.strategy)
             if size not in self._compiled:
-                keys = jax.ShapeDtypeStruct((size,), key.dtype)
-                self._compiled[size] = program.lower(keys, *first, self.problem).compile()
+                call = jax.tree.map(lambda leaf, size=size: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), (key, *first))
+                self._compiled[size] = program.lower(*call, self.problem).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:

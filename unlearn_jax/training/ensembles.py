@@ -124,9 +124,15 @@ def per_call(members: Any, strategy: str = "auto") -> list[Any]:
     """
     whole, own = padded(members), NamedSharding(mesh(), PartitionSpec("member"))
     count = len(jax.tree.leaves(whole)[0])
-    size = count if resolved(strategy) == "vmap" else mesh().size
-    calls = [slice(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
+    size = call_size(count, strategy)
+    calls = [slice(first, first + size) for first in range(0, max(count, 1), size)]
     return [jax.device_put(jax.tree.map(lambda leaf, some=some: leaf[some], whole), own) for some in calls]
+
+
+def call_size(members: int, strategy: str = "auto") -> int:
+    """How many members each call of `per_call` holds."""
+    devices = mesh().size
+    return devices * max(-(-members // devices), 1) if resolved(strategy) == "vmap" else devices
 
 
 def recorded(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:

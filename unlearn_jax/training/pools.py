@@ -218,7 +218,9 @@ class _Trainer:
         """The members of these keys, and the seconds it took without compilation."""
         members = len(keys)
         own = per_call((keys, masks) if masks.ndim == 2 else (keys,), self.strategy)
-        own = [(key, *(mask or [shared(masks)])) for key, *mask in own]
+        if masks.ndim == 1:
+            same = shared(masks)
+            own = [(key, same) for (key,) in own]
         start = time.perf_counter()
         size = len(own[0][0])
         if size not in self._compiled:
