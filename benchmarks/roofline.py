@@ -8,7 +8,8 @@ Rates are by the process's own CPU seconds, the best of many runs that take turn
 
 The forms of a 3x3 convolution, forward and backward, on `[channels, height, width, batch]`:
 
-* `patches`: nine shifted slices and one product (what the networks use, `unlearn_jax.models.convolution`);
+* `products`: what the networks use (`unlearn_jax.models.convolution`): Winograd's F(2, 3) along the height, or the whole map;
+* `patches`: nine shifted slices and one product;
 * `tiles`: the same for a quarter of the batch at a time, so that the slices stay in the cache;
 * `rows`: three slices, and one product for each row of the kernel;
 * `winograd`: F(2x2, 3x3), sixteen products with 2.25 times less arithmetic (Lavin and Gray 2015, arXiv 1509.09308);
@@ -43,7 +44,7 @@ from unlearn_jax.types import Examples, Model, Problem, Recipe
 
 PEAK = 4096
 TURNS = 20  # of the loop around each convolution
-SHAPES = ((16, 8), (32, 4), (64, 2))  # channels and pixels of ResNet-8's stages, width 16, on digits
+SHAPES = ((16, 8), (32, 4), (64, 2), (16, 28))  # channels and pixels: ResNet-8's stages, width 16, on digits; Fashion-MNIST
 BATCH = 128
 
 Program = tuple[Callable[[], Any], float, float]  # to be called, GFLOP of matrix products, GB that XLA says it touches
@@ -99,9 +100,14 @@ def limits(seconds: float) -> tuple[float, float]:
     return 2 * PEAK**3 / best["product"] / 1e9, 2 * large.nbytes / best["copy"] / 1e9
 
 
+def patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One product over all patches."""
+    return convolve(x, kernel, form="patches")
+
+
 def tiles(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A quarter of the batch at a time."""
-    return jnp.concatenate([convolve(part, kernel) for part in jnp.split(x, 4, axis=3)], axis=3)
+    """Patches of a quarter of the batch at a time."""
+    return jnp.concatenate([patches(part, kernel) for part in jnp.split(x, 4, axis=3)], axis=3)
 
 
 def rows_of_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -145,7 +151,7 @@ def own(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def convolutions() -> dict[str, Program]:
     """Every form, forward and backward, at every shape; checked against `patches`. The work is that of the definition."""
-    forms = {"patches": convolve, "tiles": tiles, "rows": rows_of_kernel, "winograd": winograd, "xla": own}
+    forms = {"products": convolve, "patches": patches, "tiles": tiles, "rows": rows_of_kernel, "winograd": winograd, "xla": own}
     found: dict[str, Program] = {}
     for channels, pixels in SHAPES:
         rng = np.random.default_rng(0)
@@ -153,7 +159,7 @@ def convolutions() -> dict[str, Program]:
         kernel = jnp.asarray(rng.normal(size=(3, 3, channels, channels)), jnp.float32)
         work = 3 * 2 * 9 * channels**2 * pixels**2 * BATCH / 1e9
         for name, form in forms.items():
-            np.testing.assert_allclose(form(x, kernel), convolve(x, kernel), atol=2e-3)
+            np.testing.assert_allclose(form(x, kernel), patches(x, kernel), atol=2e-3)
 
             def turn(carry: tuple, _: None, form: Callable = form) -> tuple:
                 answer, backward = jax.vjp(form, *carry)

@@ -14,10 +14,11 @@ PyTorch is no dependency of this project: where `pip install torch` was not run,
 
 PyTorch's processes keep the memory that they have, which speeds them up. Compilation is timed apart. Seconds are by the clock,
 which on a machine that others use times the others too; `processor` are the seconds of all cores that the process itself used.
-Rates count matrix products and convolutions.
+Rates count matrix products and convolutions, as their definition has it.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -209,13 +210,14 @@ def one_pool(arguments: argparse.Namespace, dataset: str) -> Iterator[dict[str, 
 
     on_cpu, small = jax.default_backend() == "cpu", dataset == "digits"
     size, epochs = (None, 10) if small else ((1280, 3) if on_cpu else (None, 10))
-    ways = [("map", "patches"), ("vmap", "patches")]
+    forms = ["products", "patches"]
     if small or not on_cpu:  # on a CPU, XLA's own convolutions would take a quarter of an hour on the larger images
-        ways += [("map", "xla"), ("vmap", "xla")]
+        forms += ["xla"]
+    by_definition = prepared(arguments, dataset, size, epochs, "patches")[1]
+    work = flops(refit, jax.random.key(0), by_definition) / 1e9
     ours: dict[str, dict[str, Any]] = {}
-    for strategy, form in ways:
+    for form, strategy in itertools.product(forms, ("map", "vmap")):
         data, problem = prepared(arguments, dataset, size, epochs, form)
-        work = flops(refit, jax.random.key(0), problem) / 1e9
         with tempfile.TemporaryDirectory() as cache:
             batching: dict[str, Any] = {"strategy": strategy, "cache": Path(cache), "identity": {}}
             mask = np.ones(len(data.train.labels), bool)
@@ -250,7 +252,7 @@ def one_pool(arguments: argparse.Namespace, dataset: str) -> Iterator[dict[str, 
                     yield {"data": dataset, "way": way, **row, "ours_is_faster": each["seconds"] / best}
 
 
-def prepared(arguments: argparse.Namespace, dataset: str, size: int | None, epochs: int, form: str = "auto") -> tuple:
+def prepared(arguments: argparse.Namespace, dataset: str, size: int | None, epochs: int, form: str) -> tuple:
     """A data set without wrong labels, and the problem of training on it; a random tenth is to be forgotten."""
     from unlearn_jax.data import load
     from unlearn_jax.models import build
@@ -282,11 +284,12 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from configs.unlearning import Config
     from unlearn_jax.methods import hyperparameters
     from unlearn_jax.methods.apply import Unlearner
+    from unlearn_jax.models.convolution import fastest
     from unlearn_jax.training.cost import example_flops, flops
     from unlearn_jax.training.fit import refit
     from unlearn_jax.training.pools import member_keys, train_pool
 
-    _, problem = prepared(arguments, "digits", None, 10)
+    _, problem = prepared(arguments, "digits", None, 10, fastest())
     retained = np.asarray(problem.kept & ~problem.forget)
     with tempfile.TemporaryDirectory() as cache:
         given: dict[str, Any] = {"members": arguments.members, "seed": 0, "cache": Path(cache), "identity": {}}

@@ -69,8 +69,8 @@ class Common:
     """The members of a chunk on one device: all at once or one by one; auto: what was measured to be faster there."""
     chunk: int | None = None
     """Members trained, and saved, at a time; None: what fits in memory."""
-    convolution: Literal["auto", "patches", "xla"] = "auto"
-    """A matrix product over patches, or XLA's own convolution; auto: what was measured to be faster on the device."""
+    convolution: Literal["auto", "products", "patches", "xla"] = "auto"
+    """Matrix products over patches, the fewest or always one, or XLA's own convolution; auto: measured to be fastest on the device."""
 
     profile: bool = False
     """Also say which ten stages took longest, with a trace of all for Perfetto; with --smoke one of every operation as well."""

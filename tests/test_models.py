@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.models import as_model, build, draw_kernels, through_waves
+from unlearn_jax.models import as_model, build, convolution, draw_kernels, through_waves
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
+from unlearn_jax.training.cost import flops
 from unlearn_jax.types import Model, UsageError, Variables
 
 close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
@@ -66,6 +68,45 @@ def test_convolve_is_flax_conv_for_every_shape(shape, features, size, stride, fo
     kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], features)).astype(np.float32)
     expected = flax_conv(features, size, stride).apply({"params": {"kernel": kernel}}, x)
     close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form)), expected)
+    with mock.patch.multiple(convolution, CHANNELS=1, MULTIPLICATIONS=1):  # Winograd's form for all that it can do
+        close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form)), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "stride", "multiplications"),
+    [
+        ((16, 8, 8), 16, 1, 6 * 64 * 16 * 16),  # nine a pixel by the definition
+        ((32, 3, 7), 32, 1, 6 * 28 * 32 * 32),  # as of four rows
+        ((16, 4, 4), 16, 1, 9 * 16 * 16 * 16),  # too small to be worth it
+        ((16, 8, 8), 16, 2, 9 * 16 * 16 * 16),
+        ((4, 16, 16), 64, 1, 9 * 256 * 4 * 64),  # too few channels
+        ((5, 2, 2), 7, 1, 4 * 4 * 5 * 7),
+        ((5, 2, 2), 7, 2, 4 * 5 * 7),
+        ((5, 1, 1), 7, 1, 5 * 7),
+        ((5, 1, 2), 7, 2, 2 * 5 * 7),
+    ],
+)
+def test_products_are_fewer_multiplications_and_the_same_convolution(shape, features, stride, multiplications):
+    x, kernel = images_of((*shape, 3)), images_of((3, 3, shape[0], features), 1) / (3 * shape[0] ** 0.5)
+    assert flops(partial(convolve, stride=stride), x, kernel) == 2 * 3 * multiplications
+
+    def both(form):
+        y, pull = jax.vjp(partial(convolve, stride=stride, form=form), x, kernel)
+        return y, pull(jnp.sin(y))
+
+    jax.tree.map(partial(close, rtol=1e-4, atol=1e-4), both("products"), both("xla"))
+
+
+def test_products_are_differentiable_forwards_and_twice():
+    x, kernel = images_of((16, 8, 8, 2)), images_of((3, 3, 16, 16), 1) / 12
+
+    def curved(form):
+        def loss(kernel):
+            return jnp.sum(jnp.sin(convolve(x, kernel, form=form)))
+
+        return jax.jvp(jax.grad(loss), (kernel,), (images_of(kernel.shape, 2),))
+
+    jax.tree.map(partial(close, rtol=1e-3, atol=1e-3), curved("products"), curved("patches"))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -82,7 +123,7 @@ def test_convolution_batched_over_kernels_is_one_after_the_other(form, stride):
 
 
 def test_the_cpu_takes_the_form_that_stays_a_matrix_product():
-    assert fastest() == "patches"
+    assert fastest() == "products"
     jaxpr = str(jax.make_jaxpr(jax.vmap(convolve, in_axes=(None, 0)))(jnp.ones((2, 5, 5, 1)), jnp.ones((3, 3, 3, 2, 4))))
     assert "dot_general" in jaxpr
     assert "conv_general_dilated" not in jaxpr
@@ -133,7 +174,7 @@ def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, nor
         assert names == ["hidden1", "hidden2", "head"]
 
 
-def small(normalisation="batch", form="patches", width=2):
+def small(normalisation="batch", form="products", width=2):
     """A ResNet of two stages of one block: all that larger ones are made of, and quick to compile."""
     return as_model(ResNet(3, (1, 1), width, normalisation, form), block_names((1, 1)))
 
@@ -200,7 +241,7 @@ def test_statistics_are_each_members_own():
         jax.tree.map(partial(close, rtol=1e-3, atol=1e-3), alone, model.apply(variables, x, train=True))
 
 
-@pytest.mark.parametrize(("normalisation", "form"), [("batch", "patches"), ("batch", "xla"), ("group", "patches")])
+@pytest.mark.parametrize(("normalisation", "form"), [("batch", "products"), ("batch", "xla"), ("group", "products")])
 def test_in_eval_mode_an_example_does_not_see_the_others(normalisation, form):
     model = small(normalisation, form)
     x = images_of((4, 6, 6, 2))
@@ -214,14 +255,14 @@ def test_in_eval_mode_an_example_does_not_see_the_others(normalisation, form):
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_both_forms_of_convolution_make_the_same_network(normalisation):
+def test_all_forms_of_convolution_make_the_same_network(normalisation):
     x = images_of((4, 7, 7, 1))
-    patches, xla = (small(normalisation, form, width=3) for form in FORMS)
-    assert shapes(patches, x.shape[1:]) == shapes(xla, x.shape[1:])
-    variables = filled(patches, x.shape[1:])
-    jax.tree.map(
-        partial(close, rtol=1e-3, atol=1e-3), patches.apply(variables, x, train=True), xla.apply(variables, x, train=True)
-    )
+    products, *others = (small(normalisation, form, width=16) for form in FORMS)
+    variables = filled(products, x.shape[1:])
+    expected = products.apply(variables, x, train=True)
+    for other in others:
+        assert shapes(other, x.shape[1:]) == shapes(products, x.shape[1:])
+        jax.tree.map(partial(close, rtol=1e-3, atol=1e-3), other.apply(variables, x, train=True), expected)
 
 
 @pytest.mark.parametrize(("width", "groups"), [(16, 8), (10, 5)])

@@ -467,7 +467,7 @@ def test_a_convolution_costs_two_for_each_multiplication(groups):
     assert flops(convolution, x, kernel) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4 // groups)
 
 
-def test_both_forms_of_a_network_cost_the_same_forward():
+def test_patches_cost_what_the_definition_does_forward():
     forms = [as_model(ResNet(CLASSES, (1, 1), 2, form=form), block_names((1, 1))) for form in ("patches", "xla")]
     variables = jax.eval_shape(forms[0].init, jax.random.key(0), jnp.zeros((1, *IMAGE)))
     patches, xla = (flops(model.apply, variables, jnp.zeros((2, *IMAGE))) for model in forms)

@@ -25,7 +25,7 @@ def build(
     classes: int,
     width: int = 16,
     normalisation: str = "batch",
-    convolution: str = "patches",
+    convolution: str = "products",
     layers: int = 2,
     activation: str = "relu",
 ) -> Model:
@@ -36,7 +36,7 @@ def build(
         classes: outputs.
         width: channels of the first stage, or hidden units of the MLP.
         normalisation: `batch` or `group`.
-        convolution: `patches` or `xla`, see `convolution.convolve`.
+        convolution: `products`, `patches` or `xla`, see `convolution.convolve`.
         layers: hidden layers of the MLP.
         activation: of the MLP, see `mlp.ACTIVATIONS`.
 

@@ -69,7 +69,7 @@ class ResNet(nn.Module):
     stages: Sequence[int]
     width: int
     normalisation: str = "batch"
-    form: str = "patches"
+    form: str = "products"
     scanned: bool = True
 
     @nn.compact

@@ -21,7 +21,7 @@ from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
 
-FORMAT = 1  # part of every identity: raise it when training changes what it computes
+FORMAT = 2  # part of every identity: raise it when training changes what it computes
 WATCHED = 256  # held-out examples whose accuracy is reported during training
 
 
