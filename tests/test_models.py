@@ -77,11 +77,14 @@ def test_convolve_is_flax_conv_for_every_shape(shape, features, size, stride, fo
     [
         ((16, 8, 8), 16, 1, 6 * 64 * 16 * 16),  # nine a pixel by the definition
         ((32, 3, 7), 32, 1, 6 * 28 * 32 * 32),  # as of four rows
+        ((32, 4, 4), 32, 1, 6 * 3 * 4 * 32 * 32),
         ((16, 4, 4), 16, 1, 9 * 16 * 16 * 16),  # too small to be worth it
         ((16, 8, 8), 16, 2, 9 * 16 * 16 * 16),
         ((4, 16, 16), 64, 1, 9 * 256 * 4 * 64),  # too few channels
         ((5, 2, 2), 7, 1, 4 * 4 * 5 * 7),
         ((5, 2, 2), 7, 2, 4 * 5 * 7),
+        ((5, 4, 4), 7, 2, 25 * 5 * 7),  # nine, six, six and four pixels
+        ((5, 3, 4), 7, 2, 20 * 5 * 7),
         ((5, 1, 1), 7, 1, 5 * 7),
         ((5, 1, 2), 7, 2, 2 * 5 * 7),
     ],

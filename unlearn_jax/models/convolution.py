@@ -5,6 +5,10 @@
 The network inside works on `[channels, height, width, batch]`: the product then reads and writes contiguous rows.
 """
 
+import functools
+import operator
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,33 @@ FASTEST = {"cpu": "products"}
 # `products` takes Winograd's form from here on; below, it saves less than it costs to compile (benchmarks/roofline.py).
 CHANNELS = 8  # of the input
 MULTIPLICATIONS = 2**14  # channels x features x height x width
+# F(rows, 3): what rows of the image are combined to, what rows of the kernel are, and what their products are (Lavin and Gray).
+WINOGRAD = {
+    2: (
+        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+        ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+        ((1, 1, 1, 0), (0, 1, -1, -1)),
+    ),
+    4: (
+        (
+            (4, 0, -5, 0, 1, 0),
+            (0, -4, -4, 1, 1, 0),
+            (0, 4, -4, -1, 1, 0),
+            (0, -2, -1, 2, 1, 0),
+            (0, 2, -1, -2, 1, 0),
+            (0, 4, 0, -5, 0, 1),
+        ),
+        (
+            (1 / 4, 0, 0),
+            (-1 / 6, -1 / 6, -1 / 6),
+            (-1 / 6, 1 / 6, -1 / 6),
+            (1 / 24, 1 / 12, 1 / 6),
+            (1 / 24, -1 / 12, 1 / 6),
+            (0, 0, 1),
+        ),
+        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+    ),
+}
 
 
 def fastest() -> str:
@@ -54,7 +85,7 @@ def convolve(
         kernel: as `flax.linen.Conv` keeps it.
         stride: in pixels, the same both ways.
         form: `patches`, one matrix product over shifted slices; `products`, the same, but with fewer multiplications where the
-            shape allows it, see `_whole` and `_winograd`; or `xla`, the backend's own convolution.
+            shape allows it, see `_windows` and `_winograd`; or `xla`, the backend's own convolution.
 
     Raises:
         ValueError: unknown form.
@@ -66,10 +97,10 @@ def convolve(
     size, _, channels, features = kernel.shape
     _, height, width, _ = x.shape
     if form == "products" and size == 3:
-        if max(height, width) <= 2:
-            return _whole(x, kernel, stride)
+        if max(height, width) <= 2 * stride:
+            return _windows(x, kernel, stride)
         if stride == 1 and channels >= CHANNELS and channels * features * height * width >= MULTIPLICATIONS:
-            return _winograd(x, kernel)
+            return _winograd(x, kernel, 4 if height == 4 else 2)
     return _product(kernel, _patches(x, size, stride))
 
 
@@ -79,42 +110,49 @@ def _product(kernel: Array, columns: Array) -> Array:
     return product.reshape(-1, *columns.shape[1:])
 
 
-def _whole(x: Array, kernel: Array, stride: int) -> Array:
-    """Of maps of at most 2x2 pixels: each output sees each pixel, so one product with the kernel laid out does without zeros.
+def _windows(x: Array, kernel: Array, stride: int) -> Array:
+    """For at most 2x2 outputs: a product for each, of what it sees of the image with that part of the kernel.
 
-    Patches of 2x2 pixels are zeros for five ninths, of a single pixel for eight.
+    Patches would be zeros for five ninths on an image of 2x2 pixels, for a third on one of 4x4 with a stride of 2.
     """
     _, height, width, batch = x.shape
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    top, left = _same_padding(height, 3, stride)[0], _same_padding(width, 3, stride)[0]
-    seen = [
-        kernel[top - i * stride :, left - j * stride :][:height, :width].reshape(-1, kernel.shape[3])
-        for i in range(out_height)
-        for j in range(out_width)
+    pixels = jnp.transpose(x, (1, 2, 0, 3))
+    rows, columns = (_seen(length, kernel.shape[0], stride) for length in (height, width))
+    outputs = [
+        kernel[of_kernel_row, of_kernel_column].reshape(-1, kernel.shape[3]).T @ pixels[row, column].reshape(-1, batch)
+        for row, of_kernel_row in rows
+        for column, of_kernel_column in columns
     ]
-    pixels = jnp.transpose(x, (1, 2, 0, 3)).reshape(-1, batch)
-    product = jnp.concatenate(seen, axis=1).T @ pixels
-    return jnp.transpose(product.reshape(out_height, out_width, -1, batch), (2, 0, 1, 3))
+    return jnp.stack(outputs, axis=1).reshape(-1, len(rows), len(columns), batch)
 
 
-def _winograd(x: Array, kernel: Array) -> Array:
-    """Two rows at a time by four products in place of six, F(2, 3) along the height (Lavin and Gray 2015, arXiv 1509.09308).
+def _seen(length: int, size: int, stride: int) -> list[tuple[slice, slice]]:
+    """For each output along an axis: which pixels it sees, and through which part of the kernel."""
+    starts = [output * stride - _same_padding(length, size, stride)[0] for output in range(-(-length // stride))]
+    return [(slice(max(at, 0), min(at + size, length)), slice(max(-at, 0), min(length - at, size))) for at in starts]
 
-    Along the width it is patches still, of which there are two thirds as many.
+
+def _winograd(x: Array, kernel: Array, rows: int) -> Array:
+    """F(rows, 3) along the height (Lavin and Gray 2015, arXiv 1509.09308): four products for two rows, or six for four.
+
+    Along the width it is patches still, a third as many for each product.
     """
+    of_image, of_kernel, of_products = WINOGRAD[rows]
     _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1), (0, 0)))
-    pairs = -(-height // 2)
-    first, second, third, fourth = (padded[:, row : row + 2 * pairs - 1 : 2] for row in range(4))
-    above, centre, below = kernel
-    rows = (first - third, second + third, third - second, second - fourth)
-    kernels = (above, (above + centre + below) / 2, (above - centre + below) / 2, below)
-    a, b, c, d = (
-        _product(part, jnp.concatenate([row[:, :, j : j + width] for j in range(3)]))
-        for part, row in zip(kernels, rows, strict=True)
-    )
-    both = jnp.stack([a + b + c, b - c - d], axis=2)
-    return both.reshape(both.shape[0], 2 * pairs, *both.shape[3:])[:, :height]
+    tiles = -(-height // rows)
+    padded = jnp.pad(x, ((0, 0), (1, 1 + tiles * rows - height), (1, 1), (0, 0)))
+    image = _combined(of_image, [padded[:, row : row + rows * (tiles - 1) + 1 : rows] for row in range(rows + 2)])
+    products = [
+        _product(part, jnp.concatenate([seen[:, :, j : j + width] for j in range(3)]))
+        for part, seen in zip(_combined(of_kernel, list(kernel)), image, strict=True)
+    ]
+    whole = jnp.stack(_combined(of_products, products), axis=2)
+    return whole.reshape(whole.shape[0], tiles * rows, *whole.shape[3:])[:, :height]
+
+
+def _combined(factors: Sequence[Sequence[int | float]], terms: list[Array]) -> list[Array]:
+    """The matrix `factors` times `terms`."""
+    return [functools.reduce(operator.add, [f * t for f, t in zip(row, terms, strict=True) if f]) for row in factors]
 
 
 class Convolution(nn.Module):
