@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 FORMS = ("products", "patches", "xla")
 # GPUs get `xla`, unmeasured: benchmarks/strategies.py is to say.
 FASTEST = {"cpu": "products"}
-# `products` takes Winograd's form from here on; below, it saves less than it costs to compile (benchmarks/roofline.py).
+# `products` saves multiplications from here on; below, it gains less than it costs to compile (benchmarks/roofline.py).
 CHANNELS = 8  # of the input
+BATCH = 16  # for few images, gradients of single examples above all, the kernel's way there and back costs more than it saves
 MULTIPLICATIONS = 2**14  # channels x features x height x width
 # F(rows, 3): what rows of the image are combined to, what rows of the kernel are, and what their products are (Lavin and Gray).
 WINOGRAD = {
@@ -95,8 +96,8 @@ def convolve(
     if form == "xla":
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("CHWN", "HWIO", "CHWN"))
     size, _, channels, features = kernel.shape
-    _, height, width, _ = x.shape
-    if form == "products" and size == 3:
+    _, height, width, batch = x.shape
+    if form == "products" and size == 3 and batch >= BATCH:
         if max(height, width) <= 2 * stride:
             return _windows(x, kernel, stride)
         if stride == 1 and channels >= CHANNELS and channels * features * height * width >= MULTIPLICATIONS:

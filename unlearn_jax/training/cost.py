@@ -26,21 +26,21 @@ def flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def example_flops(problem: Problem) -> float:
-    """The `flops` of seeing one training example once, forward and backward."""
+    """The `flops` of seeing one training example once in a batch, forward and backward."""
     images = problem.train.images
-    return _example_flops(problem.model, images.shape[1:], images.dtype)
+    return _example_flops(problem.model, images.shape[1:], images.dtype, problem.recipe.batch_size)
 
 
 @functools.lru_cache(maxsize=32)
-def _example_flops(model: Model, shape: tuple[int, ...], dtype: Any) -> float:
-    images, labels = jax.ShapeDtypeStruct((2, *shape), dtype), jax.ShapeDtypeStruct((2,), jnp.int32)
+def _example_flops(model: Model, shape: tuple[int, ...], dtype: Any, batch: int) -> float:
+    images, labels = jax.ShapeDtypeStruct((batch, *shape), dtype), jax.ShapeDtypeStruct((batch,), jnp.int32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
     def loss(params, statistics, images, labels):
         logits, _ = model.apply(Variables(params, statistics), images, train=True)
         return jnp.mean(cross_entropy(logits, Batch(images, labels, labels, jax.random.key(0))))
 
-    return flops(jax.grad(loss), variables.params, variables.statistics, images, labels) / 2
+    return flops(jax.grad(loss), variables.params, variables.statistics, images, labels) / batch
 
 
 def _count(jaxpr: Any) -> float:
