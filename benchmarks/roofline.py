@@ -4,11 +4,12 @@
 
 Prints the core's two limits (a float32 product of 4096, a copy of 128 MiB), and for each program its matrix-product work, the
 bytes that XLA says it touches, both limits of its rate, and the rate that it had (above the second: the cache served some).
-Rates are by the process's own CPU seconds, the best of many runs that take turns.
+Rates are by the process's own CPU seconds, the best of many runs that take turns; work is that of the definition.
 
 The forms of a 3x3 convolution, forward and backward, on `[channels, height, width, batch]`:
 
-* `products`: what the networks use (`unlearn_jax.models.convolution`): Winograd's F(2, 3) along the height, or the whole map;
+* `products`: what the networks use (`unlearn_jax.models.convolution`): Winograd's F(2, 3) or F(4, 3) along the height, or a
+  product for each output of a tiny map;
 * `patches`: nine shifted slices and one product;
 * `tiles`: the same for a quarter of the batch at a time, so that the slices stay in the cache;
 * `rows`: three slices, and one product for each row of the kernel;
@@ -150,7 +151,7 @@ def own(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolutions() -> dict[str, Program]:
-    """Every form, forward and backward, at every shape; checked against `patches`. The work is that of the definition."""
+    """Every form, forward and backward, at every shape (the backend's own at small ones only); checked against `patches`."""
     forms = {"products": convolve, "patches": patches, "tiles": tiles, "rows": rows_of_kernel, "winograd": winograd, "xla": own}
     found: dict[str, Program] = {}
     for channels, pixels in SHAPES:

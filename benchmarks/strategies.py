@@ -1,4 +1,4 @@
-"""Which way of batching members is fastest here: vmap or map, patches or the backend's own convolution.
+"""Which way of batching members is fastest here: vmap or map, and which form of convolution.
 
     python benchmarks/strategies.py --device gpu:0 --model resnet18 --width 64 --image 28 --members 1 4 8
 
@@ -29,13 +29,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the table there")
     arguments = parser.parse_args()
     from unlearn_jax import device
+    from unlearn_jax.models.convolution import FORMS
 
     device.pin(arguments.device)
     print(f"{arguments.model} of width {arguments.width}, {arguments.image} pixels, {device.describe()}", flush=True)
     rows = []
     for members in arguments.members:
         for strategy in ("vmap", "map"):
-            for form in ("patches", "xla"):
+            for form in FORMS:
                 row = {"members": members, "strategy": strategy, "form": form, **measure(arguments, members, strategy, form)}
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)

@@ -70,7 +70,7 @@ class Common:
     chunk: int | None = None
     """Members trained, and saved, at a time; None: what fits in memory."""
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
-    """Few matrix products, one over patches, or XLA's own convolution; auto: what was measured fastest on the device."""
+    """products: matrix products, few multiplications; patches: one each; xla: its own; auto: products on CPUs, xla on GPUs."""
 
     profile: bool = False
     """Also say which ten stages took longest, with a trace of all for Perfetto; with --smoke one of every operation as well."""

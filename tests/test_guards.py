@@ -211,8 +211,8 @@ def step_flops(model, made):
 @pytest.mark.parametrize(("name", "width", "most"), [("mlp", 32, 0.2885), ("resnet8", 8, 19.27), ("resnet8", 16, 53.11)])
 def test_the_work_of_a_training_step(name, width, most):
     model = build(name, classes=10, width=width)
-    every_operation, products = step_flops(model, problem(model))
-    assert products <= every_operation <= 1.03e6 * most
+    every_operation, by_definition = step_flops(model, problem(model))
+    assert 0.6 * by_definition <= every_operation <= 1.03e6 * most
 
 
 def test_the_work_of_leave_one_out():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_jax.models import as_model, build
+from unlearn_jax.models.convolution import FORMS
 from unlearn_jax.models.resnet import ResNet, block_names
 from unlearn_jax.training import ensembles
 from unlearn_jax.training.cost import example_flops, flops
@@ -467,12 +468,37 @@ def test_a_convolution_costs_two_for_each_multiplication(groups):
     assert flops(convolution, x, kernel) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4 // groups)
 
 
-def test_patches_cost_what_the_definition_does_forward():
-    forms = [as_model(ResNet(CLASSES, (1, 1), 2, form=form), block_names((1, 1))) for form in ("patches", "xla")]
+@pytest.mark.parametrize("batch", [2, 16])
+def test_every_form_of_a_network_costs_the_same_forward(batch):
+    forms = [as_model(ResNet(CLASSES, (1, 1), 2, form=form), block_names((1, 1))) for form in FORMS]
     variables = jax.eval_shape(forms[0].init, jax.random.key(0), jnp.zeros((1, *IMAGE)))
-    patches, xla = (flops(model.apply, variables, jnp.zeros((2, *IMAGE))) for model in forms)
     stem, first, second = 9 * 1 * 2 * 16, 2 * 9 * 2 * 2 * 16, (9 * 2 * 4 + 9 * 4 * 4 + 2 * 4) * 4
-    assert patches == xla == 2 * 2 * (stem + first + second + 4 * CLASSES)
+    for model in forms:
+        assert flops(model.apply, variables, jnp.zeros((batch, *IMAGE))) == 2 * batch * (stem + first + second + 4 * CLASSES)
+
+
+@pytest.mark.parametrize("network", ["resnet8", "resnet14"])
+def test_products_cost_what_patches_do_in_every_derivative(network):
+    """Of batches and of single examples, once and twice, in loops over equal blocks and over members."""
+    x = jnp.zeros((16, 8, 8, 1))
+
+    def costs(form):
+        model = build(network, classes=3, width=16, convolution=form)
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+
+        def loss(variables, x):
+            return jnp.sum(model.apply(variables, x, train=True)[0])
+
+        slope = jax.grad(loss)
+        return [
+            flops(slope, variables, x),
+            flops(lambda v, x: jax.vmap(slope, (None, 0))(v, x[:, None]), variables, x),
+            flops(lambda v, x: jax.jvp(lambda v: slope(v, x), (v,), (v,))[1], variables, x),
+            flops(lambda v, x: jax.lax.map(lambda scale: slope(v, x * scale), jnp.ones(3)), variables, x),
+            flops(recorded(lambda v, x: jax.vmap(lambda scale: slope(v, x * scale))(jnp.ones(3)), variables, x), variables, x),
+        ]
+
+    np.testing.assert_allclose(costs("products"), costs("patches"), rtol=1e-12)
 
 
 def test_a_loop_counts_once_for_each_turn_and_a_switch_as_its_dearest_branch():

@@ -41,10 +41,13 @@ def build(
         activation: of the MLP, see `mlp.ACTIVATIONS`.
 
     Raises:
-        UsageError: no such model.
+        UsageError: no such model, or no such form of convolution.
     """
     from unlearn_jax.models import mlp, resnet
+    from unlearn_jax.models.convolution import FORMS
 
+    if convolution not in FORMS:
+        raise UsageError("--convolution", convolution, f"there is {', '.join(FORMS)}")
     depth = re.fullmatch(r"resnet(\d+)", name)
     if name == "mlp":
         gradient = mlp.gradient if activation == "relu" else None

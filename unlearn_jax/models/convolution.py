@@ -6,8 +6,10 @@ The network inside works on `[channels, height, width, batch]`: the product then
 """
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import flax.linen as nn
 import jax
@@ -17,10 +19,10 @@ from jaxtyping import Array, Float
 FORMS = ("products", "patches", "xla")
 # GPUs get `xla`, unmeasured: benchmarks/strategies.py is to say.
 FASTEST = {"cpu": "products"}
-# `products` saves multiplications from here on; below, it gains less than it costs to compile (benchmarks/roofline.py).
-CHANNELS = 8  # of the input
+# `products` saves multiplications from here on; below, it gains less than it costs to compile (docs/performance.md).
 BATCH = 16  # for few images, gradients of single examples above all, the kernel's way there and back costs more than it saves
-MULTIPLICATIONS = 2**14  # channels x features x height x width
+CHANNELS = 8  # of the input, for Winograd's form
+SIZE = 2**14  # channels x features x height x width, for Winograd's form
 # F(rows, 3): what rows of the image are combined to, what rows of the kernel are, and what their products are (Lavin and Gray).
 WINOGRAD = {
     2: (
@@ -100,15 +102,24 @@ def convolve(
     if form == "products" and size == 3 and batch >= BATCH:
         if max(height, width) <= 2 * stride:
             return _windows(x, kernel, stride)
-        if stride == 1 and channels >= CHANNELS and channels * features * height * width >= MULTIPLICATIONS:
-            return _winograd(x, kernel, 4 if height == 4 else 2)
+        if stride == 1 and height > 2 and channels >= CHANNELS and channels * features * height * width >= SIZE:
+            return _winograd(x, kernel, 4 if height == 4 else 2)  # on eight rows, two at a time are as fast and compile sooner
     return _product(kernel, _patches(x, size, stride))
 
 
 def _product(kernel: Array, columns: Array) -> Array:
     """`[..., features]`, `[rows, height, width, batch] -> [features, height, width, batch]`, summed over the rows."""
-    product = kernel.reshape(columns.shape[0], -1).T @ columns.reshape(columns.shape[0], -1)
-    return product.reshape(-1, *columns.shape[1:])
+    features, (rows, *rest) = kernel.shape[-1], columns.shape
+    return (kernel.reshape(rows, features).T @ columns.reshape(rows, math.prod(rest))).reshape(features, *rest)
+
+
+def counted_as(definition: int, done: int) -> AbstractContextManager:
+    """Marks products: of a convolution that by definition takes `definition` multiplications they do only `done`.
+
+    `training.cost.flops` counts the former, so that what a computation costs does not depend on the form. The mark is in the
+    names of the operations, which derivatives and batches of them keep.
+    """
+    return jax.named_scope(f"counted_as_{definition}_for_{done}")
 
 
 def _windows(x: Array, kernel: Array, stride: int) -> Array:
@@ -116,15 +127,17 @@ def _windows(x: Array, kernel: Array, stride: int) -> Array:
 
     Patches would be zeros for five ninths on an image of 2x2 pixels, for a third on one of 4x4 with a stride of 2.
     """
-    _, height, width, batch = x.shape
+    size, _, _, features = kernel.shape
     pixels = jnp.transpose(x, (1, 2, 0, 3))
-    rows, columns = (_seen(length, kernel.shape[0], stride) for length in (height, width))
-    outputs = [
-        kernel[of_kernel_row, of_kernel_column].reshape(-1, kernel.shape[3]).T @ pixels[row, column].reshape(-1, batch)
-        for row, of_kernel_row in rows
-        for column, of_kernel_column in columns
-    ]
-    return jnp.stack(outputs, axis=1).reshape(-1, len(rows), len(columns), batch)
+    rows, columns = (_seen(length, size, stride) for length in x.shape[1:3])
+    seen = [sum(pixel.stop - pixel.start for pixel, _ in along) for along in (rows, columns)]
+    with counted_as(size**2 * len(rows) * len(columns), math.prod(seen)):
+        outputs = [
+            kernel[kernel_row, kernel_column].reshape(-1, features).T @ pixels[row, column].reshape(-1, x.shape[3])
+            for row, kernel_row in rows
+            for column, kernel_column in columns
+        ]
+    return jnp.stack(outputs, axis=1).reshape(features, len(rows), len(columns), x.shape[3])
 
 
 def _seen(length: int, size: int, stride: int) -> list[tuple[slice, slice]]:
@@ -143,10 +156,11 @@ def _winograd(x: Array, kernel: Array, rows: int) -> Array:
     tiles = -(-height // rows)
     padded = jnp.pad(x, ((0, 0), (1, 1 + tiles * rows - height), (1, 1), (0, 0)))
     image = _combined(of_image, [padded[:, row : row + rows * (tiles - 1) + 1 : rows] for row in range(rows + 2)])
-    products = [
-        _product(part, jnp.concatenate([seen[:, :, j : j + width] for j in range(3)]))
-        for part, seen in zip(_combined(of_kernel, list(kernel)), image, strict=True)
-    ]
+    with counted_as(3 * height, (rows + 2) * tiles):
+        products = [
+            _product(part, jnp.concatenate([seen[:, :, j : j + width] for j in range(3)]))
+            for part, seen in zip(_combined(of_kernel, list(kernel)), image, strict=True)
+        ]
     whole = jnp.stack(_combined(of_products, products), axis=2)
     return whole.reshape(whole.shape[0], tiles * rows, *whole.shape[3:])[:, :height]
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,13 @@ from jax.extend.core import jaxprs_in_params
 from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Model, Problem, Variables
 
+COUNTED_AS = re.compile(r"counted_as_(\d+)_for_(\d+)")
+
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
     """The multiplications and additions in matrix products and convolutions of one call; everything else is left out.
 
+    A convolution counts by its definition, in whatever form it is computed (`models.convolution.counted_as`).
     Loops count once for each turn (a `while` of unknown length once), and of a switch the dearest branch.
 
     Args:
@@ -26,21 +30,21 @@ def flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def example_flops(problem: Problem) -> float:
-    """The `flops` of seeing one training example once in a batch, forward and backward."""
+    """The `flops` of seeing one training example once, forward and backward."""
     images = problem.train.images
-    return _example_flops(problem.model, images.shape[1:], images.dtype, problem.recipe.batch_size)
+    return _example_flops(problem.model, images.shape[1:], images.dtype)
 
 
 @functools.lru_cache(maxsize=32)
-def _example_flops(model: Model, shape: tuple[int, ...], dtype: Any, batch: int) -> float:
-    images, labels = jax.ShapeDtypeStruct((batch, *shape), dtype), jax.ShapeDtypeStruct((batch,), jnp.int32)
+def _example_flops(model: Model, shape: tuple[int, ...], dtype: Any) -> float:
+    images, labels = jax.ShapeDtypeStruct((2, *shape), dtype), jax.ShapeDtypeStruct((2,), jnp.int32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
     def loss(params, statistics, images, labels):
         logits, _ = model.apply(Variables(params, statistics), images, train=True)
         return jnp.mean(cross_entropy(logits, Batch(images, labels, labels, jax.random.key(0))))
 
-    return flops(jax.grad(loss), variables.params, variables.statistics, images, labels) / batch
+    return flops(jax.grad(loss), variables.params, variables.statistics, images, labels) / 2
 
 
 def _count(jaxpr: Any) -> float:
@@ -52,7 +56,9 @@ def _operations(equation: Any) -> float:
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        done = 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        marked = COUNTED_AS.search(str(equation.source_info.name_stack))
+        return done * int(marked[1]) / int(marked[2]) if marked else done
     if name == "conv_general_dilated":
         kernel, numbers = equation.invars[1].aval.shape, parameters["dimension_numbers"]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]

@@ -22,7 +22,7 @@ from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
 
 FORMAT = 2  # part of every identity: raise it when training changes what it computes
-WATCHED = 64  # held-out examples whose accuracy is reported during training: 256 cost a fifteenth of it on digits
+WATCHED = 64  # held-out examples whose accuracy is reported during training: 256 take a fifteenth of it (docs/performance.md)
 
 
 class Pool(NamedTuple):
