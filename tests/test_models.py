@@ -102,6 +102,8 @@ def done(function, *arguments):
         ((32, 3, 7), 32, 1, 6 * 28 * 32 * 32),  # as of four rows
         ((32, 4, 4), 32, 1, 6 * 3 * 4 * 32 * 32),
         ((32, 5, 5), 32, 1, 6 * 30 * 32 * 32),  # as of six rows
+        ((32, 4, 6), 32, 1, 6 * 3 * 6 * 32 * 32),
+        ((5, 3, 3), 7, 1, 9 * 9 * 5 * 7),  # nine products would be as many as patches have rows
         ((64, 1, 8), 64, 1, 9 * 8 * 64 * 64),
         ((16, 4, 4), 16, 1, 9 * 16 * 16 * 16),  # too small to be worth it
         ((16, 8, 8), 16, 2, 9 * 16 * 16 * 16),
