@@ -103,7 +103,7 @@ def done(function, *arguments):
         ((32, 4, 4), 32, 1, 6 * 3 * 4 * 32 * 32),
         ((32, 5, 5), 32, 1, 6 * 30 * 32 * 32),  # as of six rows
         ((32, 4, 6), 32, 1, 6 * 3 * 6 * 32 * 32),
-        ((5, 3, 3), 7, 1, 9 * 9 * 5 * 7),  # nine products would be as many as patches have rows
+        ((5, 3, 3), 7, 1, 9 * 9 * 5 * 7),  # more than 2x2 outputs: patches
         ((64, 1, 8), 64, 1, 9 * 8 * 64 * 64),
         ((16, 4, 4), 16, 1, 9 * 16 * 16 * 16),  # too small to be worth it
         ((16, 8, 8), 16, 2, 9 * 16 * 16 * 16),
@@ -288,7 +288,7 @@ def test_in_eval_mode_an_example_does_not_see_the_others(normalisation, form):
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_all_forms_of_convolution_make_the_same_network(normalisation):
-    x = images_of((16, 7, 7, 1))
+    x = images_of((16, 8, 8, 1))  # Winograd's form for two rows, and for four
     products, *others = (small(normalisation, form, width=16) for form in FORMS)
     variables = filled(products, x.shape[1:])
     expected = products.apply(variables, x, train=True)
