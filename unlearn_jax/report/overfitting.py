@@ -287,7 +287,8 @@ def summary(study: Study) -> str:
         "on F minus that of models retrained without it.",
         markdown(["", "parameters", below, *(MEASURES[name] for name in shown)], first),
         "What is left after unlearning: Jensen-Shannon divergence to the oracles on F, beyond what retrained models score, in "
-        "null standard deviations (which grow with the number of models); then in bits. Last: test accuracy minus the oracles'.",
+        "null standard deviations of the mean over the forget sets (z grows with the number of models, and with that of sets); "
+        "then in bits. Last: test accuracy minus the oracles'.",
         markdown(["", *(f"{name}: z; bits" for name in names), *(f"{name}: test, points" for name in names[1:])], second),
         "Rank correlation over settings of overfitting with what is left (share: of what doing nothing leaves, where that is "
         "visible); 95% bootstrap over settings.",
