@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,7 @@ import optax
 from jaxtyping import Array, Inexact
 
 
-def freeze_where(
-    inner: optax.GradientTransformation, frozen: Any | Callable[[Any], Any]
-) -> optax.GradientTransformationExtraArgs:
+def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformationExtraArgs:
     """Run `inner` on the entries that are not frozen; frozen weights and their optimiser state stay bit-identical.
 
     Unlike `optax.masked`, which hands the raw gradient through where its mask is False (optax#159), a frozen entry gets an
@@ -24,7 +22,8 @@ def freeze_where(
     * A leaf frozen by a plain boolean (of Python or NumPy) does not exist for `inner`.
     * A mask in a jax array is data: it may be traced, and `vmap` may batch it. What it freezes has been zero for ever, as
       `inner` sees it, in value, gradient and state. Elementwise, that is exact where `inner` treats each entry by itself, or
-      through norms of a leaf; a mean over a leaf counts the zeros, and Muon sees a matrix that has them.
+      through norms of a leaf; a mean over a leaf counts the zeros, and Muon sees a matrix that has them. Noise is drawn as for
+      all leaves.
 
     What the loop hands to `inner` beside the gradient is treated alike: trees like the params, and functions of the params
     (a line search's `value_fn`), which get the frozen values back. The state has the structure of `inner`'s own.
@@ -79,9 +78,7 @@ def freeze_where(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def freeze_by_name(
-    inner: optax.GradientTransformation, patterns: str | Sequence[str]
-) -> optax.GradientTransformationExtraArgs:
+def freeze_by_name(inner: optax.GradientTransformation, patterns: str | Iterable[str]) -> optax.GradientTransformationExtraArgs:
     """Run `inner` on all params but those whose path matches a pattern, such as `stage1_*` or `head/bias`.
 
     A pattern matches a path (`group/subgroup/leaf`), or a group with all below it. A path is made of the keys of dicts, the
@@ -275,8 +272,10 @@ class _Parts:
         places: list[Any] = []  # for each leaf: nothing where it is frozen, a place where it has a mask, itself where it is free
         for index, (mask, (path, leaf)) in enumerate(zip(masks, paths, strict=True)):
             shape = np.shape(leaf)
-            if not (isinstance(mask, bool) or getattr(mask, "dtype", None) == bool):
-                raise ValueError(f"freeze_where: the mask of {_name(path)!r} is {mask!r}, not a boolean")
+            if not (isinstance(mask, bool) or getattr(mask, "dtype", None) == np.bool_):
+                raise ValueError(
+                    f"freeze_where: the mask of {_name(path)!r} is {getattr(mask, 'dtype', repr(mask))}, not boolean"
+                )
             if not _broadcasts(np.shape(mask), shape):
                 raise ValueError(f"freeze_where: the mask of {_name(path)!r} has shape {np.shape(mask)}, the leaf {shape}")
             if not isinstance(mask, jax.Array) and np.all(mask) == np.any(mask):
@@ -347,19 +346,23 @@ class _Parts:
 
             @functools.wraps(value)
             def on_hidden(tree, *args, **named):
-                hidden = jax.tree.structure(tree) == jax.tree.structure(self.hide(self.like))
+                hidden = _same_structure(tree, self.hide(self.like))
                 whole = self.choose(self.places, self.like, tree) if hidden else tree
                 return self.hide_extra(value(whole, *args, **named))
 
             return on_hidden
-        alike = jax.tree.structure(value) == jax.tree.structure(self.like)
-        if alike and self.shapes != [()] and [np.shape(leaf) for leaf in jax.tree.leaves(value)] == self.shapes:
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(value)]
+        if _same_structure(value, self.like) and shapes == self.shapes != [()]:  # a lone number may be any other number, too
             return self.hide(value)
         return value
 
 
 def _is_place(node: Any) -> bool:
     return isinstance(node, _Place | optax.MaskedNode)
+
+
+def _same_structure(one: Any, other: Any) -> bool:
+    return bool(jax.tree.structure(one) == jax.tree.structure(other))  # type: ignore[operator]
 
 
 def _is_none(node: Any) -> bool:
