@@ -1,26 +1,42 @@
 """Optax transforms that unlearning needs. Each works in any optax training loop."""
 
+import dataclasses
 import fnmatch
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 
 def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformationExtraArgs:
     """Run `inner` on the entries that are not frozen; frozen weights and their optimiser state stay bit-identical.
 
     Unlike `optax.masked`, which hands the raw gradient through where its mask is False (optax#159), a frozen entry gets an
-    update of exactly zero, weight decay and momentum included: `inner` sees neither its gradient nor its value.
-    The mask is data: it may be traced, and `vmap` may batch it.
+    update of exactly zero, weight decay and momentum included. The others move as if they were the only ones:
+
+    * A leaf frozen by a plain boolean (of Python or NumPy) does not exist for `inner`.
+    * A mask in a jax array is data: it may be traced, and `vmap` may batch it. What it freezes has been zero for ever, as
+      `inner` sees it, in value, gradient and state. Elementwise, that is exact where `inner` treats each entry by itself, or
+      through norms of a leaf; a mean over a leaf counts the zeros, and Muon sees a matrix that has them. Noise is drawn as for
+      all leaves.
+
+    What the loop hands to `inner` beside the gradient is treated alike: trees like the params, and functions of the params
+    (a line search's `value_fn`), which get the frozen values back. The state has the structure of `inner`'s own.
 
     Args:
         inner: any chain, weight decay included.
-        frozen: a pytree of booleans like the params, elementwise or one boolean for a leaf.
+        frozen: booleans, each for a leaf, or elementwise (of a shape that broadcasts to the leaf's), or for all leaves of a
+            subtree: a pytree like the params or a prefix of it, such as True. Or a function that makes one from the params;
+            as it is asked at each step, it should look at names and shapes only.
+
+    Raises:
+        ValueError: `frozen` does not fit the params, or is elementwise where the optimiser's state for that leaf is neither
+            copies of it nor one number (the factors of Adafactor, SM3 and GaLore); when the optimiser is initialised.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -32,24 +48,46 @@ def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.Grad
     """
     inner = optax.with_extra_args_support(inner)
 
-    def clear(tree):
-        return jax.tree.map(lambda leaf, mask: jnp.where(mask, jnp.zeros_like(leaf), leaf), tree, frozen)
+    def init(params):
+        if not jax.tree.leaves(params):  # nothing to freeze; or what optax.tree_map_params shows to tell a state's parts apart
+            return inner.init(params)
+        parts = _Parts(frozen, params)
+        state = inner.init(params)
+        if parts.all_frozen:
+            return state
+        places = parts.places_in_state(inner)
+        parts.check(places, state)
+        return parts.choose(places, state, inner.init(parts.hide(params)))
 
     def update(updates, state, params=None, **extra):
-        seen = None if params is None else clear(params)
-        updates, after = inner.update(clear(updates), state, seen, **extra)
+        like = updates if params is None else params
+        parts = _Parts(frozen, like)
+        zeros = jax.tree.map(lambda leaf, own: jnp.zeros_like(leaf, None if own is None else jnp.result_type(own)), like, updates)
+        if parts.all_frozen:
+            return zeros, state
+        places = parts.places_in_state(inner)
+        blank = inner.init(parts.hide(jax.tree.map(jnp.zeros_like, like))) if parts.masks else places
+        moved, after = inner.update(
+            parts.hide(updates),
+            parts.choose(places, blank, state),
+            None if params is None else parts.hide(params),
+            **{name: parts.hide_extra(value) for name, value in extra.items()},
+        )
+        return parts.choose(parts.places, zeros, moved), parts.choose(places, state, after)
 
-        held = optax.tree_map_params(inner, lambda _, mask: mask, after, frozen, transform_non_params=lambda _: False)
-        return clear(updates), jax.tree.map(lambda mask, old, new: jnp.where(mask, old, new), held, state, after)
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def freeze_by_name(inner: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformationExtraArgs:
+def freeze_by_name(inner: optax.GradientTransformation, patterns: str | Iterable[str]) -> optax.GradientTransformationExtraArgs:
     """Run `inner` on all params but those whose path matches a pattern, such as `stage1_*` or `head/bias`.
 
-    A pattern matches a path (`group/subgroup/leaf`), or a group with all below it. The frozen ones stay bit-identical, as
-    in `freeze_where`.
+    A pattern matches a path (`group/subgroup/leaf`), or a group with all below it. A path is made of the keys of dicts, the
+    fields of dataclasses and NamedTuples, and the positions in lists and tuples, counted from 0 (`layers/0/bias`). The
+    frozen ones do not exist for `inner` and stay bit-identical, as in `freeze_where`.
+
+    Args:
+        inner: any chain, weight decay included.
+        patterns: in the manner of a shell (`*`, `?`, `[ab]`); `*` passes over slashes. One may come without a list.
 
     Raises:
         ValueError: a pattern matches no path (when the optimiser is initialised).
@@ -62,23 +100,18 @@ def freeze_by_name(inner: optax.GradientTransformation, patterns: Sequence[str])
         >>> float(updates["body"]["w"][0]), round(float(updates["head"]["w"][0]), 3)
         (0.0, -0.1)
     """
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
     def frozen(params):
         paths, structure = jax.tree_util.tree_flatten_with_path(params)
-        names = ["/".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path) for path, _ in paths]
+        names = [_name(path) for path, _ in paths]
         hits = {p: [fnmatch.fnmatchcase(n, p) or fnmatch.fnmatchcase(n, f"{p}/*") for n in names] for p in patterns}
         for pattern, hit in hits.items():
             if not any(hit):
                 raise ValueError(f"freeze_by_name: {pattern!r} matches none of {', '.join(names)}")
         return jax.tree.unflatten(structure, [any(hit[i] for hit in hits.values()) for i in range(len(names))])
 
-    def init(params):
-        return freeze_where(inner, frozen(params)).init(params)
-
-    def update(updates, state, params=None, **extra):
-        return freeze_where(inner, frozen(updates)).update(updates, state, params, **extra)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return freeze_where(inner, frozen)
 
 
 class ProximalState(NamedTuple):
@@ -87,10 +120,11 @@ class ProximalState(NamedTuple):
     steps: Array  # taken so far, int32 []
 
 
-def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformationExtraArgs:
     """The proximal step of strength x |θ|_1: θ becomes soft_threshold(θ + u, strength), with exact zeros.
 
-    Comes last in a chain, after the learning rate.
+    Comes last in a chain, after the learning rate. It computes in float32 at least, and keeps the dtypes. Of complex weights
+    the modulus shrinks. Where there is no gradient (None) there is no step.
 
     Args:
         strength: the threshold of one step, that is learning rate x penalty; or a schedule of it over the step count.
@@ -110,25 +144,32 @@ def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformatio
     def init(params):
         return ProximalState(jnp.zeros([], jnp.int32))
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("proximal_l1 needs the params: pass them to update")
         threshold = strength(state.steps) if callable(strength) else strength
 
         def shrink(update, param):
-            moved = param + update
-            return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0.0) - param
+            if update is None:
+                return None
+            dtype = jnp.result_type(update, param)
+            start = _wide(param, dtype)
+            moved = start + _wide(update, dtype)
+            limit = jnp.asarray(threshold, jnp.finfo(moved.dtype).dtype)
+            return (jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - limit, 0.0) - start).astype(dtype)
 
-        return jax.tree.map(shrink, updates, params), ProximalState(state.steps + 1)
+        return jax.tree.map(shrink, updates, params, is_leaf=_is_none), ProximalState(state.steps + 1)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
-    """Remove from a gradient its component along a second one: u - (<u, r> / (<r, r> + eps)) r.
+    """Remove from a gradient its component along a second one: u - (<r, u> / (<r, r> + eps)) r.
 
     The two-source projection: with u the gradient of forgetting and r that of the retain loss, a step along the result
-    leaves the retain loss unchanged to first order. Inner products run over the whole tree.
+    leaves the retain loss unchanged to first order. Inner products run over the whole tree, and conjugate r; with real
+    leaves beside complex ones they are real parts, as in the real space that both span. It computes in float32 at least,
+    and keeps the dtypes of u. A leaf without a gradient (None) stays out, one without a reference stays as it is.
 
     Args:
         eps: keeps a vanishing reference harmless; in squared gradient units.
@@ -144,8 +185,15 @@ def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
     """
 
     def update(updates, state, params=None, *, reference, **extra):
-        share = tree_dot(updates, reference) / (tree_dot(reference, reference) + eps)
-        return jax.tree.map(lambda u, r: u - share * r, updates, reference), state
+        reference = jax.tree.map(lambda u, r: None if u is None else r, updates, reference, is_leaf=_is_none)
+        share = tree_dot(reference, updates) / (tree_dot(reference, reference).real + eps)
+        if not all(map(jnp.iscomplexobj, jax.tree.leaves(updates))):
+            share = share.real
+
+        def remove(u, r):
+            return u if u is None or r is None else (_wide(u) - share * _wide(r)).astype(jnp.result_type(u))
+
+        return jax.tree.map(remove, updates, reference, is_leaf=_is_none), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -153,11 +201,15 @@ def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
 def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Several optimisers that take turns, each with a state of its own.
 
-    The update's extra argument `choice` says whose turn it is. The others' momentum and step counts stand still. Where
-    `choice` is not batched, only one of them is computed.
+    The update's extra argument `choice` says whose turn it is, counted from 0. The others' momentum and step counts stand
+    still. Where `choice` is not batched, only one of them is computed.
 
     Args:
         inner: an optax chain for each choice.
+
+    Raises:
+        ValueError: no optimiser; or `choice` is out of range. One that is traced cannot be refused: it is taken for the
+            nearest in range, as by `jax.lax.switch`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -167,9 +219,14 @@ def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformat
         >>> round(float(updates["w"][0]), 3)
         -0.1
     """
+    if not inner:
+        raise ValueError("alternate: give at least one optimiser")
     members = [optax.with_extra_args_support(transform) for transform in inner]
 
     def update(updates, state, params=None, *, choice, **extra):
+        if not isinstance(choice, jax.core.Tracer) and not 0 <= choice < len(members):
+            raise ValueError(f"alternate: choice {choice} is not one of 0 to {len(members) - 1}")
+
         def turn(index, updates, state):
             updates, own = members[index].update(updates, state[index], params, choice=choice, **extra)
             return updates, (*state[:index], own, *state[index + 1 :])
@@ -179,6 +236,147 @@ def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(lambda params: tuple(each.init(params) for each in members), update)
 
 
-def tree_dot(a: Any, b: Any) -> Float[Array, ""]:
-    """The inner product of two trees of the same structure."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), start=jnp.zeros([]))
+def tree_dot(a: Any, b: Any) -> Inexact[Array, ""]:
+    """The inner product of two trees of the same structure, `a` conjugated, in float32 at least. None counts for nothing."""
+
+    def dot(x, y):
+        return None if x is None or y is None else jnp.vdot(_wide(x), _wide(y))
+
+    return sum(jax.tree.leaves(jax.tree.map(dot, a, b, is_leaf=_is_none)), start=jnp.zeros([], jnp.float32))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Stands for a leaf of the params with a mask: a node without leaves, so that a state tells where that leaf has its part."""
+
+    leaf: int
+
+
+class _Parts:
+    """Which parts of a tree are frozen, and the same parts of a state."""
+
+    def __init__(self, frozen: Any, like: Any):
+        """Settle `frozen` (see `freeze_where`) for the tree `like`."""
+        given = jax.tree.leaves(frozen)
+        if given and all(map(callable, given)):
+            frozen = frozen(like)
+        try:
+            masks = jax.tree.leaves(jax.tree.broadcast(frozen, like))
+        except ValueError:
+            raise ValueError("freeze_where: the mask has not the structure of the params, nor of a prefix of it") from None
+
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        self.like = like
+        self.masks: dict[int, Array] = {}  # the jax arrays among them
+        places: list[Any] = []  # for each leaf: nothing where it is frozen, a place where it has a mask, itself where it is free
+        for index, (mask, (path, leaf)) in enumerate(zip(masks, paths, strict=True)):
+            shape = np.shape(leaf)
+            if not (isinstance(mask, bool) or getattr(mask, "dtype", None) == np.bool_):
+                raise ValueError(
+                    f"freeze_where: the mask of {_name(path)!r} is {getattr(mask, 'dtype', repr(mask))}, not boolean"
+                )
+            if not _broadcasts(np.shape(mask), shape):
+                raise ValueError(f"freeze_where: the mask of {_name(path)!r} has shape {np.shape(mask)}, the leaf {shape}")
+            if not isinstance(mask, jax.Array) and np.all(mask) == np.any(mask):
+                places.append(optax.MaskedNode() if np.any(mask) else leaf)
+            else:
+                self.masks[index] = jnp.asarray(mask)
+                places.append(_Place(index))
+        self.places = jax.tree.unflatten(structure, places)
+        self.names = [_name(path) for path, _ in paths]
+        self.shapes = [np.shape(leaf) for _, leaf in paths]
+        self.all_frozen = bool(places) and all(isinstance(place, optax.MaskedNode) for place in places)
+
+    def places_in_state(self, inner: optax.GradientTransformation) -> Any:
+        """The places in the state of `inner`."""
+        try:
+            return jax.eval_shape(inner.init, self.places)
+        except Exception as error:
+            if not self.masks:
+                raise
+            raise ValueError(
+                "freeze_where: the optimiser keeps its state in another form than the params (as optax.flatten does) or reads "
+                "their values: freeze whole leaves, by plain booleans"
+            ) from error
+
+    def check(self, places: Any, state: Any) -> None:
+        """Refuse elementwise masks where the state is neither copies of the leaf nor one number for it."""
+
+        def check_place(place, part):
+            if isinstance(place, _Place) and self.masks[place.leaf].ndim:
+                shape = self.shapes[place.leaf]
+                for own in map(np.shape, jax.tree.leaves(part)):
+                    if own and own[-len(shape) :] != shape:
+                        raise ValueError(
+                            f"freeze_where: the mask of {self.names[place.leaf]!r} is elementwise, but the optimiser's state for "
+                            f"its {shape} values is {own}: freeze whole leaves, or take another optimiser"
+                        )
+
+        jax.tree.map(check_place, places, state, is_leaf=_is_place)
+
+    def choose(self, places: Any, frozen: Any, free: Any) -> Any:
+        """What is frozen from one tree or state, what is free from another."""
+
+        def choose_place(place, frozen, free):
+            if isinstance(place, optax.MaskedNode):
+                return frozen
+            if not isinstance(place, _Place) or free is None:
+                return free
+            mask = self.masks[place.leaf]
+            return jax.tree.map(lambda a, b: jnp.where(mask if jnp.ndim(a) else mask.all(), a, b), frozen, free)
+
+        return jax.tree.map(choose_place, places, frozen, free, is_leaf=_is_place)
+
+    def hide(self, tree: Any) -> Any:
+        """The tree without its frozen leaves, and with zeros where a mask freezes."""
+
+        def hide_place(place, leaf):
+            if isinstance(place, optax.MaskedNode):
+                return place
+            if not isinstance(place, _Place) or leaf is None:
+                return leaf
+            return jnp.where(self.masks[place.leaf], jnp.zeros_like(leaf), leaf)
+
+        return jax.tree.map(hide_place, self.places, tree, is_leaf=_is_place)
+
+    def hide_extra(self, value: Any) -> Any:
+        """The same for an extra argument: a tree like the params, or a function of them; anything else stays as it is."""
+        if callable(value):
+
+            @functools.wraps(value)
+            def on_hidden(tree, *args, **named):
+                hidden = _same_structure(tree, self.hide(self.like))
+                whole = self.choose(self.places, self.like, tree) if hidden else tree
+                return self.hide_extra(value(whole, *args, **named))
+
+            return on_hidden
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(value)]
+        if _same_structure(value, self.like) and shapes == self.shapes != [()]:  # a lone number may be any other number, too
+            return self.hide(value)
+        return value
+
+
+def _is_place(node: Any) -> bool:
+    return isinstance(node, _Place | optax.MaskedNode)
+
+
+def _same_structure(one: Any, other: Any) -> bool:
+    return bool(jax.tree.structure(one) == jax.tree.structure(other))  # type: ignore[operator]
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(own in (1, full) for own, full in zip(shape[::-1], to[::-1], strict=False))
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _wide(leaf: Any, dtype: Any = None) -> Array:
+    """In float32 at least (complex64 where it is complex)."""
+    return jnp.asarray(leaf, jnp.promote_types(dtype or jnp.result_type(leaf), jnp.float32))
