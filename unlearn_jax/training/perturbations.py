@@ -123,7 +123,7 @@ def in_chunks(function: Callable[[Any], Any], arrays: Any) -> Any:
 
 def _moved(images: Array, change: Array, scale: Sequence[float]) -> Array:
     """The images, their pixels moved by `change`."""
-    return images + change * np.asarray(scale, np.float32)
+    return images + change * np.asarray(scale, np.float32).reshape(*[1] * (images.ndim - 1), -1)
 
 
 def _loss_slope(
