@@ -65,6 +65,7 @@ def prepare(config: Common) -> Setting:
         forget_count=0,
         recipe=Recipe(**dataclasses.asdict(config.train)),
         augment=augmentation(config.dataset),
+        pixel_scale=data.pixel_scale,
     )
     identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind}
     return Setting(data, shared(problem), identity)

@@ -361,13 +361,13 @@ def test_neggrad_plus_weighs_the_two_gradients():
     on, variables = problem(mlp()), start(mlp())
     given = {"alpha": 0.7, "learning_rate": 0.1, "weight_decay": 0.02, "epochs": 1, "batch_size": ALL}
     g_r, g_f = (gradient(on, variables.params, source) for source in ("retain", "forget"))
-    step = jax.tree.map(lambda p, r, f: p - 0.1 * (0.7 * r - 0.3 * f + 0.02 * p), variables.params, g_r, g_f)
+    step = jax.tree.map(lambda p, r, f: p - 0.1 * (0.7 * r - 0.3 * f + 0.02 * p), variables.params, g_r, g_f)  # no pull yet
     close(unlearn("neggrad_plus", on, variables, **given).params, step)
 
 
 def test_neggrad_plus_at_alpha_one_is_finetune_on_the_same_batches():
     on, variables = problem(mlp()), start(mlp())
-    given = {"learning_rate": 0.1, "weight_decay": 0.02, "epochs": 3, "batch_size": 8}
+    given = {"learning_rate": 0.1, "weight_decay": 0.02, "momentum": 0.9, "pull": 0.0, "epochs": 3, "batch_size": 8}
     found = unlearn("neggrad_plus", on, variables, alpha=1.0, **given)
     both = weighted(Term("retain", cross_entropy), Term("forget", cross_entropy))
     plan = descend(both, optax.sgd(0.0), steps=3 * (RETAIN // 8), batch_size=8).plan(KEY, on)
@@ -533,7 +533,7 @@ def test_scrubs_min_steps_descend():
 def test_scrub_is_its_papers_loop():
     """The teacher's logits are computed once here, at θ0 in eval mode: it never moves."""
     on, variables = problem(normalised()), start(normalised())
-    given = {"alpha": 0.4, "gamma": 0.8, "temperature": 2.5, "learning_rate": 0.01}
+    given = {"alpha": 0.4, "gamma": 0.8, "temperature": 2.5, "learning_rate": 0.01, "rate_decay": 1.0, "weight_decay": 0.03}
     found = unlearn("scrub", on, variables, max_epochs=2, epochs=3, batch_size=6, **given)
     away, towards = weighted(Term("forget", cross_entropy)), weighted(Term("retain", cross_entropy))
     program = alternation(on, 2, 3, 6)
@@ -551,6 +551,7 @@ def test_scrub_is_its_papers_loop():
             return jnp.where(choice == 0, -(2.5**2) * apart, 0.8 * ce + 0.4 * 2.5**2 * apart), moved
 
         slope, moved = jax.grad(objective, has_aux=True)(params)
+        slope = jax.tree.map(lambda g, p: g + 0.03 * p, slope, params)
         updates, state = adam.update(slope, state)
         return optax.apply_updates(params, updates), moved, state
 

@@ -202,10 +202,9 @@ def test_boundary_expanding_trains_a_class_more_and_prunes_it():
     on, variables = problem(linear()), start(linear())
     found = unlearn("boundary_expanding", on, variables, learning_rate=0.3, epochs=4, batch_size=ALL).params
     assert jax.tree.structure(found) == jax.tree.structure(variables.params)
-    fresh = linear().init(KEY, on.train.images[:1]).params["head"]  # of any key: see `linear`
     x, (kernel, bias) = flat(examples_of(on, "forget").images), head(variables)
-    kernel = np.concatenate([kernel, np.asarray(fresh["kernel"], np.float64)[:, :1]], axis=1)
-    bias = np.append(bias, fresh["bias"][0])
+    neuron = np.sqrt(2 / (len(kernel) + CLASSES + 1)) * np.asarray(jax.random.normal(jax.random.split(KEY)[0], (len(kernel), 1)))
+    kernel, bias = np.concatenate([kernel, neuron], axis=1), np.append(bias, 0.0)
     velocity = [0.0, 0.0]
     for _ in range(4):
         error = (softmax(x @ kernel + bias) - np.eye(CLASSES + 1)[CLASSES]) / FORGET

@@ -247,7 +247,7 @@ def test_the_published_recursion_knows_one_direction_only():
     on, variables = problem(mlp()), start(mlp())
     params = wide(variables.params)
     own, vector = example_gradients(on, params, rows_of(on, "retain")), influence(on, params)
-    found = published_product(jnp.asarray(own, jnp.float32), jnp.asarray(vector, jnp.float32))
+    found = published_product(jnp.asarray(own, jnp.float32), jnp.asarray(vector, jnp.float32), len(own))
     k, o = (np.asarray(part, np.float64) for part in found)
     first = own[0] / np.linalg.norm(own[0])
     np.testing.assert_allclose(np.abs(o @ first), np.linalg.norm(o), rtol=1e-5)

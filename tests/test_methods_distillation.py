@@ -22,7 +22,7 @@ from test_methods import (
 
 from unlearn_jax.methods import METHODS, descend, hyperparameters
 from unlearn_jax.methods.data_free import attention_map, teach
-from unlearn_jax.methods.distillation import alternation, away_and_towards, class_weights, epoch_ends
+from unlearn_jax.methods.distillation import alternation, away_and_towards, class_weights, epoch_ends, falling_adam
 from unlearn_jax.models import build
 from unlearn_jax.models.generator import generator
 from unlearn_jax.training.fit import initialise
@@ -49,10 +49,11 @@ def wrong(on, variables, examples):
 
 def test_scrub_r_rewinds_to_the_epoch_whose_forget_error_is_that_of_unseen_examples():
     on, variables = held_out(problem(mlp())), start(mlp())
-    given = {"learning_rate": 0.05, "alpha": 0.4, "gamma": 0.8, "temperature": 2.0}
+    given = {"learning_rate": 0.05, "rate_decay": 0.5, "weight_decay": 0.02, "alpha": 0.4, "gamma": 0.8, "temperature": 2.0}
     method = jax.jit(METHODS["scrub_r"].make(epochs=5, max_epochs=4, batch_size=6, **given))
     program = alternation(on, 4, 5, 6)
-    descent = descend(away_and_towards(on, variables, 0.4, 0.8, 2.0), optax.adam(0.05), program=program, batch_size=6)
+    transform = falling_adam(0.05, 0.5, 0.02, epoch_ends(on, 4, 5, 6))
+    descent = descend(away_and_towards(on, variables, 0.4, 0.8, 2.0), transform, program=program, batch_size=6)
 
     @jax.jit
     def advance(state, plan, step):
@@ -96,7 +97,7 @@ def test_scrub_r_goes_by_the_unweighted_error_where_no_unseen_example_has_a_clas
     with jax.enable_x64(True):
         on, variables = jax.tree.map(doubled, (held_out(problem(linear())), start(linear())))
         on = on.replace(train=on.train._replace(labels=jnp.where(on.forget, 0, on.train.labels)))
-        given = {"learning_rate": 0.3, "max_epochs": 4, "epochs": 5, "batch_size": ALL}
+        given = {"learning_rate": 0.3, "rate_decay": 1.0, "weight_decay": 0.0, "max_epochs": 4, "epochs": 5, "batch_size": ALL}
         program, ends = alternation(on, 4, 5, ALL), epoch_ends(on, 4, 5, ALL)
         descent = descend(away_and_towards(on, variables, 0.5, 1.0, 2.0), optax.adam(0.3), program=program, batch_size=ALL)
         stacked = jax.jit(lambda on: descent.checkpoints(KEY, on, variables, ends))(on)
@@ -199,7 +200,7 @@ def test_gated_knowledge_transfer_learns_all_but_a_class_from_nothing():
         held_out=Examples(clean.held_out.images * jnp.nan, clean.held_out.labels * 0 - 1),
     )
     teacher = jax.tree.map(lambda leaf: 2.0 * leaf, start(clean.model))
-    given = {"label": 2, "learning_rate": 0.05, "rounds": 100, "student_steps": 5, "batch_size": 32}
+    given = {"label": 2, "learning_rate": 0.05, "attention": 80.0, "rounds": 100, "student_steps": 5, "batch_size": 32}
     make = METHODS["gated_knowledge_transfer"].make
     transfer = jax.jit(lambda gate: make(gate=gate, **given)(KEY, lost, teacher))
     images = jax.random.normal(KEY, (300, 2, 3, 1))

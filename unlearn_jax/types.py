@@ -101,6 +101,11 @@ class Problem:
     """One unlearning problem: everything a method may look at. The test set is not in it.
 
     `retain` is `kept & ~forget`. The counts are static because array shapes follow from them.
+
+    Attributes:
+        pixel_scale: how far an image moves, in the units that the model reads, where a pixel in [0, 1] moves by 1: the
+            reciprocal of each channel's standard deviation, one number for each channel or one for all. Methods whose
+            published sizes are in pixels convert by it. 1 where the inputs are no standardised images.
     """
 
     train: Examples
@@ -113,6 +118,7 @@ class Problem:
     forget_count: int = struct.field(pytree_node=False)
     recipe: Recipe = struct.field(pytree_node=False, default=Recipe())
     augment: Callable[..., Array] | None = struct.field(pytree_node=False, default=None)
+    pixel_scale: tuple[float, ...] = struct.field(pytree_node=False, default=(1.0,))
 
     def rows(self, source: str) -> tuple[Bool[Any, " examples"], int]:
         """Which rows of `train` the source `kept`, `forget` or `retain` holds, and how many they are."""

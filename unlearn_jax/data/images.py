@@ -22,10 +22,11 @@ class DatasetEntry(NamedTuple):
     source: str
     reference: str
     names: tuple[str, ...] = ()  # of the classes, where they are not numbers
+    white: int = 255  # the largest value that a pixel may have
 
 
 DATASETS = {
-    "digits": DatasetEntry(10, (8, 8, 1), "none", "ships with scikit-learn", "Alpaydin and Kaynak 1998"),
+    "digits": DatasetEntry(10, (8, 8, 1), "none", "ships with scikit-learn", "Alpaydin and Kaynak 1998", white=16),
     "fashion_mnist": DatasetEntry(
         10,
         (28, 28, 1),
@@ -57,6 +58,7 @@ class Dataset(NamedTuple):
     test: Examples  # for evaluation alone
     classes: int
     fingerprint: str  # SHA-256 over all arrays
+    pixel_scale: tuple[float, ...]  # of each channel: 1 / the standard deviation of pixels in [0, 1]
 
 
 def load(
@@ -122,7 +124,8 @@ def load(
         Examples(standardise(test.images), np.array(test.labels)),
     )
     fingerprint = _fingerprint(clean_labels, *(array for split in splits for array in split))
-    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint)
+    pixel_scale = tuple((DATASETS[name].white / std).tolist())
+    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint, pixel_scale)
 
 
 def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> tuple[sources.Split, sources.Split]:

@@ -1,11 +1,13 @@
 """Forgetting by what lies around the decision boundary: neighbouring classes, adversarial examples, images made of noise."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from unlearn_jax.methods.pieces import among, examples_of, other_labels, steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
@@ -24,18 +26,18 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
     """Boundary shrink: gives each forget example the class that lies nearest across the decision boundary.
 
     The nearest class is what θ0 takes x + size sign(∇x CE(θ0, x, y)) for, found once. Minimises CE to it on F by SGD with
-    momentum 0.9. An example that the step does not carry over the boundary keeps its class. Deviation: the moved image is not
-    cut to the range of pixels, since images are standardised.
+    momentum 0.9. An example that the step does not carry over the boundary keeps its class. Deviation: the moved image is
+    neither rounded to 255 levels nor cut to the range of pixels.
 
     Args:
-        size: of the step on the image, in units of its standardised pixels.
+        size: of the step on the image, in pixels of [0, 1].
         learning_rate: of SGD.
         epochs: passes over F.
         batch_size: examples per step.
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
-        moved = fast_gradient_sign(problem.model, variables, examples_of(problem, "forget"), size)
+        moved = fast_gradient_sign(problem.model, variables, examples_of(problem, "forget"), size, problem.pixel_scale)
         nearest = in_chunks(lambda images: predicted(problem.model, variables, images), moved)
         rows = jnp.nonzero(problem.forget, size=problem.forget_count)[0]
         objective = weighted(Term("forget", relabelled(problem.train.labels.at[rows].set(nearest))))
@@ -49,8 +51,8 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
 def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
     """Boundary expanding: moves the forget set into a class of its own, and takes the class away.
 
-    The head gets one more neuron, drawn as at the start of training; CE to it on F is minimised by SGD with momentum 0.9; the
-    neuron is pruned, so that the head has as many outputs as before.
+    The head gets one more neuron, drawn as the authors draw theirs (normal by Xavier, a bias of 0); CE to it on F is minimised by
+    SGD with momentum 0.9; the neuron is pruned, so that the head has as many outputs as before.
 
     Args:
         learning_rate: of SGD.
@@ -61,7 +63,8 @@ def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         neuron_key, descent_key = jax.random.split(key)
         wide = dataclasses.replace(problem, model=with_extra_class(problem.model), classes=problem.classes + 1)
-        extra = initialise(neuron_key, wide).params["extra"]
+        shapes = jax.eval_shape(initialise, neuron_key, wide).params["extra"]
+        extra = jax.tree.map(lambda leaf: xavier(neuron_key, leaf.shape, wide.classes), shapes)
         objective = weighted(Term("forget", relabelled(jnp.full_like(problem.train.labels, problem.classes))))
         steps, transform = steps_for(problem, "forget", epochs, batch_size), optax.sgd(learning_rate, 0.9)
         descent = descend(objective, transform, steps=steps, batch_size=batch_size)
@@ -71,13 +74,19 @@ def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_
     return method
 
 
+def xavier(key: Key, shape: tuple[int, ...], outputs: int) -> Float[Array, "*features one"]:
+    """The weights of one neuron of a layer of `outputs`: normal, of variance 2 / (features + outputs); a bias is 0."""
+    features = math.prod(shape[:-1])
+    return math.sqrt(2.0 / (features + outputs)) * jax.random.normal(key, shape) if len(shape) > 1 else jnp.zeros(shape)
+
+
 @register(access="F+R", reference="arXiv 2503.00917", identity_at_zero=True)
 def amun(
     *,
-    radius: Number = 0.5,
+    radius: Number = 0.04,
     learning_rate: Number = 0.01,
     weight_decay: Number = 5e-4,
-    doublings: int = 4,
+    doublings: int = 8,
     attack_steps: int = 50,
     epochs: int = 10,
     batch_size: int = 128,
@@ -85,15 +94,15 @@ def amun(
     """AMUN: fine-tunes on the adversarial examples nearest to the forget set, labelled as the original takes them.
 
     Minimises CE on R u F u A in one stream by SGD with momentum 0.9: F with its true labels, A one adversarial example for
-    each of F, found by projected gradient ascent in an l2 ball that doubles until θ0 is wrong, with θ0's wrong label.
-    Deviations: the number of doublings is bounded, and an example that none of them fools keeps the label that θ0 gives it;
-    moved images are not cut to the range of pixels; the learning rate is constant.
+    each of F, found by projected gradient ascent in an l2 ball that doubles until θ0 is wrong, with θ0's wrong label; the ascent
+    goes on from the last ball's end point. Deviations: the number of doublings is bounded, and an example that none of them
+    fools keeps the label that θ0 gives it; moved images are not cut to the range of pixels; the learning rate is constant.
 
     Args:
-        radius: of the first ball, in units of the standardised pixels.
+        radius: of the first ball, in pixels of [0, 1]: the authors' eps.
         learning_rate: of SGD; the authors search 1e-6 to 0.1.
         weight_decay: added to the gradient.
-        doublings: of the radius, at most.
+        doublings: of the radius, at most; the authors go on until θ0 is wrong.
         attack_steps: of the ascent in each ball, each a tenth of its radius.
         epochs: passes over R u F u A.
         batch_size: examples per step.
@@ -105,10 +114,10 @@ def amun(
 @register(access="F", reference="arXiv 2503.00917, without the retain set", identity_at_zero=True)
 def amun_forget(
     *,
-    radius: Number = 0.5,
+    radius: Number = 0.04,
     learning_rate: Number = 0.01,
     weight_decay: Number = 5e-4,
-    doublings: int = 4,
+    doublings: int = 8,
     attack_steps: int = 50,
     epochs: int = 10,
     batch_size: int = 128,
@@ -118,10 +127,10 @@ def amun_forget(
     As `amun`, on F u A.
 
     Args:
-        radius: of the first ball, in units of the standardised pixels.
+        radius: of the first ball, in pixels of [0, 1]: the authors' eps.
         learning_rate: of SGD; the authors search 1e-6 to 0.1.
         weight_decay: added to the gradient.
-        doublings: of the radius, at most.
+        doublings: of the radius, at most; the authors go on until θ0 is wrong.
         attack_steps: of the ascent in each ball, each a tenth of its radius.
         epochs: passes over F u A.
         batch_size: examples per step.
@@ -211,13 +220,13 @@ def l2ul(
     starts at the image itself; 5 copies and 30 steps (theirs 20 and 100).
 
     Args:
-        learning_rate: of SGD; 0.001 in the authors' script.
+        learning_rate: of SGD, as the authors' program has it; 0.001 in their script.
         anchor: the authors' lambda; 1 in their script.
-        radius: of the ball, in units of the standardised pixels.
-        attack_step: length of a step of the attack.
+        radius: of the ball, in pixels of [0, 1]; 4 in the authors' script.
+        attack_step: length of a step of the attack, in pixels of [0, 1].
         weight_decay: added to the gradient.
-        copies: adversarial examples of each forget example.
-        attack_steps: of the attack.
+        copies: adversarial examples of each forget example; the authors' 20.
+        attack_steps: of the attack; the authors' 100.
         epochs: passes over F u A.
         batch_size: examples per step.
     """
@@ -226,7 +235,8 @@ def l2ul(
         label_key, descent_key = jax.random.split(key)
         forget = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), examples_of(problem, "forget"))
         aims = forget._replace(labels=other_labels(label_key, forget.labels, problem.classes))
-        moved = targeted_descent(problem.model, variables, aims, radius=radius, step=attack_step, steps=attack_steps)
+        model, scale = problem.model, problem.pixel_scale
+        moved = targeted_descent(model, variables, aims, radius=radius, step=attack_step, steps=attack_steps, scale=scale)
         sensitivity = output_sensitivities(problem, variables, problem.rows("forget"), size=jnp.linalg.norm)
 
         def loss(logits, batch: Batch):
@@ -251,7 +261,8 @@ def among_adversarial(source: str, attack: dict[str, Any], transform, epochs: in
     """Cross-entropy on a source and on the adversarial examples nearest to the forget set, labelled as θ0 takes them."""
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
-        adversarial = nearest_adversarial(problem.model, variables, examples_of(problem, "forget"), **attack)
+        forget, scale = examples_of(problem, "forget"), problem.pixel_scale
+        adversarial = nearest_adversarial(problem.model, variables, forget, **attack, scale=scale)
         both = among(problem, source, adversarial)
         return descend_on_retain(both, transform, epochs, batch_size)(key, both, variables)
 

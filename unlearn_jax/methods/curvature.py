@@ -111,7 +111,7 @@ def jit(
     not clipped to the range of the batch.
 
     Args:
-        noise: standard deviation, in the units of the images; the authors' 0.01 to 0.8.
+        noise: standard deviation, in the standardised units of the images, as with the authors, who take 0.01 to 0.8.
         learning_rate: of plain SGD; the authors' 3e-4 is of a sum over a batch of 128, ours of a mean.
         samples: noisy copies of each example.
         epochs: passes over F.

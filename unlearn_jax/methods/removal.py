@@ -23,7 +23,8 @@ def woodfisher(*, alpha: Number = 0.2, damping: Number = 1.0, samples: int = 100
     With n = |D| and v = Σ_F ∇ / n - |F| / (n |R|) Σ_R ∇, θ += alpha F^-1 v, where F = damping I + mean of g gᵀ over single
     examples of R. The Woodbury identity takes all examples at once instead of one by one: the same matrix. Deviation: the
     authors' code never updates the direction that it takes from the first example, so that what it computes is no
-    inverse; `authors_recursion` does as they do.
+    inverse; `authors_recursion` does as they do, on two examples more (their loop ends late) or on all of a smaller R, whose
+    number their formula takes for `samples` nevertheless.
 
     Args:
         alpha: length of the step; 1 is the influence function's own.
@@ -36,10 +37,13 @@ def woodfisher(*, alpha: Number = 0.2, damping: Number = 1.0, samples: int = 100
         weights, structured = ravel_pytree(variables.params)
         share = problem.forget_count / problem.retain_count
         influence = batch_gradient(problem, variables, "kept", weights=jnp.where(problem.forget, 1.0, -share))
-        (rows,) = draw(key, [Source(problem.retain, problem.retain_count, 1)], samples)[0]
+        (rows,) = draw(key, [Source(problem.retain, problem.retain_count, 1)], samples + 2 * authors_recursion)[0]
         gradients = jacobian(problem, variables, rows, loss)
         vector = ravel_pytree(influence)[0]
-        step = published_product(gradients, vector)[0] if authors_recursion else inverse_product(gradients, vector, damping)
+        if authors_recursion:
+            step, _ = published_product(gradients, vector, samples)
+        else:
+            step = inverse_product(gradients, vector, damping)
         return variables._replace(params=structured(weights + alpha * step))
 
     return edit(change)
@@ -61,14 +65,16 @@ def inverse_product(
 
 
 def published_product(
-    gradients: Float[Array, "samples weights"], vector: Float[Array, " weights"]
+    gradients: Float[Array, "examples weights"], vector: Float[Array, " weights"], samples: int
 ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
-    """What the authors' code computes for F^-1 vector, and its `o`: ever the first gradient, only shorter."""
-    count = len(gradients)
+    """What the authors' code computes for F^-1 vector, and its `o`: ever the first gradient, only shorter.
+
+    `samples` is their constant N, however many gradients there are.
+    """
 
     def step(carry, gradient):
         k, o = carry
-        scale = count + o @ gradient
+        scale = samples + o @ gradient
         return (k - (k @ gradient) / scale * o, o - (o @ gradient) / scale * o), None
 
     return jax.lax.scan(step, (vector, gradients[0]), gradients[1:])[0]

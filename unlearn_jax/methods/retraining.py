@@ -53,13 +53,16 @@ def cf_k(
 ) -> Method:
     """Catastrophically forgetting k: only the last k blocks go on training on the retain set.
 
-    All other weights stay bit-identical. Deviation: BatchNorm's running statistics are frozen everywhere; the authors' code
-    lets them move, which changes the frozen blocks after all.
+    All other weights stay bit-identical. Deviations: BatchNorm's running statistics are frozen everywhere; the authors' code
+    lets them move, which changes the frozen blocks after all. k counts blocks, which is what a model declares; the authors count
+    convolutions and dense layers, with the norms behind them: the same for k = 1 and for an MLP, where a residual block is two
+    or three of theirs.
 
     Args:
         blocks: k; the head is the last block.
-        learning_rate: of SGD with momentum 0.9.
-        weight_decay: added to the gradient.
+        learning_rate: of SGD with momentum 0.9; as in SCRUB's comparison (2302.09880), where the authors' goes up and down
+            between 0.1 and 0.005.
+        weight_decay: added to the gradient; the authors' 5e-5.
         epochs: passes over R.
         batch_size: examples per step.
     """
@@ -77,12 +80,13 @@ def eu_k(
 ) -> Method:
     """Exact unlearning of the last k blocks: they are initialised anew and trained on the retain set.
 
-    As `cf_k`, its deviation included, behind a fresh draw of the last k blocks' parameters.
+    As `cf_k`, its deviations included, behind a fresh draw of the last k blocks' parameters, those of their norms included (the
+    authors draw kernels and biases anew and keep the norms').
 
     Args:
         blocks: k; the head is the last block.
-        learning_rate: of SGD with momentum 0.9.
-        weight_decay: added to the gradient.
+        learning_rate: of SGD with momentum 0.9; see `cf_k`.
+        weight_decay: added to the gradient; see `cf_k`.
         epochs: passes over R.
         batch_size: examples per step.
     """
@@ -96,9 +100,9 @@ def eu_k(
     return pipe(edit(renew), train)
 
 
-def sgd(learning_rate, weight_decay) -> optax.GradientTransformation:
-    """SGD with momentum 0.9 and coupled weight decay, as in most of the papers' code."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, 0.9))
+def sgd(learning_rate, weight_decay, momentum=0.9) -> optax.GradientTransformation:
+    """SGD with coupled weight decay, and momentum 0.9 as in most of the papers' code."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
 
 
 def descend_on_retain(problem: Problem, transform, epochs: int, batch_size: int, statistics: str = "update") -> Descent:

@@ -14,7 +14,10 @@ GROUPS = 8
 
 
 class Normalisation(nn.Module):
-    """BatchNorm or GroupNorm over the first axis of `[channels, height, width, batch]`."""
+    """BatchNorm or GroupNorm over the first axis of `[channels, height, width, batch]`.
+
+    BatchNorm's running variance is a mean of the batches' biased variances, as Flax has it; PyTorch keeps the unbiased ones.
+    """
 
     kind: str
 

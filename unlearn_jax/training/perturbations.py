@@ -1,13 +1,16 @@
 """Images moved against a model: adversarial examples, all in eval mode and without clipping.
 
-The images are standardised, so that the range of their pixels is not known here; sizes and radii are in the images' own units.
+Sizes and radii are in pixels of [0, 1], as the attacks' authors give them, while the images are as the model reads them: `scale`,
+one number for each channel or one for all, says how far these move for a pixel (see `Problem.pixel_scale`). Norms and steepest
+directions are those of pixels too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unlearn_jax.types import Examples, Model, Variables
@@ -16,14 +19,26 @@ CHUNK = 256  # examples that go through the network at a time
 
 
 def fast_gradient_sign(
-    model: Model, variables: Variables, examples: Examples, size: float | Array
+    model: Model, variables: Variables, examples: Examples, size: float | Array, scale: Sequence[float] = (1.0,)
 ) -> Float[Array, "examples *image"]:
-    """One step that raises the loss: x + size sign(∇x CE(x, y)) (arXiv 1412.6572)."""
-    return in_chunks(lambda own: own.images + size * jnp.sign(_loss_slope(model, variables, own)[0]), examples)
+    """One step that raises the loss: every pixel by size, in the direction sign(∇x CE(x, y)) (arXiv 1412.6572)."""
+
+    def attack(own: Examples) -> Array:
+        slope, _ = _loss_slope(model, variables, own, jnp.zeros_like(own.images), scale)
+        return _moved(own.images, size * jnp.sign(slope), scale)
+
+    return in_chunks(attack, examples)
 
 
 def targeted_descent(
-    model: Model, variables: Variables, examples: Examples, *, radius: float | Array, step: float | Array, steps: int
+    model: Model,
+    variables: Variables,
+    examples: Examples,
+    *,
+    radius: float | Array,
+    step: float | Array,
+    steps: int,
+    scale: Sequence[float] = (1.0,),
 ) -> Float[Array, "examples *image"]:
     """Projected gradient descent in the l2 ball towards the labels of `examples` (arXiv 1706.06083).
 
@@ -31,53 +46,61 @@ def targeted_descent(
         model: the network.
         variables: its weights.
         examples: where to start, and the labels to end at.
-        radius: of the ball around each image.
-        step: length of each step.
+        radius: of the ball around each image, in pixels.
+        step: length of each step, in pixels.
         steps: how many.
+        scale: units of the images for a pixel.
     """
 
     def attack(own: Examples) -> Array:
-        def move(images: Array, _: None) -> tuple[Array, None]:
-            slope = _loss_slope(model, variables, own._replace(images=images))[0]
-            return _into_ball(images - step * _unit(slope), own.images, radius), None
+        def move(change: Array, _: None) -> tuple[Array, None]:
+            slope = _loss_slope(model, variables, own, change, scale)[0]
+            return _into_ball(change - step * _unit(slope), radius), None
 
-        return jax.lax.scan(move, own.images, None, steps)[0]
+        return _moved(own.images, jax.lax.scan(move, jnp.zeros_like(own.images), None, steps)[0], scale)
 
     return in_chunks(attack, examples)
 
 
 def nearest_adversarial(
-    model: Model, variables: Variables, examples: Examples, *, radius: float | Array, doublings: int, steps: int
+    model: Model,
+    variables: Variables,
+    examples: Examples,
+    *,
+    radius: float | Array,
+    doublings: int,
+    steps: int,
+    scale: Sequence[float] = (1.0,),
 ) -> Examples:
     """For each example the first one met that the model takes for another class, searched in growing l2 balls.
 
-    In each ball projected gradient ascent on the loss starts from the image anew, by steps of a tenth of the radius, and
-    stops as soon as the model is wrong; whoever is not fooled then goes on in a ball of twice the radius.
+    In each ball projected gradient ascent on the loss goes on from where the last one ended, by steps of a tenth of the radius,
+    and stops as soon as the model is wrong; whoever is not fooled then goes on in a ball of twice the radius.
 
     Args:
         model: the network.
         variables: its weights.
         examples: what to start from; an example that is misclassified already stays where it is.
-        radius: of the first ball.
+        radius: of the first ball, in pixels.
         doublings: balls after the first; what none of them fools keeps its image of the last.
         steps: in each ball.
+        scale: units of the images for a pixel.
 
     Returns:
         The moved images, and what the model takes them for.
     """
 
     def attack(own: Examples) -> Examples:
-        def search(images: Array, size: Array) -> tuple[Array, None]:
-            def climb(images: Array, _: None) -> tuple[Array, None]:
-                slope, guess = _loss_slope(model, variables, own._replace(images=images))
-                moved = _into_ball(images + 0.1 * size * _unit(slope), own.images, size)
-                return _choose(guess != own.labels, images, moved), None
+        def search(change: Array, size: Array) -> tuple[Array, None]:
+            def climb(change: Array, _: None) -> tuple[Array, None]:
+                slope, guess = _loss_slope(model, variables, own, change, scale)
+                return _choose(guess != own.labels, change, _into_ball(change + 0.1 * size * _unit(slope), size)), None
 
-            fooled = predicted(model, variables, images) != own.labels
-            again = _choose(fooled, images, own.images)
-            return jax.lax.cond(jnp.all(fooled), lambda: images, lambda: jax.lax.scan(climb, again, None, steps)[0]), None
+            fooled = predicted(model, variables, _moved(own.images, change, scale)) != own.labels
+            return jax.lax.cond(jnp.all(fooled), lambda: change, lambda: jax.lax.scan(climb, change, None, steps)[0]), None
 
-        images, _ = jax.lax.scan(search, own.images, radius * 2.0 ** jnp.arange(doublings + 1))
+        change, _ = jax.lax.scan(search, jnp.zeros_like(own.images), radius * 2.0 ** jnp.arange(doublings + 1))
+        images = _moved(own.images, change, scale)
         return Examples(images, predicted(model, variables, images))
 
     return in_chunks(attack, examples)
@@ -98,12 +121,23 @@ def in_chunks(function: Callable[[Any], Any], arrays: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
 
 
-def _loss_slope(model: Model, variables: Variables, examples: Examples) -> tuple[Array, Array]:
-    """The gradient of each example's cross-entropy in its own image, and what the model takes the image for.
+def _moved(images: Array, change: Array, scale: Sequence[float]) -> Array:
+    """The images, their pixels moved by `change`."""
+    return images + change * np.asarray(scale, np.float32).reshape(*[1] * (images.ndim - 1), -1)
+
+
+def _loss_slope(
+    model: Model, variables: Variables, examples: Examples, change: Array, scale: Sequence[float]
+) -> tuple[Array, Array]:
+    """The gradient of each moved example's cross-entropy in its own pixels, and what the model takes the image for.
 
     p_y - 1 is taken as minus the sum of the other probabilities: of a sure model it would round to 0.
     """
-    logits, pullback = jax.vjp(lambda images: model.apply(variables, images, train=False)[0], examples.images)
+
+    def answer(change: Array) -> Array:
+        return model.apply(variables, _moved(examples.images, change, scale), train=False)[0]
+
+    logits, pullback = jax.vjp(answer, change)
     own = jax.nn.one_hot(examples.labels, logits.shape[-1])
     others = (1.0 - own) * jax.nn.softmax(logits)
     (slope,) = pullback(others - own * jnp.sum(others, axis=-1, keepdims=True))
@@ -117,13 +151,12 @@ def _unit(slopes: Array) -> Array:
     return scaled / jnp.maximum(_norm(scaled), 1e-12)
 
 
-def _into_ball(images: Array, centres: Array, radius: float | Array) -> Array:
-    apart = images - centres
-    return centres + apart * jnp.minimum(1.0, radius / jnp.maximum(_norm(apart), 1e-12))
+def _into_ball(changes: Array, radius: float | Array) -> Array:
+    return changes * jnp.minimum(1.0, radius / jnp.maximum(_norm(changes), 1e-12))
 
 
-def _norm(images: Array) -> Array:
-    return jnp.sqrt(jnp.sum(jnp.square(images), axis=tuple(range(1, images.ndim)), keepdims=True))
+def _norm(changes: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(changes), axis=tuple(range(1, changes.ndim)), keepdims=True))
 
 
 def _choose(which: Array, a: Array, b: Array) -> Array:
