@@ -13,7 +13,7 @@ import numpy as np
 
 from configs.common import require
 from configs.ulira import Config
-from experiments.setting import Setting, compile_all, forget_mask, forget_name, pool, prepare, settings
+from experiments.setting import Setting, compile_all, forget_class, forget_mask, forget_name, pool, prepare, settings
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
@@ -60,7 +60,7 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
-    values = settings(config, config.method_names())
+    values = settings(config, config.method_names(), forget_class(config, setting, 0))
     folder.write_json("hyperparameters.json", values)
     population = Population(config, folder, setting)
     attacker = Attacker(population)
@@ -111,8 +111,9 @@ class Population:
         self.made_from = json.dumps({**self.setting.identity, "recipe": recipe, "seed": config.seed, "format": FORMAT})
         self.rows, self.trained_on = np.flatnonzero(targets), halves[:, targets]
         self.labels, self.test_labels = setting.data.train.labels[targets], setting.data.test.labels
-        folder.write_text(f"forget_sets/{self.name}.txt", "".join(f"{row}\n" for row in self.rows))
-        known = {"rows": self.rows, "targets": self.labels, "test": self.test_labels, "trained_on": self.trained_on}
+        self.published = setting.data.published.train[self.rows]
+        folder.write_text(f"forget_sets/{self.name}.txt", "".join(f"{row}\n" for row in self.published))
+        known = {"rows": self.published, "targets": self.labels, "test": self.test_labels, "trained_on": self.trained_on}
         folder.write_npz(f"logits/{self.name}/labels.npz", known)
         self.members = self.pool("original", halves)
 
@@ -299,7 +300,7 @@ class Attacker:
         """A table of the targets: memorisation, and the balanced accuracy of the attack on each method at each of them."""
         population = self.population
         columns = {
-            "row": population.rows,
+            "row": population.published,
             "label": population.labels,
             "clean_label": population.setting.data.clean_labels[population.rows],
             "memorisation": self.memorisation.score,

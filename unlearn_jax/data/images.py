@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from unlearn_jax.data import sources
-from unlearn_jax.data.splits import generator, mislabel, stratified_order
+from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
 from unlearn_jax.types import Examples, UsageError
 
 
@@ -57,6 +57,7 @@ class Dataset(NamedTuple):
     test: Examples  # for evaluation alone
     classes: int
     fingerprint: str  # SHA-256 over all arrays
+    published: Published  # the numbers of the rows of `train` and `held_out`, which files and tables use
 
 
 def load(
@@ -122,7 +123,8 @@ def load(
         Examples(standardise(test.images), np.array(test.labels)),
     )
     fingerprint = _fingerprint(clean_labels, *(array for split in splits for array in split))
-    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint)
+    numbers = Published(len(order), rows, held_out_rows)
+    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint, numbers)
 
 
 def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> tuple[sources.Split, sources.Split]:
