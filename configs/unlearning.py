@@ -32,7 +32,7 @@ class Forget:
     """A share (below 1) or a count: of the class (class_part), of the wrong labels (mislabelled_part) or of all training examples
     (the others)."""
     label: int = 0
-    """The class, counted from 0; of several forget sets the next one is of the next class (class), or of the same (class_part)."""
+    """The class, counted from 0; of several forget sets each is of the next class (class), or all of the same (class_part)."""
     file: Path | None = None
     """Row numbers of the published training set, counted from 0, as forget_sets/ has them: text, or a .npy file (file)."""
     models: int = 32

@@ -1,4 +1,4 @@
-"""What is alive decides: models that diverged are left out, n is what is left, too few stop a run before any method is trained."""
+"""What is alive decides: models that diverged are left out, n is what is left, too few stop a run before methods are trained."""
 
 from typing import Any, TypeVar
 

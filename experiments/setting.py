@@ -138,7 +138,7 @@ def forget_class(config: Config, setting: Setting, index: int) -> int | None:
 
 
 def forget_name(config: Config, setting: Setting, index: int) -> str:
-    """What a forget set is called: `random-0`, `class-3`, `memorised-0`, `file-0`; parts of a class `class_part-3`, `class_part-3-1`."""
+    """What a forget set is called: `random-0`, `file-0`, `class-3`; parts of one class `class_part-3`, `class_part-3-1`, ..."""
     kind, label = config.forget.kind, forget_class(config, setting, index)
     if label is None:
         return f"{kind}-{index}"
@@ -226,10 +226,9 @@ def pool(
                 f"held-out accuracy {100 * p.accuracy:.1f}%" + (f", {p.diverged} diverged" if p.diverged else ""),
             ),
         )
-        done = f"{members} members, {trained.seconds:.2f} s each" + (
-            f", diverged: {trained.diverged}" if trained.diverged else ""
-        )
-        update(1.0, ", ".join([done, *mixture(trained.made_with)]))
+        done = f"{members} members, {trained.seconds:.2f} s each"
+        gone = f", diverged: {trained.diverged}" if trained.diverged else ""
+        update(1.0, ". ".join([done + gone, *mixture(trained.made_with)]))
     return trained
 
 
@@ -240,7 +239,7 @@ def mixture(made_with: Iterable[str]) -> list[str]:
         made_with: of each part, see `device.made_with`.
     """
     others = sorted({*made_with} - {device.made_with()})
-    return [f"some made with {'; '.join(others)}, not with {device.made_with()}"] if others else []
+    return [f"Part of this was made with {'; '.join(others)}, not with {device.made_with()}."] if others else []
 
 
 def compile_all(unlearners: Collection[Unlearner]) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from configs.common import require
 from configs.ulira import Config
-from experiments.setting import Setting, compile_all, forget_class, forget_mask, forget_name, pool, prepare, settings
+from experiments.setting import Setting, compile_all, forget_class, forget_mask, forget_name, mixture, pool, prepare, settings
+from unlearn_jax import device
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
@@ -44,6 +45,7 @@ class Answers(NamedTuple):
     test: np.ndarray  # logits [models, examples, classes]
     lost: tuple[int, ...]  # models that diverged
     seconds: float
+    made_with: str  # see `device.made_with`
 
 
 class Nulls(NamedTuple):
@@ -74,9 +76,11 @@ def run(config: Config, folder: Run) -> None:
             update((number + 1) / len(answers), f"{number + 1} of {len(answers)} methods")
     nulls = attacker.nulls(())
     lost = {f"{population.name}/{name}": each.lost for name, each in answers.items()}
-    write_results(folder, rows, {"bands": {population.name: nulls.band}, "diverged": lost})
+    made_with = {each.made_with for each in answers.values()}
+    write_results(folder, rows, {"bands": {population.name: nulls.band}, "diverged": lost, "made_with": sorted(made_with)})
     folder.write_csv("memorisation.csv", *attacker.targets(attacks))
     board = membership.arrange(rows, nulls.band)
+    board = board._replace(caption=(*board.caption, *mixture(made_with)))
     leaderboard.write(folder, board)
     drawn = [line.method for line in board.lines if attacks.get(line.method)]
     curves = {
@@ -136,7 +140,7 @@ class Population:
         """What models say on the targets and on the test set; `model` where it is not the problem's own."""
         images = self.setting.data.train.images[self.rows], self.setting.data.test.images
         targets, test = (predict(model or self.problem.model, variables, each, self.config.strategy) for each in images)
-        return Answers(targets, test, diverged((variables, targets, test)), seconds)
+        return Answers(targets, test, diverged((variables, targets, test)), seconds, device.made_with())
 
     def unlearn_all(self, values: dict[str, dict[str, Any]]) -> dict[str, Answers]:
         """What the members say after each method: what an earlier run left in the run folder, the rest made now."""
@@ -156,7 +160,8 @@ class Population:
         found = self.folder.read_npz(f"logits/{self.name}/{name}.npz")
         if found is None or str(found["made_by"]) != made_by:
             return None
-        return Answers(found["targets"], found["test"], tuple(map(int, found["lost"])), float(found["seconds"]))
+        lost, seconds = tuple(map(int, found["lost"])), float(found["seconds"])
+        return Answers(found["targets"], found["test"], lost, seconds, str(found["made_with"]))
 
     def make(self, name: str, made_by: str, unlearner: Unlearner | None) -> Answers:
         """What the members say after a method, made now and kept in the run folder."""
