@@ -48,15 +48,15 @@ def run(config: Config, folder: Run) -> None:
     everything = np.ones(len(setting.data.train.labels), bool)
     originals = pool(config, setting, setting.problem, everything, "original", config.members)
     lost_members(config, "original", originals.variables, 2)
-    studies = [study_after(config, folder, setting, requests[:number]) for number in range(1, config.requests + 1)]
-    for study in studies:
-        study.oracles()  # if they do not suffice, then before a method is trained
+    for number in range(1, config.requests + 1):  # if they do not suffice, then before a method is trained
+        study_after(config, folder, setting, requests[:number]).oracles()
     streams = answered(config, setting, requests, originals.variables)
     if config.shards:
         streams["sisa"] = sharded(config, setting, requests)
     rows: list[Row] = []
     steps: list[report.Step] = []
-    for number, study in enumerate(studies, start=1):
+    for number in range(1, config.requests + 1):
+        study = study_after(config, folder, setting, requests[:number])
         found, drifted = judged(config, study, requests[:number], originals.variables, streams)
         rows, steps = rows + found, steps + drifted
     write_results(folder, rows)

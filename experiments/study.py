@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -219,20 +219,19 @@ class Study:
                 evaluation, n = score_alive(first.cube, yardstick, np.delete(groups, first.lost), first.extra)
                 if evaluation:
                     by_seed = [{(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}]
-                    by_seed += [yardstick.of_members(each.cube, each.extra) for each in others]
-                    whole = [self.with_gaps(own, each.lost) for own, each in zip(by_seed, [first, *others], strict=True)]
-                    members = {metric: np.stack([own[metric] for own in whole], axis=1) for metric in whole[0]}
+                    by_seed += [yardstick.of_members(each.cube, each.extra) if len(each.cube.forget) else {} for each in others]
+                    lost = [each.lost for each in (first, *others)]
+                    members = {each: self.with_gaps([own.get(each, ()) for own in by_seed], lost) for each in by_seed[0]}
                     found[name] = Scored(evaluation, n, yardstick.at(n), members)
                 update((number + 1) / len(judged), name)
             update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
         return yardstick, found
 
-    def with_gaps(self, values: dict[Name, np.ndarray], lost: tuple[int, ...]) -> dict[Name, np.ndarray]:
-        """One value for each original, NaN for those that are lost or, at the end, were not compared."""
-        there = np.delete(np.arange(self.members), lost)
-        whole = {name: np.full(self.members, np.nan) for name in values}
-        for name, own in values.items():
-            whole[name][there[: len(own)]] = own
+    def with_gaps(self, by_seed: Sequence[Sequence[float]], lost: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """A value of each original and seed, NaN for those that are lost or, at the end, were not compared."""
+        whole = np.full((self.members, len(by_seed)), np.nan)
+        for seed, (values, gone) in enumerate(zip(by_seed, lost, strict=True)):
+            whole[np.delete(np.arange(self.members), gone)[: len(values)], seed] = values
         return whole
 
     def rows_of(self, name: str, each: Judged, scored: Scored | None, oracles: int) -> list[Row]:

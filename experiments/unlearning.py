@@ -53,12 +53,13 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     lost: dict[str, dict[str, tuple[int, ...]]] = {}
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", members)
     lost_members(config, "original", originals.variables, 2)
-    studies = [Study(config, folder, setting, mask, name, entries) for mask, name in zip(masks, values, strict=True)]
-    for study in studies[1:]:
-        study.oracles()  # if they do not suffice, then before a method is trained; read from the cache when it is their turn
+    sets = list(zip(masks, values, strict=True))
+    for mask, name in sets[1:]:  # if they do not suffice, then before a method is trained; read from the cache in their turn
+        Study(config, folder, setting, mask, name, entries).oracles()
     made_with = {*originals.made_with}
     notes: list[str] = []
-    for index, study in enumerate(studies):
+    for index, (mask, set_name) in enumerate(sets):
+        study = Study(config, folder, setting, mask, set_name, entries)
         oracles = study.oracles()
         judged = study.judge_all(values[study.name], originals)
         made_with |= {*study.retraining.made_with, *(each.made_with for seeds in judged.values() for each in seeds)}
