@@ -32,9 +32,9 @@ class Forget:
     """A share (below 1) or a count: of the class (class_part), of the wrong labels (mislabelled_part) or of all training examples
     (the others)."""
     label: int = 0
-    """The class, counted from 0 (class, class_part)."""
+    """The class, counted from 0; of several forget sets each is of the next class (class), or all of the same (class_part)."""
     file: Path | None = None
-    """Row numbers of training examples, counted from 0: text, or a .npy file (file)."""
+    """Row numbers of the published training set, counted from 0, as forget_sets/ has them: text, or a .npy file (file)."""
     models: int = 32
     """Models on random halves of the examples, from which memorisation and exposure are measured: an even number."""
 
@@ -121,10 +121,6 @@ class Methods(Common):
             require(name in fitting, "--methods", name, f"needs convolutions, which --model {self.model} has not")
         return names
 
-    def forgotten_class(self) -> int | None:
-        """The class that is to be forgotten, whole or in part, if one is."""
-        return None
-
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
         """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; what is given last counts."""
         parsed: dict[str, dict[str, Any]] = {}
@@ -165,10 +161,6 @@ class Config(Methods):
         require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
         self.forget.check()
         self.evaluation.check()
-
-    def forgotten_class(self) -> int | None:
-        """The class that is to be forgotten, whole or in part, if one is."""
-        return self.forget.label if self.forget.kind in ("class", "class_part") else None
 
 
 def smoke(config: Config) -> Config:

@@ -13,7 +13,8 @@ from joblib import Parallel, delayed
 
 from configs.attack_features import Config
 from configs.common import require
-from experiments.setting import forget_mask, forget_name, pool, prepare, settings
+from experiments.alive import comparable, lost_members
+from experiments.setting import forget_mask, pool, prepare, settings_of_sets
 from experiments.study import Study
 from unlearn_jax.data import Dataset
 from unlearn_jax.data.augmentation import variations
@@ -64,13 +65,15 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
-    values = settings(config, config.method_names())
+    values = settings_of_sets(config, setting, config.method_names())
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
+    lost_members(config, "original", originals.variables, config.together + 1)  # two groups
+    sets = [Attacked(config, Study(config, folder, setting, mask, name)) for mask, name in zip(masks, values, strict=True)]
+    oracles = [each.oracles() for each in sets]  # if they do not suffice, then before a method is trained
     exposures: list[Exposure] = []
-    for index, mask in enumerate(masks):
-        study = Study(config, folder, setting, mask, forget_name(config, setting, index))
-        exposures += Attacked(config, study).judge_all(values, originals)
+    for attacked, of_oracles in zip(sets, oracles, strict=True):
+        exposures += attacked.judge_all(values[attacked.study.name], originals, of_oracles)
     rows = [row_of(config, each) for each in exposures if each.method != ORACLE]
     folder.write_csv("features.csv", *exposure.table(exposures))
     write_results(folder, rows, {"bands": {f"{each.forget_set}/{each.method}": each.band for each in exposures}})
@@ -100,12 +103,23 @@ class Attacked:
         images = np.concatenate([data.train.images[rows], fresh.images])
         self.examples = Examples(images, np.concatenate([labels, fresh.labels]))
 
-    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> list[Exposure]:
+    def oracles(self) -> Measured:
+        """What every attack tells about retrained models.
+
+        Raises:
+            UsageError: fewer are left than make a null of two groups against two.
+        """
+
+        def trained() -> Variables:
+            variables = self.study.pool(ORACLE, 2 * self.config.members).variables
+            logits = predict(self.study.problem.model, variables, self.examples.images, self.config.strategy)
+            lost_members(self.config, "retrained", (variables, logits), 3 * self.config.together + 1)
+            return variables
+
+        return self.measured(ORACLE, {}, trained)
+
+    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool, oracles: Measured) -> list[Exposure]:
         """What every attack tells about every pool, beside what it tells about the oracles."""
-        oracles = self.measured(ORACLE, {}, lambda: self.study.pool(ORACLE, 2 * self.config.members).variables)
-        said = f"{oracles.members} of {2 * self.config.members} retrained models did not diverge; expected a smaller number"
-        enough = oracles.members > 3 * self.config.together  # a null of two groups against two
-        require(enough, "--train.learning-rate", self.config.train.learning_rate, said)
         found = {ORACLE: oracles}
         for name, own in values.items():
             found[name] = self.measured(name, own, partial(self.unlearned, name, own, originals))
@@ -187,13 +201,14 @@ class Attacked:
         groups, of_oracles = (len(next(iter(each.by_group.values()), ())) for each in (measured, oracles))
         if groups < 2:
             return []
-        nulls, band = self.nulls(oracles, min(groups, of_oracles // 2))
+        n = groups if name == ORACLE else comparable(groups, of_oracles)
+        nulls, band = self.nulls(oracles, comparable(n, of_oracles))
         access = METHODS[name].access if name in METHODS else "none"
         found = []
         for key, numbers in measured.by_group.items():
-            null, (value, low, high) = nulls[key], bootstrap(numbers, self.config.seed)
+            null, (value, low, high) = nulls[key], bootstrap(numbers[:n], self.config.seed)
             z = (value - null.mean) / null.sd if null.sd > 0 and name != ORACLE else None
-            counts = measured.members, oracles.members
+            counts = min(measured.members, n * self.config.together), oracles.members
             found.append(Exposure(self.study.name, name, access, *key, value, low, high, *null, z, band, *counts))
         return found
 

@@ -6,12 +6,12 @@ import numpy as np
 from scipy.stats import binomtest
 
 from configs.calibration import Config
+from experiments.alive import comparable, lost_members, score_alive, without
 from experiments.setting import forget_mask, prepare
-from experiments.study import Study, keep
-from unlearn_jax.metrics import reference, score
+from experiments.study import Study
+from unlearn_jax.metrics import reference
 from unlearn_jax.report.progress import working
 from unlearn_jax.runs import Run
-from unlearn_jax.training.pools import diverged
 
 
 def run(config: Config, folder: Run) -> None:
@@ -26,9 +26,12 @@ def run(config: Config, folder: Run) -> None:
         oracles = study.oracles()
         retrained = study.pool("retrain", config.members)
         with working(f"replicate {replicate + 1} of {config.replicates}") as update:
-            yardstick = reference(oracles, study.labels, config.members, splits=config.evaluation.splits, seed=replicate)
+            n = comparable(config.members, len(oracles.forget))
+            yardstick = reference(oracles, study.labels, n, splits=config.evaluation.splits, seed=replicate)
             cube = study.logits(retrained.variables)
-            verdict = score(keep(cube, diverged((retrained.variables, cube))), yardstick)
+            lost = lost_members(config, "retrained", (retrained.variables, cube), 2)
+            verdict, _ = score_alive(without(cube, lost), yardstick)
+            assert verdict
             update(1.0, f"largest |z| {verdict.largest_z:.2f}, band {verdict.band:.2f}")
         outside += not verdict.inside
         by_z += any(each.z is not None and abs(each.z) > verdict.band for each in verdict.scores)

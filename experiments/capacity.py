@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from configs.capacity import Config
-from configs.common import require
+from configs.capacity import FEWEST, Config
+from experiments.alive import comparable, lost_members
 from experiments.setting import Setting, compile_all, forget_mask, forget_name, forgetting, pool, prepare, settings
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.splits import generator
@@ -111,6 +111,9 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
 
     Returns:
         Logits `[sets, models, examples, classes]` of every kind of model on the forget set, retained and test examples; labels.
+
+    Raises:
+        UsageError: so many originals or oracles diverged that nothing could be said.
     """
     members, sets = config.members, len(forget)
     assert members != "auto"
@@ -123,24 +126,28 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
     by_set = jax.tree.map(lambda leaf: np.concatenate([leaf[index::sets] for index in range(sets)]), oracles.variables)
     copies = jax.tree.map(lambda leaf: np.tile(leaf, (sets, *(1,) * (leaf.ndim - 1))), originals.variables)
     told = {"forget": np.repeat(forget, members, axis=0)}
-    batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    unlearners = {name: Unlearner(name, values[name], problem, copies, masks=told, **batching) for name in values}
-    compile_all(unlearners.values())
-    everyone: dict[str, Variables] = {"original": originals.variables, "oracle": by_set}
     names = [forget_name(config, setting, index) for index in range(sets)]
-    for name, unlearner in unlearners.items():
-        keys = jax.numpy.concatenate([member_keys(config.seed, f"{name} on {each}", members) for each in names])
-        everyone[name] = unlearned(name, unlearner, keys)
     rows = [np.flatnonzero(mask) for mask in forget]
     never_asked = np.flatnonzero(~forget.any(axis=0))
     order = generator("retained examples that are judged", config.seed).permutation(len(never_asked))
     retain = np.sort(never_asked[order[: config.evaluation.retain_size]])
     images = np.concatenate([data.train.images[np.concatenate([*rows, retain])], data.test.images])
-    with working("predictions") as update:
-        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *everyone.values())
-        logits = predict(problem.model, stacked, images, config.strategy)
-        update(1.0, f"{len(logits)} models, {len(images)} examples")
-    size, ends = len(rows[0]), np.cumsum([len(jax.tree.leaves(variables)[0]) for variables in everyone.values()])
+    everyone = {"original": originals.variables, "oracle": by_set}
+    with working("predictions of references") as update:
+        logits = {name: predict(problem.model, variables, images, config.strategy) for name, variables in everyone.items()}
+        update(1.0, f"{3 * sets} pools, {len(images)} examples")
+    lost_members(config, "original", (originals.variables, logits["original"]), FEWEST)
+    for index, name in enumerate(names):
+        some = slice(2 * members * index, 2 * members * (index + 1))
+        models = jax.tree.map(lambda leaf, some=some: leaf[some], (by_set, logits["oracle"]))
+        lost_members(config, f"{name} oracle", models, FEWEST_ORACLES)
+    batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
+    unlearners = {name: Unlearner(name, values[name], problem, copies, masks=told, **batching) for name in values}
+    compile_all(unlearners.values())
+    for name, unlearner in unlearners.items():
+        keys = jax.numpy.concatenate([member_keys(config.seed, f"{name} on {each}", members) for each in names])
+        logits[name] = predict(problem.model, unlearned(name, unlearner, keys), images, config.strategy)
+    size = len(rows[0])
     found: Arrays = {
         "parameters": np.array(sum(leaf[0].size for leaf in jax.tree.leaves(originals.variables.params))),
         "forget_labels": np.stack([data.train.labels[each] for each in rows]),
@@ -148,7 +155,7 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
         "retain_labels": data.train.labels[retain],
         "test_labels": data.test.labels,
     }
-    for name, part in zip(everyone, np.split(logits, ends[:-1]), strict=True):
+    for name, part in logits.items():
         on_sets, on_retain, on_test = np.split(part, [sets * size, sets * size + len(retain)], axis=1)
         answers = np.stack(np.split(on_sets, sets, axis=1))  # [sets, models, forget, classes]
         if name == "original":  # the same for all sets
@@ -210,15 +217,8 @@ def answers(logits: np.ndarray, labels: np.ndarray) -> Answers:
 
 
 def measured(config: Config, axis: str, value: str, arrays: Arrays) -> report.Setting:
-    """What is said of a setting: how far it overfits, and what each method leaves, with intervals over originals and sets.
-
-    Raises:
-        UsageError: so many models diverged that nothing can be said.
-    """
+    """What is said of a setting: how far it overfits, and what each method leaves, with intervals over originals and sets."""
     models = said(arrays)
-    left = len(models["original", "forget"][0].phi), min(len(each.phi) for each in models["oracle", "forget"])
-    message = f"{left[0]} originals and {left[1]} oracles of a forget set did not diverge; expected a smaller number"
-    require(left[0] >= 3 and left[1] >= FEWEST_ORACLES, "--train.learning-rate", config.train.learning_rate, message)
     splits, parts = report.SPLITS, overfitting(config, models, arrays["forget_wrong"])
     compared = {"test_error": 100 - parts["test_accuracy"], "left": beyond_null(config, models)}
     gone = set().union(*lost(arrays, "original"))
@@ -331,7 +331,7 @@ def attack(config: Config, originals: np.ndarray, oracles: np.ndarray) -> tuple[
 
     As many oracles as originals are the other side, in both, on average over some splits.
     """
-    count = min(len(originals), len(oracles) // 2)
+    count = comparable(len(originals), len(oracles))
     own, guess = [], []
     for first, second in halves(jax.random.key(config.seed), len(oracles), count, HALVES):
         own += [told_apart(originals, oracles[first]), told_apart(originals, oracles[second])]
@@ -378,7 +378,7 @@ def standings(config: Config, name: str, models: Said) -> list[report.Cost]:
     for metric, split in COSTS:
         parts, nulls = held_against(config, name, models, metric, split)
         count = len(parts)
-        if count < 3:
+        if count < FEWEST:
             continue
         for index, null_of_set in enumerate(nulls):
             interval = over(parts[:, [index]])
@@ -393,8 +393,8 @@ def held_against(config: Config, name: str, models: Said, metric: str, split: st
     """What each model of a method contributes to a metric, `[models, sets]`, and the null of each set; no rows if under three."""
     field, compare = COSTS[metric, split]
     own, oracles = ([getattr(each, field) for each in models[kind, split]] for kind in (name, "oracle"))
-    count = min(len(own[0]), *(len(each) // 2 for each in oracles))
-    if count < 3:
+    count = min(comparable(len(own[0]), len(each)) for each in oracles)
+    if count < FEWEST:
         return np.zeros((0, len(own))), []
     found = [standing(config, compare, one[:count], other) for one, other in zip(own, oracles, strict=True)]
     return np.stack([parts for parts, _ in found], axis=1), [of_oracles for _, of_oracles in found]

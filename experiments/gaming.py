@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from configs.gaming import Config
-from experiments.setting import forget_mask, forget_name, pool, prepare, settings
-from experiments.study import Study, keep, scored_row, without
+from experiments.alive import lost_members, score_alive, without
+from experiments.setting import forget_class, forget_mask, forget_name, pool, prepare, settings
+from experiments.study import Study, scored_row
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import accuracy, gaming, probabilities, relearn_steps, scaled_logits, score, weight_distance, zrf
+from unlearn_jax.metrics import accuracy, gaming, probabilities, relearn_steps, scaled_logits, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Evaluation, Extra
 from unlearn_jax.report import gaming as report
 from unlearn_jax.report.drawing import save
@@ -64,7 +65,10 @@ class Game:
 
         trained = pool(config, self.setting, self.setting.problem, forget | True, "original", study.members)
         again = study.pool("cheat", study.members)  # by the author of the cheats: keys of their own
-        self.originals, self.retrained = (without(each.variables, each.diverged) for each in (trained, again))
+        populations = {"original": trained.variables, "retrained": again.variables}
+        self.originals, self.retrained = (
+            without(models, lost_members(config, role, models, 2)) for role, models in populations.items()
+        )
         self.own, self.own_nudged = study.logits(self.originals), self.on_nudged(self.originals)
         self.answers = study.logits(self.retrained).forget
         self.oracles = study.oracles()
@@ -96,10 +100,12 @@ class Game:
                 self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged, self.weights)
 
     def hand_in_model(self, claim: Claim, variables: Variables) -> None:
-        """Models, without those that diverged."""
+        """Models, without those that diverged; nothing is said of fewer than two."""
         cube, nudged = self.study.logits(variables), self.on_nudged(variables)
         lost = diverged((variables, cube, nudged))
-        kept = keep(cube, lost)
+        if len(cube.forget) - len(lost) < 2:
+            return
+        kept = without(cube, lost)
         measured = self.models.of(without(variables, lost), kept.forget)
         self.hand_in(claim, kept, np.delete(nudged, lost, axis=0), measured)
 
@@ -115,7 +121,7 @@ class Game:
     def hand_in(self, claim: Claim, cube: Cube, nudged: np.ndarray, weights: Extra) -> None:
         """Score answers and the models that they come from, and measure how wrong they are on F and on F nudged."""
         config, study, members = self.config, self.study, len(cube.forget)
-        verdict = self.judged(claim.method, cube, weights)
+        verdict, n = self.judged(claim.method, cube, weights)
         common = Row(
             experiment=config.exp,
             dataset=config.dataset,
@@ -125,7 +131,7 @@ class Game:
             access=claim.needs,
             metric="",
             split="forget",
-            n_members=members,
+            n_members=n,
             n_oracles=len(self.oracles.forget),
         )
         wrong = {
@@ -135,17 +141,18 @@ class Game:
             "agreement": gaming.agreement(cube.forget, self.oracles.forget, study.labels.forget),
         }
         self.verdicts[claim.method] = verdict
-        self.claims.append(claim._replace(inside=verdict.inside and members >= FEWEST))
+        self.claims.append(claim._replace(inside=verdict.inside and n >= FEWEST))
         self.rows += [scored_row(common, each) for each in verdict.scores]
         self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
 
-    def judged(self, name: str, cube: Cube, weights: Extra) -> Evaluation:
-        """The scores of answers, and of the models inside."""
+    def judged(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
+        """The scores of answers, and of the models inside; of how many models."""
         extra = {**weights, ("zrf", "forget"): zrf(probabilities(cube.forget), self.models.untrained)}
         with working(name) as update:
-            verdict = score(cube, self.yardstick, extra=extra)
+            verdict, n = score_alive(cube, self.yardstick, extra=extra)
+            assert verdict
             update(1.0, f"largest deviation {verdict.largest_z:.1f}")
-        return verdict
+        return verdict, n
 
     def drawn(self, count: int, first: int) -> Cube:
         """Answers by draws around some of the retrained models."""
@@ -188,7 +195,8 @@ class Game:
         for count in gaming.COUNTS:
             for first in range(0, len(self.answers) - count + 1, count)[:REPEATS]:
                 name = f"{count} retrained models, from {first} on"
-                found.append((count, first, self.judged(name, self.drawn(count, first), self.dulled_weights)))
+                verdict, _ = self.judged(name, self.drawn(count, first), self.dulled_weights)
+                found.append((count, first, verdict))
         return [
             Price(count, first, each.metric, each.split, each.value, each.z, verdict.largest_z)
             for count, first, verdict in found
@@ -233,7 +241,8 @@ def nearly_all(game: Game) -> Variables:
 def ascent(game: Game) -> Variables:
     """Gradient ascent on F, each model at the learning rate that leaves it the published accuracy on F."""
     config, study, members = game.config, game.study, len(game.own.forget)
-    values = settings(config, ["gradient_ascent"])["gradient_ascent"]
+    label = forget_class(config, game.setting, 0)
+    values = settings(config, ["gradient_ascent"], label)["gradient_ascent"]
     unlearner = Unlearner("gradient_ascent", values, study.problem, game.originals, strategy=config.strategy, chunk=config.chunk)
     keys = member_keys(config.seed, "ascent to a published accuracy", members)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from configs.hypernetwork import Config
+from experiments.alive import lost_members, without
 from experiments.setting import Setting, pool, prepare
 from experiments.unlearning import compare
 from unlearn_jax.data import choose
@@ -108,5 +109,6 @@ def taught(config: Config, setting: Setting, count: int) -> tuple[Lesson, float]
     said = predict(setting.problem.model, oracles.variables, images, config.strategy)
     oracle = np.take_along_axis(said, judged[:, :, None], axis=1)
     lessons = Lesson(originals.variables, *map(jnp.asarray, (rows, others, oracle)))
-    there = np.setdiff1d(np.arange(count), [*originals.diverged, *oracles.diverged])
-    return jax.tree.map(lambda leaf: leaf[there], lessons), originals.seconds + oracles.seconds
+    trained = originals.variables, oracles.variables
+    lost = lost_members(config, "meta-training", trained, config.meta.validation + 1)  # one to learn from
+    return without(lessons, lost), originals.seconds + oracles.seconds

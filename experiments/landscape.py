@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.common import require
 from configs.variance import Config
+from experiments.alive import lost_members
 from experiments.setting import Setting, compile_all, pool
 from experiments.study import Study
 from unlearn_jax.methods.apply import Unlearner
@@ -36,10 +36,14 @@ class Measured(NamedTuple):
     groups: dict[str, Found]
 
 
-def alive(config: Config, role: str, variables: Variables) -> None:
-    """Refuses a pool of which a member diverged: there is no interval over members that are not there."""
-    lost = diverged(variables)
-    require(not lost, "--train.learning-rate", config.train.learning_rate, f"{len(lost)} {role} models diverged; expected less")
+def whole(config: Config, role: str, variables: Variables) -> Variables:
+    """A pool none of whose members diverged: originals, oracles and lines are paired, and each is needed.
+
+    Raises:
+        UsageError: one diverged.
+    """
+    lost_members(config, role, variables, len(jax.tree.leaves(variables)[0]))
+    return variables
 
 
 class Probe:
@@ -138,13 +142,21 @@ def calibration(study: Study) -> jax.Array:
     return shared(images[: batches * size].reshape(batches, size, *images.shape[1:]))
 
 
+def oracles(config: Config, study: Study) -> Variables:
+    """The retrained models of a forget set, all of them.
+
+    Raises:
+        UsageError: one diverged.
+    """
+    return whole(config, "oracle", study.pool("oracle", 2 * study.members).variables)
+
+
 class Look:
     """One forget set: what an earlier run left of it in the run folder, the rest made now."""
 
     def __init__(self, config: Config, study: Study, probe: Probe, originals: Variables):
         self.config, self.study, self.probe = config, study, probe
-        self.pools = {"original": originals, "oracle": study.pool("oracle", 2 * study.members).variables}
-        alive(config, "oracle", self.pools["oracle"])
+        self.pools = {"original": originals, "oracle": oracles(config, study)}
 
     def groups(self, values: dict[str, dict[str, Any]], with_plane: bool) -> dict[str, Found]:
         """What was found, by group; of a method of which a member diverged nothing.
@@ -206,12 +218,16 @@ class Look:
     def of_twins(self) -> Found:
         """Lines between models of one role, so of the same keys: initialisation, and order of the rows that both train on."""
         config, study, count = self.config, self.study, self.config.slices.lines
-        whole = pool(config, study.setting, study.setting.problem, np.ones_like(study.forget), "twin", count).variables
-        without = study.pool("twin", count).variables
-        alive(config, "twin", whole)
-        alive(config, "twin", without)
+        everything = np.ones_like(study.forget)
+        own, theirs = (
+            whole(config, "twin", trained.variables)
+            for trained in (
+                pool(config, study.setting, study.setting.problem, everything, "twin", count),
+                study.pool("twin", count),
+            )
+        )
         name = "original to oracle, same seed"
-        return self.lines(name, whole, without) | self.lines(name, whole, without, False)
+        return self.lines(name, own, theirs) | self.lines(name, own, theirs, False)
 
     def of_method(self, name: str, with_plane: bool) -> Found:
         """The unlearned models, and the lines from their originals and to the oracles; nothing if one diverged."""

@@ -51,6 +51,7 @@ def run(config: Config, folder: Run) -> None:
     study = report.Study(
         title=f"{config.dataset}, {len(data.train.labels)} examples, {len(masks)} models of {config.model} on random halves",
         names=DATASETS[config.dataset].names or tuple(map(str, range(data.classes))),
+        rows=data.published.train,
         images=data.train.images,
         labels=data.train.labels,
         clean_labels=data.clean_labels,
@@ -74,7 +75,7 @@ def run(config: Config, folder: Run) -> None:
     fitted = linear_models(config, study, masks, margins, test_margins)
     folder.write_csv("memorisation.csv", *report.table(study, fitted))
     folder.write_csv("pairs.csv", *report.pairs(study))
-    folder.write_csv("datamodels.csv", *report.targets(fitted))
+    folder.write_csv("datamodels.csv", *report.targets(study, fitted))
     folder.write_json("results.json", report.facts(study, fitted))
     folder.write_text("summary.md", report.summary(study, fitted))
     save(report.pictures(study, config.shown), folder, "examples")

@@ -1,6 +1,8 @@
 """The metrics of the main study that need more than logits: weights, relearning, and what an untrained net says."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,8 +18,17 @@ from unlearn_jax.training.relearning import Relearner
 from unlearn_jax.types import Model, Params, Problem, Variables
 
 
+class Seen(NamedTuple):
+    """What a metric sees of some models."""
+
+    variables: Variables
+    logits: np.ndarray  # on the forget set
+    oracles: Params | None  # whose weights are compared with; None: each with the others'
+    relearner: Relearner
+
+
 class ModelMetrics:
-    """Weight distance, relearning and zrf on one forget set, per model.
+    """All of `metrics_for` on one forget set, per model.
 
     Args:
         config: how members are batched; number (as many as originals, whose program they share) and seed of the untrained nets.
@@ -71,12 +82,26 @@ class ModelMetrics:
     def _measured(
         self, variables: Variables, logits: np.ndarray, oracles: Params | None, relearner: Relearner
     ) -> dict[Name, np.ndarray]:
-        own, one = (jax.tree.leaves(each.params)[0][0] for each in (variables, self.oracles))
-        distance = weight_distance(variables.params, oracles)["all"] / np.sqrt(own.size // one.size)  # networks of an ensemble
-        repaired = {} if self.right is None else {("accuracy_repaired", "forget"): accuracy(logits, self.right)}
-        return {
-            **repaired,
-            ("weight_distance", "all"): distance,
-            ("relearn_steps", "forget"): relearn_steps(relearner(variables), self.target),
-            ("zrf", "forget"): zrf(probabilities(logits), self.untrained),
-        }
+        seen = Seen(variables, logits, oracles, relearner)
+        return {name: metric(self, seen) for name, metric in metrics_for(self.right).items()}
+
+
+def distance_of_weights(of: ModelMetrics, seen: Seen) -> np.ndarray:
+    """To the oracles' weights; of an ensemble the root mean square of its networks'."""
+    own, one = (jax.tree.leaves(each.params)[0][0] for each in (seen.variables, of.oracles))
+    return weight_distance(seen.variables.params, seen.oracles)["all"] / np.sqrt(own.size // one.size)
+
+
+Metric = Callable[[ModelMetrics, Seen], np.ndarray]
+METRICS: dict[Name, Metric] = {
+    ("weight_distance", "all"): distance_of_weights,
+    ("relearn_steps", "forget"): lambda of, seen: relearn_steps(seen.relearner(seen.variables), of.target),
+    ("zrf", "forget"): lambda of, seen: zrf(probabilities(seen.logits), of.untrained),
+}
+REPAIRED: dict[Name, Metric] = {("accuracy_repaired", "forget"): lambda of, seen: accuracy(seen.logits, of.right)}
+"""Where all labels that are to be forgotten are wrong."""
+
+
+def metrics_for(right: np.ndarray | None) -> dict[Name, Metric]:
+    """The metrics of a forget set, by name; `right` as `ModelMetrics` takes it."""
+    return METRICS if right is None else REPAIRED | METRICS

@@ -30,7 +30,7 @@ def run(config: Config, folder: Run) -> None:
     require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(SPACE)}")
     setting = prepare(config)
     judge = Judge(config, setting)
-    chosen, fine = settings(config, names), config.fine_names()
+    chosen, fine = settings(config, names, judge.label), config.fine_names()
     surfaces: list[Surface] = []
     for name in names:
         budget = {key: value for key, value in (("epochs", config.epochs), ("batch_size", config.batch_size))}

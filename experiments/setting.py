@@ -2,17 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from configs.common import Common, require
 from configs.tuned import tuned
 from configs.unlearning import Config, Methods
-from unlearn_jax.data import Dataset, augmentation, choose, load
+from experiments.alive import without
+from unlearn_jax import device
+from unlearn_jax.data import Dataset, augmentation, choose, class_of, load
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
@@ -67,7 +68,7 @@ def prepare(config: Common) -> Setting:
         augment=augmentation(config.dataset),
         pixel_scale=data.pixel_scale,
     )
-    identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind}
+    identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind, "numerics": device.numerics()}
     return Setting(data, shared(problem), identity)
 
 
@@ -85,6 +86,7 @@ def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
         size=asked.size,
         label=asked.label,
         file=asked.file,
+        published=data.published,
         wrong=data.train.labels != data.clean_labels,
         scores=lambda: ranking(config, setting, asked.kind),
         classes=data.classes,
@@ -118,7 +120,7 @@ def on_halves(config: Common, setting: Setting, models: int) -> OnHalves:
     few = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min()) < 2
     said = f"{len(trained.diverged)} of {models} models on halves diverged; expected a smaller number"
     require(not few, "--train.learning-rate", config.train.learning_rate, said)
-    return OnHalves(kept, jax.tree.map(lambda leaf: np.delete(leaf, trained.diverged, axis=0), trained.variables))
+    return OnHalves(kept, without(trained.variables, trained.diverged))
 
 
 def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
@@ -131,16 +133,26 @@ def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
     return memorisation(logits.argmax(axis=-1) == labels, masks).score
 
 
+def forget_class(config: Config, setting: Setting, index: int) -> int | None:
+    """The class that the forget set number `index` holds, whole or in part, and no other; None where it holds any."""
+    return class_of(config.forget.kind, config.forget.label, setting.data.classes, index)
+
+
 def forget_name(config: Config, setting: Setting, index: int) -> str:
-    """What a forget set is called: `random-0`, `class-3`, `class_part-3`, `memorised-0`, `file-0`."""
-    kind = config.forget.kind
-    return f"{kind}-{(config.forget.label + index) % setting.data.classes if kind.startswith('class') else index}"
+    """What a forget set is called: `random-0`, `file-0`, `class-3`; parts of one class `class_part-3`, `class_part-3-1`, ..."""
+    kind, label = config.forget.kind, forget_class(config, setting, index)
+    if label is None:
+        return f"{kind}-{index}"
+    return f"{kind}-{label}" if kind == "class" or index == 0 else f"{kind}-{label}-{index}"
 
 
-def settings(config: Methods, names: list[str]) -> dict[str, dict[str, Any]]:
+def settings(config: Methods, names: list[str], label: int | None = None) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
 
-    A method that can forget a class only forgets the one that is asked for.
+    Args:
+        config: what is given.
+        names: of the methods.
+        label: see `forget_class`: a method that can forget a class only forgets this one, unless it is given another.
 
     Raises:
         UsageError: a hyperparameter that no method has, or a value that it cannot take.
@@ -155,18 +167,41 @@ def settings(config: Methods, names: list[str]) -> dict[str, dict[str, Any]]:
         require(bool(having), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
         hyperparameters(having[0], {key: value})
     found = tuned(config.dataset)
-    label = config.forgotten_class()
     return {
         name: hyperparameters(
             name,
             {
-                **({"label": label} if label is not None and "label" in METHODS[name].defaults else {}),
                 **found.get(name, {}),
+                **({"label": label} if label is not None and "label" in METHODS[name].defaults else {}),
                 **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
                 **given.get(name, {}),
             },
         )
         for name in names
+    }
+
+
+def settings_of_sets(config: Config, setting: Setting, names: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The hyperparameters of each method on each forget set of a run: name of the set -> `settings`.
+
+    Raises:
+        UsageError: see `settings`.
+    """
+    sets = range(config.forget_sets)
+    return {forget_name(config, setting, index): settings(config, names, forget_class(config, setting, index)) for index in sets}
+
+
+def where_they_differ(values: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Hyperparameters of sets as files have them: method -> name -> value, or set -> value where not all have the same."""
+    sets = list(values.values())
+    return {
+        method: {
+            key: value
+            if all(each[method][key] == value for each in sets)
+            else {name: values[name][method][key] for name in values}
+            for key, value in own.items()
+        }
+        for method, own in sets[0].items()
     }
 
 
@@ -192,11 +227,20 @@ def pool(
                 f"held-out accuracy {100 * p.accuracy:.1f}%" + (f", {p.diverged} diverged" if p.diverged else ""),
             ),
         )
-        update(
-            1.0,
-            f"{members} members, {trained.seconds:.2f} s each" + (f", diverged: {trained.diverged}" if trained.diverged else ""),
-        )
+        done = f"{members} members, {trained.seconds:.2f} s each"
+        gone = f", diverged: {trained.diverged}" if trained.diverged else ""
+        update(1.0, ". ".join([done + gone, *mixture(trained.made_with)]))
     return trained
+
+
+def mixture(made_with: Iterable[str]) -> list[str]:
+    """A sentence where what is put together was not all made with what runs now, with which it agrees up to rounding only.
+
+    Args:
+        made_with: of each part, see `device.made_with`.
+    """
+    others = sorted({*made_with} - {device.made_with()})
+    return [f"Part of this was made with {'; '.join(others)}, not with {device.made_with()}."] if others else []
 
 
 def compile_all(unlearners: Collection[Unlearner]) -> None:

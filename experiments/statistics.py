@@ -28,8 +28,8 @@ def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> t
     band, found = 0.0, []
     for method, by_set in scored.items():
         own = [row for row in rows if row.method == method]
-        fewest = min(row.n_members or 0 for row in own)
-        common = Row(*own[0][:8])._replace(forget_set=f"mean of {len(sets)}", n_members=fewest, n_oracles=own[0].n_oracles)
+        members, oracles = (min(getattr(row, field) or 0 for row in own) for field in ("n_members", "n_oracles"))
+        common = Row(*own[0][:8])._replace(forget_set=f"mean of {len(sets)}", n_members=members, n_oracles=oracles)
         if len(by_set) == len(sets):
             evaluation = pooled([each.evaluation for each in by_set.values()], [each.reference for each in by_set.values()])
             band = max(band, evaluation.band)

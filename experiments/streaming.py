@@ -9,14 +9,15 @@ import numpy as np
 
 from configs.common import require
 from configs.streaming import Config
+from experiments.alive import lost_members, score_alive, without
 from experiments.setting import Setting, pool, prepare, settings
-from experiments.study import Study, keep, scored_row
+from experiments.study import Study, scored_row
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, traceable
 from unlearn_jax.methods.sharding import Sisa
 from unlearn_jax.methods.streaming import Anchor, anchor, lift
-from unlearn_jax.metrics import klom, null, scaled_logits, score
+from unlearn_jax.metrics import klom, null, scaled_logits
 from unlearn_jax.report import streaming as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
@@ -46,13 +47,17 @@ def run(config: Config, folder: Run) -> None:
     requests = arriving(config, setting)
     everything = np.ones(len(setting.data.train.labels), bool)
     originals = pool(config, setting, setting.problem, everything, "original", config.members)
+    lost_members(config, "original", originals.variables, 2)
+    for number in range(1, config.requests + 1):  # if they do not suffice, then before a method is trained
+        study_after(config, folder, setting, requests[:number]).oracles()
     streams = answered(config, setting, requests, originals.variables)
     if config.shards:
         streams["sisa"] = sharded(config, setting, requests)
     rows: list[Row] = []
     steps: list[report.Step] = []
     for number in range(1, config.requests + 1):
-        found, drifted = judged(config, folder, setting, requests[:number], originals.variables, streams)
+        study = study_after(config, folder, setting, requests[:number])
+        found, drifted = judged(config, study, requests[:number], originals.variables, streams)
         rows, steps = rows + found, steps + drifted
     write_results(folder, rows)
     folder.write_csv("streaming.csv", report.COLUMNS, map(report.cells, steps))
@@ -151,19 +156,17 @@ def own_of(variables: Variables) -> Variables:
     return padded(jax.tree.map(jnp.asarray, variables))
 
 
+def study_after(config: Config, folder: Run, setting: Setting, requests: np.ndarray) -> Study:
+    """What is asked for by all of `requests` as one forget set."""
+    mask = np.isin(np.arange(len(setting.data.train.labels)), requests)
+    return Study(config, folder, setting, mask, f"after-{len(requests)}")
+
+
 def judged(
-    config: Config,
-    folder: Run,
-    setting: Setting,
-    requests: np.ndarray,
-    originals: Variables,
-    streams: dict[str, Streamed],
+    config: Config, study: Study, requests: np.ndarray, originals: Variables, streams: dict[str, Streamed]
 ) -> tuple[list[Row], list[report.Step]]:
     """All methods after the last of `requests`, against models retrained without any of them."""
-    number, labels = len(requests), setting.data.train.labels
-    mask = np.isin(np.arange(len(labels)), requests)
-    study = Study(config, folder, setting, mask, f"after-{number}")
-    oracles = keep(study.oracles(), study.lost)
+    number, oracles = len(requests), study.oracles()
     yardstick = study.yardstick(oracles)
     first = np.isin(study.rows["forget"], requests[0])
     retrained = study.pool("retrain", config.members)
@@ -174,23 +177,23 @@ def judged(
     steps: list[report.Step] = []
     for name, variables in {"original": originals, "retrain": retrained.variables, **streamed}.items():
         cube = study.logits(variables, streams[name].model if name in streams else None)
-        cube = keep(cube, diverged((variables, cube)))
-        if len(cube.forget) < 2:
+        cube = without(cube, diverged((variables, cube)))
+        evaluation, n = score_alive(cube, yardstick)
+        if evaluation is None:
             continue
-        evaluation = score(cube, yardstick)
         about = (config.exp, config.dataset, config.model, study.name, name, access[name], "", "")
-        common = Row(*about, n_members=len(cube.forget), n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
+        common = Row(*about, n_members=n, n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
         rows += [scored_row(common, each) for each in evaluation.scores]
         levels = {(each.metric, each.split): report.Level(each.value, *each.null) for each in evaluation.scores}
         shown = {split: levels["accuracy", split] for split in Cube._fields} | {"klom": levels["klom", "forget"]}
-        shown["klom_first"] = of_first(cube.forget[:, first], oracles.forget[:, first], study.labels.forget[first])
-        steps.append(report.Step(number, int(mask.sum()), name, access[name], len(cube.forget), seconds.get(name, 0.0), **shown))
+        shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], study.labels.forget[first])
+        steps.append(report.Step(number, requests.size, name, access[name], n, seconds.get(name, 0.0), **shown))
     return rows, steps
 
 
 def of_first(logits: np.ndarray, oracles: np.ndarray, labels: np.ndarray) -> report.Level:
     """KLOM on the examples of the first request, n against n."""
-    n = min(len(logits), len(oracles) // 2)
-    own, theirs = scaled_logits(logits[:n], labels), scaled_logits(oracles, labels)
+    n = len(logits)
+    own, theirs = scaled_logits(logits, labels), scaled_logits(oracles, labels)
     value = np.mean([klom(own, half).mean() for half in (theirs[:n], theirs[n : 2 * n])])
     return report.Level(float(value), *null(lambda a, b: float(klom(a, b).mean()), theirs, n, key=jax.random.key(0)))

@@ -3,21 +3,22 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from configs.common import require
 from configs.unlearning import Config
-from experiments.model_metrics import ModelMetrics
+from experiments.alive import NULL, comparable, lost_members, score_alive, without
+from experiments.model_metrics import ModelMetrics, metrics_for
 from experiments.setting import Setting, compile_all, forgetting, pool
+from unlearn_jax import device
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.methods.apply import Unlearned, Unlearner
-from unlearn_jax.metrics import Score, accuracies, cross_entropy_losses, reference, score
+from unlearn_jax.metrics import Score, accuracies, cross_entropy_losses, reference
 from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
@@ -40,13 +41,15 @@ class Judged(NamedTuple):
     seconds: float
     compile_seconds: float
     examples: float
-    extra: dict[Name, np.ndarray] | None = None  # what needs the models themselves, see `ModelMetrics`
+    extra: dict[Name, np.ndarray]  # what needs the models themselves, see `ModelMetrics`
+    made_with: str  # see `device.made_with`
 
 
 class Scored(NamedTuple):
     """A method on one forget set; methods of which fewer than two members are left have no score."""
 
     evaluation: Evaluation
+    n: int  # models that were compared, the first of those that did not diverge where the oracles suffice for no more
     reference: Reference
     members: dict[Name, np.ndarray]  # [originals, seeds] of each metric that every member has a value of; NaN if it diverged
 
@@ -73,6 +76,8 @@ class Study:
         train, test = setting.data.train, setting.data.test
         self.labels = Labels(train.labels[self.rows["forget"]], train.labels[self.rows["retain"]], test.labels)
         self.images = Cube(train.images[self.rows["forget"]], train.images[self.rows["retain"]], test.images)
+        right = setting.data.clean_labels[self.rows["forget"]]
+        self.right = right if np.all(right != self.labels.forget) else None  # labels that forgetting repairs
         # Whatever logits in the run folder depend on: what was made from something else is made anew.
         self.made_from = json.dumps(
             {
@@ -86,19 +91,23 @@ class Study:
             },
             sort_keys=True,
         )
-        folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.rows["forget"]))
-        folder.write_npz(f"logits/{name}/labels.npz", {**self.labels._asdict(), **{f"{k}_rows": v for k, v in self.rows.items()}})
+        self.published = {split: setting.data.published.train[rows] for split, rows in self.rows.items()}
+        folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.published["forget"]))
+        numbers = {f"{split}_rows": rows for split, rows in self.published.items()}
+        folder.write_npz(f"logits/{name}/labels.npz", {**self.labels._asdict(), **numbers})
 
     def oracles(self) -> Cube:
-        """The logits of the models retrained without the forget set, those that diverged left out."""
+        """The logits of the models retrained without the forget set, those that diverged (`lost`) left out.
+
+        Raises:
+            UsageError: so few are left that there is no null.
+        """
         self.retraining = self.pool("oracle", 2 * self.members)
         cube = self.logits(self.retraining.variables)
-        self.lost = diverged((self.retraining.variables, cube))
-        enough = len(cube.forget) - len(self.lost) >= 4  # a null of two against two
-        said = f"{len(self.lost)} of {len(cube.forget)} retrained models diverged; expected a smaller number"
-        require(enough, "--train.learning-rate", self.config.train.learning_rate, said)
-        self.folder.write_npz(f"logits/{self.name}/oracle.npz", {**cube._asdict(), "lost": np.array(self.lost, int)})
-        return keep(cube, self.lost)
+        self.lost = lost_members(self.config, "retrained", (self.retraining.variables, cube), NULL)
+        made = {"lost": np.array(self.lost, int), "made_with": ", ".join(self.retraining.made_with)}
+        self.folder.write_npz(f"logits/{self.name}/oracle.npz", {**cube._asdict(), **made})
+        return without(cube, self.lost)
 
     def pool(self, role: str, members: int) -> Pool:
         """Models trained without the forget set."""
@@ -132,9 +141,7 @@ class Study:
     def model_metrics(self, originals: Pool) -> ModelMetrics:
         """What measures models themselves, against the oracles that did not diverge."""
         kept = without(originals.variables, originals.diverged), without(self.retraining.variables, self.lost)
-        right = self.setting.data.clean_labels[self.rows["forget"]]
-        all_wrong = bool(np.all(right != self.labels.forget))
-        return ModelMetrics(self.config, self.problem, self.images.forget, *kept, right if all_wrong else None)
+        return ModelMetrics(self.config, self.problem, self.images.forget, *kept, self.right)
 
     def made_by(self, values: dict[str, Any]) -> str:
         """What the logits of a method with these hyperparameters come from."""
@@ -145,15 +152,21 @@ class Study:
         return f"logits/{self.name}/{name}{f'-seed{seed}' if seed else ''}.npz"
 
     def saved(self, name: str, values: dict[str, Any], seed: int) -> Judged | None:
-        """What an earlier run left of a method, if it was made in the same way and of as many members."""
+        """What an earlier run left of a method, if it was made in the same way and of as many members, and has all metrics.
+
+        Metrics of models cannot be had from logits: where one is missing, as after the project got another, all is made anew.
+        """
         found = self.folder.read_npz(self.file(name, seed))
         if found is None or str(found["made_by"]) != self.made_by(values) or len(found["forget"]) != self.members:
             return None
+        wanted = {"/".join(metric): metric for metric in metrics_for(self.right)}
+        if not wanted.keys() <= set(found["metrics"].tolist()):
+            return None
         lost = tuple(int(member) for member in found["lost"])
         seconds, compile_seconds, examples = (float(found[field]) for field in ("seconds", "compile_seconds", "examples"))
-        extra = {(metric, split): found[f"{metric}/{split}"] for metric, split in (key.split("/") for key in found if "/" in key)}
-        cube = keep(Cube(*(found[split] for split in Cube._fields)), lost)
-        return Judged(cube, lost, seconds, compile_seconds, examples, extra)
+        extra = {metric: found[key] for key, metric in wanted.items() if key in found}  # none where all members diverged
+        cube = without(Cube(*(found[split] for split in Cube._fields)), lost)
+        return Judged(cube, lost, seconds, compile_seconds, examples, extra, str(found["made_with"]))
 
     def judge(self, name: str, values: dict[str, Any], originals: Pool, unlearner: Unlearner | None, seed: int) -> Judged:
         """Apply a method to every original and keep the logits in the run folder."""
@@ -162,13 +175,15 @@ class Study:
         cube = self.logits(done.variables, model)
         lost = tuple(sorted({*diverged((done.variables, cube)), *(originals.diverged if name != "retrain" else ())}))
         costs = done.seconds, done.compile_seconds, done.examples
-        kept = keep(cube, lost)
+        kept = without(cube, lost)
         extra = self.models.of(without(done.variables, lost), kept.forget, model) if len(kept.forget) else {}
-        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": self.made_by(values)}
+        made = {"made_by": self.made_by(values), "made_with": device.made_with()}
+        arrays = {**cube._asdict(), "lost": np.array(lost, int), **made}
+        arrays["metrics"] = np.array(["/".join(metric) for metric in metrics_for(self.right)])
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
         arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}
         self.folder.write_npz(self.file(name, seed), arrays)
-        return Judged(kept, lost, *costs, extra)
+        return Judged(kept, lost, *costs, extra, made["made_with"])
 
     def unlearn(self, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
         """The members after the method. The two references are pools: cached, and resumed as pools are."""
@@ -191,7 +206,7 @@ class Study:
 
     def yardstick(self, oracles: Cube, extra: dict[Name, np.ndarray] | None = None) -> Reference:
         """What retrained models score against each other."""
-        count, evaluation = min(self.members, len(oracles.forget) // 2), self.config.evaluation
+        count, evaluation = comparable(self.members, len(oracles.forget)), self.config.evaluation
         return reference(oracles, self.labels, count, splits=evaluation.splits, seed=self.config.seed, extra=extra)
 
     def score(self, judged: dict[str, list[Judged]], oracles: Cube) -> tuple[Reference, dict[str, Scored]]:
@@ -201,24 +216,22 @@ class Study:
         with working("scores") as update:
             yardstick = self.yardstick(oracles, self.models.of_oracles(oracles.forget))
             for number, (name, (first, *others)) in enumerate(judged.items()):
-                left = len(first.cube.forget)
-                if left >= 2:
-                    evaluation = score(first.cube, yardstick, np.delete(groups, first.lost), first.extra)
+                evaluation, n = score_alive(first.cube, yardstick, np.delete(groups, first.lost), first.extra)
+                if evaluation:
                     by_seed = [{(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}]
-                    by_seed += [yardstick.of_members(each.cube, each.extra) for each in others]
-                    whole = [self.with_gaps(own, each.lost) for own, each in zip(by_seed, [first, *others], strict=True)]
-                    members = {metric: np.stack([own[metric] for own in whole], axis=1) for metric in whole[0]}
-                    found[name] = Scored(evaluation, yardstick.at(left), members)
+                    by_seed += [yardstick.of_members(each.cube, each.extra) if len(each.cube.forget) else {} for each in others]
+                    lost = [each.lost for each in (first, *others)]
+                    members = {each: self.with_gaps([own.get(each, ()) for own in by_seed], lost) for each in by_seed[0]}
+                    found[name] = Scored(evaluation, n, yardstick.at(n), members)
                 update((number + 1) / len(judged), name)
             update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
         return yardstick, found
 
-    def with_gaps(self, values: dict[Name, np.ndarray], lost: tuple[int, ...]) -> dict[Name, np.ndarray]:
-        """One value for each original, NaN for those that are lost."""
-        there = np.delete(np.arange(self.members), lost)
-        whole = {name: np.full(self.members, np.nan) for name in values}
-        for name, own in values.items():
-            whole[name][there] = own
+    def with_gaps(self, by_seed: Sequence[Sequence[float]], lost: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """A value of each original and seed, NaN for those that are lost or, at the end, were not compared."""
+        whole = np.full((self.members, len(by_seed)), np.nan)
+        for seed, (values, gone) in enumerate(zip(by_seed, lost, strict=True)):
+            whole[np.delete(np.arange(self.members), gone)[: len(values)], seed] = values
         return whole
 
     def rows_of(self, name: str, each: Judged, scored: Scored | None, oracles: int) -> list[Row]:
@@ -233,7 +246,7 @@ class Study:
             access=self.entries[name].access,
             metric="",
             split="",
-            n_members=len(each.cube.forget),
+            n_members=scored.n if scored else len(each.cube.forget),
             n_oracles=oracles,
             seconds=each.seconds,
         )
@@ -278,13 +291,3 @@ def scored_row(common: Row, score: Score) -> Row:
         null_high=null.high,
         z=score.z,
     )
-
-
-def keep(cube: Cube, lost: tuple[int, ...]) -> Cube:
-    """A cube without the members that diverged."""
-    return Cube(*(np.delete(logits, lost, axis=0) for logits in cube))
-
-
-def without(variables: Variables, lost: tuple[int, ...]) -> Variables:
-    """Members without those that diverged."""
-    return jax.tree.map(lambda leaf: np.delete(leaf, lost, axis=0), variables)

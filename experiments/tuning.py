@@ -7,7 +7,8 @@ import numpy as np
 
 from configs.common import require
 from configs.tuning import LOG, SPACE, Budget, Config
-from experiments.setting import Setting, forget_mask, forgetting, pool, prepare
+from experiments.alive import lost_members
+from experiments.setting import Setting, forget_class, forget_mask, forgetting, pool, prepare
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
@@ -62,7 +63,7 @@ class Judge:
     """
 
     def __init__(self, config: Budget, setting: Setting):
-        self.config, self.seed = config, config.seed + SEED
+        self.config, self.seed, self.label = config, config.seed + SEED, forget_class(config, setting, AWAY)
         mask = forget_mask(config, setting, AWAY)
         self.problem: Problem = forgetting(setting, mask)
         retained = np.flatnonzero(~mask)[: config.evaluation.retain_size]
@@ -77,6 +78,8 @@ class Judge:
                 ("retrain", ~mask, config.members),
             )
         }
+        for role, models in trained.items():  # settings are judged on few models: all are needed
+            lost_members(config, role, (models, self.logits(models)), config.members)
         self.originals: Variables = trained["original"]
         self.oracles = self.margins(self.logits(trained["oracle"]))
         self.nothing = self.score(self.margins(self.logits(self.originals)))
@@ -129,7 +132,8 @@ class Search:
         """The best of the trials of one method."""
         config, space = self.config, SPACE[name]
         budget = {"epochs": config.epochs, "batch_size": config.batch_size}
-        base = hyperparameters(name, {key: value for key, value in budget.items() if key in METHODS[name].defaults})
+        given = {**budget, **({} if self.judge.label is None else {"label": self.judge.label})}
+        base = hyperparameters(name, {key: value for key, value in given.items() if key in METHODS[name].defaults})
         trials: list[dict[str, float]] = []
         scores: list[float] = []
         cost = 0.0
@@ -142,6 +146,7 @@ class Search:
             trials, scores, cost = trials + settings, scores + list(results.sum(axis=1)), cost + examples * len(points)
         best = int(np.argmin(scores))
         values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
+        values.pop("label", None)  # of the set that was searched with
         record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
         spent = cost * config.members / self.judge.retraining
         return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}

@@ -13,7 +13,8 @@ import numpy as np
 
 from configs.common import require
 from configs.ulira import Config
-from experiments.setting import Setting, compile_all, forget_mask, forget_name, pool, prepare, settings
+from experiments.setting import Setting, compile_all, forget_class, forget_mask, forget_name, mixture, pool, prepare, settings
+from unlearn_jax import device
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
@@ -44,6 +45,7 @@ class Answers(NamedTuple):
     test: np.ndarray  # logits [models, examples, classes]
     lost: tuple[int, ...]  # models that diverged
     seconds: float
+    made_with: str  # see `device.made_with`
 
 
 class Nulls(NamedTuple):
@@ -60,7 +62,7 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
-    values = settings(config, config.method_names())
+    values = settings(config, config.method_names(), forget_class(config, setting, 0))
     folder.write_json("hyperparameters.json", values)
     population = Population(config, folder, setting)
     attacker = Attacker(population)
@@ -74,9 +76,11 @@ def run(config: Config, folder: Run) -> None:
             update((number + 1) / len(answers), f"{number + 1} of {len(answers)} methods")
     nulls = attacker.nulls(())
     lost = {f"{population.name}/{name}": each.lost for name, each in answers.items()}
-    write_results(folder, rows, {"bands": {population.name: nulls.band}, "diverged": lost})
+    made_with = {each.made_with for each in answers.values()}
+    write_results(folder, rows, {"bands": {population.name: nulls.band}, "diverged": lost, "made_with": sorted(made_with)})
     folder.write_csv("memorisation.csv", *attacker.targets(attacks))
     board = membership.arrange(rows, nulls.band)
+    board = board._replace(caption=(*board.caption, *mixture(made_with)))
     leaderboard.write(folder, board)
     drawn = [line.method for line in board.lines if attacks.get(line.method)]
     curves = {
@@ -111,8 +115,9 @@ class Population:
         self.made_from = json.dumps({**self.setting.identity, "recipe": recipe, "seed": config.seed, "format": FORMAT})
         self.rows, self.trained_on = np.flatnonzero(targets), halves[:, targets]
         self.labels, self.test_labels = setting.data.train.labels[targets], setting.data.test.labels
-        folder.write_text(f"forget_sets/{self.name}.txt", "".join(f"{row}\n" for row in self.rows))
-        known = {"rows": self.rows, "targets": self.labels, "test": self.test_labels, "trained_on": self.trained_on}
+        self.published = setting.data.published.train[self.rows]
+        folder.write_text(f"forget_sets/{self.name}.txt", "".join(f"{row}\n" for row in self.published))
+        known = {"rows": self.published, "targets": self.labels, "test": self.test_labels, "trained_on": self.trained_on}
         folder.write_npz(f"logits/{self.name}/labels.npz", known)
         self.members = self.pool("original", halves)
 
@@ -135,7 +140,7 @@ class Population:
         """What models say on the targets and on the test set; `model` where it is not the problem's own."""
         images = self.setting.data.train.images[self.rows], self.setting.data.test.images
         targets, test = (predict(model or self.problem.model, variables, each, self.config.strategy) for each in images)
-        return Answers(targets, test, diverged((variables, targets, test)), seconds)
+        return Answers(targets, test, diverged((variables, targets, test)), seconds, device.made_with())
 
     def unlearn_all(self, values: dict[str, dict[str, Any]]) -> dict[str, Answers]:
         """What the members say after each method: what an earlier run left in the run folder, the rest made now."""
@@ -155,7 +160,8 @@ class Population:
         found = self.folder.read_npz(f"logits/{self.name}/{name}.npz")
         if found is None or str(found["made_by"]) != made_by:
             return None
-        return Answers(found["targets"], found["test"], tuple(map(int, found["lost"])), float(found["seconds"]))
+        lost, seconds = tuple(map(int, found["lost"])), float(found["seconds"])
+        return Answers(found["targets"], found["test"], lost, seconds, str(found["made_with"]))
 
     def make(self, name: str, made_by: str, unlearner: Unlearner | None) -> Answers:
         """What the members say after a method, made now and kept in the run folder."""
@@ -299,7 +305,7 @@ class Attacker:
         """A table of the targets: memorisation, and the balanced accuracy of the attack on each method at each of them."""
         population = self.population
         columns = {
-            "row": population.rows,
+            "row": population.published,
             "label": population.labels,
             "clean_label": population.setting.data.clean_labels[population.rows],
             "memorisation": self.memorisation.score,

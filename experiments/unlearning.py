@@ -9,7 +9,8 @@ import numpy as np
 from configs.common import require
 from configs.unlearning import Config
 from experiments import statistics
-from experiments.setting import Setting, forget_mask, forget_name, pool, prepare, settings
+from experiments.alive import lost_members
+from experiments.setting import Setting, forget_mask, forget_name, mixture, pool, prepare, settings_of_sets, where_they_differ
 from experiments.study import Scored, Study
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.power import models_needed, visible
@@ -40,20 +41,28 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
         UsageError: something in the configuration cannot be done.
     """
     asked = config.method_names()
-    names, values = [*asked, *learned], {**settings(config, asked), **{name: {} for name in learned}}
+    names, entries = [*asked, *learned], {**METHODS, **learned}
+    values = {name: own | {each: {} for each in learned} for name, own in settings_of_sets(config, setting, asked).items()}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     members = settled(config, folder, setting, masks[0])
     config = dataclasses.replace(config, members=members)
-    folder.write_json("hyperparameters.json", values)
+    folder.write_json("hyperparameters.json", where_they_differ(values))
     rows: list[Row] = []
     scored: dict[str, dict[str, Scored]] = {name: {} for name in names}
     bands: dict[str, float] = {}
     lost: dict[str, dict[str, tuple[int, ...]]] = {}
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", members)
-    for index, mask in enumerate(masks):
-        study = Study(config, folder, setting, mask, forget_name(config, setting, index), {**METHODS, **learned})
+    lost_members(config, "original", originals.variables, 2)
+    sets = list(zip(masks, values, strict=True))
+    for mask, name in sets[1:]:  # if they do not suffice, then before a method is trained; read from the cache in their turn
+        Study(config, folder, setting, mask, name, entries).oracles()
+    made_with = {*originals.made_with}
+    notes: list[str] = []
+    for index, (mask, set_name) in enumerate(sets):
+        study = Study(config, folder, setting, mask, set_name, entries)
         oracles = study.oracles()
-        judged = study.judge_all(values, originals)
+        judged = study.judge_all(values[study.name], originals)
+        made_with |= {*study.retraining.made_with, *(each.made_with for seeds in judged.values() for each in seeds)}
         yardstick, found = study.score(judged, oracles)
         measured = [row for name in names for row in study.rows_of(name, judged[name][0], found.get(name), len(oracles.forget))]
         rows += measured
@@ -61,10 +70,17 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
             scored[name][study.name] = each
         bands[study.name] = yardstick.band
         lost[study.name] = {name: each[0].lost for name, each in judged.items()} | {"oracle": study.lost}
+        if study.lost:
+            whole = len(oracles.forget) + len(study.lost)
+            notes.append(
+                f"{study.name}: {len(study.lost)} of {whole} oracles diverged; at most {yardstick.n} models are compared."
+            )
         if index == 0:
             study.draw(judged, oracles, measured)
             statistics.power(folder, yardstick, found.get("original"), subject(measured))
-    extra: dict[str, Any] = {"bands": bands, "diverged": {f"{s}/{name}": each for s in lost for name, each in lost[s].items()}}
+    diverged = {f"{s}/{name}": each for s in lost for name, each in lost[s].items()}
+    extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
+    notes += mixture(made_with)
     shown, band = rows, bands[study.name]
     if len(masks) > 1:
         shown, band = statistics.over_forget_sets(rows, scored)
@@ -73,7 +89,7 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     write_results(folder, rows, extra)
     gone = {name: [f"{s} #{member}" for s in lost for member in lost[s][name]] for name in names}
     board = leaderboard.arrange(shown, band, gone)
-    board = board._replace(caption=(*board.caption, *statistics.pairs(folder, scored)))
+    board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
     leaderboard.write(folder, board)
     save(figures.quality_against_utility(shown, subject(shown)), folder, "quality_against_utility")
     statistics.variance(folder, scored, subject(shown))

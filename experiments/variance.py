@@ -7,8 +7,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from configs.variance import Config
-from experiments.landscape import Look, Measured, Probe, alive
-from experiments.setting import forget_mask, forget_name, pool, prepare, settings
+from experiments.landscape import Look, Measured, Probe, oracles, whole
+from experiments.setting import forget_mask, pool, prepare, settings_of_sets, where_they_differ
 from experiments.study import Study
 from unlearn_jax.data.splits import generator
 from unlearn_jax.metrics import cross_entropy_losses, klom, scaled_logits
@@ -34,17 +34,20 @@ def run(config: Config, folder: Run) -> None:
     """
     setting, members = prepare(config), config.members
     assert members != "auto"
-    values = settings(config, config.method_names())
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", members)
-    alive(config, "original", originals.variables)
+    whole(config, "original", originals.variables)
     probe = Probe(config, setting)
+    names, values = config.method_names(), settings_of_sets(config, setting, config.method_names())
+    studies = [Study(config, folder, setting, mask, name) for mask, name in zip(masks, values, strict=True)]
+    for study in studies[1:]:
+        oracles(config, study)  # if one diverged, then before a method is trained; read from the cache when it is their turn
     sets: list[Measured] = []
-    for index, mask in enumerate(masks):
-        study = Study(config, folder, setting, mask, forget_name(config, setting, index))
-        sets.append(Measured(study, Look(config, study, probe, originals.variables).groups(values, with_plane=index == 0)))
-    lost = {each.study.name: [name for name in values if name not in each.groups] for each in sets}
-    groups = [name for name in ("original", "oracle", *values) if all(name in each.groups for each in sets)]
+    for index, study in enumerate(studies):
+        look = Look(config, study, probe, originals.variables)
+        sets.append(Measured(study, look.groups(values[study.name], with_plane=index == 0)))
+    lost = {each.study.name: [name for name in names if name not in each.groups] for each in sets}
+    groups = [name for name in ("original", "oracle", *names) if all(name in each.groups for each in sets)]
     with working("statistics") as update:
         rows = decomposed(groups, sets)
         update(0.7, "bias and variance")
@@ -57,7 +60,9 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("lines.csv", report.Line._fields, [report.cells(line) for line in lines])
     folder.write_csv("models.csv", *report.table(models))
     folder.write_csv("examples.csv", *report.table(examples))
-    folder.write_json("results.json", {"rows": rows, "lines": lines, "diverged": lost, "hyperparameters": values})
+    folder.write_json(
+        "results.json", {"rows": rows, "lines": lines, "diverged": lost, "hyperparameters": where_they_differ(values)}
+    )
     summary = report.summary(rows, title, lost)
     folder.write_text("summary.md", summary)
     save(report.decomposition(rows, groups, title), folder, "decomposition")
@@ -309,8 +314,9 @@ def by_example(sets: list[Measured]) -> report.Columns:
     columns: dict[str, list[np.ndarray]] = {}
     for each in sets:
         for split, labels in each.study.labels._asdict().items():
-            rows = each.study.rows.get(split, np.arange(len(labels)))
-            right = each.study.setting.data.clean_labels[rows] if split in each.study.rows else labels
+            rows, right = np.arange(len(labels)), labels
+            if split in each.study.rows:
+                rows, right = each.study.published[split], each.study.setting.data.clean_labels[each.study.rows[split]]
             found: dict[str, Any] = {
                 "forget_set": np.full(len(rows), each.study.name),
                 "split": np.full(len(rows), split),

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "report": {"types"},
     "data": {"types"},
     "models": {"types"},
-    "training": {"types", "models", "data"},
+    "training": {"types", "device", "models", "data"},
     "methods": {"types", "training", "models", "data"},
     "influence": {"types", "training", "models", "data"},
 }

@@ -99,6 +99,19 @@ def test_digits_splits_are_disjoint_stratified_and_complete():
     assert abs(published.mean()) < 1e-5 and abs(published.std() - 1) < 1e-5
 
 
+@pytest.mark.parametrize("train_size", [None, 200])
+def test_every_row_has_its_number_in_the_published_training_set(train_size):
+    data, (published, _) = load("digits", train_size=train_size, label_noise=0.3, seed=5), sources.digits()
+    assert data.published.total == len(published.labels)
+    assert not set(data.published.train) & set(data.published.held_out)
+    places = {"train": (data.train.images, data.clean_labels), "held_out": data.held_out}
+    for name, (images, labels) in places.items():
+        numbers = getattr(data.published, name)
+        np.testing.assert_array_equal(published.labels[numbers], labels)
+        scale = np.polyfit(published.images[numbers].ravel(), images.ravel(), 1)
+        np.testing.assert_allclose(np.polyval(scale, published.images[numbers]), images, atol=1e-5)
+
+
 def test_held_out_rows_and_standardisation_depend_on_neither_seed_sample_nor_noise():
     plain, other = load("digits"), load("digits", train_size=200, label_noise=0.3, seed=5)
     for ours, theirs in [(plain.held_out, other.held_out), (plain.test, other.test)]:

@@ -95,6 +95,34 @@ def test_jax_obeys():
     assert described.startswith(f"cpu ({cores} device{'s' * (cores > 1)}, ")
 
 
+SAID = """
+import os
+os.environ.update(JAX_ENABLE_X64="1", JAX_DEFAULT_PRNG_IMPL="rbg", JAX_THREEFRY_PARTITIONABLE="0", JAX_RANDOM_SEED_OFFSET="3")
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "bfloat16"
+import jax, jax.numpy as jnp
+from unlearn_jax import device
+device.pin("cpu")
+assert all(device.numerics()[name] == value for name, value in device.PINNED.items()), device.numerics()
+assert device.numerics()["jax_default_matmul_precision"] == "bfloat16"
+print(jnp.ones(1).dtype, jax.random.key_data(jax.random.key(5)))
+"""
+
+
+def test_what_the_results_rest_on_is_pinned_and_the_user_told():
+    done = subprocess.run([sys.executable, "-c", SAID], capture_output=True, text=True, check=True)
+    assert done.stdout == "float32 [0 5]\n"
+    told = [line.split("=")[0] for line in done.stderr.splitlines()]
+    assert told == ["JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL", "JAX_THREEFRY_PARTITIONABLE", "JAX_RANDOM_SEED_OFFSET"]
+    assert "JAX_ENABLE_X64=True is not used: all results rest on False" in done.stderr
+
+
+def test_flags_of_xla_count_where_they_may_change_a_result(monkeypatch):
+    monkeypatch.setenv(
+        "XLA_FLAGS", "--xla_dump_to=/tmp/x --xla_cpu_enable_fast_math=true --xla_force_host_platform_device_count=4"
+    )
+    assert device.numerics()["xla_flags"] == ["--xla_cpu_enable_fast_math=true"]
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--cache .*file/xla: cannot be written"):

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.data.forget_sets import choose
+from unlearn_jax.data.forget_sets import choose, class_of
 from unlearn_jax.data.images import load
+from unlearn_jax.data.sources import digits
+from unlearn_jax.data.splits import Published
 from unlearn_jax.types import UsageError
 
 few = settings(max_examples=50, deadline=None)
@@ -104,6 +106,40 @@ def test_a_file_lists_rows_as_text_or_as_npy(tmp_path, rows):
     for name in ("rows.txt", "rows.npy"):
         forget = choose(LABELS, kind="file", file=tmp_path / name, classes=3)
         np.testing.assert_array_equal(np.flatnonzero(forget), sorted(rows))
+
+
+@pytest.mark.parametrize("train_size", [None, 300])
+def test_the_numbers_of_a_file_are_those_of_the_published_training_set(tmp_path, train_size):
+    data, (published, _) = load("digits", train_size=train_size, label_noise=0.5), digits()
+    listed = data.published.train[[12, 3, 250]]
+    assert listed[0] != 12
+    np.savetxt(tmp_path / "rows.txt", listed, fmt="%d")
+    forget = choose(data.train.labels, kind="file", file=tmp_path / "rows.txt", published=data.published, classes=10)
+    np.testing.assert_array_equal(np.flatnonzero(forget), [3, 12, 250])
+    np.testing.assert_array_equal(data.clean_labels[forget], published.labels[np.sort(listed)])
+
+
+def test_a_number_that_is_not_trained_on_is_refused_and_said(tmp_path):
+    published = Published(200, train=np.arange(0, 200, 2), held_out=np.array([1, 3, 5]))
+    (tmp_path / "rows.txt").write_text("4 1 7 9 11 3 13 15 17 2")
+    said = (
+        r"rows.txt: rows that are trained on are needed; of the 10 listed 2 held out from training: 1, 3; "
+        r"6 not in the sample \(--train-size\): 7, 9, 11, 13, 15, \.\.\.$"
+    )
+    with pytest.raises(UsageError, match=said):
+        choose(LABELS, kind="file", file=tmp_path / "rows.txt", published=published, classes=3)
+    (tmp_path / "rows.txt").write_text("4 200")
+    with pytest.raises(UsageError, match="rows of the published training set, 0 to 199, are needed; it lists 4 to 200"):
+        choose(LABELS, kind="file", file=tmp_path / "rows.txt", published=published, classes=3)
+
+
+@pytest.mark.parametrize(("kind", "held"), [("class", [2, 0, 1]), ("class_part", [2, 2, 2])])
+def test_one_place_knows_which_class_a_set_holds(kind, held):
+    for index, label in enumerate(held):
+        forget = choose(LABELS, kind=kind, size=0.5, label=2, classes=3, index=index)
+        assert class_of(kind, 2, 3, index) == label
+        assert set(LABELS[forget]) == {label}
+    assert class_of("random", 2, 3) is None
 
 
 @pytest.mark.parametrize("text", ["", "1 1", "-1", "100", "1.5", "one", "9" * 30, "9" * 5000, " ".join(map(str, range(100)))])

@@ -105,6 +105,7 @@ def test_the_tables_hold_what_the_models_say(finished, config):
     data = setting.data
     logits = predict(setting.problem.model, variables, data.train.images)
     right, table = logits.argmax(-1) == data.train.labels, columns(finished / "memorisation.csv")
+    np.testing.assert_array_equal(table["row"], data.published.train)
     assert len(table["row"]) == EXAMPLES and sorted(table["rank"]) == list(range(1, EXAMPLES + 1))
     found = memorisation(right, masks)
     np.testing.assert_allclose(table["memorisation"], found.score)
@@ -141,6 +142,7 @@ def a_study(wrong=True, channels=3):
     study = report.Study(
         title="title",
         names=("a", "b", "c"),
+        rows=100 + 2 * np.arange(30),
         images=rng.normal(size=(30, 6, 6, channels)),
         labels=labels,
         clean_labels=clean,
@@ -180,7 +182,8 @@ def test_only_what_no_shuffle_reaches_is_a_pair():
     study, fitted = a_study()
     names, rows = report.pairs(study)
     found = [dict(zip(names, row, strict=True)) for row in rows]
-    assert [(row["train_row"], row["test_row"], row["influence"]) for row in found] == [(2, 15, 0.4), (7, 3, -0.3)]
+    assert [(row["train_row"], row["test_row"], row["influence"]) for row in found] == [(104, 15, 0.4), (114, 3, -0.3)]
+    assert [row[:2] for row in report.targets(study, fitted)[1]] == [["train", 102], ["train", 140], ["test", 0], ["test", 3]]
     facts = report.facts(study, fitted)
     assert (facts["pairs"], facts["pairs_helping"], facts["pairs_same_class"]) == (2, 1, int(study.labels[2] == 5 % 3) + 1)
     assert facts["held_out_correlation"]["datamodel, train"][0] == pytest.approx(0.3)

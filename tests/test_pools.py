@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unlearn_jax import device
 from unlearn_jax.models import build
+from unlearn_jax.training import pools
 from unlearn_jax.training.fit import fit
 from unlearn_jax.training.pools import Progress, diverged, member_keys, train_pool
 from unlearn_jax.types import Examples, Problem, Recipe, Variables
@@ -174,6 +176,34 @@ def test_another_identity_is_another_pool(tmp_path, change):
     again, events = train(tmp_path, 1)
     assert events == []
     same(again.variables, pool.variables)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: jax.enable_x64(True),
+        lambda: jax.default_prng_impl("rbg"),
+        lambda: jax.threefry_partitionable(False),
+        lambda: jax.default_matmul_precision("bfloat16"),
+    ],
+    ids=["x64", "rbg", "partitionable", "precision"],
+)
+def test_other_numerics_make_another_pool(tmp_path, other):
+    with other():
+        train(tmp_path, 1)
+    _, events = train(tmp_path, 1)
+    assert trained(events) == [0]
+    assert len(list((tmp_path / "pools").iterdir())) == 2
+    with other():
+        assert train(tmp_path, 1)[1] == []
+
+
+def test_a_pool_says_what_made_its_members(tmp_path, monkeypatch):
+    monkeypatch.setattr(pools, "made_with", lambda: "jax 0.1")
+    assert train(tmp_path, 1)[0].made_with == ("jax 0.1",)
+    monkeypatch.undo()
+    pool, _ = train(tmp_path, 2)
+    assert pool.made_with == ("jax 0.1", device.made_with())
 
 
 def test_the_identity_is_written_beside_the_members(whole):

@@ -10,6 +10,7 @@ import pytest
 
 from configs.ulira import Config, smoke
 from experiments import ulira
+from unlearn_jax.data.sources import digits
 from unlearn_jax.metrics import lira, memorisation, scaled_logits, u_lira
 from unlearn_jax.report import leaderboard, membership
 from unlearn_jax.report.rows import Row, read_results
@@ -132,7 +133,10 @@ def test_memorisation_is_that_of_the_originals_and_divides_the_other_halfs_score
     with (finished / "memorisation.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     column = {name: np.array([float(line[name]) for line in table]) for name in table[0]}
+    published, (train, _) = [int(row) for row in (finished / "forget_sets/random-0.txt").read_text().split()], digits()
+    np.testing.assert_array_equal(column["row"], published)
     np.testing.assert_array_equal(column["row"], labels["rows"])
+    np.testing.assert_array_equal(column["clean_label"], train.labels[published])
     found = memorisation(correct, trained_on)
     np.testing.assert_allclose(column["memorisation"], found.score)
     np.testing.assert_allclose(column["standard_error"], found.error)

@@ -1,8 +1,20 @@
 """What is trained on: image data sets, toys in the plane, and the examples that are to be forgotten."""
 
 from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.data.forget_sets import choose
+from unlearn_jax.data.forget_sets import choose, class_of
 from unlearn_jax.data.images import DATASETS, Dataset, load
 from unlearn_jax.data.toys import FASHION_PLANE, Mixture, Toy, discs, populations
 
-__all__ = ["DATASETS", "FASHION_PLANE", "Dataset", "Mixture", "Toy", "augmentation", "choose", "discs", "load", "populations"]
+__all__ = [
+    "DATASETS",
+    "FASHION_PLANE",
+    "Dataset",
+    "Mixture",
+    "Toy",
+    "augmentation",
+    "choose",
+    "class_of",
+    "discs",
+    "load",
+    "populations",
+]

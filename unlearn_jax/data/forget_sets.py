@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unlearn_jax.data.splits import generator
+from unlearn_jax.data.splits import Published, generator
 from unlearn_jax.types import UsageError
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that somebody else computes
-KINDS = ("random", "class", "class_part", "mislabelled", "mislabelled_part", *RANKED, "file")
+OF_CLASS = ("class", "class_part")
+KINDS = ("random", *OF_CLASS, "mislabelled", "mislabelled_part", *RANKED, "file")
+NAMED = 5  # row numbers that an error lists
 
 
 def choose(
@@ -20,6 +22,7 @@ def choose(
     size: float | int | None = None,
     label: int | None = None,
     file: str | Path | None = None,
+    published: Published | None = None,
     wrong: Bool[np.ndarray, " examples"] | None = None,
     scores: Callable[[], Float[np.ndarray, " examples"]] | None = None,
     classes: int,
@@ -33,16 +36,17 @@ def choose(
         kind: "random" draws `size` of all rows; "class" takes all rows of the class `label`; "class_part" draws `size` of the
             rows of that class; "mislabelled" takes all rows that are wrongly labelled, "mislabelled_part" draws `size` of
             them; "memorised" and "exposed" take the `size` rows of the highest score, "unmemorised" those of the lowest; "file"
-            takes the row numbers, from 0, that a file lists.
+            takes the rows whose numbers in the published training set, from 0, a file lists.
         size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones.
         label: of the class.
         file: text with row numbers between white space, or an .npy file of one integer dimension.
+        published: which numbers the training rows have ("file"); by default those of their places.
         wrong: the rows that are wrongly labelled ("mislabelled", "mislabelled_part").
         scores: gives what rows are ranked by ("memorised", "unmemorised", "exposed"), and is asked when all else is right; equal
             ones stand in random order.
         classes: how many there are.
         seed: draws the rows.
-        index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class, modulo `classes`;
+        index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class (see `class_of`);
             the ranked kinds go on to the next rows in their order; "mislabelled" and "file" give one set only.
 
     Returns:
@@ -55,7 +59,8 @@ def choose(
         raise UsageError("--forget.kind", kind, f"one of {', '.join(KINDS)} is needed")
     forget = np.zeros(len(labels), bool)
     if kind == "file":
-        forget[_listed(file, len(labels), index)] = True
+        every = np.arange(len(labels))
+        forget[_listed(file, published or Published(len(every), every, every[:0]), index)] = True
     elif kind == "mislabelled":
         forget[_wrong(wrong, index)] = True
     elif kind in RANKED:
@@ -76,6 +81,20 @@ def choose(
     return forget
 
 
+def class_of(kind: str, label: int, classes: int, index: int = 0) -> int | None:
+    """The class that a forget set holds examples of, and no others; None where it holds any.
+
+    Args:
+        kind: of `KINDS`; "class" goes on to the next class with each index, modulo `classes`, "class_part" stays with its own.
+        label: of the first forget set.
+        classes: how many there are.
+        index: which of the run's forget sets.
+    """
+    if kind not in OF_CLASS:
+        return None
+    return (label + index) % classes if kind == "class" else label
+
+
 def _wrong(wrong: np.ndarray | None, index: int) -> np.ndarray:
     rows = np.flatnonzero(wrong) if wrong is not None else np.zeros(0, int)
     if index > 0:
@@ -88,15 +107,13 @@ def _wrong(wrong: np.ndarray | None, index: int) -> np.ndarray:
 def _of_class(labels: np.ndarray, label: int | None, classes: int, kind: str, index: int) -> np.ndarray:
     if label is None or not 0 <= label < classes:
         raise UsageError("--forget.label", label, f"a class from 0 to {classes - 1} is needed")
-    if kind == "class":
-        if index >= classes:
-            raise UsageError("--forget.kind", kind, f"there are {classes} classes, and so no forget set number {index + 1}")
-        label = (label + index) % classes
-    rows = np.flatnonzero(labels == label)
+    if kind == "class" and index >= classes:
+        raise UsageError("--forget.kind", kind, f"there are {classes} classes, and so no forget set number {index + 1}")
+    own = class_of(kind, label, classes, index)
+    rows = np.flatnonzero(labels == own)
     if not 0 < len(rows) < len(labels):
-        raise UsageError(
-            "--forget.label", label, f"has {len(rows)} of the {len(labels)} training rows; some but not all are needed"
-        )
+        said = f"has {len(rows)} of the {len(labels)} training rows; some but not all are needed"
+        raise UsageError("--forget.label", own, said)
     return rows
 
 
@@ -111,7 +128,8 @@ def _count(size: float | int | None, candidates: int, rows: int) -> int:
     return count
 
 
-def _listed(file: str | Path | None, rows: int, index: int) -> list[int]:
+def _listed(file: str | Path | None, published: Published, index: int) -> list[int]:
+    """The places among the training rows of the rows that a file lists by their published numbers."""
     if index > 0:
         raise UsageError("--forget.file", file, "a file gives one forget set; ask for one")
     accepted = "a text or .npy file of row numbers is needed"
@@ -121,15 +139,30 @@ def _listed(file: str | Path | None, rows: int, index: int) -> list[int]:
         listed = _read(Path(file))
     except (OSError, ValueError) as error:
         raise UsageError("--forget.file", file, f"{accepted} ({error})") from error
+    rows = len(published.train)
     if not 0 < len(set(listed)) == len(listed) < rows:
         raise UsageError(
             "--forget.file",
             file,
             f"1 to {rows - 1} different rows are needed; it lists {len(listed)} ({len(set(listed))} different)",
         )
-    if min(listed) < 0 or max(listed) >= rows:
-        raise UsageError("--forget.file", file, f"rows from 0 to {rows - 1} are needed; it lists {min(listed)} to {max(listed)}")
-    return listed
+    if min(listed) < 0 or max(listed) >= published.total:
+        accepted = f"rows of the published training set, 0 to {published.total - 1}, are needed"
+        raise UsageError("--forget.file", file, f"{accepted}; it lists {min(listed)} to {max(listed)}")
+    place = dict(zip(published.train.tolist(), range(rows), strict=True))
+    held_out = set(published.held_out.tolist())
+    absent = {
+        "held out from training": [row for row in listed if row in held_out],
+        "not in the sample (--train-size)": [row for row in listed if row not in held_out and row not in place],
+    }
+    if any(absent.values()):
+        said = "; ".join(f"{len(found)} {why}: {_shown(found)}" for why, found in absent.items() if found)
+        raise UsageError("--forget.file", file, f"rows that are trained on are needed; of the {len(listed)} listed {said}")
+    return [place[row] for row in listed]
+
+
+def _shown(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:NAMED])) + (", ..." if len(rows) > NAMED else "")
 
 
 def _read(path: Path) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from unlearn_jax.data import sources
-from unlearn_jax.data.splits import generator, mislabel, stratified_order
+from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
 from unlearn_jax.types import Examples, UsageError
 
 
@@ -59,6 +59,7 @@ class Dataset(NamedTuple):
     classes: int
     fingerprint: str  # SHA-256 over all arrays
     pixel_scale: tuple[float, ...]  # of each channel: 1 / the standard deviation of pixels in [0, 1]
+    published: Published  # the numbers of the rows of `train` and `held_out`, which files and tables use
 
 
 def load(
@@ -125,7 +126,8 @@ def load(
     )
     fingerprint = _fingerprint(clean_labels, *(array for split in splits for array in split))
     pixel_scale = tuple((DATASETS[name].white / std).tolist())
-    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint, pixel_scale)
+    numbers = Published(len(order), rows, held_out_rows)
+    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint, pixel_scale, numbers)
 
 
 def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> tuple[sources.Split, sources.Split]:

@@ -1,6 +1,7 @@
 """Random choices over rows: stratified samples, wrong labels, halves."""
 
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -8,6 +9,17 @@ from jaxtyping import Bool, Int
 from unlearn_jax.types import UsageError
 
 TRADES = 20  # rounds of `random_halves`, in which each member trades once
+
+
+class Published(NamedTuple):
+    """Where a data set's rows stand in its published training set, whose rows are numbered from 0.
+
+    Every row number that a person gives or gets is one of these, whatever the sample.
+    """
+
+    total: int  # rows of the published training set
+    train: Int[np.ndarray, " train"]  # the number of each row that is trained on, ascending
+    held_out: Int[np.ndarray, " held_out"]  # and of each that is held out; any others are not in the sample
 
 
 def generator(purpose: str, seed: int = 0, index: int = 0) -> np.random.Generator:

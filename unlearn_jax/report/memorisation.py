@@ -23,6 +23,7 @@ class Study(NamedTuple):
     Attributes:
         title: what it is about.
         names: of the classes.
+        rows: numbers of the training examples in the published training set.
         images: of the training examples.
         labels: as trained on.
         clean_labels: without label noise.
@@ -47,6 +48,7 @@ class Study(NamedTuple):
 
     title: str
     names: tuple[str, ...]
+    rows: Int[np.ndarray, " examples"]
     images: Float[np.ndarray, "examples *image"]
     labels: Int[np.ndarray, " examples"]
     clean_labels: Int[np.ndarray, " examples"]
@@ -87,7 +89,7 @@ class Fitted(NamedTuple):
     """Linear models of margins, beside the differences of means.
 
     Attributes:
-        rows: training examples whose margins were fitted.
+        rows: places of the training examples whose margins were fitted.
         test_rows: test examples whose margins were.
         weights: of the datamodels; targets are the training examples, then the test examples.
         singly: the differences of means, in the same unit.
@@ -116,7 +118,7 @@ def table(study: Study, fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
     rank, own = np.empty(count, int), np.full(count, np.nan)
     rank[order], own[fitted.rows] = 1 + np.arange(count), fitted.own
     columns: dict[str, Any] = {
-        "row": np.arange(count),
+        "row": study.rows,
         "label": study.labels,
         "clean_label": study.clean_labels,
         "memorisation": study.memorisation,
@@ -144,7 +146,7 @@ def pairs(study: Study) -> tuple[list[str], list[list[Any]]]:
     order = np.argsort(-abs(study.association[tuple(found.T)]), kind="stable")
     return names, [
         [
-            int(i),
+            int(study.rows[i]),
             int(study.labels[i]),
             int(study.test_rows[j]),
             int(study.test_labels[j]),
@@ -156,12 +158,12 @@ def pairs(study: Study) -> tuple[list[str], list[list[Any]]]:
     ]
 
 
-def targets(fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
+def targets(study: Study, fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
     """The columns and rows of datamodels.csv, a row for each fitted margin."""
     names = ["split", "row", "weights", "own_weight", "held_out_correlation", "held_out_correlation_of_differences"]
     first, second = (fitted.held_out[name] for name in ("datamodel", "difference of means"))
     own = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
-    rows = [*(("train", int(row)) for row in fitted.rows), *(("test", int(row)) for row in fitted.test_rows)]
+    rows = [*(("train", int(row)) for row in study.rows[fitted.rows]), *(("test", int(row)) for row in fitted.test_rows)]
     used = (fitted.weights != 0).sum(0)
     cells = zip(rows, used, own, first, second, strict=True)
     return names, [[*row, int(count), weight, float(a), float(b)] for row, count, weight, a, b in cells]

@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Bool, Float
 
+from unlearn_jax.device import made_with, numerics
 from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
@@ -32,6 +33,7 @@ class Pool(NamedTuple):
     diverged: tuple[int, ...]  # members with a weight or statistic that is not finite
     seconds: float  # steady-state training time of one member: the median over members, whenever they were trained
     compile_seconds: float  # of this call; 0 when all members came from the cache
+    made_with: tuple[str, ...] = ()  # see `device.made_with`: several if versions or backends trained some each
 
 
 class Progress(NamedTuple):
@@ -119,7 +121,8 @@ def train_pool(
     trained = [Variables(part["params"], part["statistics"]) for part in parts]
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *trained)
     seconds = float(np.median(np.concatenate([part["seconds"] for part in parts])[:members]))
-    return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds)
+    made = tuple(dict.fromkeys(part["made_with"] for part in parts))
+    return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds, made)
 
 
 def diverged(stacked: Any) -> tuple[int, ...]:
@@ -136,6 +139,7 @@ def _folder(cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str,
         "seed": seed,
         "masks": _digest(masks) if masks.ndim == 1 else f"one for each member, the first {_digest(masks[0])}",
         "recipe": dataclasses.asdict(problem.recipe),
+        "numerics": numerics(),
         **identity,
     }
     text = json.dumps(whole, sort_keys=True, indent=1)
@@ -166,6 +170,7 @@ def _save(path: pathlib.Path, variables: Variables, masks: np.ndarray, seconds: 
         "statistics": variables.statistics,
         "masks": masks,
         "seconds": np.full(members, seconds / members),
+        "made_with": made_with(),
     }
     try:
         ocp.v1.save(path, tree)

@@ -1,0 +1,90 @@
+"""What all studies begin with: the class of a forget set, its name, its settings and its rows come from one place."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs.tuning import Config as Tuning
+from configs.unlearning import Config, Evaluation, Forget, smoke
+from experiments import setting as shared
+from experiments import unlearning
+from experiments.setting import forget_class, forget_mask, forget_name, prepare, settings_of_sets, where_they_differ
+from experiments.tuning import Search
+from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.runs import open_run
+
+LABELLED = "gated_knowledge_transfer"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    small = dataclasses.replace(
+        smoke(Config()), label_noise=0.0, members=2, forget_sets=3, width=8, cache=tmp_path_factory.mktemp("cache")
+    )
+    return dataclasses.replace(small, evaluation=Evaluation(splits=4, retain_size=40), forget=Forget(kind="class", label=8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "classes"),
+    [
+        ("class", ["class-8", "class-9", "class-0"], [8, 9, 0]),
+        ("class_part", ["class_part-8", "class_part-8-1", "class_part-8-2"], [8, 8, 8]),
+        ("random", ["random-0", "random-1", "random-2"], [None] * 3),
+    ],
+)
+def test_name_settings_and_rows_are_of_one_class(config, kind, names, classes, monkeypatch):
+    monkeypatch.setattr(shared, "tuned", lambda _: {LABELLED: {"label": 5, "learning_rate": 0.5}})  # as a search may leave it
+    config = dataclasses.replace(config, forget=Forget(kind=kind, label=8 if "class" in kind else 0))
+    setting = prepare(config)
+    labels = setting.data.train.labels
+    assert [forget_name(config, setting, index) for index in range(3)] == names
+    assert [forget_class(config, setting, index) for index in range(3)] == classes
+    values = settings_of_sets(config, setting, ["finetune", LABELLED])
+    assert list(values) == names
+    for index, (name, label) in enumerate(zip(names, classes, strict=True)):
+        assert values[name][LABELLED]["label"] == (5 if label is None else label)
+        assert values[name][LABELLED]["learning_rate"] == 0.5
+        held = set(labels[forget_mask(config, setting, index)].tolist())
+        assert held == {label} or (label is None and len(held) > 1)
+
+
+def test_files_say_settings_by_set_where_they_differ():
+    values = {"class-3": {"a": {"label": 3, "rate": 0.1}, "b": {}}, "class-4": {"a": {"label": 4, "rate": 0.1}, "b": {}}}
+    assert where_they_differ(values) == {"a": {"label": {"class-3": 3, "class-4": 4}, "rate": 0.1}, "b": {}}
+    assert where_they_differ({"class-3": values["class-3"]}) == values["class-3"]
+
+
+def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
+    """A method that says its label: it raises the bias of that class beyond all others."""
+
+    def method(label: int = 0):
+        def say(key, problem, variables):
+            head = variables.params["head"]
+            bias = head["bias"].at[label].add(1e3)
+            return variables._replace(params={**variables.params, "head": {**head, "bias": bias}})
+
+        return say
+
+    monkeypatch.setitem(METHODS, "say", Entry(method, "F", "", "", {"label": 0}, frozenset({"label"}), "any", False, False))
+    config = dataclasses.replace(config, methods="say", hyper=(), out=tmp_path)
+    unlearning.run(config, folder := open_run(tmp_path, config.recorded()))
+    for label in (8, 9, 0):
+        logits = folder.read_npz(f"logits/class-{label}/say.npz")
+        assert (logits["test"].argmax(-1) == label).all()
+    written = json.loads((tmp_path / "hyperparameters.json").read_text())
+    assert written == {"say": {"label": {"class-8": 8, "class-9": 9, "class-0": 0}}}
+
+
+def test_a_search_is_for_the_class_of_its_own_set_and_leaves_no_class_behind():
+    search, asked = Search.__new__(Search), []
+
+    def judge(name, base, settings):
+        asked.append(base["label"])
+        return np.ones((len(settings), 3)), None, 1.0
+
+    search.config, search.judge = Tuning(trials=2), SimpleNamespace(label=4, judge=judge, retraining=1.0)
+    assert "label" not in search.tune(LABELLED)["values"]
+    assert set(asked) == {4}
