@@ -9,10 +9,13 @@ import pkgutil
 import platform
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
+import jaxlib
 
 from unlearn_jax.types import UsageError
 
@@ -20,11 +23,31 @@ ACCEPTED = "expected auto, cpu, gpu, gpu:2 or gpu:0,1 (cuda is the same as gpu)"
 DRIVER = Path("/proc/driver/nvidia/gpus")
 DEVICE_FILES = Path("/dev")
 
+PINNED = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",  # rbg draws other numbers under vmap than one by one
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_high_dynamic_range_gumbel": False,
+    "jax_numpy_dtype_promotion": "standard",
+}
+"""Settings of JAX on which all results rest: `pin` sets them, whatever the environment says."""
+CHOSEN = (
+    "jax_default_matmul_precision",
+    "jax_disable_most_optimizations",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+)
+"""Settings of JAX that change digits, and that are the user's to choose."""
+NOT_NUMERIC = ("--xla_dump", "--xla_hlo_profile", "--xla_force_host_platform_device_count", "--xla_gpu_cuda_data_dir")
+"""Beginnings of XLA flags that change no result."""
+
 
 def pin(spec: str) -> None:
-    """Lets JAX see only the devices that were asked for. Call it once, before JAX makes its first array.
+    """Lets JAX see only the devices that were asked for, and sets `PINNED`. Call it once, before JAX makes its first array.
 
-    On a CPU every usable core becomes a JAX device of its own, which is what batched training shards its members over.
+    On a CPU every usable core becomes a JAX device of its own, which is what batched training shards its members over. A pinned
+    setting that the environment sets otherwise is overruled, and a line on standard error says so.
 
     Args:
         spec: `auto` (every GPU that JAX can use, else the CPU), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for `gpu`. The
@@ -36,6 +59,10 @@ def pin(spec: str) -> None:
     match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
     if not match:
         raise UsageError("--device", spec, ACCEPTED)
+    for name, value in PINNED.items():
+        if _setting(name) != value:
+            print(f"{name.upper()}={_setting(name)} is not used: all results rest on {value}", file=sys.stderr)
+            jax.config.update(name, value)
     kind, gpus = match[0], usable_gpus()
     if kind == "cpu" or (kind == "auto" and (not gpus or os.environ.get("JAX_PLATFORMS", "").lower() == "cpu")):
         _select("cpu", [])
@@ -52,6 +79,24 @@ def describe() -> str:
     devices = jax.devices()
     count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
     return f"cpu ({count}, {_processor()})" if devices[0].platform == "cpu" else f"{devices[0].device_kind} ({count})"
+
+
+def numerics() -> dict[str, Any]:
+    """Every setting of JAX and XLA that changes what a program computes: part of the identity of whatever is kept.
+
+    What a device, its compiler or a version changes is rounding, and not among them; see `made_with`.
+
+    Returns:
+        Of `PINNED` and `CHOSEN` what JAX has now (inside a context manager such as `jax.enable_x64`, what that says), and under
+        `xla_flags` the flags of the environment that may matter.
+    """
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(NOT_NUMERIC)]
+    return {**{name: _setting(name) for name in (*PINNED, *CHOSEN)}, "xla_flags": flags}
+
+
+def made_with() -> str:
+    """What computes here, as it is recorded with everything kept: `jax 0.10.0, jaxlib 0.10.0, cpu`."""
+    return f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, {jax.default_backend()}"
 
 
 def keep_compiled(folder: Path) -> None:
@@ -116,6 +161,12 @@ def _available(gpus: list[str]) -> str:
     here = "available here: " + ", ".join(["cpu", *(f"gpu:{index}" for index in range(len(gpus)))])
     without_cuda = not _jax_has_cuda() and _visible_gpus()
     return here + (" (there is a GPU, but jax has no CUDA: pip install -r requirements.txt)" if without_cuda else "")
+
+
+def _setting(name: str) -> Any:
+    """As JSON holds it: of an enumeration its value."""
+    value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+    return getattr(value, "value", value)
 
 
 def _processor() -> str:
