@@ -8,13 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "types": set(),
-    "runs": {"types"},
+    "sealed": set(),
+    "runs": {"types", "device", "sealed"},
     "device": {"types"},
     "metrics": {"types"},
     "report": {"types"},
-    "data": {"types"},
+    "data": {"types", "runs"},
     "models": {"types"},
-    "training": {"types", "models", "data"},
+    "training": {"types", "device", "models", "data", "runs"},
     "methods": {"types", "training", "models", "data"},
     "influence": {"types", "training", "models", "data"},
 }

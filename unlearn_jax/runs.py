@@ -2,11 +2,16 @@
 
 A file appears under its name whole or not at all: it is written beside its place and then moved there. A killed run can
 therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads and which the next `open_run` sweeps away.
+
+Whatever is kept to be taken up again, in the run folder and in the cache that runs share, is kept in one way (`Run.cached`): in a
+sealed file that holds its identity, that is, all that its arrays depend on. What is not whole, or of another identity, counts as
+absent. docs/reliability.md says what is promised.
 """
 
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -17,16 +22,20 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 
-from unlearn_jax.types import UsageError
+from unlearn_jax import sealed
+from unlearn_jax.device import numerics
+from unlearn_jax.types import StorageError, UsageError
 
+FORMAT = 3  # of all that is kept: raise it when it is kept in another way, or when training or a study computes something else
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
 _PARTIAL = ".part"
 _ABSENT = "(absent)"
@@ -53,7 +62,7 @@ class Run:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
         try:
-            with partial.open("xb") as file:
+            with partial.open("x+b") as file:
                 yield file
             os.replace(partial, target)
         finally:
@@ -92,18 +101,13 @@ class Run:
         self.write_text(name, text.getvalue())
 
     def write_npz(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Writes named arrays of any shape, uncompressed."""
-        named: dict[str, Any] = {key: np.asarray(array) for key, array in arrays.items()}
-        with self.writing(name) as file:
-            np.savez(file, **named)
+        """Writes named arrays of any shape for others to read, sealed as well; what is to be taken up again, `keep` keeps.
 
-    def read_npz(self, name: str) -> dict[str, np.ndarray] | None:
-        """Returns the arrays that an earlier run wrote, or None if it did not get that far."""
-        try:
-            with np.load(self.folder / name, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except FileNotFoundError:
-            return None
+        Raises:
+            TypeError: an array of objects.
+        """
+        with self.writing(name) as file:
+            sealed.write(file, {key: np.asarray(array) for key, array in arrays.items()})
 
     def read_json(self, name: str) -> Any:
         """Returns what an earlier run wrote, or None if it did not get that far."""
@@ -115,6 +119,126 @@ class Run:
     def record(self, **facts: Any) -> None:
         """Adds facts to config.json that are known only later, for instance `device="NVIDIA H100 80GB"`."""
         self.write_json("config.json", {**(self.read_json("config.json") or {}), **facts})
+
+    def cached(self, name: str, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Returns what an earlier run kept as `name`, or makes it now and keeps it.
+
+        Args:
+            name: of an npz.
+            identity: all that the arrays depend on, as `json_text` takes it; `FORMAT`, the numerics and the name are added.
+            make: gives the named arrays. It is called if there is nothing, or something of another identity or damaged.
+
+        Raises:
+            OSError: as `keep`.
+        """
+        found = self.find(name, identity)
+        return self.keep(name, identity, make()) if found is None else found
+
+    def find(self, name: str, identity: Mapping[str, Any], *, say: bool = True) -> dict[str, np.ndarray] | None:
+        """Returns what was kept as `name`; None if nothing is there, or of another identity, or damaged, which a line says.
+
+        Args:
+            name: as `cached` had it.
+            identity: likewise.
+            say: whether to show that line.
+        """
+        path = self.folder / name
+        try:
+            arrays = sealed.read(path)
+            whole = str(arrays.pop("identity"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a file can be wrong in any way
+            if say:
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                print(f"{path}: damaged ({reason.splitlines()[0]}); it is made again", file=sys.stderr, flush=True)
+            return None
+        return arrays if whole == self._whole(name, identity) else None
+
+    def keep(self, name: str, identity: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Keeps named arrays for `find`, and returns them as it will.
+
+        Raises:
+            OSError: as `writing`.
+            TypeError: an array of objects.
+        """
+        kept = {key: np.asarray(array) for key, array in arrays.items()}
+        if (self.folder / name).is_dir():  # whose place a file cannot take
+            self.drop(name)
+        with self.writing(name) as file:
+            sealed.write(file, {"identity": np.array(self._whole(name, identity)), **kept})
+        return kept
+
+    def drop(self, name: str) -> None:
+        """Removes what stands as `name`; a folder, which is not ours, is only renamed."""
+        path = self.folder / name
+        if path.is_dir() and not path.is_symlink():
+            path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.aside"))
+        else:
+            path.unlink(missing_ok=True)
+
+    def _whole(self, name: str, identity: Mapping[str, Any]) -> str:
+        return json_text({"name": name, "format": FORMAT, "numerics": numerics(), **identity})
+
+
+class Cache(Run):
+    """A folder of what runs share, several at the same time. It is only written into when something is to be made."""
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """As for a run folder, but that the error names `--cache`.
+
+        Raises:
+            StorageError: the disk is full, or the folder cannot be written.
+        """
+        with self._naming_the_option(), super().writing(name) as file:
+            yield file
+
+    def drop(self, name: str) -> None:
+        """As for a run folder, but that the error names `--cache`.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with self._naming_the_option():
+            super().drop(name)
+
+    @contextlib.contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Waits until no other run works in this folder, and says so once if one does.
+
+        The lock is the kernel's, and vanishes with the process that holds it, however that ends. On a file system without locks
+        nobody waits: the work may then be done twice, and what is finished last stays.
+
+        Args:
+            work: what is to be made, for the line that says what is waited for.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with self._naming_the_option():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.folder / ".lock", fallback_to_soft=False)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                print(f"waiting for another run that makes the same: {work}", file=sys.stderr, flush=True)
+                lock.acquire()
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+            _sweep(self.folder)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _naming_the_option(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError("--cache", self.folder, error) from error
 
 
 def open_run(out: Path | str, config: Mapping[str, Any], *, extendable: Iterable[str] = ()) -> Run:
@@ -151,6 +275,15 @@ def open_run(out: Path | str, config: Mapping[str, Any], *, extendable: Iterable
         raise UsageError("--out", out, f"cannot be written ({error.strerror or error}); give a folder that can be") from error
     _sweep(out)
     return run
+
+
+def json_text(value: Any) -> str:
+    """Returns the one text of a value, with sorted keys; what JSON does not know is put as `plain` has it.
+
+    Raises:
+        TypeError: see `plain`.
+    """
+    return json.dumps(value, sort_keys=True, default=plain)
 
 
 def plain(value: Any) -> Any:

@@ -4,8 +4,6 @@ import gzip
 import hashlib
 import logging
 import math
-import os
-import tempfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +12,13 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from unlearn_jax.data.splits import generator, stratified_order
+from unlearn_jax.runs import Cache
 from unlearn_jax.types import UsageError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 DIGITS_TRAIN = 1437  # four fifths of 1,797
+SPLITS = ("train", "test")
+DECODED = "arrays.npz"  # in the cache
 
 
 class Split(NamedTuple):
@@ -89,8 +90,8 @@ def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ".
 def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
     """Reads a data set through TFDS, prepared as array_record (and prepares it if it is not there).
 
-    Decoding the records takes a fifth of a millisecond per image, so it happens once: the arrays are kept in the cache as
-    .npy files, each of which appears whole or not at all, and are memory-mapped from then on, without TFDS.
+    Decoding the records takes a fifth of a millisecond per image, so it happens once: the arrays are kept in the cache, and
+    read from there from then on, without TFDS.
 
     Args:
         name: in the TFDS catalogue.
@@ -98,22 +99,21 @@ def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
         cache: the project's cache folder. Another `data_dir` has another place in it.
 
     Raises:
-        UsageError: TFDS is not installed, the data set can be neither read nor prepared, or the cache cannot be written.
+        UsageError: TFDS is not installed, or the data set can be neither read nor prepared.
+        StorageError: the cache cannot be written.
     """
-    place = name if data_dir is None else f"{name}-{hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]}"
-    folder = cache / "data" / place
-    files = [[folder / f"{split}_{field}.npy" for field in Split._fields] for split in ("train", "test")]
-    if not all(file.exists() for split in files for file in split):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                for split, arrays in zip(files, _decoded(name, data_dir), strict=True):
-                    for file, array in zip(split, arrays, strict=True):
-                        np.save(Path(temporary, file.name), array)
-                        os.replace(Path(temporary, file.name), file)
-        except OSError as error:
-            raise UsageError("--cache", cache, f"a folder that can be written is needed ({error})") from error
-    train, test = (Split(*(np.load(file, mmap_mode="r") for file in split)) for split in files)
+    place = None if data_dir is None else str(data_dir.resolve())
+    folder = Cache(cache / "data" / (name if place is None else f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"))
+    identity = {"dataset": name, "data_dir": place}
+    found = folder.find(DECODED, identity)
+    if found is None:
+        with folder.alone(f"arrays of {name}"):
+            found = folder.find(DECODED, identity, say=False)  # another run may have decoded it meanwhile
+            if found is None:
+                splits = zip(SPLITS, _decoded(name, data_dir), strict=True)
+                arrays = {f"{split}_{field}": array for split, part in splits for field, array in part._asdict().items()}
+                found = folder.keep(DECODED, identity, arrays)
+    train, test = (Split(*(found[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS)
     return train, test
 
 
@@ -128,7 +128,7 @@ def _decoded(name: str, data_dir: Path | None) -> list[Split]:
         builder = tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
         splits = []
-        for split in ("train", "test"):
+        for split in SPLITS:
             records = list(builder.as_data_source(split))
             labels = np.array([record["label"] for record in records], np.int32)
             splits.append(Split(np.stack([record["image"] for record in records]), labels))
