@@ -70,6 +70,11 @@ def prepare(config: Common) -> Setting:
     return Setting(data, shared(problem), identity)
 
 
+def decisive(config: Common) -> dict[str, Any]:
+    """The options on which all of a run's results rest: not those that are immaterial, or in which a run may be extended."""
+    return {name: value for name, value in config.recorded().items() if name not in config.immaterial | config.extendable}
+
+
 def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
     """The problem of forgetting the rows of a mask."""
     return dataclasses.replace(setting.problem, forget=shared(forget), forget_count=int(forget.sum()))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import refit
-from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
+from unlearn_jax.training.pools import Pool, diverged, member_keys
 from unlearn_jax.training.relearning import POINTS, ROWS
 from unlearn_jax.types import Cube, Labels, Model, Variables
 
@@ -73,19 +72,16 @@ class Study:
         train, test = setting.data.train, setting.data.test
         self.labels = Labels(train.labels[self.rows["forget"]], train.labels[self.rows["retain"]], test.labels)
         self.images = Cube(train.images[self.rows["forget"]], train.images[self.rows["retain"]], test.images)
-        # Whatever logits in the run folder depend on: what was made from something else is made anew.
-        self.made_from = json.dumps(
-            {
-                **setting.identity,
-                "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
-                "recipe": dataclasses.asdict(self.problem.recipe),
-                "retain_size": config.evaluation.retain_size,
-                "seed": config.seed,
-                "format": FORMAT,
-                "relearning": [POINTS, ROWS],
-            },
-            sort_keys=True,
-        )
+        # Whatever logits in the run folder depend on, besides the method: what was made from something else is made anew.
+        self.identity = {
+            **setting.identity,
+            "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
+            "recipe": dataclasses.asdict(self.problem.recipe),
+            "members": self.members,
+            "retain_size": config.evaluation.retain_size,
+            "seed": config.seed,
+            "relearning": [POINTS, ROWS],
+        }
         folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.rows["forget"]))
         folder.write_npz(f"logits/{name}/labels.npz", {**self.labels._asdict(), **{f"{k}_rows": v for k, v in self.rows.items()}})
 
@@ -136,9 +132,11 @@ class Study:
         all_wrong = bool(np.all(right != self.labels.forget))
         return ModelMetrics(self.config, self.problem, self.images.forget, *kept, right if all_wrong else None)
 
-    def made_by(self, values: dict[str, Any]) -> str:
-        """What the logits of a method with these hyperparameters come from."""
-        return self.made_from + json.dumps(values, sort_keys=True)
+    def identity_of(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        """What the logits of a method with these hyperparameters come from, and of a learned one what it has learned."""
+        learned = [] if name in METHODS else jax.tree.leaves(getattr(self.entries[name].make, "args", ()))
+        digests = [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in learned]
+        return {**self.identity, "values": values, "learned": digests}
 
     def file(self, name: str, seed: int) -> str:
         """Where the logits of a method are kept."""
@@ -146,8 +144,8 @@ class Study:
 
     def saved(self, name: str, values: dict[str, Any], seed: int) -> Judged | None:
         """What an earlier run left of a method, if it was made in the same way and of as many members."""
-        found = self.folder.read_npz(self.file(name, seed))
-        if found is None or str(found["made_by"]) != self.made_by(values) or len(found["forget"]) != self.members:
+        found = self.folder.find(self.file(name, seed), self.identity_of(name, values))
+        if found is None:
             return None
         lost = tuple(int(member) for member in found["lost"])
         seconds, compile_seconds, examples = (float(found[field]) for field in ("seconds", "compile_seconds", "examples"))
@@ -164,10 +162,10 @@ class Study:
         costs = done.seconds, done.compile_seconds, done.examples
         kept = keep(cube, lost)
         extra = self.models.of(without(done.variables, lost), kept.forget, model) if len(kept.forget) else {}
-        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_by": self.made_by(values)}
+        arrays = {**cube._asdict(), "lost": np.array(lost, int)}
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
         arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}
-        self.folder.write_npz(self.file(name, seed), arrays)
+        self.folder.keep(self.file(name, seed), self.identity_of(name, values), arrays)
         return Judged(kept, lost, *costs, extra)
 
     def unlearn(self, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
