@@ -8,11 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "types": set(),
-    "runs": {"types"},
+    "process": set(),
+    "files": set(),
+    "runs": {"types", "files"},
     "device": {"types"},
     "metrics": {"types"},
     "report": {"types"},
-    "data": {"types"},
+    "data": {"types", "files"},
     "models": {"types"},
     "training": {"types", "models", "data"},
     "methods": {"types", "training", "models", "data"},

@@ -7,7 +7,9 @@ therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -25,9 +27,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from unlearn_jax.types import UsageError
+from unlearn_jax.files import read_regular
+from unlearn_jax.types import StorageError, UsageError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+MOST = 1 << 26  # bytes of a config.json
 _PARTIAL = ".part"
 _ABSENT = "(absent)"
 
@@ -38,26 +43,53 @@ class Run:
 
     Attributes:
         folder: where it is.
+        made: the files and folders that this opening made, each after the folder that it is in.
+        before: what config.json held when the folder was opened; None for a new run.
     """
 
     folder: Path
+    made: list[Path] = dataclasses.field(default_factory=list, compare=False)
+    before: bytes | None = dataclasses.field(default=None, compare=False)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """Yields a binary file that takes its place as `name` when the block ends, and vanishes if the block fails.
 
         Raises:
-            OSError: if the disk is full or the folder has become read-only; what stood under `name` still stands there.
+            StorageError: if the disk is full or the folder has become read-only; what stood under `name` still stands there.
+            UsageError: if a symbolic link would lead the file out of the folder.
         """
         target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise UsageError("--out", self.folder, f"{name} would be outside of it, through a symbolic link; expected none there")
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
         try:
-            with partial.open("xb") as file:
-                yield file
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+            _make(target.parent, self.made)
+            try:
+                with partial.open("x+b") as file:
+                    yield file
+                if not os.path.lexists(target):
+                    self.made.append(target)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError("--out", target, error) from error
+
+    def withdraw(self) -> None:
+        """Takes back what this opening made, so that a corrected command finds the folder as it was.
+
+        What others put there stays, and so does a folder that is not empty then.
+        """
+        for path in reversed(self.made):
+            with contextlib.suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    path.rmdir()
+                else:
+                    path.unlink()
+        self.made.clear()
+        if self.before is not None:
+            self.write_bytes("config.json", self.before)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes bytes as they are."""
@@ -117,7 +149,36 @@ class Run:
         self.write_json("config.json", {**(self.read_json("config.json") or {}), **facts})
 
 
-def open_run(out: Path | str, config: Mapping[str, Any], *, extendable: Iterable[str] = ()) -> Run:
+def claim(folder: Path) -> list[Path]:
+    """Makes a folder that was not there: `folder`, or `folder-2`, `folder-3`, ... where that is taken. No two runs get the same.
+
+    Returns:
+        All folders that were made, outermost first; the last is the claimed one.
+
+    Raises:
+        UsageError: option `--out`, if none can be made.
+    """
+    made: list[Path] = []
+    try:
+        _make(folder.parent, made)
+        for number in itertools.count(1):
+            claimed = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                claimed.mkdir()
+                return [*made, claimed]
+    except OSError as error:
+        raise UsageError("--out", folder, f"cannot be made ({error.strerror}); give a folder that can be") from error
+    raise AssertionError("unreachable")
+
+
+def open_run(
+    out: Path | str,
+    config: Mapping[str, Any],
+    *,
+    extendable: Iterable[str] = (),
+    cache: Path | None = None,
+    made: Sequence[Path] = (),
+) -> Run:
     """Makes the run folder, or opens it again to resume or to extend what is in it.
 
     `config.json` gets the keys `config` (everything resolved), `versions`, `device`, `git`, `command`, `started`, and `earlier`:
@@ -128,6 +189,8 @@ def open_run(out: Path | str, config: Mapping[str, Any], *, extendable: Iterable
         config: the full resolved configuration. Nested mappings are compared field by field, as `optimizer.momentum`.
         extendable: fields that may differ from what is there (name a nested field or the mapping that it is in). A list
             may gain entries and a number may grow, neither may lose; anything else (a path, a device) may change freely.
+        cache: a folder that may lie in `out` without being part of the run.
+        made: what `claim` made for this run.
 
     Returns:
         The open folder.
@@ -135,22 +198,27 @@ def open_run(out: Path | str, config: Mapping[str, Any], *, extendable: Iterable
     Raises:
         UsageError: option `--out`, if the folder is a file, cannot be written, holds files but no config.json, or holds the
             results of a configuration that `config` contradicts. Nothing in it has been changed then.
+        StorageError: if the disk is full; nothing has been changed either.
     """
     out, extendable = Path(out), frozenset(extendable)
     new = plain(config)
+    run = Run(out, list(made))
     try:
         if out.exists() and not out.is_dir():
             raise UsageError("--out", out, "is a file; give a folder, new or of an earlier run")
-        earlier = _earlier(out)
+        text = _earlier(out, cache)
+        earlier = None if text is None else _parsed(out, text)
         if earlier is not None:
             _agree(out, earlier["config"], new, extendable)
-        out.mkdir(parents=True, exist_ok=True)
-        run = Run(out)
+        _make(out, run.made)
         run.write_json("config.json", {"config": new, **_provenance(new), "earlier": _history(earlier)})
-    except OSError as error:
+    except (UsageError, OSError) as error:
+        run.withdraw()
+        if isinstance(error, UsageError) or error.errno in FULL:
+            raise
         raise UsageError("--out", out, f"cannot be written ({error.strerror or error}); give a folder that can be") from error
     _sweep(out)
-    return run
+    return dataclasses.replace(run, before=text)
 
 
 def plain(value: Any) -> Any:
@@ -180,21 +248,53 @@ def plain(value: Any) -> Any:
     raise TypeError(f"JSON cannot hold a {type(value).__name__}")
 
 
-def _earlier(out: Path) -> dict[str, Any] | None:
-    """What config.json says, or None for a folder that is new or empty."""
+def _make(folder: Path, made: list[Path]) -> None:
+    """Makes a folder and those that it is in, and adds to `made` what was not there."""
+    for path in (*reversed(folder.parents), folder):
+        if not path.is_dir():
+            try:
+                path.mkdir()
+            except FileExistsError:  # another run was faster, or it is a file
+                if not path.is_dir():
+                    raise
+            else:
+                made.append(path)
+
+
+def _earlier(out: Path, cache: Path | None) -> bytes | None:
+    """The content of config.json, or None for a folder that is new, or empty but for the cache."""
     try:
-        names = [path.name for path in out.iterdir() if not _is_partial(path)]
+        entries = [path for path in out.iterdir() if not _is_partial(path)]
     except FileNotFoundError:
         return None
-    if not names:
-        return None
-    if "config.json" not in names:
+    if cache is not None and cache.resolve() == out.resolve():
+        raise UsageError("--cache", cache, "is the run folder itself; expected another, which may be in it")
+    file = out / "config.json"
+    if file not in entries:
+        if all(_holds_nothing(path, cache) for path in entries):
+            return None
         raise UsageError("--out", out, "holds files but no config.json, so it is no run folder; give a new or an empty one")
     try:
-        earlier = json.loads((out / "config.json").read_text())
-        if isinstance(earlier["config"], dict):
+        return read_regular(file, MOST)
+    except OSError as error:
+        reason = f"holds a config.json that cannot be read ({error.strerror or error})"
+        raise UsageError("--out", out, f"{reason}; give a new or an empty folder") from error
+
+
+def _holds_nothing(entry: Path, cache: Path | None) -> bool:
+    """Whether all that an entry of a folder holds are empty folders, or the cache."""
+    if cache is not None and cache.resolve().is_relative_to(entry.resolve()):
+        return True
+    return entry.is_dir() and not entry.is_symlink() and all(_holds_nothing(path, cache) for path in entry.iterdir())
+
+
+def _parsed(out: Path, text: bytes) -> dict[str, Any]:
+    """What config.json says."""
+    try:
+        earlier = json.loads(text.decode("utf-8-sig"))
+        if isinstance(earlier["config"], dict) and isinstance(earlier.get("earlier", []), list):
             return earlier
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UsageError("--out", out, "holds a config.json that is not of this project; give a new or an empty folder")
 
