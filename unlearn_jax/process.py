@@ -7,6 +7,7 @@ and is lost where it is raised inside a callback (of the garbage collector, of J
 
 import atexit
 import contextlib
+import gc
 import io
 import os
 import select
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TextIO
 
 STOPPED = (signal.SIGINT, signal.SIGTERM)
 _advice = "nothing was begun"
@@ -49,6 +51,7 @@ def advise(text: str) -> None:
 def _wait(reading: int, program: str) -> None:
     while (number := os.read(reading, 1)[0]) not in STOPPED:
         pass
+    gc.disable()  # its callbacks may take long
     message = f"{program}: stopped by {signal.Signals(number).name}; {_advice}\n"
     shown = "\r\x1b[K\x1b[?25h" if os.isatty(2) else ""  # over a progress bar, which hides the cursor
     if select.select([], [2], [], 0.5)[1]:  # nobody may be reading
@@ -76,7 +79,7 @@ class _Forgiving(io.FileIO):
             return len(data)
 
 
-def _stream(descriptor: int, inherited: io.TextIOBase | None) -> io.TextIOWrapper:
+def _stream(descriptor: int, inherited: TextIO | None) -> io.TextIOWrapper:
     """The standard stream, forgiving; a character that its encoding lacks is written as an escape."""
     file = io.BufferedWriter(_Forgiving(descriptor, "w", closefd=False))
     encoding = (inherited and inherited.encoding) or "utf-8"
