@@ -8,12 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "types": set(),
-    "sealed": set(),
-    "runs": {"types", "device", "sealed"},
+    "process": set(),
+    "files": set(),
+    "sealed": {"files"},
+    "runs": {"types", "device", "files", "sealed"},
     "device": {"types"},
     "metrics": {"types"},
     "report": {"types"},
-    "data": {"types", "runs"},
+    "data": {"types", "files", "runs"},
     "models": {"types"},
     "training": {"types", "device", "models", "data", "runs"},
     "methods": {"types", "training", "models", "data"},

@@ -105,7 +105,7 @@ def keep_compiled(folder: Path) -> None:
     """Lets JAX keep compiled programs in a folder, so that a second run need not compile them again.
 
     A folder that cannot be written is only read, and if it is not there, nothing is kept: all else that a run needs may be in a
-    cache that can only be read. A program that JAX cannot read, since another run is writing it, or cannot write, is compiled anew.
+    cache that can only be read. Programs that JAX cannot read, as one that another run is writing, are compiled anew.
 
     Args:
         folder: in the cache.

@@ -5,13 +5,14 @@ Any reader of npz files reads one: the checksum is the comment of the zip file t
 
 import hashlib
 import os
-import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from unlearn_jax.files import open_regular
 
 SEAL = b"sha256 "  # and then the digits
 DIGITS = 64
@@ -43,12 +44,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: it is not there.
-        OSError: it is a folder, or cannot be read.
+        OSError: it cannot be read, or is a folder, a pipe or a device.
         ValueError: it is anything else than a whole sealed file.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("no regular file")
+    with open_regular(path) as file:
         whole = file.seek(0, os.SEEK_END)
         file.seek(max(whole - DIGITS - len(SEAL), 0))
         seal, digits = file.read(len(SEAL)), file.read(DIGITS)
@@ -62,11 +61,6 @@ def read(path: Path) -> dict[str, np.ndarray]:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opening a FIFO would otherwise wait for somebody who writes into it."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.data.splits import generator
+from unlearn_jax.files import open_regular
 from unlearn_jax.types import UsageError
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that somebody else computes
+SIGNS = 64  # of a row number in a text, with the white space around it
 KINDS = ("random", "class", "class_part", "mislabelled", "mislabelled_part", *RANKED, "file")
 
 
@@ -118,9 +120,9 @@ def _listed(file: str | Path | None, rows: int, index: int) -> list[int]:
     if file is None:
         raise UsageError("--forget.file", file, accepted)
     try:
-        listed = _read(Path(file))
-    except (OSError, ValueError) as error:
-        raise UsageError("--forget.file", file, f"{accepted} ({error})") from error
+        listed = _read(Path(file), rows)
+    except Exception as error:  # whoever wrote the file: a format can fail in any way
+        raise UsageError("--forget.file", file, f"{accepted} ({error or type(error).__name__})") from error
     if not 0 < len(set(listed)) == len(listed) < rows:
         raise UsageError(
             "--forget.file",
@@ -132,11 +134,17 @@ def _listed(file: str | Path | None, rows: int, index: int) -> list[int]:
     return listed
 
 
-def _read(path: Path) -> list[int]:
-    if path.suffix != ".npy":
-        return [int(row) for row in path.read_text().split()]
-    with path.open("rb") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
+def _read(path: Path, rows: int) -> list[int]:
+    """The numbers in a file, of which no more is read than so many rows can fill."""
+    with open_regular(path) as file:
+        if path.suffix != ".npy":
+            text = file.read(SIGNS * rows + 1)
+            if len(text) > SIGNS * rows:
+                raise ValueError(f"it is longer than {rows} row numbers can be")
+            return [int(row) for row in text.decode("utf-8-sig").split()]
+    array = np.lib.format.open_memmap(path, mode="r")  # whatever its header says, no more than the file has
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
+    if len(array) > rows:
+        raise ValueError(f"it holds {len(array)} numbers for {rows} rows")
     return array.tolist()

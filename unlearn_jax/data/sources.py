@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from unlearn_jax.data.splits import generator, stratified_order
+from unlearn_jax.files import open_regular
 from unlearn_jax.runs import Cache
 from unlearn_jax.types import UsageError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
+MOST = 1 << 28  # bytes of an IDX file, decompressed: five times Fashion-MNIST
 DIGITS_TRAIN = 1437  # four fifths of 1,797
 SPLITS = ("train", "test")
 DECODED = "arrays.npz"  # in the cache
@@ -75,16 +77,19 @@ def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ".
     path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if path is None:
         raise UsageError("--data-dir", folder, f"{name} or {name}.gz is missing there")
+    header = 4 + 4 * dimensions
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
+        with open_regular(path) as plain, gzip.open(plain) if path.suffix == ".gz" else plain as file:
+            start = file.read(header)
+            shape = [int.from_bytes(start[first : first + 4], "big") for first in range(4, header, 4)]
+            size = math.prod(shape)
+            content = file.read(size + 1) if size <= MOST else b""
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError("--data-dir", path, f"a whole IDX file is needed ({error})") from error
-    header = 4 + 4 * dimensions
-    shape = [int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4)]
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != header + math.prod(shape):
-        raise UsageError("--data-dir", path, f"a whole IDX file of bytes in {dimensions} dimension(s) is needed")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    if len(start) < header or start[:4] != bytes((0, 0, 8, dimensions)) or len(content) != size:
+        wanted = f"a whole IDX file of bytes in {dimensions} dimension(s), at most {MOST:,} of them, is needed"
+        raise UsageError("--data-dir", path, wanted)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:

@@ -71,8 +71,8 @@ def train_pool(
     """Train models by `problem.recipe` on the examples that their masks keep, or find them in the cache.
 
     Finished chunks are saved at once: a run that is killed goes on behind the last of them, and a larger pool begins with
-    the smaller one's members. Of several runs that want the same pool at the same time one trains a chunk, and the others wait for
-    it. Member i is the same model whatever the number of members and the chunk, and, up to float rounding (which long training
+    the smaller one's members. Of several runs that want the same pool at the same time one trains a chunk, and the others wait.
+    Member i is the same model whatever the number of members and the chunk, and, up to float rounding (which long training
     amplifies), the strategy.
 
     Args:
