@@ -29,6 +29,7 @@ Machine unlearning, measured against the distribution of models retrained withou
 
 Results go to a run folder (--out); the same command with the same --out resumes a run that was interrupted."""
 SHORT = {"-exp": "--exp", "-d": "--device"}
+LONGEST = 2000  # characters of a message
 TYPES = {"INT": "an integer", "FLOAT": "a number"}
 
 
@@ -87,8 +88,27 @@ def table(title: str, rows: dict[str, tuple[str, ...]]) -> None:
 
 def fail(message: str) -> None:
     """Says what was wrong, in one line, and stops."""
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(complain(message, 2))
+
+
+def complain(message: str, status: int) -> int:
+    """Says what was wrong in one line, whatever the message holds, and returns the exit status."""
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
+    line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
+    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    return status
+
+
+def complain_of(error: Exception) -> int:
+    """Says in one line what went wrong and returns the exit status; an error that no user can cause is raised again."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        said = (str(error).splitlines() or [""])[0]
+        return complain(f"out of memory ({said}); expected smaller sizes, or with --strategy vmap a smaller --chunk", 1)
+    status = getattr(error, "status", None)  # of UsageError and StorageError, whose import brings JAX with it
+    if status is None:
+        raise error
+    return complain(str(error), status)
 
 
 def one_line(box: str) -> str:

@@ -1,9 +1,16 @@
 """The options that all experiments share."""
 
 import dataclasses
+import re
+from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+MOST = 10**6
+"""No whole number on the command line but the seed means more than this: what is beyond it is a slip of the finger."""
+DEEPEST = 1202
+"""Layers of the deepest ResNet of arXiv 1512.03385."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +91,10 @@ class Common:
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
+        for option, number in whole_numbers(self):
+            require(option == "--seed" or abs(number) <= MOST, option, number, f"expected at most {MOST:,}")
+        deep = (depth := re.fullmatch(r"resnet0*(\d+)", self.model)) and (len(depth[1]) > 4 or int(depth[1]) > DEEPEST)
+        require(not deep, "--model", self.model, f"expected at most resnet{DEEPEST}")
         require(0 <= self.seed < 2**32, "--seed", self.seed, "expected an integer from 0 to 2^32 - 1")
         require(self.train_size is None or self.train_size >= 2, "--train-size", self.train_size, "expected at least 2")
         require(0 <= self.label_noise < 1, "--label-noise", self.label_noise, "expected a share from 0 to below 1")
@@ -94,6 +105,16 @@ class Common:
     def recorded(self) -> dict[str, Any]:
         """What config.json records and a resumed run has to agree with."""
         return dataclasses.asdict(self)
+
+
+def whole_numbers(config: Any, prefix: str = "--") -> Iterator[tuple[str, int]]:
+    """The options of a configuration that are integers, by name, those in groups included."""
+    for field in dataclasses.fields(config):
+        value, option = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from whole_numbers(value, f"{option}.")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield option, value
 
 
 def require(condition: bool, option: str, value: object, accepted: str) -> None:

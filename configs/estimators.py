@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, ClassVar, Literal
 
 from configs.common import Common, Train, require
-from configs.influence import Discs
+from configs.influence import POINTS, WIDEST, Discs
 
 OVERLAPPING = Discs(separation=3.0)
 BASE = Train(epochs=300, batch_size=128, learning_rate=0.01, schedule="constant", weight_decay=1e-3)
@@ -75,11 +75,14 @@ class Config(Common):
         super().check()
         self.discs.check()
         points = self.train_size
-        require(points is not None and points >= 8, "--train-size", points, "expected an integer of at least 8")
+        enough = points is not None and 8 <= points <= POINTS
+        require(enough, "--train-size", points, f"expected an integer of at least 8, at most {POINTS:,}")
+        require(self.width <= WIDEST, "--width", self.width, f"expected at most {WIDEST:,}: a model for each point")
         assert points
         require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
         require(self.targets >= 2, "--targets", self.targets, "expected an integer of at least 2")
-        require(self.subsets >= 16 and self.subsets % 4 == 0, "--subsets", self.subsets, "expected a multiple of 4, from 16 on")
+        subsets = 16 <= self.subsets <= POINTS and self.subsets % 4 == 0
+        require(subsets, "--subsets", self.subsets, f"expected a multiple of 4, from 16 to {POINTS:,}")
         stretches = self.checkpoints >= 3 and self.checkpoints % 3 == 0 and self.train.epochs % self.checkpoints == 0
         accepted = f"expected a multiple of 3 that divides the {self.train.epochs} epochs"
         require(stretches, "--checkpoints", self.checkpoints, accepted)

@@ -20,6 +20,8 @@ from typing import ClassVar, Literal
 
 from configs.common import Common, Train, require
 
+POINTS, WIDEST, LAYERS, FINEST = 20_000, 4096, 100, 1024
+"""The most points (there is a model without each), hidden units and layers, and grid points along a side."""
 FULL_BATCH = Train(epochs=500, batch_size=512, learning_rate=1e-2, schedule="constant", optimiser="adam", weight_decay=0.0)
 
 
@@ -82,13 +84,15 @@ class Config(Common):
         require(own, "--dataset", self.dataset, "has its own places and wrong labels; expected no --discs and no --label-noise")
         points = self.train_size
         least = 2 * (self.discs.classes if self.dataset == "discs" else 10)
-        enough = points is not None and points >= least
-        require(enough, "--train-size", points, f"expected at least {least}, two points of each class")
+        enough = points is not None and least <= points <= POINTS
+        require(enough, "--train-size", points, f"expected at least {least}, two points of each class, and at most {POINTS:,}")
+        require(self.width <= WIDEST, "--width", self.width, f"expected at most {WIDEST:,}: a model for each point")
         require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
         require(self.waves >= 0, "--waves", self.waves, "expected an integer of at least 0")
-        require(self.layers >= 1, "--layers", self.layers, "expected an integer of at least 1")
+        require(1 <= self.layers <= LAYERS, "--layers", self.layers, f"expected an integer from 1 to {LAYERS}")
         require(self.reorderings >= 2, "--reorderings", self.reorderings, "expected an integer of at least 2")
-        require(self.resolution >= 8, "--resolution", self.resolution, "expected an integer of at least 8")
+        fine = 8 <= self.resolution <= FINEST
+        require(fine, "--resolution", self.resolution, f"expected an integer of at least 8, at most {FINEST:,}")
         require(1 <= self.shown <= 8, "--shown", self.shown, "expected an integer from 1 to 8")
 
 

@@ -5,7 +5,7 @@ The defaults are the main job, on digits: 24 originals, 48 oracles, every method
     python benchmark.py --exp unlearning
 """
 
-import ast
+import contextlib
 import dataclasses
 from math import inf
 from pathlib import Path
@@ -18,6 +18,8 @@ MAIN = (
     "salun,l1_sparse,l1_sparse_proximal"
 )
 """The methods of the main job: the two ends, and what most tables compare."""
+SETS, SPLITS = 1000, 10**5
+"""The most forget sets (each has oracles of its own), and splits of the oracles (each is scored by every metric)."""
 Kind = Literal["random", "class", "class_part", "mislabelled", "mislabelled_part", "memorised", "unmemorised", "exposed", "file"]
 
 
@@ -64,7 +66,8 @@ class Evaluation:
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
-        require(self.splits >= 2, "--evaluation.splits", self.splits, "expected an integer of at least 2")
+        splits = 2 <= self.splits <= SPLITS
+        require(splits, "--evaluation.splits", self.splits, f"expected an integer of at least 2, at most {SPLITS:,}")
         require(self.retain_size >= 1, "--evaluation.retain-size", self.retain_size, "expected an integer of at least 1")
 
 
@@ -154,11 +157,13 @@ class Config(Methods):
         super().check()
         enough = self.members == "auto" or self.members >= 2
         require(enough, "--members", self.members, "expected auto, or an integer of at least 2: one model has no distribution")
-        require(self.unlearning_seeds >= 1, "--unlearning-seeds", self.unlearning_seeds, "expected an integer of at least 1")
+        seeds = 1 <= self.unlearning_seeds <= SETS
+        require(seeds, "--unlearning-seeds", self.unlearning_seeds, f"expected an integer of at least 1, at most {SETS:,}")
         used = self.members == "auto" or self.auto == Auto()
         require(used, "--members", self.members, "--auto is used with --members auto only")
         self.auto.check()
-        require(self.forget_sets >= 1, "--forget-sets", self.forget_sets, "expected an integer of at least 1")
+        sets = 1 <= self.forget_sets <= SETS
+        require(sets, "--forget-sets", self.forget_sets, f"expected an integer of at least 1, at most {SETS:,}")
         self.forget.check()
         self.evaluation.check()
 
@@ -184,7 +189,12 @@ def _words(text: str) -> list[str]:
 
 def _literal(text: str) -> Any:
     """A number, True, False or None where the text is one, else the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    if text in WORDS:
+        return WORDS[text]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+WORDS = {"True": True, "False": False, "None": None}

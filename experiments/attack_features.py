@@ -1,6 +1,5 @@
 """Which characteristics beyond the loss show membership: attacks by each feature alone, and beside the loss, on every pool."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -133,15 +132,21 @@ class Attacked:
 
     def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
         """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""
-        config, file = self.config, f"attacks/{self.study.name}/{name}.npz"
-        asked = [config.comparison, config.folds, config.attacker_names(), self.names, config.members, config.together]
-        made_by = self.study.made_by(values) + json.dumps(asked)
-        found = self.study.folder.read_npz(file)
-        if found is None or str(found["made_by"]) != made_by:
+        asked = ("comparison", "folds", "together")
+        identity = {
+            **self.study.identity,
+            "values": values,
+            **{name: getattr(self.config, name) for name in asked},
+            "attackers": self.config.attacker_names(),
+            "features": self.names,
+        }
+
+        def make() -> dict[str, np.ndarray]:
             model = self.study.problem.model
             members = self.read(variables(), METHODS[name].outcome(model) if name in METHODS else model)
-            found = self.attacked(name, members) if members else {}
-            self.study.folder.write_npz(file, {**found, "made_by": np.array(made_by)})
+            return self.attacked(name, members) if members else {}
+
+        found = self.study.folder.cached(f"attacks/{self.study.name}/{name}.npz", identity, make)
         keys = {key: key.split("/") for key in found if "/" in key}
         by_key = {(attacker, feature, measure): found[key] for key, (attacker, feature, measure) in keys.items()}
         return Measured(by_key, int(found.get("members", 0)))

@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +23,9 @@ from unlearn_jax.metrics.statistics import crossed_mean
 from unlearn_jax.report import overfitting as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import stage, working
-from unlearn_jax.runs import Run
+from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict
-from unlearn_jax.training.pools import FORMAT, diverged, member_keys
+from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Key, Variables
 
 Arrays = dict[str, np.ndarray]
@@ -83,25 +83,17 @@ def kept(config: Config, folder: Run, values: Values) -> Arrays:
     """What the models of a setting say, from an earlier run if it was made in the same way, or from now."""
     setting = prepared(config)
     forget = np.stack([forget_mask(config, setting, index) for index in range(config.forget_sets)])
-    made_from = json.dumps(
-        {
-            **setting.identity,
-            "recipe": dataclasses.asdict(setting.problem.recipe),
-            "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
-            "members": config.members,
-            "retain_size": config.evaluation.retain_size,
-            "seed": config.seed,
-            "methods": values,
-            "format": FORMAT,
-        },
-        sort_keys=True,
-    )
-    name = f"settings/{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.npz"
-    found = folder.read_npz(name)
-    if found is None:
-        found = {**looked_at(config, setting, forget, values), "made_from": np.array(made_from)}
-        folder.write_npz(name, found)
-    return found
+    identity = {
+        **setting.identity,
+        "recipe": dataclasses.asdict(setting.problem.recipe),
+        "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
+        "members": config.members,
+        "retain_size": config.evaluation.retain_size,
+        "seed": config.seed,
+        "methods": values,
+    }
+    name = f"settings/{hashlib.sha256(json_text(identity).encode()).hexdigest()[:16]}.npz"
+    return folder.cached(name, identity, partial(looked_at, config, setting, forget, values))
 
 
 def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Values) -> Arrays:

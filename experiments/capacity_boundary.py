@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ from scipy.stats import rankdata
 from configs.capacity_boundary import Config
 from configs.common import require
 from experiments.influence import around, drawn, float_noise, prepared, shuffled, surfaces
-from unlearn_jax import influence, runs
+from experiments.setting import decisive
+from unlearn_jax import influence
 from unlearn_jax.data import Toy
 from unlearn_jax.influence import NoBoundaryError, Window
 from unlearn_jax.metrics.changes import carriers, common_share, gini
@@ -21,7 +22,7 @@ from unlearn_jax.metrics.statistics import bootstrap, jackknife
 from unlearn_jax.report import capacity as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
-from unlearn_jax.runs import Run
+from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict
 
 FRESH, FRESH_POINTS = 0x7E57, 2000  # added to the seed, and how many: points that nobody trained on
@@ -86,19 +87,14 @@ def run(config: Config, folder: Run) -> None:
 
 def kept(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
     """What was found from one seed, by an earlier run or now."""
-    name = f"seeds/{identity(config)}-{seed}.npz"
-    found = folder.read_npz(name)
-    if found is None:
-        found = looked_at(config, toy, window, seed)
-        folder.write_npz(name, found)
-    return found
+    name, make = f"seeds/{named(config)}-{seed}.npz", partial(looked_at, config, toy, window, seed)
+    return folder.cached(name, {**decisive(config), "of_seed": seed}, make)
 
 
-def identity(config: Config) -> str:
+def named(config: Config) -> str:
     """Names a network by everything that its results depend on: two on different axes may be one, and two alike may not be."""
-    asked = {key: value for key, value in config.recorded().items() if key not in config.immaterial | config.extendable}
-    everything = json.dumps(runs.plain(asked), sort_keys=True)
-    return f"{config.activation}-{config.layers}x{config.width}-{hashlib.sha256(everything.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json_text(decisive(config)).encode()).hexdigest()
+    return f"{config.activation}-{config.layers}x{config.width}-{digest[:16]}"
 
 
 def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:

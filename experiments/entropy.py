@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from unlearn_jax.report.entropy import SPLITS, Tried
 from unlearn_jax.report.progress import working
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
-from unlearn_jax.training.pools import FORMAT, diverged, member_keys
+from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
 METHOD = "entropy_with_retain"
@@ -107,29 +106,25 @@ def kept(
             "retain_weight": circumstance.retain_weight,
         },
     )
-    made_of = json.dumps(
-        {
-            **setting.identity,
-            "forget": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
-            "recipe": dataclasses.asdict(setting.problem.recipe),
-            "values": values,
-            "settings": settings.tolist(),
-            "corrected": circumstance.corrected,
-            "members": config.members,
-            "retain_size": config.evaluation.retain_size,
-            "seed": config.seed,
-            "format": FORMAT,
-        },
-        sort_keys=True,
-    )
-    found = folder.read_npz(f"sets/{name}.npz")
-    if found is None or str(found["made_of"]) != made_of:
+    identity = {
+        **setting.identity,
+        "forget": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
+        "recipe": dataclasses.asdict(setting.problem.recipe),
+        "values": values,
+        "settings": settings,
+        "corrected": circumstance.corrected,
+        "members": config.members,
+        "retain_size": config.evaluation.retain_size,
+        "seed": config.seed,
+    }
+
+    def make() -> dict[str, np.ndarray]:
         judged = looked_at(config, circumstance, setting, mask, name, values, settings)
         arrays = {f"margins_{split}": each for split, each in zip(SPLITS, judged.margins, strict=True)}
         arrays |= {f"oracles_{split}": each for split, each in zip(SPLITS, judged.oracles, strict=True)}
-        arrays |= {field: getattr(judged, field) for field in Judged._fields[2:]}
-        folder.write_npz(f"sets/{name}.npz", {**arrays, "made_of": made_of})
-        return judged
+        return arrays | {field: getattr(judged, field) for field in Judged._fields[2:]}
+
+    found = folder.cached(f"sets/{name}.npz", identity, make)
     all_margins, of_oracles = ([found[f"{field}_{split}"] for split in SPLITS] for field in Judged._fields[:2])
     return Judged(all_margins, of_oracles, *(found[field] for field in Judged._fields[2:]))
 

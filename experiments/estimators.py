@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from configs.estimators import Config
+from experiments.setting import decisive
 from unlearn_jax import influence
 from unlearn_jax.data import Toy, discs
 from unlearn_jax.data.splits import generator, random_halves
@@ -51,12 +52,7 @@ def run(config: Config, folder: Run) -> None:
     """
     studies = []
     for setting in config.setting_names():
-        arrays = folder.read_npz(f"settings/{setting}.npz")
-        if arrays is None:
-            with working(setting) as update:
-                arrays = studied(config.varied(setting), update)
-            folder.write_npz(f"settings/{setting}.npz", arrays)
-        studies.append(measured(config, setting, arrays))
+        studies.append(measured(config, setting, kept(config.varied(setting), folder, setting)))
     folder.write_csv("estimators.csv", *report.table(studies))
     folder.write_json("results.json", {"settings": studies})
     folder.write_text("summary.md", report.summary(studies))
@@ -66,8 +62,19 @@ def run(config: Config, folder: Run) -> None:
     print(report.conclusion(studies))
 
 
-def studied(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
+def kept(config: Config, folder: Run, setting: str) -> dict[str, np.ndarray]:
+    """What was found in a setting, by an earlier run or now."""
+    return folder.cached(f"settings/{setting}.npz", decisive(config), lambda: studied(config, setting))
+
+
+def studied(config: Config, setting: str) -> dict[str, np.ndarray]:
     """Everything about a setting that takes training: what `measured` reads."""
+    with working(setting) as update:
+        return trained(config, update)
+
+
+def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
+    """As `studied`, telling how far it is."""
     assert config.train_size
     toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
     unseen = discs(config.targets, **dataclasses.asdict(config.discs), seed=config.seed + 1).train

@@ -1,6 +1,8 @@
 """The search for a toy in the plane on which models do as they do on images."""
 
 import dataclasses
+import hashlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.fitted_toy import SPACE, TOLERANCE, Config
-from experiments.setting import on_halves, prepare
+from experiments.setting import decisive, on_halves, prepare
 from experiments.tuning import latin_hypercube
 from unlearn_jax.data import Mixture, Toy, populations
 from unlearn_jax.data.images import DATASETS
@@ -19,7 +21,7 @@ from unlearn_jax.models import build, through_waves
 from unlearn_jax.report import fitted_toy as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
-from unlearn_jax.runs import Run
+from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import over_members, padded, predict
 from unlearn_jax.training.fit import fit
 from unlearn_jax.training.pools import member_keys
@@ -154,24 +156,31 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
 
     Source: Rubinstein, "The Cross-Entropy Method for Combinatorial and Continuous Optimization", 1999.
     """
-    known = folder.read_npz("trials.npz")
-    shape = (0, config.candidates, len(SPACE))
-    places, losses = (known["places"], known["losses"]) if known else (np.zeros(shape), np.zeros(shape[:2]))
+    wanted = hashlib.sha256(json_text([centres, target]).encode()).hexdigest()
+    identity = {**decisive(config), "space": SPACE, "tolerance": TOLERANCE, "wanted": wanted}
+    shape = (config.candidates, len(SPACE))
+    places, losses = np.zeros((0, *shape)), np.zeros((0, config.candidates))
+
+    def tried(number: int) -> dict[str, np.ndarray]:
+        rng = generator("mixtures", config.seed, number)
+        if number == 0:
+            drawn = latin_hypercube(rng, *shape)
+            drawn[0] = unit_of(Mixture(centres))
+        else:
+            elite = ordered(Trials(places, losses))[-1][: config.elite]
+            spread = np.maximum(elite.std(axis=0), NARROWEST)
+            drawn = np.clip(elite.mean(axis=0) + spread * rng.standard_normal(shape), 0, 1)
+        measured = learner.measure([placed(each, centres) for each in drawn], config.seed + 1 + number)
+        return {"places": drawn, "losses": np.array([loss(mismatch(each, target)) for each in measured])}
+
     with working("search") as update:
-        for number in range(len(places), config.rounds):
-            rng = generator("mixtures", config.seed, number)
-            if number == 0:
-                drawn = latin_hypercube(rng, config.candidates, len(SPACE))
-                drawn[0] = unit_of(Mixture(centres))
-            else:
-                elite = ordered(Trials(places, losses))[-1][: config.elite]
-                spread = np.maximum(elite.std(axis=0), NARROWEST)
-                drawn = np.clip(elite.mean(axis=0) + spread * rng.standard_normal(shape[1:]), 0, 1)
-            measured = learner.measure([placed(each, centres) for each in drawn], config.seed + 1 + number)
-            found = np.array([loss(mismatch(each, target)) for each in measured])
-            places, losses = np.concatenate([places, drawn[None]]), np.concatenate([losses, found[None]])
-            folder.write_npz("trials.npz", {"places": places, "losses": losses})
-            update((number + 1) / config.rounds, f"round {number + 1}: mismatch {found.min():.2f}, median {np.median(found):.2f}")
+        for number in range(config.rounds):
+            found = folder.cached(f"rounds/{number}.npz", identity, partial(tried, number))
+            places, losses = (
+                np.concatenate([before, found[name][None]]) for name, before in (("places", places), ("losses", losses))
+            )
+            best_loss, median = found["losses"].min(), np.median(found["losses"])
+            update((number + 1) / config.rounds, f"round {number + 1}: mismatch {best_loss:.2f}, median {median:.2f}")
     return Trials(places, losses)
 
 

@@ -41,7 +41,7 @@ def run(config: Config, folder: Run) -> None:
     """
     game = Game(config, folder)
     for name, (make, targets, needs, retrained) in MODELS.items():
-        game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or "").splitlines()[0]), make(game))
+        game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or name).splitlines()[0]), make(game))
     game.hand_in_tables(gaming.CHEATS)
     game.hand_in_tables(gaming.blends(game.known()))
     game.hand_in_disguised()

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from configs.hypernetwork import Config
 from experiments.alive import lost_members, without
-from experiments.setting import Setting, pool, prepare
+from experiments.setting import Setting, decisive, pool, prepare
 from experiments.unlearning import compare
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
@@ -47,8 +47,7 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
-    trained = train(config, setting)
-    folder.write_npz("hypernetwork.npz", {"weights": ravel_pytree(trained.weights)[0]})
+    trained = kept(config, folder, setting)
     # It is held against methods that see what its meta-training saw, though at the time of a request it reads F alone.
     make = functools.partial(hypernetwork, trained.weights)
     entry = Entry(make, "F+R+test-like", "this project's", "One forward pass.", {}, frozenset(), "any", False, False)
@@ -59,6 +58,21 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("validation.csv", ("before", "after"), np.stack([trained.before, trained.after], axis=1).tolist())
     save(report.learning_and_price(trained.losses, trained.before, trained.after, prices, subject(rows)), folder, NAME)
     report.show(trained.before, trained.after, prices)
+
+
+def kept(config: Config, folder: Run, setting: Setting) -> Trained:
+    """The hypernetwork that an earlier run trained, or a new one."""
+    fresh = jax.eval_shape(fresh_hypernetwork, jax.random.key(0), setting.problem)
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), fresh))
+
+    def make() -> dict[str, Any]:
+        trained = train(config, setting)
+        return {**trained._asdict(), "weights": ravel_pytree(trained.weights)[0]}
+
+    found = folder.cached("hypernetwork.npz", {**setting.identity, **decisive(config)}, make)
+    weights = jax.device_get(unravel(jnp.asarray(found["weights"], flat.dtype)))
+    seconds = float(found["pool_seconds"]), float(found["seconds"])
+    return Trained(weights, found["losses"], found["before"], found["after"], *seconds)
 
 
 def train(config: Config, setting: Setting) -> Trained:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -171,9 +169,9 @@ class Look:
             "twin": self.of_twins,
             **{name: functools.partial(self.of_method, name, with_plane) for name in values},
         }
-        made_by = {name: self.made_by(name, values.get(name), with_plane) for name in makers}
-        saved = {name: self.study.folder.read_npz(self.file(name)) for name in makers}
-        found = {name: each for name, each in saved.items() if each is not None and str(each["made_by"]) == made_by[name]}
+        identities = {name: self.identity(values.get(name), with_plane) for name in makers}
+        saved = {name: self.study.folder.find(self.file(name), identities[name]) for name in makers}
+        found = {name: each for name, each in saved.items() if each is not None}
         self.unlearners = {
             name: Unlearner(
                 name, own, self.study.problem, self.pools["original"], strategy=self.config.strategy, chunk=self.config.chunk
@@ -185,20 +183,23 @@ class Look:
         for name, make in makers.items():
             if name not in found:
                 with working(f"{name} on {self.study.name}") as update:
-                    found[name] = make()
+                    found[name] = self.study.folder.keep(self.file(name), identities[name], make())
                     update(1.0, "measured" if found[name] else "diverged")
-                self.study.folder.write_npz(self.file(name), {**found[name], "made_by": made_by[name]})
-        return {name: found[name] for name in makers if set(found[name]) - {"made_by"}}
+        return {name: found[name] for name in makers if found[name]}
 
     def file(self, name: str) -> str:
         """Where a group's measurements are kept."""
         return f"measured/{self.study.name}/{name}.npz"
 
-    def made_by(self, name: str, values: dict[str, Any] | None, with_plane: bool) -> str:
+    def identity(self, values: dict[str, Any] | None, with_plane: bool) -> dict[str, Any]:
         """What a group's measurements come from."""
-        looked = dataclasses.asdict(self.config.slices), dataclasses.asdict(self.config.sharpness)
-        asked = [self.study.made_from, name, values, self.study.members, looked, with_plane]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return {
+            **self.study.identity,
+            "values": values,
+            "slices": dataclasses.asdict(self.config.slices),
+            "sharpness": dataclasses.asdict(self.config.sharpness),
+            "plane": with_plane,
+        }
 
     def first(self, variables: Variables) -> Variables:
         """The members from which lines go out."""

@@ -1,7 +1,7 @@
 """How much each method depends on its hyperparameters: forgetting against utility over its two main ones."""
 
 import itertools
-import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,10 @@ def run(config: Config, folder: Run) -> None:
         axes = list(SPACE[name])[:2]
         points = grid(name, axes, config.fine_grid if name in fine else config.grid)
         marked = [{key: float(each[key]) for key in axes} for each in (base, METHODS[name].defaults)]
-        made_of: dict[str, Any] = {"base": base, "points": points + marked}
-        tried = kept(folder, name, made_of)
-        if tried is None:
-            with working(name) as update:
-                tried = judged(judge, name, **made_of)
-                update(1.0, f"{len(points)} settings, the best {min(one.total for one in tried):.2f}")
-            folder.write_npz(f"surfaces/{name}.npz", {"tried": np.array(tried), "made_of": json.dumps(made_of)})
+        asked: dict[str, Any] = {"base": base, "points": points + marked}
+        make = partial(judged, judge, name, **asked)
+        found = folder.cached(f"surfaces/{name}.npz", {**judge.identity, **asked}, make)
+        tried = [Tried(*map(float, one)) for one in found["tried"]]
         surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
     rows = [
         (each.method, kind, each.axes[0], one[0], each.axes[1] if len(each.axes) > 1 else "", *one[1:])
@@ -62,21 +59,16 @@ def run(config: Config, folder: Run) -> None:
     print(table)
 
 
-def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> list[Tried]:
-    """What a method's models are like at every point, all in one batch of members."""
-    distances, shares, _ = judge.judge(name, base, points)
-    return [
-        Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
-        for point, far, share in zip(points, distances, shares, strict=True)
-    ]
-
-
-def kept(folder: Run, name: str, made_of: dict[str, Any]) -> list[Tried] | None:
-    """What an earlier run left of a method, if it was made of the same settings."""
-    found = folder.read_npz(f"surfaces/{name}.npz")
-    if found is None or str(found["made_of"]) != json.dumps(made_of):
-        return None
-    return [Tried(*map(float, one)) for one in found["tried"]]
+def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """What a method's models are like at every point, all in one batch of members: rows of `Tried`."""
+    with working(name) as update:
+        distances, shares, _ = judge.judge(name, base, points)
+        tried = [
+            Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
+            for point, far, share in zip(points, distances, shares, strict=True)
+        ]
+        update(1.0, f"{len(points) - 2} settings, the best {min(one.total for one in tried):.2f}")
+    return {"tried": np.array(tried)}
 
 
 def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """What every study begins with: the data, the model, the forget sets and the pools that a configuration asks for."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,8 +24,9 @@ from unlearn_jax.models.convolution import fastest
 from unlearn_jax.report.progress import stage, working
 from unlearn_jax.training.ensembles import predict, shared
 from unlearn_jax.training.pools import Pool, train_pool
-from unlearn_jax.types import Problem, Recipe, Variables
+from unlearn_jax.types import Model, Problem, Recipe, Variables
 
+TRAINING = 3  # times its weights that training a model holds: they, their gradients, the momentum
 BLOCK = 32  # halves drawn together: each example is in 16 of them
 
 
@@ -54,6 +56,7 @@ def prepare(config: Common) -> Setting:
     )
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
     model = build(config.model, **kind, convolution=form)
+    require_memory(config, model, data.train.images)
     everything = np.ones(len(data.train.labels), bool)
     problem = Problem(
         train=data.train,
@@ -70,6 +73,28 @@ def prepare(config: Common) -> Setting:
     )
     identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind, "numerics": device.numerics()}
     return Setting(data, shared(problem), identity)
+
+
+def decisive(config: Common) -> dict[str, Any]:
+    """The options on which all of a run's results rest: not those that are immaterial, or in which a run may be extended."""
+    return {name: value for name, value in config.recorded().items() if name not in config.immaterial | config.extendable}
+
+
+def require_memory(config: Common, model: Model, images: np.ndarray) -> None:
+    """Raises a UsageError if training one model, or holding the weights of all, would take more memory than the machine has."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
+    weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    members = getattr(config, "members", 1)
+    orders = 4 * config.train.epochs * len(images) * jax.device_count()  # drawn before the first step
+    needs = {
+        ("--width", config.width): (TRAINING * weights, f"to train one {config.model}"),
+        ("--train.epochs", config.train.epochs): (orders, "for the order of the examples in one model on each device"),
+        ("--members", members): (weights * members if members != "auto" else 0, "for the weights of all models"),
+    }
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for (option, value), (needed, what) in needs.items():
+        said = f"{needed / 2**30:,.0f} GiB of memory are needed {what}; this machine has {there / 2**30:,.0f}"
+        require(needed <= there, option, value, said)
 
 
 def forgetting(setting: Setting, forget: np.ndarray) -> Problem:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import refit
-from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
+from unlearn_jax.training.pools import Pool, diverged, member_keys
 from unlearn_jax.training.relearning import POINTS, ROWS
 from unlearn_jax.types import Cube, Labels, Model, Variables
 
@@ -78,19 +77,17 @@ class Study:
         self.images = Cube(train.images[self.rows["forget"]], train.images[self.rows["retain"]], test.images)
         right = setting.data.clean_labels[self.rows["forget"]]
         self.right = right if np.all(right != self.labels.forget) else None  # labels that forgetting repairs
-        # Whatever logits in the run folder depend on: what was made from something else is made anew.
-        self.made_from = json.dumps(
-            {
-                **setting.identity,
-                "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
-                "recipe": dataclasses.asdict(self.problem.recipe),
-                "retain_size": config.evaluation.retain_size,
-                "seed": config.seed,
-                "format": FORMAT,
-                "relearning": [POINTS, ROWS],
-            },
-            sort_keys=True,
-        )
+        # Whatever logits in the run folder depend on, besides the method: what was made from something else is made anew.
+        self.identity = {
+            **setting.identity,
+            "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
+            "recipe": dataclasses.asdict(self.problem.recipe),
+            "members": self.members,
+            "retain_size": config.evaluation.retain_size,
+            "seed": config.seed,
+            "metrics": ["/".join(metric) for metric in metrics_for(self.right)],
+            "relearning": [POINTS, ROWS],
+        }
         self.published = {split: setting.data.published.train[rows] for split, rows in self.rows.items()}
         folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in self.published["forget"]))
         numbers = {f"{split}_rows": rows for split, rows in self.published.items()}
@@ -143,9 +140,11 @@ class Study:
         kept = without(originals.variables, originals.diverged), without(self.retraining.variables, self.lost)
         return ModelMetrics(self.config, self.problem, self.images.forget, *kept, self.right)
 
-    def made_by(self, values: dict[str, Any]) -> str:
-        """What the logits of a method with these hyperparameters come from."""
-        return self.made_from + json.dumps(values, sort_keys=True)
+    def identity_of(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        """What the logits of a method with these hyperparameters come from, and of a learned one what it has learned."""
+        learned = [] if name in METHODS else jax.tree.leaves(getattr(self.entries[name].make, "args", ()))
+        digests = [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in learned]
+        return {**self.identity, "values": values, "learned": digests}
 
     def file(self, name: str, seed: int) -> str:
         """Where the logits of a method are kept."""
@@ -156,12 +155,10 @@ class Study:
 
         Metrics of models cannot be had from logits: where one is missing, as after the project got another, all is made anew.
         """
-        found = self.folder.read_npz(self.file(name, seed))
-        if found is None or str(found["made_by"]) != self.made_by(values) or len(found["forget"]) != self.members:
+        found = self.folder.find(self.file(name, seed), self.identity_of(name, values))
+        if found is None:
             return None
         wanted = {"/".join(metric): metric for metric in metrics_for(self.right)}
-        if not wanted.keys() <= set(found["metrics"].tolist()):
-            return None
         lost = tuple(int(member) for member in found["lost"])
         seconds, compile_seconds, examples = (float(found[field]) for field in ("seconds", "compile_seconds", "examples"))
         extra = {metric: found[key] for key, metric in wanted.items() if key in found}  # none where all members diverged
@@ -177,13 +174,11 @@ class Study:
         costs = done.seconds, done.compile_seconds, done.examples
         kept = without(cube, lost)
         extra = self.models.of(without(done.variables, lost), kept.forget, model) if len(kept.forget) else {}
-        made = {"made_by": self.made_by(values), "made_with": device.made_with()}
-        arrays = {**cube._asdict(), "lost": np.array(lost, int), **made}
-        arrays["metrics"] = np.array(["/".join(metric) for metric in metrics_for(self.right)])
+        arrays = {**cube._asdict(), "lost": np.array(lost, int), "made_with": np.array(device.made_with())}
         arrays |= dict(zip(("seconds", "compile_seconds", "examples"), costs, strict=True))
         arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}
-        self.folder.write_npz(self.file(name, seed), arrays)
-        return Judged(kept, lost, *costs, extra, made["made_with"])
+        self.folder.keep(self.file(name, seed), self.identity_of(name, values), arrays)
+        return Judged(kept, lost, *costs, extra, device.made_with())
 
     def unlearn(self, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
         """The members after the method. The two references are pools: cached, and resumed as pools are."""

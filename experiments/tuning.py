@@ -1,5 +1,8 @@
 """The search for each method's hyperparameters, at the same budget for all, away from everything that the evaluation uses."""
 
+import dataclasses
+import hashlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,7 +38,7 @@ def run(config: Config, folder: Run) -> None:
     asked = [name for name in config.method_names() if name in SPACE]
     require(bool(asked), "--methods", config.methods, f"hyperparameters that can be searched have {', '.join(SPACE)}")
     setting = prepare(config)
-    search = Search(config, setting)
+    search = Search(config, folder, setting)
     found: dict[str, dict[str, Any]] = {}
     for name in asked:
         with working(name) as update:
@@ -66,6 +69,14 @@ class Judge:
         self.config, self.seed, self.label = config, config.seed + SEED, forget_class(config, setting, AWAY)
         mask = forget_mask(config, setting, AWAY)
         self.problem: Problem = forgetting(setting, mask)
+        self.identity = {  # whatever a score depends on besides the method and its hyperparameters
+            **setting.identity,
+            "forget": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
+            "recipe": dataclasses.asdict(self.problem.recipe),
+            "members": config.members,
+            "retain_size": config.evaluation.retain_size,
+            "seed": self.seed,
+        }
         retained = np.flatnonzero(~mask)[: config.evaluation.retain_size]
         train, held_out = setting.data.train, setting.data.held_out
         self.images = train.images[mask], train.images[retained], held_out.images
@@ -125,15 +136,29 @@ class Judge:
 class Search:
     """The best of a number of trials, the distances of the splits added up."""
 
-    def __init__(self, config: Config, setting: Setting):
-        self.config, self.judge = config, Judge(config, setting)
+    def __init__(self, config: Config, folder: Run, setting: Setting):
+        self.config, self.folder, self.judge = config, folder, Judge(config, setting)
 
     def tune(self, name: str) -> dict[str, Any]:
-        """The best of the trials of one method."""
+        """The best of the trials of one method, those that an earlier run left in the run folder or new ones."""
         config, space = self.config, SPACE[name]
         budget = {"epochs": config.epochs, "batch_size": config.batch_size}
         given = {**budget, **({} if self.judge.label is None else {"label": self.judge.label})}
         base = hyperparameters(name, {key: value for key, value in given.items() if key in METHODS[name].defaults})
+        asked = {**self.judge.identity, "base": base, "space": space, "trials": config.trials, "rounds": config.rounds}
+        found = self.folder.cached(f"searches/{name}.npz", asked, partial(self.search, name, base))
+        trials = [dict(zip(space, trial, strict=True)) for trial in found["trials"].tolist()]
+        scores = found["scores"].tolist()
+        best = int(np.argmin(scores))
+        values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
+        values.pop("label", None)  # of the set that was searched with
+        record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
+        spent = float(found["cost"]) * config.members / self.judge.retraining
+        return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}
+
+    def search(self, name: str, base: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The trials of one method, `[trials, hyperparameters]`, the score of each, and the work of all in training examples."""
+        config, space = self.config, SPACE[name]
         trials: list[dict[str, float]] = []
         scores: list[float] = []
         cost = 0.0
@@ -144,12 +169,8 @@ class Search:
                 settings[0] = {key: base[key] for key in space}
             results, _, examples = self.judge.judge(name, base, settings)
             trials, scores, cost = trials + settings, scores + list(results.sum(axis=1)), cost + examples * len(points)
-        best = int(np.argmin(scores))
-        values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
-        values.pop("label", None)  # of the set that was searched with
-        record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
-        spent = cost * config.members / self.judge.retraining
-        return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}
+        kept = np.array([[trial[key] for key in space] for trial in trials])
+        return {"trials": kept, "scores": np.array(scores), "cost": np.array(cost)}
 
     def place(self, space: dict, point: np.ndarray, trials: list[dict[str, float]], scores: list[float]) -> dict[str, float]:
         """A point of the unit cube as hyperparameters: anywhere at first, then near the best so far."""

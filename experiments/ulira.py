@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from unlearn_jax.report.progress import working
 from unlearn_jax.report.rows import REFERENCES, Row, subject, write_results
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
-from unlearn_jax.training.pools import FORMAT, Pool, diverged, member_keys
+from unlearn_jax.training.pools import Pool, diverged, member_keys
 from unlearn_jax.types import Model, Problem, Variables
 
 SAME, RETRAINED = "u_lira", "u_lira_retrained"  # the never-saw side: other members that unlearned as much, or retrained ones
@@ -112,7 +111,7 @@ class Population:
         self.setting = setting._replace(identity={**setting.identity, "population": design})
         # Whatever logits in the run folder depend on: what was made from something else is made anew.
         recipe = dataclasses.asdict(self.problem.recipe)
-        self.made_from = json.dumps({**self.setting.identity, "recipe": recipe, "seed": config.seed, "format": FORMAT})
+        self.identity = {**self.setting.identity, "recipe": recipe, "seed": config.seed}
         self.rows, self.trained_on = np.flatnonzero(targets), halves[:, targets]
         self.labels, self.test_labels = setting.data.train.labels[targets], setting.data.test.labels
         self.published = setting.data.published.train[self.rows]
@@ -144,8 +143,8 @@ class Population:
 
     def unlearn_all(self, values: dict[str, dict[str, Any]]) -> dict[str, Answers]:
         """What the members say after each method: what an earlier run left in the run folder, the rest made now."""
-        made_by = {name: self.made_from + json.dumps(each, sort_keys=True) for name, each in values.items()}
-        saved = {name: self.saved(name, made_by[name]) for name in values}
+        identities = {name: {**self.identity, "values": each} for name, each in values.items()}
+        saved = {name: self.saved(name, identities[name]) for name in values}
         options: dict[str, Any] = {"masks": self.masks, "strategy": self.config.strategy, "chunk": self.config.chunk}
         unlearners = {
             name: Unlearner(name, values[name], self.problem, self.members.variables, **options)
@@ -153,20 +152,20 @@ class Population:
             if saved[name] is None and name not in REFERENCES
         }
         compile_all(unlearners.values())
-        return {name: saved[name] or self.make(name, made_by[name], unlearners.get(name)) for name in values}
+        return {name: saved[name] or self.make(name, identities[name], unlearners.get(name)) for name in values}
 
-    def saved(self, name: str, made_by: str) -> Answers | None:
+    def saved(self, name: str, identity: dict[str, Any]) -> Answers | None:
         """What an earlier run left of a method, if it was made in the same way."""
-        found = self.folder.read_npz(f"logits/{self.name}/{name}.npz")
-        if found is None or str(found["made_by"]) != made_by:
+        found = self.folder.find(f"logits/{self.name}/{name}.npz", identity)
+        if found is None:
             return None
         lost, seconds = tuple(map(int, found["lost"])), float(found["seconds"])
         return Answers(found["targets"], found["test"], lost, seconds, str(found["made_with"]))
 
-    def make(self, name: str, made_by: str, unlearner: Unlearner | None) -> Answers:
+    def make(self, name: str, identity: dict[str, Any], unlearner: Unlearner | None) -> Answers:
         """What the members say after a method, made now and kept in the run folder."""
         answers = self.unlearn(name, unlearner)
-        self.folder.write_npz(f"logits/{self.name}/{name}.npz", {**arrays(answers), "made_by": made_by})
+        self.folder.keep(f"logits/{self.name}/{name}.npz", identity, arrays(answers))
         return answers
 
     def unlearn(self, name: str, unlearner: Unlearner | None) -> Answers:

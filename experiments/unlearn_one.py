@@ -14,7 +14,7 @@ import numpy as np
 from configs.tuning import LOG, SPACE
 from configs.unlearn_one import Config
 from experiments.influence import around, bounded, drawn, prepared, shuffled, surfaces, towards_nearest
-from experiments.setting import compile_all, settings
+from experiments.setting import compile_all, decisive, settings
 from unlearn_jax import influence
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training
@@ -65,16 +65,17 @@ def run(config: Config, folder: Run) -> None:
         update(1.0, f"{config.train_size} points, twice, and {len(search.exact.points)} of the search")
     found = {report.REORDERED: null}
     names = config.method_names()
-    kept = {name: folder.read_npz(f"methods/{name}.npz") for name in names}
-    unlearners = {name: unlearner(config, name, search) for name in names if kept[name] is None}
+    identities = {name: {**decisive(config), "values": budgeted(config, name), "space": SPACE.get(name)} for name in names}
+    saved = {name: folder.find(f"methods/{name}.npz", identities[name]) for name in names}
+    unlearners = {name: unlearner(config, name, search) for name in names if saved[name] is None}
     compile_all(unlearners.values())
     for name in names:
         with working(name) as update:
-            if name in unlearners:
-                found[name] = forgotten(config, name, unlearners.pop(name), search, own)
-                folder.write_npz(f"methods/{name}.npz", found[name].arrays())
-            else:
-                found[name] = report.Forgotten.of(kept[name] or {})
+            kept = saved[name]
+            if kept is None:
+                made = forgotten(config, name, unlearners.pop(name), search, own)
+                kept = folder.keep(f"methods/{name}.npz", identities[name], made.arrays())
+            found[name] = report.Forgotten.of(kept)
             update(1.0, f"{found[name].chosen}, {1e3 * found[name].seconds:.1f} ms a point")
     toy, layers = drawn(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
     study = report.Study(
@@ -137,11 +138,16 @@ def at(variables: Variables, rows: np.ndarray) -> Variables:
     return jax.tree.map(lambda leaf: leaf[rows], variables)
 
 
-def unlearner(config: Config, name: str, search: World) -> Unlearner:
-    """A method with the budget of all, ready to forget the points of the search."""
+def budgeted(config: Config, name: str) -> dict[str, Any]:
+    """The hyperparameters of a method with the budget of all."""
     values = settings(config, [name])[name]
     budget: dict[str, Any] = {"epochs": config.epochs, "batch_size": config.train_size, "weight_decay": config.train.weight_decay}
-    values |= {key: value for key, value in budget.items() if key in values}
+    return values | {key: value for key, value in budget.items() if key in values}
+
+
+def unlearner(config: Config, name: str, search: World) -> Unlearner:
+    """A method with the budget of all, ready to forget the points of the search."""
+    values = budgeted(config, name)
     problem, originals, masks = asked(config, search)
     chunk = config.chunk or config.train_size  # the models are small, and each size of chunk is compiled
     return Unlearner(name, values, problem, originals, masks=masks, strategy=config.strategy, chunk=chunk)

@@ -8,13 +8,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "types": set(),
-    "runs": {"types"},
+    "process": set(),
+    "files": set(),
+    "sealed": {"files"},
+    "runs": {"types", "device", "files", "sealed"},
     "device": {"types"},
     "metrics": {"types"},
     "report": {"types"},
-    "data": {"types"},
+    "data": {"types", "files", "runs"},
     "models": {"types"},
-    "training": {"types", "device", "models", "data"},
+    "training": {"types", "device", "models", "data", "runs"},
     "methods": {"types", "training", "models", "data"},
     "influence": {"types", "training", "models", "data"},
 }

@@ -105,11 +105,11 @@ def test_networks_are_what_their_axes_say():
 def test_networks_that_differ_in_anything_are_kept_apart():
     slow = dataclasses.replace(Config().train, optimiser="sgd", learning_rate=1e-4)
     own = dict.fromkeys(variant for _, _, variant in dataclasses.replace(Config(), train=slow, sgd_learning_rate=0.5).variants())
-    assert len({capacity_boundary.identity(variant) for variant in own}) == len(own)  # base and sgd differ in the rate alone
+    assert len({capacity_boundary.named(variant) for variant in own}) == len(own)  # base and sgd differ in the rate alone
     trains = dataclasses.replace(slow, momentum=0.5), dataclasses.replace(slow, schedule="constant"), slow
-    assert len({capacity_boundary.identity(dataclasses.replace(Config(), train=train)) for train in trains}) == 3
+    assert len({capacity_boundary.named(dataclasses.replace(Config(), train=train)) for train in trains}) == 3
     again = dataclasses.replace(Config(), axes="depth", depths="2,3", seeds=6, chunk=4)  # a run that is extended
-    assert capacity_boundary.identity(again) == capacity_boundary.identity(Config())
+    assert capacity_boundary.named(again) == capacity_boundary.named(Config())
 
 
 def test_memorisation_is_the_change_of_the_own_labels_probability():

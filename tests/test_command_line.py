@@ -210,15 +210,6 @@ def test_the_defaults_of_every_experiment_are_valid(experiment):
     module.smoke(module.Config(exp=experiment)).check()
 
 
-def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, tmp_path):
-    def interrupted(config):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(benchmark, "run", interrupted)
-    assert benchmark.main(["--out", str(tmp_path / "half")]) == 130
-    assert f"--out {tmp_path / 'half'} resumes" in capsys.readouterr().err
-
-
 def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
     def refuse(config):
         raise UsageError("--out", "x", "is a file")

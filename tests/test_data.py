@@ -16,7 +16,7 @@ from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import PAD, augmentation, crop
 from unlearn_jax.data.images import DATASETS, load
 from unlearn_jax.data.splits import generator, mislabel, random_halves, stratified_order
-from unlearn_jax.types import UsageError
+from unlearn_jax.types import StorageError, UsageError
 
 few = settings(max_examples=30, deadline=None)
 labels_of = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda labels: np.array(labels, np.int32))
@@ -240,7 +240,7 @@ def test_the_real_fashion_mnist_is_found_by_itself():
 # --- TFDS ---
 
 
-def test_a_prepared_tfds_data_set_is_decoded_once_and_then_memory_mapped(tmp_path, monkeypatch):
+def test_a_prepared_tfds_data_set_is_decoded_once(tmp_path, monkeypatch, capfd):
     pytest.importorskip("tensorflow", reason="TFDS needs TensorFlow to prepare images")
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(2)
@@ -277,12 +277,18 @@ def test_a_prepared_tfds_data_set_is_decoded_once_and_then_memory_mapped(tmp_pat
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)  # from now on not importable
     assert load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache").fingerprint == first.fingerprint
     train, test = sources.tfds("cifar10", tmp_path / "tfds", tmp_path / "cache")
-    assert isinstance(train.images, np.memmap) and train.images.dtype == np.uint8
+    assert train.images.dtype == np.uint8
     for split, name in ((train, "train"), (test, "test")):  # TFDS shuffles: pair the rows by their pixels
         label_of = {image.tobytes(): row % 10 for row, image in enumerate(images[name])}
         assert [label_of[row] for row in rows(split.images)] == split.labels.tolist()
     (cached,) = (tmp_path / "cache" / "data").iterdir()
-    assert sorted(os.listdir(cached)) == [f"{split}_{field}.npy" for split in ("test", "train") for field in ("images", "labels")]
+    assert sorted(os.listdir(cached)) == [".lock", "arrays.npz"]
+    whole = (cached / "arrays.npz").read_bytes()
+    (cached / "arrays.npz").write_bytes(whole[:-1])
+    with pytest.raises(UsageError, match="needs TFDS"):  # damaged, so that it would have to be decoded again
+        load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache")
+    assert "arrays.npz: damaged" in capfd.readouterr().err
+    (cached / "arrays.npz").write_bytes(whole)
 
     with pytest.raises(UsageError, match=r"--dataset cifar10: needs TFDS .*pip install tensorflow-datasets"):
         load("cifar10", data_dir=tmp_path, cache=tmp_path / "cache")
@@ -291,7 +297,7 @@ def test_a_prepared_tfds_data_set_is_decoded_once_and_then_memory_mapped(tmp_pat
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"--cache .*file"):
+    with pytest.raises(StorageError, match=r"--cache .*file"):
         load("cifar10", cache=tmp_path / "file")
 
 

@@ -1,10 +1,16 @@
 """`--device`: what JAX is told to see. No GPU is needed: `nvidia-smi` is a script of ours."""
 
+import errno
+import math
 import os
 import subprocess
 import sys
+import tempfile
+import warnings
+from pathlib import Path
 from unittest import mock
 
+import jax
 import pytest
 
 from unlearn_jax import device
@@ -123,7 +129,27 @@ def test_flags_of_xla_count_where_they_may_change_a_result(monkeypatch):
     assert device.numerics()["xla_flags"] == ["--xla_cpu_enable_fast_math=true"]
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--cache .*file/xla: cannot be written"):
+    with pytest.raises(UsageError, match=r"--cache .*file: cannot be made"):
         device.keep_compiled(tmp_path / "file" / "xla")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_compiled_programs_that_cannot_be_written_are_read_if_there_are_any(tmp_path, monkeypatch, there):
+    """The disk is as one that is mounted to be read: whoever runs the tests may be allowed to write anywhere."""
+
+    def read_only(*args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile if there else Path, "TemporaryFile" if there else "mkdir", read_only)
+    changed: dict[str, object] = {}
+    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+    if there:
+        (tmp_path / "xla").mkdir()
+    with warnings.catch_warnings():
+        device.keep_compiled(tmp_path / "xla")
+    if there:
+        assert changed["jax_compilation_cache_dir"] == str(tmp_path / "xla")
+        assert changed["jax_persistent_cache_min_compile_time_secs"] == math.inf  # so JAX writes nothing
+    assert there or not changed

@@ -236,7 +236,7 @@ def test_the_figure_draws_every_method(tmp_path):
     save(figure, Run(tmp_path), "learned")
 
 
-def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
+def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, monkeypatch):
     small = "--members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     meta = "--meta.sets 3 --meta.validation 2 --meta.steps 4 --meta.others 20 --methods original,retrain"
     command = f"--exp hypernetwork --smoke --device cpu --out {tmp_path / 'out'} --cache {tmp_path / 'cache'} {small} {meta}"
@@ -251,6 +251,13 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     assert {row.access for row in rows if row.method == "hypernetwork"} == {"F+R+test-like"}
     assert len((out / "meta_training.csv").read_text().splitlines()) == 5
     assert re.search(r"hypernetwork: .* s once and .* s a request; cheaper than retraining", done.stdout)
+
+    monkeypatch.setattr(study, "train", lambda *_: pytest.fail("learned before"))
+    logits, results = out / "logits/random-0/hypernetwork.npz", (out / "results.csv").read_bytes()
+    written = logits.stat().st_mtime_ns
+    again = run_in_process(*command.split())
+    assert again.returncode == 0, again.stderr
+    assert logits.stat().st_mtime_ns == written and (out / "results.csv").read_bytes() == results
 
 
 @pytest.mark.parametrize(

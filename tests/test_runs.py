@@ -53,9 +53,9 @@ def test_config_json_says_what_was_run(tmp_path):
 def test_the_same_configuration_resumes_and_earlier_openings_are_kept(tmp_path):
     first = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
     first.record(device="first")
-    first.write_npz("logits/scrub.npz", {"forget": np.arange(6.0).reshape(1, 2, 3)})
+    first.keep("logits/scrub.npz", {"method": "scrub"}, {"forget": np.arange(6.0).reshape(1, 2, 3)})
     second = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
-    arrays = second.read_npz("logits/scrub.npz")
+    arrays = second.find("logits/scrub.npz", {"method": "scrub"})
     assert arrays is not None
     np.testing.assert_array_equal(arrays["forget"], np.arange(6.0).reshape(1, 2, 3))
     third = runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE)
@@ -65,7 +65,7 @@ def test_the_same_configuration_resumes_and_earlier_openings_are_kept(tmp_path):
 
 def test_what_is_not_there_reads_as_none(tmp_path):
     run = runs.open_run(tmp_path, CONFIG)
-    assert run.read_npz("logits/none.npz") is None and run.read_json("none.json") is None
+    assert run.find("logits/none.npz", {}) is None and run.read_json("none.json") is None
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
+import experiments.tuning
 from configs import tuning
 from configs.tuning import SPACE
 from experiments.sensitivity import grid
 from experiments.setting import forget_mask, prepare
 from experiments.tuning import Judge
 from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
+from unlearn_jax.runs import Run
 from unlearn_jax.training.pools import member_keys
 
 NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
@@ -85,6 +87,32 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     again = run_in_process(*f"{command},finetune".split())
     assert again.returncode == 0 and "finetune: 4 settings" in again.stderr and "fisher: " not in again.stderr
     assert (tmp_path / "out/sensitivity.csv").read_bytes().startswith(before)
+
+
+def test_a_search_is_done_once(tmp_path, monkeypatch):
+    """With a judge for whom a learning rate of 0.02 is best."""
+    judged = []
+
+    class Rate:
+        identity, retraining = {"dataset": "none"}, 10.0
+
+        def __init__(self, *_):
+            pass
+
+        def judge(self, name, base, settings):
+            judged.append(name)
+            far = np.array([[abs(np.log(each["learning_rate"] / 0.02)), 0, 0] for each in settings])
+            return far, far, 5.0
+
+    monkeypatch.setattr(experiments.tuning, "Judge", Rate)
+    config = tuning.Config(trials=12, rounds=3)
+    name = next(name for name, space in SPACE.items() if "learning_rate" in space)
+    found = experiments.tuning.Search(config, Run(tmp_path), None).tune(name)
+    assert judged == [name] * 3 and len(found["trials"]) == 12 and found["cost"] == 12 * 5 * config.members / 10
+    assert found["score"] == min(trial["score"] for trial in found["trials"]) < found["authors"] == found["trials"][0]["score"]
+    assert experiments.tuning.Search(config, Run(tmp_path), None).tune(name) == found and len(judged) == 3
+    more = dataclasses.replace(config, trials=15)
+    assert len(experiments.tuning.Search(more, Run(tmp_path), None).tune(name)["trials"]) == 15
 
 
 def test_settings_are_judged_on_nothing_that_the_evaluation_uses(tmp_path):

@@ -55,7 +55,7 @@ def test_the_search_keeps_the_best_of_what_it_tried(done):
     around = values[max(place - 1, 0)], values[min(place + 1, 3)]
     assert (values[4], values[7]) == pytest.approx(around)
     best = min(rows, key=lambda row: float(row["boundary_ratio"]))
-    own = report.Forgotten.of(done.read_npz("methods/finetune.npz"))
+    own = report.Forgotten.of(np.load(done.folder / "methods/finetune.npz"))
     assert own.chosen.startswith(f"learning_rate {float(best['value']):.2g}")
     assert len(set(scores)) > 4
 

@@ -4,6 +4,7 @@ The GPUs that were not asked for are hidden from the process (`CUDA_VISIBLE_DEVI
 which GPUs there are must not initialise CUDA either: `nvidia-smi` is asked, or else the driver's own files.
 """
 
+import math
 import os
 import pkgutil
 import platform
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +104,30 @@ def made_with() -> str:
 def keep_compiled(folder: Path) -> None:
     """Lets JAX keep compiled programs in a folder, so that a second run need not compile them again.
 
+    A folder that cannot be written is only read, and if it is not there, nothing is kept: all else that a run needs may be in a
+    cache that can only be read. Programs that JAX cannot read, as one that another run is writing, are compiled anew.
+
+    Args:
+        folder: in the cache.
+
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the cache is not there and cannot be made.
     """
+    keep = 0.02  # seconds that compiling takes at least
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UsageError("--cache", folder, f"cannot be written ({error.strerror}); expected a folder that can be") from error
+        if not folder.parent.is_dir():
+            said = f"cannot be made ({error.strerror}); expected a folder that is there or can be made"
+            raise UsageError("--cache", folder.parent, said) from error
+        if not folder.is_dir():
+            return
+        keep = math.inf
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # which XLA itself would write
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", keep)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
 
 
 def compile_quickly() -> None:

@@ -7,10 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.data.splits import Published, generator
+from unlearn_jax.files import open_regular
 from unlearn_jax.types import UsageError
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that somebody else computes
 OF_CLASS = ("class", "class_part")
+SIGNS = 64  # of a row number in a text, with the white space around it
 KINDS = ("random", *OF_CLASS, "mislabelled", "mislabelled_part", *RANKED, "file")
 NAMED = 5  # row numbers that an error lists
 
@@ -135,11 +137,11 @@ def _listed(file: str | Path | None, published: Published, index: int) -> list[i
     accepted = "a text or .npy file of row numbers is needed"
     if file is None:
         raise UsageError("--forget.file", file, accepted)
-    try:
-        listed = _read(Path(file))
-    except (OSError, ValueError) as error:
-        raise UsageError("--forget.file", file, f"{accepted} ({error})") from error
     rows = len(published.train)
+    try:
+        listed = _read(Path(file), published.total)
+    except Exception as error:  # whoever wrote the file: a format can fail in any way
+        raise UsageError("--forget.file", file, f"{accepted} ({error or type(error).__name__})") from error
     if not 0 < len(set(listed)) == len(listed) < rows:
         raise UsageError(
             "--forget.file",
@@ -165,11 +167,17 @@ def _shown(rows: list[int]) -> str:
     return ", ".join(map(str, rows[:NAMED])) + (", ..." if len(rows) > NAMED else "")
 
 
-def _read(path: Path) -> list[int]:
-    if path.suffix != ".npy":
-        return [int(row) for row in path.read_text().split()]
-    with path.open("rb") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
+def _read(path: Path, rows: int) -> list[int]:
+    """The numbers in a file, of which no more is read than so many rows can fill."""
+    with open_regular(path) as file:
+        if path.suffix != ".npy":
+            text = file.read(SIGNS * rows + 1)
+            if len(text) > SIGNS * rows:
+                raise ValueError(f"it is longer than {rows} row numbers can be")
+            return [int(row) for row in text.decode("utf-8-sig").split()]
+    array = np.lib.format.open_memmap(path, mode="r")  # whatever its header says, no more than the file has
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
+    if len(array) > rows:
+        raise ValueError(f"it holds {len(array)} numbers for {rows} rows")
     return array.tolist()

@@ -115,6 +115,9 @@ def load(
     mean = published.images.sum((0, 1, 2), dtype=np.int64) / pixels
     squares = np.einsum("nhwc,nhwc->c", published.images, published.images, dtype=np.int64)
     std = np.sqrt(squares / pixels - mean**2)
+    if not std.all():
+        same = f"images that differ are needed: every pixel of channel {np.argmin(std)} has the value {mean[np.argmin(std)]:g}"
+        raise UsageError("--data-dir", data_dir or f"(that of {name})", same)
 
     def standardise(images: np.ndarray) -> np.ndarray:
         return (images - mean.astype(np.float32)) / std.astype(np.float32)

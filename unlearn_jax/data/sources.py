@@ -4,8 +4,6 @@ import gzip
 import hashlib
 import logging
 import math
-import os
-import tempfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +12,15 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from unlearn_jax.data.splits import generator, stratified_order
+from unlearn_jax.files import open_regular
+from unlearn_jax.runs import Cache
 from unlearn_jax.types import UsageError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
+MOST = 1 << 28  # bytes of an IDX file, decompressed: five times Fashion-MNIST
 DIGITS_TRAIN = 1437  # four fifths of 1,797
+SPLITS = ("train", "test")
+DECODED = "arrays.npz"  # in the cache
 
 
 class Split(NamedTuple):
@@ -74,23 +77,26 @@ def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ".
     path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if path is None:
         raise UsageError("--data-dir", folder, f"{name} or {name}.gz is missing there")
+    header = 4 + 4 * dimensions
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
+        with open_regular(path) as plain, gzip.open(plain) if path.suffix == ".gz" else plain as file:
+            start = file.read(header)
+            shape = [int.from_bytes(start[first : first + 4], "big") for first in range(4, header, 4)]
+            size = math.prod(shape)
+            content = file.read(size + 1) if size <= MOST else b""
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError("--data-dir", path, f"a whole IDX file is needed ({error})") from error
-    header = 4 + 4 * dimensions
-    shape = [int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4)]
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != header + math.prod(shape):
-        raise UsageError("--data-dir", path, f"a whole IDX file of bytes in {dimensions} dimension(s) is needed")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    if len(start) < header or start[:4] != bytes((0, 0, 8, dimensions)) or len(content) != size:
+        wanted = f"a whole IDX file of bytes in {dimensions} dimension(s), at most {MOST:,} of them, is needed"
+        raise UsageError("--data-dir", path, wanted)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
     """Reads a data set through TFDS, prepared as array_record (and prepares it if it is not there).
 
-    Decoding the records takes a fifth of a millisecond per image, so it happens once: the arrays are kept in the cache as
-    .npy files, each of which appears whole or not at all, and are memory-mapped from then on, without TFDS.
+    Decoding the records takes a fifth of a millisecond per image, so it happens once: the arrays are kept in the cache, and
+    read from there from then on, without TFDS.
 
     Args:
         name: in the TFDS catalogue.
@@ -98,22 +104,21 @@ def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
         cache: the project's cache folder. Another `data_dir` has another place in it.
 
     Raises:
-        UsageError: TFDS is not installed, the data set can be neither read nor prepared, or the cache cannot be written.
+        UsageError: TFDS is not installed, or the data set can be neither read nor prepared.
+        StorageError: the cache cannot be written.
     """
-    place = name if data_dir is None else f"{name}-{hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]}"
-    folder = cache / "data" / place
-    files = [[folder / f"{split}_{field}.npy" for field in Split._fields] for split in ("train", "test")]
-    if not all(file.exists() for split in files for file in split):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                for split, arrays in zip(files, _decoded(name, data_dir), strict=True):
-                    for file, array in zip(split, arrays, strict=True):
-                        np.save(Path(temporary, file.name), array)
-                        os.replace(Path(temporary, file.name), file)
-        except OSError as error:
-            raise UsageError("--cache", cache, f"a folder that can be written is needed ({error})") from error
-    train, test = (Split(*(np.load(file, mmap_mode="r") for file in split)) for split in files)
+    place = None if data_dir is None else str(data_dir.resolve())
+    folder = Cache(cache / "data" / (name if place is None else f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"))
+    identity = {"dataset": name, "data_dir": place}
+    found = folder.find(DECODED, identity)
+    if found is None:
+        with folder.alone(f"arrays of {name}"):
+            found = folder.find(DECODED, identity, say=False)  # another run may have decoded it meanwhile
+            if found is None:
+                splits = zip(SPLITS, _decoded(name, data_dir), strict=True)
+                arrays = {f"{split}_{field}": array for split, part in splits for field, array in part._asdict().items()}
+                found = folder.keep(DECODED, identity, arrays)
+    train, test = (Split(*(found[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS)
     return train, test
 
 
@@ -128,7 +133,7 @@ def _decoded(name: str, data_dir: Path | None) -> list[Split]:
         builder = tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
         splits = []
-        for split in ("train", "test"):
+        for split in SPLITS:
             records = list(builder.as_data_source(split))
             labels = np.array([record["label"] for record in records], np.int32)
             splits.append(Split(np.stack([record["image"] for record in records]), labels))

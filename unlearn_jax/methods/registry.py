@@ -75,7 +75,7 @@ def register(
         if access not in ACCESS or name in METHODS:
             raise ValueError(f"{name}: taken, or access {access!r} is none of {ACCESS}")
         defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
-        summary = (make.__doc__ or "").strip().splitlines()[0]
+        summary = (make.__doc__ or name).strip().splitlines()[0]  # `python -OO` leaves docstrings out
         fixed = frozenset(static) | {key for key, value in defaults.items() if not isinstance(value, float)}
         METHODS[name] = Entry(make, access, reference, summary, defaults, fixed, models, identity_at_zero, ensemble)
         return make
@@ -119,11 +119,11 @@ def _as(kind: type, value: Any, option: str) -> Any:
         return choices[str(value).lower()] if kind is bool else value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0
-    most = 1.0 if option.endswith("share") else sys.float_info.max
+    most = 1.0 if option.endswith("share") else 1e6 if kind is int else sys.float_info.max
     if not least <= number <= most or (kind is int and number % 1):
-        limits = f"{least} or more" if most > 1 else "at most 1"
+        limits = "at most 1" if most == 1 else f"{least} to 1,000,000" if kind is int else f"{least} or more"
         raise UsageError(option, str(value), f"{'a whole' if kind is int else 'a finite'} number, {limits}")
     return kind(number)

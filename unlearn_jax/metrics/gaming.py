@@ -113,7 +113,7 @@ def cheat(
     """Enters a cheat under its function's name, or under that and a count for each of `counts`, which it is then given."""
 
     def enter(answer: Answer) -> Answer:
-        name, summary = answer.__name__, (answer.__doc__ or "").strip().splitlines()[0]
+        name, summary = answer.__name__, (answer.__doc__ or answer.__name__).strip().splitlines()[0]
         for count in counts:
             made = partial(answer, count=count)
             CHEATS[f"{name}_{count}"] = Cheat(made, targets, f"{count} retrained models", count, summary)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-import json
+import os
 import pathlib
 import re
 import time
@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.device import made_with, numerics
+from unlearn_jax.runs import FORMAT, Cache, json_text
 from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
 
-FORMAT = 2  # part of every identity: raise it when training changes what it computes
 WATCHED = 64  # held-out examples whose accuracy is reported during training: 256 take a fifteenth of it (docs/performance.md)
 
 
@@ -72,8 +71,9 @@ def train_pool(
     """Train models by `problem.recipe` on the examples that their masks keep, or find them in the cache.
 
     Finished chunks are saved at once: a run that is killed goes on behind the last of them, and a larger pool begins with
-    the smaller one's members. Member i is the same model whatever the number of members and the chunk, and, up to float
-    rounding (which long training amplifies), the strategy.
+    the smaller one's members. Of several runs that want the same pool at the same time one trains a chunk, and the others wait.
+    Member i is the same model whatever the number of members and the chunk, and, up to float rounding (which long training
+    amplifies), the strategy.
 
     Args:
         problem: the examples (on the devices: see `ensembles.shared`), model and recipe; its masks are not used.
@@ -89,39 +89,42 @@ def train_pool(
 
     Raises:
         ValueError: masks that keep different numbers of examples, or that contradict those of a cached pool.
+        StorageError: the cache cannot be written, and something is to be trained.
     """
     trainer = _Trainer(problem, masks, strategy)
-    folder = _folder(cache, problem, masks, role, seed, identity)
+    chunks = _Chunks(cache, problem, masks, role, seed, identity)
     keys = member_keys(seed, role, members)
-    parts: list[dict[str, Any]] = []
+
+    def train(first: int) -> _Part:
+        size = chunk or chunk_size(trainer.member_bytes, members - first, strategy)
+        last = min(first + size, members, *(start for start, _ in chunks.there() if start > first))
+        wanted = masks if masks.ndim == 1 else masks[first:last]
+
+        def epoch_done(epoch: int, accuracy: np.ndarray) -> None:
+            share = (first + (last - first) * epoch / trainer.epochs) / members
+            lost = int((~np.isfinite(accuracy)).sum())
+            known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
+            report(Progress(role, first, last, members, epoch, trainer.epochs, share, known, lost))
+
+        variables, seconds = trainer.train(keys[first:last], wanted, epoch_done)
+        return chunks.keep(first, last, variables, np.packbits(wanted, axis=-1), seconds)
+
+    parts: list[_Part] = []
     first = 0
     while first < members:
-        saved = _starting_at(folder, first)
-        if saved is None:
-            chunk = chunk or chunk_size(trainer.member_bytes, members - first, strategy)
-            last = min(first + chunk, members, *(start for start, _ in _chunks(folder) if start > first))
-            wanted = masks if masks.ndim == 1 else masks[first:last]
-
-            def epoch_done(epoch, accuracy, first=first, last=last):
-                share = (first + (last - first) * epoch / trainer.epochs) / members
-                lost = int((~np.isfinite(accuracy)).sum())
-                known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
-                report(Progress(role, first, last, members, epoch, trainer.epochs, share, known, lost))
-
-            variables, seconds = trainer.train(keys[first:last], wanted, epoch_done)
-            saved = folder / f"{first:05d}-{last:05d}"
-            _save(saved, variables, np.packbits(wanted, axis=-1), seconds)
-        part = ocp.v1.load(saved)
+        part = chunks.find(first)
+        if part is None:
+            with chunks.folder.alone(f"{role} models"):
+                part = chunks.find(first, drop=True) or train(first)  # another run may have trained it meanwhile
         if masks.ndim == 2 and not np.array_equal(
-            part["masks"][: members - first], np.packbits(masks[first:], axis=-1)[: len(part["masks"])]
+            part.masks[: members - first], np.packbits(masks[first:], axis=-1)[: len(part.masks)]
         ):
-            raise ValueError(f"the cached pool {saved} was trained on other masks")
+            raise ValueError(f"the cached pool {chunks.folder.folder} was trained on other masks from member {first} on")
         parts.append(part)
-        first = int(saved.name.split("-")[1])
-    trained = [Variables(part["params"], part["statistics"]) for part in parts]
-    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *trained)
-    seconds = float(np.median(np.concatenate([part["seconds"] for part in parts])[:members]))
-    made = tuple(dict.fromkeys(part["made_with"] for part in parts))
+        first = part.last
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(part.variables for part in parts))
+    seconds = float(np.median(np.concatenate([part.seconds for part in parts])[:members]))
+    made = tuple(dict.fromkeys(part.made_with for part in parts))
     return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds, made)
 
 
@@ -131,52 +134,66 @@ def diverged(stacked: Any) -> tuple[int, ...]:
     return tuple(int(member) for member in np.flatnonzero(~np.logical_and.reduce(finite)))
 
 
-def _folder(cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str, seed: int, identity: dict) -> pathlib.Path:
-    """Where a pool lives. Of masks of their own for each member the first tells: a pool can grow; all are compared later."""
-    whole = {
-        "format": FORMAT,
-        "role": role,
-        "seed": seed,
-        "masks": _digest(masks) if masks.ndim == 1 else f"one for each member, the first {_digest(masks[0])}",
-        "recipe": dataclasses.asdict(problem.recipe),
-        "numerics": numerics(),
-        **identity,
-    }
-    text = json.dumps(whole, sort_keys=True, indent=1)
-    folder = cache.absolute() / "pools" / hashlib.sha256(text.encode()).hexdigest()[:20]
-    if not (folder / "identity.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "identity.json").write_text(text)
-    return folder
+class _Part(NamedTuple):
+    """A chunk of a pool."""
+
+    last: int  # one past the last member
+    variables: Variables
+    masks: np.ndarray  # packed
+    seconds: np.ndarray  # of each member
+    made_with: str
+
+
+class _Chunks:
+    """The chunks of a pool in the cache, each a file `FIRST-LAST.npz` in a folder named by what the pool is.
+
+    Of masks of their own for each member the first tells: a pool can grow; all are compared later.
+    """
+
+    def __init__(self, cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str, seed: int, identity: dict[str, Any]):
+        self.identity = {
+            "role": role,
+            "seed": seed,
+            "masks": _digest(masks) if masks.ndim == 1 else f"one for each member, the first {_digest(masks[0])}",
+            "recipe": dataclasses.asdict(problem.recipe),
+            **identity,
+        }
+        whole = json_text({"format": FORMAT, "numerics": numerics(), **self.identity})
+        self.folder = Cache(cache.absolute() / "pools" / hashlib.sha256(whole.encode()).hexdigest()[:20])
+        fresh = jax.eval_shape(initialise, jax.random.key(0), problem)
+        paths, self.structure = jax.tree_util.tree_flatten_with_path(fresh)
+        self.names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+
+    def there(self) -> list[tuple[int, str]]:
+        """The first member and the name of every chunk, whole or not."""
+        names = os.listdir(self.folder.folder) if self.folder.folder.is_dir() else []
+        return sorted((int(name.split("-")[0]), name) for name in names if re.fullmatch(r"\d+-\d+\.npz", name))
+
+    def find(self, first: int, *, drop: bool = False) -> _Part | None:
+        """The chunk that begins with a member. One that is damaged is told of, or with `drop` removed."""
+        for start, name in self.there():
+            if start == first:
+                found = self.folder.find(name, self.identity, say=not drop)
+                if found is not None:
+                    leaves = [found[each] for each in self.names]
+                    variables, seconds = jax.tree.unflatten(self.structure, leaves), found["seconds"]
+                    return _Part(first + len(seconds), variables, found["masks"], seconds, str(found["made_with"]))
+                if drop:
+                    self.folder.drop(name)
+        return None
+
+    def keep(self, first: int, last: int, variables: Variables, masks: np.ndarray, seconds: float) -> _Part:
+        """Keeps a chunk that was trained in so many seconds."""
+        part = _Part(last, variables, masks, np.full(last - first, seconds / (last - first)), made_with())
+        leaves = dict(zip(self.names, jax.tree.leaves(variables), strict=True))
+        facts = {field: getattr(part, field) for field in ("masks", "seconds", "made_with")}
+        self.folder.write_json("identity.json", self.identity)  # for people to read
+        self.folder.keep(f"{first:05d}-{last:05d}.npz", self.identity, {**leaves, **facts})
+        return part
 
 
 def _digest(mask: np.ndarray) -> str:
     return hashlib.sha256(mask.tobytes()).hexdigest()
-
-
-def _chunks(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
-    return sorted((int(p.name.split("-")[0]), p) for p in folder.iterdir() if re.fullmatch(r"\d+-\d+", p.name))
-
-
-def _starting_at(folder: pathlib.Path, member: int) -> pathlib.Path | None:
-    return next((path for start, path in _chunks(folder) if start == member), None)
-
-
-def _save(path: pathlib.Path, variables: Variables, masks: np.ndarray, seconds: float) -> None:
-    """Orbax writes beside `path` and renames: a chunk is there whole or not at all."""
-    members = len(jax.tree.leaves(variables)[0])
-    tree = {
-        "params": variables.params,
-        "statistics": variables.statistics,
-        "masks": masks,
-        "seconds": np.full(members, seconds / members),
-        "made_with": made_with(),
-    }
-    try:
-        ocp.v1.save(path, tree)
-    except ValueError:  # another run was faster: the same members, for the identity is the same
-        if not path.exists():
-            raise
 
 
 def _held_out_accuracy(variables: Variables, problem: Problem) -> Float[Array, ""]:
