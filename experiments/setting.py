@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from configs.common import Common, require
@@ -71,7 +72,7 @@ def prepare(config: Common) -> Setting:
         augment=augmentation(config.dataset),
         pixel_scale=data.pixel_scale,
     )
-    identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind, "numerics": device.numerics()}
+    identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind}
     return Setting(data, shared(problem), identity)
 
 

@@ -213,7 +213,9 @@ class Study:
             for number, (name, (first, *others)) in enumerate(judged.items()):
                 evaluation, n = score_alive(first.cube, yardstick, np.delete(groups, first.lost), first.extra)
                 if evaluation:
-                    by_seed = [{(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}]
+                    by_seed: list[dict[Name, np.ndarray]] = [
+                        {(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}
+                    ]
                     by_seed += [yardstick.of_members(each.cube, each.extra) if len(each.cube.forget) else {} for each in others]
                     lost = [each.lost for each in (first, *others)]
                     members = {each: self.with_gaps([own.get(each, ()) for own in by_seed], lost) for each in by_seed[0]}
@@ -222,7 +224,7 @@ class Study:
             update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
         return yardstick, found
 
-    def with_gaps(self, by_seed: Sequence[Sequence[float]], lost: Sequence[tuple[int, ...]]) -> np.ndarray:
+    def with_gaps(self, by_seed: Sequence[Sequence[float] | np.ndarray], lost: Sequence[tuple[int, ...]]) -> np.ndarray:
         """A value of each original and seed, NaN for those that are lost or, at the end, were not compared."""
         whole = np.full((self.members, len(by_seed)), np.nan)
         for seed, (values, gone) in enumerate(zip(by_seed, lost, strict=True)):
