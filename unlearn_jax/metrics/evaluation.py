@@ -21,6 +21,7 @@ To bound the cost, all but the accuracies see at most `rows` examples of a split
 null); of these forgetting quality sees at most 500, and SVC-MIA trains on at most 500 a side.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -195,9 +196,11 @@ class Reference:
         if len(unlearned.forget) != self.n:
             raise ValueError(f"unlearned: {len(unlearned.forget)} members, expected {self.n}; see reference.at")
         measured = self._measured(unlearned, extra)
-        if measured.per_model.keys() != self._oracles.per_model.keys():
-            known, given = (sorted(each.per_model.keys()) for each in (self._oracles, measured))
-            raise ValueError(f"extra: metrics per model {given}, expected those of the reference, {known}")
+        names = self._oracles.per_model.keys(), measured.per_model.keys()
+        if names[0] != names[1]:
+            missing, unknown = (sorted(" ".join(name) for name in one - other) for one, other in itertools.permutations(names))
+            said = f"lacks {', '.join(missing) or 'nothing'} and has {', '.join(unknown) or 'nothing'} besides"
+            raise ValueError(f"extra: {said}, expected the metrics per model of the reference")
         if groups is None:
             groups = np.arange(self.n) * min(GROUPS, self.n) // self.n
         groups = checks.labels("groups", groups, self.n, GROUPS)

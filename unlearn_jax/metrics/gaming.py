@@ -488,7 +488,7 @@ def agreement(logits: Logits, oracle: Float[Any, "oracles examples classes"], la
     Raises:
         ValueError: if a logit is not finite, the two are of other examples or classes, or a label is no class.
     """
-    own = checks.logits("logits", logits)
+    own = checks.numbers("logits", logits, "members examples classes")
     checks.alike("logits", own, "oracle", checks.logits("oracle", oracle))
     expected = probabilities(oracle).mean(0).argmax(-1)
     forgotten = expected != checks.labels("labels", labels, *own.shape[1:])
