@@ -156,12 +156,12 @@ def cube(name: str, values: Cube, of: Labels, check: Callable[..., np.ndarray] =
 
 def _numeric(name: str, values: Any, axes: str) -> Float[np.ndarray, "..."]:
     """In float64, of the named axes, and not empty."""
-    if np.iscomplexobj(values):
-        raise ValueError(f"{name}: expected real numbers")
     try:
-        found = np.asarray(values, np.float64)
+        found = None if np.iscomplexobj(values) else np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected numbers in an array") from None
+        found = None
+    if found is None:
+        raise ValueError(f"{name}: expected real numbers in an array")
     names = axes.split()
     fits = found.ndim >= len(names) - 1 if "..." in names else found.ndim == len(names)
     if not fits:

@@ -18,7 +18,7 @@ Distances = Float[np.ndarray, "members examples"]
 def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
     """`KL(p ∥ q̄) = Σ_c p_c log(p_c / q̄_c)`, where q̄ is the mean over the oracles.
 
-    This direction stays finite: q̄ is zero only where every oracle is (and is floored at 1e-30 there).
+    This direction stays finite: q̄ is zero only where every oracle is, and counts as 1e-30 at least.
 
     Args:
         unlearned: probabilities of the unlearned models.

@@ -298,7 +298,8 @@ def with_margins(
     Raises:
         ValueError: if a value is not finite, a label is no class, or margins are of other examples.
     """
-    labels, own = np.asarray(labels), scaled_logits(retrained, labels)
+    labels = checks.labels("labels", labels, *checks.logits("retrained", retrained).shape[1:])
+    own = scaled_logits(retrained, labels)
     margins = checks.numbers("margins", margins, "wanted examples")
     checks.alike("margins", margins, "retrained", own)
     closest = np.abs(margins[:, None] - own).argmin(1)
