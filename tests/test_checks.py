@@ -423,3 +423,76 @@ def test_shares_of_nothing_or_of_debts_are_none(values):
     for measure in (changes.gini, lambda each: changes.carriers(each, 0.5)):
         with pytest.raises(ValueError, match=r"^values: "):
             measure(values)
+
+
+# No verdict anywhere: reports and studies
+
+
+def test_no_report_gives_a_verdict_on_few_models():
+    from unlearn_jax.report import leaderboard, membership
+    from unlearn_jax.report.exposure import Exposure
+    from unlearn_jax.report.gaming import Claim
+
+    def row(members, metric):
+        cells = 0.5, 0.4, 0.6, 0.5, 0.1, 0.3, 0.7, 0.0, members, 16, 1.0
+        return rows.Row("x", "digits", "mlp", "random-0", "scrub", "F+R", metric, "all", *cells)
+
+    for members, expected in ((7, None), (8, True)):
+        for board in (
+            leaderboard.arrange([row(members, "tow")], 3.0),
+            membership.arrange([row(members, f"{side}_auc") for side in membership.SIDES], 3.0),
+        ):
+            line = board.lines[-1]
+            assert line.inside is expected and (line.cells[0] == leaderboard.MARK) == bool(expected)
+            assert ("**scrub**" in leaderboard.markdown(board)) == bool(expected)
+        told = Exposure(
+            "random-0", "scrub", "F", "trees", "loss", "auc", 0.9, 0.9, 0.9, 0.5, 0.01, 0.4, 0.6, 40.0, 3.0, members, 16
+        )
+        assert told.outside is expected
+    assert Claim("lookup", (), "nothing", 0, "a table").inside is None
+
+
+def test_a_power_curve_says_where_there_is_no_verdict(capsys):
+    from unlearn_jax.report import sample_size
+
+    draws = null.Null(1.0, 0.1, 0.8, 1.2)
+    sizes = ((4, None), (8, 0.3), (16, 0.2))
+    curve = [power.Power(*name, n, 2 * n, draws, 3.0, seen) for n, seen in sizes for name in sample_size.SHOWN]
+    figure = sample_size.power_curves(curve, {}, "title")
+    panel = next(axes for axes in figure.axes if axes.get_title() == sample_size.SHOWN["tow", "all"])
+    width, visible = (line.get_xydata().tolist() for line in panel.get_lines())
+    assert visible == [[16, 0.3], [32, 0.2]] and len(width) == 3
+    sample_size.show(curve, {})
+    assert "no verdict" in capsys.readouterr().out
+    sample_size.power_curves(curve[: len(sample_size.SHOWN)], {}, "title")
+
+
+def test_calibration_asks_for_as_many_models_as_a_verdict_takes():
+    from configs.calibration import Config
+    from unlearn_jax.types import UsageError
+
+    Config(members=8).check()
+    for members in (7, "auto"):
+        with pytest.raises(UsageError, match=f"^--members {members}: expected an integer of at least 8"):
+            Config(members=members).check()
+
+
+def test_calibration_counts_verdicts_and_nothing_else(tmp_path, monkeypatch):
+    import json
+    import types
+
+    from configs.calibration import Config
+    from experiments import calibration
+    from unlearn_jax.runs import Run
+
+    score = evaluation.Score("tow", "all", 0.9, 0.8, 1.0, null.Null(1.0, 0.1, 0.8, 1.2), -1.0)
+    verdicts = [evaluation.Evaluation([score], largest, 3.0, members) for largest, members in ((1.0, 8), (9.0, 7), (9.0, 8))]
+    study = types.SimpleNamespace(oracles=lambda: None, pool=lambda *_: study, variables=None, logits=lambda _: None, labels=None)
+    for name, value in {
+        "prepare": lambda _: None, "forget_mask": lambda *_: None, "Study": lambda *_: study, "keep": lambda *_: None,
+        "diverged": lambda _: (), "reference": lambda *_, **__: None, "score": lambda *_: verdicts.pop(0),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(calibration, name, value)
+    calibration.run(Config(members=8, replicates=3), Run(tmp_path))
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert (found["outside"], found["replicates"]) == (1, 2)
