@@ -29,13 +29,17 @@ class Config(Unlearning):
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
+        from unlearn_jax.report.rows import FEWEST_JUDGED
+
         super().check()
         require(self.methods == "main", "--methods", self.methods, "calibration judges retraining alone; leave the option out")
         require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "expected 1: fresh models for one forget set")
         require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: retraining is all there is")
+        wanted = f"expected an integer of at least {FEWEST_JUDGED}: there is no verdict with fewer"
+        require(self.members != "auto" and self.members >= FEWEST_JUDGED, "--members", self.members, wanted)
         require(self.replicates >= 1, "--replicates", self.replicates, "expected an integer of at least 1")
 
 
 def smoke(config: Config) -> Config:
     """The whole path in seconds."""
-    return dataclasses.replace(config, smoke=True, train_size=300, members=4, replicates=2, train=Train(epochs=2))
+    return dataclasses.replace(config, smoke=True, train_size=300, members=8, replicates=2, train=Train(epochs=2))

@@ -86,10 +86,10 @@ class Auto:
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
-        from unlearn_jax.report.leaderboard import FEWEST
+        from unlearn_jax.report.rows import FEWEST_JUDGED
 
         require(0 < self.difference < inf, "--auto.difference", self.difference, "expected a number above 0")
-        require(self.most >= FEWEST, "--auto.most", self.most, f"expected an integer of at least {FEWEST}")
+        require(self.most >= FEWEST_JUDGED, "--auto.most", self.most, f"expected an integer of at least {FEWEST_JUDGED}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

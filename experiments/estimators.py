@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from configs.common import require
 from configs.estimators import Config
 from experiments.setting import decisive
 from unlearn_jax import influence
@@ -130,6 +131,13 @@ def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> rep
         kind, _, name = key.partition("/")
         if kind == "estimate":
             estimates[name], costs[name] = arrays[key], arrays[f"cost/{name}"]
+    ruined = [name for name, estimate in estimates.items() if not np.isfinite(estimate).all()]
+    truth = [name for name in ("exact", report.NULL, report.CEILING) if name in ruined]
+    said = f"{', '.join(truth)} of {setting} not finite; expected a smaller number"
+    require(not truth, "--train.learning-rate", config.train.learning_rate, said)
+    for name in ruined:
+        print(f"{name}: not finite, left out of {setting}")
+        del estimates[name]
     recall = functools.partial(attribution.top_recall, k=config.top)
     over_points: dict[str, Callable[..., Any]] = {
         "pearson": attribution.pearson,

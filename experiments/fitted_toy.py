@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs.common import require
 from configs.fitted_toy import SPACE, TOLERANCE, Config
 from experiments.setting import decisive, on_halves, prepare
 from experiments.tuning import latin_hypercube
@@ -54,6 +55,9 @@ def run(config: Config, folder: Run) -> None:
     fresh = [seed + config.rounds + 1 for seed in seeds]  # the rounds have had the others
     with working("fresh toys") as update:
         start, end = zip(*(learner.measure([begun, fitted], seed) for seed in fresh), strict=True)
+        alive = None not in (*start, *end)
+        rate = config.train.learning_rate
+        require(alive, "--train.learning-rate", rate, "a model of a fresh toy diverged; expected a smaller number")
         update(1.0, f"{config.seeds} of either")
     measured = {"images": images, "start": list(start), "fitted": list(end)}
     toys = {name: sampled(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
@@ -135,8 +139,8 @@ class Learner:
         variables = fit(key, mask, count=self.masks.shape[1] // 2, problem=dataclasses.replace(problem, train=train))
         return tuple(problem.model.apply(variables, each, train=False)[0] for each in (train.images, test))
 
-    def measure(self, mixtures: list[Mixture], seed: int) -> list[Characteristics]:
-        """The characteristics of a toy of each mixture, the sub-populations and points of a seed."""
+    def measure(self, mixtures: list[Mixture], seed: int) -> list[Characteristics | None]:
+        """The characteristics of a toy of each mixture, all drawn by one seed; None where training diverges."""
         members = self.config.members
         toys, tests = ([sampled(self.config, each, seed, draw) for each in mixtures] for draw in (0, 1))
         train = Examples(*(np.repeat(np.stack(each), members, axis=0) for each in zip(*(toy.train for toy in toys), strict=True)))
@@ -145,7 +149,12 @@ class Learner:
         logits = self.answers(*padded((self.keys[member], self.masks[member], train, test)), self.problem)
         seen, unseen = (np.asarray(each)[: len(member)].reshape(len(toys), members, *each.shape[1:]) for each in logits)
         known = zip(seen, unseen, toys, tests, strict=True)
-        return [judged(self.masks, a, b, toy.train, test.clean_labels, self.classes) for a, b, toy, test in known]
+        return [
+            judged(self.masks, a, b, toy.train, test.clean_labels, self.classes)
+            if np.isfinite(a).all() and np.isfinite(b).all()
+            else None
+            for a, b, toy, test in known
+        ]
 
 
 def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, target: Characteristics) -> Trials:
@@ -171,7 +180,10 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
             spread = np.maximum(elite.std(axis=0), NARROWEST)
             drawn = np.clip(elite.mean(axis=0) + spread * rng.standard_normal(shape), 0, 1)
         measured = learner.measure([placed(each, centres) for each in drawn], config.seed + 1 + number)
-        return {"places": drawn, "losses": np.array([loss(mismatch(each, target)) for each in measured])}
+        return {
+            "places": drawn,
+            "losses": np.array([LOST if each is None else loss(mismatch(each, target)) for each in measured]),
+        }
 
     with working("search") as update:
         for number in range(config.rounds):
@@ -186,8 +198,7 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
 
 def loss(apart: dict[str, float]) -> float:
     """The mean mismatch in units of what is tolerated."""
-    mean = float(np.mean([apart[name] / unit for name, unit in TOLERANCE.items()]))
-    return mean if np.isfinite(mean) else LOST
+    return float(np.mean([apart[name] / unit for name, unit in TOLERANCE.items()]))
 
 
 def ordered(trials: Trials) -> np.ndarray:

@@ -19,7 +19,6 @@ from unlearn_jax.metrics.evaluation import Evaluation, Extra
 from unlearn_jax.report import gaming as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.gaming import Claim, Price
-from unlearn_jax.report.leaderboard import FEWEST
 from unlearn_jax.report.progress import working
 from unlearn_jax.report.rows import Row, subject, write_results
 from unlearn_jax.runs import Run
@@ -141,7 +140,7 @@ class Game:
             "agreement": gaming.agreement(cube.forget, self.oracles.forget, study.labels.forget),
         }
         self.verdicts[claim.method] = verdict
-        self.claims.append(claim._replace(inside=verdict.inside and n >= FEWEST))
+        self.claims.append(claim._replace(inside=verdict.inside))
         self.rows += [scored_row(common, each) for each in verdict.scores]
         self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
 

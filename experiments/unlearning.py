@@ -113,7 +113,9 @@ def settled(config: Config, folder: Run, setting: Setting, mask: np.ndarray) -> 
         yardstick = study.yardstick(study.oracles())
         there = ", ".join(metric for metric, split in yardstick.nulls if split == asked.split)
         require(wanted in yardstick.nulls, "--auto.metric", asked.metric, f"on {asked.split} there is {there}")
-        print(f"{members} models make a difference of {visible(yardstick, wanted):.3g} in {asked.metric} visible")
+        seen = visible(yardstick, wanted)
+        said = "are too few for a verdict" if seen is None else f"make a difference of {seen:.3g} in {asked.metric} visible"
+        print(f"{yardstick.n} models {said}")
         needed = models_needed(yardstick, wanted, asked.difference)
         if needed <= members or members >= asked.most:
             folder.record(members=members)

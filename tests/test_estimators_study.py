@@ -131,3 +131,21 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     before = (tmp_path / "results.json").read_text()
     experiment.run(SMALL, Run(tmp_path))
     assert json.loads(before) == json.loads((tmp_path / "results.json").read_text())
+
+
+def test_an_estimate_that_is_not_finite_is_left_out_and_one_of_the_truth_stops_the_study(capsys):
+    rng = np.random.default_rng(0)
+    names = ("exact", "reordered", "other_seed")
+    arrays = {name: rng.normal(size=(8, 3)) for name in names} | {"exact_seconds": np.array(1.0), "smoothness": np.ones(2)}
+    arrays |= {"removed": rng.random((6, 8)) < 0.5, "subset_changes": rng.normal(size=(6, 3))}
+    for name in ("trak", "unrolled"):
+        arrays |= experiment.entry(name, rng.normal(size=(8, 3)), 1.0, 0.1, 1.0)
+    arrays["estimate/unrolled"][2, 1] = np.nan
+    config = dataclasses.replace(SMALL, top=2)
+    found = experiment.measured(config, "base", arrays)
+    assert "trak" in found.entries and "unrolled" not in found.entries
+    assert capsys.readouterr().out == "unrolled: not finite, left out of base\n"
+    smoothness([found])
+    arrays["other_seed"][0, 0] = np.inf
+    with pytest.raises(UsageError, match=r"--train.learning-rate"):
+        experiment.measured(config, "base", arrays)

@@ -62,12 +62,32 @@ def test_the_search_closes_in_on_what_is_wanted(tmp_path, monkeypatch):
     np.testing.assert_array_equal(longer.places, trials.places)
 
 
-def test_a_toy_that_diverges_is_not_chosen():
-    assert experiment.loss(dict.fromkeys(TOLERANCE, float("nan"))) == experiment.LOST
+def test_a_toy_that_diverges_is_not_chosen(tmp_path, monkeypatch):
+    class Diverging:
+        def measure(self, mixtures, seed):
+            return [None, *map(unit_of, mixtures[1:])]
+
+    monkeypatch.setattr(experiment, "mismatch", lambda place, target: TOLERANCE)
+    trials = experiment.search(Config(rounds=1, candidates=3, elite=2), Run(tmp_path), Diverging(), CENTRES, None)
+    np.testing.assert_allclose(trials.losses, [[experiment.LOST, 1, 1]])
     assert experiment.loss(TOLERANCE) == pytest.approx(1)
     losses = np.array([[3.0, 1.0, 2.0]])
     places = np.arange(3.0)[None, :, None] * np.ones((1, 3, len(SPACE)))
     np.testing.assert_allclose(best(Config(elite=2), Trials(places, losses)), 1.5)
+
+
+def test_a_toy_whose_models_say_nothing_finite_has_no_characteristics():
+    learner = experiment.Learner(SMALL, len(CENTRES))
+    answered = learner.answers
+
+    def lost(*arguments):
+        seen, unseen = map(np.array, answered(*arguments))
+        seen[0, 0] = np.nan  # one model of the first toy
+        return seen, unseen
+
+    learner.answers = lost
+    first, second = learner.measure([Mixture(CENTRES)] * 2, 0)
+    assert first is None and np.isfinite(second.test_error)
 
 
 def test_the_study_leaves_its_tables_and_pictures(finished):

@@ -321,7 +321,7 @@ def test_one_example_or_class_is_not_held_against_many(metric, wrong):
     fair = np.full((2, 5, 4), 0.25)
     metric(fair, np.full((3, 5, 4), 0.25))
     with pytest.raises(ValueError, match="cannot be held against"):
-        metric(fair, np.full(wrong, 0.25))
+        metric(fair, np.full(wrong, 1 / wrong[-1]))
 
 
 @pytest.mark.parametrize("metric", [metrics.klom, metrics.forgetting_quality])
@@ -331,5 +331,5 @@ def test_margins_of_one_example_are_not_held_against_those_of_many(metric):
 
 
 def test_a_histogram_of_one_bin_is_refused():
-    with pytest.raises(ValueError, match="bins 1 must be 2"):
+    with pytest.raises(ValueError, match="bins: 1 found"):
         metrics.klom(np.zeros((4, 5)), np.ones((4, 5)), bins=1)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+ROUNDING = 8 * np.finfo(float).eps  # of the largest of a column: where it varies by less it is constant
 PENALTIES = np.geomspace(1.0, 0.1, 10)  # tried, in units of the least one that leaves every weight at zero
 VALIDATION = 0.25  # share of the models on which they are compared
 
@@ -53,11 +54,11 @@ def subset_influence(masks: Bool[Any, "models examples"], outputs: Any) -> Subse
         of each kind agree).
 
     Raises:
-        ValueError: an example has fewer than two models of a kind.
+        ValueError: an output is not finite, there is not one for each model, or an example has fewer than two models of a kind.
 
     Source: Feldman & Zhang, "What Neural Networks Memorize and Why", arXiv:2008.03703.
     """
-    masks, outputs = np.asarray(masks, bool), np.asarray(outputs, np.float64)
+    masks, outputs = np.asarray(masks, bool), _both("masks", masks, outputs)[1]
     outputs = outputs - outputs.mean(axis=0, keepdims=True)  # so that little is lost in the difference of squares
     means, variances = [], []
     for side in (masks, ~masks):
@@ -72,7 +73,7 @@ def subset_influence(masks: Bool[Any, "models examples"], outputs: Any) -> Subse
 
 
 def mask_correlation(masks: Bool[Any, "models examples"], outputs: Any) -> Float[np.ndarray, "examples targets"]:
-    """Pearson's correlation over models of having trained on an example with an output; 0 where either is constant.
+    """Pearson's correlation over models of having trained on an example with an output; 0 where either is constant: it has none.
 
     It is the influence in units of what chance makes of it: among models whose outputs are shuffled it has mean 0 and a standard
     deviation of `1 / sqrt(models - 1)`, whatever the output.
@@ -80,13 +81,15 @@ def mask_correlation(masks: Bool[Any, "models examples"], outputs: Any) -> Float
     Args:
         masks: which model trained on which example.
         outputs: `[models, targets]`, numbers or truth values.
+
+    Raises:
+        ValueError: an output is not finite, or there is not one for each model.
     """
-    columns = [np.asarray(each, np.float64) - np.mean(each, axis=0, keepdims=True) for each in (masks, outputs)]
-    lengths = [np.linalg.norm(each, axis=0, keepdims=True) for each in columns]
-    units = [
-        np.divide(each, length, out=np.zeros_like(each), where=length > 1e-9)
-        for each, length in zip(columns, lengths, strict=True)
-    ]
+    masks, outputs = _both("masks", masks, outputs)
+    units = []
+    for columns in (_apart(masks), _apart(outputs)):
+        lengths = np.linalg.norm(columns, axis=0, keepdims=True)
+        units.append(np.divide(columns, lengths, out=np.zeros_like(columns), where=lengths > 0))
     return units[0].T @ units[1]
 
 
@@ -101,13 +104,15 @@ def datamodels(masks: Bool[Any, "models examples"], outputs: Any) -> Datamodels:
         outputs: `[models, targets]`; margins rather than truth values, which are seldom linear in anything.
 
     Raises:
-        ValueError: fewer than four models.
+        ValueError: an output is not finite, there is not one for each model, or there are fewer than four models.
 
     Source: Ilyas et al., "Datamodels: Predicting Predictions from Training Data", arXiv:2202.00622.
     """
-    masks, outputs = np.asarray(masks, np.float64), np.asarray(outputs, np.float64)
+    masks, outputs = _both("masks", masks, outputs)
     if len(masks) < 4:
-        raise ValueError(f"{len(masks)} models: datamodels need four or more")
+        raise ValueError(f"masks: {len(masks)} models, expected four or more")
+    scale = _unit(outputs)[0]
+    outputs = outputs / scale
     fitted = len(masks) - round(VALIDATION * len(masks))
     weights, penalty = np.zeros((masks.shape[1], outputs.shape[1])), np.zeros(outputs.shape[1])
     for target, output in enumerate(outputs.T):
@@ -116,18 +121,51 @@ def datamodels(masks: Bool[Any, "models examples"], outputs: Any) -> Datamodels:
         best = int(np.argmin(np.mean((output[fitted:, None] - guesses) ** 2, axis=0)))
         weights[:, target] = _paths(masks, output, PENALTIES[: best + 1])[:, -1]
         penalty[target] = PENALTIES[best] * _largest(masks, output)
-    return Datamodels(weights, outputs.mean(axis=0) - masks.mean(axis=0) @ weights, penalty)
+    bias = outputs.mean(axis=0) - masks.mean(axis=0) @ weights
+    return Datamodels(weights * scale, bias * scale, penalty * scale)
 
 
 def correlation(predicted: Float[Any, "models targets"], outputs: Float[Any, "models targets"]) -> Float[np.ndarray, " targets"]:
     """Pearson's correlation over models of what was predicted with what they say, for every target; 0 where either is constant.
 
     Of models that the prediction was not fitted to, it says how far an output is a sum of what single examples add.
+
+    Raises:
+        ValueError: a value is not finite, or the two are of other models or targets.
     """
-    pair = [np.asarray(each, np.float64) - np.mean(each, axis=0, keepdims=True) for each in (predicted, outputs)]
+    predicted, outputs = _both("predicted", predicted, outputs)
+    if predicted.shape != outputs.shape:
+        raise ValueError(f"predicted: shape {predicted.shape}, expected that of outputs, {outputs.shape}")
+    pair = _apart(predicted), _apart(outputs)
     product, (first, second) = (pair[0] * pair[1]).sum(axis=0), ((each**2).sum(axis=0) for each in pair)
     length = np.sqrt(first * second)
-    return np.divide(product, length, out=np.zeros_like(length), where=length > 1e-12)
+    return np.divide(product, length, out=np.zeros_like(length), where=length > 0)
+
+
+def _both(name: str, values: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Two arguments about the same models, in float64."""
+    found = {name: np.asarray(values, np.float64), "outputs": np.asarray(outputs, np.float64)}
+    for argument, each in found.items():
+        if each.ndim != 2 or len(each) != len(found[name]) or not np.isfinite(each).all():
+            raise ValueError(
+                f"{argument}: shape {each.shape}, or not finite; expected numbers for each of {len(found[name])} models"
+            )
+    return found[name], found["outputs"]
+
+
+def _unit(columns: np.ndarray) -> np.ndarray:
+    """For each column a power of two near its largest size: divided by it, squares do not vanish, and nothing is rounded."""
+    largest = np.abs(columns).max(axis=0, keepdims=True)
+    return np.where(largest > 0, np.ldexp(1.0, np.frexp(largest)[1] - 1), 1.0)
+
+
+def _apart(columns: np.ndarray) -> np.ndarray:
+    """Columns less their means, each in a unit of its own; 0 where it varies by no more than rounding."""
+    scaled = columns / _unit(columns)
+    constant = np.ptp(scaled, axis=0) <= ROUNDING * np.abs(scaled).max(axis=0)
+    apart = scaled - np.mean(scaled, axis=0, keepdims=True)
+    apart[:, constant] = 0.0
+    return apart / _unit(apart)
 
 
 def _largest(masks: np.ndarray, output: np.ndarray) -> float:
@@ -140,7 +178,7 @@ def _paths(masks: np.ndarray, output: np.ndarray, penalties: np.ndarray) -> Floa
     from sklearn.linear_model import lasso_path
 
     largest = _largest(masks, output)
-    if largest < 1e-12:  # a constant output
+    if largest <= ROUNDING * np.abs(output).max():  # a constant output
         return np.zeros((masks.shape[1], len(penalties)))
     centred = np.asfortranarray(masks - masks.mean(axis=0, keepdims=True))
     _, weights, _ = lasso_path(centred, output - output.mean(), alphas=largest * penalties, max_iter=10_000, tol=1e-3)

@@ -6,6 +6,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.statistics import correlation
+
 FEWEST = 5  # methods that an interval takes: resamples of fewer are mostly ties
 
 
@@ -38,13 +41,16 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
     """
     table = np.asarray(badness, np.float64)
     if np.isnan(table).any():
-        raise ValueError("a method without a value by some metric has no rank: leave the method or the metric out")
-    correlation = _spearman(table[None])[0]
+        raise ValueError("badness: a method without a value by some metric has no rank; leave the method or the metric out")
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"badness: shape {table.shape}, expected [methods, metrics]")
+    checks.count("resamples", resamples, 1)
+    found = _spearman(table[None])[0]
     if len(table) < FEWEST:
-        return Agreement(correlation, np.full_like(correlation, -1), np.ones_like(correlation))
+        return Agreement(found, np.full_like(found, -1), np.ones_like(found))
     drawn = np.random.default_rng(seed).integers(0, len(table), (resamples, len(table)))
     low, high = np.quantile(np.nan_to_num(_spearman(table[drawn])), (0.025, 0.975), axis=0)
-    return Agreement(correlation, low, high)
+    return Agreement(found, low, high)
 
 
 def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"]) -> tuple[float, float]:
@@ -58,11 +64,14 @@ def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"])
         Pearson's correlation r, and `2 r / (1 + r)`: what it would be between two scores by all the models (Spearman and Brown).
         NaN where a half scores all alike.
 
+    Raises:
+        ValueError: if a score is not finite, or the halves are of other examples.
+
     Source: Brown, "Some Experimental Results in the Correlation of Mental Abilities", British Journal of Psychology 3, 1910.
     """
-    apart = [np.asarray(each, np.float64) - np.mean(each) for each in (first, second)]
-    length = np.linalg.norm(apart[0]) * np.linalg.norm(apart[1])
-    found = float(apart[0] @ apart[1] / length) if length > 0 else float("nan")
+    first, second = checks.numbers("first", first, "examples"), checks.numbers("second", second, "examples")
+    checks.alike("first", first, "second", second, 0)
+    found = float(correlation(first, second))
     return found, float("-inf") if found <= -1 else 2 * found / (1 + found)
 
 

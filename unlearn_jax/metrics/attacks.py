@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from unlearn_jax.metrics.scores import entropies, finite, modified_entropies
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.scores import entropies, modified_entropies
+from unlearn_jax.metrics.statistics import unit, varies
 
 Answers = tuple[Float[Any, "_ classes"], Int[Any, " _"]]  # probabilities and labels of as many examples
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
@@ -18,6 +20,7 @@ ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `FeatureAttack.tpr` may call members
 NEWTON_STEPS = 100  # many more than it takes: it ends where the gradient does
 HALVINGS = 40  # of a Newton step that goes too far
+LEAST = 1e-100  # spread of the losses: any penalty leaves no slope there, and the square of its inverse is still a number
 
 
 class FeatureAttack(NamedTuple):
@@ -54,18 +57,24 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
         For each feature a number in 0..1.
 
     Raises:
-        ValueError: if probabilities are not finite.
+        ValueError: if one of the three holds no probabilities, labels that are no classes, or other classes than the others.
 
     Source: Jia et al., "Model Sparsity Can Simplify Machine Unlearning", arXiv:2304.04934; Fan et al. (SalUn), arXiv:2310.12508.
     """
     from sklearn.svm import SVC
 
+    known = {"member": member, "nonmember": nonmember, "target": target}
+    member, nonmember, target = (_answers(name, *each) for name, each in known.items())
+    if len({answers.shape[1] for answers, _ in (member, nonmember, target)}) > 1:
+        raise ValueError("member, nonmember, target: of different numbers of classes")
+    if size is not None:
+        checks.count("size", size, 1)
     rng = np.random.default_rng(seed)
     sides = []
     size = min(size or LARGEST, len(member[1]), len(nonmember[1]), LARGEST)
     for answers, labels in (member, nonmember):
         rows = rng.permutation(len(labels))[:size]
-        sides.append(_features(np.asarray(answers)[rows], np.asarray(labels)[rows]))
+        sides.append(_features(answers[rows], labels[rows]))
     aims = _features(*target)
     is_member = np.repeat([1, 0], [len(side["prob"]) for side in sides])
     efficacy = {}
@@ -108,11 +117,13 @@ def logistic_mia(
         A number in 0..1 for each model; 0.5 where there are fewer than two examples a side, and so nothing to learn from.
 
     Raises:
-        ValueError: if a model's losses are not finite.
+        ValueError: if a model's losses are not finite, there are not as many models on both sides, or `folds` or C make no sense.
 
     Source: starter kit of the NeurIPS 2023 machine unlearning challenge; see arXiv:2406.09073.
     """
-    sides = finite(member, "models"), finite(nonmember, "models")
+    sides = _sides(member, nonmember, "models examples")
+    checks.count("folds", folds, 2)
+    checks.numbers("inverse_penalty", inverse_penalty, low=np.finfo(float).tiny)
     rows, is_member, fold = _balanced(sides[0].shape[1], sides[1].shape[1], folds, seed)
     if len(is_member) < 4:
         return np.full(len(sides[0]), 0.5)
@@ -135,7 +146,10 @@ def feature_mia(
     Raises:
         ValueError: if features are not finite, there are fewer than two examples a side, or no such attacker.
     """
-    return feature_mias(finite(member, "examples")[None], finite(nonmember, "examples")[None], attacker, folds, seed)[0]
+    member, nonmember = (
+        checks.numbers(name, side, "examples columns") for name, side in (("member", member), ("nonmember", nonmember))
+    )
+    return feature_mias(member[None], nonmember[None], attacker, folds, seed)[0]
 
 
 def feature_mias(
@@ -170,12 +184,16 @@ def feature_mias(
         One attack for each model.
 
     Raises:
-        ValueError: if features are not finite, there are fewer than two examples a side, or no such attacker.
+        ValueError: if features are not finite, the sides have other models or columns, there are fewer than two examples a side,
+            or no such attacker.
     """
-    sides = finite(member, "models"), finite(nonmember, "models")
+    sides = _sides(member, nonmember, "models examples columns")
     counts = [side.shape[1] for side in sides]
     if min(counts) < 2:
-        raise ValueError(f"an attack needs two examples a side, not {counts[0]} and {counts[1]}")
+        raise ValueError(f"member, nonmember: {counts[0]} and {counts[1]} examples, expected two a side or more")
+    if attacker not in ATTACKERS:
+        raise ValueError(f"attacker: {attacker!r} found, expected one of {', '.join(ATTACKERS)}")
+    checks.count("folds", folds, 2)
     rng = np.random.default_rng(seed)
     fold = np.concatenate([rng.permutation(np.arange(count) % min(folds, *counts)) for count in counts])
     columns = np.concatenate(sides, axis=1)
@@ -223,10 +241,11 @@ def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: n
         "trees": lambda: HistGradientBoostingClassifier(**trees),
         "neighbours": lambda: KNeighborsClassifier(round(np.sqrt(len(columns)))),
     }
-    if attacker not in attackers:
-        raise ValueError(f"attacker {attacker!r}: there is {', '.join(ATTACKERS)}")
+    scale, vary = unit(columns, 0), varies(columns, 0)[0]
+    columns, tested = columns / scale, tested / scale
     share, mean, spread = is_member.mean(), columns.mean(0), columns.std(0)
-    columns, tested = ((each - mean) / np.where(spread > 0, spread, 1) for each in (columns, tested))
+    # What is the same of all but for rounding tells nothing: standardised, the rounding would.
+    columns, tested = (np.where(vary, (each - mean) / np.where(vary, spread, 1), 0) for each in (columns, tested))
     if attacker == "svc" and len(columns) > SVC_ROWS:
         rows = np.random.default_rng(0).permutation(len(columns))[:SVC_ROWS]
         columns, is_member = columns[rows], is_member[rows]
@@ -245,24 +264,33 @@ def _logistic_regressions(
     trained_on: Bool[np.ndarray, "folds examples"],
     inverse_penalty: float,
 ) -> tuple[Float[np.ndarray, "models folds"], Float[np.ndarray, "models folds"]]:
-    """Slope and intercept of a logistic regression on x for every model and fold, the slope alone being penalised."""
-    centre = x.mean(1, keepdims=True)  # moves the intercept, which is free, and nothing else
-    x, sign = (x - centre)[:, None], np.where(is_member, 1.0, -1.0)
+    """Slope and intercept of a logistic regression on x for every model and fold, the slope alone being penalised.
+
+    Solved for x in units of its own, or squares of large ones would overflow and a gradient never get small; the penalty is that
+    on the slope as it is.
+    """
+    scale = unit(x, 1)
+    centre = (x / scale).mean(1, keepdims=True)  # moves the intercept, which is free, and nothing else
+    x = x / scale - centre
+    spread = unit(x, 1)
+    x, sign = (x / spread)[:, None], np.where(is_member, 1.0, -1.0)
+    size = np.maximum(spread * scale, LEAST)
+    penalty = 1 / size / size  # of half the squared slope
     weight = inverse_penalty * trained_on
     slope = intercept = np.zeros((len(x), len(trained_on)))
 
     def objective(slope: np.ndarray, intercept: np.ndarray) -> np.ndarray:
         losses = np.logaddexp(0, -sign * (slope[..., None] * x + intercept[..., None]))
-        return slope**2 / 2 + (weight * losses).sum(-1)
+        return penalty * slope**2 / 2 + (weight * losses).sum(-1)
 
     value = objective(slope, intercept)
     for _ in range(NEWTON_STEPS):
         p = expit(slope[..., None] * x + intercept[..., None])
         excess, curvature = weight * (p - is_member), weight * p * (1 - p)
-        by_slope, by_intercept = slope + (excess * x).sum(-1), excess.sum(-1)
+        by_slope, by_intercept = penalty * slope + (excess * x).sum(-1), excess.sum(-1)
         if max(abs(by_slope).max(), abs(by_intercept).max()) < 1e-9 * weight.sum(-1).max():
             break
-        a, b, c = 1 + (curvature * x**2).sum(-1), (curvature * x).sum(-1), curvature.sum(-1)
+        a, b, c = penalty + (curvature * x**2).sum(-1), (curvature * x).sum(-1), curvature.sum(-1)
         determinant = np.maximum(a * c - b * b, np.finfo(float).tiny)
         steps = (c * by_slope - b * by_intercept) / determinant, (a * by_intercept - b * by_slope) / determinant
         length = np.ones_like(slope)
@@ -274,11 +302,24 @@ def _logistic_regressions(
                 break
             length[too_far] /= 2
         (slope, intercept), value = moved, reached
-    return slope, intercept - slope * centre
+    return slope / spread / scale, intercept - slope / spread * centre
 
 
-def _features(probabilities: Any, labels: Any) -> dict[str, Float[np.ndarray, "examples features"]]:
-    p, labels = finite(probabilities, "examples"), np.asarray(labels)
+def _sides(member: Any, nonmember: Any, axes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both in float64, of the same models, and of the same columns where there are some."""
+    one, other = checks.numbers("member", member, axes), checks.numbers("nonmember", nonmember, axes)
+    if len(one) != len(other):
+        raise ValueError(f"nonmember: {len(other)} models, expected {len(one)} as in member")
+    checks.alike("member", one, "nonmember", other, 2)
+    return one, other
+
+
+def _answers(name: str, probabilities: Any, labels: Any) -> Answers:
+    p = checks.probabilities(f"{name} probabilities", probabilities, "examples classes")
+    return p, checks.labels(f"{name} labels", labels, *p.shape)
+
+
+def _features(p: np.ndarray, labels: np.ndarray) -> dict[str, Float[np.ndarray, "examples features"]]:
     scalars = (
         p.argmax(-1) == labels,
         p[np.arange(len(labels)), labels],

@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.statistics import correlation
+
 Influence = Float[Any, "*batch points targets"]
 Value = Float[Any, "*batch"]
 
@@ -24,18 +27,24 @@ class Interval(NamedTuple):
 
 
 def pearson(estimate: Influence, exact: Influence) -> Value:
-    """Pearson's correlation over points, the mean over targets; a target that the estimate says nothing about counts as 0."""
-    estimate, exact = (np.asarray(each, np.float64) for each in (estimate, exact))
-    pair = [each - each.mean(axis=-2, keepdims=True) for each in (estimate, exact)]
-    sizes = [np.abs(each).max(axis=-2, keepdims=True) for each in pair]  # squares of small numbers vanish
-    pair = [np.divide(each, size, out=np.zeros_like(each), where=size > 0) for each, size in zip(pair, sizes, strict=True)]
-    product = (pair[0] * pair[1]).sum(axis=-2)
-    length = np.sqrt((pair[0] ** 2).sum(axis=-2) * (pair[1] ** 2).sum(axis=-2))
-    return np.divide(product, length, out=np.zeros_like(product), where=length > 0).mean(axis=-1)
+    """Pearson's correlation over points, the mean over targets.
+
+    A target for which either says the same of all points has no correlation (`statistics.correlation`), and counts as 0: an
+    estimate that orders nothing has found nothing.
+
+    Raises:
+        ValueError: a value is not finite, or the two are of other points or targets.
+    """
+    return np.nan_to_num(correlation(*_both(estimate, exact), axis=-2)).mean(axis=-1)
 
 
 def spearman(estimate: Influence, exact: Influence) -> Value:
-    """Spearman's rank correlation over points, ties at the mean of their ranks; the mean over targets."""
+    """Spearman's rank correlation over points, ties at the mean of their ranks; the mean over targets, see `pearson`.
+
+    Raises:
+        ValueError: see `pearson`.
+    """
+    estimate, exact = _both(estimate, exact)
     return pearson(rankdata(estimate, axis=-2), rankdata(exact, axis=-2))
 
 
@@ -48,7 +57,12 @@ def top_recall(estimate: Influence, exact: Influence, k: int) -> Value:
         estimate: of any sign and unit in which size means size.
         exact: what it is held against.
         k: at most the number of points.
+
+    Raises:
+        ValueError: see `pearson`; or k is not from 1 to the number of points.
     """
+    estimate, exact = _both(estimate, exact)
+    checks.count("k", k, 1, estimate.shape[-2])
     chosen = [np.argsort(-np.abs(each), axis=-2, kind="stable")[..., :k, :] for each in (estimate, exact)]
     found = (chosen[0][..., :, None, :] == chosen[1][..., None, :, :]).any(axis=-3)
     return found.mean(axis=(-2, -1))
@@ -66,9 +80,20 @@ def linear_datamodelling_score(
         removed: which points each model was trained without.
         changes: its outputs minus those of the model that was trained on all.
 
+    Raises:
+        ValueError: a value is not finite, `removed` holds something else than truth values, or the three are of other points,
+            subsets or targets.
+
     Source: Park et al. 2023 (TRAK), arXiv 2303.14186.
     """
-    return spearman(np.asarray(removed, np.float64) @ np.asarray(estimate, np.float64), changes)
+    estimate = checks.numbers("estimate", estimate, "points targets")
+    removed = checks.truths("removed", removed, "... subsets points")
+    changes = checks.numbers("changes", changes, "... subsets targets")
+    expected = (*removed.shape[:-1], estimate.shape[1])
+    if removed.shape[-1] != len(estimate) or changes.shape != expected:
+        shapes = f"estimate {estimate.shape}, removed {removed.shape}, changes {changes.shape}"
+        raise ValueError(f"{shapes}: expected [points, targets], [..., subsets, points], [..., subsets, targets]")
+    return spearman(removed.astype(np.float64) @ estimate, changes)
 
 
 def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resamples: int = 200) -> Interval:
@@ -79,7 +104,13 @@ def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resampl
         arrays: `[rows, ...]`.
         seed: draws the rows.
         resamples: how many times.
+
+    Raises:
+        ValueError: the arrays have other rows; and see the measure.
     """
+    checks.count("resamples", resamples, 1)
+    if not arrays or len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"arrays: {[len(array) for array in arrays]} rows, expected the same number in all")
     rows = np.random.default_rng(seed).integers(0, len(arrays[0]), (resamples, len(arrays[0])))
     low, high = np.quantile(measure(*(np.asarray(array)[rows] for array in arrays)), (0.025, 0.975))
     return Interval(float(measure(*arrays)), float(low), float(high))
@@ -100,6 +131,17 @@ def screening(
 
     Returns:
         For m = 0 ... points.
+
+    Raises:
+        ValueError: a value is not finite, the two are of other points or targets, or k is not from 1 to the number of points.
     """
+    estimate, exact = _both(estimate, exact, "points targets")
+    checks.count("k", k, 1, len(exact))
     order, best = (np.argsort(-np.abs(each).mean(axis=1), kind="stable") for each in (estimate, exact))
     return np.concatenate([[0.0], np.cumsum(np.isin(order, best[:k])) / k])
+
+
+def _both(estimate: Any, exact: Any, axes: str = "... points targets") -> tuple[np.ndarray, np.ndarray]:
+    estimate, exact = checks.numbers("estimate", estimate, axes), checks.numbers("exact", exact, axes)
+    checks.alike("estimate", estimate, "exact", exact, 0)
+    return estimate, exact

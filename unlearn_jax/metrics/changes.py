@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.statistics import unit
+
 FURTHEST = 1e3  # ratios are cut here, so that a model that diverged has one, and medians and their intervals exist
 
 
@@ -33,12 +36,17 @@ def closeness(found: Float[Any, "points places"], exact: Float[Any, "points plac
 
     Returns:
         Both measures. The ratio to an exact change of 0 is 1 where none was found either; the alignment with no change is 0.
+
+    Raises:
+        ValueError: an exact change is not finite, or the two are of other points or places.
     """
-    found, exact = np.asarray(found, np.float64), np.asarray(exact, np.float64)
+    found, exact = np.asarray(found, np.float64), checks.numbers("exact", exact, "points places")
+    checks.alike("found", found, "exact", exact, 0)
     finite = np.isfinite(found).all(axis=1)
     found = np.where(finite[:, None], found, 0.0)
     apart, size = np.abs(found - exact).mean(axis=1), np.abs(exact).mean(axis=1)
     ratio = np.divide(apart, size, out=np.where(apart > 0, FURTHEST, 1.0), where=size > 0)
+    found, exact = found / unit(found, 1), exact / unit(exact, 1)
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
     products = np.sum(found * exact, axis=1)
     alignment = np.divide(products, lengths, out=np.zeros(len(found)), where=lengths > 0)
@@ -50,8 +58,11 @@ def gini(values: Float[Any, " points"]) -> float:
 
     Args:
         values: not below 0, not all 0.
+
+    Raises:
+        ValueError: they are.
     """
-    rising = np.sort(np.asarray(values, np.float64))
+    rising = np.sort(_masses(values))
     count = len(rising)
     return float((2 * np.arange(1, count + 1) - count - 1) @ rising / (count * rising.sum()))
 
@@ -62,8 +73,12 @@ def carriers(values: Float[Any, " points"], share: float) -> float:
     Args:
         values: not below 0, not all 0.
         share: in (0, 1].
+
+    Raises:
+        ValueError: values are below 0 or all 0, or the share is another.
     """
-    held = np.cumsum(np.sort(np.asarray(values, np.float64))[::-1])
+    checks.numbers("share", share, low=np.finfo(float).tiny, high=1)
+    held = np.cumsum(np.sort(_masses(values))[::-1])
     enough = held >= share * held[-1] * (1 - 1e-12)
     return float((1 + np.argmax(enough)) / len(held))
 
@@ -76,14 +91,23 @@ def common_share(effects: Float[Any, "seeds points targets"]) -> float:
     itself; it may come out a little below 0.
 
     Args:
-        effects: signed, of two seeds or more, on the same targets.
+        effects: signed, of two seeds or more, on the same targets; not all 0.
 
     Raises:
-        ValueError: one seed only.
+        ValueError: a value is not finite, all are 0, or there is one seed only.
     """
-    flat = np.asarray(effects, np.float64).reshape(len(effects), -1)
-    if len(flat) < 2:
-        raise ValueError("what is common to seeds takes two of them")
+    effects = checks.numbers("effects", effects, "seeds points targets")
+    if len(effects) < 2 or not effects.any():
+        raise ValueError("effects: of one seed, or all 0; what is common to seeds takes two of them, and effects")
+    flat = (effects / unit(effects)).reshape(len(effects), -1)
     own = np.sum(flat**2)
     between = np.sum(flat.sum(axis=0) ** 2) - own
     return float(between / (len(flat) - 1) / own)
+
+
+def _masses(values: Any) -> Float[np.ndarray, " points"]:
+    """In units of about the largest; they are shared out, so that some must be there."""
+    found = checks.numbers("values", values, "points", low=0)
+    if not found.any():
+        raise ValueError("values: all 0, expected some above")
+    return found / unit(found)

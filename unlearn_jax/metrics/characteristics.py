@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.features import squared_distances
 from unlearn_jax.metrics.memorisation import memorisation
 
 LEVELS = (np.arange(50) + 0.5) / 50  # at which distributions are described by their quantiles
@@ -51,8 +53,24 @@ def characteristics(
         test_margins: see `scores.margins`.
         test_labels: the true classes.
         classes: how many there are.
+
+    Raises:
+        ValueError: something is not finite or of another shape, a label or an answer is no class, or an example has fewer than
+            two models of a kind.
     """
-    masks, right, answers, labels = (np.asarray(each) for each in (masks, right, test_answers, test_labels))
+    checks.count("classes", classes, 2)
+    masks, right = checks.truths("masks", masks, "models examples"), checks.truths("right", right, "models examples")
+    test_margins = checks.numbers("test_margins", test_margins, "models test")
+    purity = checks.numbers("purity", purity, "examples", low=0, high=1)
+    labels = checks.labels("test_labels", test_labels, test_margins.shape[1], classes)
+    answers = np.asarray(test_answers)
+    checks.labels("test_answers", answers.ravel(), test_margins.size, classes)
+    for name, own, other_name, other in (
+        ("right", right, "masks", masks),
+        ("test_margins", test_margins, "test_answers", answers),
+        ("purity", purity, "masks", masks[0]),
+    ):
+        checks.alike(name, own, other_name, other, 0)
     error = float((answers != labels[None]).mean())
     seen_error = 1 - float(right[masks].mean())
     counts = np.zeros((classes, classes))
@@ -77,7 +95,13 @@ def mismatch(found: Characteristics, target: Characteristics) -> dict[str, float
     Returns:
         Shares: |difference|. Distributions: the mean |difference| of their quantiles (the Wasserstein distance). Confusion: the
         mean over classes of half the sum of |differences| (total variation), the diagonal included.
+
+    Raises:
+        ValueError: they are not finite, or of other numbers of classes.
     """
+    for name in Characteristics._fields:
+        own = [checks.numbers(f"{which}.{name}", getattr(each, name)) for which, each in (("found", found), ("target", target))]
+        checks.alike(f"found.{name}", own[0], f"target.{name}", own[1], 0)
     return {
         "test_error": abs(found.test_error - target.test_error),
         "gap": abs(found.gap - target.gap),
@@ -98,9 +122,14 @@ def neighbour_purity(
         points: the examples, flattened.
         labels: theirs.
         neighbours: how many; fewer than there are examples.
+
+    Raises:
+        ValueError: a value is not finite, there is not one label for each example, or not one neighbour or fewer than examples.
     """
-    points, labels = np.asarray(points, np.float64), np.asarray(labels)
-    squared = (points**2).sum(1)[:, None] + (points**2).sum(1)[None] - 2 * points @ points.T
+    points = checks.numbers("points", points, "examples dimensions")
+    labels = checks.labels("labels", labels, len(points))
+    checks.count("neighbours", neighbours, 1, len(points) - 1)
+    squared = squared_distances(points, points)
     np.fill_diagonal(squared, np.inf)
     nearest = np.argpartition(squared, neighbours - 1, axis=1)[:, :neighbours]
     return (labels[nearest] == labels[:, None]).mean(1)
@@ -114,13 +143,20 @@ def class_distances(confusion: Float[Any, "classes classes"], examples: int) -> 
     Args:
         confusion: shares, see `Characteristics`.
         examples: of a class; p counts as half an example at least, which is as little as they can tell.
+
+    Raises:
+        ValueError: a share is not in 0..1, a class has more than all, or there is no example.
     """
     from scipy.stats import norm
 
-    confusion = np.asarray(confusion, np.float64)
+    confusion = checks.numbers("confusion", confusion, "classes classes", low=0, high=1)
+    checks.count("examples", examples, 1)
+    if confusion.shape[0] != confusion.shape[1] or confusion.sum(1).max() > 1 + checks.ROUNDING:
+        raise ValueError(f"confusion: shape {confusion.shape}, rows up to {confusion.sum(1).max():g}, expected shares of a class")
     own = np.diagonal(confusion)
     crossed = confusion + confusion.T
-    share = crossed / np.maximum(crossed + own[:, None] + own[None], 1e-12)
+    whole = crossed + own[:, None] + own[None]
+    share = np.divide(crossed, whole, out=np.zeros_like(crossed), where=whole > 0)  # a class that is never met is not confused
     distances = -2 * norm.ppf(np.clip(share, 0.5 / examples, 0.5))
     np.fill_diagonal(distances, 0.0)
     return distances

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
+from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.scores import log_probabilities, probabilities
 
 
@@ -32,13 +33,14 @@ def cross_entropy_decomposition(logits: Float[Any, "members examples classes"], 
         Nats; no variance is below 0, and it is 0 where all models say the same.
 
     Raises:
-        ValueError: if a member's logits are not finite.
+        ValueError: if a member's logits are not finite, or a label is no class.
 
     Source: Heskes, "Bias/Variance Decompositions for Likelihood-Based Estimators", Neural Computation 10, 1998; Yang et al.,
         "Rethinking Bias-Variance Trade-off for Generalization of Neural Networks", arXiv 2002.11328.
     """
+    labels = checks.labels("labels", labels, *checks.logits("logits", logits).shape[1:])
     mean = log_probabilities(logits).mean(0)
-    loss = -np.take_along_axis(mean, np.asarray(labels)[:, None], -1)[:, 0]
+    loss = -np.take_along_axis(mean, labels[:, None], -1)[:, 0]
     variance = np.maximum(-logsumexp(mean, axis=-1), 0.0)  # rounding alone is below 0
     return Decomposition(loss, loss - variance, variance)
 
@@ -56,12 +58,13 @@ def brier_decomposition(logits: Float[Any, "members examples classes"], labels: 
         Squared probability: the loss is in 0..2, the variance in 0..1.
 
     Raises:
-        ValueError: if a member's logits are not finite.
+        ValueError: if a member's logits are not finite, or a label is no class.
 
     Source: Brier, Monthly Weather Review 78, 1950; Geman, Bienenstock & Doursat, Neural Computation 4, 1992.
     """
+    labels = checks.labels("labels", labels, *checks.logits("logits", logits).shape[1:])
     p = probabilities(logits)
     mean = p.mean(0)
-    bias = ((mean - np.eye(p.shape[-1])[np.asarray(labels)]) ** 2).sum(-1)
+    bias = ((mean - np.eye(p.shape[-1])[labels]) ** 2).sum(-1)
     variance = ((p - mean) ** 2).mean(0).sum(-1)
     return Decomposition(bias + variance, bias, variance)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.scores import TINY, both_finite, finite
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.scores import TINY
 
 Distances = Float[np.ndarray, "members examples"]
 
@@ -17,7 +18,7 @@ Distances = Float[np.ndarray, "members examples"]
 def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
     """`KL(p ∥ q̄) = Σ_c p_c log(p_c / q̄_c)`, where q̄ is the mean over the oracles.
 
-    This direction stays finite: q̄ is zero only where every oracle is (and is floored at 1e-30 there).
+    This direction stays finite: q̄ is zero only where every oracle is, and counts as 1e-30 at least.
 
     Args:
         unlearned: probabilities of the unlearned models.
@@ -27,9 +28,9 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         Nats.
 
     Raises:
-        ValueError: if a probability is not finite, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have other examples or classes.
     """
-    p, oracle = both_finite(unlearned, oracle)
+    p, oracle = _both(unlearned=unlearned, oracle=oracle)
     return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
 
 
@@ -46,11 +47,11 @@ def activation_distance(
         A number in 0..√2.
 
     Raises:
-        ValueError: if a probability is not finite, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have other examples or classes.
 
     Source: Golatkar et al., arXiv:1911.04933; to one retrained model there.
     """
-    p, oracle = both_finite(unlearned, oracle)
+    p, oracle = _both(unlearned=unlearned, oracle=oracle)
     return np.sqrt(((p - oracle.mean(0)) ** 2).sum(-1))
 
 
@@ -65,35 +66,46 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
         Bits, in 0..1.
 
     Raises:
-        ValueError: if a probability is not finite, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have other examples or classes.
 
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
-    p, oracle = both_finite(unlearned, oracle)
+    p, oracle = _both(unlearned=unlearned, oracle=oracle)
     return _js(p, oracle.mean(0))
 
 
 def zrf(
-    probabilities: Float[Any, "members examples classes"], untrained: Float[Any, "nets examples classes"]
+    probabilities: Float[Any, "members examples classes"],
+    untrained: Float[Any, "nets examples classes"],
+    *,
+    authors: bool = False,
 ) -> Float[np.ndarray, " members"]:
     """The zero retrain forgetting score, `1 - mean JS(p, r)` over the forget set, r being what an untrained net says.
 
     Near 1 a model answers like one that has learned nothing, on F: a retrained model, which knows other examples of the same
     classes, does not. What is wanted is the oracles' value, not 1.
 
+    The authors' code computes something else, and so do the figures published with it, which are much closer to 1 (0.928 where
+    the definition gives 0.504): nats, the divergences taken the other way round, `(KL(m ∥ p) + KL(m ∥ r)) / 2` with
+    `m = (p + r) / 2`, and the mean over examples *and classes*. `authors` gives that, to read published figures by.
+
     Args:
         probabilities: of the models, on the forget set.
         untrained: of freshly initialised nets; the divergence is averaged over them.
+        authors: as in the authors' code, which has one untrained net, and is infinite where a probability is 0 (here: at
+            least 1e-30).
 
     Returns:
-        A number in 0..1 for each member; the divergence is in bits.
+        A number in 0..1 for each member, the divergence being in bits; of the authors' form, at most 1.
 
     Raises:
-        ValueError: if a probability is not finite, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have other examples or classes.
 
     Source: Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv:2205.08096.
     """
-    p, nets = both_finite(probabilities, untrained, "nets")
+    p, nets = _both(probabilities=probabilities, untrained=untrained)
+    if authors:
+        return 1 - np.mean([_reversed_js(p, net).mean(1) for net in nets], axis=0) / p.shape[-1]
     return 1 - np.mean([_js(p, net).mean(1) for net in nets], axis=0)
 
 
@@ -106,7 +118,8 @@ def weight_distance(
     the origin: the distance is then mostly a norm. It says most where originals and oracles share their initialisation.
 
     Args:
-        weights: arrays with the members first, nested by name; the outermost names are the layers.
+        weights: arrays with the members first, nested by name; the outermost names are the layers. Of ensembles, their networks
+            second.
         oracles: those of the retrained models. None: the members are the oracles, and each is held against the mean of the
             others, as an unlearned model is against models that do not include it.
 
@@ -114,21 +127,24 @@ def weight_distance(
         The distances, under `all` and under the name of each layer.
 
     Raises:
-        ValueError: if a member's weights are not finite, or fewer than two oracles are held against each other.
+        ValueError: if weights are not finite, those of the two sides have other shapes, or fewer than two oracles are held
+            against each other.
     """
+    _same_networks(weights, weights if oracles is None else oracles)
     layers = {name: jax.tree.leaves(layer) for name, layer in weights.items()}
     others = layers if oracles is None else {name: jax.tree.leaves(oracles[name]) for name in layers}
     count = len(next(leaf for leaves in others.values() for leaf in leaves))
     if oracles is None and count < 2:
-        raise ValueError("one oracle has no others that its weights could be held against")
+        raise ValueError("weights: one oracle has no others that its weights could be held against")
     scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = that times (θ_i - mean of all)
 
     def squared(leaf: Any, other: Any) -> np.ndarray:
-        mean = np.asarray(other).mean(0, dtype=np.float64)
+        mean = checks.numbers("weights" if oracles is None else "oracles", np.asarray(other).mean(0, dtype=np.float64))
         return np.array([((row - mean) ** 2).sum() for row in np.asarray(leaf)])
 
     sums = {name: sum(map(squared, leaves, others[name])) for name, leaves in layers.items()}
-    return {name: scale * np.sqrt(finite(each)) for name, each in {"all": sum(sums.values()), **sums}.items()}
+    squares = {"all": sum(sums.values()), **sums}
+    return {name: scale * np.sqrt(checks.numbers("weights", each, "members")) for name, each in squares.items()}
 
 
 def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) -> Float[np.ndarray, " lines"]:
@@ -146,15 +162,41 @@ def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) 
 
     Source: Frankle et al., arXiv 1912.05671 (there from the mean of the ends); Entezari et al., arXiv 2110.06296.
     """
-    values, t = finite(losses, "lines"), np.asarray(shares, np.float64)
-    if len(t) < 2 or t[0] != 0 or t[-1] != 1:
-        raise ValueError(f"a line goes from 0 to 1, not from {t[0]:g} to {t[-1]:g}")
+    values, t = checks.numbers("losses", losses, "lines points"), checks.numbers("shares", shares, "points", low=0, high=1)
+    if len(t) < 2 or t[0] != 0 or t[-1] != 1 or (np.diff(t) < 0).any():
+        raise ValueError(f"shares: {t[0]:g} to {t[-1]:g} found, expected points that rise from 0 to 1")
+    if len(t) != values.shape[1]:
+        raise ValueError(f"shares: {len(t)} points, expected one for each of {values.shape[1]} losses")
     return (values - ((1 - t)[None] * values[:, :1] + t[None] * values[:, -1:])).max(1)
+
+
+def _both(**sides: Any) -> list[np.ndarray]:
+    """Probabilities of two groups of models about the same examples."""
+    rows = {name: "nets" if name == "untrained" else "members" for name in sides}
+    found = {name: checks.probabilities(name, side, f"{rows[name]} examples classes") for name, side in sides.items()}
+    (name, one), (other_name, other) = found.items()
+    checks.alike(name, one, other_name, other)
+    return [one, other]
+
+
+def _same_networks(weights: Mapping[str, Any], oracles: Mapping[str, Any]) -> None:
+    if weights.keys() != oracles.keys() or not weights:
+        raise ValueError(f"oracles: layers {sorted(oracles)}, expected {sorted(weights)}")
+    for name in weights:
+        own, others = ([np.shape(leaf)[1:] for leaf in jax.tree.leaves(each[name])] for each in (weights, oracles))
+        fits = [len(a) - len(b) in (0, 1) and a[len(a) - len(b) :] == b for a, b in zip(own, others, strict=False)]
+        if len(own) != len(others) or not all(fits):
+            raise ValueError(f"oracles: {name} of shapes {others} beyond the members, expected {own}")
 
 
 def _js(p: np.ndarray, q: np.ndarray) -> Distances:
     log_middle = np.log(np.maximum((p + q) / 2, TINY))
     return (_kl(p, log_middle) + _kl(q, log_middle)) / (2 * np.log(2))
+
+
+def _reversed_js(p: np.ndarray, q: np.ndarray) -> Distances:
+    middle = (p + q) / 2
+    return (_kl(middle, np.log(np.maximum(p, TINY))) + _kl(middle, np.log(np.maximum(q, TINY)))) / 2
 
 
 def _kl(p: np.ndarray, log_q: np.ndarray) -> Distances:

@@ -21,6 +21,7 @@ To bound the cost, all but the accuracies see at most `rows` examples of a split
 null); of these forgetting quality sees at most 500, and SVC-MIA trains on at most 500 a side.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,14 +32,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.metrics.accuracy import accuracies, average_gap, competition_score, tow, tow_mia
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.accuracy import accuracy, average_gap, competition_score, tow, tow_mia
 from unlearn_jax.metrics.attacks import logistic_mia, svc_mia
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle
 from unlearn_jax.metrics.forgetting_quality import forgetting_quality
 from unlearn_jax.metrics.klom import klom
 from unlearn_jax.metrics.null import Null, halves, joint, of_means
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
-from unlearn_jax.metrics.statistics import bootstrap, crossed_mean, jackknifed
+from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.types import Cube, Labels
 
 Name = tuple[str, str]  # metric, split
@@ -46,6 +48,7 @@ Extra = Mapping[Name, Float[Any, " members"]]  # metrics per model that need mor
 In = TypeVar("In")
 Out = TypeVar("Out")
 SPLITS = Cube._fields
+FEWEST_JUDGED = 8  # models that a verdict takes: with fewer, its band is a quantile of very few, very alike halves
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
 WIDTH = 3.92  # of a 95% interval, in standard errors
 GROUPS = 8  # of originals: each in turn is left out by the jackknife, and is one unit of what is said over forget sets
@@ -93,7 +96,7 @@ class Score(NamedTuple):
         Where the null has no spread the error alone counts; infinite where that is 0 too.
         """
         apart, error = abs(self.value - self.null.mean), (self.high - self.low) / WIDTH
-        if apart <= 1e-9 * max(1, abs(self.null.mean)):
+        if apart <= NEGLIGIBLE * max(abs(self.value), abs(self.null.mean)):
             return 0.0
         unit = max(self.null.sd, error) if of_an_attack(self.metric) or not self.null.sd else self.null.sd
         return float(apart / unit) if unit > 0 else float("inf")
@@ -106,16 +109,18 @@ class Evaluation(NamedTuple):
         scores: one for each metric and split.
         largest_z: the largest `Score.evidence`.
         band: the 95% quantile of the largest |z| over splits of the oracles.
+        members: unlearned models that were scored; over several forget sets, the fewest.
     """
 
     scores: list[Score]
     largest_z: float
     band: float
+    members: int
 
     @property
-    def inside(self) -> bool:
-        """Whether the pool is indistinguishable from retraining at this sample size."""
-        return self.largest_z <= self.band
+    def inside(self) -> bool | None:
+        """Whether the pool is indistinguishable from retraining at this sample size; None with fewer than 8 models."""
+        return self.largest_z <= self.band if self.members >= FEWEST_JUDGED else None
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,15 @@ class Measured:
     per_model: dict[Name, Float[np.ndarray, " members"]]
 
     def with_extra(self, extra: Extra | None) -> "Measured":
-        """With metrics per model that were computed elsewhere."""
+        """With metrics per model that were computed elsewhere.
+
+        Raises:
+            ValueError: one is not finite, or not a number for each member.
+        """
+        members = len(next(iter(self.per_model.values())))
+        for name, values in (extra or {}).items():
+            if checks.numbers(f"extra {name}", values, "members").shape != (members,):
+                raise ValueError(f"extra {name}: {np.shape(values)[0]} values, expected one for each of {members} members")
         return replace(self, per_model=self.per_model | {name: np.asarray(values) for name, values in (extra or {}).items()})
 
     def take(self, members: Int[np.ndarray, " some"]) -> "Measured":
@@ -180,23 +193,39 @@ class Reference:
 
     def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None, extra: Extra | None = None) -> Evaluation:
         """See `score`; the number of members is n."""
-        measured = self._measure(unlearned).with_extra(extra)
-        if measured.per_model.keys() != self._oracles.per_model.keys():
-            known, given = (sorted(each.per_model.keys()) for each in (self._oracles, measured))
-            raise ValueError(f"the reference has the metrics per model {known}, and here are {given}")
-        groups = np.arange(self.n) * min(GROUPS, self.n) // self.n if groups is None else groups
+        if len(unlearned.forget) != self.n:
+            raise ValueError(f"unlearned: {len(unlearned.forget)} members, expected {self.n}; see reference.at")
+        measured = self._measured(unlearned, extra)
+        names = self._oracles.per_model.keys(), measured.per_model.keys()
+        if names[0] != names[1]:
+            missing, unknown = (sorted(" ".join(name) for name in one - other) for one, other in itertools.permutations(names))
+            said = f"lacks {', '.join(missing) or 'nothing'} and has {', '.join(unknown) or 'nothing'} besides"
+            raise ValueError(f"extra: {said}, expected the metrics per model of the reference")
+        if groups is None:
+            groups = np.arange(self.n) * min(GROUPS, self.n) // self.n
+        groups = checks.labels("groups", groups, self.n, GROUPS)
         there = np.unique(groups)
         scores = self._two_sample(measured, groups)
         for name, values in measured.per_model.items():
             parts = np.full(GROUPS, np.nan)
             parts[there] = [values[groups == group].mean() for group in there]
             scores.append(_score(name, self.nulls[name], *bootstrap(values, self._seed), parts, values))
-        return _verdict(scores, self.band)
+        return _verdict(scores, self.band, self.n)
 
     def of_members(self, cube: Cube, extra: Extra | None = None) -> dict[Name, Float[np.ndarray, " members"]]:
-        """The metrics that have a value for every member: those per model, and distances to the oracles' mean."""
-        measured = self._measure(cube).with_extra(extra)
+        """The metrics that have a value for every member: those per model, and distances to the oracles' mean.
+
+        Raises:
+            ValueError: see `score`.
+        """
+        measured = self._measured(cube, extra)
         return measured.per_model | self._distances(measured)
+
+    def _measured(self, cube: Cube, extra: Extra | None) -> Measured:
+        measured = self._measure(cube).with_extra(extra)
+        for split, own in self._oracles.probabilities.items():
+            checks.alike(f"unlearned.{split}", measured.probabilities[split], "the reference", own)
+        return measured
 
     def _distances(self, measured: Measured) -> dict[Name, Float[np.ndarray, " members"]]:
         opposite = [self._oracles.take(half) for half in self.halves[:VALUE_SPLITS].reshape(-1, self.n)]
@@ -241,12 +270,18 @@ def reference(
         What `score` compares with.
 
     Raises:
-        ValueError: if an oracle's logits are not finite, if there are fewer than 2n oracles, or n is below 2.
+        ValueError: if an oracle's logits are not finite, its splits have other oracles or classes, a label is no class, there are
+            fewer than 2n oracles, or n is below 2.
     """
+    checks.cube("oracles", oracles, labels)
+    checks.count("rows", rows, 1)
+    if len(oracles.forget) < 2 * checks.count("n", n, 2):  # before they are measured, which takes a while
+        raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {len(oracles.forget)}")
     rng = np.random.default_rng(seed)
     seen = {name: rng.permutation(len(each))[:rows] for name, each in labels._asdict().items()}
 
     def measure(cube: Cube) -> Measured:
+        checks.cube("unlearned", cube, labels)
         return _measure(cube, labels, seen, seed)
 
     return Reference(measure(oracles).with_extra(extra), measure, n, splits, seed)
@@ -267,7 +302,7 @@ def score(
     so moves every histogram away from the oracles'.
 
     The verdict counts each metric by `Score.evidence`, which is defined even where the null has no spread and z is None (all
-    oracles right on every retain example, say).
+    oracles right on every retain example, say). With fewer than 8 members there is none: `Evaluation.inside` is None.
 
     Args:
         unlearned: logits of the finite members.
@@ -279,9 +314,12 @@ def score(
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if a member's logits are not finite, there are too few oracles for so many members, or `extra` holds other
-            metrics than the reference's.
+        ValueError: if a member's logits are not finite, the splits have other members or classes than each other or than the
+            reference, a label is no class, a group is not in 0..7, there are too few oracles for so many members, or `extra`
+            holds other metrics than the reference's or something else than a finite number for each member.
     """
+    if np.ndim(unlearned.forget) != 3:  # before its first axis is taken for the number of members
+        raise ValueError(f"unlearned.forget: shape {np.shape(unlearned.forget)}, expected [members, examples, classes]")
     return reference.at(len(unlearned.forget)).score(unlearned, groups, extra)
 
 
@@ -299,7 +337,14 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
 
     Returns:
         The scores and the joint verdict.
+
+    Raises:
+        ValueError: if there is not one reference for each evaluation, or evaluations are of other metrics.
     """
+    if not evaluations or len(evaluations) != len(references):
+        raise ValueError(f"references: {len(references)}, expected one for each of {len(evaluations)} evaluations, one or more")
+    if len({tuple((each.metric, each.split) for each in evaluation.scores) for evaluation in evaluations}) > 1:
+        raise ValueError("evaluations: of other metrics, expected the same in all")
     names = [(each.metric, each.split) for each in evaluations[0].scores]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
@@ -312,12 +357,12 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
         found = crossed_mean(whole) if len(whole) else None
         low, high = (found.low - found.mean, found.high - found.mean) if found else (-np.inf, np.inf)
         scores.append(_score(name, nulls[name], value, value + low, value + high, parts.mean(axis=1)))
-    return _verdict(scores, band)
+    return _verdict(scores, band, min(each.members for each in evaluations))
 
 
 def _measure(cube: Cube, labels: Labels, rows: dict[str, np.ndarray], seed: int) -> Measured:
     per_model: dict[Name, np.ndarray] = {
-        ("accuracy", name): values for name, values in accuracies(cube, labels)._asdict().items()
+        ("accuracy", name): accuracy(getattr(cube, name), getattr(labels, name)) for name in SPLITS
     }
     logits = {name: np.asarray(each)[:, rows[name]] for name, each in cube._asdict().items()}
     of = {name: np.asarray(each)[rows[name]] for name, each in labels._asdict().items()}
@@ -377,8 +422,8 @@ def _score(
     return Score(*name, value, low, high, null, z, tuple(map(float, parts)), tuple(map(float, members)))
 
 
-def _verdict(scores: list[Score], band: float) -> Evaluation:
-    return Evaluation(scores, float(max(each.evidence for each in scores)), band)
+def _verdict(scores: list[Score], band: float, members: int) -> Evaluation:
+    return Evaluation(scores, float(max(each.evidence for each in scores)), band, members)
 
 
 def _map(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.metrics.scores import TINY, entropies, finite, modified_entropies
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.scores import TINY, entropies, modified_entropies
+from unlearn_jax.metrics.statistics import unit
 
 Columns = Float[Any, "examples _"]
 TOP = 3  # gaps between the most probable classes
@@ -37,12 +39,13 @@ def output_features(
         For each name as many columns as it has numbers.
 
     Raises:
-        ValueError: if probabilities are not finite.
+        ValueError: if they are no probabilities, or a label is no class.
 
     Source: the loss, Yeom et al., arXiv:1709.01604; margin, Carlini et al., arXiv:2112.03570; sorted probabilities, Salem et
     al., arXiv:1806.01246; modified entropy, Song & Mittal, arXiv:2003.10595.
     """
-    p, labels = finite(probabilities, "examples"), np.asarray(labels)
+    p = checks.probabilities("probabilities", probabilities, "examples classes")
+    labels = checks.labels("labels", labels, *p.shape)
     log_p = np.log(np.maximum(p, TINY))
     own = np.take_along_axis(log_p, labels[:, None], 1)
     others = np.where(np.arange(p.shape[1]) == labels[:, None], 0, p).sum(1, keepdims=True)
@@ -70,17 +73,42 @@ def neighbour_distances(
         points: where it is measured.
         references: none of the points, or those would find themselves.
         neighbours: how many are averaged over; all, if there are fewer.
+
+    Raises:
+        ValueError: if a value is not finite, both have other dimensions, or there is no neighbour to look for.
     """
-    points, references = np.asarray(points, np.float64), np.asarray(references, np.float64)
-    squared = (points**2).sum(1)[:, None] + (references**2).sum(1) - 2 * points @ references.T
+    checks.count("neighbours", neighbours, 1)
+    squared = squared_distances(points, references)
     count = min(neighbours, len(references))
     nearest = np.partition(squared, count - 1, axis=1)[:, :count]
     return np.sqrt(np.maximum(nearest, 0)).mean(1)
 
 
+def squared_distances(
+    points: Float[Any, "examples dimensions"], references: Float[Any, "references dimensions"]
+) -> Float[np.ndarray, "examples references"]:
+    """Squared Euclidean distances by one matrix product; a small one is rounded as the largest are, and may fall below 0.
+
+    Both are moved to the references' mean first: far from 0 nothing would be left of the differences.
+
+    Raises:
+        ValueError: if a value is not finite, or both have other dimensions.
+    """
+    points = checks.numbers("points", points, "examples dimensions")
+    references = checks.numbers("references", references, "references dimensions")
+    checks.alike("points", points, "references", references)
+    centre = references.mean(0)
+    points, references = points - centre, references - centre
+    return (points**2).sum(1)[:, None] + (references**2).sum(1) - 2 * points @ references.T
+
+
 def hellinger(probabilities: Float[Any, "examples classes"]) -> Float[np.ndarray, "examples classes"]:
-    """`√(p / 2)`: points whose Euclidean distance is the Hellinger distance, in 0..1."""
-    return np.sqrt(np.asarray(probabilities, np.float64) / 2)
+    """`√(p / 2)`: points whose Euclidean distance is the Hellinger distance, in 0..1.
+
+    Raises:
+        ValueError: if they are no probabilities.
+    """
+    return np.sqrt(checks.probabilities("probabilities", probabilities, "examples classes") / 2)
 
 
 def mahalanobis_distances(
@@ -98,9 +126,17 @@ def mahalanobis_distances(
         references: to which the Gaussians are fitted.
         labels: their classes, by which they are grouped; classes without references are left out.
 
+    Raises:
+        ValueError: if a value is not finite, both have other dimensions, or there is not one label for each reference.
+
     Source: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", arXiv:1807.03888.
     """
-    points, references, labels = np.asarray(points, np.float64), np.asarray(references, np.float64), np.asarray(labels)
+    points = checks.numbers("points", points, "examples dimensions")
+    references = checks.numbers("references", references, "references dimensions")
+    checks.alike("points", points, "references", references)
+    labels = checks.labels("labels", labels, len(references))
+    scale = unit(references)  # the distance has none
+    points, references = points / scale, references / scale
     classes, own = np.unique(labels, return_inverse=True)
     means = np.stack([references[labels == each].mean(0) for each in classes])
     centred = references - means[own]
@@ -126,10 +162,16 @@ def shuffled_among_alike(
         seed: draws the order.
         alike: examples in a group, consecutive ones when sorted by the key.
 
+    Raises:
+        ValueError: if a value is not finite, there is not one key for each row, or no example in a group.
+
     Source: conditional permutation importance, Strobl et al., BMC Bioinformatics 9:307, 2008.
     """
+    columns, key = checks.numbers("columns", columns, "examples columns"), checks.numbers("key", key, "examples")
+    checks.alike("key", key, "columns", columns[:, 0], 0)
+    checks.count("alike", alike, 1)
     rng = np.random.default_rng(seed)
-    order = np.lexsort((rng.random(len(key)), np.asarray(key)))
+    order = np.lexsort((rng.random(len(key)), key))
     moved = np.concatenate([rng.permutation(order[first : first + alike]) for first in range(0, len(order), alike)])
     shuffled = np.array(columns, np.float64)
     shuffled[order] = shuffled[moved]
@@ -137,5 +179,15 @@ def shuffled_among_alike(
 
 
 def joined(features: Mapping[str, Columns], names: Sequence[str]) -> Float[np.ndarray, "examples _"]:
-    """The columns of several features side by side."""
-    return np.concatenate([np.asarray(features[name], np.float64) for name in names], axis=1)
+    """The columns of several features side by side.
+
+    Raises:
+        ValueError: if there is no such feature, a value is not finite, or features are of other examples.
+    """
+    missing = [name for name in names if name not in features]
+    if missing or not names:
+        raise ValueError(f"names: {', '.join(missing) or 'none'} found, expected some of {', '.join(features)}")
+    columns = [checks.numbers(f"features[{name}]", features[name], "examples columns") for name in names]
+    for name, own in zip(names, columns, strict=True):
+        checks.alike(f"features[{name}]", own[:, 0], f"features[{names[0]}]", columns[0][:, 0], 0)
+    return np.concatenate(columns, axis=1)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.scores import both_finite
+from unlearn_jax.metrics import checks
 
 CAP = 50.0  # the largest ε
 PEAKY = 0.01  # below this ratio of ranges ε is CAP
@@ -66,11 +66,16 @@ def forgetting_quality(
         The score in 0..1, and ε in nats.
 
     Raises:
-        ValueError: if a member's values are not finite, the two sides have other examples, or one has fewer than two models.
+        ValueError: if a member's values are not finite, the two sides have other examples, one has fewer than two models, or
+            delta is not in 0..1.
 
     Source: Triantafillou et al., "Are we making progress in unlearning?", arXiv:2406.09073.
     """
-    unlearned, retrained = (side.T for side in both_finite(unlearned, retrained))
+    checks.numbers("delta", delta, low=0, high=1)
+    sides = {"unlearned": unlearned, "retrained": retrained}
+    unlearned, retrained = (checks.numbers(name, side, "members examples") for name, side in sides.items())
+    checks.alike("unlearned", unlearned, "retrained", retrained)
+    unlearned, retrained = unlearned.T, retrained.T
     (examples, n), m = unlearned.shape, retrained.shape[1]
     if min(n, m) < 2:
         raise ValueError(f"forgetting quality needs two models or more on each side, not {n} and {m}")

@@ -17,9 +17,12 @@ from jaxtyping import Float, Int
 from scipy.optimize import linprog
 from scipy.special import ndtri
 
+from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.distances import kl_to_oracle
+from unlearn_jax.metrics.features import squared_distances
 from unlearn_jax.metrics.null import Null
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
+from unlearn_jax.metrics.statistics import unit
 from unlearn_jax.types import Cube, Labels
 
 Name = tuple[str, str]  # metric, split
@@ -245,7 +248,12 @@ def _drawn(rng: np.random.Generator, known: Known, count: int, spread: float) ->
 
 
 def runner_up(logits: Logits) -> Table:
-    """The largest and the second largest logit change places."""
+    """The largest and the second largest logit change places.
+
+    Raises:
+        ValueError: if a logit is not finite, or there is one class only.
+    """
+    checks.logits("logits", logits)
     logits = np.array(logits)
     top = np.argpartition(logits, -2, axis=-1)[..., -2:]
     np.put_along_axis(logits, top, np.take_along_axis(logits, top[..., ::-1], -1), -1)
@@ -263,8 +271,13 @@ def matched(logits: Logits, labels: Int[Any, " examples"], accuracy: float) -> T
         logits: what the members say.
         labels: of the examples.
         accuracy: wanted, in percent; met to the nearest example.
+
+    Raises:
+        ValueError: if a logit is not finite, a label is no class, or the accuracy is not in 0..100.
     """
-    logits, labels = np.array(logits), np.asarray(labels)
+    labels = checks.labels("labels", labels, *checks.logits("logits", logits).shape[1:])
+    checks.numbers("accuracy", accuracy, low=0, high=100)
+    logits = np.array(logits)
     predicted = logits.argmax(-1)
     right = predicted == labels
     surplus = np.round(right.sum(1) - accuracy / 100 * len(labels)).astype(int)
@@ -280,9 +293,16 @@ def matched(logits: Logits, labels: Int[Any, " examples"], accuracy: float) -> T
 def with_margins(
     retrained: Float[Any, "models examples classes"], labels: Int[Any, " examples"], margins: Float[Any, "wanted examples"]
 ) -> Float[np.ndarray, "wanted examples classes"]:
-    """Answers with these margins: for each, that of the model with the nearest margin, the label's logit moved."""
-    labels, own = np.asarray(labels), scaled_logits(retrained, labels)
-    closest = np.abs(np.asarray(margins)[:, None] - own).argmin(1)
+    """Answers with these margins: for each, that of the model with the nearest margin, the label's logit moved.
+
+    Raises:
+        ValueError: if a value is not finite, a label is no class, or margins are of other examples.
+    """
+    labels = checks.labels("labels", labels, *checks.logits("retrained", retrained).shape[1:])
+    own = scaled_logits(retrained, labels)
+    margins = checks.numbers("margins", margins, "wanted examples")
+    checks.alike("margins", margins, "retrained", own)
+    closest = np.abs(margins[:, None] - own).argmin(1)
     example = np.arange(len(labels))
     logits = np.asarray(retrained, np.float64)[closest, example]
     logits[:, example, labels] += margins - own[closest, example]
@@ -292,9 +312,17 @@ def with_margins(
 def nearest(
     images: Float[Any, "examples *image"], among: Float[Any, "rows *image"], count: int
 ) -> Int[np.ndarray, "examples count"]:
-    """The rows of `among` at the least Euclidean distance from each image, the nearest first."""
-    a, b = (np.asarray(each, np.float64).reshape(len(each), -1) for each in (images, among))
-    squares = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
+    """The rows of `among` at the least Euclidean distance from each image, the nearest first.
+
+    Raises:
+        ValueError: if a value is not finite, the images are of other sizes, or `count` is not from 1 to the number of rows.
+    """
+    checks.count("count", count, 1, len(among))
+    a, b = (
+        checks.numbers(name, each, "examples ...").reshape(len(each), -1) for name, each in (("images", images), ("among", among))
+    )
+    checks.alike("images", a, "among", b)
+    squares = squared_distances(a, b)
     return np.argsort(squares, axis=1, kind="stable")[:, :count]
 
 
@@ -313,10 +341,17 @@ def least_change(
 
     Returns:
         The shares, or None if no blend scores that.
+
+    Raises:
+        ValueError: if a value is not finite, or targets and slack are not one for each metric.
     """
-    values, targets, slack = (np.asarray(each, np.float64) for each in (values, targets, slack))
-    unit = np.maximum(np.abs(values).max(1), 1e-12)  # of each metric: they differ by orders of magnitude
-    values, targets, slack = values / unit[:, None], targets / unit, slack / unit
+    values = checks.numbers("values", values, "metrics tables")
+    targets, slack = checks.numbers("targets", targets, "metrics"), checks.numbers("slack", slack, "metrics", low=0)
+    checks.alike("targets", targets, "values", values[:, 0], 0)
+    checks.alike("slack", slack, "values", values[:, 0], 0)
+    largest = np.abs(values).max(1)
+    size = np.where(largest > 0, largest, 1)  # metrics differ by orders of magnitude
+    values, targets, slack = values / size[:, None], targets / size, slack / size
     tables = values.shape[1]
     found = linprog(
         -np.eye(tables)[0],
@@ -342,8 +377,12 @@ def deal(
         shares: of the tables, summing to 1; a table has its share of the examples, rounded.
         change: how much the tables differ on an example.
         draws: how many deals.
+
+    Raises:
+        ValueError: if shares are no shares, or a change is not finite.
     """
-    shares = np.asarray(shares, np.float64)
+    shares, change = checks.probabilities("shares", shares, "tables"), checks.numbers("change", change, "examples")
+    checks.count("draws", draws, 1)
     counts = np.diff(np.round(np.cumsum([0, *shares]) * len(change)).astype(int))
     deals = rng.permuted(np.tile(np.repeat(np.arange(len(shares)), counts), (draws, 1)), axis=1)
     held = np.stack([np.where(deals == table, change, 0).sum(1) for table in range(len(shares))], axis=1)
@@ -351,7 +390,14 @@ def deal(
 
 
 def blended(rng: np.random.Generator, tables: Sequence[Logits], shares: Float[Any, " tables"]) -> Table:
-    """Each example is answered from one of the tables, the same one for all members; see `deal`."""
+    """Each example is answered from one of the tables, the same one for all members; see `deal`.
+
+    Raises:
+        ValueError: if a logit is not finite, or there is not one share for each table, adding up to 1.
+    """
+    checks.probabilities("shares", shares, "tables")
+    if len(shares) != len(tables):
+        raise ValueError(f"shares: {len(shares)}, expected one for each of {len(tables)} tables")
     p = [probabilities(table) for table in tables]
     change = np.sum([share * kl_to_oracle(p[0], each).mean(0) for share, each in zip(shares, p, strict=True)], axis=0)
     return np.choose(deal(rng, shares, change)[None, :, None], [np.asarray(table, np.float64) for table in tables])
@@ -369,11 +415,21 @@ def bisected(
         high: the largest.
         members: how many.
         rounds: each halves the range of the logarithm.
+
+    Raises:
+        ValueError: if the target is not finite, the ends do not rise from above 0, or what is measured is NaN.
     """
+    checks.numbers("target", target)
+    checks.numbers("low", low, low=np.finfo(float).tiny)
+    checks.numbers("high", high, low=low)
+    checks.count("members", members, 1)
     bounds = np.log(np.array([[low] * members, [high] * members]))
     for _ in range(rounds):
         middle = bounds.mean(0)
-        above = np.asarray(measure(np.exp(middle))) > target
+        found = np.asarray(measure(np.exp(middle)))
+        if found.shape != (members,) or np.isnan(found).any():
+            raise ValueError(f"measure: NaN, or of shape {found.shape}, expected a number for each of {members} members")
+        above = found > target
         bounds = np.where(np.stack([above, ~above]), middle, bounds)
     return np.exp(bounds.mean(0))
 
@@ -382,8 +438,15 @@ def bisected(
 
 
 def untouched(logits: Logits, original: Logits) -> float:
-    """The share of examples that every member still answers exactly as before."""
-    return float((np.asarray(logits) == np.asarray(original)).all((0, 2)).mean())
+    """The share of examples that every member still answers exactly as before.
+
+    Raises:
+        ValueError: if a logit is not finite, or the two are of other members, examples or classes.
+    """
+    axes = "members examples classes"
+    now, before = checks.numbers("logits", logits, axes), checks.numbers("original", original, axes)
+    checks.alike("logits", now, "original", before, 0)
+    return float((now == before).all((0, 2)).mean())
 
 
 def memory(
@@ -398,10 +461,20 @@ def memory(
     Args:
         margins: of the members, on F or on images like those of F.
         oracle: of the retrained models, on the same images.
-        direction: d, on F itself.
+        direction: d, on F itself; not all 0.
+
+    Raises:
+        ValueError: if a value is not finite, the three are of other examples, or the original models remember nothing.
     """
-    d = np.asarray(direction, np.float64)
-    return float((np.mean(margins, axis=0) - np.mean(oracle, axis=0)) @ d / (d @ d))
+    margins, oracle = checks.numbers("margins", margins, "members examples"), checks.numbers("oracle", oracle, "oracles examples")
+    d = checks.numbers("direction", direction, "examples")
+    checks.alike("margins", margins, "oracle", oracle)
+    checks.alike("direction", d, "margins", margins[0], 0)
+    if not d.any():
+        raise ValueError("direction: all 0, expected what the original models say and retrained ones do not")
+    scale = unit(d)
+    d = d / scale
+    return float((np.mean(margins, axis=0) - np.mean(oracle, axis=0)) / scale @ d / (d @ d))
 
 
 def agreement(logits: Logits, oracle: Float[Any, "oracles examples classes"], labels: Int[Any, " examples"]) -> float:
@@ -412,7 +485,12 @@ def agreement(logits: Logits, oracle: Float[Any, "oracles examples classes"], la
 
     Returns:
         A number in 0..1, NaN if there are no such examples.
+
+    Raises:
+        ValueError: if a logit is not finite, the two are of other examples or classes, or a label is no class.
     """
+    own = checks.numbers("logits", logits, "members examples classes")
+    checks.alike("logits", own, "oracle", checks.logits("oracle", oracle))
     expected = probabilities(oracle).mean(0).argmax(-1)
-    forgotten = expected != np.asarray(labels)
-    return float((np.argmax(logits, axis=-1) == expected)[:, forgotten].mean()) if forgotten.any() else float("nan")
+    forgotten = expected != checks.labels("labels", labels, *own.shape[1:])
+    return float((own.argmax(-1) == expected)[:, forgotten].mean()) if forgotten.any() else float("nan")

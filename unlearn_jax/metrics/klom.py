@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.scores import both_finite
+from unlearn_jax.metrics import checks
+
+MARGINS = "members examples"
 
 
 def klom(
@@ -34,13 +36,17 @@ def klom(
         Nats, one number per example: report the mean and the 95th percentile.
 
     Raises:
-        ValueError: if a member's margins are not finite, the two sides have other examples, or there are fewer than two bins.
+        ValueError: if a member's margins are not finite, the two sides have other examples, there are fewer than two bins, or
+            `clip` or `eps` is not above 0.
 
     Source: Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching", arXiv:2410.23232.
     """
-    if bins < 2:
-        raise ValueError(f"one bin holds all margins of both sides: bins {bins} must be 2 or more")
-    unlearned, oracle = (np.clip(side, -clip, clip) for side in both_finite(unlearned, oracle))
+    checks.count("bins", bins, 2)  # one would hold all margins of both sides
+    for name, value in (("clip", clip), ("eps", eps)):
+        checks.numbers(name, value, low=np.finfo(float).tiny)
+    unlearned, oracle = checks.numbers("unlearned", unlearned, MARGINS), checks.numbers("oracle", oracle, MARGINS)
+    checks.alike("unlearned", unlearned, "oracle", oracle)
+    unlearned, oracle = (np.clip(side, -clip, clip) for side in (unlearned, oracle))
     low = np.minimum(unlearned.min(0), oracle.min(0))
     width = (np.maximum(unlearned.max(0), oracle.max(0)) - low) / bins
     # Adjacent bins must not overlap by rounding, so an index is corrected against the edges that it lies between.

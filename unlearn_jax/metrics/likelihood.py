@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.null import Null, summarise
-from unlearn_jax.metrics.scores import both_finite, finite
 
 FEWEST = 3  # members a side: a variance without the one under attack takes two
 FLOOR = 1e-6  # of a variance, as a share of that of both sides together
@@ -99,12 +99,12 @@ def lira(
         The scores, and how well they tell both kinds apart.
 
     Raises:
-        ValueError: if a member's φ are not finite, or a target has fewer than three members of a kind.
+        ValueError: if a member's φ are not finite, `trained_on` or `judged` are no truth values or of other members or targets,
+            or a target has fewer than three members of a kind.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles", arXiv:2112.03570.
     """
-    trained_on = np.asarray(trained_on, bool)
-    judged = np.ones_like(trained_on) if judged is None else np.asarray(judged, bool)
+    trained_on, judged = _masks(trained_on, judged)
     ratios = likelihood_ratios(phi, trained_on, shared_variance=shared_variance)
     members = len(ratios)
     drawn = np.random.default_rng(seed).multinomial(members, np.full(members, 1 / members), RESAMPLES)
@@ -153,7 +153,12 @@ def u_lira(
     Source: Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy",
         arXiv:2403.01218.
     """
-    mixed = np.where(np.asarray(trained_on, bool), *both_finite(unlearned, never_saw))
+    sides = {"unlearned": unlearned, "never_saw": never_saw}
+    one, other = (checks.numbers(name, side, "members targets") for name, side in sides.items())
+    trained_on, _ = _masks(trained_on, judged)
+    checks.alike("unlearned", one, "never_saw", other, 0)
+    checks.alike("unlearned", one, "trained_on", trained_on, 0)
+    mixed = np.where(trained_on, one, other)
     return lira(mixed, trained_on, shared_variance=shared_variance, judged=judged, seed=seed)
 
 
@@ -189,11 +194,13 @@ def u_lira_null(
     Raises:
         ValueError: if the φ are not finite, there are too few replicates, or a target has fewer than three members of a kind.
     """
-    retrained, trained_on = finite(retrained, "replicates"), np.asarray(trained_on, bool)
-    judged = np.ones_like(trained_on) if judged is None else np.asarray(judged, bool)
+    retrained = checks.numbers("retrained", retrained, "replicates members targets")
+    trained_on, judged = _masks(trained_on, judged)
+    checks.alike("retrained", retrained[0], "trained_on", trained_on, 0)
+    checks.count("splits", splits, 2)
     replicates, members, _ = retrained.shape
     if replicates < 2 - same_models:
-        raise ValueError("a null of models against others retrained apart needs two replicates or more, not 1")
+        raise ValueError("retrained: a null of models against others retrained apart needs two replicates or more, not 1")
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(splits):
@@ -224,10 +231,11 @@ def likelihood_ratios(
     Raises:
         ValueError: see `lira`.
     """
-    phi, trained_on = finite(phi), np.asarray(trained_on, bool)
+    phi, (trained_on, _) = checks.numbers("phi", phi, "members targets"), _masks(trained_on, None)
+    checks.alike("phi", phi, "trained_on", trained_on, 0)
     counts = trained_on.sum(0)
     if min(counts.min(), len(phi) - counts.max()) < FEWEST:
-        raise ValueError(f"each target needs {FEWEST} members or more that trained on it, and as many that did not")
+        raise ValueError(f"trained_on: each target needs {FEWEST} members or more that trained on it, and as many that did not")
     phi = phi - np.median(phi, axis=0)  # sums of squares keep their digits where φ is far from 0
     floor = FLOOR * _shared(_leave_one_out(phi, np.ones_like(trained_on))[1], shared_variance)
 
@@ -238,6 +246,14 @@ def likelihood_ratios(
         return -((phi - mean) ** 2 / variance + np.log(variance)) / 2
 
     return log_density(trained_on) - log_density(~trained_on)
+
+
+def _masks(trained_on: Any, judged: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as truth values; all scores are judged where nobody says."""
+    trained_on = checks.truths("trained_on", trained_on, "members targets")
+    judged = np.ones_like(trained_on) if judged is None else checks.truths("judged", judged, "members targets")
+    checks.alike("judged", judged, "trained_on", trained_on, 0)
+    return trained_on, judged
 
 
 def _shared(variance: np.ndarray, shared: bool) -> np.ndarray:

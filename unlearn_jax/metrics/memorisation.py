@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.statistics import ROUNDING
+
 
 class Memorisation(NamedTuple):
     """The score of each example in -1..1, and its standard error over the members."""
@@ -28,16 +31,15 @@ def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "
         of each kind agree, which few members often do).
 
     Raises:
-        ValueError: an example has fewer than two members of a kind.
+        ValueError: something is no truth value, the two are of other members or examples, or an example has fewer than two
+            members of a kind.
 
     Source: Feldman & Zhang, "What Neural Networks Memorize and Why", arXiv:2008.03703.
     """
-    correct, trained_on = np.asarray(correct, bool), np.asarray(trained_on, bool)
+    correct = checks.truths("correct", correct, "members examples")
     means, variances = [], []
-    for side in (trained_on, ~trained_on):
+    for side in _sides("correct", correct, trained_on):
         count = side.sum(0)
-        if count.min() < 2:
-            raise ValueError("each example needs two members or more that trained on it, and as many that did not")
         mean = (correct & side).sum(0) / count
         means.append(mean)
         variances.append(mean * (1 - mean) / (count - 1))  # of the mean
@@ -54,21 +56,31 @@ def exposure(scores: Float[Any, "members examples"], trained_on: Bool[Any, "memb
         trained_on: which member trained on which example; each has two members or more of both kinds.
 
     Returns:
-        In standard deviations; 0 where neither side varies.
+        In standard deviations; 0 where neither side varies, beyond the scores' own rounding.
 
     Raises:
-        ValueError: an example has fewer than two members of a kind.
+        ValueError: a score is not finite, the two are of other members or examples, or an example has fewer than two members of
+            a kind.
 
     Source: the Gaussians of LiRA, Carlini et al., arXiv:2112.03570.
     """
-    scores, trained_on = np.asarray(scores, np.float64), np.asarray(trained_on, bool)
+    scores = checks.numbers("scores", scores, "members examples")
     means, variances = [], []
-    for side in (trained_on, ~trained_on):
+    for side in _sides("scores", scores, trained_on):
         count = side.sum(0)
-        if count.min() < 2:
-            raise ValueError("each example needs two members or more that trained on it, and as many that did not")
         mean = np.where(side, scores, 0.0).sum(0) / count
         means.append(mean)
         variances.append(np.where(side, (scores - mean) ** 2, 0.0).sum(0) / (count - 1))
     spread = np.sqrt((variances[0] + variances[1]) / 2)
-    return np.divide(means[0] - means[1], spread, out=np.zeros_like(spread), where=spread > 0)
+    varying = spread > ROUNDING * np.abs(scores).max(0)
+    return np.divide(means[0] - means[1], spread, out=np.zeros_like(spread), where=varying)
+
+
+def _sides(name: str, values: np.ndarray, trained_on: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Which members trained on each example, and which did not."""
+    trained_on = checks.truths("trained_on", trained_on, "members examples")
+    checks.alike("trained_on", trained_on, name, values, 0)
+    counts = trained_on.sum(0)
+    if min(counts.min(), len(trained_on) - counts.max()) < 2:
+        raise ValueError("trained_on: each example needs two members or more that trained on it, and as many that did not")
+    return trained_on, ~trained_on

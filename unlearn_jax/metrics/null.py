@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.metrics.statistics import CONFIDENCE
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.statistics import CONFIDENCE, NEGLIGIBLE
 from unlearn_jax.types import Key
 
 Metric = TypeVar("Metric")
@@ -45,8 +46,9 @@ def null(
         Mean, standard deviation and quantiles over the splits.
 
     Raises:
-        ValueError: if the pool has fewer than 2n members.
+        ValueError: if the pool has fewer than 2n members, or the pool or what the metric makes of it is not finite.
     """
+    checks.numbers("oracle_logits", oracle_logits, "oracles ...")
     pool = np.asarray(oracle_logits)
     return summarise(np.array([metric(pool[first], pool[second]) for first, second in halves(key, len(pool), n, splits)]))
 
@@ -57,10 +59,10 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
     Raises:
         ValueError: if there are fewer than 2n members, or n or `splits` is below 2.
     """
-    if n < 2 or splits < 2:
-        raise ValueError(f"a null needs two models and two splits or more, not {n} and {splits}")
+    checks.count("n", n, 2)
+    checks.count("splits", splits, 2)
     if members < 2 * n:
-        raise ValueError(f"a null of {n} models against {n} needs {2 * n} oracles or more, not {members}")
+        raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {members}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: nothing here is worth compiling
     orders = rng.permuted(np.tile(np.arange(members), (splits, 1)), axis=1)
     return orders[:, : 2 * n].reshape(splits, 2, n)
@@ -71,7 +73,11 @@ def of_means(values: Float[Any, " oracles"], splits: Int[np.ndarray, "splits 2 n
 
     They have the spread of the difference between the means of two halves, see `halves`: both the unlearned models' mean and what
     it is held against are means over few.
+
+    Raises:
+        ValueError: if a value is not finite.
     """
+    checks.numbers("values", values, "oracles")
     means, centre = np.asarray(values)[splits].mean(-1), float(np.mean(values))
     return centre + means[:, 0] - means[:, 1], centre
 
@@ -92,7 +98,13 @@ def joint(
 
 
 def summarise(values: Float[np.ndarray, " splits"]) -> Null:
-    """Mean, standard deviation (0 where it is nothing but rounding) and 95% quantiles of the values."""
+    """Mean, standard deviation (0 where it is nothing but rounding beside the values) and 95% quantiles of the values.
+
+    Raises:
+        ValueError: if a value is not finite, or there is one only.
+    """
+    checks.numbers("values", values, "splits")
+    checks.count("number of splits", len(values), 2)
     mean, sd = float(values.mean()), float(values.std(ddof=1))
     low, high = np.quantile(values, (0.025, 0.975))
-    return Null(mean, sd if sd > 1e-9 * max(1, abs(mean)) else 0.0, float(low), float(high))
+    return Null(mean, sd if sd > NEGLIGIBLE * np.abs(values).max() else 0.0, float(low), float(high))

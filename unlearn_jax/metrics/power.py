@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import ndtri
 
-from unlearn_jax.metrics.evaluation import Name, Reference
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.evaluation import FEWEST_JUDGED, Name, Reference
 from unlearn_jax.metrics.null import Null
 
 POWER = 0.8  # the chance with which a difference that is called visible is seen
@@ -22,7 +24,7 @@ class Power(NamedTuple):
         oracles: number of retrained models, 2n.
         null: what retrained models score, n against n.
         band: the 95% quantile of the largest |z| over all metrics.
-        visible: see `visible`.
+        visible: see `visible`; None with too few models for a verdict.
     """
 
     metric: str
@@ -31,15 +33,21 @@ class Power(NamedTuple):
     oracles: int
     null: Null
     band: float
-    visible: float
+    visible: float | None
 
 
-def visible(reference: Reference, name: Name) -> float:
+def visible(reference: Reference, name: Name) -> float | None:
     """The least distance from the null's mean that the joint verdict calls outside in 80 of 100 runs, in the metric's unit.
 
     `(band + 0.84) x null sd`: a score at that distance, scattered as the null is, exceeds the band with a chance of 0.8.
+
+    Returns:
+        The distance; None with fewer than 8 models on each side: there is no verdict then.
+
+    Raises:
+        ValueError: there is no such metric.
     """
-    return (reference.band + float(ndtri(POWER))) * reference.nulls[name].sd
+    return _reach(reference, name) if reference.n >= FEWEST_JUDGED else None
 
 
 def power_curve(reference: Reference, models: Sequence[int]) -> list[Power]:
@@ -67,6 +75,19 @@ def models_needed(reference: Reference, name: Name, difference: float) -> int:
     Args:
         reference: from a first few oracles.
         name: metric and split.
-        difference: from the null's mean, in the metric's unit.
+        difference: from the null's mean, in the metric's unit; above 0.
+
+    Returns:
+        At least the 8 that a verdict takes.
+
+    Raises:
+        ValueError: there is no such metric, or the difference is not above 0.
     """
-    return math.ceil(reference.n * (visible(reference, name) / difference) ** 2)
+    checks.numbers("difference", difference, low=np.finfo(float).tiny)
+    return max(FEWEST_JUDGED, math.ceil(reference.n * (_reach(reference, name) / difference) ** 2))
+
+
+def _reach(reference: Reference, name: Name) -> float:
+    if name not in reference.nulls:
+        raise ValueError(f"name: {name} found, expected one of {', '.join(map(str, reference.nulls))}")
+    return (reference.band + float(ndtri(POWER))) * reference.nulls[name].sd

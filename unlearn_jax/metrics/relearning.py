@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.metrics import checks
+
 NEVER = np.finfo(float).max
 
 
@@ -25,10 +27,19 @@ def relearn_steps(losses: Float[Any, "members points"], target: float | Float[An
     Returns:
         Steps, in 0..points - 1.
 
+    Raises:
+        ValueError: a target is not finite or they are not one for each member, a curve is empty.
+
     Source: Golatkar et al., arXiv:1911.04933 (relearn time); Chundawat et al., arXiv:2201.05629 (the index).
     """
-    curve = np.nan_to_num(np.asarray(losses, np.float64), nan=NEVER, posinf=NEVER)
-    level = np.broadcast_to(np.asarray(target, np.float64), (len(curve),))
+    curve = np.asarray(losses, np.float64)
+    if curve.ndim != 2 or not curve.size:
+        raise ValueError(f"losses: shape {curve.shape}, expected [members, points]")
+    curve = np.where(np.isfinite(curve), curve, NEVER)
+    level = checks.numbers("target", target)
+    if level.shape not in ((), (len(curve),)):
+        raise ValueError(f"target: shape {level.shape}, expected one, or one for each of {len(curve)} members")
+    level = np.broadcast_to(level, (len(curve),))
     there = curve <= level[:, None]
     first = np.where(there.any(1), there.argmax(1), curve.shape[1] - 1)
     members = np.arange(len(curve))

@@ -11,7 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import stdtr, stdtrit
 
+from unlearn_jax.metrics import checks
+
 CONFIDENCE = 0.95
+ROUNDING = 8 * np.finfo(float).eps  # of the largest of some numbers: those that differ by less are one number
+NEGLIGIBLE = 1e-9  # of the largest of some scores, each made by long sums: those that differ by less are one score
 
 
 class Estimate(NamedTuple):
@@ -64,6 +68,53 @@ class Comparison(NamedTuple):
     adjusted_p: float
 
 
+def unit(values: Float[np.ndarray, "..."], axis: int | None = None) -> Float[np.ndarray, "..."]:
+    """A power of two near the largest |value|: divided by it, squares neither vanish nor overflow, and nothing is rounded.
+
+    Args:
+        values: finite.
+        axis: along which the largest is looked for, and which is kept; None: among all.
+
+    Returns:
+        Powers of two; 1 where all values are 0.
+    """
+    largest = np.abs(values).max(axis=axis, keepdims=axis is not None)
+    return np.where(largest > 0, np.ldexp(1.0, np.frexp(largest)[1] - 1), 1.0)
+
+
+def varies(values: Float[np.ndarray, "..."], axis: int | None = None) -> Bool[np.ndarray, "..."]:
+    """Whether values differ by more than their own rounding, whatever their unit; the axis is kept."""
+    scaled = values / unit(values, axis)
+    kept = {"axis": axis, "keepdims": axis is not None}
+    return scaled.max(**kept) - scaled.min(**kept) > ROUNDING * np.abs(scaled).max(**kept)
+
+
+def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int = 0) -> Float[np.ndarray, "..."]:
+    """Pearson's correlation along an axis; NaN where a side does not vary, see `varies`: it is not defined there.
+
+    Whatever the unit of either side, from the smallest to the largest numbers.
+
+    Args:
+        first: of the same shape as the second, or one that goes with it.
+        second: what it is held against.
+        axis: of what is paired.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    pair = []
+    for name, values in (("first", first), ("second", second)):
+        values = checks.numbers(name, values)
+        apart = values / unit(values, axis)
+        apart = np.where(varies(values, axis), apart - apart.mean(axis=axis, keepdims=True), 0.0)
+        sizes = np.abs(apart).max(axis=axis, keepdims=True)
+        pair.append(np.divide(apart, sizes, out=np.zeros_like(apart), where=sizes > 0))
+    product = (pair[0] * pair[1]).sum(axis=axis)
+    length = np.sqrt((pair[0] ** 2).sum(axis=axis) * (pair[1] ** 2).sum(axis=axis))
+    found = np.divide(product, length, out=np.full(np.shape(product), np.nan), where=length > 0)
+    return np.asarray(np.clip(found, -1, 1))
+
+
 def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
     """The mean over originals and forget sets, with the interval for others of both: not only for these.
 
@@ -76,16 +127,17 @@ def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
         values: one for each original and forget set; for a difference of two methods, their differences: then it is paired.
 
     Returns:
-        The interval.
+        The interval. Where all values are one number it is that number, and p is 0, or 1 if the number is 0.
 
     Raises:
         ValueError: if a value is not finite.
 
     Source: Searle, Casella & McCulloch, "Variance Components", 1992; Satterthwaite, Biometrics Bulletin 2, 1946.
     """
-    if not np.isfinite(values).all():
-        raise ValueError("a mean over originals and forget sets needs finite values")
+    values = checks.numbers("values", values, "originals sets")
     originals, sets = values.shape
+    scale = float(unit(values))
+    values = values / scale
     mean = float(values.mean())
     rows, columns, both = _mean_squares(values)
     freedom = np.array([originals - 1, sets - 1, (originals - 1) * (sets - 1)])
@@ -94,14 +146,15 @@ def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
         terms = np.array([max(rows, both), max(columns, both), -both])
     used = freedom > 0
     if not used.any():
-        return Estimate(mean, -np.inf, np.inf, np.nan)
+        return Estimate(mean * scale, -np.inf, np.inf, np.nan)
     variance = terms.sum() / (originals * sets)
-    if variance <= 1e-18 * max(1.0, mean**2):  # nothing but rounding
-        return Estimate(mean, mean, mean, float(abs(mean) < 1e-9))
+    if variance <= NEGLIGIBLE**2:
+        return Estimate(mean * scale, mean * scale, mean * scale, float(abs(mean) < NEGLIGIBLE))
     degrees = terms.sum() ** 2 / (terms[used] ** 2 / freedom[used]).sum()
     error = np.sqrt(variance)
     reach = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
-    return Estimate(mean, mean - reach, mean + reach, float(2 * stdtr(degrees, -abs(mean) / error)))
+    p = float(2 * stdtr(degrees, -abs(mean) / error))
+    return Estimate(mean * scale, (mean - reach) * scale, (mean + reach) * scale, p)
 
 
 def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
@@ -120,8 +173,9 @@ def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
 
     Source: Searle, Casella & McCulloch, "Variance Components", 1992, chapter 4.
     """
-    if not np.isfinite(values).all() or len(values) < 2:
-        raise ValueError("variances need finite values of two originals or more")
+    values = checks.numbers("values", values, "originals sets seeds")
+    if len(values) < 2:
+        raise ValueError("values: 1 original, expected two originals or more")
     estimates = _components(values)
     errors = np.full(4, np.nan)
     count = len(values)
@@ -141,10 +195,22 @@ def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> lis
 
     Returns:
         One for each pair that has an original left, p-values adjusted by `holm` over all of them.
+
+    Raises:
+        ValueError: if a value is infinite, or methods are of other originals or forget sets.
     """
+    shapes = {name: np.shape(values) for name, values in parts.items()}
+    for name, shape in shapes.items():
+        if len(shape) != 2 or shape != next(iter(shapes.values())):
+            raise ValueError(f"parts: {name} has shape {shape}, expected [originals, sets], the same for all methods")
+        if np.isinf(parts[name]).any():
+            raise ValueError(f"parts: {name} has an infinite value, expected numbers, and NaN where one is missing")
     found: list[tuple[str, str, Estimate]] = []
     for first, second in itertools.combinations(parts, 2):
         difference = parts[first] - parts[second]
+        largest = np.fmax(np.abs(parts[first]), np.abs(parts[second]))
+        if not (np.abs(difference) > NEGLIGIBLE * largest).any():
+            difference = np.where(np.isnan(difference), np.nan, 0.0)
         whole = difference[np.isfinite(difference).all(axis=1)]
         if len(whole):
             found.append((first, second, crossed_mean(whole)))
@@ -157,8 +223,18 @@ def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> lis
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     """p-values adjusted for their number, so that the chance of any false one below 5% is 5%.
 
+    Args:
+        p: of all tests; a test without a p-value is none, and is to be left out.
+
+    Raises:
+        ValueError: if one is not in 0..1.
+
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """
+    p = np.asarray(p, np.float64)
+    if not p.size:
+        return p
+    checks.numbers("p", p, "tests", low=0, high=1)
     order = np.argsort(p)
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty(len(p))
@@ -169,16 +245,28 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 def bootstrap(
     values: Float[np.ndarray, "members *rest"], seed: int, resamples: int = 1_000, statistic: Callable[..., Any] = np.mean
 ) -> tuple[float, float, float]:
-    """A statistic of members (one that takes an `axis`), by default the mean, and its 95% percentile interval."""
+    """A statistic of members (one that takes an `axis`), by default the mean, and its 95% percentile interval.
+
+    Raises:
+        ValueError: if a value is not finite.
+    """
+    checks.numbers("values", values, "members ...")
+    checks.count("resamples", resamples, 1)
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.quantile(statistic(values[drawn], axis=1), (0.025, 0.975))
     return float(statistic(values, axis=0)), float(low), float(high)
 
 
 def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float, float]:
-    """The 95% interval of a value from its pseudo-values, one for each group of members that was left out; Student's t."""
+    """The 95% interval of a value from its pseudo-values, one for each group of members that was left out; Student's t.
+
+    Raises:
+        ValueError: if the value or a pseudo-value is not finite.
+    """
+    checks.numbers("value", value)
     if len(parts) < 2:
         return -np.inf, np.inf
+    checks.numbers("parts", parts, "groups")
     reach = stdtrit(len(parts) - 1, (1 + CONFIDENCE) / 2) * parts.std(ddof=1) / np.sqrt(len(parts))
     return value - float(reach), value + float(reach)
 
@@ -192,11 +280,16 @@ def jackknife(
         statistic: of any number of units.
         values: of each unit, or the units' numbers; the interval is infinite with two or fewer, since a statistic of pairs has
             none of one.
+
+    Raises:
+        ValueError: if the statistic is not finite, of all units or without one of them.
     """
     count, value = len(values), statistic(values)
+    checks.numbers("statistic", value)
     if count < 3:
         return value, -np.inf, np.inf
     left = np.array([statistic(np.delete(values, out, axis=0)) for out in range(count)])
+    checks.numbers("statistic", left, "units")
     return value, *jackknifed(value, count * value - (count - 1) * left)
 
 
@@ -213,8 +306,11 @@ def chosen_elsewhere(
         Indices of settings.
 
     Raises:
-        ValueError: there is one set only, or no setting to choose.
+        ValueError: a distance is NaN, there is one set only, or no setting to choose.
     """
+    distances, allowed = np.asarray(distances, np.float64), checks.truths("allowed", allowed, "settings")
+    if distances.ndim != 2 or distances.shape[1:] != allowed.shape or np.isnan(distances).any():
+        raise ValueError(f"distances: NaN, or of shape {distances.shape}, expected numbers for sets and {len(allowed)} settings")
     left = np.flatnonzero(allowed)
     if len(distances) < 2 or not len(left):
         raise ValueError(f"a choice on other sets needs two sets and a setting: {len(distances)} and {len(left)}")
@@ -234,9 +330,13 @@ def pseudo_values(
         statistic: of any number of units, at least one fewer than there are.
         values: of each unit, at least two.
 
+    Raises:
+        ValueError: a value is not finite, or there is one unit only.
+
     Source: Tukey 1958; Efron & Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981.
     """
-    count = len(values)
+    checks.numbers("values", values, "units ...")
+    count = checks.count("number of units", len(values), 2)
     left = np.stack([np.asarray(statistic(np.delete(values, out, axis=0))) for out in range(count)])
     return count * np.asarray(statistic(values))[None] - (count - 1) * left
 

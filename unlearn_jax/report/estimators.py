@@ -240,6 +240,8 @@ def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 3.4)
     axes = figure.add_subplot()
     for number, study in enumerate(studies):
+        if "unrolled" not in study.entries:
+            continue
         value, low, high = study.entries["unrolled"].measures["pearson"]
         axes.errorbar(
             study.smoothness.mean(),

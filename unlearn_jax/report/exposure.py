@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
-from unlearn_jax.report.leaderboard import FEWEST
+from unlearn_jax.report.rows import FEWEST_JUDGED
 from unlearn_jax.report.rows import WIDTH as WIDTH_OF_INTERVAL
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class Exposure(NamedTuple):
         return 0.0 if self.z is None else self.z * self.null_sd / max(self.null_sd, error)
 
     @property
-    def outside(self) -> bool:
-        """Whether as many retrained models do not score so, all features and attackers considered; few models never tell."""
-        return abs(self.evidence) > self.band and self.n_members >= FEWEST
+    def outside(self) -> bool | None:
+        """Whether as many retrained models do not score so, all features and attackers considered; None with fewer than 8."""
+        return abs(self.evidence) > self.band if self.n_members >= FEWEST_JUDGED else None
 
 
 def table(exposures: Iterable[Exposure]) -> tuple[list[str], list[list[Any]]]:
@@ -101,7 +101,7 @@ def summary(exposures: Sequence[Exposure]) -> str:
         for measure, name in (("auc", "alone"), ("gain", "beside the loss")):
             shown = max((each for each in own if each.measure == measure), key=lambda each: each.evidence)
             text = f"{shown.feature} ({shown.attacker}) {shown.value:+.3f} ({shown.null_mean:+.3f}), z {shown.z or 0:+.1f}"
-            said.append(f"{name}: {text if shown.outside else 'nothing'}")
+            said.append(f"{name}: {text if shown.outside else 'too few models' if shown.outside is None else 'nothing'}")
         lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(said)}")
     return "\n".join(lines)
 

@@ -43,7 +43,7 @@ class Claim(NamedTuple):
         needs: what its author must have besides models and training set.
         retrained: how many models its author must retrain; None: one for each member.
         summary: one line.
-        inside: whether it passes the joint verdict.
+        inside: whether it passes the joint verdict; None with too few models for one.
     """
 
     method: str
@@ -51,7 +51,7 @@ class Claim(NamedTuple):
     needs: str
     retrained: int | None
     summary: str
-    inside: bool = False
+    inside: bool | None = None
 
 
 class Price(NamedTuple):
@@ -250,7 +250,7 @@ def _described(scores: _Scores, claim: Claim) -> tuple[str, ...]:
     inside = sum(scores.inside(claim.method, metric) for metric in scores.metrics)
     wrong = [scores.wrongness(claim.method, measure) for measure in WRONGNESS]
     return (
-        "●" * claim.inside,
+        "●" * bool(claim.inside),
         claim.method,
         claim.summary,
         claim.needs,

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unlearn_jax.report import Folder
-from unlearn_jax.report.rows import REFERENCES, Row, counted, subject
+from unlearn_jax.report.rows import FEWEST_JUDGED, REFERENCES, Row, counted, subject
 
 if TYPE_CHECKING:
     import rich.console
 
 MARK = "●"
-FEWEST = 8  # models that a verdict takes: with fewer, the band of the largest |z| is a guess
 
 
 class Line(NamedTuple):
@@ -20,13 +19,13 @@ class Line(NamedTuple):
     Attributes:
         method: its name.
         reference: whether it is one of `REFERENCES`.
-        inside: whether it is indistinguishable from retraining.
+        inside: whether it is indistinguishable from retraining; None with too few models for a verdict.
         cells: one text per heading.
     """
 
     method: str
     reference: bool
-    inside: bool
+    inside: bool | None
     cells: tuple[str, ...]
 
 
@@ -49,7 +48,8 @@ class Leaderboard(NamedTuple):
 def arrange(rows: Sequence[Row], band: float, diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
     """Arranges rows as one line per method.
 
-    A method is marked only where its largest |z| is inside the band, every z is a number, and no member diverged.
+    A method is marked only where its largest |z| is inside the band, every z is a number, and no member diverged; with fewer than
+    8 models there is no verdict.
 
     Args:
         rows: of one forget set, or of the means over several.
@@ -86,7 +86,7 @@ def markdown(board: Leaderboard) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     def emphasised(entry: Line) -> list[str]:
-        stars = "*" * entry.reference + "**" * entry.inside
+        stars = "*" * entry.reference + "**" * bool(entry.inside)
         return [f"{stars}{cell}{stars}" if cell and i < _TEXT_COLUMNS else cell for i, cell in enumerate(entry.cells)]
 
     rule = [":--" if i < _TEXT_COLUMNS else "--:" for i in range(len(board.headings))]
@@ -176,7 +176,7 @@ class _Entry(NamedTuple):
     method: str
     rows: list[Row]
     worst: Row | None
-    inside: bool
+    inside: bool | None
     members: int
     lost: int
 
@@ -249,7 +249,7 @@ def _signed(value: float) -> str:
 
 _TEXT_COLUMNS = 3
 _COLUMNS = (
-    _Column(" ", 1, lambda entry: MARK * entry.inside),
+    _Column(" ", 1, lambda entry: MARK * bool(entry.inside)),
     _Column("method", 0, lambda entry: entry.method),
     _Column("access", 4, lambda entry: entry.rows[0].access),
     _Column("acc F", 6, _value("accuracy", "forget", _one)),
@@ -288,7 +288,7 @@ def _worst(row: Row | None) -> str:
 def _entry(method: str, rows: list[Row], band: float, lost: int) -> _Entry:
     worst = _largest(rows)
     members = max((row.n_members for row in rows if row.n_members is not None), default=0)
-    inside = not lost and members >= FEWEST and _is_inside(worst, rows, band)
+    inside = not lost and _is_inside(worst, rows, band) if members >= FEWEST_JUDGED else None
     return _Entry(method, rows, worst, inside, members, lost)
 
 
@@ -330,8 +330,8 @@ def _caption(
         f"errors where those are larger."
     )
     notes = []
-    if any(entry.members < FEWEST for entry in entries):
-        notes.append(f"Fewer than {FEWEST} models say too little for a verdict: no method with so few is marked.")
+    if any(entry.members < FEWEST_JUDGED for entry in entries):
+        notes.append(f"Fewer than {FEWEST_JUDGED} models say too little for a verdict: no method with so few is marked.")
     for entry in entries:
         if entry.lost:
             names = ", ".join(diverged[entry.method])

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
-from unlearn_jax.report.leaderboard import FEWEST, MARK, Leaderboard, Line
-from unlearn_jax.report.rows import REFERENCES, Row, subject
+from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
+from unlearn_jax.report.rows import FEWEST_JUDGED, REFERENCES, Row, subject
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -48,8 +48,9 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
         own = scores[method]
         sizes = [abs(row.z) for (metric, _), row in own.items() if metric.endswith("_auc") and row.z is not None]
         any_row = next(iter(own.values()))
-        inside = max(sizes, default=math.inf) <= band and any_row.n_members == members >= FEWEST
-        cells = [MARK * inside, method, any_row.access]
+        judged = (any_row.n_members or 0) >= FEWEST_JUDGED
+        inside = max(sizes, default=math.inf) <= band and any_row.n_members == members if judged else None
+        cells = [MARK * bool(inside), method, any_row.access]
         for side in SIDES:
             cells += [_value(own.get((f"{side}_auc", split))) for split in SPLITS]
             cells.append(_cell(own.get((f"{side}_auc", "all")), "z", "+.1f"))

@@ -14,8 +14,8 @@ from unlearn_jax.report import Folder
 REFERENCES = ("original", "retrain")
 LETTERS = {"forget": " F", "retain": " R", "test": " T"}
 
-
 WIDTH = 3.92  # of a 95% interval, in standard errors
+FEWEST_JUDGED = 8  # models that a verdict takes, as in `metrics.evaluation`
 
 
 class Row(NamedTuple):
@@ -66,10 +66,13 @@ class Row(NamedTuple):
 
     @property
     def deviation(self) -> float | None:
-        """z, or None without a null. Where the null's sd is 0, 0 on the null and infinite off it: no score there is luck."""
+        """z, or None without a null. Where the null's sd is 0, 0 on the null and infinite off it: no score there is luck.
+
+        As near as a billionth of the larger one is on it, as in `metrics.evaluation.Score.evidence`.
+        """
         if self.z is not None or self.null_sd is None or self.null_mean is None or self.value is None:
             return self.z
-        if math.isclose(self.value, self.null_mean, rel_tol=1e-9, abs_tol=1e-9):
+        if math.isclose(self.value, self.null_mean, rel_tol=1e-9):
             return 0.0
         return math.copysign(math.inf, self.value - self.null_mean)
 

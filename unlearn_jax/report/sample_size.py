@@ -40,12 +40,13 @@ def power_curves(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float],
     for axes, (name, label) in zip(panels.flat, SHOWN.items(), strict=True):
         points = [(each.oracles, each.visible, each.null.high - each.null.low) for each in curve if each[:2] == name]
         oracles, visible, width = zip(*points, strict=True) if points else ((), (), ())
+        judged = [(count, value) for count, value in zip(oracles, visible, strict=True) if value is not None]
         axes.plot(oracles, width, "s--", color=COLOURS[1], markersize=3, linewidth=1, label="width of the null's 95% band")
-        axes.plot(oracles, visible, "o-", color=COLOURS[0], markersize=4, label="difference seen in 80 of 100 runs")
+        axes.plot(*zip(*judged, strict=True), "o-", color=COLOURS[0], markersize=4, label="difference seen in 80 of 100 runs")
         if nothing.get(name):
             axes.axhline(nothing[name], color="black", linestyle=":", linewidth=1, label="doing nothing")
         axes.set_xscale("log")
-        axes.set_yscale("log" if any(value > 0 for value in visible) else "linear")
+        axes.set_yscale("log" if any(value > 0 for value in width) else "linear")
         axes.set_title(label, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.xaxis.set_major_locator(FixedLocator(list(oracles)))
@@ -77,7 +78,7 @@ def show(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float]) -> None
     for heading in (*map(str, sizes), "doing nothing"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, label in SHOWN.items():
-        cells = [f"{each.visible:.3g}" for each in curve if each[:2] == name]
+        cells = ["no verdict" if each.visible is None else f"{each.visible:.3g}" for each in curve if each[:2] == name]
         if cells:
             table.add_row(label, *cells, f"{nothing[name]:.3g}" if name in nothing else "")
     Console(highlight=False).print(table)

@@ -1,5 +1,6 @@
 """How utility and forgetting drift over a stream of requests: a figure, a table, the cells of streaming.csv."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,9 +25,11 @@ class Level(NamedTuple):
 
     @property
     def z(self) -> float:
-        """In null standard deviations; 0 where the null has none and the score is on it."""
+        """In null standard deviations; where the null has none, 0 on it and infinite off it, see `rows.Row.deviation`."""
         apart = self.value - self.null_mean
-        return apart / self.null_sd if self.null_sd > 0 else float("inf") if abs(apart) > 1e-9 else 0.0
+        if self.null_sd > 0:
+            return apart / self.null_sd
+        return 0.0 if math.isclose(self.value, self.null_mean, rel_tol=1e-9) else math.copysign(math.inf, apart)
 
 
 class Step(NamedTuple):
