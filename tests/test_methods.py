@@ -23,7 +23,7 @@ from unlearn_jax.training.fit import fit
 from unlearn_jax.training.gradients import batch_gradient, squared_gradients
 from unlearn_jax.training.objectives import Objective, Term, cross_entropy, divergence, weighted
 from unlearn_jax.training.transforms import freeze_where
-from unlearn_jax.types import Examples, Model, Problem, Recipe, UsageError, Variables
+from unlearn_jax.types import Dense, Examples, Model, Problem, Recipe, UsageError, Variables
 
 KEY = jax.random.key(0)
 EXAMPLES, FORGET, RETAIN, CLASSES = 40, 6, 28, 3  # six more rows belong to neither
@@ -54,7 +54,9 @@ def linear():
         head = variables.params["head"]
         return images.reshape(len(images), -1) @ head["kernel"] + head["bias"][None], variables.statistics
 
-    return Model(init, apply, (("head",),), lambda variables, images: images.reshape(len(images), -1))
+    head = Dense("head/kernel", "head/bias")
+    facts = {"norms": (), "convolutions": (), "dense": (head,), "head": head}
+    return Model(init, apply, (("head",),), lambda variables, images: images.reshape(len(images), -1), **facts)
 
 
 @functools.cache
@@ -82,7 +84,9 @@ def normalised():
         features, statistics = read(variables, images, train)
         return features @ variables.params["head"]["kernel"], statistics
 
-    return Model(init, apply, (("hidden",), ("norm",), ("head",)), lambda variables, images: read(variables, images)[0])
+    hidden, head = Dense("hidden/kernel", None), Dense("head/kernel", None)
+    facts = {"norms": ("norm",), "convolutions": (), "dense": (hidden, head), "head": head}
+    return Model(init, apply, (("hidden",), ("norm",), ("head",)), lambda variables, images: read(variables, images)[0], **facts)
 
 
 @functools.cache
@@ -439,6 +443,35 @@ def test_saluns_mask_is_the_share_with_the_largest_forget_gradient(share):
 
     saliency = np.concatenate([np.abs(np.ravel(leaf)) for leaf in jax.tree.leaves(jax.grad(objective)(variables.params))])
     assert saliency[~frozen].min() > saliency[frozen].max()
+
+
+def test_salun_moves_half_of_the_weights_of_a_relu_network_that_forgets_one_example():
+    """Most of whose gradients are exactly 0. Restated in NumPy: the authors rank all weights, and take the first half."""
+    model = build("mlp", classes=10, width=32)
+    on = problem(model)
+    one = jnp.arange(EXAMPLES) == np.flatnonzero(on.forget)[0]
+    images = jax.random.normal(KEY, (EXAMPLES, 31))
+    on = on.replace(train=Examples(images, on.train.labels), classes=10, forget=one, forget_count=1)
+    params = jax.jit(model.init)(KEY, images[:1]).params
+    frozen = jax.jit(least_salient)(on, Variables(params, {}), 0.5)
+
+    read, inputs, names = np.asarray(images[one], np.float64)[0], [], ("hidden1", "hidden2", "head")
+    for name in names:
+        inputs.append(read)
+        read = read @ params[name]["kernel"] + params[name]["bias"]
+        read = read if name == "head" else np.maximum(read, 0)
+    error = scipy.special.softmax(read) - np.eye(10)[on.train.labels[one][0]]
+    slopes = {}
+    for name, read in zip(names[::-1], inputs[::-1], strict=True):
+        slopes[name] = {"bias": error, "kernel": np.outer(read, error)}
+        error = (error @ params[name]["kernel"].T) * (read > 0)
+    slopes = np.concatenate([np.ravel(abs(slopes[name][part])) for name in sorted(names) for part in ("bias", "kernel")])
+    assert len(slopes) == 2410 and (slopes == 0).sum() > 1205  # the median is 0, and no weight is below it
+    expected = np.ones(2410, bool)
+    expected[np.argsort(slopes, kind="stable")[1205:]] = False
+    found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(frozen)])
+    assert (~found).sum() == 1205
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_saluns_masked_weights_and_their_momentum_stay_bit_for_bit():

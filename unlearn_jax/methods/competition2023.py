@@ -35,6 +35,7 @@ def fcs(
     temperature: Number = 1.15,
     uniform_learning_rate: Number = 5e-3,
     forget_learning_rate: Number = 3e-4,
+    least_learning_rate: Number = 1e-6,
     learning_rate: Number = 1e-3,
     weight_decay: Number = 1e-2,
     epochs: int = 8,
@@ -50,7 +51,8 @@ def fcs(
     Args:
         temperature: of the contrast.
         uniform_learning_rate: of the first pass.
-        forget_learning_rate: of the contrastive passes, on a cosine to zero over all of them.
+        forget_learning_rate: of the contrastive passes, on a cosine over all of them.
+        least_learning_rate: where that cosine ends; the entrants' eta_min.
         learning_rate: of the passes over R.
         weight_decay: added to the gradient in the passes over R.
         epochs: of a contrastive pass and one over R.
@@ -59,7 +61,8 @@ def fcs(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         steps = steps_for(problem, "forget", 1, batch_size)
-        fading = optax.cosine_decay_schedule(forget_learning_rate, max(epochs * steps, 1))
+        above = optax.cosine_decay_schedule(forget_learning_rate - least_learning_rate, max(epochs * steps, 1))
+        fading = lambda count: least_learning_rate + above(count)  # noqa: E731
         rounds = 1 + alternation(problem, epochs, epochs, batch_size)
         return descend(
             [
@@ -75,7 +78,7 @@ def fcs(
     return method
 
 
-@register(access="F+R", reference="2nd of the competition, arXiv 2406.09073", models="convolutional")
+@register(access="F+R", reference="2nd of the competition, arXiv 2406.09073", needs=["convolutions"])
 def msg(
     *,
     share: Number = 0.3,
@@ -103,7 +106,8 @@ def msg(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         subset_key, init_key, descent_key = jax.random.split(key, 3)
-        kernels, agreed = convolutions(variables.params), agreeing(subset_key, problem, variables, share)
+        kernels = convolutions(problem.model, variables.params)
+        agreed = agreeing(subset_key, problem, variables, share)
         renewed = jax.tree.map(jnp.where, agreed, initialise(init_key, problem).params, variables.params)
         factors = jax.tree.map(lambda kernel, mask: jnp.where(mask | (not kernel), 1.0, others), kernels, agreed)
         slow = optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, factors))
@@ -122,7 +126,7 @@ def agreeing(key: Key, problem: Problem, variables: Variables, share: float | Ar
     both = dataclasses.replace(problem, kept=problem.forget | sample, kept_count=problem.forget_count + count)
     signs = jnp.where(problem.forget, -1.0 / problem.forget_count, 1.0 / count)
     gradient = batch_gradient(both, variables, "kept", weights=both.kept_count * signs)
-    return smallest(gradient, share, among=convolutions(gradient), each=True)
+    return smallest(gradient, share, among=convolutions(problem.model, gradient), each=True)
 
 
 def triangle(count: Array, steps: int) -> Float[Array, ""]:
@@ -130,7 +134,7 @@ def triangle(count: Array, steps: int) -> Float[Array, ""]:
     return 1.0 - jnp.abs(2.0 * (count + 1.0) / (steps + 1.0) - 1.0)
 
 
-@register(access="R", reference="3rd of the competition, arXiv 2406.09073", models="convolutional", identity_at_zero=True)
+@register(access="R", reference="3rd of the competition, arXiv 2406.09073", needs=["convolutions"], identity_at_zero=True)
 def cfw(
     *,
     noise: Number = 0.6,
@@ -144,10 +148,10 @@ def cfw(
     """CFW: heavy noise on the convolutions, then training on the retain set with weighted classes.
 
     Kernels += N(0, noise²); then cross-entropy on R, an example weighted by |R| / (classes x the examples of its class), so
-    that all classes count the same; before the last epoch kernels += N(0, last_noise²). Epoch e has the learning rate
+    that all classes count the same; before the last of several epochs kernels += N(0, last_noise²). Epoch e has the learning rate
     (1 + cos(π e / epochs)) / 2 times the first's. Deviations: the entrants' weights were set by hand for their data, and
-    multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code reaches the
-    network's first convolution only (`stem_only`), which their description does not say.
+    multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code knows a
+    convolution by its name, and so reaches the network's first one only (`stem_only`), which their description does not say.
 
     Args:
         noise: standard deviation of the first noise.
@@ -160,7 +164,7 @@ def cfw(
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
-        noisy = convolutions(variables.params, problem.model.blocks[0] if stem_only else None)
+        noisy = convolutions(problem.model, variables.params, first=stem_only)
         objective = weighted(Term("retain", class_weighted(problem, 1.0)))
         steps = steps_for(problem, "retain", 1, batch_size)
 
@@ -169,7 +173,7 @@ def cfw(
             return pipe(confuse, descend(objective, sgd(rate, weight_decay), steps=steps, batch_size=batch_size))
 
         number = np.arange(epochs)
-        deviations = noise * (number == 0) + last_noise * (number == epochs - 1)
+        deviations = noise * (number == 0) + last_noise * (number == max(epochs - 1, 1))
         return in_turns(epoch, deviations, learning_rate * (1 + np.cos(np.pi * number / max(epochs, 1))) / 2)(
             key, problem, variables
         )
@@ -193,32 +197,32 @@ def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -
     return jax.tree.map(lambda param, marked, own: param + jnp.where(marked, own, 0.0), params, noisy, noise)
 
 
-@register(access="R", reference="4th of the competition, arXiv 2406.09073")
+@register(access="R", reference="4th of the competition, arXiv 2406.09073", static=["epochs"], needs=["normalisation"])
 def prmq(
     *,
     share: Number = 0.99,
     learning_rate: Number = 5e-4,
     weight_decay: Number = 5e-4,
-    epochs: int = 3,
+    epochs: float = 3.2,
     batch_size: int = 64,
 ) -> Method:
     """PRMQ: renews the weights that are small, which are nearly all, and trains back to the original's certainty.
 
     The `share` of all weights (those of normalisations apart) with the smallest |θ| is initialised anew. Then R descends CE,
     weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
-    precision. Deviations: this library's initialiser; 3 epochs for 3.2; the class weights have mean 1 over R (the entrants': over
-    each batch).
+    precision. As in the entrants' code, which counts a step too late, there is one step more than `epochs` make. Deviations: this
+    library's initialiser; the class weights have mean 1 over R (the entrants': over each batch).
 
     Args:
         share: of the weights that are renewed, over the whole network.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
-        epochs: passes over R.
+        epochs: passes over R, not necessarily whole.
         batch_size: examples per step.
     """
 
     def renew(key: Key, problem: Problem, variables: Variables) -> Variables:
-        pruned = smallest(variables.params, share, among=unnormalising(variables.params), each=False)
+        pruned = smallest(variables.params, share, among=unnormalising(problem.model, variables.params), each=False)
         return variables._replace(params=jax.tree.map(jnp.where, pruned, initialise(key, problem).params, variables.params))
 
     def round_off(key: Key, problem: Problem, variables: Variables) -> Variables:
@@ -230,14 +234,14 @@ def prmq(
             return (entropy(logits) - entropy(teacher)) ** 2
 
         objective = weighted(Term("retain", class_weighted(problem, 0.1)), Term("retain", certainty))
-        steps = steps_for(problem, "retain", epochs, batch_size)
+        steps = int(steps_for(problem, "retain", 1, batch_size) * epochs) + 1
         train = descend(objective, sgd(learning_rate, weight_decay), steps=steps, batch_size=batch_size)
         return pipe(edit(renew), train, edit(round_off))(key, problem, variables)
 
     return method
 
 
-@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", models="convolutional")
+@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", needs=["convolutions", "square kernels"])
 def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int = 3, batch_size: int = 64) -> Method:
     """CT: transposes every convolution kernel (height for width) and trains on the retain set.
 
@@ -249,8 +253,9 @@ def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int
     """
 
     def transpose(key: Key, problem: Problem, variables: Variables) -> Variables:
-        params = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1) if leaf.ndim == 4 else leaf, variables.params)
-        return variables._replace(params=params)
+        kernels, params = convolutions(problem.model, variables.params), variables.params
+        turned = jax.tree.map(lambda leaf, kernel: jnp.swapaxes(leaf, 0, 1) if kernel else leaf, params, kernels)
+        return variables._replace(params=turned)
 
     def train(key: Key, problem: Problem, variables: Variables) -> Variables:
         steps = steps_for(problem, "retain", epochs, batch_size)
@@ -260,7 +265,7 @@ def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int
     return pipe(edit(transpose), train)
 
 
-@register(access="R+test-like", reference="of the competition's first seven, arXiv 2406.09073")
+@register(access="R+test-like", reference="of the competition's first seven, arXiv 2406.09073", needs=["blocks"])
 def kde(
     *,
     temperature: Number = 5.0,
@@ -315,7 +320,12 @@ def kde(
     return method
 
 
-@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", static=["full_share"])
+@register(
+    access="R",
+    reference="of the competition's first seven, arXiv 2406.09073",
+    static=["full_share"],
+    needs=["blocks", "normalisation"],
+)
 def rni(
     *,
     noise: Number = 0.04,
@@ -332,7 +342,8 @@ def rni(
 
     In each epoch but the last `full_share` of them, CE(R) moves `tensors` random arrays and all normalisations, the rest stays
     bit-identical; from the second epoch on, that share of them has first got noise. Then all train. Deviations: an array may
-    get noise more than once (the entrants': only when it is first drawn).
+    get noise more than once (the entrants': only when it is first drawn); the entrants' code knows a normalisation by its name,
+    and takes those of a ResNet's shortcuts for weights.
 
     Args:
         noise: standard deviation.
@@ -348,7 +359,7 @@ def rni(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         init_key, draw_key, turns_key = jax.random.split(key, 3)
-        drawable, structure = jax.tree.flatten(unnormalising(variables.params))
+        drawable, structure = jax.tree.flatten(unnormalising(problem.model, variables.params))
         drawn = lots(draw_key, drawable, (epochs, tensors), noise_share)
         partial = (np.arange(epochs) < epochs - round(full_share * epochs))[:, None]
         rates = jnp.where(np.arange(epochs) == epochs - 1, last_learning_rate, learning_rate)
