@@ -127,9 +127,7 @@ class Hand:
         """Value and pseudo-values of each metric that compares two pools; here each model is a group of its own."""
         everyone = np.arange(self.n)
         values = [self.against(everyone, half) for half in self.opposite]
-        without = [
-            [self.against(np.delete(everyone, member), half) for half in self.opposite[:2]] for member in everyone
-        ]
+        without = [[self.against(np.delete(everyone, member), half) for half in self.opposite[:2]] for member in everyone]
         found = {}
         for name in values[0]:
             value = np.mean([each[name] for each in values])
@@ -142,7 +140,9 @@ class Hand:
         draws, centres = {}, {}
         alone = self.oracle_scores
         for first, second in self.halves:
-            both = [(some(self.oracles, half), {name: values[half] for name, values in alone.items()}) for half in (first, second)]
+            both = [
+                (some(self.oracles, half), {name: values[half] for name, values in alone.items()}) for half in (first, second)
+            ]
             (a, of_a), (b, of_b) = both
             forth, back = compared(a, b, of_a, of_b), compared(b, a, of_b, of_a)
             for name, value in forth.items():
@@ -267,7 +267,9 @@ def test_groups_of_originals_are_left_out_together(pools):
     assert np.array(found[name].parts)[[0, 3, 5]] == pytest.approx(value - 2 * (left - left.mean()))
     assert np.isnan(np.array(found[name].parts)[[1, 2, 4, 6, 7]]).all()
     accuracy = metrics.accuracy(cube.test, LABELS.test)
-    assert np.array(found["accuracy", "test"].parts)[[0, 3, 5]] == pytest.approx([accuracy[:2].mean(), accuracy[2], accuracy[3:].mean()])
+    assert np.array(found["accuracy", "test"].parts)[[0, 3, 5]] == pytest.approx(
+        [accuracy[:2].mean(), accuracy[2], accuracy[3:].mean()]
+    )
 
 
 def test_over_forget_sets_values_nulls_and_intervals_are_those_of_the_mean(pools, yardstick, evaluation):
