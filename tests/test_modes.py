@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import test_laws as laws
 from jax.flatten_util import ravel_pytree
@@ -113,22 +114,33 @@ def test_adversarial_examples(on, logits):
 def test_gradients_of_single_examples(on):
     variables, rows = trained(), on.rows("forget")
     forget = Examples(*(leaf[np.asarray(on.forget)] for leaf in on.train))
-    each = jax.jacrev(lambda params: cross_entropies(params, forget))(variables.params)
-    mean = lambda tree: jax.tree.map(lambda leaf: leaf.mean(0), tree)  # noqa: E731
-    close(gradients.batch_gradient(on, variables, "forget"), mean(each))
-    close(gradients.squared_gradients(on, variables, rows), mean(jax.tree.map(jnp.square, each)))
-    squares = lambda params: jax.vmap(lambda image: jnp.sum(answers(params, image) ** 2))(forget.images)  # noqa: E731
-    close(gradients.output_sensitivities(on, variables, rows), mean(jax.tree.map(jnp.abs, jax.jacrev(squares)(variables.params))))
-    flat = jax.vmap(lambda one: ravel_pytree(one)[0])(each)
-    read = lambda z, label: -jax.nn.log_softmax(z)[label]  # noqa: E731
-    close(gradients.jacobian(on, variables, jnp.flatnonzero(on.forget), read), flat)
-    norms = gradients.gradient_norms(on.model, variables, forget)
-    close(jnp.sum(norms**2, axis=1), jnp.sum(flat**2, axis=1))
-    direction = jax.random.normal(KEY, flat[0].shape)
-    product = hessian_product(on, variables, rows, 4)(direction)
     weights, restore = ravel_pytree(variables.params)
-    loss = lambda weights: jnp.mean(cross_entropies(restore(weights), forget))  # noqa: E731
-    close(product, jax.jvp(jax.grad(loss), (weights,), (direction,))[1])
+    direction = jax.random.normal(KEY, weights.shape)
+
+    @jax.jit
+    def expected():
+        losses = lambda weights: cross_entropies(restore(weights), forget)  # noqa: E731
+        squares = lambda weights: jax.vmap(lambda image: jnp.sum(answers(restore(weights), image) ** 2))(forget.images)  # noqa: E731
+        along = jax.jvp(jax.grad(lambda weights: jnp.mean(losses(weights))), (weights,), (direction,))[1]
+        each = jax.jacrev(losses)(weights)
+        return each, jnp.mean(jnp.abs(jax.jacrev(squares)(weights)), axis=0), along
+
+    @jax.jit
+    def found():
+        read = lambda z, label: -jax.nn.log_softmax(z)[label]  # noqa: E731
+        flat = lambda tree: ravel_pytree(tree)[0]  # noqa: E731
+        return (
+            gradients.jacobian(on, variables, jnp.nonzero(on.forget, size=FORGET)[0], read),
+            flat(gradients.batch_gradient(on, variables, "forget")),
+            flat(gradients.squared_gradients(on, variables, rows)),
+            jnp.sum(gradients.gradient_norms(on.model, variables, forget) ** 2, axis=1),
+            flat(gradients.output_sensitivities(on, variables, rows)),
+            hessian_product(on, variables, rows, 4)(direction),
+        )
+
+    each, sensitivities, along = expected()
+    squares = each**2
+    close(found(), (each, each.mean(0), squares.mean(0), squares.sum(1), sensitivities, along))
 
 
 def test_influence(on, logits):
@@ -137,7 +149,7 @@ def test_influence(on, logits):
     others = np.where(np.arange(CLASSES) == np.asarray(on.train.labels)[:, None], -np.inf, logits)
     close(margins(on.model, variables, on.train), own - np.logaddexp.reduce(others, axis=1))
     close(losses(on.model, variables, on.train), cross_entropies(variables.params, on.train))
-    run = Training(variables, on.train, None, on.model, None, 0)
+    run = Training(variables, on.train, None, on.model, optax.identity(), 0)
     weights, restore = ravel_pytree(variables.params)
     derivatives = jax.jacrev(lambda flat: jax.vmap(lambda image: answers(restore(flat), image))(on.train.images))(weights)
     p = np.asarray(jax.nn.softmax(logits), np.float64)
