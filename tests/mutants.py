@@ -244,6 +244,7 @@ def imports(known: dict[str, pathlib.Path]) -> dict[str, set[str]]:
         own = taken[module] = {}
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.ImportFrom) and node.module in known:
+                own[node.module] = node.module
                 for alias in node.names:
                     inner = f"{node.module}.{alias.name}"
                     own[alias.asname or alias.name] = inner if inner in known else f"{node.module}:{alias.name}"
@@ -322,6 +323,11 @@ class Watcher:
             return order.index(item.path), not named
 
         items.sort(key=distance)
+
+    def pytest_collectreport(self, report) -> None:
+        """A test file that cannot be imported sees it too."""
+        if report.failed:
+            self.failed.append(report.nodeid)
 
     def pytest_runtest_logreport(self, report) -> None:
         """Remembers the tests that saw it."""
@@ -430,8 +436,8 @@ def campaign(chosen: list[Mutant], processes: int, limit: float, work: pathlib.P
             if not said.exists() and not os.WIFSIGNALED(status):
                 raise SystemExit(f"the tests did not run:\n{said.with_suffix('.log').read_text()}")
             code, failed = json.loads(said.read_text()) if said.exists() else (-1, [])
-            verdict = "survived" if code == 0 else "out of time" if late and code == -1 else "seen"
-            test = failed[0] if failed else "" if verdict != "seen" else "a crash" if code == -1 else "no import"
+            verdict = "survived" if code in (0, 5) else "out of time" if late and code == -1 else "seen"
+            test = failed[0] if failed else "" if verdict != "seen" else "a crash"
             results.append((mutant, verdict, test))
             seconds = time.monotonic() - began
             progress = f"{len(results)}/{len(chosen)} {verdict}, {seconds:.0f} s, {len(files)} files: {mutant.diff()}"
@@ -442,7 +448,7 @@ def campaign(chosen: list[Mutant], processes: int, limit: float, work: pathlib.P
             write(trees[number], mutant.path, (ROOT / mutant.path).read_text())
             del running[number]
         time.sleep(0.2)
-    seeing = sorted({test for *_, test in results if "::" in test})
+    seeing = sorted({test for *_, test in results if test.startswith("tests/")})
     if seeing:  # a test that fails anyway sees nothing
         said.unlink(missing_ok=True)
         os.waitpid(attempt(None, seeing, trees[0], cache, said), 0)

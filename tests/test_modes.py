@@ -17,7 +17,6 @@ from test_methods import CLASSES, FORGET, KEY, close, normalised, problem, start
 from unlearn_jax.influence import Window, contour
 from unlearn_jax.influence import curvature as influence_curvature
 from unlearn_jax.influence.response import Training, losses, margins
-from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.data_free import teach
 from unlearn_jax.methods.distillation import error_rate
 from unlearn_jax.methods.hypernetwork import Lesson, fresh_hypernetwork, lesson_loss, rewritten
@@ -227,43 +226,3 @@ def test_a_decision_boundary_is_that_of_eval_mode():
     model = Model(lambda key, points: None, apply, (("head",),))
     found = contour(model, Variables({}, {"mean": jnp.float32(1.0)}), Window(-2.0, 3.0, -1.0, 1.0, 12), points=8)
     close(found.points[:, 0], np.ones(8))
-
-
-# Every method
-
-
-def modes(name):
-    """Of each forward pass of a method: whether its weights are being differentiated, and whether it is in training mode."""
-    network, found = laws.model(name), []
-
-    def recorded(function):
-        def recording(variables, images, train=False, **others):
-            kinds = {type(leaf).__name__ for leaf in jax.tree.leaves(variables.params)}
-            found.append((bool(kinds & {"JVPTracer", "LinearizeTracer"}), train))
-            return function(variables, images, train=train, **others)
-
-        return recording
-
-    spied = network._replace(apply=recorded(network.apply), activations=recorded(network.activations))
-    on = laws.problem(network).replace(model=spied)
-    jax.eval_shape(
-        laws.applied(name), laws.keys()[0], laws.member(laws.members(network), 0), laws.member(laws.numbers(name), 0), on
-    )
-    return found
-
-
-TAUGHT = {"bad_teacher", "scrub", "scrub_r", "delete", "prmq", "kde", "boundary_shrink", "amun", "amun_forget", "l2ul", "unsir"}
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("original", "gated_knowledge_transfer")])
-def test_a_network_that_is_not_being_trained_is_asked_in_eval_mode(name):
-    """Teachers, and whatever attacks or noise are made against: their weights are held, and so are their statistics."""
-    asked = [training for differentiated, training in modes(name) if not differentiated]
-    assert not any(asked)
-    assert asked or name not in TAUGHT
-
-
-def test_a_student_that_a_generator_works_against_is_the_one_that_learns():
-    """It is in training mode when it is asked, as when it learns; its teacher never is."""
-    found = modes("gated_knowledge_transfer")
-    assert set(found) == {(False, False), (False, True), (True, True)}
