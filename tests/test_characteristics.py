@@ -14,7 +14,7 @@ def some(models=12, examples=40, test=30, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     masks = np.stack([rng.permutation(examples) < examples // 2 for _ in range(models)])
     right = rng.random(masks.shape) < 0.5 + 0.4 * masks
-    labels = np.arange(test) % classes
+    labels = np.arange(test) % (2 * classes + 1) % classes  # not equally many of each
     answers = np.where(rng.random((models, test)) < 0.7, labels, rng.integers(0, classes, (models, test)))
     margins = rng.normal(size=(models, test))
     return masks, right, rng.random(examples), answers, margins, labels, classes

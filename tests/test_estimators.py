@@ -141,6 +141,24 @@ def test_the_cosine_is_the_dot_product_without_lengths(exact):
     np.testing.assert_array_equal(grad_cos(one_class, certain, TARGETS), 0.0)  # nothing pushes: not a number nowhere
 
 
+def test_trak_averages_the_two_factors_of_several_models_apart():
+    """Two models that differ much, each with a projection of its own; word by word in double precision."""
+    run = small_network()
+    models = run.initial, jax.tree.map(lambda leaf: jnp.flip(leaf, axis=-1), run.initial)
+    found = trak(run, stacked(*models), TARGETS, KEY, 3)
+    factors, errors = [], []
+    for key, variables in zip(jax.random.split(KEY, 2), models, strict=True):
+        own, wanted = (np.asarray(slopes(run, variables, examples), np.float64) for examples in (EXAMPLES, TARGETS))
+        projection = np.asarray(jax.random.normal(key, (own.shape[1], 3)), np.float64)
+        features = own @ projection
+        factors.append(features @ np.linalg.inv(features.T @ features) @ (wanted @ projection).T)
+        margin = np.asarray(influence.margins(run.model, variables, EXAMPLES), np.float64)
+        errors.append(1 / (1 + np.exp(margin)))
+    np.testing.assert_allclose(found, -np.mean(factors, axis=0) * np.mean(errors, axis=0)[:, None], rtol=2e-3, atol=1e-4)
+    together = -np.mean([factor * error[:, None] for factor, error in zip(factors, errors, strict=True)], axis=0)
+    assert abs(found - together).max() > 0.1 * abs(together).max()
+
+
 # Each inverse on its own
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 
+import clock
 import jax
 import numpy as np
 import pytest
@@ -112,6 +113,7 @@ def test_figures_show_all_settings():
 def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     few = experiment.estimators
     monkeypatch.setattr(experiment, "estimators", lambda *given: {name: few(*given)[name] for name in ("grad_dot", "unrolled")})
+    monkeypatch.setattr(experiment, "time", clock.ticking(2.0))
     experiment.run(SMALL, Run(tmp_path))
     assert "is nearest to exact leave-one-out" in capsys.readouterr().out
     with (tmp_path / "estimators.csv").open() as file:
@@ -125,6 +127,10 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert arrays["exact"].dtype == np.float64 and arrays["estimate/unrolled"].shape == (16, 3)
     _, each, _ = arrays["cost/unrolled"]
     assert 1 < each < 12 and arrays["cost/datamodels"][0] == 12  # trainings
+    seconds = {name: float(arrays[f"cost/{name}"][2]) for name in ("grad_dot", "unrolled", "datamodels", "subset_influence")}
+    with_trainings = 2.0 + 12 * 2.0 / 16  # twelve trainings, of which leave-one-out is sixteen in two seconds
+    assert seconds == {"grad_dot": 2.0, "unrolled": 2.0, "datamodels": with_trainings, "subset_influence": with_trainings}
+    assert arrays["exact_seconds"] == 2.0
     assert {path.name for path in tmp_path.glob("figures/*.png")} == {"agreement.png", "screening.png", "smoothness.png"}
     monkeypatch.setattr(experiment, "studied", None)  # nothing is trained again
     monkeypatch.setattr(experiment, "save", lambda *figure: None)

@@ -1,9 +1,11 @@
 """A hypernetwork reads the forget set alone, differentiates nothing, and learns what it is shown."""
 
+import csv
 import dataclasses
 import functools
 import re
 
+import clock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -237,6 +239,8 @@ def test_the_figure_draws_every_method(tmp_path):
 
 
 def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "time", clock.ticking(3.0))
+    monkeypatch.setattr("unlearn_jax.training.pools.time", clock.ticking(10.0))
     small = "--members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     meta = "--meta.sets 3 --meta.validation 2 --meta.steps 4 --meta.others 20 --methods original,retrain"
     command = f"--exp hypernetwork --smoke --device cpu --out {tmp_path / 'out'} --cache {tmp_path / 'cache'} {small} {meta}"
@@ -250,6 +254,10 @@ def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, m
     assert {row.method for row in rows} == {"original", "retrain", "hypernetwork"}
     assert {row.access for row in rows if row.method == "hypernetwork"} == {"F+R+test-like"}
     assert len((out / "meta_training.csv").read_text().splitlines()) == 5
+    with (out / "prices.csv").open() as file:
+        once = {line["method"]: float(line["once"]) for line in csv.DictReader(file)}
+    lessons = 3 * 2 * 10.0 / 5  # three that are learned from, of five that were trained at once; originals and oracles
+    assert once == {"retrain": 0.0, "hypernetwork": pytest.approx(lessons + 3.0)}
     assert re.search(r"hypernetwork: .* s once and .* s a request; cheaper than retraining", done.stdout)
 
     monkeypatch.setattr(study, "train", lambda *_: pytest.fail("learned before"))

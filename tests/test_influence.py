@@ -204,6 +204,21 @@ def test_statistics_are_those_of_the_rows_that_count():
     close(jax.tree.map(lambda leaf: leaf[1], found.without), jax.jit(train)(fewer, jnp.ones(POINTS - 1)), rtol=1e-3, atol=1e-4)
 
 
+def test_a_step_normalises_by_its_batch_and_remembers_that():
+    model = as_model(Normalised(), (("head",),))
+    variables, weights = model.init(jax.random.key(0), EXAMPLES.images), jnp.arange(POINTS) % 3.0
+    gradient, statistics = jax.jit(weighted_gradient, static_argnums=0)(model, variables, EXAMPLES, weights)
+
+    def loss(params):
+        own = variables._replace(params=params)
+        logits, after = model.apply(own, EXAMPLES.images, train=True, counted=weights > 0)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, EXAMPLES.labels)
+        return jnp.sum(weights * each) / jnp.sum(weights), after
+
+    close((gradient, statistics), jax.jit(jax.grad(loss, has_aux=True))(variables.params), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(jax.tree.leaves(statistics)[0], jax.tree.leaves(variables.statistics)[0], atol=0.1)
+
+
 def test_a_row_of_a_resnet_that_does_not_count_changes_nothing_for_the_others():
     model, images = build("resnet8", classes=2, width=2), jax.random.normal(jax.random.key(0), (4, 4, 4, 1))
     variables, counted = model.init(jax.random.key(1), images), jnp.arange(4) != 2

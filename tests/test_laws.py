@@ -293,6 +293,59 @@ def test_on_a_tiny_resnet_with_batch_norm(name):
     assert same(after.statistics, before.statistics) == (name in ("cf_k", "fisher"))
 
 
+# How a method asks networks and uses its keys
+
+
+TAUGHT = {"bad_teacher", "scrub", "scrub_r", "delete", "prmq", "kde", "boundary_shrink", "amun", "amun_forget", "l2ul", "unsir"}
+
+
+@functools.cache
+def traced(name):
+    """Of each forward pass of a method: whether its weights are being differentiated, and whether it is in training mode.
+
+    And what JAX's own checker of keys finds wrong, or None.
+    """
+    network, passes = model(name), []
+
+    def recorded(function):
+        def recording(variables, images, train=False, **others):
+            kinds = {type(leaf).__name__ for leaf in jax.tree.leaves(variables.params)}
+            passes.append((bool(kinds & {"JVPTracer", "LinearizeTracer"}), train))
+            return function(variables, images, train=train, **others)
+
+        return recording
+
+    on = problem(network).replace(
+        model=network._replace(apply=recorded(network.apply), activations=recorded(network.activations))
+    )
+    own = keys()[0], member(members(network), 0), member(numbers(name), 0)
+    try:
+        with jax.debug_key_reuse(True):
+            jax.jit(applied(name)).trace(*own, on)
+    except jax.errors.KeyReuseError as found:
+        return passes, found
+    return passes, None
+
+
+@pytest.mark.parametrize("name", [name for name in METHOD_NAMES if name not in ("original", "gated_knowledge_transfer")])
+def test_a_network_that_is_not_being_trained_is_asked_in_eval_mode(name):
+    """Teachers, and whatever attacks or noise are made against: their weights are held, and so are their statistics."""
+    passes, _ = traced(name)
+    asked = [training for differentiated, training in passes if not differentiated]
+    assert not any(asked)
+    assert asked or name not in TAUGHT
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_no_key_is_used_twice(name):
+    assert traced(name)[1] is None
+
+
+def test_a_student_that_a_generator_works_against_is_the_one_that_learns():
+    """It is in training mode when it is asked, as when it learns; its teacher never is."""
+    assert set(traced("gated_knowledge_transfer")[0]) == {(False, False), (False, True), (True, True)}
+
+
 # What a method says of itself
 
 

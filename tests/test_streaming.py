@@ -4,6 +4,7 @@ import csv
 import functools
 import re
 
+import clock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +145,8 @@ def test_cells_stand_under_their_columns():
     assert [found[name] for name in names] == [2, 4.4, 80.0, 90.0, 1.0]
 
 
-def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
+def test_the_study_leaves_its_tables_and_its_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.streaming.time", clock.ticking(12.0))
     small = "--members 2 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     words = f"{small} --request-size 5 --methods delete --cache {tmp_path / 'cache'}"
     command = f"--exp streaming --smoke --device cpu --out {tmp_path / 'out'} {words}"
@@ -160,6 +162,8 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
         (str(number), str(5 * number), name) for number in (1, 2) for name in methods
     }
     assert {line["access"] for line in lines if line["method"] == "delete + anchor"} == {"F + summary"}
+    timed = [float(line["seconds"]) for line in lines if line["method"] in ("delete", f"delete{report.ANCHORED}", "sisa")]
+    assert timed == [12.0 / (2 * 2)] * 6  # two members, two requests
     rows = read_results(out / "results.csv")
     assert {(row.forget_set, row.n_oracles) for row in rows} == {("after-1", 4), ("after-2", 4)}
     forgotten = [set((out / f"forget_sets/after-{number}.txt").read_text().split()) for number in (1, 2)]

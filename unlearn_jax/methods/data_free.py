@@ -70,7 +70,7 @@ def gated_knowledge_transfer(
 
         def follow(value, transform, state: State, steps: int) -> State:
             descent = descend(Objective((), value), transform, steps=steps)
-            plan = descent.plan(plan_key, problem)  # it reads no examples, so there is nothing to draw
+            plan = descent.plan(jax.random.clone(plan_key), problem)  # it reads no examples, so there is nothing to draw
             return descent.advance(state, plan, problem)[0]
 
         def one_round(states: tuple[State, State], key: Key) -> tuple[tuple[State, State], None]:
