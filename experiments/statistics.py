@@ -1,11 +1,14 @@
-"""What a run says beside its scores: how much could be seen at all, who differs from whom, where the variance comes from, and how
-far the metrics agree.
+"""What a run says beside its scores: how much could be seen at all, on which examples, who differs from whom, where the variance
+comes from, and how far the metrics agree.
 """
 
-import numpy as np
+from typing import NamedTuple
 
-from experiments.study import Scored, scored_row
-from unlearn_jax.metrics import pooled, power_curve
+import numpy as np
+from jaxtyping import Float
+
+from experiments.study import Judged, Scored, Study, scored_row
+from unlearn_jax.metrics import pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.evaluation import Name, Reference
 from unlearn_jax.metrics.null import Null
@@ -16,10 +19,22 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
 from unlearn_jax.report.rows import REFERENCES, Row, deviations, subject
 from unlearn_jax.runs import Run
+from unlearn_jax.types import Cube, Labels
 
 COMPARED = (("klom", "forget"), ("js_divergence", "forget"), ("tow", "all"), ("average_gap", "all"), ("accuracy", "test"))
 SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models that the power curve shows, where there are as many
 SIGNIFICANT = 0.05
+LARGE = 0.2  # difference in the share of models that are right, from which on an example counts among those that carry the gap
+OF_EXAMPLES = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd")
+
+
+class OnExamples(NamedTuple):
+    """What the models of one method make of each example of a forget set."""
+
+    models: int
+    right: Float[np.ndarray, " examples"]  # share of the models that give the label
+    margin: Float[np.ndarray, " examples"]  # mean over the models, in nats
+    margin_sd: Float[np.ndarray, " examples"]
 
 
 def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> tuple[list[Row], float]:
@@ -52,6 +67,36 @@ def power(folder: Run, yardstick: Reference, nothing: Scored | None, title: str)
     apart = {(each.metric, each.split): abs(each.value - each.null.mean) for each in scores}
     save(sample_size.power_curves(curve, apart, title), folder, "power")
     sample_size.show(curve, apart)
+
+
+def on_examples(cube: Cube, labels: Labels) -> OnExamples:
+    """What some models make of each example of a forget set."""
+    margins = scaled_logits(cube.forget, labels.forget)
+    right = (np.argmax(cube.forget, axis=-1) == labels.forget[None]).mean(axis=0)
+    return OnExamples(len(margins), right, margins.mean(axis=0), margins.std(axis=0, ddof=1) if len(margins) > 1 else 0 * right)
+
+
+def examples(study: Study, judged: dict[str, list[Judged]], oracles: Cube) -> tuple[list[tuple], str]:
+    """The rows of examples.csv of one forget set, and in a sentence which examples carry what the originals remember."""
+    cubes = {"oracle": oracles} | {name: first.cube for name, (first, *_) in judged.items() if len(first.cube.forget)}
+    found = {name: on_examples(cube, study.labels) for name, cube in cubes.items()}
+    label, clean = study.labels.forget, study.setting.data.clean_labels[study.rows["forget"]]
+    rows = [
+        (study.name, int(row), int(label[i]), int(clean[i]), name, each.models, *(float(part[i]) for part in each[1:]))
+        for name, each in found.items()
+        for i, row in enumerate(study.published["forget"])
+    ]
+    if "original" not in found:
+        return rows, ""
+    gap = found["original"].right - found["oracle"].right
+    if gap.sum() <= 0:
+        return rows, f"{study.name}: the originals are right on F no more often than the oracles."
+    large, wrong = gap >= LARGE, label != clean
+    carried = f"{gap[large].sum() / gap.sum():.0%} of that lies on the {large.sum()} examples of {len(gap)}"
+    shares = [f"{carried} where it is {LARGE:.0%} or more"]
+    shares += [f"{gap[wrong].sum() / gap.sum():.0%} on the {wrong.sum()} wrongly labelled"] * bool(wrong.any())
+    said = f"{study.name}: originals are right on F {100 * gap.mean():.1f} points more often than oracles"
+    return rows, f"{said}; {', '.join(shares)} (examples.csv)."
 
 
 def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:

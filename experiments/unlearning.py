@@ -58,6 +58,7 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
         Study(config, folder, setting, mask, name, entries).oracles()
     made_with = {*originals.made_with}
     notes: list[str] = []
+    one_by_one: list[tuple] = []
     for index, (mask, set_name) in enumerate(sets):
         study = Study(config, folder, setting, mask, set_name, entries)
         oracles = study.oracles()
@@ -70,6 +71,9 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
             scored[name][study.name] = each
         bands[study.name] = yardstick.band
         lost[study.name] = {name: each[0].lost for name, each in judged.items()} | {"oracle": study.lost}
+        lines, carried = statistics.examples(study, judged, oracles)
+        one_by_one += lines
+        notes += [carried] * bool(carried)
         if study.lost:
             whole = len(oracles.forget) + len(study.lost)
             notes.append(
@@ -87,6 +91,7 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
         write_rows(folder, "over_forget_sets.csv", shown)
         extra |= {"over_forget_sets": shown, "band_over_forget_sets": band}
     write_results(folder, rows, extra)
+    folder.write_csv("examples.csv", statistics.OF_EXAMPLES, one_by_one)
     gone = {name: [f"{s} #{member}" for s in lost for member in lost[s][name]] for name in names}
     board = leaderboard.arrange(shown, band, gone)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))

@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,7 @@ def test_the_run_folder_holds_what_scripts_expect(finished):
     figures = ("quality_against_utility", "loss_histograms", "accuracy", "power", "metric_agreement")
     assert names == {
         *("config.json", "hyperparameters.json", "results.csv", "results.json", "summary.md", "summary.tex"),
-        *("power.csv", "comparisons.csv", "agreement.csv"),
+        *("power.csv", "comparisons.csv", "agreement.csv", "examples.csv"),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
         *(f"logits/random-0/{name}.npz" for name in (*METHODS, "oracle", "labels")),
         "forget_sets/random-0.txt",
@@ -117,6 +118,32 @@ def test_config_json_says_what_was_run_and_on_what(finished, cache):
     assert (config["methods"], config["members"], config["seed"], config["smoke"]) == (list(METHODS), MEMBERS, 0, True)
     assert (config["train_size"], config["train"]["epochs"], config["forget"]["kind"]) == (ROWS, 2, "random")
     assert config["cache"] == str(cache)
+
+
+def test_every_example_of_the_forget_set_by_every_method(finished):
+    out, _ = finished
+    rows = table(out / "examples.csv")
+    labels = np.load(out / "logits/random-0/labels.npz")
+    data = load("digits", train_size=ROWS, label_noise=0.1)
+    clean = dict(zip(data.published.train.tolist(), data.clean_labels.tolist(), strict=True))
+    for name in ("oracle", "original", "scrub"):
+        logits = np.load(out / f"logits/random-0/{name}.npz")["forget"].astype(np.float64)
+        own = [row for row in rows if row["method"] == name]
+        assert [int(row["row"]) for row in own] == labels["forget_rows"].tolist()
+        assert [int(row["label"]) for row in own] == labels["forget"].tolist()
+        assert [int(row["clean_label"]) for row in own] == [clean[int(row["row"])] for row in own]
+        right = (logits.argmax(-1) == labels["forget"]).mean(0)
+        np.testing.assert_allclose([float(row["right"]) for row in own], right)
+        of_label = np.take_along_axis(logits, labels["forget"][None, :, None], -1)[..., 0]
+        others = np.where(np.arange(10) == labels["forget"][None, :, None], -np.inf, logits)
+        margins = of_label - np.logaddexp.reduce(others, axis=-1)
+        np.testing.assert_allclose([float(row["margin"]) for row in own], margins.mean(0), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose([float(row["margin_sd"]) for row in own], margins.std(0, ddof=1), rtol=1e-3, atol=1e-4)
+    shares = {name: np.array([float(row["right"]) for row in rows if row["method"] == name]) for name in ("original", "oracle")}
+    gap = shares["original"] - shares["oracle"]
+    said = re.sub(r"\s+", " ", (out / "summary.md").read_text())
+    if gap.sum() > 0:
+        assert f"{100 * gap.mean():.1f} points more often than oracles; {gap[gap >= 0.2].sum() / gap.sum():.0%} of that" in said
 
 
 def test_results_csv_is_tidy(finished):
