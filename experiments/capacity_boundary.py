@@ -43,7 +43,7 @@ def run(config: Config, folder: Run) -> None:
         with working(f"{axis} {value}") as update:
             for done in range(config.seeds):
                 one = kept(own, folder, toy, window, config.seed + done)
-                if len(one["displacement"]):
+                if len(one["displacement"]) and np.ptp(one["displacement"]):  # else no point is told from another
                     seeds[config.seed + done] = one
                 update((done + 1) / config.seeds, f"{done + 1} seeds, {done + 1 - len(seeds)} without a boundary")
         if not found:

@@ -257,7 +257,8 @@ def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     axes.set_xlabel("metasmoothness at the removal of single points (mean, standard error)")
     axes.set_ylabel("Pearson's correlation of unrolled\nwith exact leave-one-out")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
