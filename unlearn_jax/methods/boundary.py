@@ -216,8 +216,8 @@ def l2ul(
     descent in an l2 ball: A. Minimises, by SGD with momentum 0.9, the mean over a stream of F u A of -CE on F and CE on A, plus
     anchor / 2 sum_i (1 - Ω_i) (θ_i - θ0_i)², Ω the mean of |∇θ |f(x)|_2| over F, scaled to [0, 1] within each parameter array:
     what does not matter for F shall stay. Deviations: a fixed number of passes (the authors stop as soon as all of F is
-    misclassified); F and A shuffled into one stream (theirs pairs 32 with 256); Ω from each example's own gradient; the attack
-    starts at the image itself; 5 copies and 30 steps (theirs 20 and 100).
+    misclassified); F and A shuffled into one stream (theirs pairs 32 with 256); Ω from each example's own gradient, in eval mode;
+    the attack starts at the image itself and is not cut to the range of pixels; 5 copies and 30 steps (theirs 20 and 100).
 
     Args:
         learning_rate: of SGD, as the authors' program has it; 0.001 in their script.
