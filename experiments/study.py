@@ -227,7 +227,7 @@ class Study:
             update(1.0, f"{len(judged)} methods, {len(yardstick.nulls)} metrics")
         return yardstick, found
 
-    def with_gaps(self, by_seed: Sequence[Sequence[float]], lost: Sequence[tuple[int, ...]]) -> np.ndarray:
+    def with_gaps(self, by_seed: Sequence[np.ndarray | Sequence[float]], lost: Sequence[tuple[int, ...]]) -> np.ndarray:
         """A value of each original and seed, NaN for those that are lost or, at the end, were not compared."""
         whole = np.full((self.members, len(by_seed)), np.nan)
         for seed, (values, gone) in enumerate(zip(by_seed, lost, strict=True)):
