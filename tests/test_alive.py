@@ -71,18 +71,19 @@ def test_as_many_models_are_scored_as_there_are_oracles_for():
     yardstick = reference(oracles, labels, comparable(4, 7), splits=4)
     found, n = score_alive(own, yardstick, np.array([0, 2, 5, 7]))
     assert n == 3
-    assert found.scores[0] == score(Cube(*(part[:3] for part in own)), yardstick, np.array([0, 2, 5])).scores[0]
+    first_three = score(Cube(*(part[:3] for part in own)), yardstick, np.array([0, 2, 5]))
+    for ours, theirs in zip(found.scores, first_three.scores, strict=True):
+        np.testing.assert_array_equal(ours.parts, theirs.parts)
+        assert ours[:5] == theirs[:5]
     assert score_alive(Cube(*(part[:1] for part in own)), yardstick) == (None, 1)
 
 
 def test_the_main_study_compares_what_is_alive_and_says_so(poison, cache, tmp_path):
     poison(oracle=(2,), original=(1,))
-    done = run("unlearning", tmp_path / "out", cache, "original,retrain,finetune")
+    done = run("unlearning", tmp_path / "out", cache, "original,retrain")
     assert done.returncode == 0, done.stderr
     rows = read_results(tmp_path / "out/results.csv")
-    assert {(row.method, row.n_members, row.n_oracles) for row in rows} == {
-        (name, 3, 7) for name in ("original", "retrain", "finetune")
-    }
+    assert {(row.method, row.n_members, row.n_oracles) for row in rows} == {(name, 3, 7) for name in ("original", "retrain")}
     assert "random-0: 1 of 8 oracles diverged; at most 3 models are compared." in (tmp_path / "out/summary.md").read_text()
 
 
@@ -159,7 +160,7 @@ def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):
 
 
 def largest_weight(of, seen):
-    leaf = np.abs(jax.tree.leaves(seen.variables.params)[0])
+    leaf = np.abs(jax.tree.leaves(seen.variables.params)[-1]).astype(float)
     return leaf.reshape(len(leaf), -1).max(1)
 
 
@@ -187,8 +188,8 @@ def test_a_run_is_extended_by_a_metric_of_models(cache, tmp_path, monkeypatch):
 def test_logits_made_with_another_version_are_said(cache, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setattr("unlearn_jax.device.made_with", lambda: "jax 0.1, cpu")
-    assert run("unlearning", out, cache, "original,finetune").returncode == 0
+    assert run("unlearning", out, cache, "original").returncode == 0
     monkeypatch.undo()
-    done = run("unlearning", out, cache, "original,finetune")
+    done = run("unlearning", out, cache, "original")
     assert done.returncode == 0
     assert "Part of this was made with jax 0.1, cpu, not with jax" in (out / "summary.md").read_text()
