@@ -177,7 +177,7 @@ def coincidence(pairs: np.ndarray) -> np.ndarray:
     spread, loss = pairs[:, :, 0].std(0, ddof=1), pairs[:, :, 1].mean(0)
     found = []
     for one, other in ((0, 1), (1, 0)):
-        most = np.argsort(-spread[one])[: max(len(spread[one]) // 10, 1)]
+        most = np.argsort(-spread[one], kind="stable")[: max(len(spread[one]) // 10, 1)]
         found.append((correlated(spread[one], loss[other]), 100 * loss[other][most].sum() / loss[other].sum()))
     return np.mean(found, axis=0)
 

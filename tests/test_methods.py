@@ -441,6 +441,35 @@ def test_saluns_mask_is_the_share_with_the_largest_forget_gradient(share):
     assert saliency[~frozen].min() > saliency[frozen].max()
 
 
+def test_salun_moves_half_of_the_weights_of_a_relu_network_that_forgets_one_example():
+    """Most of whose gradients are exactly 0. Restated in NumPy: the authors rank all weights, and take the first half."""
+    model = build("mlp", classes=10, width=32)
+    on = problem(model)
+    one = jnp.arange(EXAMPLES) == np.flatnonzero(on.forget)[0]
+    images = jax.random.normal(KEY, (EXAMPLES, 31))
+    on = on.replace(train=Examples(images, on.train.labels), classes=10, forget=one, forget_count=1)
+    params = jax.jit(model.init)(KEY, images[:1]).params
+    frozen = jax.jit(least_salient)(on, Variables(params, {}), 0.5)
+
+    read, inputs, names = np.asarray(images[one], np.float64)[0], [], ("hidden1", "hidden2", "head")
+    for name in names:
+        inputs.append(read)
+        read = read @ params[name]["kernel"] + params[name]["bias"]
+        read = read if name == "head" else np.maximum(read, 0)
+    error = scipy.special.softmax(read) - np.eye(10)[on.train.labels[one][0]]
+    slopes = {}
+    for name, read in zip(names[::-1], inputs[::-1], strict=True):
+        slopes[name] = {"bias": error, "kernel": np.outer(read, error)}
+        error = (error @ params[name]["kernel"].T) * (read > 0)
+    slopes = np.concatenate([np.ravel(abs(slopes[name][part])) for name in sorted(names) for part in ("bias", "kernel")])
+    assert len(slopes) == 2410 and (slopes == 0).sum() > 1205  # the median is 0, and no weight is below it
+    expected = np.ones(2410, bool)
+    expected[np.argsort(slopes, kind="stable")[1205:]] = False
+    found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(frozen)])
+    assert (~found).sum() == 1205
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_saluns_masked_weights_and_their_momentum_stay_bit_for_bit():
     """Weight decay and momentum included, which is where published code lets them drift."""
     on, variables = problem(normalised()), start(normalised())

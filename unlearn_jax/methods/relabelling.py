@@ -7,11 +7,12 @@ from jaxtyping import Array, Int
 
 from unlearn_jax.methods.pieces import other_labels, steps_for
 from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.methods.selection import smallest
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.gradients import batch_gradient
 from unlearn_jax.training.objectives import Batch, Term, cross_entropy, relabelled, weighted
 from unlearn_jax.training.transforms import freeze_where
-from unlearn_jax.types import Key, Method, Problem, Variables
+from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 
 @register(access="F+R", reference="Amnesiac unlearning, arXiv 2010.10981", identity_at_zero=True)
@@ -66,9 +67,10 @@ def salun(
 ) -> Method:
     """SalUn: random labels through a mask of the weights that matter most to the forget loss.
 
-    The mask holds the `share` of all weights with the largest |sum over F of ∇CE| at θ0 (eval mode); the others, their
-    momentum included, stay bit-identical. Deviation: one fixed wrong label for each forget example, in one stream with R,
-    where the authors redraw the label each epoch, among all classes, and on CIFAR-10 and SVHN pass over F before R.
+    The mask holds the `share` of all weights with the largest |sum over F of ∇CE| at θ0 (eval mode), by rank, so that no more
+    may move where many are 0, as in a relu network that forgets one example; the others, their momentum included, stay
+    bit-identical. Deviation: one fixed wrong label for each forget example, in one stream with R, where the authors redraw the
+    label each epoch, among all classes, and on CIFAR-10 and SVHN pass over F before R.
 
     Args:
         share: of the weights that may move, over the whole network.
@@ -99,8 +101,7 @@ def descend_on_wrong_labels(key: Key, problem: Problem, transform, epochs: int, 
     return descend(weighted(Term("kept", relabelled(wrong_labels(key, problem)))), transform, steps=steps, batch_size=batch_size)
 
 
-def least_salient(problem: Problem, variables: Variables, share: float | Array):
-    """True where a weight is not among the `share` with the largest |∇CE(F)|, counted over the whole tree."""
-    saliency = jax.tree.map(jnp.abs, batch_gradient(problem, variables, "forget"))
-    threshold = jnp.quantile(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(saliency)]), 1.0 - share)
-    return jax.tree.map(lambda leaf: leaf < threshold, saliency)
+def least_salient(problem: Problem, variables: Variables, share: float | Array) -> Params:
+    """True for all but the `share` of the weights with the largest |∇CE(F)|, by rank over the whole tree; see `smallest`."""
+    gradient = batch_gradient(problem, variables, "forget")
+    return smallest(gradient, 1.0 - share, among=jax.tree.map(lambda _: True, gradient), each=False)
