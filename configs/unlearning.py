@@ -112,7 +112,7 @@ class Methods(Common):
         """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
-        fitting = [name for name, entry in METHODS.items() if entry.models == "any" or self.model != "mlp"]
+        fitting = [name for name, entry in METHODS.items() if self.model != "mlp" or "convolutions" not in entry.needs]
         groups = {"all": fitting, "main": _words(MAIN)}
         words = [name for word in _words(self.methods) for name in groups.get(word, [word])]
         names = list(dict.fromkeys(words))

@@ -15,6 +15,7 @@ from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import accuracy, gaming, probabilities, relearn_steps, scaled_logits, score, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Evaluation, Extra
+from unlearn_jax.models.paths import at, replaced
 from unlearn_jax.report import gaming as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.gaming import Claim, Price
@@ -160,11 +161,13 @@ class Game:
         is near the origin; the same number, added to all its biases, which no softmax sees, takes them back.
         """
         relearner, published = self.models.relearner, {name: null.mean for name, null in self.yardstick.nulls.items()}
-        params, (head,) = self.originals.params, self.setting.problem.model.blocks[-1]
+        params, head = self.originals.params, self.setting.problem.model.head
+        assert head and head.bias
+        own, biases = {path: at(params, path) for path in (head.kernel, head.bias)}, head.bias
 
         def divided(by: np.ndarray) -> Variables:
-            own = {name: (leaf / np.expand_dims(by, tuple(range(1, leaf.ndim)))) for name, leaf in params[head].items()}
-            return self.originals._replace(params={**params, head: {name: np.float32(leaf) for name, leaf in own.items()}})
+            less = {path: np.float32(leaf / np.expand_dims(by, tuple(range(1, leaf.ndim)))) for path, leaf in own.items()}
+            return self.originals._replace(params=replaced(params, less))
 
         with working("dulling") as update:
             slow = -published["relearn_steps", "forget"]
@@ -173,9 +176,9 @@ class Game:
             update(1.0, f"heads divided by {by.min():.2g} to {by.max():.2g}")
         dull = divided(by)
         missing = published["weight_distance", "all"] ** 2 - weight_distance(dull.params, self.models.oracles.params)["all"] ** 2
-        bias = dull.params[head]["bias"]
-        own = {**dull.params[head], "bias": bias + np.float32(np.sqrt(np.maximum(missing, 0) / bias.shape[1])[:, None])}
-        return dull._replace(params={**dull.params, head: own})
+        bias = at(dull.params, biases)
+        shifted = bias + np.float32(np.sqrt(np.maximum(missing, 0) / bias.shape[1])[:, None])
+        return dull._replace(params=replaced(dull.params, {biases: shifted}))
 
     @functools.cached_property
     def dulled_weights(self) -> Extra:

@@ -15,7 +15,7 @@ from experiments.unlearning import compare
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import Entry
-from unlearn_jax.methods.hypernetwork import Lesson, fresh_hypernetwork, hypernetwork, lesson_loss, meta_trained
+from unlearn_jax.methods.hypernetwork import NEEDS, Lesson, fresh_hypernetwork, hypernetwork, lesson_loss, meta_trained
 from unlearn_jax.report import hypernetwork as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.progress import working
@@ -50,7 +50,7 @@ def run(config: Config, folder: Run) -> None:
     folder.write_npz("hypernetwork.npz", {"weights": ravel_pytree(trained.weights)[0]})
     # It is held against methods that see what its meta-training saw, though at the time of a request it reads F alone.
     make = functools.partial(hypernetwork, trained.weights)
-    entry = Entry(make, "F+R+test-like", "this project's", "One forward pass.", {}, frozenset(), "any", False, False)
+    entry = Entry(make, "F+R+test-like", "this project's", "One forward pass.", {}, frozenset(), NEEDS)
     rows = compare(config, folder, setting, {NAME: entry})
     prices = report.prices(rows, NAME, trained.pool_seconds + trained.seconds)
     folder.write_csv("prices.csv", report.Price._fields, prices)

@@ -13,7 +13,7 @@ from unlearn_jax import influence
 from unlearn_jax.data import discs
 from unlearn_jax.influence import Training, leave_one_out, retrained, unrolled
 from unlearn_jax.influence.curvature import _hessian_product, gauss_newton_rows
-from unlearn_jax.types import Examples, Model, Variables
+from unlearn_jax.types import Dense, Examples, Model, Variables
 
 POINTS, DECAY, RATE, MOMENTUM, STEPS = 60, 0.05, 0.3, 0.5, 300
 TOY = discs(POINTS, separation=2.0, seed=2)
@@ -42,7 +42,8 @@ def linear(variables, images, train):
 
 
 ZEROS = Variables({"head": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}}, {})
-MODEL = Model(lambda key, images: ZEROS, linear, (("head",),))
+HEAD, HIDDEN = (Dense(f"{name}/kernel", f"{name}/bias") for name in ("head", "hidden"))
+MODEL = Model(lambda key, images: ZEROS, linear, (("head",),), dense=(HEAD,))
 
 
 def run_of(steps, decay=DECAY):
@@ -63,7 +64,7 @@ def small_network(batches=None):
         "hidden": {"kernel": jnp.asarray(drawn[:10].reshape(2, 5)), "bias": jnp.asarray(drawn[10:15])},
         "head": {"kernel": jnp.asarray(drawn[15:25].reshape(5, 2)), "bias": jnp.asarray(drawn[25:27])},
     }
-    model = Model(lambda key, images: None, relu_network, (("hidden",), ("head",)))
+    model = Model(lambda key, images: None, relu_network, (("hidden",), ("head",)), dense=(HIDDEN, HEAD))
     return dataclasses.replace(run_of(37, 1e-3), initial=Variables(start, {}), model=model, batches=batches)
 
 
@@ -253,8 +254,11 @@ def test_ek_fac_says_what_it_cannot_do():
     narrow = dataclasses.replace(
         run, model=MODEL._replace(apply=lambda variables, images, train: (variables.params["head"]["scale"] * images, {}))
     )
-    with pytest.raises(ValueError, match="'head' is something else"):
+    with pytest.raises(ValueError, match="'head/scale' is something else"):
         influence.ek_fac(0.1)(narrow, other, jnp.zeros((1, 2)))
+    silent = dataclasses.replace(run, model=MODEL._replace(dense=None))
+    with pytest.raises(ValueError, match=r"which the model does not say \(Model.dense\)"):
+        influence.ek_fac(0.1)(silent, run.initial, jnp.zeros((1, 6)))
 
 
 def test_data_inf_is_the_mean_of_the_inverses_of_each_layer(network):

@@ -75,7 +75,7 @@ class Perceptron(nn.Module):
 
 @functools.cache
 def model(name):
-    if METHODS[name].models == "convolutional":
+    if "convolutions" in METHODS[name].needs:
         return as_model(ResNet(CLASSES, (1,), 4), block_names((1,)))
     return as_model(Perceptron(), (("hidden", "norm"), ("head",)))
 

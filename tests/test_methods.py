@@ -23,7 +23,7 @@ from unlearn_jax.training.fit import fit
 from unlearn_jax.training.gradients import batch_gradient, squared_gradients
 from unlearn_jax.training.objectives import Objective, Term, cross_entropy, divergence, weighted
 from unlearn_jax.training.transforms import freeze_where
-from unlearn_jax.types import Examples, Model, Problem, Recipe, UsageError, Variables
+from unlearn_jax.types import Dense, Examples, Model, Problem, Recipe, UsageError, Variables
 
 KEY = jax.random.key(0)
 EXAMPLES, FORGET, RETAIN, CLASSES = 40, 6, 28, 3  # six more rows belong to neither
@@ -54,7 +54,9 @@ def linear():
         head = variables.params["head"]
         return images.reshape(len(images), -1) @ head["kernel"] + head["bias"][None], variables.statistics
 
-    return Model(init, apply, (("head",),), lambda variables, images: images.reshape(len(images), -1))
+    head = Dense("head/kernel", "head/bias")
+    facts = {"norms": (), "convolutions": (), "dense": (head,), "head": head}
+    return Model(init, apply, (("head",),), lambda variables, images: images.reshape(len(images), -1), **facts)
 
 
 @functools.cache
@@ -82,7 +84,9 @@ def normalised():
         features, statistics = read(variables, images, train)
         return features @ variables.params["head"]["kernel"], statistics
 
-    return Model(init, apply, (("hidden",), ("norm",), ("head",)), lambda variables, images: read(variables, images)[0])
+    hidden, head = Dense("hidden/kernel", None), Dense("head/kernel", None)
+    facts = {"norms": ("norm",), "convolutions": (), "dense": (hidden, head), "head": head}
+    return Model(init, apply, (("hidden",), ("norm",), ("head",)), lambda variables, images: read(variables, images)[0], **facts)
 
 
 @functools.cache

@@ -132,13 +132,13 @@ def test_the_smallest_entries_are_exactly_so_many_whatever_the_ties(seed, share,
             assert abs(values)[chosen].max() <= abs(values)[~chosen].min()
 
 
-def test_convolutions_and_normalisations_are_known_by_shape_and_name():
-    params = initial(1).params
-    inside = {name for name, leaf in named(convolutions(params)).items() if leaf}
+def test_convolutions_and_normalisations_are_those_that_the_model_names():
+    model, params = resnet(1), initial(1).params
+    inside = {name for name, leaf in named(convolutions(model, params)).items() if leaf}
     assert inside == {"stem/kernel", "stage1_block1/conv1/kernel", "stage1_block1/conv2/kernel"}
-    first = convolutions(params, resnet(1).blocks[0])
+    first = convolutions(model, params, first=True)
     assert {name for name, leaf in named(first).items() if leaf} == {"stem/kernel"}
-    outside = {name for name, leaf in named(unnormalising(params)).items() if leaf}
+    outside = {name for name, leaf in named(unnormalising(model, params)).items() if leaf}
     assert outside == {*kernels(params), "head/kernel", "head/bias"}
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from unlearn_jax.models import as_model, build, convolution, draw_kernels, through_waves
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
+from unlearn_jax.models.paths import arrays
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
 from unlearn_jax.training import cost
 from unlearn_jax.training.cost import flops
@@ -332,10 +333,11 @@ def test_an_unknown_model_is_refused(name):
 def test_kernels_are_drawn_with_variance_two_over_the_fan_in_and_one_in_the_head():
     model = build("resnet8", classes=500, width=64)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes(model, (8, 8, 16)).params)
-    for path, kernel in jax.tree_util.tree_leaves_with_path(draw_kernels(jax.random.key(0), empty)):
-        if path[-1].key != "kernel":
-            continue
-        gain = 1 if path[0].key == "head" else 2
+    gains = {path: 1.0 if path == model.head.kernel else 2.0 for path in (*model.convolutions, model.head.kernel)}
+    drawn = arrays(draw_kernels(jax.random.key(0), empty, gains))
+    assert {path for path, leaf in drawn.items() if np.any(leaf)} == set(gains)
+    for path, gain in gains.items():
+        kernel = drawn[path]
         expected = math.sqrt(gain / math.prod(kernel.shape[:-1]))
         error = 5 / math.sqrt(2 * kernel.size)  # five standard errors of a standard deviation
         assert np.std(kernel) == pytest.approx(expected, rel=error), path
@@ -347,7 +349,8 @@ def test_init_draws_the_kernels_and_leaves_the_rest_to_flax():
     one, again, other = (model.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 1))) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, again)
     assert not np.isclose(one.params["hidden2"]["kernel"], other.params["hidden2"]["kernel"]).any()
-    jax.tree.map(np.testing.assert_array_equal, one.params, draw_kernels(jax.random.key(0), other.params))
+    gains = {"hidden1/kernel": 2.0, "hidden2/kernel": 2.0, "head/kernel": 1.0}
+    jax.tree.map(np.testing.assert_array_equal, one.params, draw_kernels(jax.random.key(0), other.params, gains))
     assert not one.params["hidden2"]["bias"].any()
 
 
@@ -357,7 +360,8 @@ def test_draws_differ_by_key_and_by_leaf_and_touch_kernels_only():
         "other": {"kernel": jnp.zeros((8, 4)), "scale": jnp.full(4, 3.0)},
         "head": {"kernel": jnp.zeros((8, 4))},
     }
-    one, again, other = (draw_kernels(jax.random.key(seed), params) for seed in (0, 0, 1))
+    gains = {f"{name}/kernel": 2.0 for name in params}
+    one, again, other = (draw_kernels(jax.random.key(seed), params, gains) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, again)
     np.testing.assert_array_equal(one["hidden"]["bias"], params["hidden"]["bias"])
     np.testing.assert_array_equal(one["other"]["scale"], params["other"]["scale"])

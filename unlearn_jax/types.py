@@ -39,8 +39,18 @@ class Variables(NamedTuple):
     statistics: Statistics  # BatchNorm's running means and variances; {} for a model without them
 
 
+class Dense(NamedTuple):
+    """Where a layer `x @ kernel + bias` has its arrays among the params, as paths such as `head/kernel`."""
+
+    kernel: str  # [in, out]
+    bias: str | None  # [out]
+
+
 class Model(NamedTuple):
-    """A network as pure functions.
+    """A network as pure functions, and facts about its params, which nothing here guesses from a name or a shape.
+
+    A group or an array is named by its path: keys from the top, joined by slashes, such as `stage1_block1/conv1/kernel`. Where
+    nobody says (None), what needs the fact refuses, and says so; everything else works.
 
     Attributes:
         init: `(key, images[1, ...]) -> Variables`.
@@ -48,7 +58,7 @@ class Model(NamedTuple):
             own statistics normalise and the running ones move; without, the running ones normalise and come back unchanged.
             A model that has statistics also takes `counted[batch]`, bool: the rows that they are computed from.
         blocks: the names of the top-level parameter groups from the input to the output, grouped in blocks;
-            the last is the head.
+            the last is the head. Empty where nobody says.
         features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
             normalisation; None where nobody says.
         activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
@@ -56,6 +66,11 @@ class Model(NamedTuple):
             stem before their relu); a dense layer's units are positions of one channel. None where nobody says.
         gradient: `(params, images[batch, ...], labels[batch], weights[batch]) -> params`, the gradient of the weighted sum of
             the cross-entropies by a faster way than automatic differentiation, where somebody wrote one.
+        norms: the groups that belong to a normalisation; () if there are none.
+        convolutions: the kernels of all two-dimensional convolutions, `[height, width, in, out]`, in the order in which an
+            image meets them; () if there are none.
+        dense: all dense layers; () if there are none.
+        head: the dense layer that reads `features` and gives the logits.
     """
 
     init: Callable[..., Variables]
@@ -64,6 +79,10 @@ class Model(NamedTuple):
     features: Callable[..., Array] | None = None
     activations: Callable[..., tuple[Array, Statistics, tuple[Array, ...]]] | None = None
     gradient: Callable[..., Params] | None = None
+    norms: tuple[str, ...] | None = None
+    convolutions: tuple[str, ...] | None = None
+    dense: tuple[Dense, ...] | None = None
+    head: Dense | None = None
 
 
 class Examples(NamedTuple):

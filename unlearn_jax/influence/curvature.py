@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from unlearn_jax.influence.gradients import per_example, pushes, slopes
 from unlearn_jax.influence.response import Training, losses
+from unlearn_jax.models.paths import arrays, at, replaced
 from unlearn_jax.training.landscape import krylov
 from unlearn_jax.types import Examples, Key, Variables
 
@@ -187,19 +188,20 @@ def ek_fac(damping: float) -> Inverse:
         damping: λ, above 0.
 
     Returns:
-        An inverse that raises ValueError for a parameter group that is not a dense layer's kernel and bias.
+        An inverse that raises ValueError for a model that does not say its dense layers, or has a parameter that is none of their
+        kernels and biases.
 
     Source: George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296.
     """
 
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         _, restore = ravel_pytree(variables.params)
-        for name, layer in variables.params.items():
-            if set(layer) != {"kernel", "bias"} or layer["kernel"].ndim != 2:
-                raise ValueError(f"EK-FAC knows dense layers with a kernel and a bias; {name!r} is something else")
+        layers = _dense_layers(run, variables)
         gradients, moved = jax.vmap(restore)(gauss_newton_rows(run, variables)), jax.vmap(restore)(vectors)
-        for name in moved:
-            moved[name] = _kronecker_inverse(gradients[name], moved[name], len(run.examples.labels), damping)
+        for layer in layers:
+            own, given = ([at(tree, path) for path in layer] for tree in (gradients, moved))
+            found = _kronecker_inverse(own, given, len(run.examples.labels), damping)
+            moved = replaced(moved, dict(zip(layer, found, strict=True)))
         return jax.vmap(lambda tree: ravel_pytree(tree)[0])(moved)
 
     return inverse
@@ -281,18 +283,30 @@ def _hessian_product(run: Training, variables: Variables) -> Callable[[Array], A
     return jax.linearize(jax.grad(loss), flat)[1]
 
 
-def _kronecker_inverse(gradients: dict[str, Array], vectors: dict[str, Array], examples: int, damping: float) -> dict[str, Array]:
-    """One layer's part of `ek_fac`; gradients are rows of B, which are outer products of input and output gradient."""
-    kernels, errors = (part.reshape(examples, -1, *part.shape[1:]) for part in (gradients["kernel"], gradients["bias"]))
+def _dense_layers(run: Training, variables: Variables) -> list[tuple[str, str]]:
+    """Kernel and bias of every dense layer, of which all parameters must be one."""
+    if run.model.dense is None:
+        raise ValueError("EK-FAC needs to know the dense layers, which the model does not say (Model.dense)")
+    layers = [(layer.kernel, layer.bias) for layer in run.model.dense if layer.bias]
+    others = sorted(set(arrays(variables.params)) - {path for layer in layers for path in layer})
+    if others:
+        raise ValueError(f"EK-FAC knows dense layers with a kernel and a bias; {others[0]!r} is something else")
+    return layers
+
+
+def _kronecker_inverse(gradients: list[Array], vectors: list[Array], examples: int, damping: float) -> tuple[Array, Array]:
+    """One layer's kernel and bias in `ek_fac`; gradients are rows of B, which are outer products of input and output gradient."""
+    kernels, errors = (part.reshape(examples, -1, *part.shape[1:]) for part in gradients)
     strength = jnp.sum(errors**2, axis=(1, 2))[:, None]
     read = jnp.einsum("ncio,nco->ni", kernels, errors) / jnp.where(strength > 0, strength, 1.0)
     read = jnp.concatenate([read, jnp.ones_like(strength)], axis=1)
     _, across = jnp.linalg.eigh(read.T @ read / examples)
     _, along = jnp.linalg.eigh(jnp.einsum("nco,ncp->op", errors, errors))
 
-    def joined(layer: dict[str, Array]) -> Array:
-        return jnp.concatenate([layer["kernel"], layer["bias"][:, None]], axis=1)
+    def joined(layer: list[Array]) -> Array:
+        kernel, bias = layer
+        return jnp.concatenate([kernel, bias[:, None]], axis=1)
 
     squares = jnp.sum((across.T @ joined(gradients) @ along) ** 2, axis=0)
     moved = across @ (across.T @ joined(vectors) @ along / (squares + damping)[None]) @ along.T
-    return {"kernel": moved[:, :-1], "bias": moved[:, -1]}
+    return moved[:, :-1], moved[:, -1]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from unlearn_jax.methods.needs import require
 from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.ensembles import call_size, chunk_size, over_members, per_call, recorded, step_bytes
@@ -40,7 +41,7 @@ class Unlearner:
         chunk: members at a time; by default as many as fit into memory.
 
     Raises:
-        ValueError: masks that count other than the problem does.
+        ValueError: masks that count other than the problem does, or a model that the method cannot work on.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Unlearner:
         chunk: int | None = None,
     ):
         static, traced = traceable(method, values)
-        make = (METHODS[method] if isinstance(method, str) else method).make
+        entry = METHODS[method] if isinstance(method, str) else method
+        require(method if isinstance(method, str) else "the method", entry.needs, problem)
+        make = entry.make
 
         def unlearn(key, own, numbers, masks, problem):
             return make(**static, **numbers)(key, problem.replace(**masks), own)

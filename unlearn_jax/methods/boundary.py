@@ -45,7 +45,7 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
     return method
 
 
-@register(access="F", reference="arXiv 2303.11570", identity_at_zero=True)
+@register(access="F", reference="arXiv 2303.11570", needs=["linear head"], identity_at_zero=True)
 def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
     """Boundary expanding: moves the forget set into a class of its own, and takes the class away.
 

@@ -75,7 +75,7 @@ def fcs(
     return method
 
 
-@register(access="F+R", reference="2nd of the competition, arXiv 2406.09073", models="convolutional")
+@register(access="F+R", reference="2nd of the competition, arXiv 2406.09073", needs=["convolutions"])
 def msg(
     *,
     share: Number = 0.3,
@@ -103,7 +103,8 @@ def msg(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         subset_key, init_key, descent_key = jax.random.split(key, 3)
-        kernels, agreed = convolutions(variables.params), agreeing(subset_key, problem, variables, share)
+        kernels = convolutions(problem.model, variables.params)
+        agreed = agreeing(subset_key, problem, variables, share)
         renewed = jax.tree.map(jnp.where, agreed, initialise(init_key, problem).params, variables.params)
         factors = jax.tree.map(lambda kernel, mask: jnp.where(mask | (not kernel), 1.0, others), kernels, agreed)
         slow = optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, factors))
@@ -122,7 +123,7 @@ def agreeing(key: Key, problem: Problem, variables: Variables, share: float | Ar
     both = dataclasses.replace(problem, kept=problem.forget | sample, kept_count=problem.forget_count + count)
     signs = jnp.where(problem.forget, -1.0 / problem.forget_count, 1.0 / count)
     gradient = batch_gradient(both, variables, "kept", weights=both.kept_count * signs)
-    return smallest(gradient, share, among=convolutions(gradient), each=True)
+    return smallest(gradient, share, among=convolutions(problem.model, gradient), each=True)
 
 
 def triangle(count: Array, steps: int) -> Float[Array, ""]:
@@ -130,7 +131,7 @@ def triangle(count: Array, steps: int) -> Float[Array, ""]:
     return 1.0 - jnp.abs(2.0 * (count + 1.0) / (steps + 1.0) - 1.0)
 
 
-@register(access="R", reference="3rd of the competition, arXiv 2406.09073", models="convolutional", identity_at_zero=True)
+@register(access="R", reference="3rd of the competition, arXiv 2406.09073", needs=["convolutions"], identity_at_zero=True)
 def cfw(
     *,
     noise: Number = 0.6,
@@ -146,8 +147,8 @@ def cfw(
     Kernels += N(0, noise²); then cross-entropy on R, an example weighted by |R| / (classes x the examples of its class), so
     that all classes count the same; before the last epoch kernels += N(0, last_noise²). Epoch e has the learning rate
     (1 + cos(π e / epochs)) / 2 times the first's. Deviations: the entrants' weights were set by hand for their data, and
-    multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code reaches the
-    network's first convolution only (`stem_only`), which their description does not say.
+    multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code knows a
+    convolution by its name, and so reaches the network's first one only (`stem_only`), which their description does not say.
 
     Args:
         noise: standard deviation of the first noise.
@@ -160,7 +161,7 @@ def cfw(
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
-        noisy = convolutions(variables.params, problem.model.blocks[0] if stem_only else None)
+        noisy = convolutions(problem.model, variables.params, first=stem_only)
         objective = weighted(Term("retain", class_weighted(problem, 1.0)))
         steps = steps_for(problem, "retain", 1, batch_size)
 
@@ -193,7 +194,7 @@ def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -
     return jax.tree.map(lambda param, marked, own: param + jnp.where(marked, own, 0.0), params, noisy, noise)
 
 
-@register(access="R", reference="4th of the competition, arXiv 2406.09073")
+@register(access="R", reference="4th of the competition, arXiv 2406.09073", needs=["normalisation"])
 def prmq(
     *,
     share: Number = 0.99,
@@ -218,7 +219,7 @@ def prmq(
     """
 
     def renew(key: Key, problem: Problem, variables: Variables) -> Variables:
-        pruned = smallest(variables.params, share, among=unnormalising(variables.params), each=False)
+        pruned = smallest(variables.params, share, among=unnormalising(problem.model, variables.params), each=False)
         return variables._replace(params=jax.tree.map(jnp.where, pruned, initialise(key, problem).params, variables.params))
 
     def round_off(key: Key, problem: Problem, variables: Variables) -> Variables:
@@ -237,7 +238,7 @@ def prmq(
     return method
 
 
-@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", models="convolutional")
+@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", needs=["convolutions", "square kernels"])
 def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int = 3, batch_size: int = 64) -> Method:
     """CT: transposes every convolution kernel (height for width) and trains on the retain set.
 
@@ -249,8 +250,9 @@ def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int
     """
 
     def transpose(key: Key, problem: Problem, variables: Variables) -> Variables:
-        params = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1) if leaf.ndim == 4 else leaf, variables.params)
-        return variables._replace(params=params)
+        kernels, params = convolutions(problem.model, variables.params), variables.params
+        turned = jax.tree.map(lambda leaf, kernel: jnp.swapaxes(leaf, 0, 1) if kernel else leaf, params, kernels)
+        return variables._replace(params=turned)
 
     def train(key: Key, problem: Problem, variables: Variables) -> Variables:
         steps = steps_for(problem, "retain", epochs, batch_size)
@@ -260,7 +262,7 @@ def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int
     return pipe(edit(transpose), train)
 
 
-@register(access="R+test-like", reference="of the competition's first seven, arXiv 2406.09073")
+@register(access="R+test-like", reference="of the competition's first seven, arXiv 2406.09073", needs=["blocks"])
 def kde(
     *,
     temperature: Number = 5.0,
@@ -315,7 +317,12 @@ def kde(
     return method
 
 
-@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", static=["full_share"])
+@register(
+    access="R",
+    reference="of the competition's first seven, arXiv 2406.09073",
+    static=["full_share"],
+    needs=["blocks", "normalisation"],
+)
 def rni(
     *,
     noise: Number = 0.04,
@@ -332,7 +339,8 @@ def rni(
 
     In each epoch but the last `full_share` of them, CE(R) moves `tensors` random arrays and all normalisations, the rest stays
     bit-identical; from the second epoch on, that share of them has first got noise. Then all train. Deviations: an array may
-    get noise more than once (the entrants': only when it is first drawn).
+    get noise more than once (the entrants': only when it is first drawn); the entrants' code knows a normalisation by its name,
+    and takes those of a ResNet's shortcuts for weights.
 
     Args:
         noise: standard deviation.
@@ -348,7 +356,7 @@ def rni(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         init_key, draw_key, turns_key = jax.random.split(key, 3)
-        drawable, structure = jax.tree.flatten(unnormalising(variables.params))
+        drawable, structure = jax.tree.flatten(unnormalising(problem.model, variables.params))
         drawn = lots(draw_key, drawable, (epochs, tensors), noise_share)
         partial = (np.arange(epochs) < epochs - round(full_share * epochs))[:, None]
         rates = jnp.where(np.arange(epochs) == epochs - 1, last_learning_rate, learning_rate)

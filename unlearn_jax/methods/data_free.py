@@ -13,13 +13,17 @@ from unlearn_jax.models.generator import generator
 from unlearn_jax.training.descend import State, descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.objectives import Objective, divergence
-from unlearn_jax.types import Key, Method, Model, Problem, Statistics, UsageError, Variables
+from unlearn_jax.types import Key, Method, Problem, Statistics, UsageError, Variables
 
 DIMENSIONS = 100  # of the generator's noise
 Activations = Callable[..., tuple[Array, Statistics, tuple[Array, ...]]]  # see `Model.activations`
 
 
-@register(access="data-free", reference="arXiv 2201.05629, after zero-shot knowledge transfer, 1905.09768")
+@register(
+    access="data-free",
+    reference="arXiv 2201.05629, after zero-shot knowledge transfer, 1905.09768",
+    needs=["activations", "images"],
+)
 def gated_knowledge_transfer(
     *,
     gate: Number = 0.01,
@@ -57,7 +61,8 @@ def gated_knowledge_transfer(
         if label >= problem.classes:
             raise UsageError("--hyper gated_knowledge_transfer.label", label, f"there is 0 to {problem.classes - 1}")
         student_key, generator_key, plan_key, noise_key = jax.random.split(key, 4)
-        activations_of, images = activations_in(problem.model), generator(problem.train.images.shape[1:])
+        activations_of, images = problem.model.activations, generator(problem.train.images.shape[1:])
+        assert activations_of
         slow = optax.adam(optax.cosine_decay_schedule(generator_rate, rounds))
         fast = optax.adam(optax.cosine_decay_schedule(learning_rate, rounds * student_steps))
 
@@ -101,17 +106,6 @@ class Lesson(NamedTuple):
     logits: Float[Array, "batch classes"]  # the teacher's
     maps: list[Float[Array, "batch positions"]]  # of attention, the teacher's
     weight: Float[Array, ""]  # 0 if the gate lets nothing through, else 1
-
-
-def activations_in(model: Model) -> Activations:
-    """The model's `activations`.
-
-    Raises:
-        UsageError: it has none.
-    """
-    if model.activations is None:
-        raise UsageError("--methods", "gated_knowledge_transfer", "a model made with `activations`, as those of `--model` are")
-    return model.activations
 
 
 def teach(

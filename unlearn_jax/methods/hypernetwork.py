@@ -13,14 +13,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from unlearn_jax.methods.needs import require
 from unlearn_jax.methods.pieces import examples_of
+from unlearn_jax.models.paths import at, replaced
 from unlearn_jax.training.descend import Descent, State, descend
 from unlearn_jax.training.objectives import Objective, divergence
-from unlearn_jax.types import Examples, Key, Method, Params, Problem, UsageError, Variables
+from unlearn_jax.types import Examples, Key, Method, Params, Problem, Variables
 
 EMBEDDING, WIDTH = 8, 32  # numbers that stand for a layer; hidden units
 OF_EXAMPLE, OF_CLASS, OF_CHANNEL = 5, 3, 1  # what is known of a forget example, of it and a class, and of a channel
 SUMMARISED = 3  # quantities whose mean and spread by class are the summary of a forget set
+NEEDS = ("features", "linear head")
 
 
 class Lesson(NamedTuple):
@@ -42,7 +45,7 @@ def hypernetwork(weights: Params) -> Method:
     W + (H'H / n + λ I)^-1 H'C / n, where H are the n examples' (h, 1) and λ is learned, in units of the mean square of H.
 
     What it reads at that moment is F alone; what it learned from is all training sets it was meta-trained on, retrained models
-    and held-out data. BatchNorm's statistics stay. The head must be a dense layer.
+    and held-out data. BatchNorm's statistics stay. The model must say what its head reads, and that it is linear (`NEEDS`).
 
     Args:
         weights: from `meta_trained`.
@@ -84,26 +87,29 @@ def rewritten(weights: Params, problem: Problem, variables: Variables, forget: E
         axis=-1,
     )
     coefficients = _network(weights["coefficients"], inputs)[..., 0]
-    bordered = jnp.concatenate([features, jnp.ones((size, 1))], axis=1)
+    place = problem.model.head
+    assert place
+    bordered = jnp.concatenate([features, jnp.ones((size, 1))], axis=1) if place.bias else features
     gram = bordered.T @ bordered / size
     ridge = jax.nn.softplus(weights["ridge"]) * jnp.mean(jnp.square(bordered))
     change = jnp.linalg.solve(gram + ridge * jnp.eye(len(gram)), bordered.T @ coefficients / size)
-    (name,) = problem.model.blocks[-1]
-    moved = {"kernel": params[name]["kernel"] + change[:-1], "bias": params[name]["bias"] + change[-1]}
-    return variables._replace(params=params | {name: moved})
+    moved = {place.kernel: at(params, place.kernel) + change[: features.shape[1]]}
+    if place.bias:
+        moved[place.bias] = at(params, place.bias) + change[-1]
+    return variables._replace(params=replaced(params, moved))
 
 
 def features_and_head(problem: Problem, variables: Variables, examples: Examples) -> tuple[Array, Params]:
-    """What the head reads of each example, and the head's own weights.
+    """What the head reads of each example, and the head's own weights; a bias that it has not is 0.
 
     Raises:
-        UsageError: the model does not say what its features are, or its head is no dense layer.
+        ValueError: the model does not say what its head reads, or that it is linear.
     """
-    model = problem.model
-    head = variables.params[model.blocks[-1][0]] if len(model.blocks[-1]) == 1 else {}
-    if model.features is None or set(head) != {"kernel", "bias"}:
-        raise UsageError("--exp", "hypernetwork", "needs a model with `features` and a dense head, as those of `--model` have")
-    return model.features(variables, examples.images), head
+    require("hypernetwork", NEEDS, problem)
+    model, head = problem.model, problem.model.head
+    assert model.features and head
+    bias = at(variables.params, head.bias) if head.bias else jnp.zeros(problem.classes)
+    return model.features(variables, examples.images), {"kernel": at(variables.params, head.kernel), "bias": bias}
 
 
 def summarised(

@@ -1,5 +1,6 @@
 """The registry of methods: what each is called, may see, is described in, and takes."""
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -7,8 +8,9 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from unlearn_jax.methods.needs import NEEDS, require, unmet
 from unlearn_jax.models import mean_of
-from unlearn_jax.types import Method, Model, UsageError
+from unlearn_jax.types import Key, Method, Model, Problem, UsageError, Variables
 
 Number = float | Array  # a hyperparameter that may be traced
 ACCESS = ("none", "F", "R", "F+R", "R+test-like", "F+R+test-like", "data-free")
@@ -24,7 +26,7 @@ class Entry(NamedTuple):
         summary: one line.
         defaults: every hyperparameter and its value where the authors' code starts.
         static: the hyperparameters that shapes or the program follow from; the others may be traced.
-        models: `any`, or `convolutional`.
+        needs: what it needs of a model, of `needs.NEEDS`.
         identity_at_zero: zero epochs or steps leave the model as it is.
         ensemble: it makes several networks of one, stacked along a leading axis of every leaf.
     """
@@ -35,9 +37,13 @@ class Entry(NamedTuple):
     summary: str
     defaults: dict[str, Any]
     static: frozenset[str]
-    models: str
-    identity_at_zero: bool
-    ensemble: bool
+    needs: tuple[str, ...] = ()
+    identity_at_zero: bool = False
+    ensemble: bool = False
+
+    def unmet(self, problem: Problem) -> str | None:
+        """What the method needs and the problem's model does not have or say, as the end of a sentence; None: nothing."""
+        return unmet(self.needs, problem)
 
     def outcome(self, model: Model) -> Model:
         """What the variables that the method returns belong to, where those it takes belong to `model`."""
@@ -52,7 +58,7 @@ def register(
     access: str,
     reference: str,
     static: Sequence[str] = (),
-    models: str = "any",
+    needs: Sequence[str] = (),
     identity_at_zero: bool = False,
     ensemble: bool = False,
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
@@ -62,25 +68,46 @@ def register(
         access: see `Entry`.
         reference: see `Entry`.
         static: floats that shapes follow from; counts, switches and names always are static.
-        models: see `Entry`.
+        needs: see `Entry`. What is made raises ValueError, in one line, where it meets a problem whose model does not meet them.
         identity_at_zero: see `Entry`.
         ensemble: see `Entry`.
 
     Raises:
-        ValueError: unknown access, or a name that is taken.
+        ValueError: unknown access or need, or a name that is taken.
     """
 
     def enter(make: Callable[..., Method]) -> Callable[..., Method]:
         name = make.__name__
         if access not in ACCESS or name in METHODS:
             raise ValueError(f"{name}: taken, or access {access!r} is none of {ACCESS}")
+        if unknown := set(needs) - set(NEEDS):
+            raise ValueError(f"{name}: needs {', '.join(unknown)}; there is {', '.join(NEEDS)}")
         defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
         summary = (make.__doc__ or "").strip().splitlines()[0]
         fixed = frozenset(static) | {key for key, value in defaults.items() if not isinstance(value, float)}
-        METHODS[name] = Entry(make, access, reference, summary, defaults, fixed, models, identity_at_zero, ensemble)
-        return make
+        guarded = _guarded(name, make, needs)
+        METHODS[name] = Entry(guarded, access, reference, summary, defaults, fixed, tuple(needs), identity_at_zero, ensemble)
+        return guarded
 
     return enter
+
+
+def _guarded(name: str, make: Callable[..., Method], needs: Sequence[str]) -> Callable[..., Method]:
+    """`make`, whose methods look at the model before they do anything."""
+    if not needs:
+        return make
+
+    @functools.wraps(make)
+    def guarded(**values: Any) -> Method:
+        method = make(**values)
+
+        def looked(key: Key, problem: Problem, variables: Variables) -> Variables:
+            require(name, needs, problem)
+            return method(key, problem, variables)
+
+        return looked
+
+    return guarded
 
 
 def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from unlearn_jax.methods.pieces import edit
 from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.models.paths import at, replaced
 from unlearn_jax.training.gradients import batch_gradient, head_features, jacobian
 from unlearn_jax.training.sampling import Source, draw
 from unlearn_jax.types import Key, Method, Problem, Variables
@@ -74,7 +75,7 @@ def published_product(
     return jax.lax.scan(step, (vector, gradients[0]), gradients[1:])[0]
 
 
-@register(access="F+R", reference="Certified removal, arXiv 1911.03030")
+@register(access="F+R", reference="Certified removal, arXiv 1911.03030", needs=["features", "linear head"])
 def newton(*, weight_decay: Number = 5e-4) -> Method:
     """Newton removal on the head: its softmax regression, solved once more for the retain set, to second order.
 
@@ -88,15 +89,17 @@ def newton(*, weight_decay: Number = 5e-4) -> Method:
     """
 
     def change(key: Key, problem: Problem, variables: Variables) -> Variables:
-        (name,) = problem.model.blocks[-1]
+        head = problem.model.head
+        assert head
         forget, retain = (jnp.nonzero(mask, size=count)[0] for mask, count in map(problem.rows, ("forget", "retain")))
         features = head_features(problem, variables, jnp.concatenate([retain, forget]))
-        head = variables.params[name]
-        weights = jnp.concatenate([head["kernel"], head["bias"][None]]) if "bias" in head else head["kernel"]
+        weights = at(variables.params, head.kernel)
+        if head.bias:
+            weights = jnp.concatenate([weights, at(variables.params, head.bias)[None]])
         kept, removed = jnp.split(features, [len(retain)])
         moved = weights + removal_step(weights, kept, removed, problem.train.labels[forget], weight_decay)
-        changed = {part: moved[-1] if part == "bias" else moved[: len(head["kernel"])] for part in head}
-        return variables._replace(params=variables.params | {name: changed})
+        changed = {head.kernel: moved[:-1], head.bias: moved[-1]} if head.bias else {head.kernel: moved}
+        return variables._replace(params=replaced(variables.params, changed))
 
     return edit(change)
 

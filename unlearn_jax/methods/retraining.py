@@ -47,7 +47,7 @@ def finetune(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epoch
     return method
 
 
-@register(access="R", reference="arXiv 2201.06640", identity_at_zero=True)
+@register(access="R", reference="arXiv 2201.06640", needs=["blocks"], identity_at_zero=True)
 def cf_k(
     *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
@@ -71,7 +71,7 @@ def cf_k(
     return method
 
 
-@register(access="R", reference="arXiv 2201.06640")
+@register(access="R", reference="arXiv 2201.06640", needs=["blocks"])
 def eu_k(
     *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:

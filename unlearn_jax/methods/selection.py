@@ -1,6 +1,5 @@
 """Which weights: masks over the params, as trees of booleans."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from unlearn_jax.types import Params
+from unlearn_jax.models.paths import marked
+from unlearn_jax.types import Model, Params
 
 
 def smallest(tree: Params, share: float | Array, *, among: Any, each: bool) -> Params:
     """True for the entries of smallest magnitude: exactly the nearest whole number to `share` of them, whatever the ties.
+
+    Of equal ones the first are taken, in the order of the tree and of each array's rows.
 
     Args:
         tree: of arrays.
@@ -35,14 +37,11 @@ def smallest(tree: Params, share: float | Array, *, among: Any, each: bool) -> P
     return jax.tree.unflatten(structure, masks)
 
 
-def convolutions(params: Params, groups: Sequence[str] | None = None) -> Any:
-    """True for the kernels of convolutions, of all of them or of some groups of the network; one boolean for an array."""
-    return {
-        name: jax.tree.map(lambda leaf, inside=groups is None or name in groups: inside and leaf.ndim == 4, group)
-        for name, group in params.items()
-    }
+def convolutions(model: Model, params: Params, first: bool = False) -> Any:
+    """True for the kernels of convolutions, of all of them or of the first; one boolean for an array."""
+    return marked(params, (model.convolutions or ())[: 1 if first else None])
 
 
-def unnormalising(params: Params) -> Any:
-    """True for all but what belongs to a normalisation (a group with `norm` in its name), one boolean for an array."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: not any("norm" in str(part) for part in path), params)
+def unnormalising(model: Model, params: Params) -> Any:
+    """True for all but what belongs to a normalisation; one boolean for an array."""
+    return jax.tree.map(lambda normalises: not normalises, marked(params, model.norms or ()))

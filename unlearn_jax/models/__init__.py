@@ -3,12 +3,14 @@
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax.models.parts import parts_of
+from unlearn_jax.models.paths import arrays, at, nested, replaced
 from unlearn_jax.types import Key, Model, Params, Statistics, UsageError, Variables
 
 MODELS = {
@@ -64,8 +66,8 @@ def mean_of(model: Model) -> Model:
     """An ensemble as one model: its logits are the log of the mean of its networks' probabilities.
 
     Their softmax is that mean, so that accuracies, margins and divergences are those of the averaged prediction. Its features
-    are those of its networks side by side. Its variables are those of `model`, stacked along a leading axis of networks;
-    `init` makes one.
+    are those of its networks side by side. Its variables are those of `model`, stacked along a leading axis of networks, so that
+    no kernel has the layout that `Model` speaks of; `init` makes one.
     """
 
     def init(key: Key, images) -> Variables:
@@ -81,7 +83,7 @@ def mean_of(model: Model) -> Model:
         each = jax.vmap(model.features, in_axes=(0, None))(variables, images)
         return jnp.concatenate(each, axis=-1)
 
-    return Model(init, apply, model.blocks, features if model.features else None)
+    return Model(init, apply, model.blocks, features if model.features else None, norms=model.norms)
 
 
 @functools.cache
@@ -112,42 +114,73 @@ def through_waves(model: Model, waves: int) -> Model:
     def apply(variables: Variables, points, train: bool = False, **counted) -> tuple:
         return model.apply(variables, seen(points), train=train, **counted)
 
+    def features(variables: Variables, points) -> jax.Array:
+        assert model.features
+        return model.features(variables, seen(points))
+
+    def activations(variables: Variables, points, train: bool = False) -> tuple:
+        assert model.activations
+        return model.activations(variables, seen(points), train=train)
+
     def gradient(params: Params, points, labels, weights) -> Params:
         assert model.gradient
         return model.gradient(params, seen(points), labels, weights)
 
-    return Model(init, apply, model.blocks, gradient=gradient if model.gradient else None)
+    return model._replace(
+        init=init,
+        apply=apply,
+        features=features if model.features else None,
+        activations=activations if model.activations else None,
+        gradient=gradient if model.gradient else None,
+    )
 
 
-def draw_kernels(key: Key, params: Params) -> Params:
-    """Replace every leaf called `kernel` by a normal draw of variance 2 / fan-in (1 / fan-in in the head).
+def draw_kernels(key: Key, params: Params, gains: dict[str, float]) -> Params:
+    """Replace kernels, whose last axis is that of the outputs, by normal draws of variance gain / fan-in.
 
     He et al. 2015 (arXiv 1502.01852). One draw serves all kernels: a generator for each leaf takes longer to compile than
     the whole training step.
+
+    Args:
+        key: of the draw.
+        params: in which all else stays.
+        gains: of the kernels, by their paths.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    kernels = [path[-1].key == "kernel" for path, _ in leaves]
-    noise = jax.random.normal(key, (sum(leaf.size for (_, leaf), kernel in zip(leaves, kernels, strict=True) if kernel),))
-    drawn, start = [], 0
-    for (path, leaf), kernel in zip(leaves, kernels, strict=True):
-        if kernel:
-            gain = 1.0 if path[0].key == "head" else 2.0
-            scale = math.sqrt(gain / math.prod(leaf.shape[:-1]))
-            leaf, start = scale * noise[start : start + leaf.size].reshape(leaf.shape), start + leaf.size
-        drawn.append(leaf)
-    return jax.tree.unflatten(structure, drawn)
+    kernels = [(path, leaf) for path, leaf in arrays(params).items() if path in gains]
+    noise = jax.random.normal(key, (sum(leaf.size for _, leaf in kernels),))
+    drawn, start = {}, 0
+    for path, leaf in kernels:
+        scale = math.sqrt(gains[path] / math.prod(leaf.shape[:-1]))
+        drawn[path], start = scale * noise[start : start + leaf.size].reshape(leaf.shape), start + leaf.size
+    return replaced(params, drawn)
 
 
-def as_model(network, blocks: tuple[tuple[str, ...], ...], gradient: Callable[..., Params] | None = None, unrolled=None) -> Model:
+def as_model(
+    network,
+    blocks: tuple[tuple[str, ...], ...],
+    gradient: Callable[..., Params] | None = None,
+    unrolled=None,
+    shape: Sequence[int] = (1, 8, 8, 1),
+) -> Model:
     """Pure functions from a Flax linen module whose call takes `(images, train)` and sows its penultimate `features`.
 
-    Kernels are drawn by `draw_kernels`; everything else starts where its Flax initialiser puts it. A network with BatchNorm
-    also takes `counted`. `unrolled` is the same network with each block called by its name, where `network` loops over some.
+    Kernels of dense layers and convolutions are drawn by `draw_kernels`, with a gain of 1 in the head and 2 elsewhere; everything
+    else starts where its Flax initialiser puts it. A network with BatchNorm also takes `counted`.
+
+    Args:
+        network: the module.
+        blocks: see `Model`.
+        gradient: see `Model`.
+        unrolled: the same network with each block called by its name, where `network` loops over some.
+        shape: of a batch that it takes, from which the facts about its params are learned.
     """
+    parts = parts_of(network, shape)
+    head = parts.head.kernel if parts.head else None
+    gains = {path: 1.0 if path == head else 2.0 for path in parts.kernels}
 
     def init(key: Key, images) -> Variables:
         collections = network.init(jax.random.key(0), images, train=False)
-        params = draw_kernels(key, collections["params"])
+        params = draw_kernels(key, collections["params"], gains)
         return Variables(params, collections.get("batch_stats", {}))
 
     @functools.partial(jax.jit, static_argnames="train")  # traced once for all the programs that it becomes part of
@@ -178,7 +211,8 @@ def as_model(network, blocks: tuple[tuple[str, ...], ...], gradient: Callable[..
         statistics = changed.get("batch_stats", {}) if train else variables.statistics
         return logits, statistics, tuple(_positions(output) for output in outputs)
 
-    return Model(init, apply, blocks, features, activations, gradient)
+    facts = parts.norms, parts.convolutions, parts.dense, parts.head
+    return Model(init, apply, blocks, features, activations, gradient, *facts)
 
 
 def _positions(output):
@@ -192,29 +226,34 @@ def _positions(output):
 def with_extra_class(model: Model) -> Model:
     """The model with one more output, the last, whose weights stand in a parameter group `extra` of their own.
 
-    Dropping the group gives back the parameters of `model`. The head must be linear in its parameters, and their last axis
-    that of the classes.
+    Dropping the group gives back the parameters of `model`.
+
+    Raises:
+        ValueError: the model does not say where its linear head is (now), or has a group `extra` of its own (at `init`).
     """
-    head = model.blocks[-1]
+    if model.head is None:
+        raise ValueError("one more class needs a linear head, and the model does not say where its kernel is (Model.head)")
+    paths = [path for path in model.head if path]
 
     def init(key: Key, images) -> Variables:
         own, other = (model.init(each, images) for each in jax.random.split(key))
-        extra = {name: jax.tree.map(lambda leaf: leaf[..., :1], other.params[name]) for name in head}
-        return own._replace(params={**own.params, "extra": extra})
+        if "extra" in own.params:
+            raise ValueError("one more class needs the name `extra`, which is a parameter group of the model")
+        return own._replace(params={**own.params, "extra": nested({path: at(other.params, path)[..., :1] for path in paths})})
 
     def apply(variables: Variables, images, train: bool = False) -> tuple:
         params = {name: group for name, group in variables.params.items() if name != "extra"}
-        heads = jax.tree.map(
-            lambda own, extra: jnp.stack([own, jnp.broadcast_to(extra, own.shape)]),
-            {name: params[name] for name in head},
-            variables.params["extra"],
-        )
+        heads = {}
+        for path in paths:
+            own, extra = at(params, path), at(variables.params["extra"], path)
+            heads[path] = jnp.stack([own, jnp.broadcast_to(extra, own.shape)])
 
         def with_head(own) -> tuple:
-            return model.apply(Variables(params | own, variables.statistics), images, train=train)
+            return model.apply(Variables(replaced(params, own), variables.statistics), images, train=train)
 
         # Two heads behind one body: what does not depend on the batched head is computed once.
         logits, statistics = jax.vmap(with_head, out_axes=(0, None))(heads)
         return jnp.concatenate([logits[0], logits[1][:, :1]], axis=-1), statistics
 
-    return Model(init, apply, (*model.blocks[:-1], (*head, "extra")))
+    blocks = (*model.blocks[:-1], (*model.blocks[-1], "extra")) if model.blocks else ()
+    return Model(init, apply, blocks, norms=model.norms, convolutions=model.convolutions)

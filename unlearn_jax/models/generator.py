@@ -14,7 +14,7 @@ from unlearn_jax.types import Model
 
 def generator(shape: tuple[int, int, int], width: int = 32) -> Model:
     """A `Generator` as pure functions: `apply(variables, noise) -> (images, {})`."""
-    return as_model(Generator(shape, width), (("start",), ("conv1",), ("conv2",), ("image",)))
+    return as_model(Generator(shape, width), (("start",), ("conv1",), ("conv2",), ("image",)), shape=(1, 1))
 
 
 class Generator(nn.Module):

@@ -233,5 +233,6 @@ def _logits(model: Model, variables: Variables, images: Array) -> Array:
 
 
 def _features(model: Model, variables: Variables, images: Array) -> Array:
-    assert model.features is not None
+    if model.features is None:
+        raise ValueError("what the head reads is not known: the model does not say Model.features")
     return model.features(variables, images)

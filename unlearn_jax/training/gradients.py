@@ -153,18 +153,19 @@ def head_features(problem: Problem, variables: Variables, rows: Int[Array, " row
     """What the head multiplies with its kernel, in eval mode; where it has a bias, a last feature of 1.
 
     Args:
-        problem: the examples and the model, whose last block is the head.
+        problem: the examples and the model.
         variables: of the model.
         rows: of the training set.
 
     Raises:
-        ValueError: the model does not say what its features are.
+        ValueError: the model does not say what its head reads, or that it is linear.
     """
-    read, (name,) = problem.model.features, problem.model.blocks[-1]
-    if read is None:
-        raise ValueError("the model does not say what its head reads: see Model.features")
+    read, head = problem.model.features, problem.model.head
+    if read is None or head is None:
+        missing = "Model.features" if read is None else "Model.head"
+        raise ValueError(f"the features of a linear head are not known: the model does not say {missing}")
     found = _chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
-    return jnp.concatenate([found, jnp.ones((len(rows), 1))], axis=1) if "bias" in variables.params[name] else found
+    return jnp.concatenate([found, jnp.ones((len(rows), 1))], axis=1) if head.bias else found
 
 
 def _chunk_by_chunk(function: Callable[[Array], Array], rows: Array, chunk: int) -> Array:
@@ -201,7 +202,12 @@ def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Fl
     """The Euclidean norm of each example's own gradient of the cross-entropy, for each of `model.blocks`.
 
     Eval mode, no augmentation. The norm over all weights is that of the row.
+
+    Raises:
+        ValueError: the model does not say its blocks.
     """
+    if not model.blocks:
+        raise ValueError("gradients by block are not known: the model does not say Model.blocks")
 
     def norms(image, label):
         def loss(params):

@@ -1,0 +1,115 @@
+"""What the arrays of a network are: told by the types of its modules, where it is Flax's, and never by their names."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
+
+from unlearn_jax.models.convolution import Convolution
+from unlearn_jax.models.paths import arrays, at, replaced
+from unlearn_jax.types import Dense, Model, Variables
+
+NORMS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm)
+OTHERS = (nn.ConvLocal, nn.ConvTranspose, nn.DenseGeneral, nn.Einsum, nn.Embed, nn.PReLU)  # known to be nothing named here
+CHANGING = (nn.SpectralNorm, nn.WeightNorm)  # the layer inside does not compute with its kernel as it stands
+
+
+class Parts(NamedTuple):
+    """What follows from a network's modules. The first four are those of `Model`.
+
+    They are None where an array belongs to a module of an unknown type, or a kernel has more axes than its layer gave it (a
+    lifted transform has stacked it). `kernels` are those of all dense layers and convolutions, whatever else there is.
+    """
+
+    norms: tuple[str, ...] | None
+    convolutions: tuple[str, ...] | None
+    dense: tuple[Dense, ...] | None
+    head: Dense | None
+    kernels: tuple[str, ...]
+
+
+def parts_of(network: nn.Module, shape: Sequence[int]) -> Parts:
+    """Watches which modules are called, in which order, while the shapes of the network are worked out; nothing is computed.
+
+    Args:
+        network: called as `network(images, train)`.
+        shape: of a batch that it takes.
+    """
+    called: dict[str, tuple[nn.Module, Any]] = {}  # each module, and what it gave
+
+    def watch(function, arguments, keywords, context):
+        result = function(*arguments, **keywords)
+        if context.method_name == "__call__":
+            called["/".join(context.module.path)] = context.module, result
+        return result
+
+    def init(key, images):
+        with nn.intercept_methods(watch):
+            return network.init(key, images, train=False)["params"]
+
+    key, images = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+    params = arrays(jax.eval_shape(init, key, images))
+    layers = {path: module for path, (module, _) in called.items() if _axes(module) and f"{path}/kernel" in params}
+    kernels = tuple(f"{path}/kernel" for path in layers)
+    known = all(isinstance(called[_owner(path, called)][0], (*NORMS, *OTHERS, nn.Conv, Convolution, nn.Dense)) for path in params)
+    whole = all(params[f"{path}/kernel"].ndim == _axes(layer) for path, layer in layers.items())
+    if not known or not whole or any(isinstance(module, CHANGING) for module, _ in called.values()):
+        return Parts(None, None, None, None, kernels)
+    biases = {path: f"{path}/bias" if f"{path}/bias" in params else None for path in layers}
+    dense = {path: Dense(f"{path}/kernel", biases[path]) for path, layer in layers.items() if isinstance(layer, nn.Dense)}
+    _, outcome = called[""]
+    return Parts(
+        norms=tuple(path for path, (module, _) in called.items() if isinstance(module, NORMS)),
+        convolutions=tuple(f"{path}/kernel" for path, layer in layers.items() if _axes(layer) == 4),
+        dense=tuple(dense.values()),
+        head=next((layer for path, layer in dense.items() if called[path][1] is outcome), None),
+        kernels=kernels,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def widens(model: Model, head: Dense, shape: tuple[int, ...], dtype: Any) -> bool:
+    """Whether a head of one more column would give one more output; nothing is computed.
+
+    A Flax module refuses a kernel of another shape than it made. It is believed: what is known of it comes from its type.
+
+    Args:
+        model: whose head it is said to be.
+        head: its arrays, the last axes of which are as long as there are classes.
+        shape: of a batch that it takes.
+        dtype: of the batch.
+    """
+
+    def outputs(key, images):
+        params, statistics = model.init(key, images)
+        parts = {path: at(params, path) for path in head if path}
+        wider = {path: jnp.concatenate([part, part[..., :1]], axis=-1) for path, part in parts.items()}
+        before = model.apply(Variables(params, statistics), images, train=False)[0]
+        return before, model.apply(Variables(replaced(params, wider), statistics), images, train=False)[0]
+
+    key, images = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct(shape, dtype)
+    try:
+        before, after = jax.eval_shape(outputs, key, images)
+    except ScopeParamShapeError:
+        return True
+    except (TypeError, ValueError):  # the shapes do not fit each other, as those of a kernel that is stored [out, in]
+        return False
+    return after.shape == (*before.shape[:-1], before.shape[-1] + 1)
+
+
+def _axes(module: nn.Module) -> int:
+    """How many axes the kernel of a dense layer or a convolution has; 0 for every other module."""
+    if isinstance(module, nn.Conv):
+        return 2 + (1 if isinstance(module.kernel_size, int) else len(module.kernel_size))
+    return 2 if isinstance(module, nn.Dense) else 4 if isinstance(module, Convolution) else 0
+
+
+def _owner(path: str, called: dict[str, Any]) -> str:
+    """The innermost module that an array belongs to."""
+    while path and path not in called:
+        path = path.rpartition("/")[0]
+    return path
