@@ -188,7 +188,7 @@ def test_fcs_is_its_three_passes_in_turn():
     """One batch holds a whole set, so that the passes are steps; each optimiser keeps its momentum through the others' turns."""
     on, variables = problem(linear()), start(linear())
     rates = {"uniform_learning_rate": 0.2, "forget_learning_rate": 0.1, "learning_rate": 0.3, "weight_decay": 0.05}
-    found = unlearn("fcs", on, variables, temperature=1.5, epochs=3, batch_size=ALL, **rates)
+    found = unlearn("fcs", on, variables, temperature=1.5, epochs=3, batch_size=ALL, least_learning_rate=0.04, **rates)
     x = np.asarray(on.train.images, np.float64).reshape(EXAMPLES, -1)
     x = np.concatenate([x, np.ones((EXAMPLES, 1))], axis=1)
     forget, retain, labels = (np.asarray(array) for array in (on.forget, on.retain, on.train.labels))
@@ -207,11 +207,13 @@ def test_fcs_is_its_three_passes_in_turn():
     for epoch in range(3):
         others = x[retain] @ weights
         p = scipy.special.softmax((x[forget] @ weights) @ others.T / 1.5, axis=1)
-        weights = step(1, pull((p - 1 / len(others)) @ others / 1.5, forget), 0.1 * (1 + np.cos(np.pi * epoch / 3)) / 2)
+        rate = 0.04 + (0.1 - 0.04) * (1 + np.cos(np.pi * epoch / 3)) / 2  # torch's CosineAnnealingLR with an eta_min
+        weights = step(1, pull((p - 1 / len(others)) @ others / 1.5, forget), rate)
         errors = scipy.special.softmax(x[retain] @ weights, axis=1) - np.eye(CLASSES)[labels[retain]]
         weights = step(2, pull(errors, retain) + 0.05 * weights, 0.3)
     after = np.concatenate([found.params["head"]["kernel"], found.params["head"]["bias"][None]])
     np.testing.assert_allclose(after, weights, rtol=1e-3, atol=1e-4)
+    assert METHODS["fcs"].defaults["least_learning_rate"] == 1e-6
 
 
 # MSG
@@ -290,6 +292,13 @@ def test_cfws_last_noise_comes_when_two_epochs_are_over():
     assert 0 < np.linalg.norm(moved - still) < 0.1 * np.linalg.norm(still)
 
 
+def test_cfw_with_a_single_epoch_adds_the_first_noise_only():
+    on, variables = convolutional(), initial()
+    given = {"epochs": 1, "batch_size": ALL, "weight_decay": 0.0, "learning_rate": 0.0, "noise": 0.3}
+    with_last, without = (unlearn("cfw", on, variables, last_noise=last, **given) for last in (0.4, 0.0))
+    assert same(with_last, without) and not same(without, variables)
+
+
 @pytest.mark.parametrize("power", [1.0, 0.1])
 def test_class_weights_are_powers_of_the_class_counts_with_mean_one(power):
     on, zero = problem(linear()), jnp.zeros((EXAMPLES, CLASSES))
@@ -336,9 +345,12 @@ def test_prmq_renews_exactly_a_share_of_the_weights_the_smallest_in_half_precisi
 
 
 def test_prmq_descends_on_weighted_cross_entropy_and_the_originals_entropy():
-    """One step of the whole retain set from the original itself, whose certainty is then its own: the second of two counts."""
+    """Steps of the whole retain set from the original itself, whose certainty is then its own: those after the first count.
+
+    The entrants' loop counts a step, and then asks whether more were done than 2.7 passes have.
+    """
     on, variables = problem(linear()), start(linear())
-    given = {"share": 0.0, "learning_rate": 0.3, "weight_decay": 0.0, "epochs": 2, "batch_size": ALL}
+    given = {"share": 0.0, "learning_rate": 0.3, "weight_decay": 0.0, "epochs": 2.7, "batch_size": ALL}
     found = unlearn("prmq", on, variables, **given).params
     retain = np.flatnonzero(on.retain)
     labels = on.train.labels[retain]
@@ -356,10 +368,11 @@ def test_prmq_descends_on_weighted_cross_entropy_and_the_originals_entropy():
 
     slope = jax.jit(jax.grad(objective))
     params, optimiser = variables.params, optax.sgd(0.3, 0.9)
-    state = optimiser.init(params)
-    for _ in range(2):
+    state, done, most = optimiser.init(params), 0, int(1 * 2.7)
+    while done <= most:
         updates, state = optimiser.update(slope(params), state)
-        params = optax.apply_updates(params, updates)
+        params, done = optax.apply_updates(params, updates), done + 1
+    assert done == 3 and METHODS["prmq"].defaults["epochs"] == 3.2
     close(found, params, rtol=2e-3, atol=1e-3)
     assert same(found, jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(jnp.float32), found))
 

@@ -35,6 +35,7 @@ def fcs(
     temperature: Number = 1.15,
     uniform_learning_rate: Number = 5e-3,
     forget_learning_rate: Number = 3e-4,
+    least_learning_rate: Number = 1e-6,
     learning_rate: Number = 1e-3,
     weight_decay: Number = 1e-2,
     epochs: int = 8,
@@ -50,7 +51,8 @@ def fcs(
     Args:
         temperature: of the contrast.
         uniform_learning_rate: of the first pass.
-        forget_learning_rate: of the contrastive passes, on a cosine to zero over all of them.
+        forget_learning_rate: of the contrastive passes, on a cosine over all of them.
+        least_learning_rate: where that cosine ends; the entrants' eta_min.
         learning_rate: of the passes over R.
         weight_decay: added to the gradient in the passes over R.
         epochs: of a contrastive pass and one over R.
@@ -59,7 +61,8 @@ def fcs(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         steps = steps_for(problem, "forget", 1, batch_size)
-        fading = optax.cosine_decay_schedule(forget_learning_rate, max(epochs * steps, 1))
+        above = optax.cosine_decay_schedule(forget_learning_rate - least_learning_rate, max(epochs * steps, 1))
+        fading = lambda count: least_learning_rate + above(count)  # noqa: E731
         rounds = 1 + alternation(problem, epochs, epochs, batch_size)
         return descend(
             [
@@ -145,7 +148,7 @@ def cfw(
     """CFW: heavy noise on the convolutions, then training on the retain set with weighted classes.
 
     Kernels += N(0, noise²); then cross-entropy on R, an example weighted by |R| / (classes x the examples of its class), so
-    that all classes count the same; before the last epoch kernels += N(0, last_noise²). Epoch e has the learning rate
+    that all classes count the same; before the last of several epochs kernels += N(0, last_noise²). Epoch e has the learning rate
     (1 + cos(π e / epochs)) / 2 times the first's. Deviations: the entrants' weights were set by hand for their data, and
     multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code knows a
     convolution by its name, and so reaches the network's first one only (`stem_only`), which their description does not say.
@@ -170,7 +173,7 @@ def cfw(
             return pipe(confuse, descend(objective, sgd(rate, weight_decay), steps=steps, batch_size=batch_size))
 
         number = np.arange(epochs)
-        deviations = noise * (number == 0) + last_noise * (number == epochs - 1)
+        deviations = noise * (number == 0) + last_noise * (number == max(epochs - 1, 1))
         return in_turns(epoch, deviations, learning_rate * (1 + np.cos(np.pi * number / max(epochs, 1))) / 2)(
             key, problem, variables
         )
@@ -194,27 +197,27 @@ def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -
     return jax.tree.map(lambda param, marked, own: param + jnp.where(marked, own, 0.0), params, noisy, noise)
 
 
-@register(access="R", reference="4th of the competition, arXiv 2406.09073", needs=["normalisation"])
+@register(access="R", reference="4th of the competition, arXiv 2406.09073", static=["epochs"], needs=["normalisation"])
 def prmq(
     *,
     share: Number = 0.99,
     learning_rate: Number = 5e-4,
     weight_decay: Number = 5e-4,
-    epochs: int = 3,
+    epochs: float = 3.2,
     batch_size: int = 64,
 ) -> Method:
     """PRMQ: renews the weights that are small, which are nearly all, and trains back to the original's certainty.
 
     The `share` of all weights (those of normalisations apart) with the smallest |θ| is initialised anew. Then R descends CE,
     weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
-    precision. Deviations: this library's initialiser; 3 epochs for 3.2; the class weights have mean 1 over R (the entrants': over
-    each batch).
+    precision. As in the entrants' code, which counts a step too late, there is one step more than `epochs` make. Deviations: this
+    library's initialiser; the class weights have mean 1 over R (the entrants': over each batch).
 
     Args:
         share: of the weights that are renewed, over the whole network.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
-        epochs: passes over R.
+        epochs: passes over R, not necessarily whole.
         batch_size: examples per step.
     """
 
@@ -231,7 +234,7 @@ def prmq(
             return (entropy(logits) - entropy(teacher)) ** 2
 
         objective = weighted(Term("retain", class_weighted(problem, 0.1)), Term("retain", certainty))
-        steps = steps_for(problem, "retain", epochs, batch_size)
+        steps = int(steps_for(problem, "retain", 1, batch_size) * epochs) + 1
         train = descend(objective, sgd(learning_rate, weight_decay), steps=steps, batch_size=batch_size)
         return pipe(edit(renew), train, edit(round_off))(key, problem, variables)
 
