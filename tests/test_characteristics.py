@@ -57,9 +57,9 @@ def test_purity_is_counted_among_the_nearest_others():
 
 def test_of_equally_near_neighbours_the_first_are_taken():
     """All points in one place: the ten nearest to each are the first ten others."""
-    labels = np.arange(60) < 10
+    labels = (np.arange(60) < 10).astype(int)
     found = neighbour_purity(np.zeros((60, 2)), labels, 10)
-    np.testing.assert_allclose(found, np.where(labels, 0.9, 0.0))
+    np.testing.assert_allclose(found, np.where(labels == 1, 0.9, 0.0))
 
 
 def test_two_gaussians_are_as_far_apart_as_their_confusion_says():
