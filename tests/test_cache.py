@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from in_process import run_in_process
 from test_pools import CLASSES, ROOT, folder_of, same, train, trained
 
 from unlearn_jax import runs, sealed
@@ -254,6 +255,17 @@ def test_a_full_disk_is_one_line_that_names_the_cache(whole, tmp_path, small_dis
     again, events = train(cache, 3)
     assert trained(events) == [2]
     same(again.variables, whole[1].variables)
+
+
+def test_a_run_whose_cache_is_full_ends_in_one_line_and_status_1(tmp_path, small_disk):
+    small_disk(10_000)  # enough for config.json, not for the models
+    words = "--exp unlearning --smoke --device cpu --methods original,retrain --members 2 --train.epochs 1 --width 16"
+    done = run_in_process(*words.split(), "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    assert done.returncode == 1, done.stderr
+    *_, last = done.stderr.splitlines()
+    assert re.fullmatch(r"benchmark.py: --cache .*/pools/.*: cannot be written \(File too large\); .*", last)
+    assert "Traceback" not in done.stderr
+    assert not [*(tmp_path / "cache").rglob("*.npz"), *tmp_path.rglob("*.part")]
 
 
 def test_where_the_file_system_has_no_locks_nobody_waits(tmp_path, monkeypatch):

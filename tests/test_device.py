@@ -16,6 +16,7 @@ import pytest
 from unlearn_jax import device
 from unlearn_jax.types import UsageError
 
+ROOT = Path(__file__).parents[1]
 UUIDS = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")
 
 
@@ -153,3 +154,27 @@ def test_compiled_programs_that_cannot_be_written_are_read_if_there_are_any(tmp_
         assert changed["jax_compilation_cache_dir"] == str(tmp_path / "xla")
         assert changed["jax_persistent_cache_min_compile_time_secs"] == math.inf  # so JAX writes nothing
     assert there or not changed
+
+
+def test_compiled_programs_are_found_in_a_cache_that_was_moved_and_cannot_be_written(tmp_path):
+    """In processes of their own, since JAX opens its cache once."""
+    program = (
+        "import errno, os, sys, tempfile\nfrom pathlib import Path\nimport jax\nfrom jax import monitoring\n"
+        "from unlearn_jax import device\n"
+        "def read_only(**_): raise OSError(errno.EROFS, 'read-only')\n"
+        "if sys.argv[2] == 'read': tempfile.TemporaryFile = read_only\n"
+        "device.pin('cpu'); device.keep_compiled(Path(sys.argv[1]) / 'xla')\n"
+        "hits = []\nmonitoring.register_event_listener(lambda event, **_: 'cache_hits' in event and hits.append(event))\n"
+        "jax.jit(lambda x: jax.numpy.sort(x @ x.T).sum())(jax.numpy.ones((9, 9)))\nprint(len(hits))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+
+    def hits(folder, how):
+        command = [sys.executable, "-c", program, str(folder), how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout)
+
+    assert hits(tmp_path / "here", "write") == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    before = sorted((tmp_path / "there").rglob("*"))
+    assert hits(tmp_path / "there", "read") > 0
+    assert sorted((tmp_path / "there").rglob("*")) == before

@@ -124,9 +124,10 @@ def keep_compiled(folder: Path) -> None:
         if not folder.is_dir():
             return
         keep = math.inf
-        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # which XLA itself would write
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", keep)
+    # XLA's own files are written even so, and their place is part of what a program is found by: a cache could not be moved.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
 
 
