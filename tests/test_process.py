@@ -51,7 +51,9 @@ def test_a_signal_during_the_imports_ends_a_run_with_a_message(start, tmp_path, 
 
 @pytest.mark.parametrize("number", STOPPED)
 def test_a_signal_is_heard_while_no_line_of_python_runs_and_where_exceptions_are_lost(start, number):
-    busy = "import gc, hashlib\n{}process.advise('go on')\nprint(1, flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+    busy = (
+        "import gc, hashlib\n{}process.advise('go on')\nprint(1, flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+    )
     swallow = "gc.callbacks.append(lambda *_: hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1))\n"
     for before in ("", f"{swallow}print(1, flush=True)\ngc.collect()\n"):
         process = start("-c", BEGIN + busy.format(before))
