@@ -185,8 +185,8 @@ def changes(node: ast.AST, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             )
         case ast.Expr(value=ast.Call()) | ast.AugAssign():
             yield "statement", "pass"
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 2:
-        yield with_("argument left out", args=node.args[:-1])
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "generator" and len(node.args) > 1:
+        yield with_("draw", args=node.args[:-1])
     if isinstance(node, ast.Call) and len(node.args) > 1:
         first, second, *rest = node.args
         if not any(isinstance(each, ast.Starred | ast.Constant | ast.Lambda) for each in (first, second)):
