@@ -275,7 +275,7 @@ def imports(known: dict[str, pathlib.Path]) -> dict[str, set[str]]:
 
 
 def covering(mutant: Mutant, reached: dict[str, set[str]], known: dict[str, pathlib.Path]) -> list[str]:
-    """Test files that reach the changed module, the nearest first, and of those the ones that name the function most."""
+    """Test files that reach the changed module: the nearest first, of those who name the function, of those who import least."""
     module = next(name for name, path in known.items() if path == ROOT / mutant.path)
     near = {name for name, targets in reached.items() if module in targets}
     further = {name for name, targets in reached.items() if targets & near}
@@ -283,8 +283,8 @@ def covering(mutant: Mutant, reached: dict[str, set[str]], known: dict[str, path
     word = mutant.function.lstrip("_")
 
     def order(name: str) -> tuple:
-        text = known[name].read_text()
-        return name not in near, -len(re.findall(rf"\b_?{re.escape(word)}\b", text)) if word else 0, len(text)
+        named = word and re.search(rf"\b_?{re.escape(word)}\b", known[name].read_text())
+        return name not in near, not named, len(reached[name])
 
     return [str(known[name].relative_to(ROOT)) for name in sorted((n for n in files if n in near | further), key=order)]
 
