@@ -21,7 +21,7 @@ def defaults() -> list[str]:
         module = importlib.import_module(found.name)
         for name, each in vars(module).items():
             own = isinstance(each, types.FunctionType | type) and each.__module__ == module.__name__
-            if not own or name.startswith("_"):
+            if not own or name.startswith("_") or name.endswith("Error"):
                 continue
             parameters = inspect.signature(each).parameters.values()
             given = [f"{p.name}={p.default!r}" for p in parameters if isinstance(p.default, int | float | str | tuple)]
