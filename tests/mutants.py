@@ -185,8 +185,8 @@ def changes(node: ast.AST, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             )
         case ast.Expr(value=ast.Call()) | ast.AugAssign():
             yield "statement", "pass"
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 2:
-        yield with_("argument left out", args=node.args[:-1])
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "generator" and len(node.args) > 1:
+        yield with_("draw", args=node.args[:-1])
     if isinstance(node, ast.Call) and len(node.args) > 1:
         first, second, *rest = node.args
         if not any(isinstance(each, ast.Starred | ast.Constant | ast.Lambda) for each in (first, second)):
@@ -246,7 +246,7 @@ def imports(known: dict[str, pathlib.Path]) -> dict[str, set[str]]:
         own = taken[module] = {}
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.ImportFrom) and node.module in known:
-                own[node.module] = node.module
+                own |= {node.module: node.module} if "." in node.module else {}
                 for alias in node.names:
                     inner = f"{node.module}.{alias.name}"
                     own[alias.asname or alias.name] = inner if inner in known else f"{node.module}:{alias.name}"
@@ -275,18 +275,18 @@ def imports(known: dict[str, pathlib.Path]) -> dict[str, set[str]]:
 
 
 def covering(mutant: Mutant, reached: dict[str, set[str]], known: dict[str, pathlib.Path]) -> list[str]:
-    """Test files that reach the changed module, the nearest first, and of those the ones that name the function most."""
+    """Test files that reach the changed module: the nearest first, of those who name the function, of those who import least."""
     module = next(name for name, path in known.items() if path == ROOT / mutant.path)
-    near = {name for name, targets in reached.items() if module in targets}
+    near = {name for name, targets in reached.items() if module in targets or "unlearn_jax" in targets}  # which walks through all
     further = {name for name, targets in reached.items() if targets & near}
     files = [name for name in known if name.startswith("test_")]
     word = mutant.function.lstrip("_")
 
     def order(name: str) -> tuple:
-        text = known[name].read_text()
-        return name not in near, -len(re.findall(rf"\b_?{re.escape(word)}\b", text)) if word else 0, len(text)
+        named = word and re.search(rf"\b_?{re.escape(word)}\b", known[name].read_text())
+        return name not in near, not named, len(reached[name])
 
-    return [str(known[name].relative_to(ROOT)) for name in sorted((n for n in files if n in near | further), key=order)]
+    return [str(known[name].relative_to(ROOT)) for name in sorted(set(files) & (near | further), key=order)]
 
 
 class Watcher:

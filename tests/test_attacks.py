@@ -265,6 +265,14 @@ def test_trees_do_not_care_for_the_scale_of_a_feature(transform):
     assert moved.auc == pytest.approx(plain.auc, abs=0.02)  # bins are drawn half way between values
 
 
+def test_only_the_svc_is_trained_on_some_of_the_examples(monkeypatch):
+    member, nonmember = RNG.normal(0.8, 1, (40, 2)), RNG.normal(size=(40, 2))
+    whole = [metrics.feature_mia(member, nonmember, attacker) for attacker in metrics.ATTACKERS]
+    monkeypatch.setattr("unlearn_jax.metrics.attacks.SVC_ROWS", 20)
+    some = [metrics.feature_mia(member, nonmember, attacker) for attacker in metrics.ATTACKERS]
+    assert [one != other for one, other in zip(whole, some, strict=True)] == [name == "svc" for name in metrics.ATTACKERS]
+
+
 def test_feature_mia_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="member, nonmember: 1 and 9 examples"):
         metrics.feature_mia(np.zeros((1, 1)), np.zeros((9, 1)))

@@ -190,3 +190,20 @@ def test_the_only_class_cannot_be_forgotten_whole():
     for kind in ("class", "class_part"):
         with pytest.raises(UsageError, match=r"--forget\.label 0: has 5 of the 5"):
             choose(np.zeros(5, int), kind=kind, size=1, label=0, classes=1)
+
+
+class Opened:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+def test_a_file_of_rows_is_never_unpickled(tmp_path):
+    np.save(tmp_path / "rows.npy", np.array([Opened(tmp_path / "mark")], object), allow_pickle=True)
+    with pytest.raises(UsageError, match="row numbers is needed"):
+        choose(LABELS, kind="file", file=tmp_path / "rows.npy", classes=3)
+    assert not (tmp_path / "mark").exists()

@@ -21,7 +21,7 @@ from unlearn_jax import influence
 from unlearn_jax.data import FASHION_PLANE, discs
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
 from unlearn_jax.influence.boundary import Contour, displacement, margin
-from unlearn_jax.influence.response import weighted_gradient
+from unlearn_jax.influence.response import for_members, weighted_gradient
 from unlearn_jax.models import as_model, build
 from unlearn_jax.models.resnet import Normalisation
 from unlearn_jax.types import Examples, Model, Recipe, UsageError, Variables
@@ -184,6 +184,15 @@ def test_another_order_of_the_sums_is_the_same_run(runs):
     order, trained = np.random.default_rng(0).permutation(POINTS), jax.jit(train)
     for run, own in ((runs["full"], order), (runs["minibatch"], order[order < 4])):
         close(trained(influence.reordered(run, own), jnp.ones(POINTS)), trained(run, jnp.ones(POINTS)), 1e-3, 1e-5)
+
+
+def test_the_share_done_is_told_after_each_chunk_and_ends_at_one():
+    shares = []
+    found = for_members(
+        lambda same, own: same * own, jnp.float32(2.0), np.arange(5, dtype=np.float32), chunk=2, report=shares.append
+    )
+    np.testing.assert_array_equal(found, 2 * np.arange(5))
+    assert shares == [0.4, 0.8, 1.0]
 
 
 class Normalised(nn.Module):

@@ -14,8 +14,8 @@ import test_influence
 from test_methods import CLASSES, KEY, linear, mlp, normalised, problem, start
 
 from unlearn_jax import influence
-from unlearn_jax.data import FASHION_PLANE, Mixture, discs, populations
-from unlearn_jax.data.augmentation import crop
+from unlearn_jax.data import FASHION_PLANE, Mixture, choose, discs, load, populations
+from unlearn_jax.data.augmentation import crop, variations
 from unlearn_jax.influence import curvature
 from unlearn_jax.methods import adversarial, hypernetwork
 from unlearn_jax.methods.pieces import in_turns, pipe
@@ -155,8 +155,9 @@ def test_a_critic_sees_the_held_out_examples_that_it_was_dealt_and_the_whole_for
     contest = adversarial.contest
     monkeypatch.setattr(adversarial, "contest", noted)
     on = problem(linear())
-    names = jnp.arange(len(on.train.labels), dtype=jnp.float32).reshape(-1, 1, 1, 1)
-    on = on.replace(train=on.train._replace(images=names), held_out=on.held_out._replace(images=100.0 + names))
+    names = np.arange(len(on.train.labels), dtype=np.float32) / 10
+    first, second = (jnp.asarray(each.reshape(-1, 1, 1, 1)) for each in (names, 4 + names))
+    on = on.replace(train=on.train._replace(images=first), held_out=on.held_out._replace(images=second))
 
     def forward(variables, images):
         return jnp.concatenate([images.reshape(-1, 1), jnp.zeros((len(images), CLASSES - 1))], axis=1), {}
@@ -170,16 +171,45 @@ def test_a_critic_sees_the_held_out_examples_that_it_was_dealt_and_the_whole_for
     joint = Variables({"model": {}, "critics": critics.fresh_critics(KEY, 2, CLASSES + 2)}, {})
     objective.value(forward, joint, batches, 0.0)
     ((suspects, innocents),) = seen
-    losses = {}  # of an example named so with its label
-    for source, offset in ((on.train, 0), (on.held_out, 100)):
-        for number, label in enumerate(np.asarray(source.labels)):
-            logits, _ = forward(None, jnp.full((1, 1), float(offset + number)))
-            losses[offset + number] = float(cross_entropy(logits, Batch(logits, jnp.asarray([label]), None, KEY))[0])
-    np.testing.assert_allclose(suspects[:, CLASSES], [losses[int(row)] for row in batches["forget"].rows], rtol=1e-5)
-    for critic, own in enumerate(rows):
-        allowed = np.array([losses[100 + int(row)] for row in own])
-        for loss in innocents[critic][:, CLASSES]:
-            assert np.isclose(loss, allowed, rtol=1e-5).any()
+    # The losses of examples named x with their labels, the logits being (x, 0, 0).
+    losses, unseen = (
+        np.logaddexp(own, np.log(CLASSES - 1)) - np.where(np.asarray(labels) == 0, own, 0)
+        for own, labels in ((names, on.train.labels), (4 + names, on.held_out.labels))
+    )
+    np.testing.assert_allclose(suspects[:, CLASSES], losses[batches["forget"].rows], atol=3e-6)
+    for critic, own in enumerate(np.asarray(rows)):
+        apart = abs(innocents[critic][:, CLASSES, None] - unseen[own])
+        assert (apart.min(axis=1) < 3e-6).all() and len(np.unique(apart.argmin(axis=1))) > 2
+
+
+# Draws of data, by their numbers
+
+
+@functools.cache
+def digits(seed):
+    return load("digits", train_size=300, label_noise=0.3, held_out=0.0, seed=seed)
+
+
+DRAWS = {
+    "which rows are trained on": lambda seed: digits(seed).train.images,
+    "whose labels are wrong": lambda seed: load("digits", label_noise=0.3, seed=seed).train.labels,
+    "noise of variations": lambda seed: variations(np.asarray(IMAGES), seed)[4:],
+    "a forget set": lambda seed: choose(np.arange(90) % 3, kind="random", size=30, classes=3, seed=seed),
+    "another forget set": lambda index: choose(np.arange(90) % 3, kind="random", size=30, classes=3, index=index),
+    "equal scores": lambda seed: choose(
+        np.arange(90) % 3, kind="exposed", size=30, scores=lambda: np.ones(90), classes=3, seed=seed
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_another_number_is_another_draw(name):
+    drawn = [np.asarray(DRAWS[name](number)) for number in (0, 1, 0)]
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert (drawn[0] != drawn[1]).mean() > 0.1
+    if name == "noise of variations":  # every image and every variation has its own
+        noise = (drawn[0] - np.asarray(IMAGES)).reshape(-1, IMAGES[0].size)
+        assert abs(np.corrcoef(noise) - np.eye(len(noise))).max() < 0.5
 
 
 # Toys

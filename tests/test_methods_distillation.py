@@ -182,6 +182,10 @@ def test_attention_maps_are_unit_vectors_over_positions(network):
         assert [each.shape for each in activations] == [(3, 16, 3), (3, 16, 3), (3, 4, 6), (3, 1, 12)]
 
 
+def test_what_nothing_activates_has_no_attention():
+    np.testing.assert_array_equal(attention_map(jnp.zeros((2, 3, 4))), 0.0)
+
+
 def test_a_generators_images_are_standardised():
     maker = generator((5, 7, 2), width=4)
     noise = jax.random.normal(KEY, (64, 6))

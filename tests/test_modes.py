@@ -150,14 +150,16 @@ def test_influence(on, logits):
     close(losses(on.model, variables, on.train), cross_entropies(variables.params, on.train))
     run = Training(variables, on.train, None, on.model, optax.identity(), 0)
     weights, restore = ravel_pytree(variables.params)
-    derivatives = jax.jacrev(lambda flat: jax.vmap(lambda image: answers(restore(flat), image))(on.train.images))(weights)
+    all_logits = lambda flat: jax.vmap(lambda image: answers(restore(flat), image))(on.train.images)  # noqa: E731
+    derivatives = jax.jit(jax.jacrev(all_logits))(weights)
     p = np.asarray(jax.nn.softmax(logits), np.float64)
     middle = p[:, :, None] * np.eye(CLASSES) - p[:, :, None] * p[:, None]
     matrix = np.einsum("ncp,ncd,ndq->pq", derivatives, middle, derivatives) / len(logits)
-    rows = np.asarray(influence_curvature.gauss_newton_rows(run, variables), np.float64)
+    rows = np.asarray(jax.jit(influence_curvature.gauss_newton_rows)(run, variables), np.float64)
     close(rows.T @ rows, matrix)
     direction = jax.random.normal(KEY, weights.shape)
-    close(influence_curvature._gauss_newton_product(run, variables, on.train)(direction), matrix @ np.asarray(direction))
+    product = jax.jit(lambda vector: influence_curvature._gauss_newton_product(run, variables, on.train)(vector))(direction)
+    close(product, matrix @ np.asarray(direction))
 
 
 def test_the_error_rate_by_which_scrub_r_rewinds(on, logits):
@@ -179,7 +181,10 @@ def test_delete_is_taught_in_eval_mode(on, logits):
         return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(said), axis=1))
 
     after = unlearn("delete", on, variables, learning_rate=0.3, epochs=1, batch_size=FORGET)
-    close(after.params, jax.tree.map(lambda leaf, slope: leaf - 0.3 * slope, variables.params, jax.grad(loss)(variables.params)))
+    close(
+        after.params,
+        jax.tree.map(lambda leaf, slope: leaf - 0.3 * slope, variables.params, jax.jit(jax.grad(loss))(variables.params)),
+    )
 
 
 def test_ntk_asks_in_eval_mode_alone(on):

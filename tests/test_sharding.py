@@ -242,3 +242,9 @@ def test_a_share_of_nothing_is_refused(method, values, option):
     with pytest.raises(UsageError) as raised:
         unlearn(method, whole().replace(forget_count=1), start(mlp()), **values)
     assert raised.value.option == option
+
+
+def test_there_may_be_a_shard_for_every_example():
+    on = whole()
+    after = jax.eval_shape(METHODS["sisa"].make(shards=on.kept_count, slices=1), KEY, on, start(mlp()))
+    assert {len(leaf) for leaf in jax.tree.leaves(after)} == {on.kept_count}

@@ -1,6 +1,7 @@
 """Training: what a step sees, that forgotten rows reach nothing, and that members do not depend on how they are batched."""
 
 import math
+import os
 from functools import partial
 
 import jax
@@ -402,6 +403,10 @@ def test_what_is_recorded_is_not_traced_again_and_does_the_same():
     np.testing.assert_array_equal(mapped, over_members(function, (True, True), "map")(members, {"y": y})["sum"])
     with pytest.raises(TypeError):
         again(members, {"y": y})  # other shapes
+
+
+def test_the_devices_of_a_cpu_share_the_machines_memory():
+    assert ensembles.device_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
 
 
 @pytest.mark.parametrize("call", [lambda: over_members(jnp.sin, (True,), "loop"), lambda: chunk_size(int, 1, "loop")])
