@@ -15,7 +15,7 @@ from configs import EXPERIMENTS, command_line
 from configs.common import Train
 from configs.unlearning import Config, smoke
 from unlearn_jax import runs
-from unlearn_jax.types import UsageError
+from unlearn_jax.types import StorageError, UsageError
 
 ROOT = Path(benchmark.__file__).parent
 
@@ -107,9 +107,38 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--model mlp --methods msg", "--methods msg: needs convolutions, which --model mlp has not"),
         ("--methods ,", "--methods : there is "),
         ("--dataset mnits", "--dataset mnits: "),
+        ("--members 1000000000", "--members 1000000000: expected at most 1,000,000"),
+        (f"--train.epochs {10**20}", f"--train.epochs {10**20}: expected at most 1,000,000"),
+        (f"--width {10**20}", f"--width {10**20}: expected at most 1,000,000"),
+        ("--width 500000", "--width 500000: 832,603 GiB of memory are needed to train one resnet8; this machine has "),
+        ("--model mlp --width 9000 --members 1000000", "--members 1000000: "),
+        ("--train.epochs 1000000000 --exp capacity", "--train.epochs 1000000000: expected at most"),
+        ("--exp capacity --depths 8,800000000000", "--depths 800000000000: expected at most resnet1202"),
+        ("--exp capacity_boundary --depths 8,101", "--layers 101: expected an integer from 1 to 100"),
+        ("--model resnet800000", "--model resnet800000: expected at most resnet1202"),
+        (f"--model resnet{'9' * 5000}", "--model resnet999"),
+        ("--forget-sets 1000000000", "--forget-sets 1000000000: expected"),
+        ("--unlearning-seeds 1001", "--unlearning-seeds 1001: expected an integer of at least 1, at most 1,000"),
+        ("--evaluation.splits 100001", "--evaluation.splits 100001: expected an integer of at least 2, at most 100,000"),
+        (f"--seed {10**400}", "--seed 1000"),
+        ("--exp influence --train-size 20001", "--train-size 20001: expected at least 4"),
+        ("--exp influence --width 4097", "--width 4097: expected at most 4,096"),
+        ("--exp influence --resolution 1025", "--resolution 1025: expected an integer of at least 8, at most 1,024"),
+        ("--exp estimators --train-size 20001", "--train-size 20001: expected"),
+        ("--exp estimators --subsets 20004", "--subsets 20004: expected a multiple of 4, from 16 to 20,000"),
+        ("--hyper scrub.epochs=[1,2]", "--hyper 2]: expected METHOD.NAME=VALUE"),
+        ("--hyper scrub.epochs=[1]", "--hyper scrub.epochs [1]: a whole number, 0 to 1,000,000"),
+        ("--hyper scrub.epochs={}", "--hyper scrub.epochs {}: a whole number, 0 to 1,000,000"),
+        ("--hyper scrub.epochs=1000001", "--hyper scrub.epochs 1000001: a whole number, 0 to 1,000,000"),
+        (f"--hyper scrub.epochs={'-' * 3000}1", "--hyper scrub.epochs ------"),
+        (f"--hyper scrub.epochs={'(' * 3000}", "--hyper scrub.epochs (((((("),
+        (f"--hyper scrub.learning_rate={10**400}", "--hyper scrub.learning_rate 1000"),
+        (f"--chunk {'9' * 5000}", "--chunk 99999"),
+        (f"--out {'x' * 300}", f"--out {'x' * 300}: cannot be written (File name too long)"),
         ("--model vgg", "--model vgg: there is "),
         ("--model resnet9", "--model resnet9: there is "),
     ],
+    ids=lambda text: text[:60],
 )
 def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(complaint, words, expected):
     assert complaint(*words.split()).startswith(expected)
@@ -141,6 +170,66 @@ def test_a_run_folder_that_is_a_file_or_cannot_be_written_is_refused(complaint, 
     (tmp_path / "file").touch()
     assert complaint("--out", "file").startswith("--out file: is a file")
     assert complaint("--out", "/proc/nowhere").startswith("--out /proc/nowhere: ")
+
+
+def test_a_mistake_removes_only_what_the_run_made_and_never_blocks_the_corrected_command(complaint, tmp_path, monkeypatch):
+    empty, link = tmp_path / "empty", tmp_path / "link"
+    empty.mkdir()
+    link.symlink_to(empty)
+    wrong = ("--smoke", "--hyper", "*.leraning_rate=1", "--profile")  # seen when the folder has been opened
+    for out in ("empty", "link", "new", "cached"):
+        assert complaint(*wrong, "--out", out, "--cache", f"{out}/cache").startswith("--hyper *.leraning_rate: no method has")
+        assert not any(path.is_file() for path in tmp_path.rglob("*"))
+        runs.open_run(out, command_line.parse(["--smoke"]).recorded(), cache=Path(out, "cache")).withdraw()
+        assert empty.is_dir() and link.is_symlink()
+    assert complaint(*wrong).startswith("--hyper")
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.chdir(empty)
+    assert complaint(*wrong, "--out", ".").startswith("--hyper")
+    assert not list(empty.iterdir())
+
+
+def test_two_runs_of_the_same_second_have_folders_of_their_own(complaint, tmp_path, monkeypatch):
+    """Both have begun when the first one ends."""
+    opened = []
+
+    def twice(config, folder):
+        opened.append(folder.folder)
+        if len(opened) == 1:
+            assert benchmark.main(["--smoke"]) == 0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    monkeypatch.setattr("experiments.unlearning.run", twice)
+    assert benchmark.main(["--smoke"]) == 0
+    assert opened == [Path("runs/unlearning-now"), Path("runs/unlearning-now-2")]
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nat")])
+def test_memory_that_runs_out_is_one_line(capsys, monkeypatch, error):
+    def exhaust(config):
+        raise error
+
+    monkeypatch.setattr(benchmark, "run", exhaust)
+    assert benchmark.main([]) == 1
+    said = f"benchmark.py: out of memory ({str(error).splitlines()[0]}); expected smaller sizes"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_folder_that_can_no_longer_be_written_is_one_line_and_status_1(capsys, monkeypatch):
+    def full(config):
+        raise StorageError("--out", "here", OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(benchmark, "run", full)
+    assert benchmark.main([]) == 1
+    line = "benchmark.py: --out here: cannot be written (No space left on device); the same command resumes once it can be\n"
+    assert capsys.readouterr().err == line
+
+
+def test_python_may_leave_out_docstrings_and_assertions():
+    done = subprocess.run([sys.executable, "-OO", "benchmark.py", "--list"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\n  scrub " in done.stdout
 
 
 def test_a_narrow_terminal_does_not_split_a_message(complaint, monkeypatch):

@@ -1,16 +1,18 @@
 """The run folder: whole files or none, refusals that lose nothing, extension, provenance."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unlearn_jax import runs
-from unlearn_jax.types import UsageError
+from unlearn_jax.types import StorageError, UsageError
 
 CONFIG = {
     "dataset": "digits",
@@ -113,6 +115,135 @@ def test_a_folder_that_is_no_run_folder_is_refused(tmp_path, files):
     before = contents(tmp_path)
     assert "config.json" in refuse(tmp_path, CONFIG)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 10**5, b'{"config": ' * 2000, b'{"config": {}, "earlier": 5}', b"\xff\xfe", b"9" * 10**4]
+)
+def test_a_config_json_of_anything_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text)
+    assert "config.json" in refuse(tmp_path, CONFIG)
+    assert contents(tmp_path) == {"config.json": text}
+
+
+def test_a_config_json_that_is_no_file_is_refused_at_once(tmp_path):
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        out.mkdir()
+        make(out / "config.json")
+        assert "holds a config.json that cannot be read" in refuse(out, CONFIG)
+        assert len(list(out.iterdir())) == 1
+
+
+def test_no_more_of_a_config_json_is_read_than_one_can_be(tmp_path):
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(1 << 40)  # nothing is on the disk
+    assert "larger than" in refuse(tmp_path, CONFIG)
+
+
+def test_a_config_json_with_a_byte_order_mark_is_read(tmp_path):
+    runs.open_run(tmp_path, CONFIG)
+    file = tmp_path / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert "epochs is 10 there and 20 here" in refuse(tmp_path, {**CONFIG, "epochs": 20})
+
+
+def test_the_cache_may_lie_in_the_run_folder(tmp_path):
+    cache = tmp_path / "out" / "below" / "cache"
+    cache.mkdir(parents=True)
+    (cache / "pool").touch()
+    runs.open_run(tmp_path / "out", CONFIG, cache=cache)
+    runs.open_run(tmp_path / "out", CONFIG)
+    with pytest.raises(UsageError, match="--cache .* is the run folder itself"):
+        runs.open_run(tmp_path / "out", CONFIG, cache=tmp_path / "out")
+    (tmp_path / "other" / "cache" / "xla").mkdir(parents=True)
+    runs.open_run(tmp_path / "other", CONFIG)  # nothing but empty folders, which a refused command may have left
+
+
+def test_what_a_run_made_can_be_taken_back_and_nothing_else(tmp_path):
+    empty, link = tmp_path / "empty", tmp_path / "link"
+    empty.mkdir()
+    link.symlink_to(empty)
+    for out in (tmp_path / "a" / ".." / "b" / "c", empty, link, Path(".")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(empty)
+            before = sorted(tmp_path.rglob("*"))
+            run = runs.open_run(out, CONFIG)
+            run.write_text("logits/a/b.txt", "made")
+            run.withdraw()
+            assert sorted(tmp_path.rglob("*")) == before
+            run, place = runs.open_run(out, CONFIG), out.resolve()
+            (place / "notes.txt").write_text("mine")
+            run.withdraw()
+            assert [path.name for path in place.iterdir()] == ["notes.txt"]
+            (place / "notes.txt").unlink()
+    assert link.is_symlink()
+
+
+def test_an_opening_that_fails_makes_nothing(tmp_path):
+    out = tmp_path / "a" / "b" / ("x" * 300)
+    assert "cannot be written (File name too long)" in refuse(out, CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_extension_taken_back_leaves_the_run_as_it_was(tmp_path):
+    runs.open_run(tmp_path, CONFIG, extendable=EXTENDABLE).write_text("results.csv", "precious")
+    before = contents(tmp_path)
+    run = runs.open_run(tmp_path, {**CONFIG, "members": 48}, extendable=EXTENDABLE)
+    run.write_text("logits/new.txt", "new")
+    run.withdraw()
+    assert contents(tmp_path) == before
+
+
+def test_no_two_runs_claim_the_same_folder(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        claimed = list(threads.map(lambda _: runs.claim(tmp_path / "runs" / "now"), range(40)))
+    assert {made[-1] for made in claimed} == {tmp_path / "runs" / name for name in ("now", *(f"now-{n}" for n in range(2, 41)))}
+    assert sum(tmp_path / "runs" in made for made in claimed) == 1
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path):
+    run, outside = runs.open_run(tmp_path / "out", CONFIG), tmp_path / "outside"
+    outside.mkdir()
+    (run.folder / "logits").symlink_to(outside)
+    for name in ("logits/a.txt", "logits/deeper/a.txt", "../outside/a.txt"):
+        with pytest.raises(UsageError, match="--out .* would be outside of it"):
+            run.write_text(name, "escaped")
+    assert not list(outside.iterdir())
+    (outside / "precious").write_text("precious")
+    (run.folder / "a.txt").symlink_to(outside / "precious")
+    run.write_text("a.txt", "new")
+    assert (outside / "precious").read_text() == "precious"
+    (outside / ".x.host.1.0.part").touch()
+    runs.open_run(tmp_path / "out", CONFIG)
+    assert len(list(outside.iterdir())) == 2
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    """By the kernel's own refusal: a process that may write no file of more than a kilobyte."""
+    limited = (
+        "import resource, numpy, pathlib, unlearn_jax.runs as runs\n"
+        f"run = runs.Run(pathlib.Path({str(tmp_path)!r})); run.write_text('a.txt', 'old')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "for write in (lambda: run.write_text('a.txt', 'x' * 10**4), lambda: run.write_npz('a.npz', {'a': numpy.zeros(10**4)})):\n"
+        "    try: write()\n"
+        "    except OSError as error: print(error.status, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    said = "cannot be written (File too large); the same command resumes once it can be"
+    assert done.stdout.splitlines() == [f"1 --out {tmp_path / name}: {said}" for name in ("a.txt", "a.npz")]
+    assert done.stderr == ""
+    assert contents(tmp_path) == {"a.txt": b"old"}
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match=r"--out .*No space left on device"):
+        runs.open_run(tmp_path / "a" / "b", CONFIG)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_is_refused(tmp_path):
