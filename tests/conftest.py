@@ -1,10 +1,13 @@
 """The tests run on a CPU that looks like two devices, with shapes and ranks checked, and leave nothing in the user's cache."""
 
 import os
+import signal
 import tempfile
 
 import pytest
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background, whose children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and other child processes inherit it
     _cache = tempfile.TemporaryDirectory(prefix="unlearn_jax_tests_", ignore_cleanup_errors=True)
     os.environ["XDG_CACHE_HOME"] = _cache.name

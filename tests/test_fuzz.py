@@ -9,7 +9,6 @@ import io
 import json
 import os
 import pickle
-
 import tempfile
 import time
 from pathlib import Path
