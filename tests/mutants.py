@@ -344,6 +344,7 @@ def attempt(mutant: Mutant | None, files: list[str], tree: pathlib.Path, cache: 
         return process
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         os.chdir(tree)
         sys.path.insert(0, str(tree))
@@ -419,37 +420,41 @@ def campaign(chosen: list[Mutant], processes: int, limit: float, work: pathlib.P
     trees = [copied(work / f"tree{number}") for number in range(processes)]
     cache, waiting, results = str(work.parent / "unlearn_jax_mutants_xla"), list(chosen), []
     running: dict[int, tuple] = {}
-    while waiting or running:
-        for number in range(processes):
-            if number in running or not waiting:
-                continue
-            mutant = waiting.pop(0)
-            write(trees[number], mutant.path, mutant.applied())
-            files, said = covering(mutant, reached, known), work / f"said{number}"
-            said.unlink(missing_ok=True)
-            running[number] = mutant, files, attempt(mutant, files, trees[number], cache, said), said, time.monotonic()
-        for number, (mutant, files, process, said, began) in list(running.items()):
-            late = time.monotonic() - began > limit
-            if late:
-                os.killpg(process, signal.SIGKILL)
-            ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
-            if not ended:
-                continue
-            if not said.exists() and not os.WIFSIGNALED(status):
-                raise SystemExit(f"the tests did not run:\n{said.with_suffix('.log').read_text()}")
-            code, failed = json.loads(said.read_text()) if said.exists() else (-1, [])
-            verdict = "survived" if code in (0, 5) else "out of time" if late and code == -1 else "seen"
-            test = failed[0] if failed else "" if verdict != "seen" else "a crash"
-            results.append((mutant, verdict, test))
-            seconds = time.monotonic() - began
-            progress = f"{len(results)}/{len(chosen)} {verdict}, {seconds:.0f} s, {len(files)} files: {mutant.diff()}"
-            print(f"{progress}\n   {test}", file=sys.stderr, flush=True)
-            if report:
-                with report.open("a") as file:
-                    file.write(json.dumps([mutant.diff(), verdict, test, round(seconds)]) + "\n")
-            write(trees[number], mutant.path, (ROOT / mutant.path).read_text())
-            del running[number]
-        time.sleep(0.2)
+    try:
+        while waiting or running:
+            for number in range(processes):
+                if number in running or not waiting:
+                    continue
+                mutant = waiting.pop(0)
+                write(trees[number], mutant.path, mutant.applied())
+                files, said = covering(mutant, reached, known), work / f"said{number}"
+                said.unlink(missing_ok=True)
+                running[number] = mutant, files, attempt(mutant, files, trees[number], cache, said), said, time.monotonic()
+            for number, (mutant, files, process, said, began) in list(running.items()):
+                late = time.monotonic() - began > limit
+                if late:
+                    os.killpg(process, signal.SIGKILL)
+                ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
+                if not ended:
+                    continue
+                if not said.exists() and not os.WIFSIGNALED(status):
+                    raise SystemExit(f"the tests did not run:\n{said.with_suffix('.log').read_text()}")
+                code, failed = json.loads(said.read_text()) if said.exists() else (-1, [])
+                verdict = "survived" if code in (0, 5) else "out of time" if late and code == -1 else "seen"
+                test = failed[0] if failed else "" if verdict != "seen" else "a crash"
+                results.append((mutant, verdict, test))
+                seconds = time.monotonic() - began
+                progress = f"{len(results)}/{len(chosen)} {verdict}, {seconds:.0f} s, {len(files)} files: {mutant.diff()}"
+                print(f"{progress}\n   {test}", file=sys.stderr, flush=True)
+                if report:
+                    with report.open("a") as file:
+                        file.write(json.dumps([mutant.diff(), verdict, test, round(seconds)]) + "\n")
+                write(trees[number], mutant.path, (ROOT / mutant.path).read_text())
+                del running[number]
+            time.sleep(0.2)
+    finally:
+        for _, _, process, *_ in running.values():
+            os.killpg(process, signal.SIGKILL)
     seeing = sorted({test for *_, test in results if test.startswith("tests/")})
     if seeing:  # a test that fails anyway sees nothing
         said.unlink(missing_ok=True)
@@ -495,6 +500,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\)")
     for name in LIBRARIES:
         importlib.import_module(name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so out of every `finally`
     with tempfile.TemporaryDirectory(prefix="unlearn_jax_mutants_", ignore_cleanup_errors=True) as work:
         results = campaign(chosen, given.processes, given.limit, pathlib.Path(work), given.report)
     print(table(results))
