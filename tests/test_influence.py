@@ -206,7 +206,7 @@ class Normalised(nn.Module):
 
 
 def test_statistics_are_those_of_the_rows_that_count():
-    run = run_of(dataclasses.replace(SGD, epochs=3), as_model(Normalised(), (("head",),)))
+    run = run_of(dataclasses.replace(SGD, epochs=3), as_model(Normalised(), (("head",),), shape=EXAMPLES.images[:1].shape))
     found = leave_one_out(run, np.array([1, 4]))
     keep = np.delete(np.arange(POINTS), 4)
     fewer = dataclasses.replace(run, examples=jax.tree.map(lambda leaf: leaf[keep], EXAMPLES))  # the row is not there at all
@@ -214,7 +214,7 @@ def test_statistics_are_those_of_the_rows_that_count():
 
 
 def test_a_step_normalises_by_its_batch_and_remembers_that():
-    model = as_model(Normalised(), (("head",),))
+    model = as_model(Normalised(), (("head",),), shape=EXAMPLES.images[:1].shape)
     variables, weights = model.init(jax.random.key(0), EXAMPLES.images), jnp.arange(POINTS) % 3.0
     gradient, statistics = jax.jit(weighted_gradient, static_argnums=0)(model, variables, EXAMPLES, weights)
 

@@ -223,7 +223,7 @@ def test_a_class_that_does_not_exist_is_refused():
     with pytest.raises(UsageError, match=r"label 3: there is 0 to 2"):
         method(KEY, problem(mlp()), start(mlp()))
     assert hyperparameters("gated_knowledge_transfer", {"label": "0"})["label"] == 0
-    with pytest.raises(UsageError, match="0 or more"):
+    with pytest.raises(UsageError, match="a whole number, 0 to 1,000,000"):
         hyperparameters("gated_knowledge_transfer", {"label": -1})
 
 

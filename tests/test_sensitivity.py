@@ -94,7 +94,7 @@ def test_a_search_is_done_once(tmp_path, monkeypatch):
     judged = []
 
     class Rate:
-        identity, retraining = {"dataset": "none"}, 10.0
+        identity, retraining, label = {"dataset": "none"}, 10.0, None
 
         def __init__(self, *_):
             pass

@@ -13,7 +13,8 @@ from configs.unlearning import Config, Evaluation, Forget, smoke
 from experiments import setting as shared
 from experiments.setting import forget_class, forget_mask, forget_name, prepare, settings_of_sets, where_they_differ
 from experiments.tuning import Search
-from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.methods import METHODS
+from unlearn_jax.runs import Run
 
 LABELLED = "gated_knowledge_transfer"
 
@@ -67,7 +68,15 @@ def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
 
         return say
 
-    monkeypatch.setitem(METHODS, "say", Entry(method, "F", "", "", {"label": 0}, frozenset({"label"}), "any", False, False))
+    own = {
+        "make": method,
+        "access": "F",
+        "defaults": {"label": 0},
+        "static": frozenset({"label"}),
+        "needs": (),
+        "ensemble": False,
+    }
+    monkeypatch.setitem(METHODS, "say", METHODS["gradient_ascent"]._replace(**own))
     words = "--methods say --members 2 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --width 8"
     words += " --forget.kind class --forget.label 9 --forget-sets 2 --label-noise 0"
     done = run_in_process("--smoke", "--device", "cpu", *words.split(), "--out", tmp_path, "--cache", config.cache)
@@ -79,13 +88,14 @@ def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
     assert written == {"say": {"label": {"class-9": 9, "class-0": 0}}}
 
 
-def test_a_search_is_for_the_class_of_its_own_set_and_leaves_no_class_behind():
+def test_a_search_is_for_the_class_of_its_own_set_and_leaves_no_class_behind(tmp_path):
     search, asked = Search.__new__(Search), []
 
     def judge(name, base, settings):
         asked.append(base["label"])
         return np.ones((len(settings), 3)), None, 1.0
 
-    search.config, search.judge = Tuning(trials=2), SimpleNamespace(label=4, judge=judge, retraining=1.0)
+    judging = SimpleNamespace(label=4, judge=judge, retraining=1.0, identity={})
+    search.config, search.folder, search.judge = Tuning(trials=2), Run(tmp_path), judging
     assert "label" not in search.tune(LABELLED)["values"]
     assert set(asked) == {4}
