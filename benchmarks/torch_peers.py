@@ -82,7 +82,7 @@ def pool(arguments: argparse.Namespace, arrays: dict[str, torch.Tensor]) -> Call
     labels, size = arrays["labels"].long(), arguments.batch_size
     classes = int(labels.max()) + 1
     network = resnet8(images.shape[1], arguments.width, classes)
-    network = network.to(arguments.device, memory_format=getattr(torch, arguments.layout))
+    network = network.to(arguments.device, memory_format=getattr(torch, arguments.layout))  # type: ignore[call-overload]
     step = torch.compile(network) if arguments.compile else network
 
     def train(steps: int) -> None:
