@@ -197,7 +197,7 @@ class Normalised(nn.Module):
 
 
 def test_statistics_are_those_of_the_rows_that_count():
-    run = run_of(dataclasses.replace(SGD, epochs=3), as_model(Normalised(), (("head",),)))
+    run = run_of(dataclasses.replace(SGD, epochs=3), as_model(Normalised(), (("head",),), shape=EXAMPLES.images[:1].shape))
     found = leave_one_out(run, np.array([1, 4]))
     keep = np.delete(np.arange(POINTS), 4)
     fewer = dataclasses.replace(run, examples=jax.tree.map(lambda leaf: leaf[keep], EXAMPLES))  # the row is not there at all
