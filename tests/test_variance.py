@@ -98,7 +98,7 @@ def test_a_barrier_is_the_rise_above_the_straight_line_between_the_ends():
     shares = np.array([0, 0.25, 0.5, 1])
     lines = np.array([[1.0, 2.0, 5.0, 3.0], [4.0, 3.0, 2.0, 0.0], [1.0, 0.2, 0.1, 1.0]])
     np.testing.assert_allclose(barriers(lines, shares), [3.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match=r"from 0 to 1, not from 0 to 0\.5"):
+    with pytest.raises(ValueError, match=r"shares: 0 to 0\.5 found, expected points that rise from 0 to 1"):
         barriers(lines[:, :3], shares[:3])
     with pytest.raises(ValueError, match="lines 0 have values that are not finite"):
         barriers(np.where(lines == 3.0, np.nan, lines)[1:], shares)
