@@ -282,7 +282,10 @@ def test_idx_files_are_read_or_refused(name, data, compressed):
 
 def test_no_more_of_a_bomb_is_decompressed_than_its_header_says(tmp_path):
     for name, content in WHOLE.items():
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content + bytes(10**8), 1))
+        (tmp_path / name).write_bytes(content)
+    name = next(iter(WHOLE))
+    (tmp_path / name).rename(tmp_path / "bomb")
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(WHOLE[name] + bytes(10**8), 1))
     tracemalloc.start()
     assert refused_or(lambda: sources.idx(tmp_path, IMAGE, CLASSES), "--data-dir") is None
     peak = tracemalloc.get_traced_memory()[1]
