@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import itertools
 import json
 import os
@@ -383,6 +384,24 @@ def seen(out, models):
     wanted = ("accuracy", "forget", str(models))
     (row,) = (row for row in table(out / "power.csv") if (row["metric"], row["split"], row["models"]) == wanted)
     return float(row["visible"])
+
+
+def test_one_run_after_another_in_a_process_takes_no_more_memory_threads_or_files(cache, tmp_path):
+    def held():
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, *(len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd"))
+
+    def runs(*numbers):
+        for number in numbers:
+            succeed(tmp_path / str(number), cache, methods=["original"])
+        return held()
+
+    memory, threads, files = runs(0, 1)
+    memory_now, threads_now, files_now = runs(2, 3)
+    assert memory_now < memory + 30  # MiB; 2 to 5 a run, most of it what JAX remembers of programs
+    assert threads_now <= threads + 1  # one of them may be of a pool that is just ending
+    assert files_now <= files
 
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")

@@ -154,7 +154,7 @@ def test_the_cache_may_lie_in_the_run_folder(tmp_path):
     (cache / "pool").touch()
     runs.open_run(tmp_path / "out", CONFIG, cache=cache)
     runs.open_run(tmp_path / "out", CONFIG)
-    with pytest.raises(UsageError, match="--cache .* is the run folder itself"):
+    with pytest.raises(UsageError, match=r"--cache .* is the run folder itself"):
         runs.open_run(tmp_path / "out", CONFIG, cache=tmp_path / "out")
     (tmp_path / "other" / "cache" / "xla").mkdir(parents=True)
     runs.open_run(tmp_path / "other", CONFIG)  # nothing but empty folders, which a refused command may have left
@@ -207,7 +207,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path):
     outside.mkdir()
     (run.folder / "logits").symlink_to(outside)
     for name in ("logits/a.txt", "logits/deeper/a.txt", "../outside/a.txt"):
-        with pytest.raises(UsageError, match="--out .* would be outside of it"):
+        with pytest.raises(UsageError, match=r"--out .* would be outside of it"):
             run.write_text(name, "escaped")
     assert not list(outside.iterdir())
     (outside / "precious").write_text("precious")
@@ -225,7 +225,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
         "import resource, numpy, pathlib, unlearn_jax.runs as runs\n"
         f"run = runs.Run(pathlib.Path({str(tmp_path)!r})); run.write_text('a.txt', 'old')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
-        "for write in (lambda: run.write_text('a.txt', 'x' * 10**4), lambda: run.write_npz('a.npz', {'a': numpy.zeros(10**4)})):\n"
+        "text, arrays = 'x' * 10**4, {'a': numpy.zeros(10**4)}\n"
+        "for write in (lambda: run.write_text('a.txt', text), lambda: run.write_npz('a.npz', arrays)):\n"
         "    try: write()\n"
         "    except OSError as error: print(error.status, error)\n"
     )

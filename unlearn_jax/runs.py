@@ -79,6 +79,8 @@ class Run:
             try:
                 with partial.open("x+b") as file:
                     yield file
+                    file.flush()
+                    os.fsync(file.fileno())  # some file systems say only then that they are full
                 if not os.path.lexists(target):
                     self.made.append(target)
                 os.replace(partial, target)
