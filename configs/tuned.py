@@ -9,5 +9,5 @@ FOLDER = Path(__file__).parent / "tuned"
 
 def tuned(dataset: str) -> dict[str, dict[str, Any]]:
     """Method -> hyperparameter -> value, for the methods that were tuned on a data set; {} where none were."""
-    file = FOLDER / f"{dataset}.json"
-    return json.loads(file.read_text())["hyperparameters"] if file.exists() else {}
+    file = {file.stem: file for file in FOLDER.glob("*.json")}.get(dataset)  # a name is no path
+    return json.loads(file.read_text())["hyperparameters"] if file else {}

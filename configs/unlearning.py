@@ -132,7 +132,7 @@ class Methods(Common):
             method, dot, parameter = name.partition(".")
             complete = bool(method and dot and parameter.isidentifier() and equals and value)
             require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
-            parsed.setdefault(method, {})[parameter] = _literal(value)
+            parsed.setdefault(method, {})[parameter] = _number(value)
         return parsed
 
 
@@ -187,14 +187,9 @@ def _words(text: str) -> list[str]:
     return [word for word in text.replace(",", " ").split() if word]
 
 
-def _literal(text: str) -> Any:
-    """A number, True, False or None where the text is one, else the text."""
-    if text in WORDS:
-        return WORDS[text]
+def _number(text: str) -> Any:
+    """A number where the text is one, else the text."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
-
-
-WORDS = {"True": True, "False": False, "None": None}

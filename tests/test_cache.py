@@ -314,7 +314,7 @@ def at_once(cache, count):
         )
         for number in range(count)
     ]
-    said = [run.communicate(timeout=300) for run in runs]
+    said = [run.communicate(timeout=900) for run in runs]
     assert [run.returncode for run in runs] == [0] * count, said
     return [(*json.loads(out), err) for out, err in said]
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,19 @@ def test_idx_files_are_read_or_refused(name, data, compressed):
         splits = refused_or(lambda: sources.idx(Path(made), IMAGE, CLASSES), "--data-dir")
     for split in splits or ():
         assert split.images.shape == (len(split.labels), *IMAGE, 1) and set(split.labels) <= set(range(CLASSES))
+
+
+def test_no_more_of_a_bomb_is_decompressed_than_its_header_says(tmp_path):
+    for name, content in WHOLE.items():
+        (tmp_path / name).write_bytes(content)
+    name = next(iter(WHOLE))
+    (tmp_path / name).rename(tmp_path / "bomb")
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(WHOLE[name] + bytes(10**8), 1))
+    tracemalloc.start()
+    assert refused_or(lambda: sources.idx(tmp_path, IMAGE, CLASSES), "--data-dir") is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
 
 
 CONFIG = {"seed": 0, "methods": ["scrub"], "train": {"epochs": 3}}
