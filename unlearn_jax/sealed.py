@@ -1,4 +1,4 @@
-"""Sealed files: an npz that ends in the SHA-256 of all that stands before, so that it is read as it was written or not at all.
+"""Sealed files: an npz that ends in the SHA-256 of all that comes before, so that it is read as it was written or not at all.
 
 Any reader of npz files reads one: the checksum is the comment of the zip file that an npz is.
 """
@@ -20,10 +20,10 @@ KINDS = "biufcU"  # of arrays that an npz holds without pickle: numbers, boolean
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays, uncompressed, into a new file that can be read as well, and has the disk take them.
+    """Writes named arrays, uncompressed, into a new file that is open for reading and writing.
 
     Raises:
-        OSError: the disk is full; some file systems say so only at the very end.
+        OSError: the disk is full.
         TypeError: an array of objects, or of a type that an npz does not know.
     """
     for name, array in arrays.items():
@@ -35,8 +35,6 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     file.seek(0)
     digits = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     file.write(digits.encode())
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
