@@ -148,8 +148,8 @@ def on_halves(config: Common, setting: Setting, models: int) -> OnHalves:
     trained = pool(config, own, setting.problem, masks, "half", models)
     kept = np.delete(masks, trained.diverged, axis=0)
     few = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min()) < 2
-    said = f"{len(trained.diverged)} of {models} models on halves diverged and each example needs at least 2 of either kind; expected a smaller number"
-    require(not few, "--train.learning-rate", config.train.learning_rate, said)
+    said = f"{len(trained.diverged)} of {models} models on halves diverged and each example needs 2 with and 2 without it"
+    require(not few, "--train.learning-rate", config.train.learning_rate, f"{said}; expected a smaller number")
     return OnHalves(kept, without(trained.variables, trained.diverged))
 
 

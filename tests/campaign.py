@@ -3,10 +3,11 @@
     python tests/campaign.py --minutes 120
     python tests/campaign.py --minutes 5 --kinds flip,truncate --seed 1
 
-Every round disturbs one run of the main job in its smallest form, repeats its command once, undisturbed, and compares results.csv,
-without times and costs, with that of a run that nothing disturbed. Printed are, for each kind of fault: rounds; how many runs were
-hit before their end; died (the repetition failed); different (it gave other results); tracebacks; mute (a disturbed run ended
-with another status than promised, or not with one line); late (a signal was obeyed after more than two seconds); hung.
+Every round disturbs one run of the main job in its smallest form, repeats its command once, undisturbed, and compares
+results.csv, without times and costs, with that of a run that nothing disturbed. Printed are, for each kind of fault: rounds;
+how many runs were hit before their end; died (the repetition failed); different (it gave other results); tracebacks; mute (a
+disturbed run ended with another status than promised, or not with one line); late (a signal was obeyed after more than two
+seconds); hung.
 
 Exit status 1 unless died, different, tracebacks, mute, late and hung are all 0.
 

@@ -22,7 +22,7 @@ _advice = "nothing was begun"
 
 
 def prepare(program: str) -> None:
-    """Makes SIGINT and SIGTERM end the process with one line and status 130 or 143, and makes it harmless if nobody reads its output.
+    """Makes SIGINT and SIGTERM end the process with one line and status 130 or 143, and lost readers of its output harmless.
 
     Signals that the process was started to ignore (`nohup`, a job in the background) stay ignored. Call it once, first of all.
     """

@@ -1,12 +1,12 @@
 """The run folder: opened once, written atomically, read back to resume.
 
 A file appears under its name whole or not at all: it is written beside its place and then moved there. A killed run can
-therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads and which the next run that opens the folder on the same
-host sweeps away.
+therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads and which the next run that opens the folder on
+the same host sweeps away.
 
-Whatever is read back, from the run folder and from the cache that runs share, goes through `Run.find` and `Run.keep` (`Run.cached` is
-both): a sealed file that holds its identity, that is, all that its arrays depend on. What is not whole, or of another identity,
-counts as absent. docs/reliability.md says what is promised.
+All arrays that are read back, from the run folder and from the cache that runs share, go through `Run.find` and `Run.keep`
+(`Run.cached` is both): a sealed file that holds its identity, that is, all that its arrays depend on. What is not whole, or of
+another identity, counts as absent. docs/reliability.md says what is promised.
 """
 
 import contextlib

@@ -26,8 +26,8 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
     """Boundary shrink: gives each forget example the class that lies nearest across the decision boundary.
 
     The nearest class is what θ0 takes x + size sign(∇x CE(θ0, x, y)) for, found once. Minimises CE to it on F by SGD with
-    momentum 0.9. An example that the step does not carry over the boundary keeps the class that θ0 gives it. Deviation: the moved image is
-    neither rounded to 255 levels nor cut to the range of pixels.
+    momentum 0.9. An example that the step does not carry over the boundary keeps the class that θ0 gives it. Deviation: the
+    moved image is neither rounded to 255 levels nor cut to the range of pixels.
 
     Args:
         size: of the step on the image, in pixels of [0, 1].

@@ -153,8 +153,6 @@ def _as(kind: type, value: Any, option: str) -> Any:
     least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0
     most = 1.0 if option.endswith("share") else 1e6 if kind is int else sys.float_info.max
     if not least <= number <= most or (kind is int and number % 1):
-        whole = f"a whole number, {least} to 1,000,000"
-        raise UsageError(
-            option, str(value), whole if kind is int else "a number from 0 to 1" if most == 1 else "a finite number, 0 or more"
-        )
+        share, whole = "a number from 0 to 1", f"a whole number, {least} to 1,000,000"
+        raise UsageError(option, str(value), whole if kind is int else share if most == 1 else "a finite number, 0 or more")
     return kind(number)
