@@ -104,7 +104,7 @@ def complain_of(error: Exception) -> int:
     """Says in one line what went wrong and returns the exit status; an error that no user can cause is raised again."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         said = (str(error).splitlines() or [""])[0]
-        return complain(f"out of memory ({said}); expected smaller sizes, or with --strategy vmap a smaller --chunk", 1)
+        return complain(f"out of memory ({said}); try smaller sizes, or with --strategy vmap a smaller --chunk", 1)
     status = getattr(error, "status", None)  # of UsageError and StorageError, whose import brings JAX with it
     if status is None:
         raise error

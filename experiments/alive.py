@@ -1,4 +1,4 @@
-"""What is alive decides: models that diverged are left out, n is what is left, too few stop a run before methods are trained."""
+"""Models that diverged are left out: n is the number of those left, and too few stop a run before methods are trained."""
 
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ def lost_members(config: Common, role: str, models: Any, needed: int) -> tuple[i
         UsageError: fewer are left.
     """
     lost, members = diverged(models), len(jax.tree.leaves(models)[0])
-    said = f"{len(lost)} of {members} {role} models diverged, and {needed} must not; expected a smaller number"
+    said = f"{len(lost)} of {members} {role} models diverged and at least {needed} are needed; expected a smaller number"
     require(members - len(lost) >= needed, "--train.learning-rate", config.train.learning_rate, said)
     return lost
 

@@ -77,12 +77,16 @@ def prepare(config: Common) -> Setting:
 
 
 def decisive(config: Common) -> dict[str, Any]:
-    """The options on which all of a run's results rest: not those that are immaterial, or in which a run may be extended."""
+    """The options that decide a run's results: all but those that are immaterial or that may be extended."""
     return {name: value for name, value in config.recorded().items() if name not in config.immaterial | config.extendable}
 
 
 def require_memory(config: Common, model: Model, images: np.ndarray) -> None:
-    """Raises a UsageError if training one model, or holding the weights of all, would take more memory than the machine has."""
+    """Raises a UsageError if lower bounds of the memory exceed what the machine has.
+
+    Counted are the training state of one model, the order of the examples of one model on each device, and the weights of the
+    original models, each by itself.
+    """
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     members = getattr(config, "members", 1)
@@ -90,7 +94,7 @@ def require_memory(config: Common, model: Model, images: np.ndarray) -> None:
     needs = {
         ("--width", config.width): (TRAINING * weights, f"to train one {config.model}"),
         ("--train.epochs", config.train.epochs): (orders, "for the order of the examples in one model on each device"),
-        ("--members", members): (weights * members if members != "auto" else 0, "for the weights of all models"),
+        ("--members", members): (weights * members if members != "auto" else 0, "for the weights of the original models"),
     }
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for (option, value), (needed, what) in needs.items():
@@ -144,8 +148,8 @@ def on_halves(config: Common, setting: Setting, models: int) -> OnHalves:
     trained = pool(config, own, setting.problem, masks, "half", models)
     kept = np.delete(masks, trained.diverged, axis=0)
     few = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min()) < 2
-    said = f"{len(trained.diverged)} of {models} models on halves diverged; expected a smaller number"
-    require(not few, "--train.learning-rate", config.train.learning_rate, said)
+    said = f"{len(trained.diverged)} of {models} models on halves diverged and each example needs 2 with and 2 without it"
+    require(not few, "--train.learning-rate", config.train.learning_rate, f"{said}; expected a smaller number")
     return OnHalves(kept, without(trained.variables, trained.diverged))
 
 
@@ -218,7 +222,7 @@ def settings_of_sets(config: Config, setting: Setting, names: list[str]) -> dict
 
 
 def where_they_differ(values: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Hyperparameters of sets as files have them: method -> name -> value, or set -> value where not all have the same."""
+    """Hyperparameters as files list them: method -> name -> value, or forget set -> value where the sets differ."""
     sets = list(values.values())
     return {
         method: {
@@ -260,7 +264,7 @@ def pool(
 
 
 def mixture(made_with: Iterable[str]) -> list[str]:
-    """A sentence where what is put together was not all made with what runs now, with which it agrees up to rounding only.
+    """A sentence if parts of a result were made elsewhere (another version or backend), which agrees up to rounding only.
 
     Args:
         made_with: of each part, see `device.made_with`.

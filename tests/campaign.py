@@ -3,13 +3,15 @@
     python tests/campaign.py --minutes 120
     python tests/campaign.py --minutes 5 --kinds flip,truncate --seed 1
 
-Every round disturbs one run of the main job in its smallest form, repeats its command until it ends by itself, and compares
-results.csv, without times and costs, with that of the undisturbed run. Printed are, for each kind of fault: rounds; how many runs
-were hit before their end; died (the undisturbed repetition did not end with status 0); different (it did, with other results);
-tracebacks; mute (a disturbed run that ended with another status than promised, or not with one line); late (a signal was obeyed
-after more than two seconds); hung. All but the first two should be 0, or the exit status is 1.
+Every round disturbs one run of the main job in its smallest form, repeats its command once, undisturbed, and compares
+results.csv, without times and costs, with that of a run that nothing disturbed. Printed are, for each kind of fault: rounds;
+how many runs were hit before their end; died (the repetition failed); different (it gave other results); tracebacks; mute (a
+disturbed run ended with another status than promised, or not with one line); late (a signal was obeyed after more than two
+seconds); hung.
 
-Disks are filled by a small tmpfs where one can be mounted, and by RLIMIT_FSIZE, a limit to the size of each file, elsewhere.
+Exit status 1 unless died, different, tracebacks, mute, late and hung are all 0.
+
+`limit` caps the size of every file (RLIMIT_FSIZE). `disk` fills a small tmpfs, and is skipped where none can be mounted.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python tests/mutants.py --count 150 --seed 0
 
-Each change is made in a copy of the tree, and only the test files that cover the changed module are run there, nearest
-first, until one fails. Where test files lie is read from imports: those that import the module (or a name of it, by way of a
-package), and then those that reach it through one module in between. A process that has imported the libraries is forked for
+Each change is made in a copy of the tree, and only the test files that cover the changed module are run there, nearest first,
+until one fails. How near a test file is follows from its imports: first those that import the module (or a name of it, through
+a package), then those that reach it through one module in between. A process that has imported the libraries is forked for
 every change, and all share one cache of compiled programs.
 
 No part of the suite: pytest does not collect it. What survives is printed as diffs; see docs/reliability.md.

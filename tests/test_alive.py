@@ -56,10 +56,10 @@ def test_members_are_counted_and_too_few_are_one_line():
     models = Variables({"w": np.array([[0.0], [np.nan], [1.0], [np.inf]])}, {})
     assert lost_members(Config(), "oracle", models, 2) == (1, 3)
     np.testing.assert_array_equal(without(models, (1, 3)).params["w"], [[0], [1]])
-    said = "--train.learning-rate 0.1: 2 of 4 oracle models diverged, and 3 must not; expected a smaller number"
+    said = "--train.learning-rate 0.1: 2 of 4 oracle models diverged and at least 3 are needed; expected a smaller number"
     with pytest.raises(UsageError, match=re.escape(said)):
         lost_members(Config(), "oracle", models, 3)
-    with pytest.raises(UsageError, match="2 of 4 twin models diverged, and 4 must not"):
+    with pytest.raises(UsageError, match="2 of 4 twin models diverged and at least 4 are needed"):
         whole(Config(), "twin", models)
     assert [comparable(*each) for each in ((4, 8), (4, 7), (2, 7), (4, 3))] == [4, 3, 2, 1]
 
@@ -100,12 +100,27 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
 @pytest.mark.parametrize(
     ("exp", "lost", "words", "said"),
     [
-        ("unlearning", {"oracle": range(5)}, ("--forget-sets", "2"), "5 of 8 retrained models diverged, and 4 must not"),
-        ("unlearning", {"original": range(3)}, (), "3 of 4 original models diverged, and 2 must not"),
-        ("streaming", {"oracle": range(5)}, (), "5 of 8 retrained models diverged, and 4 must not"),
-        ("attack_features", {"oracle": range(5)}, ("--together", "1"), "5 of 8 retrained models diverged, and 4 must not"),
-        ("attack_features", {"original": range(3)}, ("--together", "1"), "3 of 4 original models diverged, and 2 must not"),
-        ("gaming", {"cheat": range(3)}, (), "3 of 4 retrained models diverged, and 2 must not"),
+        (
+            "unlearning",
+            {"oracle": range(5)},
+            ("--forget-sets", "2"),
+            "5 of 8 retrained models diverged and at least 4 are needed",
+        ),
+        ("unlearning", {"original": range(3)}, (), "3 of 4 original models diverged and at least 2 are needed"),
+        ("streaming", {"oracle": range(5)}, (), "5 of 8 retrained models diverged and at least 4 are needed"),
+        (
+            "attack_features",
+            {"oracle": range(5)},
+            ("--together", "1"),
+            "5 of 8 retrained models diverged and at least 4 are needed",
+        ),
+        (
+            "attack_features",
+            {"original": range(3)},
+            ("--together", "1"),
+            "3 of 4 original models diverged and at least 2 are needed",
+        ),
+        ("gaming", {"cheat": range(3)}, (), "3 of 4 retrained models diverged and at least 2 are needed"),
     ],
 )
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
@@ -148,14 +163,14 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
         capacity_study, "predict", lambda model, variables, images, _: np.zeros((len(variables.params["w"]), 3, 10))
     )
     monkeypatch.setattr(capacity_study, "compile_all", lambda _: pytest.fail("methods were compiled"))
-    with pytest.raises(UsageError, match="2 of 3 original models diverged, and 3 must not"):
+    with pytest.raises(UsageError, match="2 of 3 original models diverged and at least 3 are needed"):
         capacity_study.looked_at(config, prepared, forget, {})
 
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):
     poison(oracle=(0,))
     config = dataclasses.replace(tuning.smoke(tuning.Config()), train_size=100, cache=cache)
-    with pytest.raises(UsageError, match="1 of 2 oracle models diverged, and 2 must not"):
+    with pytest.raises(UsageError, match="1 of 2 oracle models diverged and at least 2 are needed"):
         Judge(config, setting.prepare(config))
 
 

@@ -133,6 +133,7 @@ def complaint(capsys, monkeypatch, tmp_path):
         (f"--hyper scrub.epochs={'-' * 3000}1", "--hyper scrub.epochs ------"),
         (f"--hyper scrub.epochs={'(' * 3000}", "--hyper scrub.epochs (((((("),
         (f"--hyper scrub.learning_rate={10**400}", "--hyper scrub.learning_rate 1000"),
+        ("--hyper unsir.noise_share=2", "--hyper unsir.noise_share 2: a number from 0 to 1"),
         (f"--chunk {'9' * 5000}", "--chunk 99999"),
         (f"--out {'x' * 300}", f"--out {'x' * 300}: cannot be written (File name too long)"),
         ("--model vgg", "--model vgg: there is "),
@@ -212,7 +213,7 @@ def test_memory_that_runs_out_is_one_line(capsys, monkeypatch, error):
 
     monkeypatch.setattr(benchmark, "run", exhaust)
     assert benchmark.main([]) == 1
-    said = f"benchmark.py: out of memory ({str(error).splitlines()[0]}); expected smaller sizes"
+    said = f"benchmark.py: out of memory ({str(error).splitlines()[0]}); try smaller sizes"
     assert capsys.readouterr().err.startswith(said)
 
 

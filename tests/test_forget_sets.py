@@ -70,7 +70,7 @@ def test_some_of_the_mislabelled_are_drawn_anew_for_each_index():
     wrong = np.arange(100) % 7 == 0
     draws = [choose(LABELS, kind="mislabelled_part", wrong=wrong, size=0.4, classes=3, index=index) for index in range(3)]
     assert all(draw.sum() == 6 and not (draw & ~wrong).any() for draw in draws) and len({draw.tobytes() for draw in draws}) == 3
-    with pytest.raises(UsageError, match="no label is wrong"):
+    with pytest.raises(UsageError, match=r"^--forget.kind mislabelled_part: no label is wrong"):
         choose(LABELS, kind="mislabelled_part", wrong=~wrong & wrong, size=0.4, classes=3)
 
 

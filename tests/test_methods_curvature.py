@@ -105,7 +105,7 @@ def test_head_features_are_what_the_head_multiplies():
 
 def test_a_head_without_bias_has_no_constant_feature():
     on, variables = problem(normalised()), start(normalised())
-    with pytest.raises(ValueError, match="the features of a linear head are not known"):
+    with pytest.raises(ValueError, match=r"a linear head need Model.features, "):
         head_features(on.replace(model=on.model._replace(features=None)), variables, jnp.arange(9))
     found = head_features(on, variables, jnp.arange(9))
     logits, _ = on.model.apply(variables, on.train.images[:9], train=False)

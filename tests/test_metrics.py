@@ -320,13 +320,13 @@ def test_one_example_or_class_is_not_held_against_many(metric, wrong):
     metric = inspect.unwrap(metric)  # without the tests' own check of shapes
     fair = np.full((2, 5, 4), 0.25)
     metric(fair, np.full((3, 5, 4), 0.25))
-    with pytest.raises(ValueError, match="cannot be held against"):
+    with pytest.raises(ValueError, match=r"shape .*, expected .* as in "):
         metric(fair, np.full(wrong, 1 / wrong[-1]))
 
 
 @pytest.mark.parametrize("metric", [metrics.klom, metrics.forgetting_quality])
 def test_margins_of_one_example_are_not_held_against_those_of_many(metric):
-    with pytest.raises(ValueError, match="cannot be held against"):
+    with pytest.raises(ValueError, match=r"shape .*, expected .* as in "):
         inspect.unwrap(metric)(np.random.default_rng(0).normal(size=(8, 5)), np.zeros((8, 1)))
 
 

@@ -177,7 +177,7 @@ def test_a_need_is_asked_for_where_the_model_does_not_say(name):
     """In one line that names the missing fact; whether the method is called, or is to be applied to members."""
     on = problem(SILENT)
     said = refusal(name, on)
-    assert re.fullmatch(rf"{name} needs .* the model does not say .*\(Model\.\w+\)", said)
+    assert re.fullmatch(rf"{name} needs Model\.\w+, which this model does not declare", said)
     variables = jax.tree.map(lambda leaf: leaf[None], on.model.init(KEY, on.train.images[:1]))
     with pytest.raises(ValueError) as again:
         Unlearner(name, values(name), on, variables)
@@ -186,13 +186,13 @@ def test_a_need_is_asked_for_where_the_model_does_not_say(name):
 
 @pytest.mark.parametrize("name", ["msg", "cfw", "ct"])
 def test_a_network_without_convolutions_is_told_so(name):
-    assert refusal(name, problem(mlp())) == f"{name} needs convolutions, which the model has not"
+    assert refusal(name, problem(mlp())) == f"{name} needs convolutions; this model has none"
 
 
 def test_ct_wants_kernels_as_high_as_wide(foreign):
     on = problem(foreign)
     on = on.replace(train=Examples(jnp.zeros((len(on.train.labels), 8, 8, 1)), on.train.labels))
-    assert refusal("ct", on) == "ct needs kernels as high as wide; two/kernel is (3, 5)"
+    assert refusal("ct", on) == "ct needs square kernels; two/kernel is 3 x 5"
     assert METHODS["msg"].unmet(on) is None
 
 
@@ -221,7 +221,7 @@ def transposed(inputs):
 def test_a_head_that_is_stored_the_other_way_is_not_taken_for_linear(name, inputs):
     """Even where somebody says that it is [in, out], and where it has as many inputs as outputs."""
     model = transposed(inputs)
-    assert "needs a linear head, and the model does not say where its kernel" in refusal(name, problem(model))
+    assert refusal(name, problem(model)) == f"{name} needs Model.head, which this model does not declare"
     wrong = model._replace(head=Dense("head/weight", "head/bias"))
     assert "needs a linear head; Model.head names head/weight, " in refusal(name, problem(wrong))
 
@@ -229,10 +229,14 @@ def test_a_head_that_is_stored_the_other_way_is_not_taken_for_linear(name, input
 @pytest.mark.parametrize(
     ("name", "fact", "said"),
     [
-        ("newton", {"head": Dense("head/kern", None)}, "Model.head names head/kern, of shape [], where 3 classes want [in, 3]"),
+        ("newton", {"head": Dense("head/kern", None)}, "Model.head names head/kern, of shape []; 3 classes need [in, 3]"),
         ("newton", {"head": Dense("head/kernel", "head/kernel")}, "Model.head names head/kernel, of shape [6, 3], "),
-        ("prmq", {"norms": ("head/ker",)}, "the groups that Model.norms names; head/ker is none of the model's"),
-        ("msg", {"convolutions": ("head/kernel",)}, "Model.convolutions names head/kernel, which is none"),
+        ("prmq", {"norms": ("head/ker",)}, "the parameter groups that Model.norms names; this model has no group head/ker"),
+        (
+            "msg",
+            {"convolutions": ("head/kernel",)},
+            "kernels [height, width, in, out]; head/kernel, which Model.convolutions names, is not one",
+        ),
     ],
 )
 def test_a_fact_that_cannot_be_true_is_refused(name, fact, said):
@@ -240,15 +244,27 @@ def test_a_fact_that_cannot_be_true_is_refused(name, fact, said):
 
 
 def test_an_unknown_need_is_not_registered():
-    with pytest.raises(ValueError, match="a_method: needs wings; there is features, "):
+    with pytest.raises(ValueError, match="a_method: unknown need wings, expected one of features, "):
 
         @register(access="F", reference="-", needs=["wings"])
         def a_method():
             """Nothing."""
 
 
+def test_a_name_is_registered_once_and_its_access_is_known():
+    def salun():
+        """Nothing."""
+
+    with pytest.raises(ValueError, match=r"^salun: already registered$"):
+        register(access="F", reference="-")(salun)
+    salun.__name__ = "a_method"
+    with pytest.raises(ValueError, match=r"^a_method: unknown access E, expected one of none, F, R, "):
+        register(access="E", reference="-")(salun)
+    assert "a_method" not in METHODS
+
+
 def test_the_extra_class_needs_a_linear_head_and_its_name():
-    with pytest.raises(ValueError, match=r"one more class needs a linear head, .*\(Model.head\)"):
+    with pytest.raises(ValueError, match=r"one more class needs Model.head, "):
         with_extra_class(SILENT)
     taken = linear()._replace(init=lambda key, images: Variables({**linear().init(key, images).params, "extra": {}}, {}))
     with pytest.raises(ValueError, match="the name `extra`"):
@@ -258,15 +274,15 @@ def test_the_extra_class_needs_a_linear_head_and_its_name():
 def test_what_measures_a_model_asks_as_well():
     on, rows = problem(SILENT), jnp.arange(3)
     variables = on.model.init(KEY, on.train.images[:1])
-    with pytest.raises(ValueError, match=r"the model does not say Model.features"):
+    with pytest.raises(ValueError, match=r"need Model.features, which this model does not declare"):
         head_features(on, variables, rows)
     half = on.replace(model=SILENT._replace(features=lambda variables, images: images))
-    with pytest.raises(ValueError, match=r"the model does not say Model.head"):
+    with pytest.raises(ValueError, match=r"need Model.head, which this model does not declare"):
         head_features(half, variables, rows)
-    with pytest.raises(ValueError, match=r"the model does not say Model.blocks"):
+    with pytest.raises(ValueError, match=r"need Model.blocks, which this model does not declare"):
         gradient_norms(SILENT, variables, on.train)
     stacked = jax.tree.map(lambda leaf: leaf[None], variables)
-    with pytest.raises(ValueError, match=r"the model does not say Model.features"):
+    with pytest.raises(ValueError, match=r"need Model.features, which this model does not declare"):
         features_of(SILENT, stacked, on.train.images, "map")
 
 

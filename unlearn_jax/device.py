@@ -40,7 +40,7 @@ CHOSEN = (
     "jax_optimization_level",
     "jax_exec_time_optimization_effort",
 )
-"""Settings of JAX that change digits, and that are the user's to choose."""
+"""Settings of JAX that change rounding, and that the user may choose."""
 NOT_NUMERIC = ("--xla_dump", "--xla_hlo_profile", "--xla_force_host_platform_device_count", "--xla_gpu_cuda_data_dir")
 """Beginnings of XLA flags that change no result."""
 
@@ -63,7 +63,7 @@ def pin(spec: str) -> None:
         raise UsageError("--device", spec, ACCEPTED)
     for name, value in PINNED.items():
         if _setting(name) != value:
-            print(f"{name.upper()}={_setting(name)} is not used: all results rest on {value}", file=sys.stderr)
+            print(f"{name.upper()}={_setting(name)} is ignored: this program always runs with {value}", file=sys.stderr)
             jax.config.update(name, value)
     kind, gpus = match[0], usable_gpus()
     if kind == "cpu" or (kind == "auto" and (not gpus or os.environ.get("JAX_PLATFORMS", "").lower() == "cpu")):
@@ -86,7 +86,8 @@ def describe() -> str:
 def numerics() -> dict[str, Any]:
     """Every setting of JAX and XLA that changes what a program computes: part of the identity of whatever is kept.
 
-    What a device, its compiler or a version changes is rounding, and not among them; see `made_with`.
+    Options that a user sets on purpose are part of it. The device, the backend and versions are not: they change rounding only
+    (see `made_with`).
 
     Returns:
         Of `PINNED` and `CHOSEN` what JAX has now (inside a context manager such as `jax.enable_x64`, what that says), and under

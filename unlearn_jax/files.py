@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file to be read, and never waits for it as one waits for a pipe.
+    """Opens a file for reading, without waiting as one does for a pipe.
 
     Raises:
         OSError: it cannot be opened, or is a pipe, a device or a folder.
@@ -21,7 +21,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a file of at most so many bytes.
+    """Returns the content of a file of at most `most` bytes.
 
     Raises:
         OSError: as `open_regular`, or the file is larger.

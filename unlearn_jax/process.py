@@ -22,7 +22,7 @@ _advice = "nothing was begun"
 
 
 def prepare(program: str) -> None:
-    """Makes SIGINT and SIGTERM end the process with a message and status 130 or 143, and lets readers of its output go away.
+    """Makes SIGINT and SIGTERM end the process with one line and status 130 or 143, and lost readers of its output harmless.
 
     Signals that the process was started to ignore (`nohup`, a job in the background) stay ignored. Call it once, first of all.
     """
@@ -43,7 +43,7 @@ def prepare(program: str) -> None:
 
 
 def advise(text: str) -> None:
-    """What to say when the process is stopped from now on, for instance how to resume."""
+    """Sets what is said if the process is stopped from now on, for instance how to resume."""
     global _advice
     _advice = text
 

@@ -1,11 +1,12 @@
 """The run folder: opened once, written atomically, read back to resume.
 
 A file appears under its name whole or not at all: it is written beside its place and then moved there. A killed run can
-therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads and which the next `open_run` sweeps away.
+therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads and which the next run that opens the folder on
+the same host sweeps away.
 
-Whatever is kept to be taken up again, in the run folder and in the cache that runs share, is kept in one way (`Run.cached`): in a
-sealed file that holds its identity, that is, all that its arrays depend on. What is not whole, or of another identity, counts as
-absent. docs/reliability.md says what is promised.
+All arrays that are read back, from the run folder and from the cache that runs share, go through `Run.find` and `Run.keep`
+(`Run.cached` is both): a sealed file that holds its identity, that is, all that its arrays depend on. What is not whole, or of
+another identity, counts as absent. docs/reliability.md says what is promised.
 """
 
 import contextlib
@@ -70,9 +71,7 @@ class Run:
         """
         target = self.folder / name
         if not target.parent.resolve().is_relative_to(self.folder.resolve()):
-            raise UsageError(
-                self.option, self.folder, f"{name} would be outside of it, through a symbolic link; expected none there"
-            )
+            raise UsageError(self.option, self.folder, f"a symbolic link leads {name} out of this folder; remove the link")
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
         try:
             _make(target.parent, self.made)
@@ -137,7 +136,7 @@ class Run:
         self.write_text(name, text.getvalue())
 
     def write_npz(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Writes named arrays of any shape for others to read, sealed as well; what is to be taken up again, `keep` keeps.
+        """Writes named arrays of any shape for people to read, sealed but without an identity; see `keep` for what is read back.
 
         Raises:
             TypeError: an array of objects.
@@ -171,12 +170,12 @@ class Run:
         return self.keep(name, identity, make()) if found is None else found
 
     def find(self, name: str, identity: Mapping[str, Any], *, say: bool = True) -> dict[str, np.ndarray] | None:
-        """Returns what was kept as `name`; None if nothing is there, or of another identity, or damaged, which a line says.
+        """Returns what was kept as `name`; None if it is absent, of another identity, or damaged, which one line reports.
 
         Args:
             name: as `cached` had it.
             identity: likewise.
-            say: whether to show that line.
+            say: whether to print that line.
         """
         path = self.folder / name
         try:
@@ -192,14 +191,14 @@ class Run:
         return arrays if whole == self._whole(name, identity) else None
 
     def keep(self, name: str, identity: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Keeps named arrays for `find`, and returns them as it will.
+        """Keeps named arrays, and returns them as `find` will.
 
         Raises:
             StorageError: as `writing`.
             TypeError: an array of objects.
         """
         kept = {key: np.asarray(array) for key, array in arrays.items()}
-        if (self.folder / name).is_dir():  # whose place a file cannot take
+        if (self.folder / name).is_dir():  # which a file cannot replace
             self.drop(name)
         with self.writing(name) as file:
             sealed.write(file, {"identity": np.array(self._whole(name, identity)), **kept})
@@ -333,7 +332,7 @@ def open_run(
 
 
 def json_text(value: Any) -> str:
-    """Returns the one text of a value, with sorted keys; what JSON does not know is put as `plain` has it.
+    """Returns a value as JSON text with sorted keys, the same text for equal values; other types as `plain` converts them.
 
     Raises:
         TypeError: see `plain`.
@@ -345,7 +344,7 @@ def plain(value: Any) -> Any:
     """Returns `value` as JSON holds it: NaN and the infinities as None, arrays, tuples and sets as lists, paths as strings.
 
     Raises:
-        TypeError: if it holds something that JSON cannot hold.
+        TypeError: if a part of it has no such form.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -428,7 +427,7 @@ def _agree(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: froz
         if before == now or (may_extend and _extends(before, now)):
             continue
         change = f"{field} is {json.dumps(before)} there and {json.dumps(now)} here"
-        remedy = "it may gain but not lose" if may_extend else "agree with it"
+        remedy = "add to the old value" if may_extend else "use the old value"
         raise UsageError("--out", out, f"holds results of another configuration: {change}; {remedy}, or give another folder")
 
 

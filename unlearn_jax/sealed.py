@@ -1,4 +1,4 @@
-"""Sealed files: an npz that ends in the SHA-256 of all that stands before, so that it is read as it was written or not at all.
+"""Sealed files: an npz that ends in the SHA-256 of all that comes before, so that it is read as it was written or not at all.
 
 Any reader of npz files reads one: the checksum is the comment of the zip file that an npz is.
 """
@@ -20,7 +20,7 @@ KINDS = "biufcU"  # of arrays that an npz holds without pickle: numbers, boolean
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays, uncompressed, into a new file that can be read as well.
+    """Writes named arrays, uncompressed, into a new file that is open for reading and writing.
 
     Raises:
         OSError: the disk is full.

@@ -74,7 +74,7 @@ class Model(NamedTuple):
     """A network as pure functions, and facts about its params, which nothing here guesses from a name or a shape.
 
     A group or an array is named by its path: keys from the top, joined by slashes, such as `stage1_block1/conv1/kernel`. Where
-    nobody says (None), what needs the fact refuses, and says so; everything else works.
+    a fact is not declared (None; `blocks`: empty), what needs it refuses in one line that names it; everything else works.
 
     Attributes:
         init: `(key, images[1, ...]) -> Variables`.
@@ -82,14 +82,14 @@ class Model(NamedTuple):
             own statistics normalise and the running ones move; without, the running ones normalise and come back unchanged.
             A model that has statistics also takes `counted[batch]`, bool: the rows that they are computed from.
         blocks: the names of the top-level parameter groups from the input to the output, grouped in blocks;
-            the last is the head. Empty where nobody says.
+            the last is the head.
         features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
-            normalisation; None where nobody says.
+            normalisation.
         activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
             `[batch, positions, channels]`, one for each block but the head, what its last module gives (a dense layer and a
-            stem before their relu); a dense layer's units are positions of one channel. None where nobody says.
+            stem before their relu); a dense layer's units are positions of one channel.
         gradient: `(params, images[batch, ...], labels[batch], weights[batch]) -> params`, the gradient of the weighted sum of
-            the cross-entropies by a faster way than automatic differentiation, where somebody wrote one.
+            the cross-entropies by a faster way than automatic differentiation, if there is one.
         norms: the groups that belong to a normalisation; () if there are none.
         convolutions: the kernels of all two-dimensional convolutions, `[height, width, in, out]`, in the order in which an
             image meets them; () if there are none.
@@ -124,7 +124,7 @@ class Recipe:
         epochs: passes over the examples that the mask keeps.
         batch_size: examples per step.
         learning_rate: the largest one of the schedule.
-        momentum: of SGD; Adam's first decay otherwise unchanged.
+        momentum: of SGD; Adam ignores it.
         weight_decay: coupled (added to the gradient) for SGD, decoupled for Adam.
         schedule: `cosine` (to zero, after a linear warm-up of one tenth of the steps) or `constant`.
         optimiser: `sgd` or `adam`.
@@ -146,9 +146,9 @@ class Problem:
     `retain` is `kept & ~forget`. The counts are static because array shapes follow from them.
 
     Attributes:
-        pixel_scale: how far an image moves, in the units that the model reads, where a pixel in [0, 1] moves by 1: the
-            reciprocal of each channel's standard deviation, one number for each channel or one for all. Methods whose
-            published sizes are in pixels convert by it. 1 where the inputs are no standardised images.
+        pixel_scale: what 1 in pixels of [0, 1] is in the units that the model reads: one over the standard deviation of each
+            channel, one number for each or one for all. Methods whose published sizes are in pixels multiply them by it. 1
+            where the inputs are not standardised images.
     """
 
     train: Examples
@@ -173,12 +173,12 @@ class Problem:
 
     @property
     def retain(self) -> Bool[Any, " examples"]:
-        """The rows to be kept in mind."""
+        """Training rows that are kept and not to be forgotten."""
         return self.kept & ~self.forget
 
     @property
     def retain_count(self) -> int:
-        """How many they are."""
+        """Their number."""
         return self.kept_count - self.forget_count
 
 

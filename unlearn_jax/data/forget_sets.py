@@ -10,7 +10,7 @@ from unlearn_jax.data.splits import Published, generator
 from unlearn_jax.files import open_regular
 from unlearn_jax.types import UsageError
 
-RANKED = ("memorised", "unmemorised", "exposed")  # by scores that somebody else computes
+RANKED = ("memorised", "unmemorised", "exposed")  # by scores that the caller computes
 OF_CLASS = ("class", "class_part")
 SIGNS = 64  # of a row number in a text, with the white space around it
 KINDS = ("random", *OF_CLASS, "mislabelled", "mislabelled_part", *RANKED, "file")
@@ -39,13 +39,14 @@ def choose(
             rows of that class; "mislabelled" takes all rows that are wrongly labelled, "mislabelled_part" draws `size` of
             them; "memorised" and "exposed" take the `size` rows of the highest score, "unmemorised" those of the lowest; "file"
             takes the rows whose numbers in the published training set, from 0, a file lists.
-        size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones.
+        size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones, but not the
+            sets of the ranked kinds whose index is above 0.
         label: of the class.
-        file: text with row numbers between white space, or an .npy file of one integer dimension.
-        published: which numbers the training rows have ("file"); by default those of their places.
+        file: a text of row numbers separated by white space, or an .npy file of integers with one axis.
+        published: the numbers of the training rows in the published set ("file"); by default their positions.
         wrong: the rows that are wrongly labelled ("mislabelled", "mislabelled_part").
-        scores: gives what rows are ranked by ("memorised", "unmemorised", "exposed"), and is asked when all else is right; equal
-            ones stand in random order.
+        scores: returns what rows are ranked by ("memorised", "unmemorised", "exposed"); called once everything else is valid.
+            Ties are in random order.
         classes: how many there are.
         seed: draws the rows.
         index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class (see `class_of`);
@@ -64,7 +65,9 @@ def choose(
         every = np.arange(len(labels))
         forget[_listed(file, published or Published(len(every), every, every[:0]), index)] = True
     elif kind == "mislabelled":
-        forget[_wrong(wrong, index)] = True
+        if index > 0:
+            raise UsageError("--forget.kind", kind, "the wrongly labelled rows are one forget set; ask for one")
+        forget[_wrong(wrong, kind)] = True
     elif kind in RANKED:
         assert scores is not None
         count = _count(size, len(labels), len(labels))
@@ -75,7 +78,7 @@ def choose(
         forget[order[index * count : (index + 1) * count]] = True
     else:
         if kind == "mislabelled_part":
-            candidates = _wrong(wrong, 0)
+            candidates = _wrong(wrong, kind)
         else:
             candidates = np.arange(len(labels)) if kind == "random" else _of_class(labels, label, classes, kind, index)
         count = len(candidates) if kind == "class" else _count(size, len(candidates), len(labels))
@@ -97,12 +100,10 @@ def class_of(kind: str, label: int, classes: int, index: int = 0) -> int | None:
     return (label + index) % classes if kind == "class" else label
 
 
-def _wrong(wrong: np.ndarray | None, index: int) -> np.ndarray:
+def _wrong(wrong: np.ndarray | None, kind: str) -> np.ndarray:
     rows = np.flatnonzero(wrong) if wrong is not None else np.zeros(0, int)
-    if index > 0:
-        raise UsageError("--forget.kind", "mislabelled", "the wrongly labelled rows are one forget set; ask for one")
     if not len(rows):
-        raise UsageError("--forget.kind", "mislabelled", "no label is wrong; --label-noise above 0 is needed")
+        raise UsageError("--forget.kind", kind, "no label is wrong; --label-noise above 0 is needed")
     return rows
 
 

@@ -188,8 +188,8 @@ def ek_fac(damping: float) -> Inverse:
         damping: λ, above 0.
 
     Returns:
-        An inverse that raises ValueError for a model that does not say its dense layers, or has a parameter that is none of their
-        kernels and biases.
+        An inverse that raises ValueError for a model that does not declare its dense layers, or has a parameter that is none of
+        their kernels and biases.
 
     Source: George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296.
     """
@@ -286,7 +286,7 @@ def _hessian_product(run: Training, variables: Variables) -> Callable[[Array], A
 def _dense_layers(run: Training, variables: Variables) -> list[tuple[str, str]]:
     """Kernel and bias of every dense layer, of which all parameters must be one."""
     if run.model.dense is None:
-        raise ValueError("EK-FAC needs to know the dense layers, which the model does not say (Model.dense)")
+        raise ValueError("EK-FAC needs Model.dense, which this model does not declare")
     layers = [(layer.kernel, layer.bias) for layer in run.model.dense if layer.bias]
     others = sorted(set(arrays(variables.params)) - {path for layer in layers for path in layer})
     if others:

@@ -26,8 +26,8 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
     """Boundary shrink: gives each forget example the class that lies nearest across the decision boundary.
 
     The nearest class is what θ0 takes x + size sign(∇x CE(θ0, x, y)) for, found once. Minimises CE to it on F by SGD with
-    momentum 0.9. An example that the step does not carry over the boundary keeps its class. Deviation: the moved image is
-    neither rounded to 255 levels nor cut to the range of pixels.
+    momentum 0.9. An example that the step does not carry over the boundary keeps the class that θ0 gives it. Deviation: the
+    moved image is neither rounded to 255 levels nor cut to the range of pixels.
 
     Args:
         size: of the step on the image, in pixels of [0, 1].
@@ -157,8 +157,8 @@ def unsir(
 
     Of the forget set it sees the labels alone. Noise: from standard normal images, labelled as examples of F are, Adam
     minimises -CE(θ0(x), y) + noise_penalty mean |x|². Impair: Adam minimises CE on the noise and a random share of R in one
-    stream. Repair: Adam minimises CE on that share of R. Deviation: the noise takes the labels of F in turn (the authors forget
-    whole classes, with a batch of noise for each).
+    stream. Repair: Adam minimises CE on that share of R. Deviation: the noise takes the labels of F in turn, 64 images in all
+    (the authors forget whole classes, with 256 images of noise for each).
 
     Args:
         impair_rate: learning rate of the impairing Adam.
@@ -217,12 +217,13 @@ def l2ul(
     anchor / 2 sum_i (1 - Ω_i) (θ_i - θ0_i)², Ω the mean of |∇θ |f(x)|_2| over F, scaled to [0, 1] within each parameter array:
     what does not matter for F shall stay. Deviations: a fixed number of passes (the authors stop as soon as all of F is
     misclassified); F and A shuffled into one stream (theirs pairs 32 with 256); Ω from each example's own gradient, in eval mode;
-    the attack starts at the image itself and is not cut to the range of pixels; 5 copies and 30 steps (theirs 20 and 100).
+    the attack starts at the image itself and is not cut to the range of pixels; 5 copies and 30 steps (theirs 20 and 100); the
+    target is any other class, uniformly (theirs is class K / 2 wherever the draw hits the example's own).
 
     Args:
         learning_rate: of SGD, as the authors' program has it; 0.001 in their script.
         anchor: the authors' lambda; 1 in their script.
-        radius: of the ball, in pixels of [0, 1]; 4 in the authors' script.
+        radius: of the ball, in pixels of [0, 1]; 4 in their script.
         attack_step: length of a step of the attack, in pixels of [0, 1].
         weight_decay: added to the gradient.
         copies: adversarial examples of each forget example; the authors' 20.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from unlearn_jax.methods.pieces import examples_of, steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
@@ -79,7 +79,7 @@ def scrub(
 
     Args:
         learning_rate: of Adam, at the start.
-        rate_decay: what the learning rate is multiplied by after half, 8 and 9 tenths of the epochs; 1 for a constant rate.
+        rate_decay: what the learning rate is multiplied by after 5/10, 8/10 and 9/10 of the epochs; 1 for a constant rate.
         weight_decay: added to the gradient in front of Adam, in the steps on F too.
         alpha: weight of the divergence on R.
         gamma: weight of the cross-entropy on R.
@@ -121,7 +121,7 @@ def scrub_r(
 
     Args:
         learning_rate: of Adam, at the start.
-        rate_decay: what the learning rate is multiplied by after half, 8 and 9 tenths of the epochs; 1 for a constant rate.
+        rate_decay: what the learning rate is multiplied by after 5/10, 8/10 and 9/10 of the epochs; 1 for a constant rate.
         weight_decay: added to the gradient in front of Adam, in the steps on F too.
         alpha: weight of the divergence on R.
         gamma: weight of the cross-entropy on R.
@@ -185,19 +185,23 @@ def away_and_towards(problem: Problem, teacher: Variables, alpha, gamma, tempera
 
 def alternation(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> np.ndarray:
     """SCRUB's program: 0 for each step on F, 1 for each step on R."""
-    forget, retain = (steps_in_pass(problem.rows(source)[1], batch_size) for source in ("forget", "retain"))
-    passes = [np.repeat([0, 1], [forget if epoch < max_epochs else 0, retain]) for epoch in range(epochs)]
-    return np.concatenate(passes).astype(np.int32) if passes else np.zeros(0, np.int32)
+    steps = passes(problem, max_epochs, epochs, batch_size)
+    return np.repeat(np.tile(np.arange(2, dtype=np.int32), epochs), steps.ravel())
 
 
 def epoch_ends(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> list[int]:
     """How many steps SCRUB has taken after each epoch; for no epochs, the start."""
+    return np.cumsum(passes(problem, max_epochs, epochs, batch_size).sum(axis=1)).tolist() or [0]
+
+
+def passes(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> Int[np.ndarray, "epochs 2"]:
+    """The steps that each epoch of SCRUB takes on F, and then on R."""
     forget, retain = (steps_in_pass(problem.rows(source)[1], batch_size) for source in ("forget", "retain"))
-    return [epoch * retain + min(epoch, max_epochs) * forget for epoch in range(1, epochs + 1)] or [0]
+    return np.array([(forget if epoch < max_epochs else 0, retain) for epoch in range(epochs)], int).reshape(epochs, 2)
 
 
 def falling_adam(learning_rate: Number, rate_decay: Number, weight_decay: Number, ends: Sequence[int]):
-    """Adam with coupled weight decay, whose learning rate falls after half, 8 and 9 tenths of the epochs.
+    """Adam with coupled weight decay, whose learning rate falls after 5/10, 8/10 and 9/10 of the epochs.
 
     Args:
         learning_rate: at the start.

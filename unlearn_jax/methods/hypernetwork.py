@@ -103,7 +103,7 @@ def features_and_head(problem: Problem, variables: Variables, examples: Examples
     """What the head reads of each example, and the head's own weights; a bias that it has not is 0.
 
     Raises:
-        ValueError: the model does not say what its head reads, or that it is linear.
+        ValueError: the model does not declare what its head reads, or that it is linear.
     """
     require("hypernetwork", NEEDS, problem)
     model, head = problem.model, problem.model.head

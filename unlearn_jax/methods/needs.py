@@ -11,7 +11,7 @@ from unlearn_jax.types import Model, Problem
 
 
 def unmet(needs: Sequence[str], problem: Problem) -> str | None:
-    """The first need that the problem's model does not meet, as the end of a sentence about what needs it; None: all are met.
+    """Returns the first need that the problem's model does not meet, in words that follow "needs", or None if it meets all.
 
     Args:
         needs: of `NEEDS`.
@@ -26,51 +26,54 @@ def require(name: str, needs: Sequence[str], problem: Problem) -> None:
         raise ValueError(f"{name} needs {reason}")
 
 
-def _said(fact: str, what: str) -> Callable[[Problem], str | None]:
-    """A need that is met where the model says a fact, whatever it says."""
-    said = f"{what}, which the model does not say (Model.{fact})"
-    return lambda problem: None if getattr(problem.model, fact) not in (None, ()) else said
+def _declared(fact: str) -> Callable[[Problem], str | None]:
+    """The need for a fact that the model declares, whatever it is."""
+    return lambda problem: None if getattr(problem.model, fact) not in (None, ()) else _undeclared(fact)
+
+
+def _undeclared(fact: str) -> str:
+    return f"Model.{fact}, which this model does not declare"
 
 
 def _normalisation(problem: Problem) -> str | None:
     norms = problem.model.norms
     if norms is None:
-        return "to know which parameters belong to a normalisation, which the model does not say (Model.norms)"
+        return _undeclared("norms")
     paths = [f"{path}/" for path in _shapes(problem)]
     wrong = [norm for norm in norms if not any(path.startswith(f"{norm}/") for path in paths)]
-    return f"the groups that Model.norms names; {wrong[0]} is none of the model's" if wrong else None
+    return f"the parameter groups that Model.norms names; this model has no group {wrong[0]}" if wrong else None
 
 
 def _convolutions(problem: Problem) -> str | None:
     kernels, shapes = problem.model.convolutions, _shapes(problem)
     if kernels is None:
-        return "to know which parameters are kernels of convolutions, which the model does not say (Model.convolutions)"
+        return _undeclared("convolutions")
     if not kernels:
-        return "convolutions, which the model has not"
+        return "convolutions; this model has none"
     wrong = [path for path in kernels if len(shapes.get(path, ())) != 4]
-    return f"kernels [height, width, in, out]; Model.convolutions names {wrong[0]}, which is none" if wrong else None
+    return f"kernels [height, width, in, out]; {wrong[0]}, which Model.convolutions names, is not one" if wrong else None
 
 
 def _square(problem: Problem) -> str | None:
     shapes = _shapes(problem)
     oblong = [path for path in problem.model.convolutions or () if shapes[path][0] != shapes[path][1]]
-    return f"kernels as high as wide; {oblong[0]} is {shapes[oblong[0]][:2]}" if oblong else None
+    return "square kernels; {} is {} x {}".format(oblong[0], *shapes[oblong[0]]) if oblong else None
 
 
 def _linear_head(problem: Problem) -> str | None:
     head, classes = problem.model.head, problem.classes
     if head is None:
-        return "a linear head, and the model does not say where its kernel [in, out] is (Model.head)"
+        return _undeclared("head")
     shapes = _shapes(problem)
     expected = {head.kernel: 2, head.bias: 1} if head.bias else {head.kernel: 2}
     for path, axes in expected.items():
         shape = shapes.get(path, ())
         if len(shape) != axes or shape[-1] != classes:
             wanted = f"[in, {classes}]" if axes == 2 else f"[{classes}]"
-            return f"a linear head; Model.head names {path}, of shape {list(shape)}, where {classes} classes want {wanted}"
+            return f"a linear head; Model.head names {path}, of shape {list(shape)}; {classes} classes need {wanted}"
     shape = problem.train.images.shape[1:]
     if not widens(problem.model, head, (1, *shape), problem.train.images.dtype):
-        return f"a linear head; Model.head names {head.kernel}, but one more column of it is not one more output"
+        return f"a linear head; Model.head names {head.kernel}, but one more column of it does not give one more output"
     return None
 
 
@@ -80,9 +83,9 @@ def _image(problem: Problem) -> str | None:
 
 
 NEEDS: dict[str, Callable[[Problem], str | None]] = {
-    "features": _said("features", "what the head reads"),
-    "activations": _said("activations", "what each block gives"),
-    "blocks": _said("blocks", "the parameter groups in order"),
+    "features": _declared("features"),
+    "activations": _declared("activations"),
+    "blocks": _declared("blocks"),
     "normalisation": _normalisation,
     "convolutions": _convolutions,
     "square kernels": _square,

@@ -42,11 +42,11 @@ class Entry(NamedTuple):
     ensemble: bool = False
 
     def unmet(self, problem: Problem) -> str | None:
-        """What the method needs and the problem's model does not have or say, as the end of a sentence; None: nothing."""
+        """What the method needs and the problem's model lacks, in words that follow "needs"; None if it lacks nothing."""
         return unmet(self.needs, problem)
 
     def outcome(self, model: Model) -> Model:
-        """What the variables that the method returns belong to, where those it takes belong to `model`."""
+        """The model of the variables that the method returns, given the model of those that it takes."""
         return mean_of(model) if self.ensemble else model
 
 
@@ -73,15 +73,17 @@ def register(
         ensemble: see `Entry`.
 
     Raises:
-        ValueError: unknown access or need, or a name that is taken.
+        ValueError: unknown access or need, or a name that is already registered.
     """
 
     def enter(make: Callable[..., Method]) -> Callable[..., Method]:
         name = make.__name__
-        if access not in ACCESS or name in METHODS:
-            raise ValueError(f"{name}: taken, or access {access!r} is none of {ACCESS}")
+        if name in METHODS:
+            raise ValueError(f"{name}: already registered")
+        if access not in ACCESS:
+            raise ValueError(f"{name}: unknown access {access}, expected one of {', '.join(ACCESS)}")
         if unknown := set(needs) - set(NEEDS):
-            raise ValueError(f"{name}: needs {', '.join(unknown)}; there is {', '.join(NEEDS)}")
+            raise ValueError(f"{name}: unknown need {', '.join(sorted(unknown))}, expected one of {', '.join(NEEDS)}")
         defaults = {k: p.default for k, p in inspect.signature(make).parameters.items()}
         summary = (make.__doc__ or name).strip().splitlines()[0]  # `python -OO` leaves docstrings out
         fixed = frozenset(static) | {key for key, value in defaults.items() if not isinstance(value, float)}
@@ -151,6 +153,6 @@ def _as(kind: type, value: Any, option: str) -> Any:
     least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0
     most = 1.0 if option.endswith("share") else 1e6 if kind is int else sys.float_info.max
     if not least <= number <= most or (kind is int and number % 1):
-        limits = "at most 1" if most == 1 else f"{least} to 1,000,000" if kind is int else f"{least} or more"
-        raise UsageError(option, str(value), f"{'a whole' if kind is int else 'a finite'} number, {limits}")
+        share, whole = "a number from 0 to 1", f"a whole number, {least} to 1,000,000"
+        raise UsageError(option, str(value), whole if kind is int else share if most == 1 else "a finite number, 0 or more")
     return kind(number)

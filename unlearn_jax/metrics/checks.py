@@ -51,7 +51,7 @@ def numbers(
 
 
 def logits(name: str, values: Any, axes: str = "members examples classes") -> Float[np.ndarray, "..."]:
-    """Logits of two classes or more in float64; where every row is a distribution they are taken for what they are.
+    """Logits of two classes or more in float64. If every row is a distribution they are probabilities, and are refused.
 
     Raises:
         ValueError: see `numbers`; there is one class only, or they are probabilities.
@@ -113,7 +113,7 @@ def count(name: str, value: Any, least: int, most: int | float = np.inf) -> int:
     """A whole number within bounds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a whole number, or out of bounds.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
         bounds = f"from {least} to {most:g}" if np.isfinite(most) else f"of at least {least}"
@@ -122,20 +122,18 @@ def count(name: str, value: Any, least: int, most: int | float = np.inf) -> int:
 
 
 def alike(name: str, values: np.ndarray, other_name: str, other: np.ndarray, first: int = 1) -> None:
-    """That two arguments have the same axes from the given one on, so that nothing is held against another thing.
+    """Checks that two arguments have the same axes from the given one on, so that like is compared with like.
 
     Raises:
-        ValueError: they have not.
+        ValueError: they do not.
     """
     if values.shape[first:] != other.shape[first:]:
         beyond = "" if first == 0 else " beyond its members"
-        raise ValueError(
-            f"{name}: of shape {values.shape[first:]}{beyond}, cannot be held against {other_name} of {other.shape[first:]}"
-        )
+        raise ValueError(f"{name}: shape {values.shape[first:]}{beyond}, expected {other.shape[first:]} as in {other_name}")
 
 
 def cube(name: str, values: Cube, of: Labels, check: Callable[..., np.ndarray] = logits) -> None:
-    """That a cube holds the logits of the same members on all splits, and that the labels are theirs.
+    """Checks that a cube holds the logits of the same members on all splits, and that the labels are theirs.
 
     Args:
         name: of the argument.

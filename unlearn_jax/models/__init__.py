@@ -229,10 +229,10 @@ def with_extra_class(model: Model) -> Model:
     Dropping the group gives back the parameters of `model`.
 
     Raises:
-        ValueError: the model does not say where its linear head is (now), or has a group `extra` of its own (at `init`).
+        ValueError: the model does not declare its linear head (now), or has a group `extra` of its own (at `init`).
     """
     if model.head is None:
-        raise ValueError("one more class needs a linear head, and the model does not say where its kernel is (Model.head)")
+        raise ValueError("one more class needs Model.head, which this model does not declare")
     paths = [path for path in model.head if path]
 
     def init(key: Key, images) -> Variables:

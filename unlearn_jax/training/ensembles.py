@@ -234,5 +234,5 @@ def _logits(model: Model, variables: Variables, images: Array) -> Array:
 
 def _features(model: Model, variables: Variables, images: Array) -> Array:
     if model.features is None:
-        raise ValueError("what the head reads is not known: the model does not say Model.features")
+        raise ValueError("features need Model.features, which this model does not declare")
     return model.features(variables, images)

@@ -158,12 +158,12 @@ def head_features(problem: Problem, variables: Variables, rows: Int[Array, " row
         rows: of the training set.
 
     Raises:
-        ValueError: the model does not say what its head reads, or that it is linear.
+        ValueError: the model does not declare what its head reads, or that it is linear.
     """
     read, head = problem.model.features, problem.model.head
     if read is None or head is None:
         missing = "Model.features" if read is None else "Model.head"
-        raise ValueError(f"the features of a linear head are not known: the model does not say {missing}")
+        raise ValueError(f"the features of a linear head need {missing}, which this model does not declare")
     found = _chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
     return jnp.concatenate([found, jnp.ones((len(rows), 1))], axis=1) if head.bias else found
 
@@ -204,10 +204,10 @@ def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Fl
     Eval mode, no augmentation. The norm over all weights is that of the row.
 
     Raises:
-        ValueError: the model does not say its blocks.
+        ValueError: the model does not declare its blocks.
     """
     if not model.blocks:
-        raise ValueError("gradients by block are not known: the model does not say Model.blocks")
+        raise ValueError("gradients by block need Model.blocks, which this model does not declare")
 
     def norms(image, label):
         def loss(params):

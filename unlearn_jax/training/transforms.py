@@ -20,8 +20,8 @@ def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.Grad
     update of exactly zero, weight decay and momentum included. The others move as if they were the only ones:
 
     * A leaf frozen by a plain boolean (of Python or NumPy) does not exist for `inner`.
-    * A mask in a jax array is data: it may be traced, and `vmap` may batch it. What it freezes has been zero for ever, as
-      `inner` sees it, in value, gradient and state. Elementwise, that is exact where `inner` treats each entry by itself, or
+    * A mask in a jax array is data: it may be traced, and `vmap` may batch it. What it freezes looks to `inner` as if it had
+      always been zero, in value, gradient and state. Elementwise, that is exact where `inner` treats each entry by itself, or
       through norms of a leaf; a mean over a leaf counts the zeros, and Muon sees a matrix that has them. Noise is drawn as for
       all leaves.
 
