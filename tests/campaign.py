@@ -78,6 +78,9 @@ def finish(process: subprocess.Popen, counts: Counts) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         said = process.communicate()[1]
         counts["hung"] += 1
+    except BaseException:  # the campaign itself is stopped: it leaves nothing running
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     counts["tracebacks"] += "Traceback" in said
     return said
 
@@ -266,6 +269,7 @@ def campaign(kinds: list[str], minutes: float, seed: int, most: int | None = Non
             KINDS[kind](place, chance, length, counts)
             compare(place.start(), place.out, wanted, counts)
             shutil.rmtree(folder / str(number))
+            print(f"round {number + 1}, {kind}: {dict(counts)}", file=sys.stderr)
     return counted
 
 
@@ -283,6 +287,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--kinds", default=",".join(KINDS), help="names separated by commas")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(OBEYED[signal.SIGTERM]))  # and so unmount, and remove what is there
     kinds = given.kinds.split(",")
     if "disk" in kinds and not mountable():
         kinds.remove("disk")
