@@ -499,3 +499,13 @@ def test_calibration_counts_verdicts_and_nothing_else(tmp_path, monkeypatch):
     calibration.run(Config(members=8, replicates=3), Run(tmp_path))
     found = json.loads((tmp_path / "results.json").read_text())
     assert (found["outside"], found["replicates"]) == (1, 2)
+
+
+@pytest.mark.parametrize("how", ["bfloat16", "two digits", "percent"])
+def test_rounded_probabilities_and_percentages_do_not_pass_as_logits(how):
+    import jax.numpy as jnp
+
+    given = {"bfloat16": jnp.asarray(P, jnp.bfloat16), "two digits": np.round(P, 2), "percent": 100 * P}[how]
+    with pytest.raises(ValueError, match=r"^logits: probabilities"):
+        scores.scaled_logits(given, LABELS)
+    scores.scaled_logits(given - 1.0, LABELS)  # logits may be anything else

@@ -207,3 +207,10 @@ def test_a_file_of_rows_is_never_unpickled(tmp_path):
     with pytest.raises(UsageError, match="row numbers is needed"):
         choose(LABELS, kind="file", file=tmp_path / "rows.npy", classes=3)
     assert not (tmp_path / "mark").exists()
+
+
+def test_times_are_no_row_numbers(tmp_path):
+    np.save(tmp_path / "rows.npy", np.array([4], "m8[s]"))
+    everything = Published(100, np.arange(100), np.zeros(0, int))
+    with pytest.raises(UsageError, match=r"--forget.file .*timedelta64"):
+        choose(LABELS, kind="file", file=tmp_path / "rows.npy", published=everything, classes=3)

@@ -230,7 +230,11 @@ def test_a_head_that_is_stored_the_other_way_is_not_taken_for_linear(name, input
     ("name", "fact", "said"),
     [
         ("newton", {"head": Dense("head/kern", None)}, "Model.head names head/kern, of shape []; 3 classes need [in, 3]"),
-        ("newton", {"head": Dense("head/kernel", "head/kernel")}, "Model.head names head/kernel, of shape [6, 3]; 3 classes need [3]"),
+        (
+            "newton",
+            {"head": Dense("head/kernel", "head/kernel")},
+            "Model.head names head/kernel, of shape [6, 3]; 3 classes need [3]",
+        ),
         ("prmq", {"norms": ("head/ker",)}, "the parameter groups that Model.norms names; this model has no group head/ker"),
         (
             "msg",

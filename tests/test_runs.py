@@ -329,3 +329,14 @@ def test_opening_a_run_starts_no_device(tmp_path):
         "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
     )
     subprocess.run([sys.executable, "-c", opened], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_link_to_itself_is_refused_and_a_folder_in_the_place_of_a_file_is_set_aside(tmp_path):
+    run = runs.Run(tmp_path)
+    (tmp_path / "sets").symlink_to("sets")
+    with pytest.raises(UsageError, match=r"a symbolic link leads sets/a\.txt out of this folder"):
+        run.write_text("sets/a.txt", "text")
+    (tmp_path / "labels.npz").mkdir()
+    run.write_npz("labels.npz", {"a": np.arange(3)})
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npz")["a"], np.arange(3))
+    assert [path.suffix for path in tmp_path.glob("labels.npz.*")] == [".aside"]

@@ -67,10 +67,14 @@ class Run:
 
         Raises:
             StorageError: if the disk is full or the folder has become read-only; what stood under `name` still stands there.
-            UsageError: if a symbolic link would lead the file out of the folder.
+            UsageError: if a symbolic link would lead the file out of the folder, or leads to itself.
         """
         target = self.folder / name
-        if not target.parent.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            inside = target.parent.resolve().is_relative_to(self.folder.resolve())
+        except RuntimeError:  # a link to itself
+            inside = False
+        if not inside:
             raise UsageError(self.option, self.folder, f"a symbolic link leads {name} out of this folder; remove the link")
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
         try:
@@ -80,6 +84,8 @@ class Run:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())  # some file systems say only then that they are full
+                if target.is_dir() and not target.is_symlink():  # whose place a file cannot take
+                    self.drop(name)
                 if not os.path.lexists(target):
                     self.made.append(target)
                 os.replace(partial, target)
@@ -198,8 +204,6 @@ class Run:
             TypeError: an array of objects.
         """
         kept = {key: np.asarray(array) for key, array in arrays.items()}
-        if (self.folder / name).is_dir():  # which a file cannot replace
-            self.drop(name)
         with self.writing(name) as file:
             sealed.write(file, {"identity": np.array(self._whole(name, identity)), **kept})
         return kept

@@ -177,7 +177,7 @@ def _read(path: Path, rows: int) -> list[int]:
                 raise ValueError(f"it is longer than {rows} row numbers can be")
             return [int(row) for row in text.decode("utf-8-sig").split()]
     array = np.lib.format.open_memmap(path, mode="r")  # whatever its header says, no more than the file has
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
     if len(array) > rows:
         raise ValueError(f"it holds {len(array)} numbers for {rows} rows")

@@ -147,7 +147,7 @@ def _as(kind: type, value: Any, option: str) -> Any:
             raise UsageError(option, str(value), "true or false")
         return choices[str(value).lower()] if kind is bool else value
     try:
-        number = float(value)
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
     least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0

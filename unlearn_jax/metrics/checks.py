@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from unlearn_jax.types import Cube, Labels
 
 ROUNDING = 1e-3  # by which a row of probabilities may miss 1: as much as half precision does
+LOOSE = 0.03  # the same for what is not to be taken for logits: two digits of ten classes, or bfloat16
 NAMED = 10  # rows that a message names
 
 
@@ -59,8 +60,8 @@ def logits(name: str, values: Any, axes: str = "members examples classes") -> Fl
     found = numbers(name, values, axes)
     if found.shape[-1] < 2:
         raise ValueError(f"{name}: {found.shape[-1]} class, expected two or more")
-    if _are_probabilities(found):
-        raise ValueError(f"{name}: probabilities (no row has a value below 0, each adds up to 1), expected logits")
+    if _look_like_probabilities(found):
+        raise ValueError(f"{name}: probabilities (no value is below 0, each row adds up to about 1 or 100), expected logits")
     return found
 
 
@@ -171,3 +172,9 @@ def _numeric(name: str, values: Any, axes: str) -> Float[np.ndarray, "..."]:
 
 def _are_probabilities(values: Float[np.ndarray, "..."]) -> bool:
     return bool(values.min() >= 0 and (np.abs(values.sum(-1) - 1) <= ROUNDING).all())
+
+
+def _look_like_probabilities(values: Float[np.ndarray, "..."]) -> bool:
+    """Whether all rows are probabilities or percentages, rounded to two digits or to bfloat16: logits never are."""
+    sums = values.sum(-1)
+    return bool(values.min() >= 0 and any((np.abs(sums / whole - 1) <= LOOSE).all() for whole in (1.0, 100.0)))
