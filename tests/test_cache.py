@@ -168,7 +168,7 @@ def test_anything_else_in_its_place_counts_as_absent(file, tmp_path, capsys, kin
     assert equal(found) and made == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (kind != "a link to nowhere")
-    assert all(re.fullmatch(rf"{re.escape(str(file))}: damaged \(.+\); it is made again", line) for line in lines)
+    assert all(re.fullmatch(rf"{re.escape(str(file))}: damaged \(.+\), so it counts as absent", line) for line in lines)
     assert kept(tmp_path)[1] == 0 and capsys.readouterr().err == ""
     assert [path.is_dir() for path in file.parent.glob("*.aside")] == [True] * (kind == "a folder")
 
@@ -328,3 +328,16 @@ def test_several_runs_at_once_train_each_chunk_once(tmp_path):
     pool, events = train(tmp_path / "cache", 5)
     assert events == [] and pool.variables.params["head"]["kernel"].shape[0] == 5
     assert pool.variables.params["head"]["kernel"].shape[-1] == CLASSES
+
+
+def test_a_file_in_the_place_of_the_folder_and_a_folder_in_that_of_the_lock_are_set_aside(tmp_path):
+    place = Cache(tmp_path / "pool")
+    place.folder.write_text("somebody's")
+    with place.alone("work"):
+        pass
+    (place.folder / ".lock").unlink()
+    (place.folder / ".lock" / "within").mkdir(parents=True)
+    with place.alone("work"):
+        pass
+    assert sorted(path.name.split(".")[0] for path in tmp_path.iterdir()) == ["pool", "pool"]
+    assert sorted(path.name.rpartition(".")[2] for path in place.folder.iterdir()) == ["aside", "lock"]

@@ -287,6 +287,21 @@ def test_counts_are_whole_and_within_bounds(value):
         checks.count("x", value, 2, 8)
 
 
+SEEDED = [function for function in VALID if "seed" in inspect.signature(function).parameters]
+
+
+@pytest.mark.parametrize("seed", [-1, True])
+@pytest.mark.parametrize("function", SEEDED, ids=name_of)
+def test_a_seed_is_a_whole_number_of_at_least_0(function, seed):
+    with pytest.raises(ValueError, match=r"^seed: .* found, expected an integer of at least 0"):
+        bare(function)(**{**VALID[function], "seed": seed})
+
+
+def test_what_is_correlated_has_shapes_that_go_together():
+    with pytest.raises(ValueError, match=r"^first, second: of shapes \(8,\) and \(5,\)"):
+        statistics.correlation(VALUES[:, 0], VALUES[:5, 0])
+
+
 # Scores of whole pools
 
 SPLITS = Labels(np.arange(10) % 3, np.arange(14) % 3, np.arange(12) % 3)

@@ -16,6 +16,7 @@ from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import PAD, augmentation, crop
 from unlearn_jax.data.images import DATASETS, load
 from unlearn_jax.data.splits import generator, mislabel, random_halves, stratified_order
+from unlearn_jax.runs import Cache
 from unlearn_jax.types import StorageError, UsageError
 
 few = settings(max_examples=30, deadline=None)
@@ -276,7 +277,7 @@ def test_a_prepared_tfds_data_set_is_decoded_once(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)  # from now on not importable
     assert load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache").fingerprint == first.fingerprint
-    train, test = sources.tfds("cifar10", tmp_path / "tfds", tmp_path / "cache")
+    train, test = sources.tfds("cifar10", (32, 32, 3), 10, tmp_path / "tfds", tmp_path / "cache")
     assert train.images.dtype == np.uint8
     for split, name in ((train, "train"), (test, "test")):  # TFDS shuffles: pair the rows by their pixels
         label_of = {image.tobytes(): row % 10 for row, image in enumerate(images[name])}
@@ -299,6 +300,29 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"--cache .*file"):
         load("cifar10", cache=tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train_labels": np.array([0, 10], np.int32)},
+        {"test_labels": np.array([-1, 3], np.int32)},
+        {"train_images": np.zeros((2, 32, 31, 3), np.uint8)},
+        {"test_images": np.zeros((3, 32, 32, 3), np.uint8)},
+        {"test_images": np.zeros((2, 32, 32, 3), np.float32)},
+    ],
+)
+def test_what_is_no_cifar10_is_refused_though_it_was_prepared_under_its_name(tmp_path, wrong):
+    """As a data set of one's own in TFDS's folder, or a cache that another version filled."""
+    right = {f"{split}_images": np.zeros((2, 32, 32, 3), np.uint8) for split in ("train", "test")}
+    right |= {f"{split}_labels": np.array([0, 9], np.int32) for split in ("train", "test")}
+    folder = Cache(tmp_path / "data" / "cifar10")
+    folder.keep("arrays.npz", {"dataset": "cifar10", "data_dir": None}, {**right, **wrong})
+    (name,) = wrong
+    with pytest.raises(UsageError, match=rf"--data-dir .*cifar10 has {name.partition('_')[0]} images of 32x32x3 bytes"):
+        sources.tfds("cifar10", (32, 32, 3), 10, None, tmp_path)
+    folder.keep("arrays.npz", {"dataset": "cifar10", "data_dir": None}, right)
+    assert sources.tfds("cifar10", (32, 32, 3), 10, None, tmp_path)[0].labels.tolist() == [0, 9]
 
 
 def test_a_failing_tfds_is_one_line(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ class Run:
     def read_json(self, name: str) -> Any:
         """Returns what an earlier run wrote, or None if it did not get that far."""
         try:
-            return json.loads((self.folder / name).read_text())
+            return json.loads(read_regular(self.folder / name, MOST))
         except FileNotFoundError:
             return None
 
@@ -192,7 +192,7 @@ class Run:
         except Exception as error:  # a file can be wrong in any way
             if say:
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                print(f"{path}: damaged ({reason.splitlines()[0]}); it is made again", file=sys.stderr, flush=True)
+                print(f"{path}: damaged ({reason.splitlines()[0]}), so it counts as absent", file=sys.stderr, flush=True)
             return None
         return arrays if whole == self._whole(name, identity) else None
 
@@ -217,7 +217,7 @@ class Run:
         path = self.folder / name
         try:
             if path.is_dir() and not path.is_symlink():
-                path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.aside"))
+                _set_aside(path)
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
@@ -247,6 +247,9 @@ class Cache(Run):
         """
         lock = filelock.FileLock(self.folder / ".lock", fallback_to_soft=False)
         try:
+            for path, wrong in ((self.folder, os.path.isfile), (self.folder / ".lock", os.path.isdir)):
+                if wrong(path):  # somebody's, and in the way
+                    _set_aside(path)
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
@@ -333,6 +336,10 @@ def open_run(
         raise UsageError("--out", out, f"cannot be written ({error.strerror or error}); give a folder that can be") from error
     _sweep(out)
     return dataclasses.replace(run, before=text)
+
+
+def _set_aside(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.aside"))
 
 
 def json_text(value: Any) -> str:

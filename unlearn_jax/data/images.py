@@ -147,7 +147,8 @@ def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> t
     if name == "fashion_mnist" and folder is not None and not (folder / name).is_dir():
         raise UsageError("--data-dir", data_dir, "the four IDX files, or a folder of TFDS that holds fashion_mnist, are needed")
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return sources.tfds(name, folder, Path(cache or Path(user_cache, "unlearn_jax")).expanduser())
+    cache = Path(cache or Path(user_cache, "unlearn_jax")).expanduser()
+    return sources.tfds(name, DATASETS[name].shape, DATASETS[name].classes, folder, cache)
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:

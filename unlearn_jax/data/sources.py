@@ -92,7 +92,7 @@ def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ".
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
+def tfds(name: str, image: tuple[int, int, int], classes: int, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
     """Reads a data set through TFDS, prepared as array_record (and prepares it if it is not there).
 
     Decoding the records takes a fifth of a millisecond per image, so it happens once: the arrays are kept in the cache, and
@@ -100,11 +100,13 @@ def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
 
     Args:
         name: in the TFDS catalogue.
+        image: height, width and channels that the images must have.
+        classes: labels must be below it.
         data_dir: TFDS's folder; by default its own.
         cache: the project's cache folder. Another `data_dir` has another place in it.
 
     Raises:
-        UsageError: TFDS is not installed, or the data set can be neither read nor prepared.
+        UsageError: TFDS is not installed, or the data set can be neither read nor prepared, or is another one than named.
         StorageError: the cache cannot be written.
     """
     place = None if data_dir is None else str(data_dir.resolve())
@@ -119,6 +121,11 @@ def tfds(name: str, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
                 arrays = {f"{split}_{field}": array for split, part in splits for field, array in part._asdict().items()}
                 found = folder.keep(DECODED, identity, arrays)
     train, test = (Split(*(found[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS)
+    for split, (images, labels) in zip(SPLITS, (train, test), strict=True):
+        whole = len(images) == len(labels) > 0 and images.shape[1:] == image and images.dtype == np.uint8
+        if not whole or labels.min() < 0 or labels.max() >= classes:
+            wanted = f"{name} has {split} images of {'x'.join(map(str, image))} bytes, each with a label from 0 to {classes - 1}"
+            raise UsageError("--data-dir", data_dir or "(TFDS's own)", f"{wanted}; what is prepared there has not")
     return train, test
 
 

@@ -48,7 +48,7 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
     found = _spearman(table[None])[0]
     if len(table) < FEWEST:
         return Agreement(found, np.full_like(found, -1), np.ones_like(found))
-    drawn = np.random.default_rng(seed).integers(0, len(table), (resamples, len(table)))
+    drawn = checks.generator(seed).integers(0, len(table), (resamples, len(table)))
     low, high = np.quantile(np.nan_to_num(_spearman(table[drawn])), (0.025, 0.975), axis=0)
     return Agreement(found, low, high)
 

@@ -69,7 +69,7 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
         raise ValueError("member, nonmember, target: of different numbers of classes")
     if size is not None:
         checks.count("size", size, 1)
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed)
     sides = []
     size = min(size or LARGEST, len(member[1]), len(nonmember[1]), LARGEST)
     for answers, labels in (member, nonmember):
@@ -194,7 +194,7 @@ def feature_mias(
     if attacker not in ATTACKERS:
         raise ValueError(f"attacker: {attacker!r} found, expected one of {', '.join(ATTACKERS)}")
     checks.count("folds", folds, 2)
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed)
     fold = np.concatenate([rng.permutation(np.arange(count) % min(folds, *counts)) for count in counts])
     columns = np.concatenate(sides, axis=1)
     is_member = np.arange(sum(counts)) < counts[0]
@@ -220,7 +220,7 @@ def _balanced(
     members: int, nonmembers: int, folds: int, seed: int
 ) -> tuple[list[Int[np.ndarray, " size"]], Bool[np.ndarray, " both"], Int[np.ndarray, " both"]]:
     """Rows of equal sides, which of both together are members, and the fold that each is tested in."""
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed)
     size = min(members, nonmembers)
     rows = [rng.permutation(count)[:size] for count in (members, nonmembers)]  # shuffled: folds may follow the order
     return rows, np.arange(2 * size) < size, np.tile(np.arange(size) % max(min(folds, size), 1), 2)

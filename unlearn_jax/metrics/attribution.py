@@ -111,7 +111,7 @@ def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resampl
     checks.count("resamples", resamples, 1)
     if not arrays or len({len(array) for array in arrays}) > 1:
         raise ValueError(f"arrays: {[len(array) for array in arrays]} rows, expected the same number in all")
-    rows = np.random.default_rng(seed).integers(0, len(arrays[0]), (resamples, len(arrays[0])))
+    rows = checks.generator(seed).integers(0, len(arrays[0]), (resamples, len(arrays[0])))
     low, high = np.quantile(measure(*(np.asarray(array)[rows] for array in arrays)), (0.025, 0.975))
     return Interval(float(measure(*arrays)), float(low), float(high))
 

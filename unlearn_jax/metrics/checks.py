@@ -110,6 +110,15 @@ def truths(name: str, values: Any, axes: str) -> Bool[np.ndarray, "..."]:
     return found.astype(bool)
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """The generator that a seed begins.
+
+    Raises:
+        ValueError: the seed is not a whole number, or below 0.
+    """
+    return np.random.default_rng(count("seed", seed, 0))
+
+
 def count(name: str, value: Any, least: int, most: int | float = np.inf) -> int:
     """A whole number within bounds.
 

@@ -277,7 +277,7 @@ def reference(
     checks.count("rows", rows, 1)
     if len(oracles.forget) < 2 * checks.count("n", n, 2):  # before they are measured, which takes a while
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {len(oracles.forget)}")
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed)
     seen = {name: rng.permutation(len(each))[:rows] for name, each in labels._asdict().items()}
 
     def measure(cube: Cube) -> Measured:

@@ -170,7 +170,7 @@ def shuffled_among_alike(
     columns, key = checks.numbers("columns", columns, "examples columns"), checks.numbers("key", key, "examples")
     checks.alike("key", key, "columns", columns[:, 0], 0)
     checks.count("alike", alike, 1)
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed)
     order = np.lexsort((rng.random(len(key)), key))
     moved = np.concatenate([rng.permutation(order[first : first + alike]) for first in range(0, len(order), alike)])
     shuffled = np.array(columns, np.float64)

@@ -107,7 +107,7 @@ def lira(
     trained_on, judged = _masks(trained_on, judged)
     ratios = likelihood_ratios(phi, trained_on, shared_variance=shared_variance)
     members = len(ratios)
-    drawn = np.random.default_rng(seed).multinomial(members, np.full(members, 1 / members), RESAMPLES)
+    drawn = checks.generator(seed).multinomial(members, np.full(members, 1 / members), RESAMPLES)
     measured = _measure(ratios, trained_on, judged, np.ones((1, members)), FALSE_POSITIVE_RATES)[0]
     resampled = _measure(ratios, trained_on, judged, drawn, FALSE_POSITIVE_RATES[[AT_1, AT_0_1]])
     ends = [_quantiles(column) for column in resampled.T]
@@ -201,7 +201,7 @@ def u_lira_null(
     replicates, members, _ = retrained.shape
     if replicates < 2 - same_models:
         raise ValueError("retrained: a null of models against others retrained apart needs two replicates or more, not 1")
-    rng = np.random.default_rng(seed)
+    rng = checks.generator(seed)
     draws = []
     for _ in range(splits):
         labels = trained_on[rng.permutation(members)]

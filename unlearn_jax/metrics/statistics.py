@@ -100,11 +100,16 @@ def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int =
         axis: of what is paired.
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: a value is not finite, or the shapes do not go together.
     """
+    sides = {"first": checks.numbers("first", first), "second": checks.numbers("second", second)}
+    shapes = [values.shape for values in sides.values()]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        raise ValueError(f"first, second: of shapes {shapes[0]} and {shapes[1]}, which do not go together") from error
     pair = []
-    for name, values in (("first", first), ("second", second)):
-        values = checks.numbers(name, values)
+    for values in sides.values():
         apart = values / unit(values, axis)
         apart = np.where(varies(values, axis), apart - apart.mean(axis=axis, keepdims=True), 0.0)
         sizes = np.abs(apart).max(axis=axis, keepdims=True)
@@ -252,7 +257,7 @@ def bootstrap(
     """
     checks.numbers("values", values, "members ...")
     checks.count("resamples", resamples, 1)
-    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    drawn = checks.generator(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.quantile(statistic(values[drawn], axis=1), (0.025, 0.975))
     return float(statistic(values, axis=0)), float(low), float(high)
 
