@@ -14,16 +14,17 @@ import sys
 import time
 from pathlib import Path
 
-from configs import command_line
-from configs.common import Common
+from experiments.registry import EXPERIMENTS
+from unlearn_jax.bench import command_line
+from unlearn_jax.bench.options import Common
 
 
 def main(words: list[str]) -> int:
     """Runs the command line; returns the exit status: 0, 2 for a user error, 1 where a folder cannot be written any more."""
     if "--list" in words:
-        command_line.show_list()
+        command_line.show_list(EXPERIMENTS)
         return 0
-    config = command_line.parse(words)
+    config = command_line.parse(words, EXPERIMENTS)
     cache = config.cache or Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "unlearn_jax"
     try:
         run(dataclasses.replace(config, cache=cache))
@@ -35,9 +36,9 @@ def main(words: list[str]) -> int:
 def run(config: Common) -> None:
     """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
     from unlearn_jax import device, process, runs
-    from unlearn_jax.report.profile import profiled
-    from unlearn_jax.report.progress import stage
-    from unlearn_jax.types import UsageError
+    from unlearn_jax.errors import UsageError
+    from unlearn_jax.profile import profiled
+    from unlearn_jax.progress import stage
 
     device.pin(config.device)
     config.check()
@@ -57,7 +58,7 @@ def run(config: Common) -> None:
         folder.record(device=device.describe())
         with profiled(folder, traces) if config.profile else contextlib.nullcontext():
             with stage("imports"):
-                experiment = importlib.import_module(f"experiments.{config.exp}")
+                experiment = importlib.import_module(EXPERIMENTS[config.exp].module)
             experiment.run(config, folder)
     except UsageError:  # as if nothing had been asked, or the corrected command would contradict it
         if traces and not traced_before:

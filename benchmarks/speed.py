@@ -280,8 +280,8 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What each method takes, in shares of retraining one model, once compiled."""
     import jax
 
-    from configs.tuned import tuned
-    from configs.unlearning import Config
+    from unlearn_jax.bench.main_options import Config
+    from unlearn_jax.bench.tuned import tuned
     from unlearn_jax.methods import hyperparameters
     from unlearn_jax.methods.apply import Unlearner
     from unlearn_jax.models.convolution import fastest

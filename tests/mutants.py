@@ -35,7 +35,7 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
 MUTATED = ("metrics", "methods", "training", "influence", "data")
-COPIED = ("unlearn_jax", "tests", "configs", "experiments", "benchmarks")
+COPIED = ("unlearn_jax", "tests", "experiments", "benchmarks")
 LIBRARIES = (
     *(
         "jax",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
+from unlearn_jax.bench.agreement import clustered, metric_agreement, write_agreement
 from unlearn_jax.metrics.agreement import rank_agreement, reliability
-from unlearn_jax.report.agreement import clustered, metric_agreement, write_agreement
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, deviations, short
 from unlearn_jax.runs import Run

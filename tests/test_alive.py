@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from configs import capacity, tuning
-from configs.unlearning import Config
-from experiments import capacity as capacity_study
-from experiments import model_metrics, setting, streaming, study
-from experiments.alive import comparable, lost_members, score_alive, without
-from experiments.landscape import whole
-from experiments.tuning import Judge
+from experiments.capacity import options as capacity
+from experiments.capacity import study as capacity_study
+from experiments.streaming import study as streaming
+from experiments.variance.landscape import whole
+from unlearn_jax.bench import forget_set as study
+from unlearn_jax.bench import model_metrics, setting
+from unlearn_jax.bench import tuning_options as tuning
+from unlearn_jax.bench.alive import comparable, lost_members, score_alive, without
+from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.tuning import Judge
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import reference, score
 from unlearn_jax.report.rows import read_results
-from unlearn_jax.types import Cube, Labels, UsageError, Variables
+from unlearn_jax.types import Cube, Labels, Variables
 
 SMALL = "--smoke --device cpu --members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100"
 SMALL += " --train.epochs 1 --width 8"
@@ -126,7 +130,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
     for place, name in ((study, "Unlearner"), (streaming, "streamed")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a method was trained"))
-    monkeypatch.setattr("experiments.attack_features.Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
+    monkeypatch.setattr("experiments.attack_features.study.Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
     poison(**lost)
     done = run(exp, tmp_path / "out", cache, "delete", *words) if exp != "gaming" else run(exp, tmp_path / "out", cache, "main")
     assert done.returncode == 2

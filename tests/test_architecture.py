@@ -1,26 +1,33 @@
 """The floors of docs/architecture.md: higher rooms may import lower ones, never the reverse."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
+    "errors": set(),
     "types": set(),
+    "progress": set(),
     "process": set(),
     "files": set(),
     "sealed": {"files"},
     "runs": {"types", "device", "files", "sealed"},
     "device": {"types"},
     "metrics": {"types"},
-    "report": {"types"},
+    "report": {"types", "errors", "progress"},
+    "profile": {"report", "progress"},
     "data": {"types", "files", "runs"},
     "models": {"types"},
     "training": {"types", "device", "models", "data", "runs"},
     "methods": {"types", "training", "models", "data"},
     "influence": {"types", "training", "models", "data"},
 }
+MAY_IMPORT["bench"] = set(MAY_IMPORT)
+BELOW = {"types", "errors", "progress"}  # which every room may use
 MODULES = sorted((ROOT / "unlearn_jax").rglob("*.py"))
 
 
@@ -46,7 +53,7 @@ def test_a_room_imports_no_room_above_it(path):
     for name in imported(path):
         assert name.split(".")[0] not in ("experiments", "configs", "benchmark", "benchmarks"), name
         if name.startswith("unlearn_jax."):
-            assert name.split(".")[1] in MAY_IMPORT[here] | {here}, f"{here} imports {name}"
+            assert name.split(".")[1] in MAY_IMPORT[here] | BELOW | {here}, f"{here} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -58,3 +65,20 @@ def test_flax_stays_in_the_models(path):
 
 def test_the_entry_is_short():
     assert len((ROOT / "benchmark.py").read_text().splitlines()) < 80
+
+
+STUDIES = sorted(path.parent for path in (ROOT / "experiments").glob("*/options.py"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_study_is_one_folder_and_takes_nothing_from_another(study):
+    assert {"__init__.py", "options.py", "study.py"} <= {path.name for path in study.glob("*.py")}
+    for path in study.rglob("*.py"):
+        for name in imported(path):
+            assert not name.startswith("experiments.") or name.split(".")[1] == study.name, f"{path.name} imports {name}"
+
+
+def test_options_bring_no_jax():
+    """`--help` answers at once."""
+    code = "import sys, experiments.registry; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from configs import command_line
-from configs.attack_features import FEATURES, Config
-from experiments.attack_features import attack, non_members, run
+from experiments.attack_features import report as exposure
+from experiments.attack_features.options import FEATURES, Config
+from experiments.attack_features.report import Exposure
+from experiments.attack_features.study import attack, non_members, run
+from experiments.registry import EXPERIMENTS
+from unlearn_jax.bench import command_line
 from unlearn_jax.data import load
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import ATTACKERS, feature_mias
 from unlearn_jax.metrics.null import halves, joint, of_means
-from unlearn_jax.report import exposure
 from unlearn_jax.report.drawing import save
-from unlearn_jax.report.exposure import Exposure
 from unlearn_jax.report.rows import read_results
 from unlearn_jax.runs import Run, open_run
-from unlearn_jax.types import UsageError
 
 RNG = np.random.default_rng(0)
 
@@ -187,7 +188,7 @@ def test_the_study_end_to_end(tmp_path):
 
     before = {path: path.stat().st_mtime_ns for path in (out / "attacks").rglob("*.npz")}
     assert len(before) == 2
-    config = command_line.parse(words)
+    config = command_line.parse(words, EXPERIMENTS)
     folder = open_run(out, config.recorded(), extendable=config.immaterial | config.extendable)
     run(config, folder)  # what is there is not attacked again
     assert {path: path.stat().st_mtime_ns for path in (out / "attacks").rglob("*.npz")} == before

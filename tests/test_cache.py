@@ -18,8 +18,8 @@ from in_process import run_in_process
 from test_pools import CLASSES, ROOT, folder_of, same, train, trained
 
 from unlearn_jax import runs, sealed
+from unlearn_jax.errors import StorageError
 from unlearn_jax.runs import Cache, Run
-from unlearn_jax.types import StorageError
 
 IDENTITY = {"method": "scrub", "rate": 0.1, "sizes": (1, 2)}
 ARRAYS = {"logits": np.arange(6.0).reshape(2, 3), "lost": np.array([], int), "name": "scrub", "seconds": 1.5}

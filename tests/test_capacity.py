@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from configs.capacity import Config, smoke
-from configs.common import Train
-from experiments import capacity
+from experiments.capacity import report
+from experiments.capacity import study as capacity
+from experiments.capacity.options import Config, smoke
 from unlearn_jax import runs
+from unlearn_jax.bench.options import Train
 from unlearn_jax.data.augmentation import augmentation
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import likelihood_ratios, probabilities, reference, scaled_logits, score
 from unlearn_jax.metrics.agreement import rank_agreement
-from unlearn_jax.report import overfitting as report
-from unlearn_jax.types import Cube, Labels, UsageError, Variables
+from unlearn_jax.types import Cube, Labels, Variables
 
 OPTIONS = {"--widths": "", "--width": "32", "--label-noises": "0,0.3", "--methods": "finetune", "--train.epochs": "60"}
 

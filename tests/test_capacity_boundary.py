@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from configs.capacity_boundary import Config, smoke
-from experiments import capacity_boundary
+from experiments.capacity_boundary import study as capacity_boundary
+from experiments.capacity_boundary.options import Config, smoke
 from unlearn_jax import runs
+from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import NoBoundaryError
-from unlearn_jax.types import UsageError
 
 TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes="steps", steps="15,30")
 

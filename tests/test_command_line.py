@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import benchmark
-from configs import EXPERIMENTS, command_line
-from configs.common import Train
-from configs.unlearning import Config, smoke
+from experiments.registry import EXPERIMENTS
 from unlearn_jax import runs
-from unlearn_jax.types import StorageError, UsageError
+from unlearn_jax.bench import command_line
+from unlearn_jax.bench.main_options import Config, smoke
+from unlearn_jax.bench.options import Train
+from unlearn_jax.errors import StorageError, UsageError
 
 ROOT = Path(benchmark.__file__).parent
 
@@ -160,7 +161,7 @@ def test_a_mistake_costs_nothing(complaint, tmp_path):
 def test_an_extension_that_cannot_be_done_leaves_the_run_as_it_was(complaint, tmp_path):
     out = tmp_path / "finished"
     words = ["--forget.kind", "class", "--methods", "original"]
-    config = command_line.parse(words)
+    config = command_line.parse(words, EXPERIMENTS)
     runs.open_run(out, config.recorded())
     before = (out / "config.json").read_bytes()
     assert complaint(*words, "--forget-sets", "11", "--out", str(out)).startswith("--forget")
@@ -181,7 +182,7 @@ def test_a_mistake_removes_only_what_the_run_made_and_never_blocks_the_corrected
     for out in ("empty", "link", "new", "cached"):
         assert complaint(*wrong, "--out", out, "--cache", f"{out}/cache").startswith("--hyper *.leraning_rate: no method has")
         assert not any(path.is_file() for path in tmp_path.rglob("*"))
-        runs.open_run(out, command_line.parse(["--smoke"]).recorded(), cache=Path(out, "cache")).withdraw()
+        runs.open_run(out, command_line.parse(["--smoke"], EXPERIMENTS).recorded(), cache=Path(out, "cache")).withdraw()
         assert empty.is_dir() and link.is_symlink()
     assert complaint(*wrong).startswith("--hyper")
     assert not (tmp_path / "runs").exists()
@@ -201,7 +202,7 @@ def test_two_runs_of_the_same_second_have_folders_of_their_own(complaint, tmp_pa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda form: "now")
-    monkeypatch.setattr("experiments.unlearning.run", twice)
+    monkeypatch.setattr("unlearn_jax.bench.evaluate.run", twice)
     assert benchmark.main(["--smoke"]) == 0
     assert opened == [Path("runs/unlearning-now"), Path("runs/unlearning-now-2")]
 
@@ -273,29 +274,29 @@ def test_list_shows_every_method_data_set_model_and_experiment(capsys):
 
 @pytest.mark.parametrize("words", ["-d gpu:2 -exp unlearning", "--device gpu:2 --exp unlearning", "-d=gpu:2 -exp=unlearning"])
 def test_short_and_long_forms_say_the_same(words):
-    assert command_line.parse(words.split()) == Config(device="gpu:2")
+    assert command_line.parse(words.split(), EXPERIMENTS) == Config(device="gpu:2")
 
 
 def test_nested_options_are_typed():
     words = (
         "--train.epochs 3 --forget.size 50 --members 8 --hyper scrub.epochs=5,a.b=x --hyper scrub.learning_rate=1e-3 --chunk 2"
     )
-    config = command_line.parse(words.split())
+    config = command_line.parse(words.split(), EXPERIMENTS)
     assert isinstance(config, Config)
     assert (config.train, config.forget.size, config.chunk) == (Train(epochs=3), 50, 2)
     assert config.hyperparameters() == {"scrub": {"epochs": 5, "learning_rate": 1e-3}, "a": {"b": "x"}}
 
 
 def test_smoke_is_small_and_what_is_given_beside_it_counts():
-    assert command_line.parse(["--smoke"]) == smoke(Config())
-    assert command_line.parse(["--train.epochs", "7", "--smoke"]) == dataclasses.replace(
+    assert command_line.parse(["--smoke"], EXPERIMENTS) == smoke(Config())
+    assert command_line.parse(["--train.epochs", "7", "--smoke"], EXPERIMENTS) == dataclasses.replace(
         smoke(Config()), train=dataclasses.replace(smoke(Config()).train, epochs=7)
     )
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_defaults_of_every_experiment_are_valid(experiment):
-    module, _ = EXPERIMENTS[experiment]
+    module = EXPERIMENTS[experiment].options
     module.Config(exp=experiment).check()
     module.smoke(module.Config(exp=experiment)).check()
 
@@ -308,7 +309,7 @@ def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
     assert complaint() == "--out x: is a file"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs/tuned").glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "unlearn_jax/bench/tuned").glob("*.json")), ids=lambda file: file.stem)
 def test_what_tuning_found_is_what_the_methods_take(file):
     from unlearn_jax.methods import hyperparameters
 

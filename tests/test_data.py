@@ -16,8 +16,8 @@ from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import PAD, augmentation, crop
 from unlearn_jax.data.images import DATASETS, load
 from unlearn_jax.data.splits import generator, mislabel, random_halves, stratified_order
+from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.runs import Cache
-from unlearn_jax.types import StorageError, UsageError
 
 few = settings(max_examples=30, deadline=None)
 labels_of = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda labels: np.array(labels, np.int32))

@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from unlearn_jax import device
-from unlearn_jax.types import UsageError
+from unlearn_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 UUIDS = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")

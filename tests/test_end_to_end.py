@@ -26,7 +26,7 @@ from unlearn_jax.types import Cube, Labels
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("original", "retrain", "finetune", "scrub")
-MEMBERS, ROWS, FORGET, RETAIN = 4, 300, 30, 200  # see configs.unlearning.smoke
+MEMBERS, ROWS, FORGET, RETAIN = 4, 300, 30, 200  # see bench.main_options.smoke
 COLUMNS = (
     "experiment,dataset,model,forget_set,method,access,metric,split,value,value_low,value_high,"
     "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from configs.entropy import CIRCUMSTANCES, Config
-from experiments import entropy
-from experiments.entropy import ORIGINALS, Judged, distances, families, summed_up
+from experiments.entropy import report
+from experiments.entropy import study as entropy
+from experiments.entropy.options import CIRCUMSTANCES, Config
+from experiments.entropy.study import ORIGINALS, Judged, distances, families, summed_up
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics.statistics import chosen_elsewhere
-from unlearn_jax.report import entropy as report
-from unlearn_jax.types import UsageError
 
 SETTINGS = np.array(list(itertools.product([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0])))
 MEMBERS, EXAMPLES = 4, 6

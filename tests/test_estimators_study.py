@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs.estimators import DEFAULT, Config, smoke
-from experiments import estimators as experiment
+from experiments.estimators import study as experiment
+from experiments.estimators.options import DEFAULT, Config, smoke
+from experiments.estimators.report import Entry, Study, agreement, conclusion, screening_curves, smoothness, summary, table
 from unlearn_jax.data import discs
-from unlearn_jax.report.estimators import Entry, Study, agreement, conclusion, screening_curves, smoothness, summary, table
+from unlearn_jax.errors import UsageError
 from unlearn_jax.runs import Run
-from unlearn_jax.types import Examples, UsageError
+from unlearn_jax.types import Examples
 
 SMOKE = smoke(Config())
 # as many directions as make the trainings of smoothness as many as those of leave-one-out: one program for both

@@ -8,14 +8,14 @@ import re
 import numpy as np
 import pytest
 
-from configs.common import Train
-from configs.fitted_toy import SPACE, TOLERANCE, Config, smoke
-from experiments import fitted_toy as experiment
-from experiments.fitted_toy import Trials, best, placed, unit_of
+from experiments.fitted_toy import report
+from experiments.fitted_toy import study as experiment
+from experiments.fitted_toy.options import SPACE, TOLERANCE, Config, smoke
+from experiments.fitted_toy.study import Trials, best, placed, unit_of
+from unlearn_jax.bench.options import Train
 from unlearn_jax.data import Mixture
-from unlearn_jax.report import fitted_toy as report
+from unlearn_jax.errors import UsageError
 from unlearn_jax.runs import Run
-from unlearn_jax.types import UsageError
 
 CENTRES = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])
 SMALL = dataclasses.replace(smoke(Config()), train_size=60, width=8, test_size=40, train=Train(epochs=2, batch_size=30))

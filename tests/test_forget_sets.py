@@ -9,7 +9,7 @@ from unlearn_jax.data.forget_sets import choose, class_of
 from unlearn_jax.data.images import load
 from unlearn_jax.data.sources import digits
 from unlearn_jax.data.splits import Published
-from unlearn_jax.types import UsageError
+from unlearn_jax.errors import UsageError
 
 few = settings(max_examples=50, deadline=None)
 LABELS = np.repeat([0, 1, 2], [50, 30, 20])

@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import EXPERIMENTS, command_line
-from configs.common import Common
-from experiments.setting import settings as hyperparameters
+from experiments.registry import EXPERIMENTS
 from unlearn_jax import runs
+from unlearn_jax.bench import command_line
+from unlearn_jax.bench.options import Common
+from unlearn_jax.bench.setting import settings as hyperparameters
 from unlearn_jax.data import choose, sources
-from unlearn_jax.types import UsageError
+from unlearn_jax.errors import UsageError
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
 IMAGE, CLASSES, ROWS = (4, 3), 10, 40
@@ -60,7 +61,7 @@ def options(config, prefix="--"):
         yield from options(value, f"{option}.") if hasattr(value, "__dataclass_fields__") else [option]
 
 
-ALL = {name: sorted(set(options(module.Config(exp=name))) - {"--exp"}) for name, (module, _) in EXPERIMENTS.items()}
+ALL = {name: sorted(set(options(module.Config(exp=name))) - {"--exp"}) for name, (module, *_) in EXPERIMENTS.items()}
 
 
 @st.composite
@@ -90,7 +91,7 @@ def checked(config: Common) -> None:
 def test_a_command_line_gives_a_configuration_or_one_line(capsys, words):
     status = 0
     try:
-        checked(command_line.parse(words))
+        checked(command_line.parse(words, EXPERIMENTS))
     except SystemExit as stop:
         status = stop.code
     except UsageError as error:

@@ -8,14 +8,15 @@ import pytest
 from in_process import run_in_process
 from scipy.stats import norm
 
-from configs.gaming import Config
+from experiments.gaming import cheats as gaming
+from experiments.gaming.options import Config
+from experiments.gaming.report import Claim, Price, heat_map, price, write_summary
 from unlearn_jax import metrics
-from unlearn_jax.metrics import gaming
+from unlearn_jax.errors import UsageError
 from unlearn_jax.report.drawing import save
-from unlearn_jax.report.gaming import Claim, Price, heat_map, price, write_summary
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Run
-from unlearn_jax.types import Cube, Labels, UsageError
+from unlearn_jax.types import Cube, Labels
 
 MEMBERS, CLASSES = 8, 4
 RNG = np.random.default_rng(0)

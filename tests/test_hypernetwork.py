@@ -14,9 +14,11 @@ from in_process import run_in_process
 from scipy.special import log_softmax, softmax
 from test_methods import CLASSES, EXAMPLES, FORGET, KEY, close, linear, mlp, poisoned, problem, same, start
 
-from configs.hypernetwork import Config, Meta, smoke
-from experiments import hypernetwork as study
-from experiments.setting import forget_mask, prepare
+from experiments.hypernetwork import study
+from experiments.hypernetwork.options import Config, Meta, smoke
+from experiments.hypernetwork.report import Price, learning_and_price, prices
+from unlearn_jax.bench.setting import forget_mask, prepare
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.hypernetwork import (
     Lesson,
@@ -29,10 +31,8 @@ from unlearn_jax.methods.hypernetwork import (
 from unlearn_jax.methods.pieces import examples_of
 from unlearn_jax.models import build
 from unlearn_jax.report.drawing import save
-from unlearn_jax.report.hypernetwork import Price, learning_and_price, prices
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Run
-from unlearn_jax.types import UsageError
 
 
 @functools.cache

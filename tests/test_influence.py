@@ -14,17 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import run_in_process
 
-from configs.influence import Config, Discs, smoke
-from experiments import influence as study
-from experiments.influence import drawn
+from experiments.influence import study
 from unlearn_jax import influence
+from unlearn_jax.bench.toy import drawn
+from unlearn_jax.bench.toy_options import Config, Discs, smoke
 from unlearn_jax.data import FASHION_PLANE, discs
+from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
 from unlearn_jax.influence.boundary import Contour, displacement, margin
 from unlearn_jax.influence.response import for_members, weighted_gradient
 from unlearn_jax.models import as_model, build
 from unlearn_jax.models.resnet import Normalisation
-from unlearn_jax.types import Examples, Model, Recipe, UsageError, Variables
+from unlearn_jax.types import Examples, Model, Recipe, Variables
 
 POINTS = 14
 TOY = discs(POINTS, separation=3.0, label_noise=0.2, seed=1)

@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.svm import SVC
 
+from experiments.gaming import cheats as gaming
+from experiments.streaming.report import Level
 from unlearn_jax import influence, metrics
-from unlearn_jax.metrics import agreement, attacks, attribution, changes, distances, gaming, statistics
+from unlearn_jax.metrics import agreement, attacks, attribution, changes, distances, statistics
 from unlearn_jax.report.rows import Row
-from unlearn_jax.report.streaming import Level
 
 RNG = np.random.default_rng(0)
 UNITS = pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])

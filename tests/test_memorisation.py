@@ -9,21 +9,22 @@ import jax
 import numpy as np
 import pytest
 
-from configs.common import Train
-from configs.memorisation import Config, smoke
-from configs.unlearning import Config as Unlearning
-from configs.unlearning import Forget
-from experiments import memorisation as experiment
-from experiments import setting as shared
-from experiments.setting import on_halves, prepare, ranking
+from experiments.memorisation import report
+from experiments.memorisation import study as experiment
+from experiments.memorisation.options import Config, smoke
 from unlearn_jax import influence
+from unlearn_jax.bench import setting as shared
+from unlearn_jax.bench.main_options import Config as Unlearning
+from unlearn_jax.bench.main_options import Forget
+from unlearn_jax.bench.options import Train
+from unlearn_jax.bench.setting import on_halves, prepare, ranking
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import memorisation, scaled_logits
-from unlearn_jax.report import memorisation as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.pools import Pool
-from unlearn_jax.types import UsageError, Variables
+from unlearn_jax.types import Variables
 
 MEMBERS, EXAMPLES, TESTED, TARGETS = 64, 120, 40, 10
 TRAIN = Train(epochs=25, batch_size=30)

@@ -14,6 +14,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS, descend, hyperparameters, register
 from unlearn_jax.methods.distillation import alternation
 from unlearn_jax.methods.relabelling import descend_on_wrong_labels, least_salient, wrong_labels
@@ -23,7 +24,7 @@ from unlearn_jax.training.fit import fit
 from unlearn_jax.training.gradients import batch_gradient, squared_gradients
 from unlearn_jax.training.objectives import Objective, Term, cross_entropy, divergence, weighted
 from unlearn_jax.training.transforms import freeze_where
-from unlearn_jax.types import Dense, Examples, Model, Problem, Recipe, UsageError, Variables
+from unlearn_jax.types import Dense, Examples, Model, Problem, Recipe, Variables
 
 KEY = jax.random.key(0)
 EXAMPLES, FORGET, RETAIN, CLASSES = 40, 6, 28, 3  # six more rows belong to neither

@@ -20,6 +20,7 @@ from test_methods import (
     unlearn,
 )
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS, descend, hyperparameters
 from unlearn_jax.methods.data_free import attention_map, teach
 from unlearn_jax.methods.distillation import alternation, away_and_towards, class_weights, epoch_ends, falling_adam
@@ -27,7 +28,7 @@ from unlearn_jax.models import build
 from unlearn_jax.models.generator import generator
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.objectives import Objective
-from unlearn_jax.types import Examples, UsageError, Variables
+from unlearn_jax.types import Examples, Variables
 
 # SCRUB+R
 

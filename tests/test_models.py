@@ -14,13 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.models import as_model, build, convolution, draw_kernels, through_waves
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.paths import arrays
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
 from unlearn_jax.training import cost
 from unlearn_jax.training.cost import flops
-from unlearn_jax.types import Model, UsageError, Variables
+from unlearn_jax.types import Model, Variables
 
 close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
 

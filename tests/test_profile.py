@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from unlearn_jax.report import progress
-from unlearn_jax.report.profile import events, expensive, profiled
-from unlearn_jax.report.progress import SECONDS, SPANS, stage
+from unlearn_jax import progress
+from unlearn_jax.profile import events, expensive, profiled
+from unlearn_jax.progress import SECONDS, SPANS, stage
 from unlearn_jax.runs import Run
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from configs.unlearning import Config
-from experiments.model_metrics import ModelMetrics
 from unlearn_jax import metrics
+from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.model_metrics import ModelMetrics
 from unlearn_jax.models import build, mean_of
 from unlearn_jax.training import relearning
 from unlearn_jax.training.ensembles import predict

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import runs
-from unlearn_jax.types import StorageError, UsageError
+from unlearn_jax.errors import StorageError, UsageError
 
 CONFIG = {
     "dataset": "digits",

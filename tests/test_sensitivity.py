@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-import experiments.tuning
-from configs import tuning
-from configs.tuning import SPACE
-from experiments.sensitivity import grid
-from experiments.setting import forget_mask, prepare
-from experiments.tuning import Judge
-from unlearn_jax.report.surfaces import Surface, Tried, meshes, summary
+from experiments.sensitivity.report import Surface, Tried, meshes, summary
+from experiments.sensitivity.study import grid
+from unlearn_jax.bench import tuning as tuning_study
+from unlearn_jax.bench import tuning_options as tuning
+from unlearn_jax.bench.setting import forget_mask, prepare
+from unlearn_jax.bench.tuning import Judge
+from unlearn_jax.bench.tuning_options import SPACE
 from unlearn_jax.runs import Run
 from unlearn_jax.training.pools import member_keys
 
@@ -104,15 +104,15 @@ def test_a_search_is_done_once(tmp_path, monkeypatch):
             far = np.array([[abs(np.log(each["learning_rate"] / 0.02)), 0, 0] for each in settings])
             return far, far, 5.0
 
-    monkeypatch.setattr(experiments.tuning, "Judge", Rate)
+    monkeypatch.setattr(tuning_study, "Judge", Rate)
     config = tuning.Config(trials=12, rounds=3)
     name = next(name for name, space in SPACE.items() if "learning_rate" in space)
-    found = experiments.tuning.Search(config, Run(tmp_path), None).tune(name)
+    found = tuning_study.Search(config, Run(tmp_path), None).tune(name)
     assert judged == [name] * 3 and len(found["trials"]) == 12 and found["cost"] == 12 * 5 * config.members / 10
     assert found["score"] == min(trial["score"] for trial in found["trials"]) < found["authors"] == found["trials"][0]["score"]
-    assert experiments.tuning.Search(config, Run(tmp_path), None).tune(name) == found and len(judged) == 3
+    assert tuning_study.Search(config, Run(tmp_path), None).tune(name) == found and len(judged) == 3
     more = dataclasses.replace(config, trials=15)
-    assert len(experiments.tuning.Search(more, Run(tmp_path), None).tune(name)["trials"]) == 15
+    assert len(tuning_study.Search(more, Run(tmp_path), None).tune(name)["trials"]) == 15
 
 
 def test_settings_are_judged_on_nothing_that_the_evaluation_uses(tmp_path):

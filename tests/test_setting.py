@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from configs.tuning import Config as Tuning
-from configs.unlearning import Config, Evaluation, Forget, smoke
-from experiments import setting as shared
-from experiments.setting import forget_class, forget_mask, forget_name, prepare, settings_of_sets, where_they_differ
-from experiments.tuning import Search
+from unlearn_jax.bench import setting as shared
+from unlearn_jax.bench.main_options import Config, Evaluation, Forget, smoke
+from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, prepare, settings_of_sets, where_they_differ
+from unlearn_jax.bench.tuning import Search
+from unlearn_jax.bench.tuning_options import Config as Tuning
 from unlearn_jax.methods import METHODS
 from unlearn_jax.runs import Run
 

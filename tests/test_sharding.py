@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_methods import CLASSES, EXAMPLES, KEY, close, mlp, poisoned, problem, same, start, unlearn
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.sharding import Sisa, last_stages
 from unlearn_jax.models import mean_of
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Recipe, UsageError
+from unlearn_jax.types import Recipe
 
 SISA = Sisa(shards=3, slices=4)
 DIVIDE, STAGES = jax.jit(SISA.divide), jax.jit(SISA.stages)

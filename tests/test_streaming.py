@@ -12,17 +12,17 @@ import pytest
 from in_process import run_in_process
 from test_methods import EXAMPLES, KEY, close, linear, mlp, poisoned, problem, same, start
 
-from configs.streaming import Config
-from configs.unlearning import Forget
+from experiments.streaming import report
+from experiments.streaming.options import Config
+from experiments.streaming.report import COLUMNS, Level, Step, cells, drift, summary
+from unlearn_jax.bench.main_options import Forget
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.streaming import Anchor, alone, anchor, lift, pulled
-from unlearn_jax.report import streaming as report
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import read_results
-from unlearn_jax.report.streaming import COLUMNS, Level, Step, cells, drift, summary
 from unlearn_jax.runs import Run
 from unlearn_jax.training.gradients import squared_gradients
-from unlearn_jax.types import UsageError
 
 REQUESTS = np.array([[3, 17, 8], [30, 1, 22]])
 
@@ -146,7 +146,7 @@ def test_cells_stand_under_their_columns():
 
 
 def test_the_study_leaves_its_tables_and_its_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.streaming.time", clock.ticking(12.0))
+    monkeypatch.setattr("experiments.streaming.study.time", clock.ticking(12.0))
     small = "--members 2 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     words = f"{small} --request-size 5 --methods delete --cache {tmp_path / 'cache'}"
     command = f"--exp streaming --smoke --device cpu --out {tmp_path / 'out'} {words}"

@@ -10,7 +10,7 @@ import test_influence
 import test_pools
 from test_methods import linear, problem, start
 
-from experiments import influence as influence_study
+from experiments.influence import study as influence_study
 from unlearn_jax import influence
 from unlearn_jax.influence import Window
 from unlearn_jax.methods import hyperparameters

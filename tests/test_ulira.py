@@ -8,14 +8,15 @@ import re
 import numpy as np
 import pytest
 
-from configs.ulira import Config, smoke
-from experiments import ulira
+from experiments.ulira import report as membership
+from experiments.ulira import study as ulira
+from experiments.ulira.options import Config, smoke
 from unlearn_jax.data.sources import digits
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import lira, memorisation, scaled_logits, u_lira
-from unlearn_jax.report import leaderboard, membership
+from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import open_run
-from unlearn_jax.types import UsageError
 
 METHODS = ("original", "retrain", "gradient_ascent")
 MEMBERS, TARGETS = 8, 60

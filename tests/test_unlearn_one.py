@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs.influence import Discs
-from configs.unlearn_one import Config, smoke
-from experiments import unlearn_one
+from experiments.unlearn_one import report
+from experiments.unlearn_one import study as unlearn_one
+from experiments.unlearn_one.options import Config, smoke
 from unlearn_jax import runs
+from unlearn_jax.bench.toy_options import Discs
+from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import NoBoundaryError
-from unlearn_jax.report import unlearn_one as report
-from unlearn_jax.types import UsageError
 
 TINY = dataclasses.replace(
     smoke(Config()), width=4, train_size=8, trials=4, chunk=2, methods="original,finetune", discs=Discs(separation=4.0)

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from configs.variance import Config, Slices, smoke
-from experiments import landscape, variance
+from experiments.variance import landscape
+from experiments.variance import study as variance
+from experiments.variance.options import Config, Slices, smoke
 from tests.in_process import run_in_process
+from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics.decomposition import brier_decomposition, cross_entropy_decomposition
 from unlearn_jax.metrics.distances import barriers
 from unlearn_jax.metrics.statistics import pseudo_values
 from unlearn_jax.models import as_model, build
 from unlearn_jax.training.landscape import combined, hessian_product, krylov, largest_eigenvalue, recalibrated, sharpness
-from unlearn_jax.types import Cube, Examples, Model, Problem, UsageError, Variables
+from unlearn_jax.types import Cube, Examples, Model, Problem, Variables
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = 2 * RNG.standard_normal((5, 7, 4)), RNG.integers(0, 4, 7)

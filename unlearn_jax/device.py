@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jaxlib
 
-from unlearn_jax.types import UsageError
+from unlearn_jax.errors import UsageError
 
 ACCEPTED = "expected auto, cpu, gpu, gpu:2 or gpu:0,1 (cuda is the same as gpu)"
 DRIVER = Path("/proc/driver/nvidia/gpus")

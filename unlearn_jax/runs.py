@@ -35,8 +35,8 @@ import numpy as np
 
 from unlearn_jax import sealed
 from unlearn_jax.device import numerics
+from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.files import read_regular
-from unlearn_jax.types import StorageError, UsageError
 
 FORMAT = 3  # of all that is kept: raise it when it is kept in another way, or when training or a study computes something else
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.data.splits import Published, generator
+from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
-from unlearn_jax.types import UsageError
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that the caller computes
 OF_CLASS = ("class", "class_part")

@@ -10,7 +10,8 @@ from jaxtyping import Int32
 
 from unlearn_jax.data import sources
 from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
-from unlearn_jax.types import Examples, UsageError
+from unlearn_jax.errors import UsageError
+from unlearn_jax.types import Examples
 
 
 class DatasetEntry(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from unlearn_jax.data.splits import generator, stratified_order
+from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
 from unlearn_jax.runs import Cache
-from unlearn_jax.types import UsageError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 MOST = 1 << 28  # bytes of an IDX file, decompressed: five times Fashion-MNIST

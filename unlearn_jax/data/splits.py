@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from unlearn_jax.types import UsageError
+from unlearn_jax.errors import UsageError
 
 TRADES = 20  # rounds of `random_halves`, in which each member trades once
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods.pieces import among, examples_of, other_labels, steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import descend_on_retain, sgd
@@ -18,7 +19,7 @@ from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.gradients import output_sensitivities
 from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, relabelled, weighted
 from unlearn_jax.training.perturbations import fast_gradient_sign, in_chunks, nearest_adversarial, predicted, targeted_descent
-from unlearn_jax.types import Examples, Key, Method, Problem, UsageError, Variables
+from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
 
 @register(access="F", reference="arXiv 2303.11570", identity_at_zero=True)

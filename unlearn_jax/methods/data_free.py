@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.models.generator import generator
 from unlearn_jax.training.descend import State, descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.objectives import Objective, divergence
-from unlearn_jax.types import Key, Method, Problem, Statistics, UsageError, Variables
+from unlearn_jax.types import Key, Method, Problem, Statistics, Variables
 
 DIMENSIONS = 100  # of the generator's noise
 Activations = Callable[..., tuple[Array, Statistics, tuple[Array, ...]]]  # see `Model.activations`

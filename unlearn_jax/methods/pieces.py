@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.training.sampling import steps_in_pass, subset
-from unlearn_jax.types import Examples, Key, Method, Problem, UsageError, Variables
+from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
 
 def edit(change: Callable[[Key, Problem, Variables], Variables]) -> Method:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods.needs import NEEDS, require, unmet
 from unlearn_jax.models import mean_of
-from unlearn_jax.types import Key, Method, Model, Problem, UsageError, Variables
+from unlearn_jax.types import Key, Method, Model, Problem, Variables
 
 Number = float | Array  # a hyperparameter that may be traced
 ACCESS = ("none", "F", "R", "F+R", "R+test-like", "F+R+test-like", "data-free")

@@ -2,13 +2,14 @@
 
 import optax
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods.pieces import edit, pipe, steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.fit import initialise, refit
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
 from unlearn_jax.training.transforms import freeze_by_name
-from unlearn_jax.types import Key, Method, Problem, UsageError, Variables
+from unlearn_jax.types import Key, Method, Problem, Variables
 
 
 @register(access="none", reference="-", identity_at_zero=True)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.methods.registry import register
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Key, Method, Problem, UsageError, Variables
+from unlearn_jax.types import Key, Method, Problem, Variables
 
 
 class Division(NamedTuple):

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax.errors import UsageError
 from unlearn_jax.models.parts import parts_of
 from unlearn_jax.models.paths import arrays, at, nested, replaced
-from unlearn_jax.types import Key, Model, Params, Statistics, UsageError, Variables
+from unlearn_jax.types import Key, Model, Params, Statistics, Variables
 
 MODELS = {
     "resnet{6n+2}": "CIFAR ResNet of depth 8, 14, 20, ... (three stages; --width is that of the first), arXiv 1512.03385",

@@ -7,8 +7,8 @@ Colours are Okabe and Ito's, which colour-blind people can tell apart. All are d
 import io
 from typing import TYPE_CHECKING
 
+from unlearn_jax.progress import stage
 from unlearn_jax.report import Folder
-from unlearn_jax.report.progress import stage
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -1,0 +1,1 @@
+"""Which characteristics beyond the loss show that an example was trained on."""

@@ -1,0 +1,59 @@
+"""The verdict, judged: fresh retrained models against fresh oracles, many times. A share of 5% should be called outside."""
+
+import dataclasses
+
+import numpy as np
+from scipy.stats import binomtest
+
+from experiments.calibration.options import Config
+from unlearn_jax.bench.alive import comparable, lost_members, score_alive, without
+from unlearn_jax.bench.forget_set import Study
+from unlearn_jax.bench.options import require
+from unlearn_jax.bench.setting import forget_mask, prepare
+from unlearn_jax.metrics import reference
+from unlearn_jax.metrics.evaluation import FEWEST_JUDGED
+from unlearn_jax.progress import working
+from unlearn_jax.runs import Run
+
+
+def run(config: Config, folder: Run) -> None:
+    """Write calibration.csv, a row for each metric and replicate, and say how often a perfect method fell outside."""
+    setting = prepare(config)
+    mask = forget_mask(config, setting, 0)
+    rows: list[list] = []
+    judged, outside, by_z = 0, 0, 0
+    for replicate in range(config.replicates):
+        fresh = dataclasses.replace(config, seed=config.seed + replicate)  # of the keys: data and forget set stay
+        study = Study(fresh, folder, setting, mask, f"replicate-{replicate}")
+        oracles = study.oracles()
+        retrained = study.pool("retrain", config.members)
+        with working(f"replicate {replicate + 1} of {config.replicates}") as update:
+            n = comparable(config.members, len(oracles.forget))
+            yardstick = reference(oracles, study.labels, n, splits=config.evaluation.splits, seed=replicate)
+            cube = study.logits(retrained.variables)
+            lost = lost_members(config, "retrained", (retrained.variables, cube), 2)
+            verdict, _ = score_alive(without(cube, lost), yardstick)
+            assert verdict
+            update(1.0, f"largest |z| {verdict.largest_z:.2f}, band {verdict.band:.2f}")
+        if verdict.inside is None:
+            continue  # so many models diverged that there is no verdict
+        judged += 1
+        outside += not verdict.inside
+        by_z += any(each.z is not None and abs(each.z) > verdict.band for each in verdict.scores)
+        rows += [[replicate, *each[:3], each.z, each.evidence, verdict.band, verdict.inside] for each in verdict.scores]
+    columns = ("replicate", "metric", "split", "value", "z", "evidence", "band", "inside")
+    folder.write_csv("calibration.csv", columns, rows)
+    said = f"fewer than {FEWEST_JUDGED} models were left in each of {config.replicates} replicates; expected a smaller number"
+    require(judged > 0, "--train.learning-rate", config.train.learning_rate, said)
+    interval = binomtest(outside, judged).proportion_ci()
+    spread = {
+        f"{metric} {split}": float(np.std([row[4] for row in rows if row[1:3] == [metric, split] and row[4] is not None]))
+        for metric, split in dict.fromkeys((row[1], row[2]) for row in rows)
+    }
+    found = {"outside": outside, "outside_by_z_alone": by_z, "replicates": judged}
+    folder.write_json("results.json", {**found, "low": interval.low, "high": interval.high, "sd_of_z": spread})
+    print(
+        f"{outside} of {judged} perfect pools of {config.members} were called outside: "
+        f"{100 * outside / judged:.1f}% (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f}%); "
+        f"by z alone, whatever a score's own standard error, {by_z}"
+    )

@@ -1,0 +1,529 @@
+"""Unlearning as overfitting: losses at a glance, trends along each axis, interpolation, and the cost of unlearning."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import SPLITS as COLOUR_OF
+from unlearn_jax.report.figures import loss_shares
+from unlearn_jax.report.tables import markdown
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+SPLITS = tuple(COLOUR_OF)
+KINDS = ("original", "oracle")
+ALL = "all"  # in place of a forget set's name: the mean over them
+MAIN = ("js_divergence", "forget")  # what is left: smooth with few models, where a histogram metric says little
+MEASURES = {
+    "train_accuracy": "accuracy on retain, %",
+    "test_accuracy": "accuracy on test, %",
+    "accuracy_gap": "gap, points",
+    "train_loss": "loss on retain, nats",
+    "test_loss": "loss on test, nats",
+    "loss_gap": "loss gap, nats",
+    "forget_accuracy": "accuracy on F, originals, %",
+    "oracle_accuracy": "accuracy on F, oracles, %",
+    "memorisation": "memorisation, points",
+    "memorised_wrong": "of wrong labels",
+    "memorised_right": "of right labels",
+    "lira_auc": "LiRA AUC",
+    "lira_null": "LiRA AUC of oracles",
+    "mean_distance": "squared distance of mean predictions on F",
+}
+"""Measure -> what it is called."""
+UNSEEN = ("train_loss", "test_loss", "mean_distance")  # measures that are in settings.csv only
+DIFFERENCES = {
+    "memorisation": "memorisation, points",
+    "lira_auc": "LiRA AUC",
+    "accuracy_gap": "gap, points",
+    "loss_gap": "loss gap, nats",
+    "test_error": "test error, points",
+    "left": "left by doing nothing, bits",
+    "mean_distance": "squared distance of mean predictions on F",
+}
+"""What one setting is subtracted from another in -> what it is called."""
+FITTED = (90, 99)  # percent of retain, below which a network is said not to fit
+REACHED = 1.0  # percent of training error, below which a model is said to interpolate
+VISIBLE = 2.0  # null standard deviations that doing nothing is away, where a share of it is spoken of
+OVERFITTING = ("train_loss", "loss_gap", "accuracy_gap", "memorisation", "lira_auc")
+"""What the cost of unlearning is held against."""
+TRENDS: dict[str, tuple[str, ...]] = {
+    "accuracy, %": ("train_accuracy", "test_accuracy", "oracle_accuracy"),
+    "loss, nats": ("train_loss", "test_loss"),
+    "memorisation,\npoints": ("memorisation", "memorised_wrong", "memorised_right"),
+    "LiRA AUC": ("lira_auc", "lira_null"),
+}
+MARKERS = {
+    "base": "o",
+    "depth": "s",
+    "width": "D",
+    "epochs": "^",
+    "weight decay": "v",
+    "augmentation": "P",
+    "label noise": "*",
+}
+CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # axes that a figure is about, where they are there
+LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats, where a loss axis begins: the first below which at most this share lies
+
+Interval = tuple[float, float, float]  # a value and the ends of its interval
+
+
+class Cost(NamedTuple):
+    """What a method leaves on a forget set, or on all of them together."""
+
+    forget_set: str
+    method: str
+    metric: str
+    split: str
+    value: float
+    low: float  # of a 95% interval over originals, and over forget sets where it is of all
+    high: float
+    null_mean: float
+    null_sd: float
+    n: int  # unlearned models, and as many oracles
+
+    @property
+    def excess(self) -> float:
+        """Beyond what retrained models score against each other."""
+        return self.value - self.null_mean
+
+    @property
+    def z(self) -> float:
+        """The same in null standard deviations; NaN where the null has none."""
+        return self.excess / self.null_sd if self.null_sd > 0 else math.nan
+
+    @property
+    def z_interval(self) -> Interval:
+        """Z and the ends of its interval; what the oracles leave open is in the unit, not in the interval."""
+        low, high = ((end - self.null_mean) / self.null_sd if self.null_sd > 0 else math.nan for end in (self.low, self.high))
+        return self.z, low, high
+
+
+class Unfitted(NamedTuple):
+    """How many networks there are, and how many of them are below each of `FITTED` on retain."""
+
+    networks: int
+    below_90: int
+    below_99: int
+
+
+class Setting(NamedTuple):
+    """One setting.
+
+    Attributes:
+        axis: what is varied.
+        value: its value.
+        parameters: how many the model has.
+        intervals: by measure, the value and its 95% interval.
+        costs: of doing nothing and of each method.
+        losses: of all models on all examples, nats, by kind (original, oracle) and split.
+        unfitted: networks that did not train, by kind.
+        parts: what each original says of each of `DIFFERENCES` on each forget set, NaN where it diverged; one set where it
+            depends on none, one row where it depends on all originals together.
+    """
+
+    axis: str
+    value: str
+    parameters: int
+    intervals: dict[str, Interval]
+    costs: list[Cost]
+    losses: dict[tuple[str, str], Float[np.ndarray, " answers"]]
+    unfitted: dict[str, Unfitted]
+    parts: dict[str, Float[np.ndarray, "_originals _sets"]]
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return f"{self.axis} {self.value}".strip()
+
+    def cost(self, method: str, metric: str, split: str) -> Cost | None:
+        """Over all forget sets; None where too few models are left."""
+        wanted = ALL, method, metric, split
+        return next((each for each in self.costs if each[:4] == wanted), None)
+
+    def has(self, method: str) -> bool:
+        """Whether the method has a cost, in null standard deviations too."""
+        found = self.cost(method, *MAIN)
+        return found is not None and found.null_sd > 0
+
+    def excess(self, method: str) -> Cost:
+        """Its main cost."""
+        found = self.cost(method, *MAIN)
+        assert found
+        return found
+
+    def share(self, method: str) -> float:
+        """What the method leaves, as a share of what doing nothing leaves."""
+        return self.excess(method).excess / self.excess("original").excess
+
+    def shares(self, method: str) -> list[float]:
+        """The same, forget set by forget set."""
+        left = {cost[:4]: cost.excess for cost in self.costs}
+        sets = dict.fromkeys(cost.forget_set for cost in self.costs if cost.forget_set != ALL)
+        pairs = [(left.get((name, method, *MAIN)), left.get((name, "original", *MAIN))) for name in sets]
+        return [own / nothing for own, nothing in pairs if own is not None and nothing]
+
+
+class Correlation(NamedTuple):
+    """Rank correlation over settings of a measure of overfitting with what a method leaves, and its 95% interval."""
+
+    measure: str
+    method: str
+    left: str  # excess, z, or share of what doing nothing leaves
+    settings: int
+    value: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """One setting minus another, on the same forget sets, and its 95% interval."""
+
+    measure: str
+    setting: str
+    minus: str
+    value: float
+    low: float
+    high: float
+    sets: list[float]  # on each forget set; empty where it depends on none
+
+
+class Study(NamedTuple):
+    """All settings, the base first."""
+
+    title: str
+    methods: list[str]
+    settings: list[Setting]
+    correlations: list[Correlation]
+    differences: list[Difference]
+
+    @property
+    def axes(self) -> dict[str, list[Setting]]:
+        """The settings on each axis, without the base that comes before them."""
+        found: dict[str, list[Setting]] = {}
+        for each in self.settings[1:]:
+            found.setdefault(each.axis, []).append(each)
+        return found
+
+    def some_axes(self, wanted: Sequence[str]) -> dict[str, list[Setting]]:
+        """The axes of these names, or the first one, or the base alone."""
+        axes = self.axes or {"": self.settings}
+        return {axis: axes[axis] for axis in wanted if axis in axes} or dict(list(axes.items())[:1])
+
+
+def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of results.csv: a row for each setting, forget set, method and metric."""
+    columns = ["axis", "setting", *Cost._fields, "z", "z_low", "z_high"]
+    rows = [
+        [each.axis, each.value, *cost, *(_cell(end) for end in cost.z_interval)] for each in study.settings for cost in each.costs
+    ]
+    return columns, rows
+
+
+def overview(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of settings.csv, a row for each setting."""
+    columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+    counts = [f"{kind}{end}" for kind in KINDS for end in ("s", *(f"s_below_{limit}" for limit in FITTED))]
+    rows = []
+    for each in study.settings:
+        ends = [end for measure in MEASURES for end in each.intervals.get(measure, (None,) * 3)]
+        of_kinds = [count for kind in KINDS for count in each.unfitted[kind]]
+        rows.append([each.axis, each.value, each.parameters, *of_kinds, *ends])
+    return ["axis", "setting", "parameters", *counts, *columns], rows
+
+
+def correlations(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of correlations.csv."""
+    return list(Correlation._fields), [[_cell(cell) for cell in each] for each in study.correlations]
+
+
+def differences(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of differences.csv: a row for each two settings and measure."""
+    count = max((len(each.sets) for each in study.differences), default=0)
+    rows = []
+    for measure, *rest, sets in study.differences:
+        own = [*sets, *[None] * (count - len(sets))]
+        rows.append([DIFFERENCES[measure], *map(_cell, rest), *own])
+    return [*Difference._fields[:-1], *(f"set_{index}" for index in range(count))], rows
+
+
+def summary(study: Study) -> str:
+    """What summary.md says."""
+    shown = [measure for measure in MEASURES if measure not in UNSEEN and measure in study.settings[0].intervals]
+    first = [
+        [each.name, str(each.parameters), _unfitted(each), *(_interval(each.intervals.get(name)) for name in shown)]
+        for each in study.settings
+    ]
+    names = ["original", *study.methods]
+    second = []
+    for each in study.settings:
+        found = [each.cost(name, *MAIN) for name in names]
+        accuracy = [each.cost(name, "accuracy_gap", "test") for name in names[1:]]
+        second.append(
+            [each.name]
+            + [f"{_interval(cost.z_interval)}; {cost.excess:.3f}" if cost else "" for cost in found]
+            + [f"{cost.value:+.1f}" if cost else "" for cost in accuracy]
+        )
+    third = [
+        [
+            MEASURES[each.measure],
+            each.method,
+            each.left,
+            str(each.settings),
+            f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})",
+        ]
+        for each in study.correlations
+    ]
+    below = f"below {FITTED[0]}% ({FITTED[1]}%) on retain: originals; oracles"
+    text = [
+        f"# Unlearning as overfitting: {study.title}",
+        "95% intervals over originals, and over forget sets where something depends on them. Memorisation: accuracy of originals "
+        "on F minus that of models retrained without it.",
+        markdown(["", "parameters", below, *(MEASURES[name] for name in shown)], first),
+        "What is left after unlearning: Jensen-Shannon divergence to the oracles on F, beyond what retrained models score, in "
+        "null standard deviations of the mean over the forget sets (z grows with the number of models, and with that of sets); "
+        "then in bits. Last: test accuracy minus the oracles'.",
+        markdown(["", *(f"{name}: z; bits" for name in names), *(f"{name}: test, points" for name in names[1:])], second),
+        "Rank correlation over settings of overfitting with what is left (share: of what doing nothing leaves, where that is "
+        "visible); 95% bootstrap over settings.",
+        markdown(["overfitting", "method", "what is left", "settings", "rank correlation"], third),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def glance(study: Study) -> "matplotlib.figure.Figure":
+    """Draws the losses on forget, retain and test side by side as capacity grows: of originals, and of oracles below them."""
+    axes_of = study.some_axes(CAPACITY)
+    across, down = max(map(len, axes_of.values())), 2 * len(axes_of)
+    lowest, highest = _least([losses for each in study.settings for losses in each.losses.values()]), 2
+    edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
+    names = [f"$10^{{{power}}}$" for power in range(lowest, highest, 4)] + ["$100$"]
+    figure = blank(WIDTH, 1.1 + 1.25 * down)
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    shares = {
+        (axis, number, key): loss_shares(losses[None], edges)
+        for axis, settings in axes_of.items()
+        for number, each in enumerate(settings)
+        for key, losses in each.losses.items()
+    }
+    for row, (axis, kind) in zip(panels, [(axis, kind) for axis in axes_of for kind in ("original", "oracle")], strict=True):
+        settings = axes_of[axis]
+        for panel in row[len(settings) :]:
+            panel.set_axis_off()
+        for number, (panel, each) in enumerate(zip(row, settings, strict=False)):
+            for height, (split, colour) in enumerate(COLOUR_OF.items()):
+                own = shares[axis, number, (kind, split)]
+                panel.stairs(-height + 0.92 * own / own.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
+                middle = float(np.median(each.losses[kind, split]))
+                place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
+                panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
+            if kind == "original":
+                panel.set_title(f"{axis} {each.value}", fontsize=9, pad=3)
+            panel.set_xticks(range(lowest, highest + 1, 4), names, fontsize=7)
+            panel.set_xticks(range(lowest, highest + 1, 2), minor=True)
+            panel.tick_params(axis="x", labelbottom=True)
+            panel.set_yticks([-0.0, -1.0, -2.0], SPLITS, fontsize=7, va="bottom")
+            panel.tick_params(axis="y", length=0)
+            panel.spines[["top", "right", "left"]].set_visible(False)
+        row[0].set_ylabel("originals" if kind == "original" else "oracles\n(without F)", fontsize=9)
+    panels[0, 0].set_ylim(-2.05, 1.0)
+    figure.suptitle(
+        f"{study.title}\nhow the losses on forget, retain and test spread, each to its own height; line: median", fontsize=9
+    )
+    figure.supxlabel(
+        f"cross-entropy of every model on every example (nats; clipped at $10^{{{lowest}}}$ and 100, as it can be 0)", fontsize=9
+    )
+    return figure
+
+
+def trends(study: Study) -> "matplotlib.figure.Figure":
+    """Draws overfitting and what is left along every axis, with intervals: a row for each, a column for each axis."""
+    axes_of = study.axes or {"": study.settings}
+    rows = [*TRENDS, "left on F, z", "left on F, bits"]
+    names = ["original", *study.methods]
+    figure = blank(WIDTH, 1.0 + 1.35 * len(rows))
+    widths = [_letters(axis, settings) for axis, settings in axes_of.items()]
+    panels = figure.subplots(len(rows), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
+    for row, (label, measures) in zip(panels, TRENDS.items(), strict=False):
+        for panel, settings in zip(row, axes_of.values(), strict=True):
+            for measure, colour in zip(measures, COLOURS, strict=False):
+                _line(panel, [each.intervals.get(measure) for each in settings], colour, MEASURES[measure])
+        _cut(row, [each.intervals[measure][0] for each in study.settings for measure in measures if measure in each.intervals])
+        row[0].set_ylabel(label, fontsize=8)
+    for row, of in zip(panels[-2:], (_z, _bits), strict=True):
+        for panel, settings in zip(row, axes_of.values(), strict=True):
+            for name, colour in zip(names, ("black", *COLOURS[:7]), strict=False):
+                found = [of(each, name) if each.has(name) else None for each in settings]
+                _line(panel, found, colour, "doing nothing" if name == "original" else name)
+            panel.axhline(0, color=BAND, linewidth=0.8, zorder=0)
+        values = [of(each, name)[0] for each in study.settings for name in names if each.has(name)]
+        _cut(row, [*values, 0.0])
+    for label, row in zip(rows, panels, strict=True):
+        row[0].set_ylabel(label, fontsize=8)
+        row[-1].legend(fontsize=6, framealpha=0.8, edgecolor="none", borderpad=0.1, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    for panel, axis in zip(panels[0], axes_of, strict=True):
+        panel.set_title(axis, fontsize=9)
+    for row in panels:
+        for panel, settings in zip(row, axes_of.values(), strict=True):
+            _dress(panel, settings)
+    figure.suptitle(f"{study.title}\n95% intervals over originals and forget sets, cut at the panels' edges", fontsize=9)
+    return figure
+
+
+def interpolation(study: Study) -> "matplotlib.figure.Figure":
+    """Draws error and loss on retain and test against width and epochs, and where the training error reaches 0."""
+    axes_of = study.some_axes(INTERPOLATION)
+    figure = blank(WIDTH, 5.2)
+    panels = figure.subplots(2, len(axes_of), squeeze=False, sharex="col", sharey="row")
+    colours = {"train": COLOUR_OF["retain"], "test": COLOUR_OF["test"]}
+    for column, (axis, settings) in zip(panels.T, axes_of.items(), strict=True):
+        for panel, kind in zip(column, ("accuracy", "loss"), strict=True):
+            for split, colour in colours.items():
+                found = [each.intervals[f"{split}_{kind}"] for each in settings]
+                if kind == "accuracy":
+                    found = [(100 - value, 100 - high, 100 - low) for value, low, high in found]
+                _line(panel, found, colour, "retain" if split == "train" else "test")
+            reached = [number for number, each in enumerate(settings) if each.intervals["train_accuracy"][0] > 100 - REACHED]
+            if reached:
+                panel.axvline(reached[0] - 0.5 if reached[0] else -0.3, color="black", linestyle=":", linewidth=1)
+            _dress(panel, settings)
+        column[0].set_title(axis, fontsize=9)
+        column[1].set_xlabel(f"{axis} (dotted: training error below {REACHED:g}% from here on)", fontsize=8)
+    for row in panels:
+        row[0].set_ylim(bottom=0)  # after all is drawn: it fixes the upper end of the whole row
+    panels[0, 0].set_ylabel("error, %", fontsize=8)
+    panels[1, 0].set_ylabel("loss, nats", fontsize=8)
+    panels[0, 0].legend(fontsize=8, frameon=False)
+    figure.suptitle(f"{study.title}\noriginals; wrong labels count on retain only; 95% intervals over originals", fontsize=9)
+    return figure
+
+
+def cost(study: Study) -> "matplotlib.figure.Figure":
+    """Draws what each method leaves: in bits against the attack, and as a share of doing nothing's against memorisation."""
+    names = {"original": "doing nothing", **{name: name for name in study.methods}}
+    colours = dict(zip(names, ("black", *COLOURS[:7]), strict=False))
+    axes_of = {**study.axes, "base": study.settings[:1]}
+    figure = blank(WIDTH, 4.8)
+    both = figure.subplots(1, 2)
+    for panel, measure, share in zip(both, ("lira_auc", "memorisation"), (False, True), strict=True):
+        told = [
+            (axis, each)
+            for axis, settings in axes_of.items()
+            for each in settings
+            if each.has("original") and (not share or each.excess("original").z > VISIBLE)
+        ]
+        reach = [end for _, each in told for end in each.intervals[measure]]
+        apart = 0.006 * (max(reach) - min(reach)) if reach else 0.0  # methods side by side, or they hide each other
+        heights = [100.0 if share else 0.0]
+        for number, (name, colour) in enumerate(colours.items()):
+            for axis, each in told:
+                if not each.has(name) or (share and name == "original"):
+                    continue
+                x, left, right = (end + apart * (number - len(colours) / 2) for end in each.intervals[measure])
+                y, low, high = _share(each, name) if share else _bits(each, name)
+                panel.plot([left, right], [y, y], color=colour, linewidth=0.7, alpha=0.3)
+                panel.plot([x, x], [low, high], color=colour, linewidth=0.9, alpha=0.45)
+                panel.plot(x, y, MARKERS[axis], color=colour, markersize=4.5, alpha=0.9)
+                heights.append(y)
+        _cut([panel], heights)
+        panel.axhline(100 if share else 0, color=BAND, linewidth=0.8, zorder=0)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    both[0].set_xlabel("LiRA AUC on F, originals against oracles", fontsize=8)
+    both[1].set_xlabel("memorisation: accuracy on F, originals minus oracles (points)", fontsize=8)
+    both[0].set_ylabel("left on F: Jensen-Shannon divergence beyond the null (bits)", fontsize=8)
+    both[1].set_ylabel("the same, % of what doing nothing leaves", fontsize=8)
+    both[1].set_title(f"where doing nothing is more than {VISIBLE:g} null sd away", fontsize=8)
+    handles = [
+        both[0].plot([], [], "_", color=colour, markeredgewidth=3, label=names[name])[0] for name, colour in colours.items()
+    ]
+    handles += [both[0].plot([], [], MARKERS[axis], color="#888888", label=axis)[0] for axis in axes_of]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=7,
+        columnspacing=1.0,
+        handlelength=1.2,
+        handletextpad=0.5,
+    )
+    figure.suptitle(
+        f"{study.title}\nlines: 95% intervals over originals and forget sets; of the share, from the lowest to the highest "
+        "forget set; cut at the edges",
+        fontsize=9,
+    )
+    return figure
+
+
+def _z(each: Setting, method: str) -> Interval:
+    return each.excess(method).z_interval
+
+
+def _bits(each: Setting, method: str) -> Interval:
+    found = each.excess(method)
+    return found.excess, found.low - found.null_mean, found.high - found.null_mean
+
+
+def _share(each: Setting, method: str) -> Interval:
+    """In percent; the ends are no interval but the forget sets' lowest and highest."""
+    found = [100 * each.share(method), *(100 * share for share in each.shares(method))]
+    return found[0], min(found), max(found)
+
+
+def _least(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
+    """Where a loss axis begins, log10 nats: so low that no histogram piles up there, if that can be."""
+    return next((low for low in LOWEST if all(np.mean(each < 10.0**low) <= BELOW for each in losses)), LOWEST[-1])
+
+
+def _letters(axis: str, settings: Sequence[Setting]) -> int:
+    """How wide a column must be, in letters: for its title, its values side by side, and three for each point."""
+    return max(3 * len(settings), len(axis) + 1, sum(len(each.value) + 1 for each in settings))
+
+
+def _line(panel: "matplotlib.axes.Axes", found: Sequence[Interval | None], colour: str, label: str) -> None:
+    """One measure along an axis, with its intervals where they are finite."""
+    places = [number for number, each in enumerate(found) if each is not None]
+    known = np.array([each for each in found if each is not None]).reshape(-1, 3)
+    panel.plot(places, known[:, 0], "o-", color=colour, markersize=3, linewidth=1.0, label=label)
+    for place, (_, low, high) in zip(places, known, strict=True):
+        if math.isfinite(low):
+            panel.plot([place, place], [low, high], color=colour, linewidth=1.0, alpha=0.6)
+
+
+def _dress(panel: "matplotlib.axes.Axes", settings: Sequence[Setting]) -> None:
+    """Names the settings of an axis under a panel."""
+    panel.set_xticks(range(len(settings)), [each.value for each in settings], fontsize=7)
+    panel.set_xlim(-0.4, len(settings) - 0.6)
+    panel.tick_params(axis="y", labelsize=7)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#EEEEEE", linewidth=0.6)
+
+
+def _cut(row: Sequence["matplotlib.axes.Axes"], values: Sequence[float]) -> None:
+    """A row of panels reaches a little beyond the values; intervals may be cut."""
+    low, high = min(values), max(values)
+    margin = 0.15 * max(high - low, 1e-3)
+    row[0].set_ylim(low - margin, high + margin)
+
+
+def _cell(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _unfitted(each: Setting) -> str:
+    found = [each.unfitted[kind] for kind in KINDS]
+    return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in found)
+
+
+def _interval(found: Interval | None) -> str:
+    if found is None:
+        return ""
+    value, low, high = found
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"

@@ -1,0 +1,1 @@
+"""What capacity does to the boundary and to each point's exact influence: width, depth, steps, ...."""

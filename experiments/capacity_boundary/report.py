@@ -1,0 +1,223 @@
+"""What capacity does: boundaries network by network, trends along each axis, and whose rankings of the points agree."""
+
+import math
+import textwrap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+from unlearn_jax.report.planes import DOTS, MARKERS, draw_boundary, draw_plane
+from unlearn_jax.report.tables import markdown
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+MEASURES = {
+    "train_accuracy": "accuracy on the points, %",
+    "test_accuracy": "accuracy on clean fresh points, %",
+    "displacement": "mean displacement without a point",
+    "noise": "float noise",
+    "above_noise": "points beyond float noise, %",
+    "gini": "Gini of the displacements",
+    "half": "points that carry half, %",
+    "most": "points that carry 90%, %",
+    "ranks": "rank correlation of two seeds",
+    "common": "share common to seeds",
+    "memorised": "memorisation, right labels",
+    "memorised_wrong": "memorisation, wrong labels",
+    "less_memorised": "points less memorised than by the base, %",
+}
+"""Measure -> what it is called."""
+TRENDS: dict[str, tuple[str, ...]] = {
+    "accuracy, %": ("train_accuracy", "test_accuracy"),
+    "displacement": ("displacement", "noise"),
+    "carry 90%, %": ("most",),
+    "ranks, two seeds": ("ranks",),
+    "common to seeds": ("common",),
+    "memorisation": ("memorised", "memorised_wrong"),
+}
+LOGARITHMIC = ("displacement",)
+
+Interval = tuple[float, float, float]  # a value and the ends of its interval
+
+
+class Variant(NamedTuple):
+    """One network.
+
+    Attributes:
+        axis: what is varied.
+        value: its value.
+        parameters: how many it has.
+        seeds: whose boundary is in the window.
+        surfaces: of each seed's original, the margin of each class on the grid.
+        intervals: by measure, the value and its 95% interval.
+    """
+
+    axis: str
+    value: str
+    parameters: int
+    seeds: int
+    surfaces: Float[np.ndarray, "seeds classes rows columns"]
+    intervals: dict[str, Interval]
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return f"{self.axis.replace('_', ' ')} {self.value}".strip()
+
+
+class Study(NamedTuple):
+    """All networks, the base first.
+
+    Attributes:
+        title: what it is about.
+        points: where they are.
+        labels: as trained on.
+        window: left, right, bottom, top of the part of the plane that is looked at.
+        variants: the networks.
+        agreement: rank correlation of the displacements of two networks, different seeds.
+    """
+
+    title: str
+    points: Float[np.ndarray, "points 2"]
+    labels: Int[np.ndarray, " points"]
+    window: tuple[float, float, float, float]
+    variants: list[Variant]
+    agreement: Float[np.ndarray, "variants variants"]
+
+    @property
+    def axes(self) -> dict[str, list[Variant]]:
+        """The networks on each axis, without the base that comes before them."""
+        found: dict[str, list[Variant]] = {}
+        for each in self.variants[1:]:
+            found.setdefault(each.axis, []).append(each)
+        return found
+
+
+def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of capacity_boundary.csv, a row for each network; no ends of an interval from two seeds."""
+    columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+    rows = [
+        [
+            *(each.axis, each.value, each.parameters, each.seeds),
+            *(end if math.isfinite(end) else None for measure in MEASURES for end in each.intervals[measure]),
+        ]
+        for each in study.variants
+    ]
+    return ["axis", "value", "parameters", "seeds", *columns], rows
+
+
+def summary(study: Study) -> str:
+    """What summary.md says."""
+    lines = [
+        [each.name, str(each.parameters), str(each.seeds), *(_interval(each.intervals[measure]) for measure in MEASURES)]
+        for each in study.variants
+    ]
+    text = [
+        f"# Capacity: {study.title}",
+        "95% intervals over seeds (jackknife, Student's t; none from two seeds; of the last column over points, bootstrap). "
+        "Displacement: how far the boundary moves, on average along it, when a point is left out. Common to seeds: "
+        "of the change of the margins. Memorisation: how much less probable a point's label is without it.",
+        markdown(["", "parameters", "seeds", *MEASURES.values()], lines),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def boundaries(study: Study) -> "matplotlib.figure.Figure":
+    """Draws the boundaries of every network: the first seed's in black, the others' in orange; a row for each axis."""
+    axes_of = study.axes
+    down, across = len(axes_of), max(map(len, axes_of.values()))
+    left, right, bottom, top = study.window
+    figure = blank(WIDTH, 0.6 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    for row, (axis, variants) in zip(panels, axes_of.items(), strict=True):
+        for axes in row[len(variants) :]:
+            axes.set_axis_off()
+        for axes, variant in zip(row, variants, strict=False):
+            for label in np.unique(study.labels):
+                own = study.labels == label
+                axes.scatter(*study.points[own].T, color=DOTS[label % 6], marker=MARKERS[label % 8], s=2, alpha=0.6, linewidths=0)
+            for number, surface in reversed(list(enumerate(variant.surfaces))):
+                draw_boundary(axes, study.window, surface, COLOURS[4] if number else "black", 0.7 if number else 1.1)
+            axes.set_title(f"{axis.replace('_', ' ')} {variant.value}", fontsize=7, pad=2)
+            draw_plane(axes, study.window)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    figure.suptitle(f"{study.title}\nthe boundary from the first seed (black) and from the others (orange)", fontsize=9)
+    return figure
+
+
+def trends(study: Study) -> "matplotlib.figure.Figure":
+    """Draws the measures along every axis, with their intervals: a row for each measure, a column for each axis."""
+    axes_of = study.axes
+    widths = [max(len(variants), 3) for variants in axes_of.values()]
+    figure = blank(WIDTH, 0.8 + 1.45 * len(TRENDS))
+    panels = figure.subplots(len(TRENDS), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
+    for row, (label, measures) in zip(panels, TRENDS.items(), strict=True):
+        for axes, variants in zip(row, axes_of.values(), strict=True):
+            places = np.arange(len(variants))
+            for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
+                values, low, high = np.array([variant.intervals[measure] for variant in variants]).T
+                shown = [math.isfinite(one) for one in low]
+                line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # there is nothing between kinds
+                name = textwrap.fill(MEASURES[measure], 16)
+                axes.plot(places, values, line, color=colour, markersize=3, linewidth=1.0, label=name)
+                axes.vlines(places[shown], low[shown], high[shown], color=colour, linewidth=1.0, alpha=0.6)
+            axes.set_xticks(places, [variant.value for variant in variants], rotation=45, fontsize=7)
+            axes.tick_params(axis="y", labelsize=7)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
+            if measures[0] in LOGARITHMIC:
+                axes.set_yscale("log")
+        values = np.array([each.intervals[measure][0] for each in study.variants for measure in measures])
+        if measures[0] in LOGARITHMIC:
+            row[0].set_ylim(values[values > 0].min() / 2, values.max() * 2)  # an interval of three seeds may reach below 0
+        else:
+            margin = 0.15 * max(np.ptp(values), 1e-3)
+            row[0].set_ylim(values.min() - margin, values.max() + margin)
+        row[0].set_ylabel(label, fontsize=8)
+        if len(measures) > 1:
+            row[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for axes, axis in zip(panels[0], axes_of, strict=True):
+        axes.set_title(axis.replace("_", " "), fontsize=8)
+    figure.suptitle(f"{study.title}\n95% intervals over seeds, cut at the panels' edges", fontsize=9)
+    return figure
+
+
+def between_networks(study: Study) -> "matplotlib.figure.Figure":
+    """Draws the rank correlation of the displacements of any two networks, from different seeds."""
+    base, *others = study.variants
+    rows = [0, *(1 + number for number, each in enumerate(others) if each.intervals != base.intervals)]
+    names, agreement = [study.variants[row].name for row in rows], study.agreement[np.ix_(rows, rows)]
+    figure = blank(WIDTH, WIDTH * 0.85)
+    axes = figure.add_subplot()
+    image = axes.imshow(agreement, cmap="RdBu", vmin=-1, vmax=1)
+    places = range(len(names))
+    axes.set_xticks(places, names, rotation=90, fontsize=7)
+    axes.set_yticks(places, names, fontsize=7)
+    for row in places:
+        for column in places:
+            value = agreement[row, column]
+            axes.text(
+                column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > 0.6 else "black"
+            )
+    figure.colorbar(image, ax=axes, shrink=0.8, label="rank correlation of the displacements, two different seeds")
+    axes.set_title(
+        f"{study.title}\nwhose rankings of the points agree, in hundredths; diagonal: a network with itself", fontsize=9
+    )
+    return figure
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _interval(found: Interval) -> str:
+    value, low, high = found
+    return f"{value:.3g} ({low:.3g} to {high:.3g})" if math.isfinite(high - low) else f"{value:.3g}"

@@ -1,0 +1,172 @@
+"""What capacity does to the boundary of a toy and to the exact influence of every point, from several seeds."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from experiments.capacity_boundary import report
+from experiments.capacity_boundary.options import Config
+from unlearn_jax import influence
+from unlearn_jax.bench.options import require
+from unlearn_jax.bench.setting import decisive
+from unlearn_jax.bench.toy import around, drawn, float_noise, prepared, shuffled, surfaces
+from unlearn_jax.data import Toy
+from unlearn_jax.influence import NoBoundaryError, Window
+from unlearn_jax.metrics.changes import carriers, common_share, gini
+from unlearn_jax.metrics.statistics import bootstrap, jackknife
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.runs import Run, json_text
+from unlearn_jax.training.ensembles import predict
+
+FRESH, FRESH_POINTS = 0x7E57, 2000  # added to the seed, and how many: points that nobody trained on
+Seed = dict[str, np.ndarray]  # what was found from one seed
+
+
+def run(config: Config, folder: Run) -> None:
+    """Leave every point out of every network from every seed, and compare what the points did.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    toy = drawn(config, config.seed)
+    window = around(toy.train.images, config.resolution)
+    found: list[tuple[str, str, dict[int, Seed]]] = []  # of each network the seeds that have a boundary
+    for axis, value, own in config.variants():
+        seeds: dict[int, Seed] = {}
+        with working(f"{axis} {value}") as update:
+            for done in range(config.seeds):
+                one = kept(own, folder, toy, window, config.seed + done)
+                if len(one["displacement"]) and np.ptp(one["displacement"]):  # else no point is told from another
+                    seeds[config.seed + done] = one
+                update((done + 1) / config.seeds, f"{done + 1} seeds, {done + 1 - len(seeds)} without a boundary")
+        if not found:
+            remedy = f"the base has a decision boundary from {len(seeds)} of {config.seeds} seeds, two are the least"
+            remedy += f"; expected more, or a larger --train.learning-rate than {config.train.learning_rate:g}"
+            require(len(seeds) >= 2, "--train.epochs", config.train.epochs, remedy)
+        if len(seeds) >= 2:
+            found.append((axis, value, seeds))
+    base = found[0][2]
+    study = report.Study(
+        title=f"{config.train_size} points, {config.seeds} seeds; base: {config.layers} {config.activation} layers of "
+        f"{config.width}, {config.train.epochs} steps of {config.train.optimiser}",
+        points=toy.train.images,
+        labels=toy.train.labels,
+        window=window[:4],
+        variants=[
+            report.Variant(
+                axis,
+                value,
+                int(next(iter(seeds.values()))["parameters"]),
+                len(seeds),
+                np.stack([one["surface"] for one in seeds.values()]),
+                summed_up(toy, [*seeds.values()], [*base.values()]),
+            )
+            for axis, value, seeds in found
+        ],
+        agreement=between([seeds for *_, seeds in found]),
+    )
+    folder.write_csv("capacity_boundary.csv", *report.table(study))
+    each = [[axis, value, seed, *of_seed(one)] for axis, value, seeds in found for seed, one in seeds.items()]
+    folder.write_csv("seeds.csv", ["axis", "value", "seed", "displacement_mean", "displacement_median", "noise_median"], each)
+    folder.write_json("results.json", {each.name: each.intervals for each in study.variants})
+    summary = report.summary(study)
+    folder.write_text("summary.md", summary)
+    if study.axes:  # or no network but the base has a boundary from two seeds
+        save(report.boundaries(study), folder, "boundaries")
+        save(report.trends(study), folder, "trends")
+    save(report.between_networks(study), folder, "agreement")
+    print(summary)
+
+
+def kept(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
+    """What was found from one seed, by an earlier run or now."""
+    name, make = f"seeds/{named(config)}-{seed}.npz", partial(looked_at, config, toy, window, seed)
+    return folder.cached(name, {**decisive(config), "of_seed": seed}, make)
+
+
+def named(config: Config) -> str:
+    """Names a network by everything that its results depend on: two on different axes may be one, and two alike may not be."""
+    digest = hashlib.sha256(json_text(decisive(config)).encode()).hexdigest()
+    return f"{config.activation}-{config.layers}x{config.width}-{digest[:16]}"
+
+
+def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
+    """The exact influence of every point from one seed; displacements of no point where there is no boundary in the window."""
+    original = prepared(config, toy, seed)
+    try:
+        exact = influence.leave_one_out(original, window=window, strategy=config.strategy, chunk=config.chunk)
+    except NoBoundaryError:
+        return {"displacement": np.zeros(0)}
+    noise = float_noise(config, original, exact, window, shuffled(config, original))
+    one = jax.tree.map(lambda leaf: leaf[None], exact.original)
+    fresh = drawn(dataclasses.replace(config, train_size=FRESH_POINTS), config.seed + FRESH)
+    seen, unseen = (predict(original.model, one, points)[0] for points in (toy.train.images, fresh.train.images))
+    return {
+        "displacement": exact.change.mean_displacement,
+        "margins": influence.margins(original.model, exact.original, original.examples),
+        "change": exact.change.margins,
+        "noise": noise,
+        "surface": surfaces(original, one, window)[0],
+        "train_accuracy": np.mean(seen.argmax(1) == toy.train.labels),
+        "test_accuracy": np.mean(unseen.argmax(1) == fresh.clean_labels),
+        "parameters": np.array(sum(leaf.size for leaf in jax.tree.leaves(exact.original.params))),
+    }
+
+
+def of_seed(one: Seed) -> tuple[float, float, float]:
+    """Mean and median over points of the displacement, and the median float noise: a few seeds may carry a mean over seeds."""
+    return float(one["displacement"].mean()), float(np.median(one["displacement"])), float(np.median(one["noise"]))
+
+
+def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, tuple[float, float, float]]:
+    """What all points did together, with intervals over seeds (over points for the comparison with the base)."""
+    wrong = toy.train.labels != toy.clean_labels
+
+    def each(statistic: Callable[[Seed], float]) -> tuple[float, float, float]:
+        return jackknife(lambda values: float(values.mean()), np.array([statistic(one) for one in seeds]))
+
+    less = np.mean([memorised(one) for one in seeds], axis=0) < np.mean([memorised(one) for one in base], axis=0)
+    return {
+        "train_accuracy": each(lambda one: 100 * float(one["train_accuracy"])),
+        "test_accuracy": each(lambda one: 100 * float(one["test_accuracy"])),
+        "displacement": each(lambda one: float(one["displacement"].mean())),
+        "noise": each(lambda one: float(np.median(one["noise"]))),
+        "above_noise": each(lambda one: 100 * float(np.mean(one["displacement"] > one["noise"].max()))),
+        "gini": each(lambda one: gini(one["displacement"])),
+        "half": each(lambda one: 100 * carriers(one["displacement"], 0.5)),
+        "most": each(lambda one: 100 * carriers(one["displacement"], 0.9)),
+        "ranks": jackknife(rank_correlation, np.stack([one["displacement"] for one in seeds])),
+        "common": jackknife(common_share, np.stack([one["change"] for one in seeds])),
+        "memorised": each(lambda one: float(memorised(one)[~wrong].mean())),
+        "memorised_wrong": each(lambda one: float(memorised(one)[wrong].mean()) if wrong.any() else 0.0),
+        "less_memorised": bootstrap(100.0 * less, 0),
+    }
+
+
+def memorised(one: Seed) -> np.ndarray:
+    """How much more probable each point's label is with the point than without it: exact, from one seed."""
+    return expit(one["margins"]) - expit(one["margins"] + np.diagonal(one["change"]))
+
+
+def rank_correlation(displacements: np.ndarray) -> float:
+    """Spearman's rank correlation of every pair of rows, on average."""
+    among = np.corrcoef(rankdata(displacements, axis=1))
+    return float(among[np.triu_indices(len(among), 1)].mean())
+
+
+def between(networks: list[dict[int, Seed]]) -> np.ndarray:
+    """The same of any two networks, from different seeds, by number; on the diagonal of one network's own."""
+    ranks = [rankdata(np.stack([one["displacement"] for one in seeds.values()]), axis=1) for seeds in networks]
+    found = np.zeros((len(networks), len(networks)))
+    for row, (mine, own) in enumerate(zip(networks, ranks, strict=True)):
+        for column, (theirs, other) in enumerate(zip(networks, ranks, strict=True)):
+            both = np.corrcoef(own, other)[: len(own), len(own) :]
+            found[row, column] = both[np.not_equal.outer([*mine], [*theirs])].mean()
+    return found

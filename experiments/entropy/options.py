@@ -1,0 +1,177 @@
+"""When is it useful to minimise the entropy and the loss on the forget set? Signs and weights of both, under many circumstances.
+
+Each circumstance is a kind of forget set, with its originals: what labels are wrong, how long they were trained, whether the loss
+on the retain set holds the model. In each, every pair of weights of either sign of the method `entropy_with_retain` is tried, and
+what is to predict the sign is measured beside it: how sure retrained models are there, and how sure the originals. The defaults
+are digits and an MLP that learns every wrong label: 45 minutes on two cores that four other jobs used too. A run that was stopped
+goes on where it was.
+
+    python benchmark.py --exp entropy
+
+A few circumstances only, another network, or another data set:
+
+    python benchmark.py --exp entropy --model resnet8 --width 8 --train.epochs 15 --circumstances random,mislabelled,corrected
+    python benchmark.py --exp entropy --dataset fashion_mnist --train-size 2000
+    python benchmark.py --exp entropy --dataset cifar10 --model resnet18 --width 64
+"""
+
+import dataclasses
+from math import inf
+from typing import Any, ClassVar, NamedTuple
+
+from unlearn_jax.bench.main_options import Auto, Evaluation, Forget, Kind
+from unlearn_jax.bench.main_options import Config as Unlearning
+from unlearn_jax.bench.options import Train, require
+
+
+class Circumstance(NamedTuple):
+    """What is forgotten, by whom.
+
+    Attributes:
+        title: what it is called in figures.
+        kind: of the forget sets, see `--forget.kind`.
+        size: of the forget sets, see `--forget.size`.
+        noisy: whether the training set has its wrong labels; otherwise all are right.
+        corrected: whether the forget set comes with its right labels.
+        epochs: length of the training of originals and oracles, in units of the configuration's.
+        retain_weight: of the loss on the retain set.
+    """
+
+    title: str
+    kind: Kind
+    size: float = Forget.size
+    noisy: bool = True
+    corrected: bool = False
+    epochs: float = 1.0
+    retain_weight: float = 1.0
+
+
+CIRCUMSTANCES = {
+    "random": Circumstance("random tenth", "random"),
+    "mislabelled": Circumstance("wrong labels", "mislabelled_part", 0.5),
+    "corrected": Circumstance("wrong labels, corrected", "mislabelled_part", 0.5, corrected=True),
+    "class": Circumstance("a class", "class"),
+    "class_part": Circumstance("half a class", "class_part", 0.5),
+    "memorised": Circumstance("most memorised", "memorised"),
+    "unmemorised": Circumstance("least memorised", "unmemorised"),
+    "mislabelled_short": Circumstance("wrong labels, short training", "mislabelled_part", 0.5, epochs=1 / 3),
+    "mislabelled_half": Circumstance("wrong labels, half the training", "mislabelled_part", 0.5, epochs=0.5),
+    "mislabelled_long": Circumstance("wrong labels, long training", "mislabelled_part", 0.5, epochs=3.0),
+    "mislabelled_free": Circumstance("wrong labels, R not held", "mislabelled_part", 0.5, retain_weight=0.0),
+    "random_free": Circumstance("random tenth, R not held", "random", retain_weight=0.0),
+    "clean": Circumstance("random tenth, all labels right", "random", noisy=False),
+}
+
+
+FEWER = Evaluation(retain_size=500)
+LONG = Train(epochs=40)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Unlearning):
+    """The options of the experiment `entropy`."""
+
+    exp: str = "entropy"
+    """The experiment. `--list` shows all."""
+    circumstances: str = ",".join(CIRCUMSTANCES)
+    """Names separated by commas. random; wrong labels: mislabelled (half of them), corrected (the same with the right labels at
+    hand), mislabelled_short, _half, _long (a third, half and three times the epochs), _free (no loss on the retain set); class,
+    class_part; memorised, unmemorised; random_free (no loss on the retain set); clean (a random set, all labels right)."""
+    model: str = "mlp"
+    """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
+    width: int = 128
+    """Channels of the first stage, or hidden units of the MLP."""
+    train: Train = LONG
+    members: int = 6
+    """Original models; each setting unlearns them all. Twice as many oracles judge, as many retrained models are the null."""
+    forget_sets: int = 3
+    """Forget sets of each circumstance: strengths are chosen on the others, so at least 2."""
+    entropy_weights: str = "0.1,0.3,1"
+    """Strengths of the entropy on the forget set, separated by commas; each is tried with both signs, and none."""
+    loss_weights: str = "0.03,0.1,0.3,1"
+    """Strengths of the loss on the forget set, likewise."""
+    epochs: int = 3
+    """Passes over the retain set."""
+    batch_size: int = 64
+    """Examples of each set in a step of unlearning."""
+    learning_rate: float = 0.01
+    """Of the unlearning, by SGD with momentum 0.9."""
+    evaluation: Evaluation = FEWER
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"circumstances", "forget_sets"})
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        require(self.members != "auto", "--members", self.members, "expected a number: there is no verdict here")
+        super().check()
+        require(self.members >= 3, "--members", self.members, "expected an integer of at least 3, or there are no intervals")
+        several = self.forget_sets >= 2
+        require(several, "--forget-sets", self.forget_sets, "expected an integer of at least 2: strengths are chosen elsewhere")
+        own = self.methods == "main" and not self.hyper
+        require(own, "--methods/--hyper", self.methods, "this study has one method, and options for it; leave them out")
+        require(self.auto == Auto(), "--auto", self.auto.metric, "is used with --exp unlearning only")
+        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: a setting runs once")
+        kept = dataclasses.replace(self.forget, models=Forget.models) == Forget()
+        require(kept, "--forget.kind", self.forget.kind, "the circumstances say what is forgotten; see --circumstances")
+        require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "expected an integer of at least 1")
+        require(0 < self.learning_rate < inf, "--learning-rate", self.learning_rate, "expected a number above 0")
+        self.names()
+        self.weights()
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records: circumstances one by one, so that a run can be extended by some."""
+        return {**super().recorded(), "circumstances": self.names()}
+
+    def names(self) -> list[str]:
+        """The circumstances that are asked for, in order, each once."""
+        names = list(dict.fromkeys(name for name in self.circumstances.replace(",", " ").split() if name))
+        for name in names or [""]:
+            require(name in CIRCUMSTANCES, "--circumstances", name, f"there is {', '.join(CIRCUMSTANCES)}")
+        return names
+
+    def weights(self) -> tuple[list[float], list[float]]:
+        """The signed weights of the entropy and of the loss, ascending, with 0 in the middle."""
+        return _signed("--entropy-weights", self.entropy_weights), _signed("--loss-weights", self.loss_weights)
+
+    def under(self, circumstance: Circumstance) -> "Config":
+        """The options under a circumstance."""
+        epochs = max(1, round(self.train.epochs * circumstance.epochs))
+        return dataclasses.replace(
+            self,
+            forget=dataclasses.replace(self.forget, kind=circumstance.kind, size=circumstance.size),
+            label_noise=self.label_noise if circumstance.noisy else 0.0,
+            train=dataclasses.replace(self.train, epochs=epochs),
+        )
+
+
+def smoke(config: Config) -> Config:
+    """The whole path in seconds."""
+    return dataclasses.replace(
+        config,
+        smoke=True,
+        train_size=300,
+        model="mlp",
+        width=16,
+        members=3,
+        forget_sets=2,
+        circumstances="mislabelled,corrected",
+        entropy_weights="0.3",
+        loss_weights="0.1",
+        epochs=1,
+        train=Train(epochs=4, batch_size=64),
+        evaluation=Evaluation(retain_size=100),
+    )
+
+
+def _signed(option: str, text: str) -> list[float]:
+    """Strengths with both signs, and 0."""
+    accepted = "expected numbers above 0, ascending, separated by commas"
+    try:
+        strengths = [float(word) for word in text.split(",")]
+    except ValueError:
+        require(False, option, text, accepted)
+        raise
+    ascending = all(low < high for low, high in zip([0.0, *strengths], [*strengths, inf], strict=True))
+    require(ascending, option, text, accepted)
+    return [*(-one for one in reversed(strengths)), 0.0, *strengths]

@@ -1,0 +1,243 @@
+"""When minimising entropy and loss on the forget set is useful: a map for each circumstance, and signs against their cause."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+from unlearn_jax.report.tables import markdown
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+SPLITS = ("forget", "retain", "test")
+COLUMNS = 5  # panels in a row
+NEITHER = "entropy none, loss none"
+GAINS = {
+    **{
+        f"gain of {doing} {term}, {how}": pair
+        for doing, done in (("lowering", "lowered"), ("raising", "raised"))
+        for term, how, pair in (
+            ("entropy", "alone", (NEITHER, f"entropy {done}, loss none")),
+            ("entropy", "beside", ("entropy none", f"entropy {done}")),
+            ("loss", "alone", (NEITHER, f"entropy none, loss {done}")),
+            ("loss", "beside", ("loss none", f"loss {done}")),
+        )
+    },
+    "gain of lowering both": (NEITHER, "entropy lowered, loss lowered"),
+    "entropy: lowering over raising, alone": ("entropy raised, loss none", "entropy lowered, loss none"),
+    "entropy: lowering over raising, beside": ("entropy raised", "entropy lowered"),
+    "loss: lowering over raising, alone": ("entropy none, loss raised", "entropy none, loss lowered"),
+    "loss: lowering over raising, beside": ("loss raised", "loss lowered"),
+}
+"""What is gained -> the settings without it and those with it, whose distances are subtracted. Beside: the other at its best."""
+SHOWN = {
+    "entropy gap": "oracles' entropy on F over originals'",
+    "loss gap": "their loss on F over originals'",
+    "same answer": "F that originals answer as oracles do",
+    "distance: nothing": "doing nothing",
+    "distance: null": "retrained",
+    f"distance: {NEITHER}": "fine-tuned on R",
+    **{
+        f"distance: gain of {doing} {term}, {how}": f"{doing} {term} {how}"
+        for term in ("entropy", "loss")
+        for how in ("alone", "beside")
+        for doing in ("lowering", "raising")
+    },
+    "distance: gain of lowering both": "lowering both",
+}
+"""Measures of the summary -> their headings."""
+
+Interval = tuple[float, float, float]  # a value and the ends of its interval
+
+
+class Tried(NamedTuple):
+    """One setting on one forget set: distances in the oracles' standard deviations, divergence in bits, accuracies in %, nats."""
+
+    forget_set: int
+    kind: str  # setting, nothing (the originals) or retrain (the null)
+    entropy_weight: float | None  # above 0: minimised
+    loss_weight: float | None  # above 0: minimised
+    forget: float
+    retain: float
+    test: float
+    total: float
+    divergence: float
+    accuracy_forget: float
+    accuracy_retain: float
+    accuracy_test: float
+    entropy: float
+    loss: float
+
+
+class Circumstance(NamedTuple):
+    """What was found under one circumstance.
+
+    Attributes:
+        name: its name.
+        title: the same in words.
+        tried: every setting on every forget set, and both ends.
+        measures: a value over the forget sets and its 95% interval over models.
+        by_set: the same values, one for each forget set.
+    """
+
+    name: str
+    title: str
+    tried: list[Tried]
+    measures: dict[str, Interval]
+    by_set: dict[str, list[float]]
+
+    def totals(self, entropy_weights: Sequence[float], loss_weights: Sequence[float]) -> Float[np.ndarray, "loss entropy"]:
+        """Distances of the settings, over the forget sets on average."""
+        found: dict[tuple[float | None, float | None], list[float]] = {}
+        for one in self.tried:
+            found.setdefault((one.entropy_weight, one.loss_weight), []).append(one.total)
+        return np.array([[np.mean(found[entropy, loss]) for entropy in entropy_weights] for loss in loss_weights])
+
+
+class Study(NamedTuple):
+    """All circumstances, and the signed weights that were tried in each, ascending."""
+
+    title: str
+    entropy_weights: list[float]
+    loss_weights: list[float]
+    circumstances: list[Circumstance]
+
+
+def in_short(found: Circumstance) -> str:
+    """One line: both ends, and the setting that is nearest on average over the forget sets, as they are."""
+    settings = [one for one in found.tried if one.kind == "setting"]
+    weights = list(dict.fromkeys((one.entropy_weight, one.loss_weight) for one in settings))
+    totals = [np.mean([one.total for one in settings if (one.entropy_weight, one.loss_weight) == pair]) for pair in weights]
+    best = int(np.argmin(totals))
+    entropy, loss = weights[best]
+    ends = found.measures["distance: nothing"][0], found.measures["distance: null"][0]
+    return (
+        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {totals[best]:.2f} "
+        f"at entropy {_signed(entropy)}, loss {_signed(loss)}"
+    )
+
+
+def settings_table(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of settings.csv: a row for each circumstance, forget set and setting."""
+    rows = [[each.name, *one] for each in study.circumstances for one in each.tried]
+    return ["circumstance", *Tried._fields], rows
+
+
+def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of entropy.csv: a row for each circumstance and measure, then one for each forget set."""
+    rows: list[list[Any]] = []
+    for each in study.circumstances:
+        for measure, interval in each.measures.items():
+            rows.append([each.name, "all", measure, *interval])
+            rows += [[each.name, index, measure, value, None, None] for index, value in enumerate(each.by_set[measure])]
+    return ["circumstance", "forget_set", "measure", "value", "value_low", "value_high"], rows
+
+
+def summary(study: Study) -> str:
+    """What summary.md says."""
+    lines = [[each.title, *(_interval(each.measures[measure]) for measure in SHOWN)] for each in study.circumstances]
+    best = [[each.title, in_short(each)] for each in study.circumstances]
+    text = [
+        f"# Entropy and loss on the forget set: {study.title}",
+        "Distance from the oracles, in their standard deviations, added up over forget, retained and test examples. A gain is a "
+        "distance without a term less that with it: above 0 the term helps; strengths are those that are best on the other "
+        "forget sets, and what is further than twice doing nothing counts as that. Alone: without the other term; beside: the "
+        "other term at its best. 95% intervals over models, the forget sets being these (jackknife, Student's t).",
+        markdown(["", *SHOWN.values()], lines),
+        markdown(["", "the nearest setting on average over the sets, chosen on these sets"], best),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def maps(study: Study) -> "matplotlib.figure.Figure":
+    """Draws a map for each circumstance: how much of the way from doing nothing to retraining each pair of weights goes."""
+    columns = min(COLUMNS, len(study.circumstances))
+    rows = -(-len(study.circumstances) // columns)
+    figure = blank(WIDTH, 1.5 + 2.1 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    image = None
+    for number, (axes, each) in enumerate(zip(panels.flat, study.circumstances, strict=False)):
+        totals = each.totals(study.entropy_weights, study.loss_weights)
+        nothing, null = each.measures["distance: nothing"][0], each.measures["distance: null"][0]
+        way = (nothing - totals) / max(nothing - null, 0.1 * null)
+        image = axes.imshow(np.clip(way, -1, 1), cmap="RdBu", vmin=-1, vmax=1, origin="lower", aspect="auto")
+        row, column = np.unravel_index(np.argmin(totals), totals.shape)
+        axes.plot(column, row, "*", color="black", markersize=9, markeredgecolor="white", markeredgewidth=0.7)
+        axes.axhline(len(study.loss_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
+        axes.axvline(len(study.entropy_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
+        said = f"nothing {nothing:.1f}, best {totals.min():.1f}, null {null:.1f}"
+        axes.set_title(f"{each.title}\n{said}", fontsize=6)
+        axes.set_xticks(range(len(study.entropy_weights)), [_signed(one) for one in study.entropy_weights], rotation=90)
+        axes.set_yticks(range(len(study.loss_weights)), [_signed(one) for one in study.loss_weights])
+        axes.tick_params(labelsize=6, labelbottom=number + columns >= len(study.circumstances))
+    for axes in list(panels.flat)[len(study.circumstances) :]:
+        axes.set_axis_off()
+    assert image is not None
+    bar = figure.colorbar(image, ax=panels, shrink=0.5, aspect=40, location="bottom")
+    bar.set_label("share of the way from doing nothing (0) to other retrained models (1); below 0: worse", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.supxlabel("weight of the entropy on F:  − raised    + lowered", fontsize=9)
+    figure.supylabel("weight of the loss on F:  − raised    + lowered", fontsize=9)
+    figure.suptitle(f"{study.title}\nstar: nearest to the oracles; dotted: a term left out", fontsize=9)
+    return figure
+
+
+def signs(study: Study) -> "matplotlib.figure.Figure":
+    """Draws, for each term, the better sign against what retrained models have more or less of on F than the originals."""
+    from matplotlib.ticker import FuncFormatter
+
+    figure = blank(WIDTH, 5.2)
+    panels = figure.subplots(1, 2)
+    for axes, term, threshold in zip(panels, ("entropy", "loss"), (0.05, 0.2), strict=True):
+        for number, each in enumerate(study.circumstances):
+            colour, marker = COLOURS[number % 7], "os^D"[number // 7 % 4]
+            gap = each.measures[f"{term} gap"]
+            for how, filled in (("alone", True), ("beside", False)):
+                value, low, high = each.measures[f"distance: {term}: lowering over raising, {how}"]
+                if math.isfinite(low):
+                    axes.vlines(gap[0], low, high, color=colour, linewidth=0.9, alpha=0.6)
+                    axes.hlines(value, *gap[1:], color=colour, linewidth=0.9, alpha=0.6)
+                face = colour if filled else "white"
+                label = {"label": each.title} if filled else {}
+                axes.plot(
+                    gap[0], value, marker, color=colour, markerfacecolor=face, markersize=6, linestyle="none", zorder=3, **label
+                )
+        axes.set_xscale("symlog", linthresh=threshold)
+        axes.set_yscale("symlog", linthresh=0.2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        reach = [1.1 * max(map(abs, limits)) for limits in (axes.get_xlim(), axes.get_ylim())]
+        axes.set_xlim(-reach[0], reach[0])
+        axes.set_ylim(-reach[1], reach[1])
+        axes.fill_between([-reach[0], 0], 0, reach[1], color="#F0F0F0", zorder=0)
+        axes.fill_between([0, reach[0]], -reach[1], 0, color="#F0F0F0", zorder=0)
+        axes.axhline(0, color="#888888", linewidth=0.6)
+        axes.axvline(0, color="#888888", linewidth=0.6)
+        axes.tick_params(labelsize=7)
+        axes.tick_params(axis="x", rotation=45)
+        axes.set_xlabel(f"{term} on F, oracles less originals (nats)", fontsize=8)
+        axes.set_ylabel(f"distance with the {term} raised, less that with it lowered", fontsize=8)
+        axes.set_title(f"{term}: above 0, lowering it is the better sign", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+    figure.suptitle(
+        f"{study.title}\nfilled: the term alone; hollow: beside the other at its best. Grey: where the hypothesis holds (lower "
+        "what retrained models have less of)",
+        fontsize=8,
+    )
+    return figure
+
+
+def _signed(weight: float | None) -> str:
+    """A weight with its sign, 0 without one."""
+    return f"{weight:+g}" if weight else "0"
+
+
+def _interval(found: Interval) -> str:
+    value, low, high = found
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,1 @@
+"""Every estimator of influence against exact leave-one-out: agreement, cost, screening."""

@@ -1,0 +1,247 @@
+"""Every estimator of influence against exact leave-one-out on a toy, in several settings, with cost, null and ceiling."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.estimators import report
+from experiments.estimators.options import Config
+from unlearn_jax import influence
+from unlearn_jax.bench.options import require
+from unlearn_jax.bench.setting import decisive
+from unlearn_jax.data import Toy, discs
+from unlearn_jax.data.splits import generator, random_halves
+from unlearn_jax.influence import Training
+from unlearn_jax.influence.curvature import Inverse
+from unlearn_jax.metrics import attribution
+from unlearn_jax.models import build
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.runs import Run
+from unlearn_jax.training.cost import flops
+from unlearn_jax.training.ensembles import compile_all
+from unlearn_jax.types import Examples, Recipe, Variables
+
+DENSE = 1_500  # parameters up to which the Hessian is decomposed whole
+STRETCHES = 3  # of the training, for SOURCE
+HELD_OUT = 0.25  # share of the subsets that no datamodel is fitted to
+
+
+class Path(NamedTuple):
+    """What an estimator may know beside the run: where it went."""
+
+    final: Variables
+    checkpoints: Variables  # before each segment
+    learning_rates: np.ndarray  # of each segment: those of its steps added up, momentum counted
+
+
+Estimator = Callable[[Training, Path, Examples], jax.Array]
+
+
+def run(config: Config, folder: Run) -> None:
+    """Studies one setting after the other; what an earlier run left of them is taken as it is.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    studies = []
+    for setting in config.setting_names():
+        studies.append(measured(config, setting, kept(config.varied(setting), folder, setting)))
+    folder.write_csv("estimators.csv", *report.table(studies))
+    folder.write_json("results.json", {"settings": studies})
+    folder.write_text("summary.md", report.summary(studies))
+    save(report.agreement(studies), folder, "agreement")
+    save(report.screening_curves(studies), folder, "screening")
+    save(report.smoothness(studies), folder, "smoothness")
+    print(report.conclusion(studies))
+
+
+def kept(config: Config, folder: Run, setting: str) -> dict[str, np.ndarray]:
+    """What was found in a setting, by an earlier run or now."""
+    return folder.cached(f"settings/{setting}.npz", decisive(config), lambda: studied(config, setting))
+
+
+def studied(config: Config, setting: str) -> dict[str, np.ndarray]:
+    """Everything about a setting that takes training: what `measured` reads."""
+    with working(setting) as update:
+        return trained(config, update)
+
+
+def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
+    """As `studied`, telling how far it is."""
+    assert config.train_size
+    toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
+    unseen = discs(config.targets, **dataclasses.asdict(config.discs), seed=config.seed + 1).train
+    runs = [prepared(config, toy, config.seed + number) for number in range(2)]
+    with jax.enable_x64(config.precision == "float64"):
+        original, other = (cast(each, config.precision) for each in runs)
+        targets = cast(Examples(jnp.asarray(unseen.images), jnp.asarray(unseen.labels)), config.precision)
+        exact = influence.leave_one_out(original, targets=targets, strategy=config.strategy, chunk=config.chunk)
+        start = time.perf_counter()
+        again = reordered(config, original, targets)
+        seconds = time.perf_counter() - start  # the same program, compiled by now
+        update(0.3, "another seed")
+        arrays = {
+            "exact": exact.change.margins,
+            "reordered": again,
+            "other_seed": influence.leave_one_out(other, targets=targets, strategy=config.strategy).change.margins,
+            "exact_seconds": np.array(seconds),
+        }
+        update(0.5, "pool")
+        masks = random_halves(config.train_size, config.subsets, generator("subsets of estimators", config.seed))
+        pool = influence.retrained(original, masks.astype(np.float32), config.strategy, config.chunk)
+        changes = influence.changes(original, exact.original, pool, targets).margins
+        fitted = round((1 - HELD_OUT) * len(masks))
+        arrays |= {"removed": ~masks[fitted:], "subset_changes": changes[fitted:]}
+        update(0.6, "estimators")
+        plain = dataclasses.replace(original, model=original.model._replace(gradient=None))  # as everybody counts
+        unit = flops(influence.train, plain, jnp.ones(config.train_size))
+        path = followed(config, original)
+        programs = {name: jax.jit(estimator) for name, estimator in estimators(config, path).items()}
+        compiled = compile_all([program.lower(plain, path, targets) for program in programs.values()])
+        for (name, program), ready in zip(programs.items(), compiled, strict=True):
+            start = time.perf_counter()
+            found = np.asarray(ready(plain, path, targets))
+            took = time.perf_counter() - start
+            arrays |= entry(name, found, *cost(program, plain, path, targets, unit), took)
+        for name, function in (("subset_influence", subset_influence), ("datamodels", datamodels)):
+            start = time.perf_counter()
+            found = function(masks[:fitted], changes[:fitted])
+            arrays |= entry(name, found, float(fitted), 0.0, time.perf_counter() - start + seconds * fitted / config.train_size)
+        update(0.9, "smoothness")
+        rows = generator("directions", config.seed).permutation(config.train_size)[: config.directions]
+        smoothness = influence.metasmoothness(original, -np.eye(config.train_size)[rows], 0.5, config.strategy)
+        update(1.0, f"{config.train_size} points left out in {seconds:.1f} s")
+        return arrays | {"smoothness": smoothness}
+
+
+def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> report.Study:
+    """What is said of a setting: how good each estimate is, and what it cost."""
+    points, targets = arrays["exact"].shape
+    estimates = {name: arrays[name] for name in ("exact", report.NULL, report.CEILING)}
+    costs = dict.fromkeys(estimates, np.array([points, 0.0, arrays["exact_seconds"]]))
+    for key in arrays:
+        kind, _, name = key.partition("/")
+        if kind == "estimate":
+            estimates[name], costs[name] = arrays[key], arrays[f"cost/{name}"]
+    ruined = [name for name, estimate in estimates.items() if not np.isfinite(estimate).all()]
+    truth = [name for name in ("exact", report.NULL, report.CEILING) if name in ruined]
+    said = f"{', '.join(truth)} of {setting} not finite; expected a smaller number"
+    require(not truth, "--train.learning-rate", config.train.learning_rate, said)
+    for name in ruined:
+        print(f"{name}: not finite, left out of {setting}")
+        del estimates[name]
+    recall = functools.partial(attribution.top_recall, k=config.top)
+    over_points: dict[str, Callable[..., Any]] = {
+        "pearson": attribution.pearson,
+        "spearman": attribution.spearman,
+        "recall": recall,
+    }
+    entries = {}
+    for name, estimate in estimates.items():
+        found = {kind: attribution.interval(measure, estimate, arrays["exact"]) for kind, measure in over_points.items()}
+        lds = functools.partial(attribution.linear_datamodelling_score, estimate)
+        found["lds"] = attribution.interval(lds, arrays["removed"], arrays["subset_changes"])
+        screened = attribution.screening(estimate, arrays["exact"], config.top)
+        once, each, seconds = costs[name].tolist()
+        entries[name] = report.Entry(found, once, each, seconds, screened)
+    return report.Study(setting, points, targets, config.top, entries, arrays["smoothness"])
+
+
+def prepared(config: Config, toy: Toy, seed: int) -> Training:
+    """The training run of a seed, in float32."""
+    recipe = Recipe(**dataclasses.asdict(config.train))
+    model = build(config.model, classes=len(toy.centres), width=config.width)
+    drawn = influence.training(jax.random.key(seed), model, Examples(*(jnp.asarray(part) for part in toy.train)), recipe)
+    return dataclasses.replace(drawn, transform=differentiable(recipe)) if recipe.optimiser == "adam" else drawn
+
+
+@functools.cache
+def differentiable(recipe: Recipe) -> optax.GradientTransformation:
+    """Adam whose root has a derivative everywhere."""
+    return optax.adamw(recipe.learning_rate, eps_root=1e-16, weight_decay=recipe.weight_decay)
+
+
+def cast(tree: Any, precision: str) -> Any:
+    """The same numbers in another precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(precision) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def reordered(config: Config, original: Training, targets: Examples) -> np.ndarray:
+    """Exact leave-one-out with its sums in another order, its rows in the order of the points."""
+    count = len(original.examples.labels)
+    order = generator("reorderings", config.seed).permutation(count if original.batches is None else original.batches.shape[1])
+    run = influence.reordered(original, order)
+    places = np.argsort(order) if original.batches is None else None  # without batches the points themselves stand in it
+    return influence.leave_one_out(run, places, targets=targets, strategy=config.strategy, chunk=config.chunk).change.margins
+
+
+def followed(config: Config, original: Training) -> Path:
+    """The original once more, with its checkpoints."""
+    length = original.steps // config.checkpoints
+    final, checkpoints = jax.jit(influence.train_in_segments, static_argnums=2)(original, jnp.ones(config.train_size), length)
+    rate = config.train.learning_rate * length
+    if config.train.optimiser == "sgd":
+        rate /= 1 - config.train.momentum
+    return Path(final, checkpoints, np.full(config.checkpoints, rate))
+
+
+def estimators(config: Config, path: Path) -> dict[str, Estimator]:
+    """All that need no further training, by name."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(path.final.params))
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+
+    def function(inverse: Inverse, relative: bool = False) -> Estimator:
+        return lambda run, path, targets: influence.influence_functions(run, path.final, targets, inverse, relative)
+
+    found: dict[str, Estimator] = {
+        "grad_dot": lambda run, path, targets: influence.grad_dot(run, path.final, targets),
+        "grad_cos": lambda run, path, targets: influence.grad_cos(run, path.final, targets),
+        "tracin": lambda run, path, targets: influence.tracin(run, path.checkpoints, path.learning_rates, targets),
+        "trak": lambda run, path, targets: influence.trak(
+            run, jax.tree.map(lambda leaf: leaf[None], path.final), targets, keys[0]
+        ),
+        "data_inf": function(influence.data_inf(config.damping)),
+        "ek_fac": function(influence.ek_fac(config.damping)),
+        "lissa": function(influence.lissa(config.damping, keys[1])),
+        "conjugate_gradients": function(influence.conjugate_gradients(config.damping)),
+        "woodbury": function(influence.woodbury(config.damping)),
+        "relatif": function(influence.woodbury(config.damping), relative=True),
+        "arnoldi": function(influence.arnoldi(config.damping, keys[2])),
+        "source": lambda run, path, targets: influence.source(run, *path, targets, STRETCHES, config.train.weight_decay),
+        "unrolled": lambda run, path, targets: influence.unrolled(run, targets),
+    }
+    if parameters <= DENSE:
+        found["eigendecomposition"] = function(influence.eigendecomposition(config.damping))
+    return found
+
+
+def cost(program: Estimator, plain: Training, path: Path, targets: Examples, unit: float) -> tuple[float, float]:
+    """What an estimator costs before the first target and for each, in trainings, by its matrix products."""
+    count = len(targets.labels)
+    first = jax.tree.map(lambda leaf: leaf[:1], targets)
+    one, all_ = (flops(program, plain, path, part) / unit for part in (first, targets))
+    each = (all_ - one) / (count - 1)
+    return one - each, each
+
+
+def entry(name: str, found: np.ndarray, once: float, each: float, seconds: float) -> dict[str, np.ndarray]:
+    """An estimate as it is kept."""
+    return {f"estimate/{name}": found, f"cost/{name}": np.array([once, each, seconds])}
+
+
+def datamodels(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Leave-one-out as a linear model of the subsets has it."""
+    return -influence.datamodels(masks, changes).weights
+
+
+def subset_influence(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Leave-one-out as the difference between models with and without each point has it."""
+    return -influence.subset_influence(masks, changes).score

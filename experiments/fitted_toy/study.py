@@ -1,0 +1,236 @@
+"""The search for a toy in the plane on which models do as they do on images."""
+
+import dataclasses
+import hashlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.fitted_toy import report
+from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
+from unlearn_jax.bench.options import require
+from unlearn_jax.bench.setting import decisive, on_halves, prepare
+from unlearn_jax.bench.tuning import latin_hypercube
+from unlearn_jax.data import Mixture, Toy, populations
+from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data.splits import generator, random_halves
+from unlearn_jax.data.toys import layout
+from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity
+from unlearn_jax.models import build, through_waves
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.runs import Run, json_text
+from unlearn_jax.training.ensembles import over_members, padded, predict
+from unlearn_jax.training.fit import fit
+from unlearn_jax.training.pools import member_keys
+from unlearn_jax.types import Examples, Key, Problem, Recipe
+
+NARROWEST = 0.03  # of the space's width: the least spread of a round's draws
+LOST = 1e3  # the mismatch of a toy on which training diverges
+
+
+class Trials(NamedTuple):
+    """What was tried: places in the unit cube, and how far each toy is from the images, in tolerances."""
+
+    places: np.ndarray  # [rounds, candidates, parameters]
+    losses: np.ndarray  # [rounds, candidates]
+
+
+def run(config: Config, folder: Run) -> None:
+    """Measure the images, search for the mixture, and hold the toy against the images on draws that the search did not see.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    seeds = range(config.seed, config.seed + config.seeds)
+    images = [of_images(dataclasses.replace(config, seed=seed)) for seed in seeds]
+    target, classes = images[0], len(images[0].confusion)
+    centres = layout(class_distances(target.confusion, config.test_size // classes))
+    learner = Learner(config, classes)
+    trials = search(config, folder, learner, centres, target)
+    begun, fitted = placed(unit_of(Mixture(centres)), centres), placed(best(config, trials), centres)
+    fresh = [seed + config.rounds + 1 for seed in seeds]  # the rounds have had the others
+    with working("fresh toys") as update:
+        start, end = zip(*(learner.measure([begun, fitted], seed) for seed in fresh), strict=True)
+        alive = None not in (*start, *end)
+        rate = config.train.learning_rate
+        require(alive, "--train.learning-rate", rate, "a model of a fresh toy diverged; expected a smaller number")
+        update(1.0, f"{config.seeds} of either")
+    measured = {"images": images, "start": list(start), "fitted": list(end)}
+    toys = {name: sampled(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
+    study = report.Study(
+        title=f"{config.dataset}, {config.train_size} examples, {config.members} MLPs of width {config.width}; "
+        + (f"points seen through {config.waves} waves" if config.waves else "points seen as two coordinates"),
+        names=DATASETS[config.dataset].names or tuple(map(str, range(classes))),
+        measured=measured,
+        toys={name: (toy.train.images, toy.train.labels, toy.clean_labels) for name, toy in toys.items()},
+        parameters={name: (getattr(begun, name), getattr(fitted, name)) for name in SPACE},
+        space=SPACE,
+        places=trials.places,
+        losses=trials.losses,
+        elite=config.elite,
+        tolerance=TOLERANCE,
+        mismatches=mismatches(measured),
+    )
+    folder.write_json("mixture.json", fitted._asdict())
+    folder.write_csv("characteristics.csv", *report.table(study))
+    folder.write_csv("trials.csv", *report.trials(study))
+    folder.write_text("summary.md", report.summary(study))
+    save(report.planes(study), folder, "toy")
+    save(report.characteristics(study), folder, "characteristics")
+    save(report.search(study), folder, "search")
+    print(report.headline(study))
+
+
+def of_images(config: Config) -> Characteristics:
+    """The characteristics of the image set, from a pool on random halves."""
+    setting = prepare(config)
+    data, model = setting.data, setting.problem.model
+    masks, variables = on_halves(config, setting, config.members)
+    rows = np.sort(generator("test examples", config.seed).permutation(len(data.test.labels))[: config.test_size])
+    train, test = (predict(model, variables, each, config.strategy) for each in (data.train.images, data.test.images[rows]))
+    return judged(masks, train, test, data.train, data.test.labels[rows], data.classes)
+
+
+def judged(
+    masks: np.ndarray, train: np.ndarray, test: np.ndarray, examples: Examples, test_labels: np.ndarray, classes: int
+) -> Characteristics:
+    """The characteristics of a problem from the logits of a pool."""
+    purity = neighbour_purity(examples.images.reshape(len(examples.labels), -1), examples.labels)
+    right = train.argmax(-1) == examples.labels
+    return characteristics(masks, right, purity, test.argmax(-1), margins(test, test_labels), test_labels, classes)
+
+
+def sampled(config: Config, mixture: Mixture, seed: int, draw: int) -> Toy:
+    """Training points of a mixture (draw 0), or test points (draw 1)."""
+    assert config.train_size
+    return populations(config.test_size if draw else config.train_size, mixture, draw=draw, seed=seed)
+
+
+class Learner:
+    """Trains pools on many toys of one shape at a time, by one program: the toys are data to it."""
+
+    def __init__(self, config: Config, classes: int):
+        assert config.train_size
+        self.config, self.classes = config, classes
+        rng = generator("halves of the toy", config.seed)
+        self.masks = random_halves(config.train_size, config.members, rng)
+        self.keys = member_keys(config.seed, "toy", config.members)
+        model = build(config.model, classes=classes, width=config.width)
+        nothing = Examples(jnp.zeros((config.train_size, 2)), jnp.zeros(config.train_size, jnp.int32))
+        self.problem = Problem(
+            train=nothing,
+            held_out=nothing,
+            kept=jnp.ones(config.train_size, bool),
+            forget=jnp.zeros(config.train_size, bool),
+            model=through_waves(model, config.waves) if config.waves else model,
+            classes=classes,
+            kept_count=config.train_size,
+            forget_count=0,
+            recipe=Recipe(**dataclasses.asdict(config.train)),
+        )
+        self.answers = over_members(self.learnt, (True, True, True, True, False), config.strategy)
+
+    def learnt(self, key: Key, mask: jax.Array, train: Examples, test: jax.Array, problem: Problem) -> tuple:
+        """Logits on training and test points of one model, trained on the points of its mask."""
+        variables = fit(key, mask, count=self.masks.shape[1] // 2, problem=dataclasses.replace(problem, train=train))
+        return tuple(problem.model.apply(variables, each, train=False)[0] for each in (train.images, test))
+
+    def measure(self, mixtures: list[Mixture], seed: int) -> list[Characteristics | None]:
+        """The characteristics of a toy of each mixture, all drawn by one seed; None where training diverges."""
+        members = self.config.members
+        toys, tests = ([sampled(self.config, each, seed, draw) for each in mixtures] for draw in (0, 1))
+        train = Examples(*(np.repeat(np.stack(each), members, axis=0) for each in zip(*(toy.train for toy in toys), strict=True)))
+        test = np.repeat(np.stack([toy.train.images for toy in tests]), members, axis=0)
+        member = np.tile(np.arange(members), len(toys))
+        logits = self.answers(*padded((self.keys[member], self.masks[member], train, test)), self.problem)
+        seen, unseen = (np.asarray(each)[: len(member)].reshape(len(toys), members, *each.shape[1:]) for each in logits)
+        known = zip(seen, unseen, toys, tests, strict=True)
+        return [
+            judged(self.masks, a, b, toy.train, test.clean_labels, self.classes)
+            if np.isfinite(a).all() and np.isfinite(b).all()
+            else None
+            for a, b, toy, test in known
+        ]
+
+
+def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, target: Characteristics) -> Trials:
+    """The cross-entropy method: each round is drawn around the mean of the last one's best, as wide as they are apart.
+
+    Every round has other sub-populations and points, so that what suits one draw does not win; within a round all have the same.
+    A killed search goes on behind its last round.
+
+    Source: Rubinstein, "The Cross-Entropy Method for Combinatorial and Continuous Optimization", 1999.
+    """
+    wanted = hashlib.sha256(json_text([centres, target]).encode()).hexdigest()
+    identity = {**decisive(config), "space": SPACE, "tolerance": TOLERANCE, "wanted": wanted}
+    shape = (config.candidates, len(SPACE))
+    places, losses = np.zeros((0, *shape)), np.zeros((0, config.candidates))
+
+    def tried(number: int) -> dict[str, np.ndarray]:
+        rng = generator("mixtures", config.seed, number)
+        if number == 0:
+            drawn = latin_hypercube(rng, *shape)
+            drawn[0] = unit_of(Mixture(centres))
+        else:
+            elite = ordered(Trials(places, losses))[-1][: config.elite]
+            spread = np.maximum(elite.std(axis=0), NARROWEST)
+            drawn = np.clip(elite.mean(axis=0) + spread * rng.standard_normal(shape), 0, 1)
+        measured = learner.measure([placed(each, centres) for each in drawn], config.seed + 1 + number)
+        return {
+            "places": drawn,
+            "losses": np.array([LOST if each is None else loss(mismatch(each, target)) for each in measured]),
+        }
+
+    with working("search") as update:
+        for number in range(config.rounds):
+            found = folder.cached(f"rounds/{number}.npz", identity, partial(tried, number))
+            places, losses = (
+                np.concatenate([before, found[name][None]]) for name, before in (("places", places), ("losses", losses))
+            )
+            best_loss, median = found["losses"].min(), np.median(found["losses"])
+            update((number + 1) / config.rounds, f"round {number + 1}: mismatch {best_loss:.2f}, median {median:.2f}")
+    return Trials(places, losses)
+
+
+def loss(apart: dict[str, float]) -> float:
+    """The mean mismatch in units of what is tolerated."""
+    return float(np.mean([apart[name] / unit for name, unit in TOLERANCE.items()]))
+
+
+def ordered(trials: Trials) -> np.ndarray:
+    """The places of every round from the best to the worst."""
+    order = np.argsort(trials.losses, axis=1, kind="stable")
+    return np.take_along_axis(trials.places, order[..., None], axis=1)
+
+
+def best(config: Config, trials: Trials) -> np.ndarray:
+    """The mean of the last round's best."""
+    return ordered(trials)[-1][: config.elite].mean(axis=0)
+
+
+def placed(place: np.ndarray, centres: np.ndarray) -> Mixture:
+    """The mixture of a place in the unit cube."""
+    values: dict[str, Any] = {}
+    for share, (name, (low, high, way)) in zip(place, SPACE.items(), strict=True):
+        values[name] = float(low * (high / low) ** share if way == "log" else low + share * (high - low))
+    return Mixture(centres, **values)
+
+
+def unit_of(mixture: Mixture) -> np.ndarray:
+    """The place of a mixture in the unit cube."""
+    place = []
+    for name, (low, high, way) in SPACE.items():
+        value = getattr(mixture, name)
+        place.append(np.log(value / low) / np.log(high / low) if way == "log" else (value - low) / (high - low))
+    return np.array(place)
+
+
+def mismatches(measured: dict[str, list[Characteristics]]) -> dict[str, list[dict[str, float]]]:
+    """How far each draw of a toy is from each of the images; and how far the images' own draws are from each other."""
+    images = measured["images"]
+    own = [mismatch(a, b) for place, a in enumerate(images) for b in images[:place]]
+    return {**{name: [mismatch(a, b) for a in each for b in images] for name, each in measured.items()}, "images": own}

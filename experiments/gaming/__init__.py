@@ -1,0 +1,1 @@
+"""What each metric can be made to say by answers that are plainly wrong."""

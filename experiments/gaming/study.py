@@ -1,0 +1,297 @@
+"""How each metric can be gamed: cheats scored as methods are, and how wrong each is."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from experiments.gaming import cheats as gaming
+from experiments.gaming import report
+from experiments.gaming.options import Config
+from experiments.gaming.report import Claim, Price
+from unlearn_jax.bench.alive import lost_members, score_alive, without
+from unlearn_jax.bench.forget_set import Study, scored_row
+from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, pool, prepare, settings
+from unlearn_jax.data.splits import generator
+from unlearn_jax.methods import hyperparameters
+from unlearn_jax.methods.apply import Unlearner
+from unlearn_jax.metrics import accuracy, probabilities, relearn_steps, scaled_logits, weight_distance, zrf
+from unlearn_jax.metrics.evaluation import Evaluation, Extra
+from unlearn_jax.models.paths import at, replaced
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.rows import Row, subject, write_results
+from unlearn_jax.runs import Run
+from unlearn_jax.training.ensembles import predict, shared
+from unlearn_jax.training.pools import diverged, member_keys
+from unlearn_jax.types import Cube, Examples, Variables
+
+RATES = (1e-4, 1.0)  # learning rates between which ascent reaches a published accuracy
+DULLER = (1.0, 100.0)  # by what a head is divided, for relearning to take as long as published
+DISGUISED = 8  # retrained models, at most, of the cheat that is to pass everything
+REPEATS = 4  # other retrained models that the price of a metric is found with, where there are as many
+
+
+def run(config: Config, folder: Run) -> None:
+    """Score every cheat as a method is scored, measure how wrong it is, and say which metric sees which.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    game = Game(config, folder)
+    for name, (make, targets, needs, retrained) in MODELS.items():
+        game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or name).splitlines()[0]), make(game))
+    game.hand_in_tables(gaming.CHEATS)
+    game.hand_in_tables(gaming.blends(game.known()))
+    game.hand_in_disguised()
+    prices, title = game.prices(), subject(game.rows)
+    write_results(folder, game.rows, {"band": game.yardstick.band, "claims": game.claims})
+    folder.write_csv("price.csv", Price._fields, prices)
+    report.write_summary(folder, game.rows, game.claims, game.yardstick.band)
+    save(report.heat_map(game.rows, game.claims, title), folder, "cheats")
+    save(report.price(prices, game.yardstick.band, title), folder, "price")
+
+
+class Game:
+    """One forget set: what the cheats know, and what is held against them."""
+
+    def __init__(self, config: Config, folder: Run):
+        self.config, self.setting = config, prepare(config)
+        forget = forget_mask(config, self.setting, 0)
+        self.study = study = Study(config, folder, self.setting, forget, forget_name(config, self.setting, 0))
+        noise = generator("nudge", config.seed).standard_normal(study.images.forget.shape)
+        self.nudged = study.images.forget + np.float32(config.nudge * noise)
+
+        trained = pool(config, self.setting, self.setting.problem, forget | True, "original", study.members)
+        again = study.pool("cheat", study.members)  # by the author of the cheats: keys of their own
+        populations = {"original": trained.variables, "retrained": again.variables}
+        self.originals, self.retrained = (
+            without(models, lost_members(config, role, models, 2)) for role, models in populations.items()
+        )
+        self.own, self.own_nudged = study.logits(self.originals), self.on_nudged(self.originals)
+        self.answers = study.logits(self.retrained).forget
+        self.oracles = study.oracles()
+        self.oracle_margins = self.margins(self.oracles.forget)
+        self.oracle_margins_nudged = self.margins(self.on_nudged(without(study.retraining.variables, study.lost)))
+        self.direction = self.margins(self.own.forget).mean(0) - self.oracle_margins.mean(0)
+        with working("null") as update:
+            self.models = study.model_metrics(trained)
+            self.yardstick = study.yardstick(self.oracles, self.models.of_oracles(self.oracles.forget))
+            update(1.0, f"{len(self.yardstick.nulls)} metrics, largest deviation up to {self.yardstick.band:.2f}")
+        self.weights = self.models.of(self.originals, self.own.forget)  # what is measured on the models inside the wrappers
+        self.rows: list[Row] = []
+        self.claims: list[Claim] = []
+        self.verdicts: dict[str, Evaluation] = {}
+
+    def known(self, first: int = 0) -> gaming.Known:
+        """What the author of a cheat knows by now, who looks at the retrained models from the given one on."""
+        images = self.study.images
+        near = gaming.nearest(images.forget, images.retain, self.config.nearest)
+        scores = {name: {(each.metric, each.split): each.value for each in found.scores} for name, found in self.verdicts.items()}
+        return gaming.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.yardstick.nulls, scores)
+
+    def hand_in_tables(self, cheats: Mapping[str, gaming.Cheat]) -> None:
+        """Wrappers, as far as there are retrained models enough; of nudged images they know nothing, and the originals answer."""
+        known = self.known()
+        for name, (answer, targets, needs, retrained, summary) in cheats.items():
+            if (retrained or 0) <= len(self.answers):
+                answers = answer(generator(name, self.config.seed), known)
+                self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged, self.weights)
+
+    def hand_in_model(self, claim: Claim, variables: Variables) -> None:
+        """Models, without those that diverged; nothing is said of fewer than two."""
+        cube, nudged = self.study.logits(variables), self.on_nudged(variables)
+        lost = diverged((variables, cube, nudged))
+        if len(cube.forget) - len(lost) < 2:
+            return
+        kept = without(cube, lost)
+        measured = self.models.of(without(variables, lost), kept.forget)
+        self.hand_in(claim, kept, np.delete(nudged, lost, axis=0), measured)
+
+    def hand_in_disguised(self) -> None:
+        """A wrapper that answers by draws, around models that relearn as slowly as retrained ones."""
+        count = max((each for each in gaming.COUNTS if each <= min(DISGUISED, len(self.answers))), default=0)
+        if count:
+            drawn = gaming.CHEATS[f"drawn_{count}"]
+            summary = f"`drawn_{count}` around the models of `dulled`, undone by the wrapper for what is not F."
+            claim = Claim(f"disguised_{count}", (*drawn.targets, *INSIDE), drawn.needs, count, summary)
+            self.hand_in(claim, self.drawn(count, 0), self.own_nudged, self.dulled_weights)
+
+    def hand_in(self, claim: Claim, cube: Cube, nudged: np.ndarray, weights: Extra) -> None:
+        """Score answers and the models that they come from, and measure how wrong they are on F and on F nudged."""
+        config, study, members = self.config, self.study, len(cube.forget)
+        verdict, n = self.judged(claim.method, cube, weights)
+        common = Row(
+            experiment=config.exp,
+            dataset=config.dataset,
+            model=config.model,
+            forget_set=study.name,
+            method=claim.method,
+            access=claim.needs,
+            metric="",
+            split="forget",
+            n_members=n,
+            n_oracles=len(self.oracles.forget),
+        )
+        wrong = {
+            "untouched": gaming.untouched(cube.forget, self.own.forget) if members == len(self.own.forget) else 0.0,
+            "memory": gaming.memory(self.margins(cube.forget), self.oracle_margins, self.direction),
+            "memory_nudged": gaming.memory(self.margins(nudged), self.oracle_margins_nudged, self.direction),
+            "agreement": gaming.agreement(cube.forget, self.oracles.forget, study.labels.forget),
+        }
+        self.verdicts[claim.method] = verdict
+        self.claims.append(claim._replace(inside=verdict.inside))
+        self.rows += [scored_row(common, each) for each in verdict.scores]
+        self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
+
+    def judged(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
+        """The scores of answers, and of the models inside; of how many models."""
+        extra = {**weights, ("zrf", "forget"): zrf(probabilities(cube.forget), self.models.untrained)}
+        with working(name) as update:
+            verdict, n = score_alive(cube, self.yardstick, extra=extra)
+            assert verdict
+            update(1.0, f"largest deviation {verdict.largest_z:.1f}")
+        return verdict, n
+
+    def drawn(self, count: int, first: int) -> Cube:
+        """Answers by draws around some of the retrained models."""
+        name = f"drawn_{count}"
+        return gaming.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
+
+    @functools.cached_property
+    def dulled(self) -> Variables:
+        """The originals with other heads: relearning takes as long as published, and the weights are as far away.
+
+        A head's weights are divided by what slows relearning down enough. That brings them nearer to the oracles' mean, which
+        is near the origin; the same number, added to all its biases, which no softmax sees, takes them back.
+        """
+        relearner, published = self.models.relearner, {name: null.mean for name, null in self.yardstick.nulls.items()}
+        params, head = self.originals.params, self.setting.problem.model.head
+        assert head and head.bias
+        own, biases = {path: at(params, path) for path in (head.kernel, head.bias)}, head.bias
+
+        def divided(by: np.ndarray) -> Variables:
+            less = {path: np.float32(leaf / np.expand_dims(by, tuple(range(1, leaf.ndim)))) for path, leaf in own.items()}
+            return self.originals._replace(params=replaced(params, less))
+
+        with working("dulling") as update:
+            slow = -published["relearn_steps", "forget"]
+            members = len(self.own.forget)
+            by = gaming.bisected(lambda by: -relearn_steps(relearner(divided(by)), self.models.target), slow, *DULLER, members)
+            update(1.0, f"heads divided by {by.min():.2g} to {by.max():.2g}")
+        dull = divided(by)
+        missing = published["weight_distance", "all"] ** 2 - weight_distance(dull.params, self.models.oracles.params)["all"] ** 2
+        bias = at(dull.params, biases)
+        shifted = bias + np.float32(np.sqrt(np.maximum(missing, 0) / bias.shape[1])[:, None])
+        return dull._replace(params=replaced(dull.params, {biases: shifted}))
+
+    @functools.cached_property
+    def dulled_weights(self) -> Extra:
+        """What is measured on them."""
+        return self.models.of(self.dulled, self.own.forget)
+
+    def prices(self) -> list[Price]:
+        """What disguised draws around few retrained models score, with other ones each time; around none: doing nothing."""
+        found = [(0, 0, self.verdicts["original"])]
+        for count in gaming.COUNTS:
+            for first in range(0, len(self.answers) - count + 1, count)[:REPEATS]:
+                name = f"{count} retrained models, from {first} on"
+                verdict, _ = self.judged(name, self.drawn(count, first), self.dulled_weights)
+                found.append((count, first, verdict))
+        return [
+            Price(count, first, each.metric, each.split, each.value, each.z, verdict.largest_z)
+            for count, first, verdict in found
+            for each in verdict.scores
+        ]
+
+    def on_nudged(self, variables: Variables) -> np.ndarray:
+        """What models say of the nudged forget set."""
+        return predict(self.setting.problem.model, variables, self.nudged, self.config.strategy)
+
+    def margins(self, logits: np.ndarray) -> np.ndarray:
+        """Of the forget set."""
+        return scaled_logits(logits, self.study.labels.forget)
+
+
+# Cheats that are models
+
+
+def retrain(game: Game) -> Variables:
+    """The honest way: new models, trained without F."""
+    return game.study.pool("retrain", game.study.members).variables
+
+
+def retrain_again(game: Game) -> Variables:
+    """The honest way, once more: the models that the cheats look at."""
+    return game.retrained
+
+
+def one_retrained(game: Game) -> Variables:
+    """One retrained model, the same for all members."""
+    return jax.tree.map(lambda leaf: np.repeat(leaf[:1], game.study.members, axis=0), game.retrained)
+
+
+def nearly_all(game: Game) -> Variables:
+    """Trained without F, but for a few examples of it that stay."""
+    rows = generator("spared", game.config.seed).permutation(game.study.rows["forget"])
+    mask = ~game.study.forget
+    mask[rows[: max(round(game.config.spared * len(rows)), 1)]] = True
+    return pool(game.config, game.setting, game.study.problem, mask, "nearly_all", game.study.members).variables
+
+
+def ascent(game: Game) -> Variables:
+    """Gradient ascent on F, each model at the learning rate that leaves it the published accuracy on F."""
+    config, study, members = game.config, game.study, len(game.own.forget)
+    label = forget_class(config, game.setting, 0)
+    values = settings(config, ["gradient_ascent"], label)["gradient_ascent"]
+    unlearner = Unlearner("gradient_ascent", values, study.problem, game.originals, strategy=config.strategy, chunk=config.chunk)
+    keys = member_keys(config.seed, "ascent to a published accuracy", members)
+
+    def trained(rates: np.ndarray) -> Variables:
+        unlearner.retune(learning_rate=rates)
+        return unlearner.apply(keys).variables
+
+    def reached(rates: np.ndarray) -> np.ndarray:
+        logits = predict(study.problem.model, trained(rates), study.images.forget, config.strategy)
+        return accuracy(np.nan_to_num(logits), study.labels.forget)
+
+    with working("ascent to the published accuracy") as update:
+        rates = gaming.bisected(reached, game.yardstick.nulls["accuracy", "forget"].mean, *RATES, members)
+        update(1.0, f"learning rates {rates.min():.2g} to {rates.max():.2g}")
+    return trained(rates)
+
+
+def relabelled(game: Game) -> Variables:
+    """Fine-tuned on everything, with the runner-up for the label of as much of F as makes the published accuracy on F."""
+    config, study, train = game.config, game.study, game.setting.data.train
+    wrong = round((1 - game.yardstick.nulls["accuracy", "forget"].mean / 100) * len(study.rows["forget"]))
+    drawn = generator("relabelled", config.seed).permutation(len(study.rows["forget"]))[:wrong]
+    labels = np.array(train.labels)
+    labels[study.rows["forget"][drawn]] = gaming.runner_up(game.own.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
+    problem = dataclasses.replace(game.setting.problem, train=shared(Examples(train.images, labels)))
+    recipe = {"epochs": config.train.epochs, "learning_rate": config.train.learning_rate / 5}
+    values = hyperparameters("finetune", {**recipe, "batch_size": config.train.batch_size})
+    unlearner = Unlearner("finetune", values, problem, game.originals, strategy=config.strategy, chunk=config.chunk)
+    with working("fine-tuning on relabelled examples"):
+        return unlearner.apply(member_keys(config.seed, "relabelled", len(game.own.forget))).variables
+
+
+def dulled(game: Game) -> Variables:
+    """The originals with a smaller head, until relearning F takes as long as published, and a larger bias for all classes."""
+    return game.dulled
+
+
+ACCURACY = (("accuracy", "forget"),)
+INSIDE = (("relearn_steps", "forget"), ("weight_distance", "all"))
+MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[gaming.Name, ...], str, int | None]] = {
+    "retrain": (retrain, (), "nothing", None),
+    "retrain_again": (retrain_again, (), "nothing", None),
+    "one_retrained": (one_retrained, (), "1 retrained model", 1),
+    "nearly_all": (nearly_all, gaming.ON_FORGET, "a retrained model for each member", None),
+    "ascent": (ascent, ACCURACY, "published accuracies", 0),
+    "relabelled": (relabelled, ACCURACY, "published accuracies", 0),
+    "dulled": (dulled, INSIDE, "published relearning time and distance", 0),
+}
+"""Name -> how it is made, the metrics that it is made for, what its author needs, how many models are retrained."""

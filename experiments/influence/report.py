@@ -1,0 +1,258 @@
+"""Which points move the boundary: a table, a map, the boundaries with and without some points, and how far ranks agree."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.planes import DOTS, MARKERS, draw_boundary, draw_plane, times_to_be_seen
+from unlearn_jax.report.tables import markdown
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+MEASURES = ("displacement_mean", "displacement_largest", "parameter_change", "margin_change")
+TOP = 10  # rows of the table in summary.md, at either end
+
+
+class Study(NamedTuple):
+    """The exact influence of every point. Displacements are distances in the plane, margins are in nats.
+
+    Attributes:
+        title: what it is about.
+        points: where they are.
+        labels: as trained on.
+        clean_labels: without label noise.
+        window: left, right, bottom, top of the part of the plane that is looked at.
+        exact: by measure, what each point changed; the names are columns of influence.csv.
+        reordered: the same with the sums of the training in another order.
+        other_seed: the same from another initialisation, and with other batches.
+        noise: mean displacement of the original's boundary when its sums are in other orders.
+        surface: the original's margin of each class on a grid over the window.
+    """
+
+    title: str
+    points: Float[np.ndarray, "points 2"]
+    labels: Int[np.ndarray, " points"]
+    clean_labels: Int[np.ndarray, " points"]
+    window: tuple[float, float, float, float]
+    exact: dict[str, Float[np.ndarray, " points"]]
+    reordered: dict[str, Float[np.ndarray, " points"]]
+    other_seed: dict[str, Float[np.ndarray, " points"]]
+    noise: Float[np.ndarray, " reorderings"]
+    surface: Float[np.ndarray, "classes rows columns"]
+
+    def columns(self, name: str) -> list[Float[np.ndarray, " points"]]:
+        """One measure as it is, reordered, and of another seed."""
+        return [self.exact[name], self.reordered[name], self.other_seed[name]]
+
+    @property
+    def displacement(self) -> Float[np.ndarray, " points"]:
+        """Mean distance between the boundaries with and without each point."""
+        return self.exact["displacement_mean"]
+
+    @property
+    def order(self) -> Int[np.ndarray, " points"]:
+        """Points by falling displacement."""
+        return np.argsort(-self.displacement, kind="stable")
+
+    @property
+    def above_noise(self) -> Bool[np.ndarray, " points"]:
+        """Points that displace the boundary further than any reordering did."""
+        return self.displacement > self.noise.max()
+
+    def extremes(self, count: int) -> Int[np.ndarray, " shown"]:
+        """The points of most influence and then those of least, as many of either, each once."""
+        return self.order[[*range(min(count, len(self.order))), *range(max(len(self.order) - count, count), len(self.order))]]
+
+
+class Facts(NamedTuple):
+    """What was found about all points together.
+
+    Attributes:
+        seconds: of the leave-one-out, compilation included.
+        gflop: its matrix products.
+        gflops: GF/s while it ran.
+        peak: GF/s of a product in NumPy in the same minutes.
+        agreement: by measure, rank correlations with intervals between exact, reordered and the other seed.
+        censored: share of the displacements, of each point at each place along the boundary, that were found to be further than
+            the window's diagonal, and count as that.
+    """
+
+    seconds: float
+    gflop: float
+    gflops: float
+    peak: float
+    agreement: dict[str, Any]
+    censored: float
+
+
+def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of influence.csv, a row for each point in the order of the training set; rank 1 is the largest."""
+    rank = np.empty(len(study.order), int)
+    rank[study.order] = 1 + np.arange(len(study.order))
+    columns = {
+        "point": np.arange(len(study.points)),
+        "x": study.points[:, 0],
+        "y": study.points[:, 1],
+        "label": study.labels,
+        "clean_label": study.clean_labels,
+        **study.exact,
+        "above_noise": study.above_noise.astype(int),
+        "rank": rank,
+    }
+    return list(columns), [list(row) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
+
+
+def speed(facts: Facts) -> str:
+    """One line."""
+    return (
+        f"exact leave-one-out: {facts.gflop / 1e3:.2f} TFLOP in {facts.seconds:.1f} s; {facts.gflops:.0f} GF/s once compiled, "
+        f"{100 * facts.gflops / facts.peak:.0f}% of this machine's peak ({facts.peak:.0f} GF/s, NumPy)"
+    )
+
+
+def summary(study: Study, facts: Facts) -> str:
+    """What summary.md says."""
+    columns, rows = table(study)
+    names = ("rank", "point", "x", "y", "label", *MEASURES)
+    at = [columns.index(name) for name in names]
+    ordered = [rows[row] for row in study.order]
+    ends = ordered if len(ordered) <= 2 * TOP else [*ordered[:TOP], *ordered[-TOP:]]
+    lines = [[f"{row[place]:.4g}" for place in at] for row in ends]
+    ranks = [[name.replace("_", " "), *(_interval(facts.agreement[name], column) for column in (1, 2))] for name in MEASURES]
+    count, noise = len(study.order), study.noise
+    text = [
+        f"# What each point did: {study.title}",
+        speed(facts),
+        f"{int(study.above_noise.sum())} of {count} points displace the boundary further than float noise does: in "
+        f"{len(noise)} trainings of the original with its sums in another order it moves by {noise.max():.3g} at most "
+        f"(median {np.median(noise):.3g}).",
+        f"At {facts.censored:.3%} of the places along the boundary, of all points together, there was none without the point as "
+        "near as the window's diagonal; the diagonal is what counts there.",
+        "Rank correlation over the points (95% interval, bootstrap over points) with the same leave-one-out",
+        markdown(("of", "sums in another order", "from another seed"), ranks),
+        "Points of the most and the least displacement (distances in the plane, margins in nats)",
+        markdown([name.replace("_", " ") for name in names], lines),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def map_of_points(study: Study) -> "matplotlib.figure.Figure":
+    """Draws every point where it is, coloured by how far the boundary moves without it; circles: beyond float noise."""
+    from matplotlib.colors import LogNorm
+
+    left, right, bottom, top = study.window
+    figure = blank(WIDTH, 0.7 + (WIDTH - 1.4) * (top - bottom) / (right - left))
+    axes = figure.add_subplot()
+    draw_boundary(axes, study.window, study.surface, "black", 1.4)
+    shown = np.maximum(study.displacement, 1e-12)
+    scale = LogNorm(max(np.quantile(shown, 0.02), 1e-9), max(shown.max(), 2e-9))
+    order = study.order[::-1]  # the largest on top
+    for label in np.unique(study.labels):
+        own = order[study.labels[order] == label]
+        dots = axes.scatter(
+            study.points[own, 0],
+            study.points[own, 1],
+            c=shown[own],
+            norm=scale,
+            cmap="viridis_r",
+            marker=MARKERS[label % 8],
+            s=26,
+            edgecolors="#666666",
+            linewidths=0.4,
+        )
+    wrong = study.labels != study.clean_labels
+    axes.scatter(
+        study.points[wrong, 0], study.points[wrong, 1], facecolors="none", edgecolors=COLOURS[4], marker="o", s=70, linewidths=1.0
+    )
+    figure.colorbar(dots, ax=axes, label="mean displacement of the boundary", shrink=0.9)
+    inside = f"{int(study.above_noise.sum())} of {len(study.order)} beyond float noise ({study.noise.max():.2g})"
+    axes.set_title(f"{study.title}\nhow far the boundary (line) moves without each point; {inside}", fontsize=9)
+    draw_plane(axes, study.window)
+    return figure
+
+
+def boundaries(
+    study: Study, rows: Int[np.ndarray, " shown"], without: Float[np.ndarray, "shown classes rows columns"]
+) -> "matplotlib.figure.Figure":
+    """Draws the boundary with all points (black) and without one of them (orange), a panel for each of some points.
+
+    Where the change of the margins moves no boundary far enough to be seen, ten (or a hundred, ...) times the change is drawn.
+
+    Args:
+        study: all points.
+        rows: those shown.
+        without: the margins of each class without them, on the grid of `study.surface`.
+    """
+    left, right, bottom, top = study.window
+    times = times_to_be_seen(float(study.exact["displacement_largest"][rows].max()), study.window)
+    across = min(2, len(rows))
+    down = -(-len(rows) // across)
+    figure = blank(WIDTH, 0.5 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    rank = {row: place + 1 for place, row in enumerate(study.order.tolist())}
+    for axes, row, surface in zip(panels, rows.tolist(), without, strict=False):
+        for label in np.unique(study.labels):
+            own = study.labels == label
+            axes.scatter(
+                study.points[own, 0],
+                study.points[own, 1],
+                color=DOTS[label % 6],
+                marker=MARKERS[label % 8],
+                s=3,
+                alpha=0.5,
+            )
+        draw_boundary(axes, study.window, study.surface, "black", 1.2)
+        draw_boundary(axes, study.window, study.surface + times * (surface - study.surface), COLOURS[4], 1.2)
+        axes.scatter(
+            *study.points[row][:, None], marker="o", s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4
+        )
+        mean, most = study.displacement[row], study.exact["displacement_largest"][row]
+        axes.set_title(f"rank {rank[row]}: mean {mean:.2g}, largest {most:.2g}", fontsize=8)
+        draw_plane(axes, study.window)
+    for axes in panels[len(rows) :]:
+        axes.set_visible(False)
+    change = "" if times == 1 else f", the change of the margins times {times:g}"
+    figure.suptitle(
+        f"{study.title}\nthe boundary with all points (black), and without the circled one (orange{change})", fontsize=9
+    )
+    return figure
+
+
+def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
+    """Draws the displacements of all points in falling order over the float noise, and against two other leave-one-outs."""
+    figure = blank(WIDTH, 3.5)
+    curve, reordered, seed = figure.subplots(1, 3)
+    curve.axhspan(study.noise.min(), study.noise.max(), color=BAND, alpha=0.6, linewidth=0, label="float noise")
+    curve.plot(1 + np.arange(len(study.order)), study.displacement[study.order], color=COLOURS[0], label="without a point")
+    curve.set_xlabel("rank of the point")
+    curve.set_ylabel("mean displacement")
+    curve.set_yscale("log")
+    curve.legend(frameon=False, fontsize=8)
+    found = facts.agreement["displacement_mean"]
+    for axes, other, column, name in (
+        (reordered, study.reordered, 1, "sums in another order"),
+        (seed, study.other_seed, 2, "another seed"),
+    ):
+        axes.plot(study.displacement, other["displacement_mean"], "o", color=COLOURS[0], markersize=2.5, alpha=0.6)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ends = [min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])]
+        axes.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
+        axes.set_xlim(ends)
+        axes.set_ylim(ends)
+        axes.set_xlabel("mean displacement")
+        axes.set_ylabel(f"mean displacement,\n{name}")
+        axes.set_title(f"rank correlation {_interval(found, column)}", fontsize=8)
+    for axes in (curve, reordered, seed):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(study.title, fontsize=9)
+    return figure
+
+
+def _interval(found: Any, column: int) -> str:
+    value, low, high = (part[0, column] for part in found)
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,136 @@
+"""Exact leave-one-out on a toy: which points move the boundary, and how much of that is float noise or the seed."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.influence import report
+from unlearn_jax import influence
+from unlearn_jax.bench.toy import around, bounded, drawn, float_noise, prepared, shuffled, surfaces, towards_nearest
+from unlearn_jax.bench.toy_options import Config
+from unlearn_jax.data import Toy
+from unlearn_jax.influence import LeaveOneOut, Training, Window
+from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.runs import Run
+from unlearn_jax.training.cost import flops
+
+PEAK = 4096  # rows and columns of the product that the machine's speed is measured with
+
+
+def run(config: Config, folder: Run) -> None:
+    """Leave every point out once, rank them, and hold the ranking against float noise and against another seed.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    assert config.train_size
+    toy = drawn(config, config.seed)
+    window = around(toy.train.images, config.resolution)
+    original, another = (prepared(config, toy, seed) for seed in (config.seed, config.seed + 1))
+    with bounded(config), working("boundaries of the originals"):  # before 3 n trainings that would be for nothing
+        for own in (original, another):
+            influence.contour(own.model, jax.jit(influence.train)(own, jnp.ones(config.train_size)), window)
+    orders = shuffled(config, original)
+    repeats = 1 if config.smoke else 3
+    before = peak(repeats)
+    exact, speed = left_out(config, original, toy, window, "leave-one-out")
+    speed["peak"] = max(before, peak(repeats))
+    with working("sums in other orders") as update:
+        noise = float_noise(config, original, exact, window, orders)
+        update(1.0, f"{len(orders)} times the original")
+    again, _ = left_out(config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order")
+    other, _ = left_out(config, another, toy, window, "leave-one-out, another seed")
+    # without batches it is the points themselves that stand in another order
+    places = np.argsort(orders[0]) if original.batches is None else np.arange(len(toy.clean_labels))
+
+    of = f"{config.layers} {config.activation} layers of {config.width}"
+    steps = f"{original.steps} steps of {config.train.optimiser}"
+    study = report.Study(
+        title=f"{config.train_size} points, {of}, {steps}",
+        points=toy.train.images,
+        labels=toy.train.labels,
+        clean_labels=toy.clean_labels,
+        window=window[:4],
+        exact=measures(exact),
+        reordered={name: values[places] for name, values in measures(again).items()},
+        other_seed=measures(other),
+        noise=noise,
+        surface=surfaces(original, jax.tree.map(lambda leaf: leaf[None], exact.original), window)[0],
+    )
+    folder.write_csv("influence.csv", *report.table(study))
+    agreement = {name: rank_agreement(np.stack(study.columns(name), axis=1)) for name in report.MEASURES}
+    facts = report.Facts(**speed, agreement=agreement, censored=censored(exact, window))
+    folder.write_json("results.json", facts)
+    folder.write_text("summary.md", report.summary(study, facts))
+    rows = study.extremes(config.shown)
+    without = surfaces(original, jax.tree.map(lambda leaf: leaf[rows], exact.without), window)
+    save(report.map_of_points(study), folder, "map")
+    save(report.boundaries(study, rows, without), folder, "boundaries")
+    save(report.agreement(study, facts), folder, "agreement")
+    print(report.speed(facts))
+
+
+def left_out(config: Config, original: Training, toy: Toy, window: Window, label: str) -> tuple[LeaveOneOut, dict[str, float]]:
+    """The leave-one-out of a run, and how fast it was.
+
+    Returns:
+        Beside the leave-one-out: seconds of training, compilation included, its matrix products in GFLOP, and GF/s from the end
+        of the first chunk to that of the last.
+    """
+    targets = towards_nearest(window, toy)
+    start = time.perf_counter()
+    ends: list[tuple[float, float]] = []
+    with bounded(config), working(label) as update:
+
+        def report_chunk(share: float) -> None:
+            ends.append((share, time.perf_counter() - start))
+            update(share, f"{ends[-1][1]:.1f} s of training")
+
+        found = influence.leave_one_out(
+            original,
+            targets=targets,
+            window=window,
+            strategy=config.strategy,
+            chunk=config.chunk,
+            report=report_chunk,
+        )
+    (first, began), (last, ended) = ends[0], ends[-1]
+    plain = dataclasses.replace(original, model=original.model._replace(gradient=None))  # as everybody counts
+    work = (1 + len(found.points)) * flops(influence.train, plain, jnp.ones(len(toy.clean_labels))) / 1e9
+    rate = (last - first) * work / (ended - began) if last > first else work / ended
+    return found, {"seconds": ended, "gflop": work, "gflops": rate}
+
+
+def peak(repeats: int) -> float:
+    """GF/s of NumPy's float32 matrix product, the best of some."""
+    a = np.random.default_rng(0).standard_normal((PEAK, PEAK), dtype=np.float32)
+    best = np.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * PEAK**3 / best / 1e9
+
+
+def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
+    """What each point changed, in a number each."""
+    change = found.change
+    return {
+        "displacement_mean": change.mean_displacement,
+        "displacement_largest": change.largest_displacement,
+        "parameter_change": change.parameter,
+        "margin_change": np.abs(change.margins).mean(1),
+        "own_loss_change": np.diagonal(change.losses),
+        **{f"parameter_change_{name}": values for name, values in change.parameters.items()},
+    }
+
+
+def censored(found: LeaveOneOut, window: Window) -> float:
+    """Share of the displacements, of every point left out at every point of the contour, that are as far as was looked."""
+    assert found.change.boundary is not None
+    return float(np.mean(np.abs(found.change.boundary) >= np.float32(window.diagonal)))

@@ -1,0 +1,138 @@
+"""Memorisation at image scale: which training examples only models that saw them get right, and what hangs on them."""
+
+import numpy as np
+
+from experiments.memorisation import report
+from experiments.memorisation.options import Config
+from unlearn_jax.bench.setting import on_halves, prepare
+from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data.splits import generator
+from unlearn_jax.influence import correlation, datamodels, mask_correlation, subset_influence
+from unlearn_jax.metrics import Interval, exposure, memorisation, reliability, scaled_logits
+from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.runs import Run
+from unlearn_jax.training.ensembles import predict
+
+HELD_OUT = 0.25  # share of the models that datamodels are not fitted to, but judged on
+
+
+def run(config: Config, folder: Run) -> None:
+    """Train a pool on random halves; score every example, every pair with a test example, and fit datamodels.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    setting = prepare(config)
+    data, model = setting.data, setting.problem.model
+    masks, variables = on_halves(config, setting, config.members)
+    order = generator("influence on test examples", config.seed).permutation(len(data.test.labels))
+    tested = np.sort(order[: config.test_size])
+    test_images, test_labels = data.test.images[tested], data.test.labels[tested]
+    with working("answers") as update:
+        train_logits = predict(model, variables, data.train.images, config.strategy)
+        update(0.5, "on the training set")
+        test_logits = predict(model, variables, test_images, config.strategy)
+        update(1.0, f"{len(masks)} models, {len(data.train.labels)} + {len(tested)} examples")
+
+    right, test_right = train_logits.argmax(-1) == data.train.labels, test_logits.argmax(-1) == test_labels
+    margins, test_margins = scaled_logits(train_logits, data.train.labels), scaled_logits(test_logits, test_labels)
+    halves = np.array_split(np.arange(len(masks)), 2)
+    scores = memorisation(right, masks)
+    by_half = np.stack([memorisation(right[half], masks[half]).score for half in halves])
+    answers_by_half = [subset_influence(masks[half], test_right[half]).score.sum(1) for half in halves]
+    with working("influence") as update:
+        influence = subset_influence(masks, test_right)
+        association = mask_correlation(masks, test_right)
+        chance = np.array([shuffled(masks, test_right, config.seed, index) for index in range(config.shuffles)])
+        update(1.0, f"largest correlation {abs(association).max():.2f}, by chance {chance.max():.2f}")
+
+    study = report.Study(
+        title=f"{config.dataset}, {len(data.train.labels)} examples, {len(masks)} models of {config.model} on random halves",
+        names=DATASETS[config.dataset].names or tuple(map(str, range(data.classes))),
+        rows=data.published.train,
+        images=data.train.images,
+        labels=data.train.labels,
+        clean_labels=data.clean_labels,
+        test_rows=tested,
+        test_images=test_images,
+        test_labels=test_labels,
+        memorisation=scores.score,
+        error=scores.error,
+        halves=by_half,
+        exposure=exposure(margins, masks),
+        own_margin=subset_gain(masks, margins),
+        right_in=(right & masks).sum(0) / masks.sum(0),
+        right_out=(right & ~masks).sum(0) / (~masks).sum(0),
+        test_right=test_right.mean(0),
+        influence=influence.score,
+        influence_error=influence.error,
+        association=association,
+        chance=chance,
+        reliability={"memorisation": reliability(*by_half), "test answers": reliability(*answers_by_half)},
+    )
+    fitted = linear_models(config, study, masks, margins, test_margins)
+    folder.write_csv("memorisation.csv", *report.table(study, fitted))
+    folder.write_csv("pairs.csv", *report.pairs(study))
+    folder.write_csv("datamodels.csv", *report.targets(study, fitted))
+    folder.write_json("results.json", report.facts(study, fitted))
+    folder.write_text("summary.md", report.summary(study, fitted))
+    save(report.pictures(study, config.shown), folder, "examples")
+    save(report.side_by_side(study, config.shown), folder, "pairs")
+    save(report.distributions(study), folder, "memorisation")
+    save(report.agreement(study, fitted), folder, "datamodels")
+    print(report.headline(study, fitted))
+
+
+def subset_gain(masks: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """What training on each example adds to its own margin, in nats: the diagonal of its subset influence."""
+    return (margins * masks).sum(0) / masks.sum(0) - (margins * ~masks).sum(0) / (~masks).sum(0)
+
+
+def shuffled(masks: np.ndarray, outputs: np.ndarray, seed: int, index: int) -> float:
+    """The largest |correlation| of any example with any output when the outputs are other models'."""
+    order = generator("shuffled models", seed, index).permutation(len(masks))
+    return float(abs(mask_correlation(masks, outputs[order])).max())
+
+
+def linear_models(
+    config: Config, study: report.Study, masks: np.ndarray, margins: np.ndarray, test_margins: np.ndarray
+) -> report.Fitted:
+    """Datamodels of some margins, from three quarters of the models, and how well they foretell the rest.
+
+    Training examples are taken evenly from the order of their memorisation, test examples from those looked at.
+    """
+    ranks = np.argsort(-study.memorisation, kind="stable")
+    rows = ranks[evenly(len(ranks), config.targets)]
+    columns = evenly(len(study.test_rows), config.targets)
+    outputs = np.concatenate([margins[:, rows], test_margins[:, columns]], axis=1)
+    used = generator("models that datamodels are fitted to", config.seed).permutation(len(masks))
+    seen, unseen = np.split(used, [len(masks) - round(HELD_OUT * len(masks))])
+    with working("datamodels") as update:
+        found = datamodels(masks[seen], outputs[seen])
+        update(1.0, f"{outputs.shape[1]} targets, {len(seen)} models")
+    singly = subset_influence(masks[seen], outputs[seen]).score
+    own = found.weights[rows, np.arange(len(rows))]
+    known = {"its memorisation": study.memorisation, "what training on it adds to its own margin": study.own_margin}
+    ranked = rank_agreement(np.stack([own, *(each[rows] for each in known.values())], axis=1))
+    said = {
+        "datamodel": correlation(found.predict(masks[unseen]), outputs[unseen]),
+        "difference of means": correlation(masks[unseen].astype(float) @ singly, outputs[unseen]),
+    }
+    return report.Fitted(
+        rows=rows,
+        test_rows=study.test_rows[columns],
+        weights=found.weights,
+        singly=singly,
+        own=own,
+        agreement={name: Interval(*(float(part[0, place + 1]) for part in ranked)) for place, name in enumerate(known)},
+        held_out=said,
+        seen=len(seen),
+        unseen=len(unseen),
+    )
+
+
+def evenly(count: int, wanted: int) -> np.ndarray:
+    """As many places as are wanted, or all, from the first to the last of `count`."""
+    return np.linspace(0, count - 1, min(wanted, count)).round().astype(int)

@@ -1,0 +1,1 @@
+"""How much each method depends on its hyperparameters: forgetting against utility."""

@@ -1,0 +1,66 @@
+"""How much each method depends on its hyperparameters: forgetting against utility over its two main ones.
+
+Every setting may spend the same, and is judged as in the tuning: on originals, oracles and a forget set that the evaluation does
+not use.
+
+    python benchmark.py --exp sensitivity
+    python benchmark.py --exp sensitivity --methods scrub,salun --grid 9
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from unlearn_jax.bench.options import Train, require
+from unlearn_jax.bench.tuning_options import Budget
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Budget):
+    """The options of the experiment `sensitivity`."""
+
+    exp: str = "sensitivity"
+    """The experiment. `--list` shows all."""
+    methods: str = "all"
+    """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
+    grid: int = 4
+    """Values of each of a method's two main hyperparameters; of a single one this many squared."""
+    fine: str = "neggrad_plus,scrub,salun,l1_sparse,ssd,bad_teacher,finetune,gradient_ascent,random_label,fisher"
+    """Methods that get a finer grid, names separated by commas."""
+    fine_grid: int = 7
+    """Values of each of their hyperparameters."""
+
+    extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
+
+    def check(self) -> None:
+        """Raises a UsageError for the first value that cannot be meant."""
+        super().check()
+        require(self.grid >= 2, "--grid", self.grid, "expected an integer of at least 2")
+        require(self.fine_grid >= 2, "--fine-grid", self.fine_grid, "expected an integer of at least 2")
+        self.fine_names()
+
+    def fine_names(self) -> list[str]:
+        """The methods that get a finer grid."""
+        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+
+        names = [name for name in self.fine.replace(",", " ").split() if name]
+        for name in names:
+            require(name in METHODS, "--fine", name, f"there is {', '.join(METHODS)}")
+        return names
+
+
+def smoke(config: Config) -> Config:
+    """The whole path in seconds."""
+    return dataclasses.replace(
+        config,
+        smoke=True,
+        train_size=300,
+        model="mlp",
+        width=16,
+        members=2,
+        grid=2,
+        fine_grid=3,
+        epochs=1,
+        methods="finetune,neggrad_plus,fisher",
+        fine="fisher",
+        train=Train(epochs=2, batch_size=64),
+    )

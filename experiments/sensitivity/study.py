@@ -1,0 +1,82 @@
+"""How much each method depends on its hyperparameters: forgetting against utility over its two main ones."""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.sensitivity.options import Config
+from experiments.sensitivity.report import Surface, Tried, meshes, summary
+from unlearn_jax.bench.options import require
+from unlearn_jax.bench.setting import prepare, settings
+from unlearn_jax.bench.tuning import Judge
+from unlearn_jax.bench.tuning_options import LOG, SPACE
+from unlearn_jax.methods import METHODS
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.runs import Run
+
+COLUMNS = ("method", "kind", "first", "first_value", "second", "second_value", *Tried._fields[2:])
+
+
+def run(config: Config, folder: Run) -> None:
+    """Judge a grid of settings of every method that has hyperparameters to vary, and draw the surfaces.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    names = [name for name in config.method_names() if name in SPACE]
+    require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(SPACE)}")
+    setting = prepare(config)
+    judge = Judge(config, setting)
+    chosen, fine = settings(config, names, judge.label), config.fine_names()
+    surfaces: list[Surface] = []
+    for name in names:
+        budget = {key: value for key, value in (("epochs", config.epochs), ("batch_size", config.batch_size))}
+        base = chosen[name] | {key: value for key, value in budget.items() if key in chosen[name]}
+        axes = list(SPACE[name])[:2]
+        points = grid(name, axes, config.fine_grid if name in fine else config.grid)
+        marked = [{key: float(each[key]) for key in axes} for each in (base, METHODS[name].defaults)]
+        asked: dict[str, Any] = {"base": base, "points": points + marked}
+        make = partial(judged, judge, name, **asked)
+        found = folder.cached(f"surfaces/{name}.npz", {**judge.identity, **asked}, make)
+        tried = [Tried(*map(float, one)) for one in found["tried"]]
+        surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
+    rows = [
+        (each.method, kind, each.axes[0], one[0], each.axes[1] if len(each.axes) > 1 else "", *one[1:])
+        for each in surfaces
+        for kind, some in (("grid", each.grid), ("used", [each.used]), ("authors", [each.authors]))
+        for one in some
+    ]
+    folder.write_csv("sensitivity.csv", COLUMNS, rows)
+    ends = {"nothing": judge.nothing.tolist(), "retrain": judge.floor.tolist()}
+    folder.write_json("results.json", ends)
+    title = f"{config.dataset} · {config.model} · n={config.members} models a setting, {config.members} oracles"
+    save(meshes(surfaces, judge.nothing, judge.floor, title), folder, "sensitivity")
+    table = summary(surfaces, judge.nothing, judge.floor)
+    folder.write_text("summary.md", table)
+    print(table)
+
+
+def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """What a method's models are like at every point, all in one batch of members: rows of `Tried`."""
+    with working(name) as update:
+        distances, shares, _ = judge.judge(name, base, points)
+        tried = [
+            Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
+            for point, far, share in zip(points, distances, shares, strict=True)
+        ]
+        update(1.0, f"{len(points) - 2} settings, the best {min(one.total for one in tried):.2f}")
+    return {"tried": np.array(tried)}
+
+
+def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:
+    """The settings, first hyperparameter slowest: evenly over the space, on its scale."""
+
+    def values(key: str, number: int) -> np.ndarray:
+        low, high, scale = SPACE[name][key]
+        return np.geomspace(low, high, number) if scale == LOG else np.linspace(low, high, number)
+
+    each = [values(key, count if len(axes) > 1 else count**2) for key in axes]
+    return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*each)]

@@ -1,0 +1,199 @@
+"""Forget requests one after another, without the retain set: drift of utility and of forgetting, against retraining each time."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.streaming import report
+from experiments.streaming.options import Config
+from unlearn_jax.bench.alive import lost_members, score_alive, without
+from unlearn_jax.bench.forget_set import Study, scored_row
+from unlearn_jax.bench.options import require
+from unlearn_jax.bench.setting import Setting, pool, prepare, settings
+from unlearn_jax.data import choose
+from unlearn_jax.data.splits import generator
+from unlearn_jax.methods import METHODS, traceable
+from unlearn_jax.methods.sharding import Sisa
+from unlearn_jax.methods.streaming import Anchor, anchor, lift
+from unlearn_jax.metrics import klom, null, scaled_logits
+from unlearn_jax.progress import working
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.rows import REFERENCES, Row, write_results
+from unlearn_jax.runs import Run
+from unlearn_jax.training.ensembles import over_members, padded, shared
+from unlearn_jax.training.pools import diverged, member_keys
+from unlearn_jax.types import Cube, Model, Variables
+
+
+class Streamed(NamedTuple):
+    """A method's models after each request, and what a request took."""
+
+    access: str
+    model: Model  # what the variables belong to
+    after: Variables  # [members, requests, ...]
+    seconds: float  # of one request and member
+
+
+def run(config: Config, folder: Run) -> None:
+    """Answer every request by every method, and measure after each against models retrained without all that came so far.
+
+    Raises:
+        UsageError: something in the configuration cannot be done.
+    """
+    setting = prepare(config)
+    requests = arriving(config, setting)
+    everything = np.ones(len(setting.data.train.labels), bool)
+    originals = pool(config, setting, setting.problem, everything, "original", config.members)
+    lost_members(config, "original", originals.variables, 2)
+    for number in range(1, config.requests + 1):  # if they do not suffice, then before a method is trained
+        study_after(config, folder, setting, requests[:number]).oracles()
+    streams = answered(config, setting, requests, originals.variables)
+    if config.shards:
+        streams["sisa"] = sharded(config, setting, requests)
+    rows: list[Row] = []
+    steps: list[report.Step] = []
+    for number in range(1, config.requests + 1):
+        study = study_after(config, folder, setting, requests[:number])
+        found, drifted = judged(config, study, requests[:number], originals.variables, streams)
+        rows, steps = rows + found, steps + drifted
+    write_results(folder, rows)
+    folder.write_csv("streaming.csv", report.COLUMNS, map(report.cells, steps))
+    title = report.title(rows, config.requests, config.request_size)
+    save(report.drift(steps, title), folder, "drift")
+    summary = report.summary(steps, title)
+    folder.write_text("summary.md", summary)
+    print(summary)
+
+
+def arriving(config: Config, setting: Setting) -> np.ndarray:
+    """The rows that each request asks to forget, `[requests, size]`, disjoint.
+
+    Raises:
+        UsageError: more rows than there are.
+    """
+    labels, count = setting.data.train.labels, config.requests * config.request_size
+    most = (len(labels) - 1) // config.requests
+    require(config.request_size <= most, "--request-size", config.request_size, f"there are examples for {most} a request")
+    mask = choose(labels, kind="random", size=count, classes=setting.data.classes, seed=config.seed)
+    return generator("order of requests", config.seed).permutation(np.flatnonzero(mask)).reshape(config.requests, -1)
+
+
+def answered(config: Config, setting: Setting, requests: np.ndarray, originals: Variables) -> dict[str, Streamed]:
+    """Every method's models after each request, and those of the same method held by an anchor."""
+    found: dict[str, Streamed] = {}
+    anchors = over_members(anchor, (False, True), config.strategy)(setting.problem, own_of(originals)) if config.anchor else None
+    for name, values in settings(config, config.method_names()).items():
+        access = METHODS[name].access
+        found[name] = streamed(config, setting, name, values, requests, originals, None)
+        if anchors is not None:
+            held = streamed(config, setting, name, values, requests, originals, anchors)
+            found[f"{name} + anchor"] = held._replace(access=f"{access} + summary")
+    return found
+
+
+def streamed(
+    config: Config,
+    setting: Setting,
+    name: str,
+    values: dict[str, Any],
+    requests: np.ndarray,
+    originals: Variables,
+    anchors: Anchor | None,
+) -> Streamed:
+    """One method's models after each request."""
+    static, numbers = traceable(name, values)
+
+    def stream(key, variables, held, problem, requests, numbers, strength):
+        method = METHODS[name].make(**static, **numbers)
+        return lift(method)(key, problem, variables, requests, held, strength)
+
+    members = config.members
+    batched = (True, True, anchors is not None, False, False, False, False)
+    keys = padded(member_keys(config.seed, f"{name} in a stream", members))
+    shared_by_all = (setting.problem, shared(requests), shared(jax.tree.map(np.float32, numbers)), np.float32(config.anchor))
+    arguments = keys, own_of(originals), anchors, *shared_by_all
+    with working(f"{name}{' + anchor' if anchors is not None else ''}") as update:
+        program = over_members(stream, batched, config.strategy).lower(*arguments).compile()
+        start = time.perf_counter()
+        after = jax.block_until_ready(program(*arguments))
+        seconds = (time.perf_counter() - start) / (members * len(requests))
+        update(1.0, f"{seconds:.3f} s a request and member")
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after)
+    return Streamed(METHODS[name].access, setting.problem.model, own, seconds)
+
+
+def sharded(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
+    """SISA: ensembles of its own instead of the originals, and after each request the shards trained again that it touches."""
+    sisa, members = Sisa(shards=config.shards, slices=config.slices), config.members
+
+    def begin(key, problem):
+        divide_key, train_key = jax.random.split(key)
+        division = sisa.divide(divide_key, problem)
+        return train_key, division, sisa.train(train_key, problem, division)
+
+    def stream(begun, problem, requests):
+        key, division, trained = begun
+        return sisa.answer(key, problem, division, trained, requests)
+
+    keys, asked = padded(member_keys(config.seed, "sisa in a stream", members)), shared(requests)
+    with working("sisa") as update:
+        begun = over_members(begin, (True, False), config.strategy)(keys, setting.problem)
+        arguments = begun, setting.problem, asked
+        program = over_members(stream, (True, False, False), config.strategy).lower(*arguments).compile()
+        start = time.perf_counter()
+        after = jax.block_until_ready(program(*arguments))
+        seconds = (time.perf_counter() - start) / (members * len(requests))
+        update(1.0, f"{seconds:.3f} s a request and member")
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after)
+    return Streamed(METHODS["sisa"].access, METHODS["sisa"].outcome(setting.problem.model), own, seconds)
+
+
+def own_of(variables: Variables) -> Variables:
+    """Members as a program over all devices wants them."""
+    return padded(jax.tree.map(jnp.asarray, variables))
+
+
+def study_after(config: Config, folder: Run, setting: Setting, requests: np.ndarray) -> Study:
+    """What is asked for by all of `requests` as one forget set."""
+    mask = np.isin(np.arange(len(setting.data.train.labels)), requests)
+    return Study(config, folder, setting, mask, f"after-{len(requests)}")
+
+
+def judged(
+    config: Config, study: Study, requests: np.ndarray, originals: Variables, streams: dict[str, Streamed]
+) -> tuple[list[Row], list[report.Step]]:
+    """All methods after the last of `requests`, against models retrained without any of them."""
+    number, oracles = len(requests), study.oracles()
+    yardstick = study.yardstick(oracles)
+    first = np.isin(study.rows["forget"], requests[0])
+    retrained = study.pool("retrain", config.members)
+    streamed = {name: jax.tree.map(lambda leaf: leaf[:, number - 1], each.after) for name, each in streams.items()}
+    seconds = {"retrain": retrained.seconds, **{name: each.seconds for name, each in streams.items()}}
+    access = {name: METHODS[name].access for name in REFERENCES} | {name: each.access for name, each in streams.items()}
+    rows: list[Row] = []
+    steps: list[report.Step] = []
+    for name, variables in {"original": originals, "retrain": retrained.variables, **streamed}.items():
+        cube = study.logits(variables, streams[name].model if name in streams else None)
+        cube = without(cube, diverged((variables, cube)))
+        evaluation, n = score_alive(cube, yardstick)
+        if evaluation is None:
+            continue
+        about = (config.exp, config.dataset, config.model, study.name, name, access[name], "", "")
+        common = Row(*about, n_members=n, n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
+        rows += [scored_row(common, each) for each in evaluation.scores]
+        levels = {(each.metric, each.split): report.Level(each.value, *each.null) for each in evaluation.scores}
+        shown = {split: levels["accuracy", split] for split in Cube._fields} | {"klom": levels["klom", "forget"]}
+        shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], study.labels.forget[first])
+        steps.append(report.Step(number, requests.size, name, access[name], n, seconds.get(name, 0.0), **shown))
+    return rows, steps
+
+
+def of_first(logits: np.ndarray, oracles: np.ndarray, labels: np.ndarray) -> report.Level:
+    """KLOM on the examples of the first request, n against n."""
+    n = len(logits)
+    own, theirs = scaled_logits(logits, labels), scaled_logits(oracles, labels)
+    value = np.mean([klom(own, half).mean() for half in (theirs[:n], theirs[n : 2 * n])])
+    return report.Level(float(value), *null(lambda a, b: float(klom(a, b).mean()), theirs, n, key=jax.random.key(0)))

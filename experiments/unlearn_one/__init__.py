@@ -1,0 +1,1 @@
+"""Every method forgets each point of a toy: held against exact leave-one-out."""

@@ -1,0 +1,301 @@
+"""Methods against the exact answer for every point: a table, where each method stands, and whose boundary goes where."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unlearn_jax.report.drawing import ACCESS, BAND, COLOURS, ELSE, REFERENCE, WIDTH, blank
+from unlearn_jax.report.planes import DOTS, MARKERS, draw_boundary, draw_plane, times_to_be_seen
+from unlearn_jax.report.tables import markdown
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+REORDERED = "exact, other order"  # the exact answers once more, every sum of the training in another order
+ENDS = (REORDERED, "retrain", "original")
+MEASURES = (
+    "boundary_ratio",
+    "boundary_alignment",
+    "margin_ratio",
+    "margin_alignment",
+    "parameter_ratio",
+    "parameter_alignment",
+    "another_alignment",
+)
+RATIOS = ("boundary_ratio", "margin_ratio", "together")
+PANELS = 6  # methods whose points are shown one by one
+LINES = 3  # methods whose boundaries are drawn
+LINE_WIDTHS = (1.1, 4.4, 3.2, 2.2, 1.3)  # of the original, the exact answer and the methods: one on another shows both
+LINE_STYLES: tuple[Literal["solid", "dashed"], ...] = ("solid", "solid", "solid", "solid", "dashed")
+
+Interval = tuple[float, float, float]  # a value and the ends of its interval
+
+
+class Forgotten(NamedTuple):
+    """What a method made of every point, beside the exact answers.
+
+    Attributes:
+        name: of the method.
+        access: what it may see; empty for what is no method.
+        hyperparameter: the one that was searched; empty where there was none.
+        tried: its values.
+        scores: of each the geometric mean of the boundary ratios of the points of the search.
+        seconds: of one point.
+        columns: by measure, a value for each point: columns of unlearn_one.csv.
+        surfaces: its margins of each class without the points shown, on the grid.
+    """
+
+    name: str
+    access: str
+    hyperparameter: str
+    tried: Float[np.ndarray, " trials"]
+    scores: Float[np.ndarray, " trials"]
+    seconds: float
+    columns: dict[str, Float[np.ndarray, " points"]]
+    surfaces: Float[np.ndarray, "shown classes rows columns"]
+
+    @property
+    def chosen(self) -> str:
+        """The hyperparameter as it was set; a star where it is the least or the most that was tried."""
+        if not self.hyperparameter:
+            return "nothing to search"
+        best = int(np.argmin(self.scores))
+        end = "*" if self.tried[best] in (self.tried.min(), self.tried.max()) else ""
+        return f"{self.hyperparameter} {self.tried[best]:.2g}{end}"
+
+    def arrays(self) -> dict[str, Any]:
+        """What `of` takes."""
+        return {**self._asdict(), "columns": list(self.columns), **{f"column {key}": each for key, each in self.columns.items()}}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Forgotten":
+        """One that was saved as named arrays."""
+        columns = {str(key): arrays[f"column {key}"] for key in arrays["columns"]}
+        name, access, hyperparameter = (str(arrays[field]) for field in cls._fields[:3])
+        seconds = float(arrays["seconds"])
+        return cls(name, access, hyperparameter, arrays["tried"], arrays["scores"], seconds, columns, arrays["surfaces"])
+
+
+class Study(NamedTuple):
+    """All methods on all points. Displacements are distances in the plane.
+
+    Attributes:
+        title: what it is about.
+        points: where they are.
+        labels: as trained on.
+        clean_labels: without label noise.
+        window: left, right, bottom, top of the part of the plane that is looked at.
+        displacement: how far each point's absence moves the boundary, on average along it.
+        most: the points shown, those of most influence.
+        original: the original's margins of each class on the grid.
+        exact: those of the models without the points shown.
+        found: by name, the methods, and the exact answers with their sums in another order.
+        medians: by name, the median over points of each measure, the shares `nearer` and `right_way`, and the boundary ratio of
+            all points `together` (their distances added up), with intervals.
+    """
+
+    title: str
+    points: Float[np.ndarray, "points 2"]
+    labels: Int[np.ndarray, " points"]
+    clean_labels: Int[np.ndarray, " points"]
+    window: tuple[float, float, float, float]
+    displacement: Float[np.ndarray, " points"]
+    most: Int[np.ndarray, " shown"]
+    original: Float[np.ndarray, "classes rows columns"]
+    exact: Float[np.ndarray, "shown classes rows columns"]
+    found: dict[str, Forgotten]
+    medians: dict[str, dict[str, Interval]]
+
+    @property
+    def order(self) -> list[str]:
+        """All, the nearest to the exact answers first."""
+        return sorted(self.found, key=lambda name: self.medians[name]["together"][0])
+
+    @property
+    def nearest(self) -> list[str]:
+        """Methods, the nearest first, without the two ends."""
+        return [name for name in self.order if name not in ENDS]
+
+
+def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of unlearn_one.csv, a row for each method and point."""
+    about = {
+        "point": np.arange(len(study.points)),
+        "x": study.points[:, 0],
+        "y": study.points[:, 1],
+        "label": study.labels,
+        "clean_label": study.clean_labels,
+        "exact_displacement": study.displacement,
+    }
+    names = ["displacement", *MEASURES]
+    rows = []
+    for name in study.order:
+        own = study.found[name]
+        columns = [*about.values(), *(own.columns.get(each, np.full(len(study.points), None)) for each in names)]
+        rows += [[name, own.access, *line] for line in zip(*(column.tolist() for column in columns), strict=True)]
+    return ["method", "access", *about, *names], rows
+
+
+def searched(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of search.csv, a row for each method and value that was tried."""
+    rows = [
+        [each.name, each.hyperparameter, float(value), float(score)]
+        for each in study.found.values()
+        for value, score in zip(each.tried, each.scores, strict=True)
+    ]
+    return ["method", "hyperparameter", "value", "boundary_ratio"], rows
+
+
+def summary(study: Study) -> str:
+    """What summary.md says."""
+    headings = [
+        "",
+        "access",
+        "set to",
+        "all points together",
+        "boundary ratio",
+        "nearer than nothing",
+        "boundary alignment",
+        "the right way",
+    ]
+    headings += ["alignment, another point", "margin ratio", "margin alignment", "parameter alignment"]
+    last = ("another_alignment", "margin_ratio", "margin_alignment", "parameter_alignment")
+    lines = []
+    for name in study.order:
+        own, found = study.found[name], study.medians[name]
+        numbers = [
+            *(_interval(found, measure) for measure in ("together", "boundary_ratio")),
+            f"{found['nearer'][0]:.0%}",
+            _interval(found, "boundary_alignment"),
+        ]
+        numbers += [f"{found['right_way'][0]:.0%}", *(_interval(found, measure) for measure in last)]
+        lines.append([name, own.access, own.chosen, *numbers])
+    quantiles = ", ".join(f"{value:.2g}" for value in np.quantile(study.displacement, (0, 0.5, 1)))
+    text = [
+        f"# Forgetting one point: {study.title}",
+        f"Medians over {len(study.points)} points (95% interval, bootstrap over points). Ratio: the distance to the model "
+        "without the point, relative to the original's (0: exact, 1: as far as doing nothing); *together*: the ratio of the sums "
+        "of all distances. Alignment: the cosine of the change with the exact one (1: the right way, 0: no relation). *nearer*, "
+        "*the right way*: shares of the points. *Another point*: the same change beside the exact answer to another point, drawn "
+        "at random.",
+        f"Without a point the boundary moves by {quantiles} (least, median, most). A star: the searched value is at an end of "
+        "what was tried.",
+        markdown(headings, lines),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def standing(study: Study) -> "matplotlib.figure.Figure":
+    """Draws the ratio of all points together, median ratio and alignment of every method, with their intervals, by access."""
+    from matplotlib.lines import Line2D
+
+    names = study.order[::-1]
+    figure = blank(WIDTH, 1.6 + 0.21 * len(names))
+    ratio, alignment = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(names))
+    methods = [study.medians[name][column] for name in names if name != REORDERED for column in RATIOS]
+    least = 0.8 * min(low for _, low, _ in methods if low > 0)  # of the panel: float noise lies far to the left of all methods
+    for axes, measure in ((ratio, "ratio"), (alignment, "alignment")):
+        for place, name in zip(places, names, strict=True):
+            marker, colour = REFERENCE if name in ENDS else ACCESS.get(study.found[name].access, ELSE)
+            shown = [(f"boundary_{measure}", 0.2, colour), (f"margin_{measure}", -0.2, "white")]
+            for column, shift, face in [*shown, *([("together", 0.0, BAND)] if measure == "ratio" else [])]:
+                value, low, high = study.medians[name][column]
+                if measure == "ratio" and value < least:
+                    axes.plot(least, place + shift, "<", color=colour, markerfacecolor=face, markersize=5, clip_on=False)
+                    continue
+                axes.plot([low, high], [place + shift] * 2, "-", color=colour, linewidth=1.0)
+                axes.plot(value, place + shift, marker, color=colour, markerfacecolor=face, markersize=5)
+        axes.set_yticks(places, names, fontsize=7)
+        axes.set_ylim(-0.8, len(names) - 0.2)
+        axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
+        axes.axvline(1.0 if measure == "ratio" else 0.0, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    ratio.set_xscale("log")
+    ratio.set_xlim(left=least)
+    ratio.set_xlabel("distance to the exact answer, relative to\ndoing nothing (dashed); arrows: further to the left")
+    alignment.set_xlabel("cosine of the change with the exact one\n(dashed: no relation)")
+    alignment.set_xlim(-1.05, 1.05)
+    used = dict.fromkeys(study.found[name].access for name in names if name not in ENDS)
+    looks = {"exact, retrained, or nothing done": REFERENCE, **{access: ACCESS.get(access, ELSE) for access in used}}
+    handles = [Line2D([], [], marker=look[0], color=look[1], linestyle="none", label=name) for name, look in looks.items()]
+    handles += [
+        Line2D([], [], marker="o", color="#444444", markerfacecolor=face, linestyle="none", label=label)
+        for label, face in (("boundary", "#444444"), ("of all points together", BAND), ("margins on a grid", "white"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(f"{study.title}\neach point forgotten alone: medians over the points, 95% intervals", fontsize=9)
+    return figure
+
+
+def by_influence(study: Study) -> "matplotlib.figure.Figure":
+    """Draws, for the nearest methods, the ratio of every point against how far its absence moves the boundary."""
+    names = study.nearest[:PANELS]
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure = blank(WIDTH, 0.9 + 2.3 * down)
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    wrong = study.labels != study.clean_labels
+    for axes, name in zip(panels, names, strict=False):
+        values = study.found[name].columns["boundary_ratio"]
+        for chosen, colour, label in ((~wrong, COLOURS[0], "label right"), (wrong, COLOURS[4], "label wrong")):
+            axes.plot(study.displacement[chosen], values[chosen], "o", color=colour, markersize=3, alpha=0.7, label=label)
+        axes.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title(f"{name} ({study.found[name].access})", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    figure.supxlabel("how far the boundary moves without the point", fontsize=9)
+    figure.supylabel("distance to the exact answer / original's", fontsize=9)
+    panels[0].legend(frameon=False, fontsize=7)
+    figure.suptitle(f"{study.title}\nthe nearest methods, point by point; dashed: doing nothing", fontsize=9)
+    return figure
+
+
+def boundaries(study: Study) -> "matplotlib.figure.Figure":
+    """Draws the boundary with the points of most influence, exactly without them, and as the nearest methods forget them."""
+    from matplotlib.lines import Line2D
+
+    names, (left, right, bottom, top) = study.nearest[:LINES], study.window
+    times = times_to_be_seen(float(study.displacement[study.most].max()), study.window)
+    across = min(2, len(study.most))
+    down = -(-len(study.most) // across)
+    figure = blank(WIDTH, 0.9 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    looks = {
+        "all points": "black",
+        "exactly without": COLOURS[4],
+        **dict(zip(names, (COLOURS[0], COLOURS[1], COLOURS[7]), strict=False)),
+    }
+    for axes, place, point in zip(panels, range(len(study.most)), study.most.tolist(), strict=False):
+        for label in np.unique(study.labels):
+            own = study.labels == label
+            axes.scatter(*study.points[own].T, color=DOTS[label % 6], marker=MARKERS[label % 8], s=5, alpha=0.6)
+        surfaces = [study.original, study.exact[place], *(study.found[name].surfaces[place] for name in names)]
+        for surface, colour, width, style in zip(surfaces, looks.values(), LINE_WIDTHS, LINE_STYLES, strict=False):
+            draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width, style)
+        axes.scatter(*study.points[point][:, None], s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4)
+        axes.set_title(f"without the circled point: {study.displacement[point]:.2g} on average", fontsize=8)
+        draw_plane(axes, study.window)
+    for axes in panels[len(study.most) :]:
+        axes.set_visible(False)
+    handles = [
+        Line2D([], [], color=colour, linewidth=width, linestyle=style, label=name)
+        for (name, colour), width, style in zip(looks.items(), LINE_WIDTHS, LINE_STYLES, strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    larger = "" if times == 1 else f"; every change of the margins drawn {times:g} times as large"
+    figure.suptitle(f"{study.title}\nthe points of most influence, forgotten{larger}", fontsize=9)
+    return figure
+
+
+def _interval(found: Mapping[str, Interval], measure: str) -> str:
+    if measure not in found:
+        return ""
+    value, low, high = found[measure]
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,297 @@
+"""Variance over seeds, as a person sees it: bias and variance, spread against loss, lines and a plane, sharpness."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report.drawing import COLOURS, SPLITS, WIDTH, blank
+from unlearn_jax.report.tables import markdown
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+Columns = Mapping[str, np.ndarray]
+"""A table by its columns, all equally long."""
+NAMES = {"forget": "forget set", "retain": "retain set", "test": "test set"}
+DISTINCT = (*COLOURS[:6], "#999999", "#8C564B", "#17BECF", "#BCBD22", "#7F3C8D")
+TRAINED = ("original to original", "original to oracle", "oracle to oracle", "original to oracle, same seed")
+INTERPOLATED = ", interpolated statistics"
+UNSAID = (*(f"Brier {part}" for part in ("loss", "bias", "variance")), "sd of the loss", "rise from end to end")
+"""Measures that are in variance.csv, but not in summary.md."""
+SHORT = {
+    "original to original": "two originals",
+    "oracle to oracle": "two oracles",
+    "original to oracle": "original, oracle",
+    "original to oracle, same seed": "original, oracle of one seed",
+}
+"""What lines are called in the legend."""
+
+
+class Row(NamedTuple):
+    """One value of the study.
+
+    Attributes:
+        part: of the study: spread, coincidence, line, sharpness, forgetting, sharpness and forgetting.
+        subject: whose: a group of models, or a kind of line.
+        split: the examples.
+        measure: what.
+        value: its value.
+        low: lower end of its 95% interval, over models and forget sets.
+        high: upper end.
+        difference: from the oracles' value (a ratio where `measure` says so); theirs: of one half of them from the other.
+        difference_low: lower end of its interval.
+        difference_high: upper end.
+    """
+
+    part: str
+    subject: str
+    split: str
+    measure: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+class Line(NamedTuple):
+    """The mean loss at a point of the lines of one kind, and its 95% interval."""
+
+    kind: str
+    split: str
+    share: float  # of the way from the first model to the second
+    loss: float
+    low: float
+    high: float
+
+
+class Plane(NamedTuple):
+    """The loss over a plane through three models; distances are those of weights.
+
+    Attributes:
+        x: along the way from the first model to the second.
+        y: at right angles to it.
+        places: of the three.
+        losses: on forget, retain and test.
+    """
+
+    x: Float[np.ndarray, " columns"]
+    y: Float[np.ndarray, " rows"]
+    places: Float[np.ndarray, "3 2"]
+    losses: Float[np.ndarray, "rows columns 3"]
+
+
+def cells(row: Sequence[Any]) -> list[Any]:
+    """A row as a table holds it: six digits, nothing where nothing is known."""
+    return [_short(cell) if isinstance(cell, float) else cell for cell in row]
+
+
+def table(columns: Columns) -> tuple[list[str], list[list[Any]]]:
+    """The heading and the rows of a CSV file."""
+    return list(columns), [cells(row) for row in zip(*(values.tolist() for values in columns.values()), strict=True)]
+
+
+def grid(plane: Plane) -> tuple[list[str], list[list[Any]]]:
+    """The heading and the rows of plane.csv, a row for each point; the models themselves are not among them."""
+    rows = [
+        [_short(float(x)), _short(float(y)), *map(_short, map(float, plane.losses[row, column]))]
+        for row, y in enumerate(plane.y)
+        for column, x in enumerate(plane.x)
+    ]
+    return ["x", "y", *(f"loss_{split}" for split in SPLITS)], rows
+
+
+def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> str:
+    """What summary.md says: a table for each part of the study."""
+    text = [
+        f"# Variance over seeds: {title}",
+        "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference "
+        "from the oracles (for the oracles, of one half of them from the other: the null). Nats. variance.csv has more: the "
+        "Brier score, right and wrong labels apart, the spread of the loss.",
+    ]
+    gone = [f"{name} on {where}" for where, names in lost.items() for name in names]
+    if gone:
+        text.append(f"Left out, because members diverged: {', '.join(gone)}.")
+    for part in dict.fromkeys(row.part for row in rows):
+        own = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
+        split_by = list(dict.fromkeys(row.split for row in own))
+        measures = list(dict.fromkeys(row.measure for row in own))
+        found = {(row.subject, row.split, row.measure): row for row in own}
+        lines = [
+            [subject, measure, *(_said(found.get((subject, split, measure))) for split in split_by)]
+            for measure in measures
+            for subject in dict.fromkeys(row.subject for row in own if row.measure == measure)
+        ]
+        text += [f"## {part.capitalize()}", markdown(["", "", *(split or "all" for split in split_by)], lines)]
+    return "\n\n".join(text) + "\n"
+
+
+def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib.figure.Figure":
+    """Draws bias and variance of every group on every split, by two losses; the line is the interval of the variance."""
+    found = {(row.subject, row.split, row.measure): row for row in rows if row.part == "spread"}
+    figure = blank(WIDTH, 1.6 + 0.42 * len(groups))
+    panels = figure.subplots(2, len(SPLITS), sharey=True, squeeze=False)
+    places = np.arange(len(groups))
+    for row, (loss, unit) in zip(panels, {"cross-entropy": "nats", "Brier": "squared probability"}.items(), strict=True):
+        for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
+            bias, variance = ([found[name, split, f"{loss} {part}"] for name in groups] for part in ("bias", "variance"))
+            left = np.array([each.value for each in bias])
+            axes.barh(places, left, height=0.7, color="#BBBBBB", label="bias")
+            axes.barh(places, [each.value for each in variance], left=left, height=0.7, color=colour, label="variance")
+            reach = np.array([[each.low, each.high] for each in variance], float) + left[:, None]
+            axes.hlines(places, np.maximum(reach[:, 0], 0), reach[:, 1], color="black", linewidth=1.2)
+            axes.set_yticks(places, groups, fontsize=8)
+            axes.set_ylim(len(groups) - 0.4, -0.6)
+            axes.tick_params(axis="x", labelsize=8)
+            axes.tick_params(axis="y", length=0)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.set_title(f"{NAMES[split]}: {loss} ({unit})", fontsize=9)
+    figure.suptitle(f"{title}\nexpected loss = bias (grey) + variance over seeds (colour; line: its 95% interval)", fontsize=10)
+    return figure
+
+
+def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.Figure":
+    """Draws the spread of each example's margin over seeds against its mean loss, by originals (above) and by oracles."""
+    figure = blank(WIDTH, 5.6)
+    panels = figure.subplots(2, len(SPLITS), sharex=True, sharey=True)
+    for row, group in zip(panels, ("original", "oracle"), strict=True):
+        for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
+            own = (columns["split"] == split) & (columns["forget_set"] == forget_set)
+            for wrong, (mark, shade) in enumerate((("o", colour), ("x", "black"))):
+                chosen = own & (columns["wrong_label"] == wrong)
+                if not chosen.any():
+                    continue
+                loss, sd = (columns[f"{group}_{what}"][chosen] for what in ("loss", "margin_sd"))
+                axes.plot(loss, sd, mark, color=shade, markersize=3.5, alpha=0.6, markeredgewidth=0.8, label=_wrongness(wrong))
+            axes.set_xscale("log")
+            axes.set_title(f"{NAMES[split]}, {group}s", fontsize=9)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
+    panels[0, 0].set_ylim(bottom=0)
+    panels[0, 0].legend(fontsize=7, loc="lower left", framealpha=0.8)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("sd of the margin over seeds (nats)", fontsize=8)
+    for axes in panels[1]:
+        axes.set_xlabel("mean loss over seeds (nats)", fontsize=8)
+    figure.suptitle(f"{title}\nevery example of {forget_set}: how much it varies over seeds, against its loss", fontsize=10)
+    return figure
+
+
+def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
+    """Draws the loss along every kind of line: between trained models, from originals to unlearned ones, and on to oracles."""
+    kinds = list(dict.fromkeys(line.kind for line in lines))
+    between = [kind for kind in kinds if kind.removesuffix(INTERPOLATED) in TRAINED]
+    others = [kind for kind in kinds if kind not in between]
+    rows = {
+        "between trained models": (between, ""),
+        "original to unlearned": ([kind for kind in others if kind.startswith("original to ")], "original to "),
+        "unlearned to oracle": ([kind for kind in others if kind.endswith(" to oracle")], " to oracle"),
+    }
+    figure = blank(WIDTH, 8.0)
+    panels = figure.subplots(len(rows), len(SPLITS), sharex=True, squeeze=False)
+    for row, (heading, (chosen, common)) in zip(panels, rows.items(), strict=True):
+        bases = list(dict.fromkeys(kind.removesuffix(INTERPOLATED) for kind in chosen))
+        for axes, split in zip(row, SPLITS, strict=True):
+            for kind in chosen:
+                own = [line for line in lines if line.kind == kind and line.split == split]
+                share, loss, low, high = np.array([(line.share, line.loss, line.low, line.high) for line in own]).T
+                dashed = kind.endswith(INTERPOLATED)
+                name = SHORT.get(kind, "statistics interpolated" if dashed else kind.replace(common, "") if common else kind)
+                colour = DISTINCT[bases.index(kind.removesuffix(INTERPOLATED)) % len(DISTINCT)]
+                axes.plot(share, loss, "--" if dashed else "-", color=colour, linewidth=1.2, label=name)
+                if not dashed:
+                    axes.fill_between(share, np.maximum(low, 0), high, color=colour, alpha=0.12, linewidth=0)
+            axes.set_title(f"{NAMES[split]}, {heading}", fontsize=7.5)
+            drawn = [line.loss for line in lines if line.kind in bases and line.split == split]
+            axes.set_ylim(0, 1.25 * max(drawn, default=1.0))
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("mean loss (nats)", fontsize=8)
+        row[-1].legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    for axes in panels[-1]:
+        axes.set_xlabel("share of the way", fontsize=8)
+    figure.suptitle(
+        f"{title}\nloss along lines between weights, BatchNorm statistics taken anew at each point; bands: 95%", fontsize=10
+    )
+    return figure
+
+
+def contours(plane: Plane, names: tuple[str, str, str], title: str) -> "matplotlib.figure.Figure":
+    """Draws the loss on forget, retain and test over the plane through three models."""
+    figure = blank(WIDTH, 3.7)
+    panels = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
+    positive = np.maximum(plane.losses, 1e-3)
+    levels = np.geomspace(positive.min(), positive.max(), 15)
+    for place, (axes, split) in enumerate(zip(panels, SPLITS, strict=True)):
+        drawn = axes.contourf(plane.x, plane.y, positive[..., place], levels=levels, norm="log", cmap="viridis_r", extend="both")
+        axes.contour(plane.x, plane.y, positive[..., place], levels=levels, colors="white", linewidths=0.3)
+        for (x, y), name, mark in zip(plane.places, names, ("o", "s", "^"), strict=True):
+            axes.plot(x, y, mark, color=COLOURS[4], markeredgecolor="white", markersize=7, label=name)
+        axes.set_title(NAMES[split], fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("distance of weights", fontsize=8)
+    panels[0].legend(fontsize=7, framealpha=0.85, loc="best")
+    panels[0].set_ylabel("distance of weights", fontsize=8)
+    bar = figure.colorbar(drawn, ax=list(panels), shrink=0.9, label="mean loss (nats)", ticks=levels[::2])
+    bar.ax.set_yticklabels([f"{level:.2g}" for level in levels[::2]], fontsize=8)
+    figure.suptitle(
+        f"{title}\nthe plane through one original, one oracle and the unlearned original; each axis to its own scale", fontsize=10
+    )
+    return figure
+
+
+def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
+    """Draws every model's largest Hessian eigenvalue against its loss on the forget set; large marks are geometric means."""
+    from matplotlib.ticker import NullFormatter
+
+    figure = blank(WIDTH, 4.4)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    groups = list(dict.fromkeys(columns["group"].tolist()))
+    for axes, split in zip(panels, ("retain", "forget"), strict=True):
+        for number, group in enumerate(groups):
+            own = columns["group"] == group
+            loss, sharp = columns["loss_forget"][own], np.maximum(columns[f"sharpness_{split}"][own], 1e-6)
+            colour = "black" if group == "oracle" else DISTINCT[number % len(DISTINCT)]
+            axes.plot(loss, sharp, ".", color=colour, markersize=3, alpha=0.5)
+            centre = np.exp(np.log(loss).mean()), np.exp(np.log(sharp).mean())
+            mark = "*" if group in ("original", "oracle") else "o"
+            axes.plot(*centre, mark, color=colour, markersize=13 if mark == "*" else 8, markeredgecolor="white", label=group)
+        axes.set_xscale("log")
+        axes.set_yscale("log", base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        left, right = axes.get_xlim()
+        axes.xaxis.set_minor_formatter("{x:g}" if right < 10 * left else NullFormatter())
+        axes.set_xlabel("mean loss on the forget set (nats)", fontsize=8)
+        axes.set_ylabel("largest eigenvalue of the Hessian", fontsize=8)
+        axes.set_title(f"of the loss on the {NAMES[split]}", fontsize=9)
+        axes.tick_params(labelsize=8, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.suptitle(f"{title}\nsharpness against forgetting; small: single models", fontsize=10)
+    return figure
+
+
+def _short(value: float) -> float | None:
+    """Six digits; None for what is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _said(row: Row | None) -> str:
+    """A value, its interval, its difference, as a cell of a table."""
+    if row is None:
+        return ""
+    text = f"{row.value:.3g}"
+    if row.low is not None and row.high is not None:
+        text += f" ({row.low:.3g} to {row.high:.3g})"
+    if row.difference is not None:
+        text += f"; {row.difference:+.3g} ({row.difference_low:.3g} to {row.difference_high:.3g})"
+    return text
+
+
+def _wrongness(wrong: int) -> str:
+    return "wrong label" if wrong else "right label"

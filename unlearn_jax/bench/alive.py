@@ -1,0 +1,69 @@
+"""Models that diverged are left out: n is the number of those left, and too few stop a run before methods are trained."""
+
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from unlearn_jax.bench.options import Common, require
+from unlearn_jax.metrics import score
+from unlearn_jax.metrics.evaluation import Evaluation, Extra, Reference
+from unlearn_jax.training.pools import diverged
+from unlearn_jax.types import Cube
+
+NULL = 4  # oracles of the smallest null: two against two
+Tree = TypeVar("Tree")
+
+
+def lost_members(config: Common, role: str, models: Any, needed: int) -> tuple[int, ...]:
+    """The members of a population that diverged.
+
+    Args:
+        config: whose learning rate is to blame.
+        role: what the population is, for the message.
+        models: what is known of them, such as variables and logits: a tree whose leaves have a leading axis of members.
+        needed: members that have to be left.
+
+    Raises:
+        UsageError: fewer are left.
+    """
+    lost, members = diverged(models), len(jax.tree.leaves(models)[0])
+    said = f"{len(lost)} of {members} {role} models diverged and at least {needed} are needed; expected a smaller number"
+    require(members - len(lost) >= needed, "--train.learning-rate", config.train.learning_rate, said)
+    return lost
+
+
+def without(tree: Tree, lost: tuple[int, ...]) -> Tree:
+    """Members of a tree (of weights, or of logits) without those that diverged."""
+    return jax.tree.map(lambda leaf: np.delete(leaf, lost, axis=0), tree)
+
+
+def first(tree: Tree, count: int) -> Tree:
+    """The first members of a tree."""
+    return jax.tree.map(lambda leaf: leaf[:count], tree)
+
+
+def comparable(members: int, oracles: int) -> int:
+    """How many of so many models can be compared with so many oracles: n against n, and a null of n against n."""
+    return min(members, oracles // 2)
+
+
+def score_alive(
+    cube: Cube, yardstick: Reference, groups: np.ndarray | None = None, extra: Extra | None = None
+) -> tuple[Evaluation | None, int]:
+    """The scores of models that did not diverge, of the first n of them where the oracles suffice for no more.
+
+    Args:
+        cube: their logits.
+        yardstick: the oracles that did not diverge; its n is what these suffice for.
+        groups: see `metrics.score`.
+        extra: see `metrics.score`.
+
+    Returns:
+        The scores, None of fewer than two models, and n.
+    """
+    n = min(len(cube.forget), yardstick.n)
+    if n < 2:
+        return None, n
+    groups, extra = groups if groups is None else groups[:n], {name: values[:n] for name, values in (extra or {}).items()}
+    return score(first(cube, n), yardstick, groups, extra), n

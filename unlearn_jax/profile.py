@@ -1,0 +1,70 @@
+"""Where a run's time goes: its most expensive stages, and traces that Perfetto and TensorBoard open."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from unlearn_jax.progress import SECONDS, SPANS
+from unlearn_jax.report import Folder
+
+SHOWN = 10
+
+
+@contextlib.contextmanager
+def profiled(folder: Folder, programs: Path | None = None) -> Iterator[None]:
+    """Say which stages took longest, on stdout and in the run folder's stages.md, and write them as a trace, `stages.json`.
+
+    Perfetto (ui.perfetto.dev) opens it, and so does chrome://tracing.
+
+    Args:
+        folder: the run folder.
+        programs: a folder for JAX's own trace too: every operation of every program, in
+            `plugins/profile/*/perfetto_trace.json.gz` for Perfetto, and for `tensorboard --logdir`. Short runs only: it is
+            held in memory until the end, 15 GB after eleven minutes of the main job.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    options.host_tracer_level = 1
+    SECONDS.clear()
+    SPANS.clear()
+    start = time.perf_counter()
+    if programs is not None:
+        jax.profiler.start_trace(programs, create_perfetto_trace=True, profiler_options=options)
+    try:
+        yield
+    finally:
+        taken = time.perf_counter() - start
+        if programs is not None:
+            jax.profiler.stop_trace()
+    folder.write_json("stages.json", {"traceEvents": events(SPANS, start)})
+    text = expensive(SECONDS, taken)
+    folder.write_text("stages.md", text)
+    print(text)
+
+
+def events(spans: Sequence[tuple[str, int, float, float]], start: float) -> list[dict[str, str | int | float]]:
+    """Spans in the format of Chrome's trace events: "complete" ones, a row for each thread, in microseconds from `start`."""
+    rows = {thread: row for row, thread in enumerate(dict.fromkeys(thread for _, thread, _, _ in spans))}
+    return [
+        {"name": label, "ph": "X", "pid": 0, "tid": rows[thread], "ts": 1e6 * (began - start), "dur": 1e6 * took}
+        for label, thread, began, took in spans
+    ]
+
+
+def expensive(seconds: Mapping[str, float], total: float) -> str:
+    """A Markdown table of the stages that took longest.
+
+    Args:
+        seconds: of each stage.
+        total: of the whole run. Stages that ran beside each other may come to more than it.
+    """
+    longest = sorted(seconds.items(), key=lambda item: -item[1])
+    rows = longest[:SHOWN]
+    others = sum(taken for _, taken in longest[SHOWN:])
+    rows += [(f"{len(longest) - SHOWN} other stages", others)] if others else []
+    rows += [("between stages", max(total - sum(seconds.values()), 0.0)), ("the whole run", total)]
+    lines = [f"| {label} | {taken:.1f} | {taken / total:.0%} |" for label, taken in rows]
+    return "\n".join(["| stage | seconds | share |", "| :-- | --: | --: |", *lines, ""])

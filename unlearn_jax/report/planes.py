@@ -1,0 +1,50 @@
+"""Points of the plane and the boundaries between their classes, as figures show them."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from unlearn_jax.report.drawing import COLOURS
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+DOTS = tuple(COLOURS[number] for number in (0, 2, 3, 5, 6, 7))  # of the classes; orange is the point that is left out
+
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+
+VISIBLE = 0.05  # share of the window's diagonal that a boundary should move by to be seen
+
+
+def draw_boundary(
+    axes: "matplotlib.axes.Axes",
+    window: tuple[float, float, float, float],
+    surface: Float[np.ndarray, "classes rows columns"],
+    colour: str,
+    width: float,
+    style: str = "solid",
+) -> None:
+    """Draws where the margins of a model are zero; of two classes once."""
+    left, right, bottom, top = window
+    x, y = np.linspace(left, right, surface.shape[2]), np.linspace(bottom, top, surface.shape[1])
+    for margins in surface[1:] if len(surface) == 2 else surface:
+        if margins.min() < 0 < margins.max():
+            axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width], linestyles=[style])
+
+
+def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, float]) -> None:
+    """Gives the axes the window's limits, both in one scale."""
+    left, right, bottom, top = window
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_aspect("equal")
+    axes.tick_params(labelsize=7)
+
+
+def times_to_be_seen(furthest: float, window: tuple[float, float, float, float]) -> float:
+    """How many times larger (1, 2, 5, 10, ...) a change has to be drawn for a boundary that moves by `furthest` to be seen."""
+    left, right, bottom, top = window
+    wanted = VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12)
+    steps = np.outer(10.0 ** np.arange(14), (1, 2, 5)).ravel()
+    return float(steps[max(np.searchsorted(steps, wanted, side="right") - 1, 0)])
