@@ -13,9 +13,10 @@ from joblib import Parallel, delayed
 from experiments.attack_features import report as exposure
 from experiments.attack_features.options import Config
 from experiments.attack_features.report import ORACLE, Exposure
-from unlearn_jax.bench.alive import comparable, lost_members
-from unlearn_jax.bench.forget_set import Study
+from unlearn_jax.bench.forget_set import ForgetSet, forget_set
+from unlearn_jax.bench.judging import unlearn
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.setting import forget_mask, pool, prepare, settings_of_sets
 from unlearn_jax.data import Dataset
 from unlearn_jax.data.augmentation import variations
@@ -68,7 +69,7 @@ def run(config: Config, folder: Run) -> None:
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
     lost_members(config, "original", originals.variables, config.together + 1)  # two groups
-    sets = [Attacked(config, Study(config, folder, setting, mask, name)) for mask, name in zip(masks, values, strict=True)]
+    sets = [Attacked(config, forget_set(config, folder, setting, mask, name)) for mask, name in zip(masks, values, strict=True)]
     oracles = [each.oracles() for each in sets]  # if they do not suffice, then before a method is trained
     exposures: list[Exposure] = []
     for attacked, of_oracles in zip(sets, oracles, strict=True):
@@ -88,7 +89,7 @@ def run(config: Config, folder: Run) -> None:
 class Attacked:
     """One forget set, non-members beside it, and what attacks on a pool make of the two."""
 
-    def __init__(self, config: Config, study: Study):
+    def __init__(self, config: Config, study: ForgetSet):
         self.config, self.study, self.names = config, study, config.feature_names()
         data, rows = study.setting.data, study.rows["forget"]
         right = data.train.labels[rows] == data.clean_labels[rows]
@@ -128,7 +129,7 @@ class Attacked:
         """The originals after a method."""
         options: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
         unlearner = None if name in REFERENCES else Unlearner(name, values, self.study.problem, originals.variables, **options)
-        return self.study.unlearn(name, originals, unlearner, seed=0).variables
+        return unlearn(self.study, name, originals, unlearner, seed=0).variables
 
     def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
         """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""

@@ -6,9 +6,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 from experiments.calibration.options import Config
-from unlearn_jax.bench.alive import comparable, lost_members, score_alive, without
-from unlearn_jax.bench.forget_set import Study
+from unlearn_jax.bench.forget_set import forget_set
+from unlearn_jax.bench.judging import train_oracles
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.population import comparable, lost_members, score_alive, without
 from unlearn_jax.bench.setting import forget_mask, prepare
 from unlearn_jax.metrics import reference
 from unlearn_jax.metrics.evaluation import FEWEST_JUDGED
@@ -24,13 +25,13 @@ def run(config: Config, folder: Run) -> None:
     judged, outside, by_z = 0, 0, 0
     for replicate in range(config.replicates):
         fresh = dataclasses.replace(config, seed=config.seed + replicate)  # of the keys: data and forget set stay
-        study = Study(fresh, folder, setting, mask, f"replicate-{replicate}")
-        oracles = study.oracles()
-        retrained = study.pool("retrain", config.members)
+        forget = forget_set(fresh, folder, setting, mask, f"replicate-{replicate}")
+        oracles = train_oracles(forget).cube
+        retrained = forget.pool("retrain", config.members)
         with working(f"replicate {replicate + 1} of {config.replicates}") as update:
             n = comparable(config.members, len(oracles.forget))
-            yardstick = reference(oracles, study.labels, n, splits=config.evaluation.splits, seed=replicate)
-            cube = study.logits(retrained.variables)
+            yardstick = reference(oracles, forget.labels, n, splits=config.evaluation.splits, seed=replicate)
+            cube = forget.logits(retrained.variables)
             lost = lost_members(config, "retrained", (retrained.variables, cube), 2)
             verdict, _ = score_alive(without(cube, lost), yardstick)
             assert verdict

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.capacity import report
 from experiments.capacity.options import FEWEST, Config
-from unlearn_jax.bench.alive import comparable, lost_members
+from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.setting import Setting, compile_all, forget_mask, forget_name, forgetting, pool, prepare, settings
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.splits import generator

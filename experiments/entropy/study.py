@@ -14,7 +14,7 @@ import numpy as np
 from experiments.entropy import report
 from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config
 from experiments.entropy.report import SPLITS, Tried
-from unlearn_jax.bench.alive import lost_members
+from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import Setting, forget_mask, forgetting, pool, prepare
 from unlearn_jax.bench.tuning import distance, tiled
 from unlearn_jax.data.splits import generator

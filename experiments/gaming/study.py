@@ -11,8 +11,10 @@ from experiments.gaming import cheats as gaming
 from experiments.gaming import report
 from experiments.gaming.options import Config
 from experiments.gaming.report import Claim, Price
-from unlearn_jax.bench.alive import lost_members, score_alive, without
-from unlearn_jax.bench.forget_set import Study, scored_row
+from unlearn_jax.bench.forget_set import forget_set
+from unlearn_jax.bench.judging import measure_models, train_oracles
+from unlearn_jax.bench.population import lost_members, score_alive, without
+from unlearn_jax.bench.scoring import null_of, scored_row
 from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, pool, prepare, settings
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import hyperparameters
@@ -60,7 +62,7 @@ class Game:
     def __init__(self, config: Config, folder: Run):
         self.config, self.setting = config, prepare(config)
         forget = forget_mask(config, self.setting, 0)
-        self.study = study = Study(config, folder, self.setting, forget, forget_name(config, self.setting, 0))
+        self.study = study = forget_set(config, folder, self.setting, forget, forget_name(config, self.setting, 0))
         noise = generator("nudge", config.seed).standard_normal(study.images.forget.shape)
         self.nudged = study.images.forget + np.float32(config.nudge * noise)
 
@@ -72,13 +74,14 @@ class Game:
         )
         self.own, self.own_nudged = study.logits(self.originals), self.on_nudged(self.originals)
         self.answers = study.logits(self.retrained).forget
-        self.oracles = study.oracles()
+        oracles = train_oracles(study)
+        self.oracles = oracles.cube
         self.oracle_margins = self.margins(self.oracles.forget)
-        self.oracle_margins_nudged = self.margins(self.on_nudged(without(study.retraining.variables, study.lost)))
+        self.oracle_margins_nudged = self.margins(self.on_nudged(oracles.variables))
         self.direction = self.margins(self.own.forget).mean(0) - self.oracle_margins.mean(0)
         with working("null") as update:
-            self.models = study.model_metrics(trained)
-            self.yardstick = study.yardstick(self.oracles, self.models.of_oracles(self.oracles.forget))
+            self.models = measure_models(study, trained, oracles)
+            self.yardstick = null_of(study, self.oracles, self.models.of_oracles(self.oracles.forget))
             update(1.0, f"{len(self.yardstick.nulls)} metrics, largest deviation up to {self.yardstick.band:.2f}")
         self.weights = self.models.of(self.originals, self.own.forget)  # what is measured on the models inside the wrappers
         self.rows: list[Row] = []
@@ -236,7 +239,7 @@ def one_retrained(game: Game) -> Variables:
 def nearly_all(game: Game) -> Variables:
     """Trained without F, but for a few examples of it that stay."""
     rows = generator("spared", game.config.seed).permutation(game.study.rows["forget"])
-    mask = ~game.study.forget
+    mask = ~game.study.mask
     mask[rows[: max(round(game.config.spared * len(rows)), 1)]] = True
     return pool(game.config, game.setting, game.study.problem, mask, "nearly_all", game.study.members).variables
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from experiments.streaming import report
 from experiments.streaming.options import Config
-from unlearn_jax.bench.alive import lost_members, score_alive, without
-from unlearn_jax.bench.forget_set import Study, scored_row
+from unlearn_jax.bench.forget_set import ForgetSet, forget_set
+from unlearn_jax.bench.judging import train_oracles
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.population import lost_members, population, score_alive
+from unlearn_jax.bench.scoring import null_of, scored_row
 from unlearn_jax.bench.setting import Setting, pool, prepare, settings
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
@@ -24,7 +26,7 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import REFERENCES, Row, write_results
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import over_members, padded, shared
-from unlearn_jax.training.pools import diverged, member_keys
+from unlearn_jax.training.pools import member_keys
 from unlearn_jax.types import Cube, Model, Variables
 
 
@@ -49,15 +51,15 @@ def run(config: Config, folder: Run) -> None:
     originals = pool(config, setting, setting.problem, everything, "original", config.members)
     lost_members(config, "original", originals.variables, 2)
     for number in range(1, config.requests + 1):  # if they do not suffice, then before a method is trained
-        study_after(config, folder, setting, requests[:number]).oracles()
+        train_oracles(set_after(config, folder, setting, requests[:number]))
     streams = answered(config, setting, requests, originals.variables)
     if config.shards:
         streams["sisa"] = sharded(config, setting, requests)
     rows: list[Row] = []
     steps: list[report.Step] = []
     for number in range(1, config.requests + 1):
-        study = study_after(config, folder, setting, requests[:number])
-        found, drifted = judged(config, study, requests[:number], originals.variables, streams)
+        forget = set_after(config, folder, setting, requests[:number])
+        found, drifted = judged(config, forget, requests[:number], originals.variables, streams)
         rows, steps = rows + found, steps + drifted
     write_results(folder, rows)
     folder.write_csv("streaming.csv", report.COLUMNS, map(report.cells, steps))
@@ -156,37 +158,37 @@ def own_of(variables: Variables) -> Variables:
     return padded(jax.tree.map(jnp.asarray, variables))
 
 
-def study_after(config: Config, folder: Run, setting: Setting, requests: np.ndarray) -> Study:
+def set_after(config: Config, folder: Run, setting: Setting, requests: np.ndarray) -> ForgetSet:
     """What is asked for by all of `requests` as one forget set."""
     mask = np.isin(np.arange(len(setting.data.train.labels)), requests)
-    return Study(config, folder, setting, mask, f"after-{len(requests)}")
+    return forget_set(config, folder, setting, mask, f"after-{len(requests)}")
 
 
 def judged(
-    config: Config, study: Study, requests: np.ndarray, originals: Variables, streams: dict[str, Streamed]
+    config: Config, forget: ForgetSet, requests: np.ndarray, originals: Variables, streams: dict[str, Streamed]
 ) -> tuple[list[Row], list[report.Step]]:
     """All methods after the last of `requests`, against models retrained without any of them."""
-    number, oracles = len(requests), study.oracles()
-    yardstick = study.yardstick(oracles)
-    first = np.isin(study.rows["forget"], requests[0])
-    retrained = study.pool("retrain", config.members)
+    number, oracles = len(requests), train_oracles(forget).cube
+    null = null_of(forget, oracles)
+    first = np.isin(forget.rows["forget"], requests[0])
+    retrained = forget.pool("retrain", config.members)
     streamed = {name: jax.tree.map(lambda leaf: leaf[:, number - 1], each.after) for name, each in streams.items()}
     seconds = {"retrain": retrained.seconds, **{name: each.seconds for name, each in streams.items()}}
     access = {name: METHODS[name].access for name in REFERENCES} | {name: each.access for name, each in streams.items()}
     rows: list[Row] = []
     steps: list[report.Step] = []
     for name, variables in {"original": originals, "retrain": retrained.variables, **streamed}.items():
-        cube = study.logits(variables, streams[name].model if name in streams else None)
-        cube = without(cube, diverged((variables, cube)))
-        evaluation, n = score_alive(cube, yardstick)
+        cube = forget.logits(variables, streams[name].model if name in streams else None)
+        cube = population(variables, cube).cube
+        evaluation, n = score_alive(cube, null)
         if evaluation is None:
             continue
-        about = (config.exp, config.dataset, config.model, study.name, name, access[name], "", "")
+        about = (config.exp, config.dataset, config.model, forget.name, name, access[name], "", "")
         common = Row(*about, n_members=n, n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
         rows += [scored_row(common, each) for each in evaluation.scores]
         levels = {(each.metric, each.split): report.Level(each.value, *each.null) for each in evaluation.scores}
         shown = {split: levels["accuracy", split] for split in Cube._fields} | {"klom": levels["klom", "forget"]}
-        shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], study.labels.forget[first])
+        shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], forget.labels.forget[first])
         steps.append(report.Step(number, requests.size, name, access[name], n, seconds.get(name, 0.0), **shown))
     return rows, steps
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.variance import report
 from experiments.variance.options import Config
-from unlearn_jax.bench.alive import lost_members
-from unlearn_jax.bench.forget_set import Study
+from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import Setting, compile_all, pool
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses
@@ -30,7 +30,7 @@ Found = dict[str, np.ndarray]  # what was measured on a group of models, as the 
 class Measured(NamedTuple):
     """One forget set: by group (original, oracle, each method) what was found, without methods of which a member diverged."""
 
-    study: Study
+    study: ForgetSet
     groups: dict[str, Found]
 
 
@@ -58,7 +58,7 @@ class Probe:
         self.on_plane = over_members(moved, (False, True, False), strategy)
         self.interpolated = over_members(combined, (True, False), strategy)
 
-    def losses(self, study: Study, variables: Variables, members: int) -> np.ndarray:
+    def losses(self, study: ForgetSet, variables: Variables, members: int) -> np.ndarray:
         """The mean loss of each model on forget, retain and some of test, `[members, 3]`."""
         chosen = np.linspace(0, len(study.labels.test) - 1, min(len(study.labels.test), self.config.slices.test_size)).astype(int)
         images, labels = (part._replace(test=np.asarray(part.test)[chosen]) for part in (study.images, study.labels))
@@ -68,7 +68,7 @@ class Probe:
         each = np.split(cross_entropy_losses(logits, np.concatenate(labels)), ends, axis=1)
         return np.stack([part.mean(1) for part in each], axis=1)
 
-    def line(self, study: Study, first: Variables, second: Variables, recalibrate: bool = True) -> np.ndarray:
+    def line(self, study: ForgetSet, first: Variables, second: Variables, recalibrate: bool = True) -> np.ndarray:
         """The loss on forget, retain and test along the lines between models, `[lines, points, 3]`."""
         ends = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), first, second)
         lines, images = len(jax.tree.leaves(ends)[0]), calibration(study)
@@ -80,7 +80,7 @@ class Probe:
             found.append(self.losses(study, points, lines))
         return np.stack(found, axis=1)
 
-    def plane(self, study: Study, corners: list[Variables]) -> Found:
+    def plane(self, study: ForgetSet, corners: list[Variables]) -> Found:
         """The loss over the plane through three models, on a grid around them; distances are of weights."""
         models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *corners)
         flat = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(own.params)]) for own in corners]).astype(
@@ -114,7 +114,7 @@ class Probe:
 
         return program
 
-    def sharpnesses(self, study: Study, variables: Variables) -> Found:
+    def sharpnesses(self, study: ForgetSet, variables: Variables) -> Found:
         """The sharpness of every member over some retained and some forgotten examples, and how far off it may be."""
         found: Found = {}
         whole = len(jax.tree.leaves(variables)[0])
@@ -132,7 +132,7 @@ class Probe:
         return found
 
 
-def calibration(study: Study) -> jax.Array:
+def calibration(study: ForgetSet) -> jax.Array:
     """The judged retained images in equal batches; of a few too many the last are left out."""
     images = np.asarray(study.images.retain)
     batches = -(-len(images) // CALIBRATION)
@@ -140,7 +140,7 @@ def calibration(study: Study) -> jax.Array:
     return shared(images[: batches * size].reshape(batches, size, *images.shape[1:]))
 
 
-def oracles(config: Config, study: Study) -> Variables:
+def oracles(config: Config, study: ForgetSet) -> Variables:
     """The retrained models of a forget set, all of them.
 
     Raises:
@@ -152,7 +152,7 @@ def oracles(config: Config, study: Study) -> Variables:
 class Look:
     """One forget set: what an earlier run left of it in the run folder, the rest made now."""
 
-    def __init__(self, config: Config, study: Study, probe: Probe, originals: Variables):
+    def __init__(self, config: Config, study: ForgetSet, probe: Probe, originals: Variables):
         self.config, self.study, self.probe = config, study, probe
         self.pools = {"original": originals, "oracle": oracles(config, study)}
 
@@ -219,7 +219,7 @@ class Look:
     def of_twins(self) -> Found:
         """Lines between models of one role, so of the same keys: initialisation, and order of the rows that both train on."""
         config, study, count = self.config, self.study, self.config.slices.lines
-        everything = np.ones_like(study.forget)
+        everything = np.ones_like(study.mask)
         own, theirs = (
             whole(config, "twin", trained.variables)
             for trained in (

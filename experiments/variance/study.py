@@ -10,7 +10,7 @@ from experiments.variance import report
 from experiments.variance.landscape import Look, Measured, Probe, oracles, whole
 from experiments.variance.options import Config
 from experiments.variance.report import Row
-from unlearn_jax.bench.forget_set import Study
+from unlearn_jax.bench.forget_set import ForgetSet, forget_set
 from unlearn_jax.bench.setting import forget_mask, pool, prepare, settings_of_sets, where_they_differ
 from unlearn_jax.data.splits import generator
 from unlearn_jax.metrics import cross_entropy_losses, klom, scaled_logits
@@ -39,7 +39,7 @@ def run(config: Config, folder: Run) -> None:
     whole(config, "original", originals.variables)
     probe = Probe(config, setting)
     names, values = config.method_names(), settings_of_sets(config, setting, config.method_names())
-    studies = [Study(config, folder, setting, mask, name) for mask, name in zip(masks, values, strict=True)]
+    studies = [forget_set(config, folder, setting, mask, name) for mask, name in zip(masks, values, strict=True)]
     for study in studies[1:]:
         oracles(config, study)  # if one diverged, then before a method is trained; read from the cache when it is their turn
     sets: list[Measured] = []
@@ -85,7 +85,7 @@ def estimate(values: np.ndarray) -> tuple[float, float, float]:
     return mean, low, high
 
 
-def parts(study: Study) -> dict[str, tuple[str, np.ndarray]]:
+def parts(study: ForgetSet) -> dict[str, tuple[str, np.ndarray]]:
     """The examples that are looked at together: of which split, and which of them."""
     clean = study.setting.data.clean_labels
     found = {split: (split, np.ones(len(labels), bool)) for split, labels in study.labels._asdict().items()}

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unlearn_jax.bench import statistics
-from unlearn_jax.bench.alive import lost_members
-from unlearn_jax.bench.forget_set import Scored, Study
+from unlearn_jax.bench.forget_set import forget_set
+from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.population import lost_members
+from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import (
     Setting,
     forget_mask,
@@ -22,6 +24,7 @@ from unlearn_jax.bench.setting import (
     where_they_differ,
 )
 from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.power import models_needed, visible
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -29,6 +32,19 @@ from unlearn_jax.report.rows import Row, subject, write_results, write_rows
 from unlearn_jax.runs import Run
 
 FIRST = 8  # models of the first look with `--members auto`
+
+
+class Result(NamedTuple):
+    """What came out on one forget set."""
+
+    name: str
+    rows: list[Row]
+    scored: dict[str, Scored]  # by method; none of one that diverged
+    band: float  # of the null
+    lost: dict[str, tuple[int, ...]]  # members that diverged, by method and of the oracles
+    made_with: set[str]  # see `device.made_with`
+    by_example: list[tuple]  # rows of examples.csv
+    notes: list[str]  # for the board's caption
 
 
 def run(config: Config, folder: Run) -> None:
@@ -51,57 +67,68 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     """
     asked = config.method_names()
     names, entries = [*asked, *learned], {**METHODS, **learned}
-    values = {name: own | {each: {} for each in learned} for name, own in settings_of_sets(config, setting, asked).items()}
+    values = {name: own | {method: {} for method in learned} for name, own in settings_of_sets(config, setting, asked).items()}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
-    members = settled(config, folder, setting, masks[0])
-    config = dataclasses.replace(config, members=members)
+    config = dataclasses.replace(config, members=settled(config, folder, setting, masks[0]))
     folder.write_json("hyperparameters.json", where_they_differ(values))
-    rows: list[Row] = []
-    scored: dict[str, dict[str, Scored]] = {name: {} for name in names}
-    bands: dict[str, float] = {}
-    lost: dict[str, dict[str, tuple[int, ...]]] = {}
-    originals = pool(config, setting, setting.problem, masks[0] | True, "original", members)
+    assert config.members != "auto"
+    originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
     lost_members(config, "original", originals.variables, 2)
     sets = list(zip(masks, values, strict=True))
     for mask, name in sets[1:]:  # if they do not suffice, then before a method is trained; read from the cache in their turn
-        Study(config, folder, setting, mask, name, entries).oracles()
-    made_with = {*originals.made_with}
-    notes: list[str] = []
-    one_by_one: list[tuple] = []
-    for index, (mask, set_name) in enumerate(sets):
-        study = Study(config, folder, setting, mask, set_name, entries)
-        oracles = study.oracles()
-        judged = study.judge_all(values[study.name], originals)
-        made_with |= {*study.retraining.made_with, *(each.made_with for seeds in judged.values() for each in seeds)}
-        yardstick, found = study.score(judged, oracles)
-        measured = [row for name in names for row in study.rows_of(name, judged[name][0], found.get(name), len(oracles.forget))]
-        rows += measured
-        for name, each in found.items():
-            scored[name][study.name] = each
-        bands[study.name] = yardstick.band
-        lost[study.name] = {name: each[0].lost for name, each in judged.items()} | {"oracle": study.lost}
-        lines, carried = statistics.examples(study, judged, oracles)
-        one_by_one += lines
-        notes += [carried] * bool(carried)
-        if study.lost:
-            whole = len(oracles.forget) + len(study.lost)
-            notes.append(
-                f"{study.name}: {len(study.lost)} of {whole} oracles diverged; at most {yardstick.n} models are compared."
-            )
+        train_oracles(forget_set(config, folder, setting, mask, name, entries))
+    results: list[Result] = []
+    for index, (mask, name) in enumerate(sets):
+        forget = forget_set(config, folder, setting, mask, name, entries)
+        judgement = judge(forget, values[name], originals, train_oracles(forget))
+        null, scored = score_methods(forget, judgement)
+        rows = rows_of(forget, judgement, scored)
+        by_example, sentence = statistics.examples(forget, judgement)
+        made_with = {*judgement.oracles.made_with, *(each.made_with for seeds in judgement.methods.values() for each in seeds)}
+        lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
+        notes = [sentence] * bool(sentence) + of_lost_oracles(name, judgement.oracles, null)
+        results.append(Result(name, rows, scored, null.band, lost, made_with, by_example, notes))
         if index == 0:
-            study.draw(judged, oracles, measured)
-            statistics.power(folder, yardstick, found.get("original"), subject(measured))
-    diverged = {f"{s}/{name}": each for s in lost for name, each in lost[s].items()}
+            draw(forget, judgement, rows)
+            statistics.power(folder, null, scored.get("original"), subject(rows))
+    return report(folder, names, results, {*originals.made_with})
+
+
+def of_lost_oracles(name: str, oracles: Oracles, null: Reference) -> list[str]:
+    """A sentence if oracles of a forget set diverged."""
+    if not oracles.lost:
+        return []
+    made = oracles.members + len(oracles.lost)
+    return [f"{name}: {len(oracles.lost)} of {made} oracles diverged; at most {null.n} models are compared."]
+
+
+def report(folder: Run, names: list[str], results: list[Result], made_with: set[str]) -> list[Row]:
+    """Writes, draws and prints what came out over all forget sets.
+
+    Args:
+        folder: of the run.
+        names: of the methods, in order.
+        results: of every forget set.
+        made_with: of the originals, see `device.made_with`.
+
+    Returns:
+        The rows of results.csv.
+    """
+    rows = [row for result in results for row in result.rows]
+    scored = {name: {result.name: result.scored[name] for result in results if name in result.scored} for name in names}
+    bands = {result.name: result.band for result in results}
+    diverged = {f"{result.name}/{name}": lost for result in results for name, lost in result.lost.items()}
+    made_with = made_with.union(*(result.made_with for result in results))
+    notes = [note for result in results for note in result.notes] + mixture(made_with)
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
-    notes += mixture(made_with)
-    shown, band = rows, bands[study.name]
-    if len(masks) > 1:
+    shown, band = rows, results[-1].band
+    if len(results) > 1:
         shown, band = statistics.over_forget_sets(rows, scored)
         write_rows(folder, "over_forget_sets.csv", shown)
         extra |= {"over_forget_sets": shown, "band_over_forget_sets": band}
     write_results(folder, rows, extra)
-    folder.write_csv("examples.csv", statistics.OF_EXAMPLES, one_by_one)
-    gone = {name: [f"{s} #{member}" for s in lost for member in lost[s][name]] for name in names}
+    folder.write_csv("examples.csv", statistics.OF_EXAMPLES, [line for result in results for line in result.by_example])
+    gone = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
     board = leaderboard.arrange(shown, band, gone)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
     leaderboard.write(folder, board)
@@ -123,14 +150,15 @@ def settled(config: Config, folder: Run, setting: Setting, mask: np.ndarray) -> 
     asked, members = config.auto, FIRST
     wanted = asked.metric, asked.split
     while True:
-        study = Study(dataclasses.replace(config, members=members), folder, setting, mask, forget_name(config, setting, 0))
-        yardstick = study.yardstick(study.oracles())
-        there = ", ".join(metric for metric, split in yardstick.nulls if split == asked.split)
-        require(wanted in yardstick.nulls, "--auto.metric", asked.metric, f"on {asked.split} there is {there}")
-        seen = visible(yardstick, wanted)
-        said = "are too few for a verdict" if seen is None else f"make a difference of {seen:.3g} in {asked.metric} visible"
-        print(f"{yardstick.n} models {said}")
-        needed = models_needed(yardstick, wanted, asked.difference)
+        now = dataclasses.replace(config, members=members)
+        forget = forget_set(now, folder, setting, mask, forget_name(config, setting, 0))
+        null = null_of(forget, train_oracles(forget).cube)
+        there = ", ".join(metric for metric, split in null.nulls if split == asked.split)
+        require(wanted in null.nulls, "--auto.metric", asked.metric, f"on {asked.split} there is {there}")
+        seen = visible(null, wanted)
+        outcome = "are too few for a verdict" if seen is None else f"make a difference of {seen:.3g} in {asked.metric} visible"
+        print(f"{null.n} models {outcome}")
+        needed = models_needed(null, wanted, asked.difference)
         if needed <= members or members >= asked.most:
             folder.record(members=members)
             return members

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from unlearn_jax import device
-from unlearn_jax.bench.alive import without
 from unlearn_jax.bench.main_options import Config, Methods
 from unlearn_jax.bench.options import Common, require
+from unlearn_jax.bench.population import without
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import Dataset, augmentation, choose, class_of, load
 from unlearn_jax.data.splits import generator, random_halves

@@ -9,7 +9,9 @@ from jaxtyping import Float
 
 from unlearn_jax.bench import sample_size, sources_of_variance
 from unlearn_jax.bench.agreement import metric_agreement, write_agreement
-from unlearn_jax.bench.forget_set import Judged, Scored, Study, scored_row
+from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.judging import Judgement
+from unlearn_jax.bench.scoring import Scored, scored_row
 from unlearn_jax.metrics import pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.evaluation import Name, Reference
@@ -76,26 +78,26 @@ def on_examples(cube: Cube, labels: Labels) -> OnExamples:
     return OnExamples(len(margins), right, margins.mean(axis=0), margins.std(axis=0, ddof=1) if len(margins) > 1 else 0 * right)
 
 
-def examples(study: Study, judged: dict[str, list[Judged]], oracles: Cube) -> tuple[list[tuple], str]:
+def examples(forget: ForgetSet, judgement: Judgement) -> tuple[list[tuple], str]:
     """The rows of examples.csv of one forget set, and in a sentence which examples carry what the originals remember."""
-    cubes = {"oracle": oracles} | {name: first.cube for name, (first, *_) in judged.items() if len(first.cube.forget)}
-    found = {name: on_examples(cube, study.labels) for name, cube in cubes.items()}
-    label, clean = study.labels.forget, study.setting.data.clean_labels[study.rows["forget"]]
+    cubes = {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
+    found = {name: on_examples(cube, forget.labels) for name, cube in {"oracle": judgement.oracles.cube, **cubes}.items()}
+    label, clean = forget.labels.forget, forget.setting.data.clean_labels[forget.rows["forget"]]
     rows = [
-        (study.name, int(row), int(label[i]), int(clean[i]), name, each.models, *(float(part[i]) for part in each[1:]))
+        (forget.name, int(row), int(label[i]), int(clean[i]), name, each.models, *(float(part[i]) for part in each[1:]))
         for name, each in found.items()
-        for i, row in enumerate(study.published["forget"])
+        for i, row in enumerate(forget.published["forget"])
     ]
     if "original" not in found:
         return rows, ""
     gap = found["original"].right - found["oracle"].right
     if gap.sum() <= 0:
-        return rows, f"{study.name}: the originals are right on F no more often than the oracles."
+        return rows, f"{forget.name}: the originals are right on F no more often than the oracles."
     large, wrong = gap >= LARGE, label != clean
     carried = f"{gap[large].sum() / gap.sum():.0%} of that lies on the {large.sum()} examples of {len(gap)}"
     shares = [f"{carried} where it is {LARGE:.0%} or more"]
     shares += [f"{gap[wrong].sum() / gap.sum():.0%} on the {wrong.sum()} wrongly labelled"] * bool(wrong.any())
-    said = f"{study.name}: originals are right on F {100 * gap.mean():.1f} points more often than oracles"
+    said = f"{forget.name}: originals are right on F {100 * gap.mean():.1f} points more often than oracles"
     return rows, f"{said}; {', '.join(shares)} (examples.csv)."
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from unlearn_jax.bench.alive import lost_members
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import Setting, forget_class, forget_mask, forgetting, pool, prepare
 from unlearn_jax.bench.tuning_options import LOG, SPACE, Budget, Config
 from unlearn_jax.data.splits import generator

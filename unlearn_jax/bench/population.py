@@ -1,5 +1,7 @@
-"""Models that diverged are left out: n is the number of those left, and too few stop a run before methods are trained."""
+"""Models made alike. Those that diverged are left out, n counts the rest, and too few stop a run before methods are trained."""
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import jax
@@ -9,10 +11,42 @@ from unlearn_jax.bench.options import Common, require
 from unlearn_jax.metrics import score
 from unlearn_jax.metrics.evaluation import Evaluation, Extra, Reference
 from unlearn_jax.training.pools import diverged
-from unlearn_jax.types import Cube
+from unlearn_jax.types import Cube, Variables
 
 NULL = 4  # oracles of the smallest null: two against two
 Tree = TypeVar("Tree")
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Models made alike, all of them finite: `population` leaves out those that diverged.
+
+    Attributes:
+        variables: theirs, with a leading axis of models.
+        cube: their logits.
+        lost: the numbers of those that diverged, among all that were made.
+    """
+
+    variables: Variables
+    cube: Cube
+    lost: tuple[int, ...]
+
+    @property
+    def members(self) -> int:
+        """How many are left."""
+        return len(self.cube.forget)
+
+
+def population(variables: Variables, cube: Cube, lost: Iterable[int] = ()) -> Population:
+    """The models whose variables and logits are finite.
+
+    Args:
+        variables: of all models.
+        cube: of all models.
+        lost: models that count as lost whatever they hold, such as those made from an original that diverged.
+    """
+    gone = tuple(sorted({*diverged((variables, cube)), *lost}))
+    return Population(without(variables, gone), without(cube, gone), gone)
 
 
 def lost_members(config: Common, role: str, models: Any, needed: int) -> tuple[int, ...]:

@@ -14,11 +14,11 @@ from experiments.capacity import options as capacity
 from experiments.capacity import study as capacity_study
 from experiments.streaming import study as streaming
 from experiments.variance.landscape import whole
-from unlearn_jax.bench import forget_set as study
-from unlearn_jax.bench import model_metrics, setting
+from unlearn_jax.bench import judging, model_metrics, setting
 from unlearn_jax.bench import tuning_options as tuning
-from unlearn_jax.bench.alive import comparable, lost_members, score_alive, without
+from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.population import comparable, lost_members, population, score_alive, without
 from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import reference, score
@@ -66,6 +66,17 @@ def test_members_are_counted_and_too_few_are_one_line():
     with pytest.raises(UsageError, match="2 of 4 twin models diverged and at least 4 are needed"):
         whole(Config(), "twin", models)
     assert [comparable(*each) for each in ((4, 8), (4, 7), (2, 7), (4, 3))] == [4, 3, 2, 1]
+
+
+def test_a_population_leaves_out_what_is_not_finite():
+    """In its weights or in its logits, or because its original was lost."""
+    variables = Variables({"w": np.array([[0.0], [np.nan], [1.0], [3.0], [4.0]])}, {})
+    cube = Cube(*(np.arange(5.0)[:, None, None] + np.zeros((5, 2, 3)) for _ in range(3)))
+    cube.test[2, 1, 0] = np.inf
+    alive = population(variables, cube, lost=(4,))
+    assert (alive.lost, alive.members) == ((1, 2, 4), 2)
+    assert alive.variables.params["w"].ravel().tolist() == [0, 3]
+    assert all(split[:, 0, 0].tolist() == [0, 3] for split in alive.cube)
 
 
 def test_as_many_models_are_scored_as_there_are_oracles_for():
@@ -128,7 +139,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     ],
 )
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
-    for place, name in ((study, "Unlearner"), (streaming, "streamed")):
+    for place, name in ((judging, "Unlearner"), (streaming, "streamed")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a method was trained"))
     monkeypatch.setattr("experiments.attack_features.study.Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
     poison(**lost)
@@ -139,8 +150,8 @@ def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path
 
 def test_a_later_forget_set_is_counted_before_the_first_is_unlearned(poison, cache, tmp_path, monkeypatch):
     """Oracles of the second set alone diverge: their pool is told by its mask."""
-    monkeypatch.setattr(study, "Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
-    original, oracles = study.Study.pool, []
+    monkeypatch.setattr(judging, "Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
+    original, oracles = ForgetSet.pool, []
 
     def pool(self, role, members):
         trained = original(self, role, members)
@@ -149,7 +160,7 @@ def test_a_later_forget_set_is_counted_before_the_first_is_unlearned(poison, cac
             return trained
         return trained._replace(variables=jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), trained.variables))
 
-    monkeypatch.setattr(study.Study, "pool", pool)
+    monkeypatch.setattr(ForgetSet, "pool", pool)
     done = run("unlearning", tmp_path / "out", cache, "finetune", "--forget-sets", "2")
     assert done.returncode == 2 and "8 of 8 retrained models diverged" in done.stderr and "random-1" in oracles
 

@@ -1,0 +1,185 @@
+"""The models of one forget set: the oracles, and the originals after every method, with their logits and costs."""
+
+import dataclasses
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from unlearn_jax import device
+from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
+from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
+from unlearn_jax.bench.setting import compile_all
+from unlearn_jax.methods import METHODS
+from unlearn_jax.methods.apply import Unlearned, Unlearner
+from unlearn_jax.metrics.evaluation import Name
+from unlearn_jax.progress import working
+from unlearn_jax.report.rows import REFERENCES
+from unlearn_jax.training.cost import example_flops, flops
+from unlearn_jax.training.fit import refit
+from unlearn_jax.training.pools import Pool, member_keys
+from unlearn_jax.types import Cube
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracles(Population):
+    """The models retrained without a forget set.
+
+    Attributes:
+        seconds: of training one.
+        made_with: see `device.made_with`.
+    """
+
+    seconds: float
+    made_with: tuple[str, ...]
+
+
+class Judged(NamedTuple):
+    """A method's models on one forget set, by their logits, and what they cost."""
+
+    cube: Cube  # of the members that did not diverge
+    lost: tuple[int, ...]  # the others
+    seconds: float
+    compile_seconds: float
+    examples: float
+    extra: dict[Name, np.ndarray]  # what needs the models themselves, see `ModelMetrics`
+    made_with: str  # see `device.made_with`
+
+
+class Judgement(NamedTuple):
+    """All methods on one forget set."""
+
+    oracles: Oracles
+    of_oracles: dict[Name, np.ndarray]  # what needs the oracles themselves, see `ModelMetrics`
+    methods: dict[str, list[Judged]]  # by unlearning seed
+
+
+def train_oracles(forget: ForgetSet) -> Oracles:
+    """Retrains models without the forget set, two for each original, and writes their logits.
+
+    Raises:
+        UsageError: so many diverged that there is no null.
+    """
+    trained = forget.pool("oracle", 2 * forget.members)
+    cube = forget.logits(trained.variables)
+    lost = lost_members(forget.config, "retrained", (trained.variables, cube), NULL)
+    facts = {"lost": np.array(lost, int), "made_with": ", ".join(trained.made_with)}
+    forget.folder.write_npz(f"logits/{forget.name}/oracle.npz", {**cube._asdict(), **facts})
+    alive = population(trained.variables, cube)
+    return Oracles(alive.variables, alive.cube, alive.lost, trained.seconds, trained.made_with)
+
+
+def measure_models(forget: ForgetSet, originals: Pool, oracles: Oracles) -> ModelMetrics:
+    """What measures models themselves, against the oracles."""
+    own = without(originals.variables, originals.diverged)
+    return ModelMetrics(forget.config, forget.problem, forget.images.forget, own, oracles.variables, forget.clean_labels)
+
+
+def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool, oracles: Oracles) -> Judgement:
+    """Unlearns by every method: what an earlier run left in the run folder is read, the rest made now.
+
+    Args:
+        forget: the forget set.
+        values: the hyperparameters of every method.
+        originals: the models that are to forget.
+        oracles: what they are held against.
+    """
+    config, seeds = forget.config, range(forget.config.unlearning_seeds)
+    saved = {(name, seed): _saved(forget, name, values[name], seed) for name in values for seed in seeds}
+    batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
+    waiting = {
+        name: Unlearner(forget.entries[name], values[name], forget.problem, originals.variables, **batching)
+        for name in values
+        if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)
+    }
+    with ThreadPoolExecutor(1) as thread:
+        measuring = thread.submit(measure_models, forget, originals, oracles)
+        compile_all(waiting.values())
+        models = measuring.result()
+    methods = {
+        name: [saved[name, seed] or _judge(forget, name, own, originals, waiting.get(name), seed, models) for seed in seeds]
+        for name, own in values.items()
+    }
+    return Judgement(oracles, models.of_oracles(oracles.cube.forget), methods)
+
+
+def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
+    """The originals after a method. The two references are pools: cached, and resumed as pools are.
+
+    Args:
+        forget: the forget set.
+        name: of the method.
+        originals: the models that are to forget.
+        unlearner: the method on them; None for a reference.
+        seed: the number of the attempt: other seeds have other keys.
+    """
+    members = forget.members
+    if name == "original":
+        return Unlearned(originals.variables, 0.0, 0.0, 0.0)
+    if unlearner is None:  # retrain: `fit.refit`, as the method's own; another seed is so many members further on
+        trained = forget.pool("retrain", members * (seed + 1))
+        variables = jax.tree.map(lambda leaf: leaf[members * seed :], trained.variables)
+        return Unlearned(variables, trained.seconds, trained.compile_seconds, retraining_examples(forget))
+    with working(name) as update:
+        keys = member_keys(forget.config.seed, f"{name} on {forget.name}{f', seed {seed}' if seed else ''}", members)
+        done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
+        update(1.0, f"{done.seconds:.2f} s a member")
+    return done
+
+
+def retraining_examples(forget: ForgetSet) -> float:
+    """The work of one retraining, in training examples seen forward and backward."""
+    return flops(refit, jax.random.key(0), forget.problem) / example_flops(forget.problem)
+
+
+def _judge(
+    forget: ForgetSet,
+    name: str,
+    values: dict[str, Any],
+    originals: Pool,
+    unlearner: Unlearner | None,
+    seed: int,
+    models: ModelMetrics,
+) -> Judged:
+    """Applies a method to every original and keeps the logits in the run folder."""
+    done = unlearn(forget, name, originals, unlearner, seed)
+    model = forget.entries[name].outcome(forget.problem.model)
+    cube = forget.logits(done.variables, model)
+    alive = population(done.variables, cube, originals.diverged if name != "retrain" else ())
+    costs = {"seconds": done.seconds, "compile_seconds": done.compile_seconds, "examples": done.examples}
+    extra = models.of(alive.variables, alive.cube.forget, model) if alive.members else {}
+    arrays = {**cube._asdict(), "lost": np.array(alive.lost, int), "made_with": np.array(device.made_with()), **costs}
+    arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}
+    forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
+    return Judged(alive.cube, alive.lost, **costs, extra=extra, made_with=device.made_with())
+
+
+def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> Judged | None:
+    """What an earlier run left of a method, if it was made in the same way and of as many members, and has all metrics.
+
+    Metrics of models cannot be had from logits: where one is missing, as after the project got another, all is made anew.
+    """
+    arrays = forget.folder.find(_file(forget, name, seed), _identity(forget, name, values))
+    if arrays is None:
+        return None
+    wanted = {"/".join(metric): metric for metric in metrics_for(forget.clean_labels)}
+    lost = tuple(int(member) for member in arrays["lost"])
+    seconds, compile_seconds, examples = (float(arrays[field]) for field in ("seconds", "compile_seconds", "examples"))
+    extra = {metric: arrays[key] for key, metric in wanted.items() if key in arrays}  # none where all members diverged
+    cube = without(Cube(*(arrays[split] for split in Cube._fields)), lost)
+    return Judged(cube, lost, seconds, compile_seconds, examples, extra, str(arrays["made_with"]))
+
+
+def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What the logits of a method with these hyperparameters come from, and of a learned one what it has learned."""
+    learned = [] if name in METHODS else jax.tree.leaves(getattr(forget.entries[name].make, "args", ()))
+    digests = [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in learned]
+    return {**forget.identity, "values": values, "learned": digests}
+
+
+def _file(forget: ForgetSet, name: str, seed: int) -> str:
+    """Where the logits of a method are kept."""
+    return f"logits/{forget.name}/{name}{f'-seed{seed}' if seed else ''}.npz"

@@ -1,0 +1,138 @@
+"""What the methods on one forget set score against its oracles, as rows and figures."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.judging import Judged, Judgement, retraining_examples
+from unlearn_jax.bench.population import comparable, score_alive
+from unlearn_jax.metrics import Score, accuracies, reference
+from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
+from unlearn_jax.progress import working
+from unlearn_jax.report import figures
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.rows import Row, subject
+from unlearn_jax.types import Cube
+
+
+class Scored(NamedTuple):
+    """A method on one forget set; methods of which fewer than two members are left have no score."""
+
+    evaluation: Evaluation
+    n: int  # models that were compared, the first of those that did not diverge where the oracles suffice for no more
+    reference: Reference
+    members: dict[Name, np.ndarray]  # [originals, seeds] of each metric that every member has a value of; NaN if it diverged
+
+
+def null_of(forget: ForgetSet, oracles: Cube, extra: dict[Name, np.ndarray] | None = None) -> Reference:
+    """What retrained models score against each other.
+
+    Args:
+        forget: the forget set.
+        oracles: the logits of those that did not diverge.
+        extra: their metrics that need more than logits.
+    """
+    config = forget.config
+    count = comparable(forget.members, len(oracles.forget))
+    return reference(oracles, forget.labels, count, splits=config.evaluation.splits, seed=config.seed, extra=extra)
+
+
+def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, dict[str, Scored]]:
+    """What retrained models score against each other, and what every method scores against them."""
+    groups = np.arange(forget.members) * min(GROUPS, forget.members) // forget.members
+    scored: dict[str, Scored] = {}
+    with working("scores") as update:
+        null = null_of(forget, judgement.oracles.cube, judgement.of_oracles)
+        for number, (name, (first, *others)) in enumerate(judgement.methods.items()):
+            evaluation, n = score_alive(first.cube, null, np.delete(groups, first.lost), first.extra)
+            if evaluation:
+                by_seed: list[dict[Name, np.ndarray]] = [
+                    {(score.metric, score.split): np.array(score.members) for score in evaluation.scores if score.members}
+                ]
+                by_seed += [null.of_members(other.cube, other.extra) if len(other.cube.forget) else {} for other in others]
+                lost = [judged.lost for judged in (first, *others)]
+                members = {
+                    metric: _with_gaps([values.get(metric, ()) for values in by_seed], lost, forget.members)
+                    for metric in by_seed[0]
+                }
+                scored[name] = Scored(evaluation, n, null.at(n), members)
+            update((number + 1) / len(judgement.methods), name)
+        update(1.0, f"{len(judgement.methods)} methods, {len(null.nulls)} metrics")
+    return null, scored
+
+
+def _with_gaps(by_seed: Sequence[Sequence[float] | np.ndarray], lost: Sequence[tuple[int, ...]], members: int) -> np.ndarray:
+    """A value of each original and seed, NaN for those that are lost or, at the end, were not compared."""
+    whole = np.full((members, len(by_seed)), np.nan)
+    for seed, (values, gone) in enumerate(zip(by_seed, lost, strict=True)):
+        whole[np.delete(np.arange(members), gone)[: len(values)], seed] = values
+    return whole
+
+
+def rows_of(forget: ForgetSet, judgement: Judgement, scored: dict[str, Scored]) -> list[Row]:
+    """The scores and costs of every method."""
+    retraining, seconds = retraining_examples(forget), judgement.oracles.seconds
+    rows: list[Row] = []
+    for name, (first, *_) in judgement.methods.items():
+        rows += _rows(forget, name, first, scored.get(name), judgement.oracles.members, (seconds, retraining))
+    return rows
+
+
+def _rows(
+    forget: ForgetSet, name: str, judged: Judged, scored: Scored | None, oracles: int, retraining: tuple[float, float]
+) -> list[Row]:
+    """Those of one method; `retraining` is what it is held against, in seconds and in examples."""
+    config = forget.config
+    common = Row(
+        experiment=config.exp,
+        dataset=config.dataset,
+        model=config.model,
+        forget_set=forget.name,
+        method=name,
+        access=forget.entries[name].access,
+        metric="",
+        split="",
+        n_members=scored.n if scored else len(judged.cube.forget),
+        n_oracles=oracles,
+        seconds=judged.seconds,
+    )
+    costs = {
+        "seconds": judged.seconds,
+        "compile_seconds": judged.compile_seconds,
+        "rte": judged.seconds / retraining[0],
+        "examples": judged.examples,
+        "rte_examples": judged.examples / retraining[1],
+    }
+    scores = scored.evaluation.scores if scored else []
+    rows = [scored_row(common, score) for score in scores]
+    return rows + [common._replace(metric=metric, value=value) for metric, value in costs.items()]
+
+
+def scored_row(common: Row, score: Score) -> Row:
+    """A row of what all rows of a method have in common, and a score."""
+    null = score.null
+    return common._replace(
+        metric=score.metric,
+        split=score.split,
+        value=score.value,
+        value_low=score.low,
+        value_high=score.high,
+        null_mean=null.mean,
+        null_sd=null.sd,
+        null_low=null.low,
+        null_high=null.high,
+        z=score.z,
+    )
+
+
+def draw(forget: ForgetSet, judgement: Judgement, rows: list[Row]) -> None:
+    """The figures that show single members and examples."""
+    title, oracles = subject(rows), judgement.oracles.cube
+    cubes = {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
+    losses = {name: forget.losses(cube) for name, cube in cubes.items()}
+    save(figures.loss_histograms(losses, forget.losses(oracles), title), forget.folder, "loss_histograms")
+    shares = {name: accuracies(cube, forget.labels)._asdict() for name, cube in cubes.items()}
+    of_oracles = accuracies(oracles, forget.labels)._asdict()
+    save(figures.accuracy_bars(rows, shares, of_oracles, title), forget.folder, "accuracy")
