@@ -47,6 +47,14 @@ class Result(NamedTuple):
     notes: list[str]  # for the board's caption
 
 
+class Outcome(NamedTuple):
+    """What came out of a run."""
+
+    rows: list[Row]  # of results.csv
+    board: leaderboard.Leaderboard
+    results: list[Result]  # of every forget set
+
+
 def run(config: Config, folder: Run) -> None:
     """Train originals and oracles, unlearn by every method, score each against its null, and report.
 
@@ -65,20 +73,44 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    asked = config.method_names()
-    names, entries = [*asked, *learned], {**METHODS, **learned}
+    asked, entries = config.method_names(), {**METHODS, **learned}
     values = {name: own | {method: {} for method in learned} for name, own in settings_of_sets(config, setting, asked).items()}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     config = dataclasses.replace(config, members=settled(config, folder, setting, masks[0]))
-    folder.write_json("hyperparameters.json", where_they_differ(values))
+    outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries)
+    leaderboard.show(outcome.board)
+    return outcome.rows
+
+
+def evaluate_sets(
+    config: Config,
+    folder: Run,
+    setting: Setting,
+    masks: Mapping[str, np.ndarray],
+    values: Mapping[str, dict[str, dict[str, Any]]],
+    entries: Mapping[str, Entry],
+) -> Outcome:
+    """Trains originals and oracles, unlearns, scores and reports, for any forget sets and any methods.
+
+    Args:
+        config: how many members, how they are batched and judged; `config.members` is a number.
+        folder: where everything is written.
+        setting: data and model.
+        masks: the training rows to forget, by forget set.
+        values: the hyperparameters of each method on each forget set: set -> method -> name -> value.
+        entries: the methods by name.
+
+    Raises:
+        UsageError: too few models are left, the others having diverged.
+    """
+    folder.write_json("hyperparameters.json", where_they_differ(dict(values)))
     assert config.members != "auto"
-    originals = pool(config, setting, setting.problem, masks[0] | True, "original", config.members)
+    originals = pool(config, setting, setting.problem, np.ones_like(next(iter(masks.values()))), "original", config.members)
     lost_members(config, "original", originals.variables, 2)
-    sets = list(zip(masks, values, strict=True))
-    for mask, name in sets[1:]:  # if they do not suffice, then before a method is trained; read from the cache in their turn
-        train_oracles(forget_set(config, folder, setting, mask, name, entries))
+    for name in list(masks)[1:]:  # if they do not suffice, then before a method is trained; read from the cache in their turn
+        train_oracles(forget_set(config, folder, setting, masks[name], name, entries))
     results: list[Result] = []
-    for index, (mask, name) in enumerate(sets):
+    for name, mask in masks.items():
         forget = forget_set(config, folder, setting, mask, name, entries)
         judgement = judge(forget, values[name], originals, train_oracles(forget))
         null, scored = score_methods(forget, judgement)
@@ -88,10 +120,10 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
         lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
         notes = [sentence] * bool(sentence) + of_lost_oracles(name, judgement.oracles, null)
         results.append(Result(name, rows, scored, null.band, lost, made_with, by_example, notes))
-        if index == 0:
+        if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
-    return report(folder, names, results, {*originals.made_with})
+    return report(folder, results, {*originals.made_with})
 
 
 def of_lost_oracles(name: str, oracles: Oracles, null: Reference) -> list[str]:
@@ -102,18 +134,15 @@ def of_lost_oracles(name: str, oracles: Oracles, null: Reference) -> list[str]:
     return [f"{name}: {len(oracles.lost)} of {made} oracles diverged; at most {null.n} models are compared."]
 
 
-def report(folder: Run, names: list[str], results: list[Result], made_with: set[str]) -> list[Row]:
+def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     """Writes, draws and prints what came out over all forget sets.
 
     Args:
         folder: of the run.
-        names: of the methods, in order.
         results: of every forget set.
         made_with: of the originals, see `device.made_with`.
-
-    Returns:
-        The rows of results.csv.
     """
+    names = [name for name in results[0].lost if name != "oracle"]
     rows = [row for result in results for row in result.rows]
     scored = {name: {result.name: result.scored[name] for result in results if name in result.scored} for name in names}
     bands = {result.name: result.band for result in results}
@@ -135,8 +164,7 @@ def report(folder: Run, names: list[str], results: list[Result], made_with: set[
     save(figures.quality_against_utility(shown, subject(shown)), folder, "quality_against_utility")
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
-    leaderboard.show(board)
-    return rows
+    return Outcome(rows, board, results)
 
 
 def settled(config: Config, folder: Run, setting: Setting, mask: np.ndarray) -> int:

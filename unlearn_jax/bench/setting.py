@@ -58,6 +58,18 @@ def prepare(config: Common) -> Setting:
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
     model = build(config.model, **kind, convolution=form)
     require_memory(config, model, data.train.images)
+    return setting_of(data, model, {"model": config.model, **kind}, Recipe(**dataclasses.asdict(config.train)))
+
+
+def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Recipe) -> Setting:
+    """Data and a model, on the devices.
+
+    Args:
+        data: as loaded.
+        model: as built.
+        identity: of the model: what a pool of it is found by.
+        recipe: how it is trained.
+    """
     everything = np.ones(len(data.train.labels), bool)
     problem = Problem(
         train=data.train,
@@ -68,12 +80,11 @@ def prepare(config: Common) -> Setting:
         classes=data.classes,
         kept_count=len(everything),
         forget_count=0,
-        recipe=Recipe(**dataclasses.asdict(config.train)),
-        augment=augmentation(config.dataset),
+        recipe=recipe,
+        augment=augmentation(data.name),
         pixel_scale=data.pixel_scale,
     )
-    identity = {"dataset": data.name, "data": data.fingerprint, "model": config.model, **kind}
-    return Setting(data, shared(problem), identity)
+    return Setting(data, shared(problem), {"dataset": data.name, "data": data.fingerprint, **identity})
 
 
 def decisive(config: Common) -> dict[str, Any]:
@@ -187,7 +198,24 @@ def settings(config: Methods, names: list[str], label: int | None = None) -> dic
     Raises:
         UsageError: a hyperparameter that no method has, or a value that it cannot take.
     """
-    given = config.hyperparameters()
+    return hyperparameters_of(config.dataset, names, config.hyperparameters(), label)
+
+
+def hyperparameters_of(
+    dataset: str, names: list[str], given: dict[str, dict[str, Any]], label: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """As `settings`.
+
+    Args:
+        dataset: whose tuned hyperparameters are taken.
+        names: of the methods.
+        given: method, or `*` for every method that has it -> hyperparameter -> value.
+        label: as in `settings`.
+
+    Raises:
+        UsageError: as in `settings`.
+    """
+    given = dict(given)
     everywhere = given.pop("*", {})
     for name in given:
         require(name in METHODS, "--hyper", name, f"there is {', '.join(METHODS)}")
@@ -196,7 +224,7 @@ def settings(config: Methods, names: list[str], label: int | None = None) -> dic
         having = [name for name in METHODS if key in METHODS[name].defaults]
         require(bool(having), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
         hyperparameters(having[0], {key: value})
-    found = tuned(config.dataset)
+    found = tuned(dataset)
     return {
         name: hyperparameters(
             name,

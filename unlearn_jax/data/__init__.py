@@ -1,7 +1,7 @@
 """What is trained on: image data sets, toys in the plane, and the examples that are to be forgotten."""
 
 from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.data.forget_sets import choose, class_of
+from unlearn_jax.data.forget_sets import choose, class_of, places
 from unlearn_jax.data.images import DATASETS, Dataset, load
 from unlearn_jax.data.toys import FASHION_PLANE, Mixture, Toy, discs, populations
 
@@ -16,5 +16,6 @@ __all__ = [
     "class_of",
     "discs",
     "load",
+    "places",
     "populations",
 ]

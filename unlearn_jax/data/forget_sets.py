@@ -138,20 +138,32 @@ def _listed(file: str | Path | None, published: Published, index: int) -> list[i
     accepted = "a text or .npy file of row numbers is needed"
     if file is None:
         raise UsageError("--forget.file", file, accepted)
-    rows = len(published.train)
     try:
         listed = _read(Path(file), published.total)
     except Exception as error:  # whoever wrote the file: a format can fail in any way
         raise UsageError("--forget.file", file, f"{accepted} ({error or type(error).__name__})") from error
+    try:
+        return places(listed, published)
+    except ValueError as error:
+        raise UsageError("--forget.file", file, str(error)) from error
+
+
+def places(listed: list[int], published: Published) -> list[int]:
+    """The places among the training rows of rows that are given by their published numbers.
+
+    Args:
+        listed: the numbers.
+        published: those of the training rows.
+
+    Raises:
+        ValueError: a number is there twice, is no row, or is of a row that is not trained on; there are none, or all.
+    """
+    rows = len(published.train)
     if not 0 < len(set(listed)) == len(listed) < rows:
-        raise UsageError(
-            "--forget.file",
-            file,
-            f"1 to {rows - 1} different rows are needed; it lists {len(listed)} ({len(set(listed))} different)",
-        )
+        raise ValueError(f"1 to {rows - 1} different rows are needed; it lists {len(listed)} ({len(set(listed))} different)")
     if min(listed) < 0 or max(listed) >= published.total:
         accepted = f"rows of the published training set, 0 to {published.total - 1}, are needed"
-        raise UsageError("--forget.file", file, f"{accepted}; it lists {min(listed)} to {max(listed)}")
+        raise ValueError(f"{accepted}; it lists {min(listed)} to {max(listed)}")
     place = dict(zip(published.train.tolist(), range(rows), strict=True))
     held_out = set(published.held_out.tolist())
     absent = {
@@ -159,8 +171,8 @@ def _listed(file: str | Path | None, published: Published, index: int) -> list[i
         "not in the sample (--train-size)": [row for row in listed if row not in held_out and row not in place],
     }
     if any(absent.values()):
-        said = "; ".join(f"{len(found)} {why}: {_shown(found)}" for why, found in absent.items() if found)
-        raise UsageError("--forget.file", file, f"rows that are trained on are needed; of the {len(listed)} listed {said}")
+        reasons = "; ".join(f"{len(rows)} {why}: {_shown(rows)}" for why, rows in absent.items() if rows)
+        raise ValueError(f"rows that are trained on are needed; of the {len(listed)} listed {reasons}")
     return [place[row] for row in listed]
 
 

@@ -1,0 +1,197 @@
+"""The three verbs of the library: `evaluate`, `unlearn` and `score`."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax.bench.api import evaluate, score, unlearn
+from unlearn_jax.data import load
+from unlearn_jax.methods import METHODS
+from unlearn_jax.models import build
+from unlearn_jax.models.fingerprint import fingerprint
+from unlearn_jax.report.rows import read_results
+from unlearn_jax.types import Cube, Labels, Recipe, Variables
+
+TINY = {"members": 2, "splits": 4, "retain_size": 40, "recipe": Recipe(epochs=1)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("digits", train_size=100, label_noise=0.1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("mlp", classes=10, width=4)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def variables(model, data):
+    images = jnp.asarray(data.train.images[:1])
+    return jax.vmap(lambda key: model.init(key, images))(jax.random.split(jax.random.key(0), 2))
+
+
+def halved(key, problem, variables):
+    """Every weight is half of what it was."""
+    return variables._replace(params=jax.tree.map(lambda leaf: leaf / 2, variables.params))
+
+
+def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_path):
+    rows = {"first": data.published.train[:10], "second": data.published.train[10:20]}
+    board = evaluate(
+        model, data, forget=rows, methods=["original", "retrain", "finetune", halved], out=tmp_path / "out",
+        cache=cache, hyper={"*": {"epochs": 1}}, **TINY,
+    )  # fmt: skip
+    assert set(board.verdict) == {"original", "retrain", "finetune", "halved"}
+    assert {verdict.outcome for verdict in board.verdict.values()} == {None}  # two models have no verdict
+    assert read_results(tmp_path / "out/results.csv") == board.rows
+    assert {row.forget_set for row in board.rows} == {"first", "second"} and {row.model[:6] for row in board.rows} == {"given-"}
+    assert "halved" in str(board) and "no verdict" in str(board.verdict["halved"])
+    listed = np.loadtxt(tmp_path / "out/forget_sets/second.txt", dtype=int)
+    assert listed.tolist() == sorted(rows["second"].tolist())
+    board.write(tmp_path / "copy")
+    assert (tmp_path / "copy/summary.md").read_bytes() == (tmp_path / "out/summary.md").read_bytes()
+
+
+def test_a_function_that_changed_is_never_taken_for_the_one_before(data, model, cache, tmp_path):
+    """Nobody knows whether a function still computes the same: its logits are made anew."""
+    by = [0.5]
+
+    def scaled(key, problem, variables):
+        return variables._replace(params=jax.tree.map(lambda leaf: by[0] * leaf, variables.params))
+
+    asked = {"forget": data.published.train[:10], "methods": [scaled], "out": tmp_path / "out", "cache": cache, **TINY}
+    first = {(row.metric, row.split): row.value for row in evaluate(model, data, **asked).rows}
+    by[0] = 0.0
+    second = {(row.metric, row.split): row.value for row in evaluate(model, data, **asked).rows}
+    assert first["weight_distance", "all"] != second["weight_distance", "all"]
+
+
+def test_what_a_model_cannot_serve_is_left_out_with_its_reason(data, model, cache):
+    (lacking,) = [name for name, entry in METHODS.items() if "convolutions" in entry.needs][:1]
+    board = evaluate(model, data, forget=data.published.train[:10], methods=["original", lacking], cache=cache, **TINY)
+    assert list(board.verdict) == ["original"] and list(board.left_out) == [lacking]
+    assert re.search(rf"{lacking}: left out, it needs ", str(board))
+    with pytest.raises(ValueError, match=r"^methods: none can be used with this model"):
+        evaluate(model, data, forget=data.published.train[:10], methods=[lacking], cache=cache, **TINY)
+
+
+def mask(data):
+    return np.isin(np.arange(data.published.total), data.published.train[:10])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("forget", [0.5], "forget: expected row numbers or a mask, not float64"),
+        ("forget", [], "forget: expected row numbers or a mask, not float64"),
+        ("forget", np.array([], int), "forget: 1 to 99 different rows are needed"),
+        ("forget", [[1, 2]], r"forget: expected row numbers or a mask, not int64 of shape \(1, 2\)"),
+        ("forget", np.ones(100, bool), r"forget: a mask of shape \(100,\), expected one truth value for each of 1437"),
+        ("forget", [-1, 3], "forget: rows of the published training set, 0 to 1436"),
+        ("forget", {}, "forget: expected rows, a mask, or a mapping"),
+        ("forget", {"../up": [1]}, "forget: expected rows, a mask, or a mapping"),
+        ("methods", ["scrubb"], "methods: there is no 'scrubb'; expected some of "),
+        ("methods", [], "methods: empty"),
+        ("methods", [3], "methods: 3 is neither a name nor a function"),
+        ("methods", [halved, halved], "methods: the name halved is taken"),
+        ("members", 1, "members: 1 found, expected an integer from 2"),
+        ("members", True, "members: True found, expected an integer from 2"),
+        ("splits", 1, "splits: 1 found, expected an integer from 2"),
+        ("retain_size", 0, "retain_size: 0 found"),
+        ("unlearning_seeds", 0, "unlearning_seeds: 0 found"),
+        ("hyper", {"scrub": {"epoch": 1}}, "--hyper scrub.epoch 1: scrub takes "),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_is_trained(data, model, monkeypatch, argument, value, said):
+    monkeypatch.setattr("unlearn_jax.bench.setting.train_pool", lambda *_, **__: pytest.fail("something was trained"))
+    asked = {"forget": mask(data), "methods": ["original"], **TINY, argument: value}
+    with pytest.raises(ValueError, match=rf"^{said}"):
+        evaluate(model, data, **asked)
+
+
+def test_unlearning_one_model_is_the_method_on_it(data, model, variables):
+    one = jax.tree.map(lambda leaf: np.asarray(leaf[0]), variables)
+    forget = data.published.train[:10]
+    after = unlearn("finetune", model, one, data, forget=forget, epochs=1, recipe=Recipe(epochs=1))
+    both = unlearn("finetune", model, variables, data, forget=mask(data), epochs=1, recipe=Recipe(epochs=1))
+    for single, stacked, before in zip(*map(jax.tree.leaves, (after, both, one)), strict=True):
+        np.testing.assert_allclose(single, stacked[0], rtol=1e-5, atol=1e-6)
+        assert single.shape == before.shape
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(one), strict=True))
+    own = unlearn(halved, model, one, data, forget=forget)
+    np.testing.assert_array_equal(jax.tree.leaves(own.params)[0], jax.tree.leaves(one.params)[0] / 2)
+
+
+def test_variables_of_another_model_are_refused(data, model, variables):
+    forget = data.published.train[:10]
+    with pytest.raises(ValueError, match=r"^variables: not of this model"):
+        unlearn("finetune", model, Variables({"w": np.ones(3)}, {}), data, forget=forget)
+    wide = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf], axis=-1), variables)
+    with pytest.raises(ValueError, match=r"^variables: their arrays have the shapes of neither"):
+        unlearn("finetune", model, wide, data, forget=forget)
+    with pytest.raises(ValueError, match=r"^epochs: hyperparameters are of registered methods; halved is a function"):
+        unlearn(halved, model, variables, data, forget=forget, epochs=3)
+
+
+def pools(shift):
+    rng = np.random.default_rng(0)
+    labels = Labels(*(rng.integers(0, 3, 30) for _ in range(3)))
+    cubes = [Cube(*(rng.normal(size=(members, 30, 3)) for _ in range(3))) for members in (8, 16)]
+    own = cubes[0]._replace(forget=cubes[0].forget + shift * np.eye(3)[labels.forget])
+    return own, cubes[1], labels
+
+
+def test_logits_of_any_framework_get_a_verdict():
+    same, other = pools(0.0), pools(3.0)
+    verdict = score(unlearned=same[0], oracles=same[1], labels=same[2])
+    assert verdict.outcome == "not distinguished" and verdict.largest <= verdict.band
+    found = score(**dict(zip(("unlearned", "oracles", "labels"), (each._asdict() for each in other), strict=True)))
+    assert found.outcome == "different" and len(str(found).splitlines()) <= 10
+    assert str(found).startswith("different (n=8; largest |z| ")
+    few = Cube(*(part[:4] for part in same[0]))
+    assert score(unlearned=few, oracles=same[1], labels=same[2]).outcome is None
+
+
+def test_what_is_no_cube_is_named():
+    own, oracles, labels = pools(0.0)
+    with pytest.raises(ValueError, match=r"^unlearned: expected arrays called forget, retain and test, not forget, test"):
+        score(unlearned={"forget": own.forget, "test": own.test}, oracles=oracles, labels=labels)
+    with pytest.raises(ValueError, match=r"^labels: expected arrays called forget, retain and test, not list"):
+        score(unlearned=own, oracles=oracles, labels=[1, 2])
+    one = Cube(*(part[:3] for part in oracles))
+    with pytest.raises(ValueError, match=r"^unlearned, oracles: 8 unlearned models and 3 oracles; expected 2 or more, and twice"):
+        score(unlearned=own, oracles=one, labels=labels)
+
+
+def test_a_fingerprint_tells_models_apart_by_what_they_compute():
+    shape = (8, 8, 1)
+
+    def mlp():
+        build.cache_clear()
+        return build("mlp", classes=10, width=4)
+
+    def shifted(model, by):
+        constant = np.asarray(by, np.float32)
+
+        def apply(variables, images, train=False):  # nested, where a printed jaxpr leaves constants out
+            logits, statistics = model.apply(variables, images, train=train)
+            return jax.jit(lambda logits: jax.lax.fori_loop(0, 2, lambda _, x: x + constant[None], logits))(logits), statistics
+
+        return model._replace(apply=apply)
+
+    other = np.arange(10.0)
+    other[3] += 1e-3
+    models = [mlp(), build("mlp", classes=10, width=5), build("mlp", classes=10, width=4, activation="tanh")]
+    models += [shifted(models[0], np.arange(10.0)), shifted(models[0], other), models[0]._replace(gradient=None)]
+    digests = [fingerprint(model, shape) for model in models]
+    assert len(set(digests)) == len(digests)
+    assert fingerprint(mlp(), shape) == digests[0]

@@ -1,0 +1,407 @@
+"""The library's three verbs: `evaluate` (the whole job), `unlearn` (one model) and `score` (logits of any framework)."""
+
+import dataclasses
+import functools
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
+from unlearn_jax.bench.main_options import MAIN, SPLITS, Config, Evaluation
+from unlearn_jax.bench.options import Train
+from unlearn_jax.bench.population import comparable
+from unlearn_jax.bench.setting import forgetting, hyperparameters_of, setting_of
+from unlearn_jax.data import Dataset, places
+from unlearn_jax.methods import METHODS, Entry, hyperparameters
+from unlearn_jax.methods.apply import Unlearner
+from unlearn_jax.methods.needs import unmet
+from unlearn_jax.metrics import pooled, reference
+from unlearn_jax.metrics import score as score_cube
+from unlearn_jax.metrics.evaluation import FEWEST_JUDGED, Score
+from unlearn_jax.metrics.evaluation import Evaluation as Scores
+from unlearn_jax.models.fingerprint import fingerprint
+from unlearn_jax.report import leaderboard
+from unlearn_jax.report.rows import Row
+from unlearn_jax.runs import open_run
+from unlearn_jax.training.pools import member_keys
+from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
+
+Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
+OUTCOMES = {True: "not distinguished", False: "different", None: None}
+LINES = 8  # of a verdict's metrics that are printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How unlearned models compare with retrained ones.
+
+    Attributes:
+        outcome: "different" or "not distinguished" (from retraining, at this number of models); None below 8 models a side.
+        scores: each metric, with its null.
+        largest: the largest evidence of a difference over all metrics, in standard deviations of the null.
+        band: what the largest evidence of retrained models stays below, in 95 of 100 cases.
+        members: the unlearned models that were compared.
+        lost: members that diverged and are in no score; with one of them the outcome is "different".
+    """
+
+    outcome: str | None
+    scores: list[Score]
+    largest: float
+    band: float
+    members: int
+    lost: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Ten lines at most: the outcome, and the metrics with the largest evidence."""
+        undecided = f"no verdict: fewer than {FEWEST_JUDGED} models a side"
+        of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
+        lines = [f"{self.outcome or undecided} (n={self.members}; {of_band})"]
+        lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
+        for score in sorted(self.scores, key=lambda score: -score.evidence)[:LINES]:
+            name = f"{score.metric} {score.split}".strip()
+            lines.append(f"  {name:<28}{score.value:>10.4g}   retrained {score.null.mean:.4g} ± {score.null.sd:.2g}")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard:
+    """What `evaluate` found.
+
+    Attributes:
+        rows: as in results.csv.
+        verdict: of every method, over all forget sets.
+        left_out: methods that this model cannot serve, with the reason.
+        folder: the run folder with all tables, figures and logits; in the temporary folder if `out` was not given.
+        board: the table as text.
+    """
+
+    rows: list[Row]
+    verdict: dict[str, Verdict]
+    left_out: dict[str, str]
+    folder: Path
+    board: leaderboard.Leaderboard
+
+    def __str__(self) -> str:
+        """The table, as a terminal of 100 columns shows it."""
+        from rich.console import Console
+
+        text = io.StringIO()
+        leaderboard.show(self.board, Console(file=text, width=100, highlight=False))
+        left_out = [f"{name}: left out, it {reason}" for name, reason in self.left_out.items()]
+        return "\n".join([text.getvalue().rstrip(), *left_out])
+
+    def write(self, folder: Path | str) -> None:
+        """Copies the run folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+
+def evaluate(
+    model: Model,
+    data: Dataset,
+    *,
+    forget: Forget,
+    methods: Sequence[str | Method] | str = MAIN,
+    hyper: Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: Recipe | None = None,
+    members: int = 24,
+    unlearning_seeds: int = 1,
+    splits: int = 100,
+    retain_size: int = 2000,
+    out: Path | str | None = None,
+    cache: Path | str | None = None,
+    seed: int = 0,
+    strategy: str = "auto",
+    chunk: int | None = None,
+) -> Leaderboard:
+    """Measures unlearning methods against the distribution of models retrained without the forget set.
+
+    Trains `members` originals and, for each forget set, twice as many oracles; unlearns every original by every method; and
+    scores each method by every metric beside its null. What was trained is kept in the cache and found again.
+
+    Args:
+        model: a network as pure functions, such as `build` gives; what it computes is part of what its models are found by.
+        data: such as `load` gives.
+        forget: the rows to forget: numbers in the published training set, or a mask of its length. A mapping from names to such
+            gives several forget sets.
+        methods: names of the registry (a sequence, or in one string separated by commas), and functions
+            `(key, problem, variables) -> variables` of one's own, which are called by their `__name__`. Logits of one's own
+            functions are made anew at every call; those of registered ones are found in `out`.
+        hyper: of the registered methods: method, or `*` for every method that has it -> hyperparameter -> value. By default the
+            tuned ones of the data set, or the authors'.
+        recipe: how models are trained; by default `Recipe()`.
+        members: originals, each unlearned by each method. Below 8 there is no verdict.
+        unlearning_seeds: times that each method unlearns each original, with other keys.
+        splits: random splits of the oracles in two halves, from which each null comes.
+        retain_size: retained examples that are judged.
+        out: the run folder; one that an earlier call left is taken up again. By default a temporary one.
+        cache: where models are kept for other calls; by default `~/.cache/unlearn_jax`.
+        seed: everything random follows from it.
+        strategy: "vmap" (all members of a chunk at once), "map" (one by one) or "auto".
+        chunk: members at a time; by default as many as fit into memory.
+
+    Raises:
+        ValueError: an argument cannot be used; the message begins with its name. Nothing has been trained then.
+        UsageError: too few models are left, the others having diverged, or `out` holds another run.
+        StorageError: `out` or `cache` cannot be written.
+    """
+    registered, own = _named(methods)
+    _within("members", members, 2)
+    _within("unlearning_seeds", unlearning_seeds, 1)
+    _within("splits", splits, 2, SPLITS)
+    _within("retain_size", retain_size, 1)
+    masks = {name: _mask(rows, data) for name, rows in _sets(forget).items()}
+    recipe = recipe or Recipe()
+    digest = fingerprint(model, data.train.images.shape[1:])
+    setting = setting_of(data, model, {"model": digest}, recipe)
+    left_out = {name: f"needs {lacking}" for name in registered if (lacking := unmet(METHODS[name].needs, setting.problem))}
+    asked = [name for name in registered if name not in left_out]
+    if not asked and not own:
+        raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
+    values = {
+        name: hyperparameters_of(data.name, asked, {key: dict(each) for key, each in (hyper or {}).items()}, _label(data, mask))
+        | {method: {} for method in own}
+        for name, mask in masks.items()
+    }
+    place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unlearn_jax-"))
+    config = Config(
+        dataset=data.name,
+        model=f"given-{digest[:8]}",
+        seed=seed,
+        members=members,
+        unlearning_seeds=unlearning_seeds,
+        forget_sets=len(masks),
+        evaluation=Evaluation(splits=splits, retain_size=retain_size),
+        train=Train(**dataclasses.asdict(recipe)),
+        strategy=strategy,  # type: ignore[arg-type]
+        chunk=chunk,
+        out=place,
+        cache=Path(cache) if cache is not None else _user_cache(),
+    )
+    record = {
+        **dataclasses.asdict(config),
+        "methods": [*asked, *own],
+        "data": data.fingerprint,
+        "model": digest,
+        "forget": {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()},
+    }
+    folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
+    try:
+        outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
+    except ValueError:
+        folder.withdraw()
+        raise
+    return Leaderboard(outcome.rows, _verdicts(outcome), left_out, place, outcome.board)
+
+
+def unlearn(
+    method: str | Method,
+    model: Model,
+    variables: Variables,
+    data: Dataset,
+    *,
+    forget: Int[Any, " rows"],
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    strategy: str = "auto",
+    **values: Any,
+) -> Variables:
+    """Unlearns one trained model, or a stack of them.
+
+    Args:
+        method: a name of the registry, or a function `(key, problem, variables) -> variables`.
+        model: what the variables belong to.
+        variables: of one model; or of several, with a leading axis of models on every array.
+        data: that it was trained on.
+        forget: the rows to forget: numbers in the published training set, or a mask of its length.
+        recipe: how it was trained, which some methods follow; by default `Recipe()`.
+        seed: the method's own chance follows from it.
+        strategy: as in `evaluate`.
+        values: hyperparameters of a registered method; by default the tuned ones of the data set, or the authors'.
+
+    Returns:
+        New variables, in the form of the given ones.
+
+    Raises:
+        ValueError: an argument cannot be used, or the method needs something that the model lacks.
+    """
+    registered, own = _named([method])
+    mask = _mask(forget, data)
+    setting = setting_of(data, model, {}, recipe or Recipe())
+    stacked = _stacked(model, variables, data.train.images.shape[1:])
+    several = variables if stacked else jax.tree.map(lambda leaf: np.asarray(leaf)[None], variables)
+    if registered:
+        (name,) = registered
+        hyperparameters(name, values)  # whose message names the value
+        chosen = hyperparameters_of(data.name, registered, {name: values}, _label(data, mask))[name]
+        unlearner = Unlearner(name, chosen, forgetting(setting, mask), several, strategy=strategy)
+    else:
+        ((name, entry),) = own.items()
+        if values:
+            raise ValueError(f"{next(iter(values))}: hyperparameters are of registered methods; {name} is a function")
+        unlearner = Unlearner(entry, {}, forgetting(setting, mask), several, strategy=strategy)
+    count = len(jax.tree.leaves(several)[0])
+    after = unlearner.apply(member_keys(seed, name, count)).variables
+    return after if stacked else jax.tree.map(lambda leaf: leaf[0], after)
+
+
+def score(
+    *,
+    unlearned: Cube | Mapping[str, Float[Any, "members examples classes"]],
+    oracles: Cube | Mapping[str, Float[Any, "members examples classes"]],
+    labels: Labels | Mapping[str, Int[Any, " examples"]],
+    splits: int = 100,
+    seed: int = 0,
+) -> Verdict:
+    """Compares the logits of unlearned models with those of retrained ones. Nothing is trained, and any framework will do.
+
+    Of N oracles N/2 are compared with as many unlearned models; of more unlearned ones the first are taken.
+
+    Args:
+        unlearned: logits on the splits `forget`, `retain` and `test`.
+        oracles: likewise, of models retrained without the forget set with keys of their own; twice as many as the unlearned.
+        labels: of the examples of each split; on forget and retain, those trained on.
+        splits: random splits of the oracles in two halves, from which each null comes.
+        seed: draws them.
+
+    Raises:
+        ValueError: an argument cannot be used; the message begins with its name.
+    """
+    _within("splits", splits, 2, SPLITS)
+    own, theirs = _cube("unlearned", unlearned), _cube("oracles", oracles)
+    of = _split("labels", labels, Labels)
+    n = comparable(len(own.forget), len(theirs.forget))
+    if n < 2:
+        counts = f"{len(own.forget)} unlearned models and {len(theirs.forget)} oracles"
+        raise ValueError(f"unlearned, oracles: {counts}; expected 2 or more, and twice as many oracles")
+    null = reference(theirs, of, n, splits=splits, seed=seed)
+    return _verdict(score_cube(Cube(*(logits[:n] for logits in own)), null))
+
+
+def _named(methods: Sequence[str | Method] | str) -> tuple[list[str], dict[str, Entry]]:
+    """The registered methods by name, and the entries of one's own functions."""
+    words = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else list(methods)
+    registered: list[str] = []
+    own: dict[str, Entry] = {}
+    for method in words:
+        if isinstance(method, str):
+            if method not in METHODS:
+                raise ValueError(f"methods: there is no {method!r}; expected some of {', '.join(METHODS)}, or functions")
+            registered.append(method)
+        elif callable(method):
+            name = getattr(method, "__name__", type(method).__name__)
+            if name in METHODS or name in own:
+                raise ValueError(f"methods: the name {name} is taken; give the function another __name__")
+            own[name] = _entry(method)
+        else:
+            raise ValueError(f"methods: {method!r} is neither a name nor a function")
+    if not words:
+        raise ValueError("methods: empty, expected names or functions")
+    return list(dict.fromkeys(registered)), own
+
+
+def _entry(method: Method) -> Entry:
+    """A function as an entry of the registry, other than all before: nobody knows whether it still computes the same."""
+    token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
+    summary = (getattr(method, "__doc__", None) or "A function of the user's.").strip().splitlines()[0]
+    return Entry(functools.partial(_given, token, method=method), "F+R+test-like", "the user's", summary, {}, frozenset())
+
+
+def _given(token: np.ndarray, *, method: Callable[..., Variables]) -> Method:
+    return method
+
+
+def _sets(forget: Forget) -> dict[str, Any]:
+    """The forget sets by name."""
+    if not isinstance(forget, Mapping):
+        return {"given-0": forget}
+    if not forget or not all(isinstance(name, str) and name.isprintable() and "/" not in name and name for name in forget):
+        raise ValueError("forget: expected rows, a mask, or a mapping from names (without a slash) to such")
+    return dict(forget)
+
+
+def _mask(forget: Any, data: Dataset) -> np.ndarray:
+    """The rows to forget as a mask of the rows that are trained on."""
+    rows = np.asarray(forget)
+    if rows.dtype == bool:
+        if rows.shape != (data.published.total,):
+            expected = f"expected one truth value for each of {data.published.total} training rows"
+            raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
+        rows = np.flatnonzero(rows)
+    if rows.dtype.kind not in "iu" or rows.ndim != 1:
+        raise ValueError(f"forget: expected row numbers or a mask, not {rows.dtype} of shape {rows.shape}")
+    mask = np.zeros(len(data.train.labels), bool)
+    try:
+        mask[places(rows.tolist(), data.published)] = True
+    except ValueError as error:
+        raise ValueError(f"forget: {error}") from error
+    return mask
+
+
+def _label(data: Dataset, mask: np.ndarray) -> int | None:
+    """The class that a forget set consists of; None if it holds several."""
+    there = np.unique(data.train.labels[mask])
+    return int(there[0]) if len(there) == 1 else None
+
+
+def _stacked(model: Model, variables: Variables, shape: tuple[int, ...]) -> bool:
+    """Whether variables are of several models, with a leading axis of models."""
+    wanted = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), np.float32))
+    if jax.tree.structure(variables) != jax.tree.structure(wanted):  # type: ignore[operator]
+        raise ValueError("variables: not of this model, whose arrays have other names")
+    one, given = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (wanted, variables))
+    if given == one:
+        return False
+    if given != [(*given[0][:1], *leaf) for leaf in one]:
+        raise ValueError("variables: their arrays have the shapes of neither one model nor a stack of models")
+    return True
+
+
+def _cube(name: str, given: Any) -> Cube:
+    return _split(name, given, Cube)
+
+
+def _split(name: str, given: Any, kind: type) -> Any:
+    """A value of `kind` from arrays by split."""
+    there = given._asdict() if hasattr(given, "_asdict") else given
+    if not isinstance(there, Mapping) or set(there) != set(kind._fields):  # type: ignore[attr-defined]
+        keys = ", ".join(map(str, there)) if isinstance(there, Mapping) else type(given).__name__
+        raise ValueError(f"{name}: expected arrays called forget, retain and test, not {keys}")
+    return kind(**{split: np.asarray(array) for split, array in there.items()})
+
+
+def _verdict(scores: Scores, lost: Iterable[str] = ()) -> Verdict:
+    lost = tuple(lost)
+    outcome = "different" if lost and scores.inside is not None else OUTCOMES[scores.inside]
+    return Verdict(outcome, scores.scores, scores.largest_z, scores.band, scores.members, lost)
+
+
+def _verdicts(outcome: Outcome) -> dict[str, Verdict]:
+    """Of every method that has a score on all forget sets."""
+    verdicts = {}
+    for name in outcome.results[0].scored:
+        scored = [result.scored[name] for result in outcome.results if name in result.scored]
+        if len(scored) == len(outcome.results):
+            whole = scored[0].evaluation
+            if len(scored) > 1:
+                whole = pooled([each.evaluation for each in scored], [each.reference for each in scored])
+            lost = [f"{result.name} #{member}" for result in outcome.results for member in result.lost[name]]
+            verdicts[name] = _verdict(whole, lost)
+    return verdicts
+
+
+def _within(name: str, value: Any, least: int, most: int = 10**6) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name}: {value!r} found, expected an integer from {least} to {most:,}")
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "unlearn_jax"

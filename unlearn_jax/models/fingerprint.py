@@ -1,0 +1,37 @@
+"""What a model computes, as a digest: two models of the same digest are the same functions."""
+
+import hashlib
+
+import jax
+import numpy as np
+
+from unlearn_jax.types import Model
+
+BATCH = 16  # examples that a model is traced for
+
+
+def fingerprint(model: Model, shape: tuple[int, ...]) -> str:
+    """SHA-256 over the programs of `init`, of `apply` in training and outside it, and of `gradient`, constants included.
+
+    Another version of JAX may write the same program in another way, and then the digest is another.
+
+    Args:
+        model: any model.
+        shape: of one example.
+    """
+    key = jax.eval_shape(jax.random.key, 0)
+    images = jax.ShapeDtypeStruct((BATCH, *shape), np.float32)
+    variables = jax.eval_shape(model.init, key, images)
+    digest = hashlib.sha256()
+
+    def add(function, *arguments) -> None:
+        # As a program for one platform, whatever the devices here; what jaxprs print leaves nested constants out.
+        digest.update(jax.jit(function).trace(*arguments).lower(lowering_platforms=("cpu",)).as_text().encode())
+
+    add(model.init, key, images)
+    add(lambda variables, images: model.apply(variables, images, train=True), variables, images)
+    add(lambda variables, images: model.apply(variables, images, train=False), variables, images)
+    if model.gradient:
+        labels, weights = jax.ShapeDtypeStruct((BATCH,), np.int32), jax.ShapeDtypeStruct((BATCH,), np.float32)
+        add(model.gradient, variables.params, images, labels, weights)
+    return digest.hexdigest()
