@@ -14,8 +14,7 @@ from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.setting import decisive, on_halves, prepare
 from unlearn_jax.bench.tuning import latin_hypercube
-from unlearn_jax.data import Mixture, Toy, populations
-from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data import DATASETS, Mixture, Toy, populations
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.data.toys import layout
 from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity
