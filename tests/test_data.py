@@ -316,7 +316,7 @@ def test_a_prepared_tfds_data_set_is_decoded_once(tmp_path, monkeypatch, capfd):
     assert "arrays.npz: damaged" in capfd.readouterr().err
     (cached / "arrays.npz").write_bytes(whole)
 
-    with pytest.raises(UsageError, match=r"--dataset cifar10: needs TFDS .*pip install tensorflow-datasets"):
+    with pytest.raises(UsageError, match=r"--dataset cifar10: needs TFDS .*pip install 'unlearn_jax\[tfds\]'"):
         load("cifar10", data_dir=tmp_path, cache=tmp_path / "cache")
     assert load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache").fingerprint == first.fingerprint
 

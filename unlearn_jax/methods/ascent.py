@@ -77,10 +77,7 @@ def neggrad_plus(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         def pulled(params, progress):
-            return alpha * pull / 2.0 * sum(jax.tree.leaves(jax.tree.map(apart, params, variables.params)))
-
-        def apart(weight, start):
-            return jnp.sum(jnp.square(weight - start))
+            return alpha * pull / 2.0 * optax.tree.norm(optax.tree.sub(params, variables.params), squared=True)
 
         steps = steps_for(problem, "retain", epochs, batch_size)
         terms = Term("retain", cross_entropy, alpha), Term("forget", cross_entropy, alpha - 1.0)
@@ -291,7 +288,7 @@ def neg_merge(
             steps = steps_for(problem, "forget", epochs, batch_size)
             objective, transform = weighted(Term("forget", cross_entropy)), optax.sgd(rate, 0.9)
             tuned = descend(objective, transform, steps=steps, batch_size=batch_size, statistics="freeze")
-            return jax.tree.map(jnp.subtract, tuned(key, problem, variables).params, variables.params)
+            return optax.tree.sub(tuned(key, problem, variables).params, variables.params)
 
         def step_back(weight, vectors):
             agreed = jnp.abs(jnp.sum(jnp.sign(vectors), axis=0)) == copies

@@ -260,10 +260,10 @@ def l2ul(
 
         def pull(weight, start, importance):
             spread = jnp.maximum(jnp.max(importance) - jnp.min(importance), 1e-12)
-            return jnp.sum((1.0 - (importance - jnp.min(importance)) / spread) * jnp.square(weight - start))
+            return (1.0 - (importance - jnp.min(importance)) / spread) * jnp.square(weight - start)
 
         def anchored(params, progress):
-            return anchor / 2.0 * sum(jax.tree.leaves(jax.tree.map(pull, params, variables.params, sensitivity)))
+            return anchor / 2.0 * optax.tree.sum(jax.tree.map(pull, params, variables.params, sensitivity))
 
         both = among(problem, "forget", aims._replace(images=moved))
         objective, steps = weighted(Term("retain", loss), penalty=anchored), steps_for(both, "retain", epochs, batch_size)
