@@ -1,8 +1,11 @@
 """The floors of docs/architecture.md: higher rooms may import lower ones, never the reverse."""
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,18 @@ def test_options_bring_no_jax():
     """`--help` answers at once."""
     code = "import sys, experiments.registry; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_is_imported_is_declared():
+    """In pyproject.toml or the requirements: a package that another one brings today may be gone tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for file in ROOT.glob("requirements*.txt") for line in file.read_text().splitlines()]
+    lines += [line for extra in project["optional-dependencies"].values() for line in extra]
+    declared = {re.split(r"[\[<>=~! #]", line)[0].lower().replace("-", "_") for line in lines}
+    folders = [ROOT / name for name in ("unlearn_jax", "experiments", "benchmarks", "tests")]
+    ours = {path.name for path in folders} | {"benchmark"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    distributions = importlib.metadata.packages_distributions()
+    for path in [ROOT / "benchmark.py", *(path for folder in folders for path in folder.rglob("*.py"))]:
+        for name in {name.split(".")[0] for name in imported(path)} - ours - sys.stdlib_module_names:
+            names = {each.lower().replace("-", "_") for each in distributions.get(name, [name])}
+            assert names & declared, f"{path.relative_to(ROOT)} imports {name}"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import PAD, augmentation, crop
-from unlearn_jax.data.images import DATASETS, load
+from unlearn_jax.data.images import load
+from unlearn_jax.data.registry import DATASETS, dataset
 from unlearn_jax.data.splits import generator, mislabel, random_halves, stratified_order
 from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.runs import Cache
@@ -149,11 +150,35 @@ def test_a_smaller_sample_lies_inside_a_larger_one():
         ({"held_out": 1.0}, "--held-out"),
         ({"seed": -1, "train_size": 50}, "--seed"),
         ({"name": "fashion_mnist", "data_dir": __file__}, "--data-dir"),
+        ({"data_dir": "nowhere"}, "--data-dir nowhere: a folder that exists"),
+        ({"data_dir": "."}, "--data-dir .: digits comes with"),
     ],
 )
 def test_impossible_options_are_refused(options, named):
     with pytest.raises(UsageError, match=named):
         load(**{"name": "digits"} | options)
+
+
+def test_a_data_set_is_added_by_one_decorated_function(tmp_path):
+    @dataset("stripes", classes=2, shape=(4, 4, 1), augment="crop", reference="an example", names=("across", "down"))
+    def stripes(entry, folder, cache):
+        labels = np.arange(20, dtype=np.int32) % 2
+        down = np.tile(np.arange(4, dtype=np.uint8) % 2, (4, 1))[..., None]
+        split = sources.Split(np.stack([down if label else down.swapaxes(0, 1) for label in labels]), labels)
+        assert (entry.name, folder, cache) == ("stripes", tmp_path, tmp_path / "cache")
+        return split, split
+
+    try:
+        data = load("stripes", data_dir=tmp_path, cache=tmp_path / "cache")
+        assert (data.classes, len(data.train.labels), len(data.held_out.labels), len(data.test.labels)) == (2, 18, 2, 20)
+        assert data.pixel_scale == (510.0,) and np.abs(data.train.images).max() == 1
+        assert augmentation("stripes")(jax.random.key(0), jnp.asarray(data.train.images)).shape == data.train.images.shape
+        with pytest.raises(ValueError, match="stripes: already registered"):
+            dataset("stripes")(stripes)
+        with pytest.raises(UsageError, match="svhn_cropped, stripes is needed"):
+            load("other")
+    finally:
+        del DATASETS["stripes"]
 
 
 # --- IDX files ---
@@ -291,7 +316,7 @@ def test_a_prepared_tfds_data_set_is_decoded_once(tmp_path, monkeypatch, capfd):
     assert "arrays.npz: damaged" in capfd.readouterr().err
     (cached / "arrays.npz").write_bytes(whole)
 
-    with pytest.raises(UsageError, match=r"--dataset cifar10: needs TFDS .*pip install tensorflow-datasets"):
+    with pytest.raises(UsageError, match=r"--dataset cifar10: needs TFDS .*pip install 'unlearn_jax\[tfds\]'"):
         load("cifar10", data_dir=tmp_path, cache=tmp_path / "cache")
     assert load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache").fingerprint == first.fingerprint
 

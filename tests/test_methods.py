@@ -746,3 +746,24 @@ def test_register_refuses_a_taken_name_and_an_unknown_access(name, access):
     with pytest.raises(ValueError, match=name):
         register(access=access, reference="-")(make)
     assert before == METHODS
+
+
+@pytest.mark.parametrize(
+    "search", [{"nothing": (1, 2)}, {"steps": (1, 2)}, {"rate": (2, 1)}, {"rate": (0, 1)}, {"rate": (0, 1, "other")}]
+)
+def test_register_refuses_a_range_that_cannot_be_searched(search):
+    def searched(*, rate=0.1, steps=3):
+        """Does nothing."""
+
+    before = dict(METHODS)
+    with pytest.raises(ValueError, match=f"searched: {next(iter(search))} cannot be searched from"):
+        register(access="F", reference="-", search=search)(searched)
+    assert before == METHODS
+
+
+def test_all_methods_with_hyperparameters_but_sisa_have_ranges_that_are_spaced_on_their_scale():
+    searched = {name: entry for name, entry in METHODS.items() if entry.search}
+    assert set(METHODS) - set(searched) == {"original", "retrain", "sisa"}
+    np.testing.assert_allclose(METHODS["scrub"].search["learning_rate"].spaced(4), [1e-5, 1e-4, 1e-3, 1e-2])
+    np.testing.assert_allclose(METHODS["salun"].search["share"].spaced(3), [0.1, 0.5, 0.9])
+    assert [*METHODS["scrub"].search] == ["learning_rate", "alpha", "gamma", "weight_decay"]

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unlearn_jax.errors import UsageError
-from unlearn_jax.models import as_model, build, convolution, draw_kernels, through_waves
+from unlearn_jax.models import MODELS, as_model, build, convolution, draw_kernels, find, model, through_waves
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.paths import arrays
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
@@ -197,7 +197,8 @@ def test_resnet18_has_the_published_number_of_parameters():
 @pytest.mark.parametrize("name", ["mlp", "resnet8", "resnet14", "resnet18"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, normalisation):
-    model = build(name, classes=3, width=2, normalisation=normalisation)
+    options = {"normalisation": normalisation} if "normalisation" in find(name).defaults else {}
+    model = build(name, classes=3, width=2, **options)
     names = [group for block in model.blocks for group in block]
     assert sorted(names) == sorted(shapes(model, (8, 8, 1)).params)
     assert model.blocks[-1] == ("head",)
@@ -324,11 +325,39 @@ def test_equal_arguments_build_the_same_model():
     assert hash(first) == hash(build("resnet8", classes=10, width=4))
 
 
-@pytest.mark.parametrize("name", ["resnet9", "resnet2", "resnet", "resnet8x", "resnet-8", "foo", "MLP", ""])
+@pytest.mark.parametrize(
+    "name", ["resnet9", "resnet2", "resnet", "resnet08", "resnet1208", "resnet8x", "resnet-8", "foo", "MLP", ""]
+)
 def test_an_unknown_model_is_refused(name):
-    with pytest.raises(UsageError, match=r"resnet\{6n\+2\}, resnet18, mlp") as refused:
+    with pytest.raises(UsageError, match=r"mlp, resnet\{6n\+2\} up to resnet1202, resnet18") as refused:
         build(name, classes=10)
     assert (refused.value.option, refused.value.value) == ("--model", name)
+
+
+def test_a_family_is_one_maker_whose_limit_is_in_the_registry():
+    family = find("resnet1202")
+    assert family is find("resnet8") is MODELS["resnet{6n+2}"] is not find("resnet18")
+    assert len(family.names) == 200 and set(family.defaults) == {"width", "normalisation", "convolution"}
+
+
+def test_an_option_that_a_model_does_not_take_is_refused():
+    with pytest.raises(ValueError, match=r"mlp: takes no normalisation; it takes width, layers, activation"):
+        build("mlp", classes=3, normalisation="batch")
+
+
+def test_a_model_is_added_by_one_decorated_function():
+    @model("tiny", "one layer", points=True)
+    def tiny(*, classes, scale=1.0):
+        return as_model(nn.Dense(classes, name="head"), (("head",),))
+
+    try:
+        assert find("tiny").defaults == {"scale": 1.0} and find("tiny").points
+        with pytest.raises(ValueError, match="tiny: already registered"):
+            model("tiny", "again")(tiny)
+        with pytest.raises(UsageError, match="resnet18, tiny"):
+            find("other")
+    finally:
+        del MODELS["tiny"]
 
 
 def test_kernels_are_drawn_with_variance_two_over_the_fan_in_and_one_in_the_head():

@@ -15,7 +15,7 @@ from unlearn_jax.bench import tuning as tuning_study
 from unlearn_jax.bench import tuning_options as tuning
 from unlearn_jax.bench.setting import forget_mask, prepare
 from unlearn_jax.bench.tuning import Judge
-from unlearn_jax.bench.tuning_options import SPACE
+from unlearn_jax.methods import METHODS
 from unlearn_jax.runs import Run
 from unlearn_jax.training.pools import member_keys
 
@@ -37,11 +37,11 @@ def surfaces():
 
 @pytest.mark.parametrize("name", ["finetune", "salun"])
 def test_the_grid_spans_the_space_evenly_on_its_scale(name):
-    axes = list(SPACE[name])[:2]
+    axes = list(METHODS[name].search)[:2]
     points = grid(name, axes, 4)
     assert len(points) == 16 and len({tuple(point.values()) for point in points}) == 16
     for key in axes:
-        low, high, scale = SPACE[name][key]
+        low, high, scale = METHODS[name].search[key]
         values = sorted({point[key] for point in points})
         assert (values[0], values[-1]) == (pytest.approx(low), pytest.approx(high))
         steps = np.diff(np.log(values) if scale == "log" else values)
@@ -106,7 +106,7 @@ def test_a_search_is_done_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tuning_study, "Judge", Rate)
     config = tuning.Config(trials=12, rounds=3)
-    name = next(name for name, space in SPACE.items() if "learning_rate" in space)
+    name = next(name for name, entry in METHODS.items() if "learning_rate" in entry.search)
     found = tuning_study.Search(config, Run(tmp_path), None).tune(name)
     assert judged == [name] * 3 and len(found["trials"]) == 12 and found["cost"] == 12 * 5 * config.members / 10
     assert found["score"] == min(trial["score"] for trial in found["trials"]) < found["authors"] == found["trials"][0]["score"]

@@ -67,8 +67,10 @@ class Config(Common):
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
+        from unlearn_jax.models import find
+
         super().check()
-        require(self.model == "mlp", "--model", self.model, "expected mlp, which learns points of the plane too")
+        require(find(self.model).points, "--model", self.model, "expected one that learns points of the plane too, as mlp")
         require(self.train_size is not None, "--train-size", self.train_size, "expected a number: the toy has as many points")
         halves = self.members >= 8 and self.members % 4 == 0
         require(halves, "--members", self.members, "expected a multiple of 4, at least 8")

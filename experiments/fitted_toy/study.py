@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats.qmc import LatinHypercube
 
 from experiments.fitted_toy import report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.setting import decisive, on_halves, prepare
-from unlearn_jax.bench.tuning import latin_hypercube
-from unlearn_jax.data import Mixture, Toy, populations
-from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data import DATASETS, Mixture, Toy, populations
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.data.toys import layout
 from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity
@@ -173,7 +172,7 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
     def tried(number: int) -> dict[str, np.ndarray]:
         rng = generator("mixtures", config.seed, number)
         if number == 0:
-            drawn = latin_hypercube(rng, *shape)
+            drawn = LatinHypercube(shape[1], rng=rng).random(shape[0])
             drawn[0] = unit_of(Mixture(centres))
         else:
             elite = ordered(Trials(places, losses))[-1][: config.elite]

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.memorisation import report
 from experiments.memorisation.options import Config
 from unlearn_jax.bench.setting import on_halves, prepare
-from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data import DATASETS
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import correlation, datamodels, mask_correlation, subset_influence
 from unlearn_jax.metrics import Interval, exposure, memorisation, reliability, scaled_logits

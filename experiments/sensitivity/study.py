@@ -11,8 +11,7 @@ from experiments.sensitivity.report import Surface, Tried, meshes, summary
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.setting import prepare, settings
 from unlearn_jax.bench.tuning import Judge
-from unlearn_jax.bench.tuning_options import LOG, SPACE
-from unlearn_jax.methods import METHODS
+from unlearn_jax.methods import METHODS, searchable
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
@@ -26,8 +25,8 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    names = [name for name in config.method_names() if name in SPACE]
-    require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(SPACE)}")
+    names = [name for name in config.method_names() if METHODS[name].search]
+    require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(searchable())}")
     setting = prepare(config)
     judge = Judge(config, setting)
     chosen, fine = settings(config, names, judge.label), config.fine_names()
@@ -35,7 +34,7 @@ def run(config: Config, folder: Run) -> None:
     for name in names:
         budget = {key: value for key, value in (("epochs", config.epochs), ("batch_size", config.batch_size))}
         base = chosen[name] | {key: value for key, value in budget.items() if key in chosen[name]}
-        axes = list(SPACE[name])[:2]
+        axes = list(METHODS[name].search)[:2]
         points = grid(name, axes, config.fine_grid if name in fine else config.grid)
         marked = [{key: float(each[key]) for key in axes} for each in (base, METHODS[name].defaults)]
         asked: dict[str, Any] = {"base": base, "points": points + marked}
@@ -74,9 +73,5 @@ def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str,
 def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:
     """The settings, first hyperparameter slowest: evenly over the space, on its scale."""
 
-    def values(key: str, number: int) -> np.ndarray:
-        low, high, scale = SPACE[name][key]
-        return np.geomspace(low, high, number) if scale == LOG else np.linspace(low, high, number)
-
-    each = [values(key, count if len(axes) > 1 else count**2) for key in axes]
-    return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*each)]
+    values = [METHODS[name].search[key].spaced(count if len(axes) > 1 else count**2) for key in axes]
+    return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*values)]

@@ -16,7 +16,6 @@ from experiments.unlearn_one.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.setting import compile_all, decisive, settings
 from unlearn_jax.bench.toy import around, bounded, drawn, prepared, shuffled, surfaces, towards_nearest
-from unlearn_jax.bench.tuning_options import LOG, SPACE
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training
 from unlearn_jax.methods import METHODS
@@ -65,7 +64,9 @@ def run(config: Config, folder: Run) -> None:
         update(1.0, f"{config.train_size} points, twice, and {len(search.exact.points)} of the search")
     found = {report.REORDERED: null}
     names = config.method_names()
-    identities = {name: {**decisive(config), "values": budgeted(config, name), "space": SPACE.get(name)} for name in names}
+    identities = {
+        name: {**decisive(config), "values": budgeted(config, name), "space": METHODS[name].search or None} for name in names
+    }
     saved = {name: folder.find(f"methods/{name}.npz", identities[name]) for name in names}
     unlearners = {name: unlearner(config, name, search) for name in names if saved[name] is None}
     compile_all(unlearners.values())
@@ -176,23 +177,23 @@ def searched(config: Config, name: str, method: Unlearner, search: World) -> tup
     """The main hyperparameter of a method, every value that was tried, and the geometric mean of the boundary ratios of each.
 
     A mean of ratios, or the ratio of sums, would go by one or two points; a median would not see a few that are ruined. The first
-    round spans what `bench.tuning_options` does and more, the second lies between the neighbours of the best. Nothing where
+    round spans what the tuning's does and more, the second lies between the neighbours of the best. Nothing where
     there is nothing to tune.
     """
     tried, scores = np.zeros((2, 0))
-    if name not in SPACE:
+    if not METHODS[name].search:
         return "", tried, scores
-    key, (low, high, scale) = next(iter(SPACE[name].items()))
-    if scale == LOG:
-        low, high = low / WIDER, high * WIDER
+    key, reach = next(iter(METHODS[name].search.items()))
+    if reach.scale == "log":
+        reach = reach._replace(low=reach.low / WIDER, high=reach.high * WIDER)
     for _ in range(ROUNDS):
-        values = np.geomspace(low, high, config.trials) if scale == LOG else np.linspace(low, high, config.trials)
+        values = reach.spaced(config.trials)
         method.retune(**{key: np.repeat(values, len(search.exact.points))})
         models = method.apply(member_keys(config.seed + TUNING, name, method.members)).variables
         ratios = judged(config, search, name, models)["boundary_ratio"].reshape(config.trials, -1)
         tried, scores = np.append(tried, values), np.append(scores, np.exp(np.log(np.maximum(ratios, NEAREST)).mean(axis=1)))
         best = int(np.argmin(scores[-config.trials :]))
-        low, high = values[max(best - 1, 0)], values[min(best + 1, config.trials - 1)]
+        reach = reach._replace(low=values[max(best - 1, 0)], high=values[min(best + 1, config.trials - 1)])
     return key, tried, scores
 
 

@@ -114,7 +114,7 @@ def show_list(experiments: Mapping[str, Any]) -> None:
 
     table("Methods", {name: (entry.access, entry.reference, entry.summary) for name, entry in METHODS.items()})
     table("Data sets", {name: (f"{entry.classes} classes", entry.reference) for name, entry in DATASETS.items()})
-    table("Models", {name: (text,) for name, text in MODELS.items()})
+    table("Models", {name: (entry.summary,) for name, entry in MODELS.items()})
     table("Experiments", {name: (each.about,) for name, each in experiments.items()})
 
 

@@ -114,8 +114,10 @@ class Methods(Common):
     def method_names(self) -> list[str]:
         """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+        from unlearn_jax.models import build
 
-        fitting = [name for name, entry in METHODS.items() if self.model != "mlp" or "convolutions" not in entry.needs]
+        asking = {name for name, entry in METHODS.items() if "convolutions" in entry.needs}
+        fitting = [name for name in METHODS if name not in asking or build(self.model, classes=2).convolutions]
         groups = {"all": fitting, "main": _words(MAIN)}
         words = [name for word in _words(self.methods) for name in groups.get(word, [word])]
         names = list(dict.fromkeys(words))

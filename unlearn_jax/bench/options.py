@@ -1,7 +1,6 @@
 """The options that all experiments share."""
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import Any, ClassVar, Literal
 
 MOST = 10**6
 """No whole number on the command line but the seed means more than this: what is beyond it is a slip of the finger."""
-DEEPEST = 1202
-"""Layers of the deepest ResNet of arXiv 1512.03385."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,10 +88,11 @@ class Common:
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
+        from unlearn_jax.models import find  # brings JAX with it, which --help must not
+
         for option, number in whole_numbers(self):
             require(option == "--seed" or abs(number) <= MOST, option, number, f"expected at most {MOST:,}")
-        deep = (depth := re.fullmatch(r"resnet0*(\d+)", self.model)) and (len(depth[1]) > 4 or int(depth[1]) > DEEPEST)
-        require(not deep, "--model", self.model, f"expected at most resnet{DEEPEST}")
+        find(self.model)
         require(0 <= self.seed < 2**32, "--seed", self.seed, "expected an integer from 0 to 2^32 - 1")
         require(self.train_size is None or self.train_size >= 2, "--train-size", self.train_size, "expected at least 2")
         require(0 <= self.label_noise < 1, "--label-noise", self.label_noise, "expected a share from 0 to below 1")

@@ -20,7 +20,7 @@ from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import exposure, memorisation, scaled_logits
-from unlearn_jax.models import build
+from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.progress import stage, working
 from unlearn_jax.training.ensembles import predict, shared
@@ -56,7 +56,8 @@ def prepare(config: Common) -> Setting:
         cache=config.cache,
     )
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
-    model = build(config.model, **kind, convolution=form)
+    options = {**kind, "convolution": form}
+    model = build(config.model, **{name: options[name] for name in ("classes", *find(config.model).defaults) if name in options})
     require_memory(config, model, data.train.images)
     return setting_of(data, model, {"model": config.model, **kind}, Recipe(**dataclasses.asdict(config.train)))
 

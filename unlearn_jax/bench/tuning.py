@@ -2,18 +2,20 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from scipy.stats.qmc import LatinHypercube
 
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import Setting, forget_class, forget_mask, forgetting, pool, prepare
-from unlearn_jax.bench.tuning_options import LOG, SPACE, Budget, Config
+from unlearn_jax.bench.tuning_options import Budget, Config
 from unlearn_jax.data.splits import generator
-from unlearn_jax.methods import METHODS, hyperparameters
+from unlearn_jax.methods import METHODS, Range, hyperparameters, searchable
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import margins
 from unlearn_jax.progress import working
@@ -35,8 +37,8 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    asked = [name for name in config.method_names() if name in SPACE]
-    require(bool(asked), "--methods", config.methods, f"hyperparameters that can be searched have {', '.join(SPACE)}")
+    asked = [name for name in config.method_names() if METHODS[name].search]
+    require(bool(asked), "--methods", config.methods, f"hyperparameters that can be searched have {', '.join(searchable())}")
     setting = prepare(config)
     search = Search(config, folder, setting)
     found: dict[str, dict[str, Any]] = {}
@@ -141,7 +143,7 @@ class Search:
 
     def tune(self, name: str) -> dict[str, Any]:
         """The best of the trials of one method, those that an earlier run left in the run folder or new ones."""
-        config, space = self.config, SPACE[name]
+        config, space = self.config, METHODS[name].search
         budget = {"epochs": config.epochs, "batch_size": config.batch_size}
         given = {**budget, **({} if self.judge.label is None else {"label": self.judge.label})}
         base = hyperparameters(name, {key: value for key, value in given.items() if key in METHODS[name].defaults})
@@ -158,12 +160,13 @@ class Search:
 
     def search(self, name: str, base: dict[str, Any]) -> dict[str, np.ndarray]:
         """The trials of one method, `[trials, hyperparameters]`, the score of each, and the work of all in training examples."""
-        config, space = self.config, SPACE[name]
+        config, space = self.config, METHODS[name].search
         trials: list[dict[str, float]] = []
         scores: list[float] = []
         cost = 0.0
         for number, points in enumerate(np.array_split(np.arange(config.trials), config.rounds)):
-            draw = latin_hypercube(generator(f"tuning {name}", self.config.seed, number), len(points), len(space))
+            rng = generator(f"tuning {name}", self.config.seed, number)
+            draw = LatinHypercube(len(space), rng=rng).random(len(points))
             settings = [self.place(space, point, trials, scores) for point in draw]
             if number == 0:
                 settings[0] = {key: base[key] for key in space}
@@ -172,18 +175,20 @@ class Search:
         kept = np.array([[trial[key] for key in space] for trial in trials])
         return {"trials": kept, "scores": np.array(scores), "cost": np.array(cost)}
 
-    def place(self, space: dict, point: np.ndarray, trials: list[dict[str, float]], scores: list[float]) -> dict[str, float]:
+    def place(
+        self, space: Mapping[str, Range], point: np.ndarray, trials: list[dict[str, float]], scores: list[float]
+    ) -> dict[str, float]:
         """A point of the unit cube as hyperparameters: anywhere at first, then near the best so far."""
         placed = {}
         for share, (key, (low, high, scale)) in zip(point, space.items(), strict=True):
-            ends = np.log([low, high]) if scale == LOG else np.array([low, high])
+            ends = np.log([low, high]) if scale == "log" else np.array([low, high])
             if trials:
                 best = trials[int(np.argmin(scores))][key]
-                centre = np.log(best) if scale == LOG else best
+                centre = np.log(best) if scale == "log" else best
                 reach = NARROW * (ends[1] - ends[0]) / 2
                 ends = np.clip([centre - reach, centre + reach], *ends)
             value = ends[0] + share * (ends[1] - ends[0])
-            placed[key] = float(np.exp(value) if scale == LOG else value)
+            placed[key] = float(np.exp(value) if scale == "log" else value)
         return placed
 
 
@@ -196,12 +201,6 @@ def distance(unlearned: np.ndarray, oracle: np.ndarray) -> float:
     """
     apart = (unlearned.mean(0) - oracle.mean(0)) ** 2 + (unlearned.std(0) - oracle.std(0)) ** 2
     return float(np.sqrt(apart.mean() / oracle.var(0).mean()))
-
-
-def latin_hypercube(rng: np.random.Generator, points: int, dimensions: int) -> np.ndarray:
-    """`[points, dimensions]` in the unit cube: each dimension has one point in each of `points` equal slices."""
-    slices = np.tile(np.arange(points)[:, None], (1, dimensions))
-    return (rng.permuted(slices, axis=0) + rng.random((points, dimensions))) / points
 
 
 def tiled(tree: Any, times: int) -> Any:

@@ -2,7 +2,8 @@
 
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.forget_sets import choose, class_of, places
-from unlearn_jax.data.images import DATASETS, Dataset, load
+from unlearn_jax.data.images import Dataset, load
+from unlearn_jax.data.registry import DATASETS, dataset
 from unlearn_jax.data.toys import FASHION_PLANE, Mixture, Toy, discs, populations
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "augmentation",
     "choose",
     "class_of",
+    "dataset",
     "discs",
     "load",
     "places",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data.registry import DATASETS
 from unlearn_jax.data.splits import generator
 from unlearn_jax.types import Key
 

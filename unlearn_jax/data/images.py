@@ -9,44 +9,64 @@ import numpy as np
 from jaxtyping import Int32
 
 from unlearn_jax.data import sources
+from unlearn_jax.data.registry import DATASETS, DatasetEntry, dataset
+from unlearn_jax.data.sources import Split
 from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
 from unlearn_jax.errors import UsageError
 from unlearn_jax.types import Examples
 
 
-class DatasetEntry(NamedTuple):
-    """What `--list` says about a data set, and what follows from its name alone."""
-
-    classes: int
-    shape: tuple[int, int, int]  # height, width, channels
-    augment: str  # "none", "crop" or "crop_flip"
-    source: str
-    reference: str
-    names: tuple[str, ...] = ()  # of the classes, where they are not numbers
-    white: int = 255  # the largest value that a pixel may have
+@dataset("digits", classes=10, shape=(8, 8, 1), augment="none", reference="Alpaydin and Kaynak 1998", white=16)
+def digits(entry: DatasetEntry, folder: Path | None, cache: Path) -> tuple[Split, Split]:
+    """From scikit-learn."""
+    if folder is not None:
+        raise UsageError("--data-dir", folder, "digits comes with scikit-learn; leave the option out")
+    return sources.digits()
 
 
-DATASETS = {
-    "digits": DatasetEntry(10, (8, 8, 1), "none", "ships with scikit-learn", "Alpaydin and Kaynak 1998", white=16),
-    "fashion_mnist": DatasetEntry(
-        10,
-        (28, 28, 1),
-        "none",
-        "IDX files (Debian: dataset-fashion-mnist) or TFDS",
-        "Xiao et al. 2017, arXiv:1708.07747",
-        ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-    ),
-    "cifar10": DatasetEntry(
-        10,
-        (32, 32, 3),
-        "crop_flip",
-        "TFDS",
-        "Krizhevsky 2009, Learning multiple layers of features",
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    ),
-    "cifar100": DatasetEntry(100, (32, 32, 3), "crop_flip", "TFDS", "Krizhevsky 2009, Learning multiple layers of features"),
-    "svhn_cropped": DatasetEntry(10, (32, 32, 3), "crop", "TFDS", "Netzer et al. 2011, Reading digits in natural images"),
-}
+@dataset(
+    "fashion_mnist",
+    classes=10,
+    shape=(28, 28, 1),
+    augment="none",
+    reference="Xiao et al. 2017, arXiv:1708.07747",
+    names=("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+def fashion_mnist(entry: DatasetEntry, folder: Path | None, cache: Path) -> tuple[Split, Split]:
+    """From IDX files, in the folder or where Debian's package dataset-fashion-mnist puts them, or from TFDS."""
+    files = folder or sources.DEBIAN_FASHION_MNIST
+    if sources.holds_idx(files):
+        return sources.idx(files, entry.shape[:2], entry.classes)
+    if folder is not None and not (folder / entry.name).is_dir():
+        raise UsageError("--data-dir", folder, f"the four IDX files, or a folder of TFDS that holds {entry.name}, are needed")
+    return from_tfds(entry, folder, cache)
+
+
+@dataset(
+    "svhn_cropped",
+    classes=10,
+    shape=(32, 32, 3),
+    augment="crop",
+    reference="Netzer et al. 2011, Reading digits in natural images",
+)
+@dataset(
+    "cifar100",
+    classes=100,
+    shape=(32, 32, 3),
+    augment="crop_flip",
+    reference="Krizhevsky 2009, Learning multiple layers of features",
+)
+@dataset(
+    "cifar10",
+    classes=10,
+    shape=(32, 32, 3),
+    augment="crop_flip",
+    reference="Krizhevsky 2009, Learning multiple layers of features",
+    names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+)
+def from_tfds(entry: DatasetEntry, folder: Path | None, cache: Path) -> tuple[Split, Split]:
+    """From TFDS, under the same name; the folder is TFDS's."""
+    return sources.tfds(entry.name, entry.shape, entry.classes, folder, cache)
 
 
 class Dataset(NamedTuple):
@@ -86,8 +106,8 @@ def load(
         label_noise: the share of training rows that get a wrong label, uniform over the other classes.
         held_out: the share of the published training split that methods may see and training does not.
         seed: draws the sample and the wrong labels.
-        data_dir: a folder of IDX files (Fashion-MNIST alone) or TFDS's folder. By default TFDS's own; for Fashion-MNIST first
-            where Debian's package puts it.
+        data_dir: a folder of what the data set's reader reads: IDX files (Fashion-MNIST) or TFDS's folder. By default TFDS's
+            own; for Fashion-MNIST first where Debian's package puts it.
         cache: where decoded images are kept; by default the user's cache folder.
 
     Raises:
@@ -99,8 +119,12 @@ def load(
         raise UsageError("--held-out", held_out, "a share between 0 and 0.9 is needed")
     if not 0 <= label_noise <= 1:
         raise UsageError("--label-noise", label_noise, "a share between 0 and 1 is needed")
-    classes = DATASETS[name].classes
-    published, test = _read(name, data_dir, cache)
+    entry, classes = DATASETS[name], DATASETS[name].classes
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if folder is not None and not folder.is_dir():
+        raise UsageError("--data-dir", folder, "a folder that exists is needed")
+    cache = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "unlearn_jax")).expanduser()
+    published, test = entry.read(entry, folder, cache)
 
     order = stratified_order(published.labels, generator("held out"))
     held_out_rows, rows = np.split(order, [round(held_out * len(order))])
@@ -129,27 +153,9 @@ def load(
         Examples(standardise(test.images), np.array(test.labels)),
     )
     fingerprint = _fingerprint(clean_labels, *(array for split in splits for array in split))
-    pixel_scale = tuple((DATASETS[name].white / std).tolist())
+    pixel_scale = tuple((entry.white / std).tolist())
     numbers = Published(len(order), rows, held_out_rows)
     return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint, pixel_scale, numbers)
-
-
-def _read(name: str, data_dir: str | Path | None, cache: str | Path | None) -> tuple[sources.Split, sources.Split]:
-    if name == "digits":
-        if data_dir is not None:
-            raise UsageError("--data-dir", data_dir, "digits comes with scikit-learn; leave the option out")
-        return sources.digits()
-    folder = None if data_dir is None else Path(data_dir).expanduser()
-    if folder is not None and not folder.is_dir():
-        raise UsageError("--data-dir", data_dir, "a folder that exists is needed")
-    idx_folder = folder or sources.DEBIAN_FASHION_MNIST
-    if name == "fashion_mnist" and sources.holds_idx(idx_folder):
-        return sources.idx(idx_folder, DATASETS[name].shape[:2], DATASETS[name].classes)
-    if name == "fashion_mnist" and folder is not None and not (folder / name).is_dir():
-        raise UsageError("--data-dir", data_dir, "the four IDX files, or a folder of TFDS that holds fashion_mnist, are needed")
-    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(cache or Path(user_cache, "unlearn_jax")).expanduser()
-    return sources.tfds(name, DATASETS[name].shape, DATASETS[name].classes, folder, cache)
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:

@@ -134,8 +134,8 @@ def _decoded(name: str, data_dir: Path | None) -> list[Split]:
     try:
         import tensorflow_datasets
     except ImportError as error:
-        packages = "tensorflow-datasets pillow, and to prepare it also tensorflow-cpu importlib_resources"
-        raise UsageError("--dataset", name, f"needs TFDS ({error}): pip install {packages}") from error
+        install = "pip install 'unlearn_jax[tfds]', or to prepare it too 'unlearn_jax[prepare]'"
+        raise UsageError("--dataset", name, f"needs TFDS ({error}): {install}") from error
     try:
         builder = tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()

@@ -92,6 +92,7 @@ def conjugate_gradients(damping: float, steps: int = 64) -> Inverse:
     Source: Martens 2010 (Hessian-free optimisation); Koh and Liang 2017, arXiv 1703.04730.
     """
 
+    # Not jax.scipy's: its `while` has no length, so that `cost.flops` would count one product of the many.
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         product = _gauss_newton_product(run, variables, run.examples)
         tiny = jnp.finfo(vectors.dtype).tiny

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Int
@@ -125,7 +124,7 @@ def _change(model: Model) -> Callable[[Any, Variables], Change]:
     def change(fixed: Any, variables: Variables) -> Change:
         original, examples, targets, line, reach = fixed
 
-        difference = jax.tree.map(jnp.subtract, variables.params, original.params)
+        difference = optax.tree.sub(variables.params, original.params)
         return Change(
             {name: optax.tree.norm(layer) for name, layer in difference.items()},
             margins(model, variables, targets) - margins(model, original, targets),

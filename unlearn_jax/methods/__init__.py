@@ -16,7 +16,7 @@ from unlearn_jax.methods import (
     sparsity,
 )
 from unlearn_jax.methods.pieces import edit, pipe
-from unlearn_jax.methods.registry import METHODS, Entry, hyperparameters, register, traceable
+from unlearn_jax.methods.registry import METHODS, Entry, Range, hyperparameters, register, searchable, traceable
 from unlearn_jax.training.descend import descend
 
 _FAMILIES = (
@@ -35,4 +35,4 @@ _FAMILIES = (
     sharding,
 )
 
-__all__ = ["METHODS", "Entry", "descend", "edit", "hyperparameters", "pipe", "register", "traceable"]
+__all__ = ["METHODS", "Entry", "Range", "descend", "edit", "hyperparameters", "pipe", "register", "searchable", "traceable"]

@@ -14,7 +14,12 @@ from unlearn_jax.training.objectives import Batch, Objective, cross_entropy, for
 from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 
-@register(access="F+R+test-like", reference="this project's, after arXiv 1406.2661", identity_at_zero=True)
+@register(
+    access="F+R+test-like",
+    reference="this project's, after arXiv 1406.2661",
+    identity_at_zero=True,
+    search={"fooling": (0.01, 3.0), "learning_rate": (1e-3, 0.1)},
+)
 def adversarial(
     *,
     fooling: Number = 0.3,
@@ -43,7 +48,12 @@ def adversarial(
     return unlike_the_seen(1, fooling, *chains, epochs=epochs, batch_size=batch_size)
 
 
-@register(access="F+R+test-like", reference="this project's, after arXiv 1406.2661", identity_at_zero=True)
+@register(
+    access="F+R+test-like",
+    reference="this project's, after arXiv 1406.2661",
+    identity_at_zero=True,
+    search={"fooling": (0.01, 3.0), "learning_rate": (1e-3, 0.1)},
+)
 def gan(
     *,
     fooling: Number = 0.3,
@@ -70,7 +80,12 @@ def gan(
     return unlike_the_seen(2, fooling, *chains, epochs=epochs, batch_size=batch_size)
 
 
-@register(access="F", reference="this project's, after arXiv 1406.2661", identity_at_zero=True)
+@register(
+    access="F",
+    reference="this project's, after arXiv 1406.2661",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 0.1), "critic_rate": (1e-3, 0.1)},
+)
 def gan_without_retain(
     *, learning_rate: Number = 1e-3, critic_rate: Number = 0.01, epochs: int = 10, batch_size: int = 256
 ) -> Method:

@@ -16,7 +16,12 @@ from unlearn_jax.training.transforms import alternate, freeze_where, project_out
 from unlearn_jax.types import Key, Method, Problem, Variables
 
 
-@register(access="F", reference="arXiv 1911.04933 and SalUn's comparison, 2310.12508", identity_at_zero=True)
+@register(
+    access="F",
+    reference="arXiv 1911.04933 and SalUn's comparison, 2310.12508",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-1)},
+)
 def gradient_ascent(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
     """Climbs the loss of the forget set.
 
@@ -36,7 +41,12 @@ def gradient_ascent(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size
     return method
 
 
-@register(access="F+R", reference="arXiv 2302.09880", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="arXiv 2302.09880",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-3, 0.3), "alpha": (0.8, 0.999, "linear")},
+)
 def neggrad_plus(
     *,
     alpha: Number = 0.95,
@@ -67,10 +77,7 @@ def neggrad_plus(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         def pulled(params, progress):
-            return alpha * pull / 2.0 * sum(jax.tree.leaves(jax.tree.map(apart, params, variables.params)))
-
-        def apart(weight, start):
-            return jnp.sum(jnp.square(weight - start))
+            return alpha * pull / 2.0 * optax.tree.norm(optax.tree.sub(params, variables.params), squared=True)
 
         steps = steps_for(problem, "retain", epochs, batch_size)
         terms = Term("retain", cross_entropy, alpha), Term("forget", cross_entropy, alpha - 1.0)
@@ -81,7 +88,12 @@ def neggrad_plus(
     return method
 
 
-@register(access="F+R", reference="gradient projection, after PCGrad (arXiv 2001.06782)", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="gradient projection, after PCGrad (arXiv 2001.06782)",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-1)},
+)
 def projected_ascent(*, learning_rate: Number = 1e-3, epochs: int = 5, batch_size: int = 128) -> Method:
     """Climbs the loss of the forget set in the directions that leave the retain loss alone.
 
@@ -106,7 +118,12 @@ def projected_ascent(*, learning_rate: Number = 1e-3, epochs: int = 5, batch_siz
     return method
 
 
-@register(access="F+R", reference="AdvNegGrad, in the comparison of arXiv 2311.02240", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="AdvNegGrad, in the comparison of arXiv 2311.02240",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-4, 0.1)},
+)
 def adv_neggrad(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 5, batch_size: int = 128) -> Method:
     """Advanced NegGrad: climbs the forget loss and descends on the retain loss in one step on one joint batch.
 
@@ -130,7 +147,12 @@ def adv_neggrad(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, ep
     return method
 
 
-@register(access="F+R", reference="arXiv 2409.19732", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="arXiv 2409.19732",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-3, 0.1), "strength": (0.1, 50.0)},
+)
 def sfron(
     *,
     learning_rate: Number = 0.01,
@@ -198,7 +220,7 @@ def sfron(
     return method
 
 
-@register(access="F", reference="arXiv 2402.15109", identity_at_zero=True)
+@register(access="F", reference="arXiv 2402.15109", identity_at_zero=True, search={"learning_rate": (1e-6, 1e-1)})
 def mu_mis(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
     """MU-Mis: lowers how sensitive the logit of a forget example's class is to its pixels, and raises it for another class.
 
@@ -230,7 +252,12 @@ def mu_mis(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 2
     return method
 
 
-@register(access="F", reference="arXiv 2410.05583; with one copy task arithmetic, 2212.04089", identity_at_zero=True)
+@register(
+    access="F",
+    reference="arXiv 2410.05583; with one copy task arithmetic, 2212.04089",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-3, 0.1), "scale": (0.1, 5.0)},
+)
 def neg_merge(
     *,
     scale: Number = 1.0,
@@ -261,7 +288,7 @@ def neg_merge(
             steps = steps_for(problem, "forget", epochs, batch_size)
             objective, transform = weighted(Term("forget", cross_entropy)), optax.sgd(rate, 0.9)
             tuned = descend(objective, transform, steps=steps, batch_size=batch_size, statistics="freeze")
-            return jax.tree.map(jnp.subtract, tuned(key, problem, variables).params, variables.params)
+            return optax.tree.sub(tuned(key, problem, variables).params, variables.params)
 
         def step_back(weight, vectors):
             agreed = jnp.abs(jnp.sum(jnp.sign(vectors), axis=0)) == copies

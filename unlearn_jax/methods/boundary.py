@@ -22,7 +22,9 @@ from unlearn_jax.training.perturbations import fast_gradient_sign, in_chunks, ne
 from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
 
-@register(access="F", reference="arXiv 2303.11570", identity_at_zero=True)
+@register(
+    access="F", reference="arXiv 2303.11570", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-1), "size": (0.01, 0.4)}
+)
 def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
     """Boundary shrink: gives each forget example the class that lies nearest across the decision boundary.
 
@@ -48,7 +50,9 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
     return method
 
 
-@register(access="F", reference="arXiv 2303.11570", needs=["linear head"], identity_at_zero=True)
+@register(
+    access="F", reference="arXiv 2303.11570", needs=["linear head"], identity_at_zero=True, search={"learning_rate": (1e-5, 1e-1)}
+)
 def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
     """Boundary expanding: moves the forget set into a class of its own, and takes the class away.
 
@@ -81,7 +85,7 @@ def xavier(key: Key, shape: tuple[int, ...], outputs: int) -> Float[Array, "*fea
     return math.sqrt(2.0 / (features + outputs)) * jax.random.normal(key, shape) if len(shape) > 1 else jnp.zeros(shape)
 
 
-@register(access="F+R", reference="arXiv 2503.00917", identity_at_zero=True)
+@register(access="F+R", reference="arXiv 2503.00917", identity_at_zero=True, search={"learning_rate": (1e-4, 0.1)})
 def amun(
     *,
     radius: Number = 0.04,
@@ -112,7 +116,9 @@ def amun(
     return among_adversarial("kept", attack, sgd(learning_rate, weight_decay), epochs, batch_size)
 
 
-@register(access="F", reference="arXiv 2503.00917, without the retain set", identity_at_zero=True)
+@register(
+    access="F", reference="arXiv 2503.00917, without the retain set", identity_at_zero=True, search={"learning_rate": (1e-5, 0.1)}
+)
 def amun_forget(
     *,
     radius: Number = 0.04,
@@ -140,7 +146,13 @@ def amun_forget(
     return among_adversarial("forget", attack, sgd(learning_rate, weight_decay), epochs, batch_size)
 
 
-@register(access="F+R", reference="arXiv 2111.08947", static=["retain_share", "noise_share"], identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="arXiv 2111.08947",
+    static=["retain_share", "noise_share"],
+    identity_at_zero=True,
+    search={"impair_rate": (1e-4, 0.05), "repair_rate": (1e-4, 0.05)},
+)
 def unsir(
     *,
     impair_rate: Number = 0.02,
@@ -198,7 +210,9 @@ def unsir(
     return method
 
 
-@register(access="F", reference="arXiv 2301.11578", identity_at_zero=True)
+@register(
+    access="F", reference="arXiv 2301.11578", identity_at_zero=True, search={"learning_rate": (1e-4, 0.1), "anchor": (0.1, 100.0)}
+)
 def l2ul(
     *,
     learning_rate: Number = 0.01,
@@ -246,10 +260,10 @@ def l2ul(
 
         def pull(weight, start, importance):
             spread = jnp.maximum(jnp.max(importance) - jnp.min(importance), 1e-12)
-            return jnp.sum((1.0 - (importance - jnp.min(importance)) / spread) * jnp.square(weight - start))
+            return (1.0 - (importance - jnp.min(importance)) / spread) * jnp.square(weight - start)
 
         def anchored(params, progress):
-            return anchor / 2.0 * sum(jax.tree.leaves(jax.tree.map(pull, params, variables.params, sensitivity)))
+            return anchor / 2.0 * optax.tree.sum(jax.tree.map(pull, params, variables.params, sensitivity))
 
         both = among(problem, "forget", aims._replace(images=moved))
         objective, steps = weighted(Term("retain", loss), penalty=anchored), steps_for(both, "retain", epochs, batch_size)

@@ -29,7 +29,11 @@ from unlearn_jax.training.transforms import alternate, freeze_where
 from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 
-@register(access="F+R", reference="1st of the competition, arXiv 2406.09073")
+@register(
+    access="F+R",
+    reference="1st of the competition, arXiv 2406.09073",
+    search={"learning_rate": (1e-3, 0.3), "forget_learning_rate": (1e-5, 1e-2)},
+)
 def fcs(
     *,
     temperature: Number = 1.15,
@@ -78,7 +82,12 @@ def fcs(
     return method
 
 
-@register(access="F+R", reference="2nd of the competition, arXiv 2406.09073", needs=["convolutions"])
+@register(
+    access="F+R",
+    reference="2nd of the competition, arXiv 2406.09073",
+    needs=["convolutions"],
+    search={"learning_rate": (1e-3, 0.3), "share": (0.1, 0.9, "linear")},
+)
 def msg(
     *,
     share: Number = 0.3,
@@ -134,7 +143,13 @@ def triangle(count: Array, steps: int) -> Float[Array, ""]:
     return 1.0 - jnp.abs(2.0 * (count + 1.0) / (steps + 1.0) - 1.0)
 
 
-@register(access="R", reference="3rd of the competition, arXiv 2406.09073", needs=["convolutions"], identity_at_zero=True)
+@register(
+    access="R",
+    reference="3rd of the competition, arXiv 2406.09073",
+    needs=["convolutions"],
+    identity_at_zero=True,
+    search={"learning_rate": (7e-4, 0.3), "noise": (0.01, 1.0)},
+)
 def cfw(
     *,
     noise: Number = 0.6,
@@ -197,7 +212,13 @@ def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -
     return jax.tree.map(lambda param, marked, own: param + jnp.where(marked, own, 0.0), params, noisy, noise)
 
 
-@register(access="R", reference="4th of the competition, arXiv 2406.09073", static=["epochs"], needs=["normalisation"])
+@register(
+    access="R",
+    reference="4th of the competition, arXiv 2406.09073",
+    static=["epochs"],
+    needs=["normalisation"],
+    search={"learning_rate": (5e-4, 0.3), "share": (0.3, 0.99, "linear")},
+)
 def prmq(
     *,
     share: Number = 0.99,
@@ -241,7 +262,12 @@ def prmq(
     return method
 
 
-@register(access="R", reference="of the competition's first seven, arXiv 2406.09073", needs=["convolutions", "square kernels"])
+@register(
+    access="R",
+    reference="of the competition's first seven, arXiv 2406.09073",
+    needs=["convolutions", "square kernels"],
+    search={"learning_rate": (1e-3, 0.3)},
+)
 def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int = 3, batch_size: int = 64) -> Method:
     """CT: transposes every convolution kernel (height for width) and trains on the retain set.
 
@@ -265,7 +291,12 @@ def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int
     return pipe(edit(transpose), train)
 
 
-@register(access="R+test-like", reference="of the competition's first seven, arXiv 2406.09073", needs=["blocks"])
+@register(
+    access="R+test-like",
+    reference="of the competition's first seven, arXiv 2406.09073",
+    needs=["blocks"],
+    search={"learning_rate": (1e-3, 0.3), "distillation_learning_rate": (9e-4, 0.3)},
+)
 def kde(
     *,
     temperature: Number = 5.0,
@@ -325,6 +356,7 @@ def kde(
     reference="of the competition's first seven, arXiv 2406.09073",
     static=["full_share"],
     needs=["blocks", "normalisation"],
+    search={"learning_rate": (2e-4, 0.3), "last_learning_rate": (2e-4, 0.3)},
 )
 def rni(
     *,

@@ -24,6 +24,7 @@ Activations = Callable[..., tuple[Array, Statistics, tuple[Array, ...]]]  # see 
     access="data-free",
     reference="arXiv 2201.05629, after zero-shot knowledge transfer, 1905.09768",
     needs=["activations", "images"],
+    search={"learning_rate": (1e-4, 1e-2)},
 )
 def gated_knowledge_transfer(
     *,

@@ -18,7 +18,13 @@ from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
 
-@register(access="F+R", reference="arXiv 2205.08096", static=["retain_share"], identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="arXiv 2205.08096",
+    static=["retain_share"],
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-2), "temperature": (0.5, 4.0)},
+)
 def bad_teacher(
     *, learning_rate: Number = 1e-4, temperature: Number = 1.0, retain_share: float = 0.3, epochs: int = 1, batch_size: int = 256
 ) -> Method:
@@ -56,7 +62,12 @@ def bad_teacher(
     return method
 
 
-@register(access="F+R", reference="arXiv 2302.09880", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="arXiv 2302.09880",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-2), "alpha": (0.01, 2.0), "gamma": (0.1, 4.0), "weight_decay": (1e-5, 0.5)},
+)
 def scrub(
     *,
     learning_rate: Number = 5e-4,
@@ -99,7 +110,12 @@ def scrub(
     return method
 
 
-@register(access="F+R+test-like", reference="arXiv 2302.09880", identity_at_zero=True)
+@register(
+    access="F+R+test-like",
+    reference="arXiv 2302.09880",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-2), "alpha": (0.01, 2.0), "gamma": (0.1, 4.0), "weight_decay": (1e-5, 0.5)},
+)
 def scrub_r(
     *,
     learning_rate: Number = 5e-4,
@@ -147,7 +163,7 @@ def scrub_r(
     return method
 
 
-@register(access="F", reference="arXiv 2503.23751", identity_at_zero=True)
+@register(access="F", reference="arXiv 2503.23751", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-1)})
 def delete(*, learning_rate: Number = 1e-4, epochs: int = 20, batch_size: int = 128) -> Method:
     """DELETE: imitates the original on the forget set, as if it had never heard of each example's class.
 

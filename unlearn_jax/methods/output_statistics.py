@@ -12,7 +12,12 @@ from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entrop
 from unlearn_jax.types import Key, Method, Problem, Variables
 
 
-@register(access="F", reference="this project's", identity_at_zero=True)
+@register(
+    access="F",
+    reference="this project's",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-1), "entropy_weight": (0.1, 4.0)},
+)
 def entropy(
     *,
     entropy_weight: Number = 1.0,
@@ -44,7 +49,12 @@ def entropy(
     return method
 
 
-@register(access="F+R", reference="this project's", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="this project's",
+    identity_at_zero=True,
+    search={"forget_weight": (1e-3, 1.0), "entropy_weight": (1e-3, 1.0)},
+)
 def entropy_with_retain(
     *,
     forget_weight: Number = 0.1,
@@ -87,7 +97,12 @@ def entropy_with_retain(
     return method
 
 
-@register(access="F+R+test-like", reference="this project's", identity_at_zero=True)
+@register(
+    access="F+R+test-like",
+    reference="this project's",
+    identity_at_zero=True,
+    search={"mean_weight": (1e-3, 1.0), "spread_weight": (1e-3, 1.0)},
+)
 def variance_matching(
     *,
     mean_weight: Number = 1.0,

@@ -3,9 +3,11 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array
 
 from unlearn_jax.errors import UsageError
@@ -15,6 +17,18 @@ from unlearn_jax.types import Key, Method, Model, Problem, Variables
 
 Number = float | Array  # a hyperparameter that may be traced
 ACCESS = ("none", "F", "R", "F+R", "R+test-like", "F+R+test-like", "data-free")
+
+
+class Range(NamedTuple):
+    """Where a search looks for a hyperparameter: from `low` to `high`, evenly on a scale, `log` or `linear`."""
+
+    low: float
+    high: float
+    scale: str = "log"
+
+    def spaced(self, count: int) -> np.ndarray:
+        """Values evenly over the range, both ends included."""
+        return (np.geomspace if self.scale == "log" else np.linspace)(self.low, self.high, count)
 
 
 class Entry(NamedTuple):
@@ -30,6 +44,7 @@ class Entry(NamedTuple):
         needs: what it needs of a model, of `needs.NEEDS`.
         identity_at_zero: zero epochs or steps leave the model as it is.
         ensemble: it makes several networks of one, stacked along a leading axis of every leaf.
+        search: the ranges of the main hyperparameters, around the authors' values; the first is the one that matters most.
     """
 
     make: Callable[..., Method]
@@ -41,6 +56,7 @@ class Entry(NamedTuple):
     needs: tuple[str, ...] = ()
     identity_at_zero: bool = False
     ensemble: bool = False
+    search: Mapping[str, Range] = MappingProxyType({})
 
     def unmet(self, problem: Problem) -> str | None:
         """What the method needs and the problem's model lacks, in words that follow "needs"; None if it lacks nothing."""
@@ -62,6 +78,7 @@ def register(
     needs: Sequence[str] = (),
     identity_at_zero: bool = False,
     ensemble: bool = False,
+    search: Mapping[str, tuple] = MappingProxyType({}),
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
     """Enter a method under its function's name; its keyword defaults are the hyperparameters.
 
@@ -72,9 +89,10 @@ def register(
         needs: see `Entry`. What is made raises ValueError, in one line, where it meets a problem whose model does not meet them.
         identity_at_zero: see `Entry`.
         ensemble: see `Entry`.
+        search: see `Entry`: `(low, high)`, or `(low, high, "linear")`.
 
     Raises:
-        ValueError: unknown access or need, or a name that is already registered.
+        ValueError: unknown access or need, a name that is already registered, or a range that is none of a traced hyperparameter.
     """
 
     def enter(make: Callable[..., Method]) -> Callable[..., Method]:
@@ -89,7 +107,13 @@ def register(
         summary = (make.__doc__ or name).strip().splitlines()[0]  # `python -OO` leaves docstrings out
         fixed = frozenset(static) | {key for key, value in defaults.items() if not isinstance(value, float)}
         guarded = _guarded(name, make, needs)
-        METHODS[name] = Entry(guarded, access, reference, summary, defaults, fixed, tuple(needs), identity_at_zero, ensemble)
+        ranges = {key: Range(*given) for key, given in search.items()}
+        for key, (low, high, scale) in ranges.items():
+            if key not in defaults.keys() - fixed or not low < high or not (scale == "linear" or (scale == "log" and low > 0)):
+                raise ValueError(f"{name}: {key} cannot be searched from {low} to {high} on a scale {scale}")
+        METHODS[name] = Entry(
+            guarded, access, reference, summary, defaults, fixed, tuple(needs), identity_at_zero, ensemble, ranges
+        )
         return guarded
 
     return enter
@@ -133,6 +157,11 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
             raise UsageError(option, str(value), f"{name} takes {', '.join(values) or 'no hyperparameters'}")
         values[key] = _as(type(values[key]), value, option)
     return values
+
+
+def searchable() -> list[str]:
+    """The methods that have a hyperparameter to search."""
+    return [name for name, entry in METHODS.items() if entry.search]
 
 
 def traceable(method: str | Entry, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,9 @@ from unlearn_jax.training.transforms import freeze_where
 from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 
-@register(access="F+R", reference="Amnesiac unlearning, arXiv 2010.10981", identity_at_zero=True)
+@register(
+    access="F+R", reference="Amnesiac unlearning, arXiv 2010.10981", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-2)}
+)
 def random_label(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
     """Amnesiac unlearning: trains on with one fixed wrong label for each forget example, among the retain set.
 
@@ -35,7 +37,9 @@ def random_label(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: i
     return method
 
 
-@register(access="F+R", reference="in the comparison of arXiv 2311.02240", identity_at_zero=True)
+@register(
+    access="F+R", reference="in the comparison of arXiv 2311.02240", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-2)}
+)
 def successive_random_labels(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
     """Successive random labels: as `random_label`, but the wrong labels of the forget set are drawn anew for every batch.
 
@@ -61,7 +65,12 @@ def successive_random_labels(*, learning_rate: Number = 1e-4, epochs: int = 3, b
     return method
 
 
-@register(access="F+R", reference="arXiv 2310.12508", identity_at_zero=True)
+@register(
+    access="F+R",
+    reference="arXiv 2310.12508",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-4, 0.1), "share": (0.1, 0.9, "linear")},
+)
 def salun(
     *, share: Number = 0.5, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:

@@ -17,7 +17,11 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 SOFTMAX_SMOOTHNESS = 2**0.5 / 27**0.5
 
 
-@register(access="F+R", reference="influence unlearning of arXiv 2304.04934, after WoodFisher (2004.14340)")
+@register(
+    access="F+R",
+    reference="influence unlearning of arXiv 2304.04934, after WoodFisher (2004.14340)",
+    search={"alpha": (0.02, 5.0), "damping": (1e-3, 1.0)},
+)
 def woodfisher(*, alpha: Number = 0.2, damping: Number = 1.0, samples: int = 1000, authors_recursion: bool = False) -> Method:
     """Influence unlearning: one step back along the influence of the forget set, by an empirical Fisher matrix.
 
@@ -81,7 +85,12 @@ def published_product(
     return jax.lax.scan(step, (vector, gradients[0]), gradients[1:])[0]
 
 
-@register(access="F+R", reference="Certified removal, arXiv 1911.03030", needs=["features", "linear head"])
+@register(
+    access="F+R",
+    reference="Certified removal, arXiv 1911.03030",
+    needs=["features", "linear head"],
+    search={"weight_decay": (1e-5, 1e-2)},
+)
 def newton(*, weight_decay: Number = 5e-4) -> Method:
     """Newton removal on the head: its softmax regression, solved once more for the retain set, to second order.
 
@@ -154,7 +163,7 @@ def removal_bound(kept: Float[Array, "kept features"], step: Float[Array, "featu
     return SOFTMAX_SMOOTHNESS / 2 * jnp.linalg.norm(kept, 2) * jnp.linalg.norm(moves)
 
 
-@register(access="F+R", reference="arXiv 2003.02960")
+@register(access="F+R", reference="arXiv 2003.02960", search={"scale": (0.03, 3.0), "weight_decay": (1e-5, 0.1)})
 def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) -> Method:
     """NTK forgetting: shifts the weights as the forget set's absence would shift those of the linearised network.
 

@@ -28,7 +28,12 @@ def retrain() -> Method:
     return method
 
 
-@register(access="R", reference="as in SalUn's comparison, arXiv 2310.12508", identity_at_zero=True)
+@register(
+    access="R",
+    reference="as in SalUn's comparison, arXiv 2310.12508",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-3, 0.3)},
+)
 def finetune(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
     """Goes on training on the retain set and hopes that the forget set fades.
 
@@ -48,7 +53,9 @@ def finetune(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epoch
     return method
 
 
-@register(access="R", reference="arXiv 2201.06640", needs=["blocks"], identity_at_zero=True)
+@register(
+    access="R", reference="arXiv 2201.06640", needs=["blocks"], identity_at_zero=True, search={"learning_rate": (1e-3, 1.0)}
+)
 def cf_k(
     *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
@@ -75,7 +82,7 @@ def cf_k(
     return method
 
 
-@register(access="R", reference="arXiv 2201.06640", needs=["blocks"])
+@register(access="R", reference="arXiv 2201.06640", needs=["blocks"], search={"learning_rate": (1e-3, 1.0)})
 def eu_k(
     *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:

@@ -13,7 +13,12 @@ from unlearn_jax.training.transforms import proximal_l1
 from unlearn_jax.types import Key, Method, Problem, Variables
 
 
-@register(access="R", reference="arXiv 2304.04934", identity_at_zero=True)
+@register(
+    access="R",
+    reference="arXiv 2304.04934",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-3, 0.3), "penalty": (1e-6, 1e-2)},
+)
 def l1_sparse(
     *, penalty: Number = 5e-4, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
@@ -42,7 +47,12 @@ def l1_sparse(
     return method
 
 
-@register(access="R", reference="arXiv 2304.04934, by proximal steps", identity_at_zero=True)
+@register(
+    access="R",
+    reference="arXiv 2304.04934, by proximal steps",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-3, 0.3), "penalty": (1e-6, 1e-2)},
+)
 def l1_sparse_proximal(
     *, penalty: Number = 5e-4, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unlearn_jax.models import as_model
 from unlearn_jax.models.convolution import Convolution
+from unlearn_jax.models.linen import as_model
 from unlearn_jax.types import Model
 
 

@@ -5,10 +5,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unlearn_jax.types import Params
+from unlearn_jax.models.linen import as_model
+from unlearn_jax.models.registry import model
+from unlearn_jax.types import Model, Params
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu}
 FEW = 4  # terms of a product, up to which it is not worth a matrix product
+
+
+@model("mlp", "two relu layers of --width units", points=True)
+def mlp(*, classes: int, width: int = 16, layers: int = 2, activation: str = "relu") -> Model:
+    """An `MLP` as pure functions.
+
+    Args:
+        classes: outputs.
+        width: units in each hidden layer.
+        layers: hidden layers.
+        activation: a key of `ACTIVATIONS`.
+    """
+    return as_model(MLP(classes, width, layers, activation), block_names(layers), gradient if activation == "relu" else None)
 
 
 class MLP(nn.Module):

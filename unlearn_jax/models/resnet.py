@@ -7,10 +7,50 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from unlearn_jax.models.convolution import Convolution
+from unlearn_jax.errors import UsageError
+from unlearn_jax.models.convolution import FORMS, Convolution
+from unlearn_jax.models.linen import as_model
+from unlearn_jax.models.registry import model
+from unlearn_jax.types import Model
 
 NORMALISATIONS = ("batch", "group")
 GROUPS = 8
+
+
+@model(
+    "resnet{6n+2}",
+    "CIFAR ResNet of depth 8, 14, 20, ... (three stages; --width is that of the first), arXiv 1512.03385",
+    depths=range(8, 1203, 6),  # the source's deepest has 1202 layers
+)
+def cifar_resnet(
+    *, classes: int, depth: int, width: int = 16, normalisation: str = "batch", convolution: str = "products"
+) -> Model:
+    """A `ResNet` of three stages of equal depth, as pure functions.
+
+    Args:
+        classes: outputs.
+        depth: layers.
+        width: channels of the first stage.
+        normalisation: `batch` or `group`.
+        convolution: `products`, `patches` or `xla`, see `convolution.convolve`.
+
+    Raises:
+        UsageError: no such form of convolution.
+    """
+    return _resnet(classes, ((depth - 2) // 6,) * 3, width, normalisation, convolution)
+
+
+@model("resnet18", "ResNet-18 with the CIFAR stem (four stages of two blocks; its usual width is 64), arXiv 1512.03385")
+def resnet18(*, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "products") -> Model:
+    """A `ResNet` of four stages of two blocks, as pure functions; see `cifar_resnet`."""
+    return _resnet(classes, (2,) * 4, width, normalisation, convolution)
+
+
+def _resnet(classes: int, stages: Sequence[int], width: int, normalisation: str, convolution: str) -> Model:
+    if convolution not in FORMS:
+        raise UsageError("--convolution", convolution, f"there is {', '.join(FORMS)}")
+    network = ResNet(classes, stages, width, normalisation, convolution)
+    return as_model(network, block_names(stages), unrolled=network.clone(scanned=False))
 
 
 class Normalisation(nn.Module):

@@ -82,7 +82,7 @@ def squared_gradients(
         def add(total, label):  # a loop over the classes: its body is compiled once, and one class fits the memory
             squares = jax.vmap(lambda row: squared(row, label))(rows)
             share = jnp.broadcast_to(probabilities[:, label], weights.shape)
-            return jax.tree.map(jnp.add, total, _combine(weights * share, squares)), None
+            return optax.tree.add(total, _combine(weights * share, squares)), None
 
         zero = jax.tree.map(lambda leaf: jnp.zeros((*weights.shape[:-1], *leaf.shape)), variables.params)
         return jax.lax.scan(add, zero, jnp.arange(problem.classes))[0]
@@ -235,8 +235,8 @@ def mean_over(
     weights = (jnp.arange(chunks * chunk) < count).astype(jnp.float32).reshape(chunks, chunk)
 
     def add(total, part):
-        return jax.tree.map(jnp.add, total, weighted_sum(*part)), None
+        return optax.tree.add(total, weighted_sum(*part)), None
 
     shape = jax.eval_shape(weighted_sum, index[0], weights[0])
-    total, _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape), (index, weights))
+    total, _ = jax.lax.scan(add, optax.tree.zeros_like(shape), (index, weights))
     return jax.tree.map(lambda leaf: leaf / count, total)

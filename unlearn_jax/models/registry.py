@@ -1,0 +1,89 @@
+"""The registry of models: what each is called, is described in, and takes."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from unlearn_jax.errors import UsageError
+from unlearn_jax.types import Model
+
+
+class Entry(NamedTuple):
+    """One model, or a family of models that differ in their depth.
+
+    Attributes:
+        make: `(*, classes, **options) -> Model`.
+        summary: one line.
+        names: every name that is accepted, and the options that it stands for.
+        defaults: the other options and their values.
+        points: it takes examples of any shape, points of the plane included; otherwise images.
+    """
+
+    make: Callable[..., Model]
+    summary: str
+    names: dict[str, dict[str, Any]]
+    defaults: dict[str, Any]
+    points: bool
+
+
+MODELS: dict[str, Entry] = {}
+
+
+def model(
+    name: str, summary: str, *, depths: Iterable[int] = (), points: bool = False
+) -> Callable[[Callable[..., Model]], Callable[..., Model]]:
+    """Enter a model; the keyword defaults of its maker are its options.
+
+    Args:
+        name: of the model; of a family, with a word in braces in place of the depth.
+        summary: see `Entry`.
+        depths: of a family, from the least to the largest; the maker takes each as `depth`.
+        points: see `Entry`.
+
+    Raises:
+        ValueError: a name that is already registered.
+    """
+
+    def enter(make: Callable[..., Model]) -> Callable[..., Model]:
+        if name in MODELS:
+            raise ValueError(f"{name}: already registered")
+        names = {f"{name.partition('{')[0]}{depth}": {"depth": depth} for depth in depths} or {name: {}}
+        options = {key: parameter.default for key, parameter in inspect.signature(make).parameters.items()}
+        defaults = {key: default for key, default in options.items() if default is not inspect.Parameter.empty}
+        MODELS[name] = Entry(make, summary, names, defaults, points)
+        return make
+
+    return enter
+
+
+def find(name: str) -> Entry:
+    """The entry that accepts a name.
+
+    Raises:
+        UsageError: no such model.
+    """
+    for entry in MODELS.values():
+        if name in entry.names:
+            return entry
+    accepted = [shown if shown in entry.names else f"{shown} up to {[*entry.names][-1]}" for shown, entry in MODELS.items()]
+    raise UsageError("--model", name, f"there is {', '.join(accepted)}")
+
+
+@functools.cache
+def build(name: str, *, classes: int, **options: Any) -> Model:
+    """The model called `name`. Equal arguments give the same object, so nothing compiled for it is compiled again.
+
+    Args:
+        name: of `MODELS`, with a depth in place of the braces.
+        classes: outputs.
+        options: of the model, see its maker; by default `Entry.defaults`.
+
+    Raises:
+        UsageError: no such model.
+        ValueError: an option that the model does not take.
+    """
+    entry = find(name)
+    if unknown := sorted(options.keys() - entry.defaults.keys()):
+        raise ValueError(f"{name}: takes no {', '.join(unknown)}; it takes {', '.join(entry.defaults)}")
+    return entry.make(classes=classes, **entry.names[name], **options)

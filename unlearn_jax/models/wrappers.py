@@ -1,0 +1,121 @@
+"""Models made of other models."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unlearn_jax.models.paths import at, nested, replaced
+from unlearn_jax.types import Key, Model, Params, Variables
+
+
+@functools.cache
+def mean_of(model: Model) -> Model:
+    """An ensemble as one model: its logits are the log of the mean of its networks' probabilities.
+
+    Their softmax is that mean, so that accuracies, margins and divergences are those of the averaged prediction. Its features
+    are those of its networks side by side. Its variables are those of `model`, stacked along a leading axis of networks, so that
+    no kernel has the layout that `Model` speaks of; `init` makes one.
+    """
+
+    def init(key: Key, images) -> Variables:
+        return jax.tree.map(lambda leaf: leaf[None], model.init(key, images))
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def apply(variables: Variables, images, train: bool = False) -> tuple:
+        logits, statistics = jax.vmap(lambda own: model.apply(own, images, train=train))(variables)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(logits)), statistics
+
+    def features(variables: Variables, images) -> jax.Array:
+        assert model.features
+        each = jax.vmap(model.features, in_axes=(0, None))(variables, images)
+        return jnp.concatenate(each, axis=-1)
+
+    return Model(init, apply, model.blocks, features if model.features else None, norms=model.norms)
+
+
+@functools.cache
+def through_waves(model: Model, waves: int) -> Model:
+    """The model that sees a point x of the plane as an image of as many pixels: `√2 cos(ω_j · x + b_j)`.
+
+    A network that reads the two coordinates themselves learns smooth functions long before it can tell neighbours apart, and
+    memorises nothing; waves shorter than their distance let it. The directions ω_j are standard normal and the phases b_j even in
+    0 to 2π, the same for all: how fine the waves are follows from the scale of the points.
+
+    Args:
+        model: reads vectors of length `waves`.
+        waves: pixels.
+
+    Source: Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
+        arXiv 2006.10739; Rahimi & Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
+    """
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((2, waves)).astype(np.float32)
+    phases = 2 * np.pi * rng.random((1, waves)).astype(np.float32)
+
+    def seen(points):
+        return math.sqrt(2) * jnp.cos(points @ directions + phases)
+
+    def init(key: Key, points) -> Variables:
+        return model.init(key, seen(points))
+
+    def apply(variables: Variables, points, train: bool = False, **counted) -> tuple:
+        return model.apply(variables, seen(points), train=train, **counted)
+
+    def features(variables: Variables, points) -> jax.Array:
+        assert model.features
+        return model.features(variables, seen(points))
+
+    def activations(variables: Variables, points, train: bool = False) -> tuple:
+        assert model.activations
+        return model.activations(variables, seen(points), train=train)
+
+    def gradient(params: Params, points, labels, weights) -> Params:
+        assert model.gradient
+        return model.gradient(params, seen(points), labels, weights)
+
+    return model._replace(
+        init=init,
+        apply=apply,
+        features=features if model.features else None,
+        activations=activations if model.activations else None,
+        gradient=gradient if model.gradient else None,
+    )
+
+
+def with_extra_class(model: Model) -> Model:
+    """The model with one more output, the last, whose weights stand in a parameter group `extra` of their own.
+
+    Dropping the group gives back the parameters of `model`.
+
+    Raises:
+        ValueError: the model does not declare its linear head (now), or has a group `extra` of its own (at `init`).
+    """
+    if model.head is None:
+        raise ValueError("one more class needs Model.head, which this model does not declare")
+    paths = [path for path in model.head if path]
+
+    def init(key: Key, images) -> Variables:
+        own, other = (model.init(each, images) for each in jax.random.split(key))
+        if "extra" in own.params:
+            raise ValueError("one more class needs the name `extra`, which is a parameter group of the model")
+        return own._replace(params={**own.params, "extra": nested({path: at(other.params, path)[..., :1] for path in paths})})
+
+    def apply(variables: Variables, images, train: bool = False) -> tuple:
+        params = {name: group for name, group in variables.params.items() if name != "extra"}
+        heads = {}
+        for path in paths:
+            own, extra = at(params, path), at(variables.params["extra"], path)
+            heads[path] = jnp.stack([own, jnp.broadcast_to(extra, own.shape)])
+
+        def with_head(own) -> tuple:
+            return model.apply(Variables(replaced(params, own), variables.statistics), images, train=train)
+
+        # Two heads behind one body: what does not depend on the batched head is computed once.
+        logits, statistics = jax.vmap(with_head, out_axes=(0, None))(heads)
+        return jnp.concatenate([logits[0], logits[1][:, :1]], axis=-1), statistics
+
+    blocks = (*model.blocks[:-1], (*model.blocks[-1], "extra")) if model.blocks else ()
+    return Model(init, apply, blocks, norms=model.norms, convolutions=model.convolutions)
