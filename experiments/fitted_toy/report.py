@@ -1,12 +1,12 @@
 """A toy beside the images that it was fitted to: a table, the planes, the distributions, and the search."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, open_frame
+from unlearn_jax.report.tables import Table, markdown, page
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -82,7 +82,7 @@ def levels(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
     return found
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of characteristics.csv: levels, and then mismatches with the images."""
     columns = ["characteristic", "kind", *(f"{name}{part}" for name in LOOKS for part in ("", "_sd"))]
     rows: list[list[Any]] = [
@@ -91,17 +91,18 @@ def table(study: Study) -> tuple[list[str], list[list[Any]]]:
     rows += [
         [name, "mismatch", *(value for problem in LOOKS for value in study.mismatch(problem, name))] for name in study.tolerance
     ]
-    return columns, rows
+    return Table(columns, rows)
 
 
-def trials(study: Study) -> tuple[list[str], list[list[Any]]]:
+def trials(study: Study) -> Table:
     """The columns and rows of trials.csv: what was tried, in the parameters' own units."""
     columns = ["round", "mismatch", *study.space]
-    return columns, [
+    rows = [
         [number + 1, float(loss), *(_value(share, *way) for share, way in zip(place, study.space.values(), strict=True))]
         for number, (places, losses) in enumerate(zip(study.places, study.losses, strict=True))
         for place, loss in zip(places, losses, strict=True)
     ]
+    return Table(columns, rows)
 
 
 def headline(study: Study) -> str:
@@ -128,16 +129,15 @@ def summary(study: Study) -> str:
         for name, unit in study.tolerance.items()
     ]
     draws = len(study.measured["images"])
-    text = [
+    return page(
         f"# A toy fitted to {study.title}",
         f"{study.losses.size} mixtures tried in {len(study.losses)} rounds; {headline(study)}.",
         "The mixture: " + ", ".join(ends) + ".",
         f"Mean ± standard deviation over {draws} draws (examples, sub-populations and models anew; none that the search saw)",
-        _markdown(("", *(name for _, name in LOOKS.values())), found),
+        markdown(("", *(name for _, name in LOOKS.values())), found),
         "Mismatch with the images, mean over pairs of draws (distributions: mean difference of quantiles; confusion: variation)",
-        _markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), apart),
-    ]
-    return "\n\n".join(text) + "\n"
+        markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), apart),
+    )
 
 
 def planes(study: Study) -> "matplotlib.figure.Figure":
@@ -180,8 +180,7 @@ def characteristics(study: Study) -> "matplotlib.figure.Figure":
     for axes, (name, called) in zip(curves, DISTRIBUTIONS.items(), strict=True):
         axes.set_xlabel(f"% of {'test answers' if name == 'margins' else 'training examples'} below")
         axes.set_ylabel(called)
-    for axes in (bars, *curves):
-        axes.spines[["top", "right"]].set_visible(False)
+    open_frame(bars, *curves)
     confusions = {name: np.mean([each.confusion for each in study.measured[name]], axis=0) for name in ("images", "fitted")}
     off = [np.where(np.eye(len(each), dtype=bool), np.nan, 100 * each) for each in confusions.values()]
     most = max(float(np.nanmax(each)) for each in off)
@@ -219,8 +218,7 @@ def search(study: Study) -> "matplotlib.figure.Figure":
     where.set_xlim(-0.02, 1.02)
     where.set_xlabel("from the least to the largest value tried")
     where.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    for axes in (course, where):
-        axes.spines[["top", "right"]].set_visible(False)
+    open_frame(course, where)
     figure.suptitle(study.title, fontsize=9)
     return figure
 
@@ -234,8 +232,3 @@ def _level(value: Any, percent: float | None) -> float:
 
 def _value(share: float, low: float, high: float, way: str) -> float:
     return float(low * (high / low) ** share if way == "log" else low + share * (high - low))
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [headings, ["--:"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

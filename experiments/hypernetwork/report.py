@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import COLOURS, GRID, WIDTH, blank, open_frame
 from unlearn_jax.report.rows import Row
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def learning_and_price(
     right.set_ylabel("seconds a request and model")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
-        axes.grid(color="#EEEEEE", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.6)
+        open_frame(axes)
     figure.suptitle(f"{title}\nshaded: from the least to the largest of the unseen forget sets", fontsize=9)
     return figure
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, open_frame
 from unlearn_jax.report.rows import Row, counted
+from unlearn_jax.report.tables import markdown, page
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -93,8 +94,6 @@ def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
     Returns:
         The figure.
     """
-    from matplotlib.ticker import FuncFormatter
-
     figure = blank(WIDTH, 7.0)
     panels = figure.subplots(2, 2, sharex=True).ravel()
     names = {
@@ -120,12 +119,12 @@ def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
             limits = axes.get_ylim()
             axes.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10])
             axes.set_ylim(limits)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             label = f"{label}\nminus the oracles' (points)"
         axes.set_ylabel(label, fontsize=9)
-        axes.grid(color="#EEEEEE", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.6)
+        open_frame(axes)
     for axes in panels[2:]:
         axes.set_xlabel("requests answered")
         axes.set_xticks(sorted({step.request for step in steps}))
@@ -152,14 +151,12 @@ def summary(steps: Sequence[Step], title: str) -> str:
         outside = [step.request for step in own.values() if abs(step.test.z) > FAR]
         line += [f"{final.klom_first.z:+.1f}" if final else "", str(min(outside)) if outside else "never"]
         lines.append([*line, f"{next(iter(own.values())).seconds:.2g}"])
-    table = [headings, [":--"] * 2 + ["--:"] * (len(headings) - 2), *lines]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in table)
     reading = (
         "KLOM z: on all examples asked for so far, in null standard deviations (0: as retraining). Δ: accuracy minus the "
         "oracles' after as many requests, percentage points. Access `F + summary`: besides, a Fisher diagonal and the weights "
         "after training."
     )
-    return f"{text}\n\n{title}.\n\n{reading}\n"
+    return page(markdown(headings, lines, left=range(2)), f"{title}.", reading)
 
 
 def _shown(step: Step | None) -> list[str]:

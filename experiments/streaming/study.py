@@ -167,7 +167,7 @@ def judged(
 ) -> tuple[list[Row], list[report.Step]]:
     """All methods after the last of `requests`, against models retrained without any of them."""
     number, oracles = len(requests), study.oracles()
-    yardstick = study.yardstick(oracles)
+    against = study.yardstick(oracles)
     first = np.isin(study.rows["forget"], requests[0])
     retrained = study.pool("retrain", config.members)
     streamed = {name: jax.tree.map(lambda leaf: leaf[:, number - 1], each.after) for name, each in streams.items()}
@@ -178,7 +178,7 @@ def judged(
     for name, variables in {"original": originals, "retrain": retrained.variables, **streamed}.items():
         cube = study.logits(variables, streams[name].model if name in streams else None)
         cube = without(cube, diverged((variables, cube)))
-        evaluation, n = score_alive(cube, yardstick)
+        evaluation, n = score_alive(cube, against)
         if evaluation is None:
             continue
         about = (config.exp, config.dataset, config.model, study.name, name, access[name], "", "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
 from unlearn_jax.report.rows import FEWEST_JUDGED, REFERENCES, Row, subject
 
@@ -94,7 +94,7 @@ def roc_curves(
     for (side, split), (curves, null) in panels.items():
         axes = grid[sides.index(side), splits.index(split)]
         known = np.isfinite(null[0])
-        axes.plot(rates, rates, color="#888888", linewidth=0.8, zorder=1)
+        axes.plot(rates, rates, color=LINE, linewidth=0.8, zorder=1)
         axes.fill_between(
             rates[known], np.maximum(null[0, known], lowest / 10), null[1, known], color=BAND, alpha=0.6, linewidth=0
         )
@@ -103,7 +103,7 @@ def roc_curves(
             axes.plot(rates[seen], curve[seen], **styles[method])
         axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.15))
         axes.tick_params(labelsize=8)
-        axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
+        axes.grid(color=GRID, linewidth=0.6, zorder=-1)
         if not known.any():
             axes.text(0.5, 0.5, "too few scores", transform=axes.transAxes, ha="center", fontsize=9)
     for column, split in zip(grid.T, splits, strict=True):
@@ -133,7 +133,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
     places = np.arange(len(methods))
     marks = {"u_lira": ("o", COLOURS[0], -0.13), "u_lira_retrained": ("D", COLOURS[4], 0.13)}
     grid = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
-    for axes, (split, said) in zip(grid, SPLITS.items(), strict=True):
+    for axes, (split, title_of_split) in zip(grid, SPLITS.items(), strict=True):
         bands: list[float] = []
         for side, (marker, colour, shift) in marks.items():
             for place, method in zip(places, methods, strict=True):
@@ -144,15 +144,11 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
                     bands += [end for end in (row.null_low, row.null_high) if end is not None]
         if bands:
             axes.axvspan(min(bands), max(bands), color=BAND, alpha=0.6, linewidth=0, zorder=1)
-        axes.axvline(0.5, color="#888888", linewidth=0.8, zorder=2)
-        axes.set_title(said, fontsize=10)
-        axes.set_yticks(places, [_called(method) for method in methods], fontsize=9)
-        axes.set_ylim(len(methods) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.grid(axis="x", color="#EEEEEE", linewidth=0.6, zorder=0)
+        axes.axvline(0.5, color=LINE, linewidth=0.8, zorder=2)
+        axes.set_title(title_of_split, fontsize=10)
+        name_rows(axes, [_called(method) for method in methods])
+        axes.grid(axis="x", color=GRID, linewidth=0.6, zorder=0)
         axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
     for side, (marker, colour, _) in marks.items():
         axes.plot([], [], marker, color=colour, label=SIDES[side])
     axes.fill_between([], [], color=BAND, alpha=0.6, label="95% of what retrained models score")

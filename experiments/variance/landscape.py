@@ -13,7 +13,8 @@ from experiments.variance import report
 from experiments.variance.options import Config
 from unlearn_jax.bench.alive import lost_members
 from unlearn_jax.bench.forget_set import Study
-from unlearn_jax.bench.setting import Setting, compile_all, pool
+from unlearn_jax.bench.resume import load_or_make_all
+from unlearn_jax.bench.setting import Setting, pool
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses
 from unlearn_jax.progress import working
@@ -163,33 +164,25 @@ class Look:
             values: hyperparameters, by method.
             with_plane: whether the one plane is on this set.
         """
-        makers: dict[str, Callable[[], Found]] = {
-            "original": self.of_originals,
-            "oracle": self.of_oracles,
-            "twin": self.of_twins,
-            **{name: functools.partial(self.of_method, name, with_plane) for name in values},
-        }
-        identities = {name: self.identity(values.get(name), with_plane) for name in makers}
-        saved = {name: self.study.folder.find(self.file(name), identities[name]) for name in makers}
-        found = {name: each for name, each in saved.items() if each is not None}
-        self.unlearners = {
-            name: Unlearner(
-                name, own, self.study.problem, self.pools["original"], strategy=self.config.strategy, chunk=self.config.chunk
-            )
-            for name, own in values.items()
-            if name not in found
-        }
-        compile_all(self.unlearners.values())
-        for name, make in makers.items():
-            if name not in found:
-                with working(f"{name} on {self.study.name}") as update:
-                    found[name] = self.study.folder.keep(self.file(name), identities[name], make())
-                    update(1.0, "measured" if found[name] else "diverged")
-        return {name: found[name] for name in makers if found[name]}
+        others = {"original": self.of_originals, "oracle": self.of_oracles, "twin": self.of_twins}
+        options: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
 
-    def file(self, name: str) -> str:
-        """Where a group's measurements are kept."""
-        return f"measured/{self.study.name}/{name}.npz"
+        def begin(name: str) -> Unlearner | None:
+            own = values.get(name)
+            return None if own is None else Unlearner(name, own, self.study.problem, self.pools["original"], **options)
+
+        def make(name: str, unlearner: Unlearner | None) -> Found:
+            with working(f"{name} on {self.study.name}") as update:
+                found = self.of_method(name, unlearner, with_plane) if unlearner else others[name]()
+                update(1.0, "measured" if found else "diverged")
+            return found
+
+        files = {
+            name: (f"measured/{self.study.name}/{name}.npz", self.identity(values.get(name), with_plane))
+            for name in (*others, *values)
+        }
+        found = load_or_make_all(self.study.folder, files, begin, make)
+        return {name: arrays for name, arrays in found.items() if arrays.keys() > {"made_with"}}
 
     def identity(self, values: dict[str, Any] | None, with_plane: bool) -> dict[str, Any]:
         """What a group's measurements come from."""
@@ -230,10 +223,10 @@ class Look:
         name = "original to oracle, same seed"
         return self.lines(name, own, theirs) | self.lines(name, own, theirs, False)
 
-    def of_method(self, name: str, with_plane: bool) -> Found:
+    def of_method(self, name: str, unlearner: Unlearner, with_plane: bool) -> Found:
         """The unlearned models, and the lines from their originals and to the oracles; nothing if one diverged."""
         keys = member_keys(self.config.seed, f"{name} on {self.study.name}", self.study.members)
-        variables = self.unlearners[name].apply(keys).variables
+        variables = unlearner.apply(keys).variables
         if diverged((variables, self.study.logits(variables))):
             return {}
         own, after, theirs = map(self.first, (self.pools["original"], variables, self.pools["oracle"]))

@@ -1,14 +1,14 @@
 """Variance over seeds, as a person sees it: bias and variance, spread against loss, lines and a plane, sharpness."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import COLOURS, SPLITS, WIDTH, blank
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.drawing import COLOURS, SPLITS, WIDTH, blank, name_rows, open_frame
+from unlearn_jax.report.tables import Table, finite, markdown, of_columns, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -85,24 +85,16 @@ class Plane(NamedTuple):
     losses: Float[np.ndarray, "rows columns 3"]
 
 
-def cells(row: Sequence[Any]) -> list[Any]:
-    """A row as a table holds it: six digits, nothing where nothing is known."""
-    return [_short(cell) if isinstance(cell, float) else cell for cell in row]
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table whose numbers have six digits, and no cell where they are not finite."""
+    return Table(columns, [[_six_digits(cell) if isinstance(cell, float) else cell for cell in row] for row in rows])
 
 
-def table(columns: Columns) -> tuple[list[str], list[list[Any]]]:
-    """The heading and the rows of a CSV file."""
-    return list(columns), [cells(row) for row in zip(*(values.tolist() for values in columns.values()), strict=True)]
-
-
-def grid(plane: Plane) -> tuple[list[str], list[list[Any]]]:
-    """The heading and the rows of plane.csv, a row for each point; the models themselves are not among them."""
-    rows = [
-        [_short(float(x)), _short(float(y)), *map(_short, map(float, plane.losses[row, column]))]
-        for row, y in enumerate(plane.y)
-        for column, x in enumerate(plane.x)
-    ]
-    return ["x", "y", *(f"loss_{split}" for split in SPLITS)], rows
+def grid(plane: Plane) -> Table:
+    """The columns and rows of plane.csv, a row for each point; the models themselves are not among them."""
+    x, y = np.meshgrid(plane.x, plane.y)
+    losses = {f"loss_{split}": plane.losses[..., place].ravel() for place, split in enumerate(SPLITS)}
+    return table(*of_columns({"x": x.ravel(), "y": y.ravel(), **losses}))
 
 
 def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> str:
@@ -122,12 +114,12 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
         measures = list(dict.fromkeys(row.measure for row in own))
         found = {(row.subject, row.split, row.measure): row for row in own}
         lines = [
-            [subject, measure, *(_said(found.get((subject, split, measure))) for split in split_by)]
+            [subject, measure, *(_cell(found.get((subject, split, measure))) for split in split_by)]
             for measure in measures
             for subject in dict.fromkeys(row.subject for row in own if row.measure == measure)
         ]
         text += [f"## {part.capitalize()}", markdown(["", "", *(split or "all" for split in split_by)], lines)]
-    return "\n\n".join(text) + "\n"
+    return page(*text)
 
 
 def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib.figure.Figure":
@@ -144,11 +136,7 @@ def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib
             axes.barh(places, [each.value for each in variance], left=left, height=0.7, color=colour, label="variance")
             reach = np.array([[each.low, each.high] for each in variance], float) + left[:, None]
             axes.hlines(places, np.maximum(reach[:, 0], 0), reach[:, 1], color="black", linewidth=1.2)
-            axes.set_yticks(places, groups, fontsize=8)
-            axes.set_ylim(len(groups) - 0.4, -0.6)
-            axes.tick_params(axis="x", labelsize=8)
-            axes.tick_params(axis="y", length=0)
-            axes.spines[["top", "right", "left"]].set_visible(False)
+            name_rows(axes, groups, 8.0)
             axes.set_title(f"{NAMES[split]}: {loss} ({unit})", fontsize=9)
     figure.suptitle(f"{title}\nexpected loss = bias (grey) + variance over seeds (colour; line: its 95% interval)", fontsize=10)
     return figure
@@ -169,7 +157,7 @@ def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.
                 axes.plot(loss, sd, mark, color=shade, markersize=3.5, alpha=0.6, markeredgewidth=0.8, label=_wrongness(wrong))
             axes.set_xscale("log")
             axes.set_title(f"{NAMES[split]}, {group}s", fontsize=9)
-            axes.spines[["top", "right"]].set_visible(False)
+            open_frame(axes)
             axes.tick_params(labelsize=8)
     panels[0, 0].set_ylim(bottom=0)
     panels[0, 0].legend(fontsize=7, loc="lower left", framealpha=0.8)
@@ -209,7 +197,7 @@ def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
             drawn = [line.loss for line in lines if line.kind in bases and line.split == split]
             axes.set_ylim(0, 1.25 * max(drawn, default=1.0))
             axes.tick_params(labelsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
+            open_frame(axes)
         row[0].set_ylabel("mean loss (nats)", fontsize=8)
         row[-1].legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     for axes in panels[-1]:
@@ -270,24 +258,21 @@ def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
         axes.set_ylabel("largest eigenvalue of the Hessian", fontsize=8)
         axes.set_title(f"of the loss on the {NAMES[split]}", fontsize=9)
         axes.tick_params(labelsize=8, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
+        open_frame(axes)
     panels[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.suptitle(f"{title}\nsharpness against forgetting; small: single models", fontsize=10)
     return figure
 
 
-def _short(value: float) -> float | None:
-    """Six digits; None for what is not finite."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _six_digits(value: float) -> float | None:
+    return finite(float(f"{value:.6g}"))
 
 
-def _said(row: Row | None) -> str:
-    """A value, its interval, its difference, as a cell of a table."""
+def _cell(row: Row | None) -> str:
+    """A value, its interval, its difference from the oracles."""
     if row is None:
         return ""
-    text = f"{row.value:.3g}"
-    if row.low is not None and row.high is not None:
-        text += f" ({row.low:.3g} to {row.high:.3g})"
+    text = f"{row.value:.3g}" if row.low is None or row.high is None else f"{Interval(row.value, row.low, row.high):.3g}"
     if row.difference is not None:
         text += f"; {row.difference:+.3g} ({row.difference_low:.3g} to {row.difference_high:.3g})"
     return text
