@@ -75,7 +75,7 @@ class Exposure(NamedTuple):
 
     @property
     def outside(self) -> bool | None:
-        """Whether as many retrained models do not score so, all features and attackers considered; None with fewer than 8."""
+        """Whether it is outside the null, all features and attackers considered; None with fewer than 8 models."""
         return abs(self.evidence) > self.band if self.n_members >= FEWEST_JUDGED else None
 
 
@@ -96,11 +96,11 @@ def summary(exposures: Sequence[Exposure]) -> str:
     """A line for each method: its AUC by the loss, and what shows most, alone and beside the loss."""
     lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  what shows most (oracle)"]
     for method in dict.fromkeys(each.method for each in exposures if each.method != ORACLE):
-        own = [each for each in exposures if each.method == method]
-        loss = max((each for each in own if (each.feature, each.measure) == ("loss", "auc")), key=_above)
+        scores = [each for each in exposures if each.method == method]
+        loss = max((each for each in scores if (each.feature, each.measure) == ("loss", "auc")), key=_above)
         parts = []
         for measure, name in (("auc", "alone"), ("gain", "beside the loss")):
-            shown = max((each for each in own if each.measure == measure), key=lambda each: each.evidence)
+            shown = max((each for each in scores if each.measure == measure), key=lambda each: each.evidence)
             text = f"{shown.feature} ({shown.attacker}) {shown.value:+.3f} ({shown.null_mean:+.3f}), z {shown.z or 0:+.1f}"
             parts.append(f"{name}: {text if shown.outside else 'too few models' if shown.outside is None else 'nothing'}")
         lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(parts)}")
@@ -112,7 +112,7 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
 
     Args:
         exposures: of one forget set and one attacker.
-        title: what they are about.
+        title: their subject.
 
     Returns:
         The figure. Framed cells are outside, see `Exposure.outside`.
@@ -124,12 +124,12 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
     figure = blank(WIDTH, 2.2 + 0.28 * len(features))
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
         cells = {(each.feature, each.method): each for each in exposures if each.measure == measure}
-        found = [[cells[feature, method] for method in methods] for feature in features]
-        above = np.array([[_above(each) for each in row] for row in found])
+        grid = [[cells[feature, method] for method in methods] for feature in features]
+        above = np.array([[_above(each) for each in row] for row in grid])
         image = axes.imshow(above, cmap="PuOr_r", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
         texts = np.vectorize(lambda value: hundredths(value, "+"))(above)
         write_cells(axes, texts, np.abs(above) > 0.6 * LARGEST, 7.0)
-        for y, x in np.argwhere([[bool(each.outside) for each in row] for row in found]):
+        for y, x in np.argwhere([[bool(each.outside) for each in row] for row in grid]):
             axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
         axes.set_title(HEADINGS[measure], fontsize=10)
         name_cells(axes, [name.replace("_", " ") for name in features], methods)
@@ -144,20 +144,20 @@ def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure
 
     Args:
         exposures: of one forget set; where the originals are not among them, the first method.
-        title: what they are about.
+        title: their subject.
 
     Returns:
         The figure. Points with bars: the method's mean and 95% interval over members; ticks on grey bands: the oracles' mean
         and 95% of what as many of them score.
     """
     method = next(name for name in ("original", *(each.method for each in exposures)) if any(e.method == name for e in exposures))
-    own = [each for each in exposures if each.method == method]
-    attackers, features = (list(dict.fromkeys(getattr(each, part) for each in own)) for part in ("attacker", "feature"))
+    scores = [each for each in exposures if each.method == method]
+    attackers, features = (list(dict.fromkeys(getattr(each, part) for each in scores)) for part in ("attacker", "feature"))
     figure = blank(WIDTH, 1.8 + 0.42 * len(features))
     places = {name: -0.32 + 0.64 * (at + 0.5) / len(attackers) for at, name in enumerate(attackers)}
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
         for attacker, colour in zip(attackers, COLOURS, strict=False):
-            shown = [each for each in own if (each.attacker, each.measure) == (attacker, measure)]
+            shown = [each for each in scores if (each.attacker, each.measure) == (attacker, measure)]
             y = np.array([features.index(each.feature) + places[attacker] for each in shown])
             low, high = (np.array([getattr(each, end) for each in shown]) for end in ("null_low", "null_high"))
             axes.barh(y, high - low, left=low, height=0.15, color=BAND, alpha=0.8, linewidth=0, zorder=1)

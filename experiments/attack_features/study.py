@@ -52,7 +52,7 @@ ALL = "all"  # the features together
 
 
 class Measured(NamedTuple):
-    """What attacks tell of a pool."""
+    """The measures of attacks on a pool."""
 
     by_group: dict[Asked, np.ndarray]  # [groups of members]
     members: int
@@ -87,7 +87,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 class Attacked:
-    """One forget set, non-members beside it, and what attacks on a pool make of the two."""
+    """One forget set, non-members beside it, and attacks that tell the two from each other."""
 
     def __init__(self, config: Config, study: Study):
         self.config, self.study, self.names = config, study, config.feature_names()
@@ -106,7 +106,7 @@ class Attacked:
         self.examples = Examples(images, np.concatenate([labels, fresh.labels]))
 
     def oracles(self) -> Measured:
-        """What every attack tells about retrained models.
+        """The measures of every attack on the oracles.
 
         Raises:
             UsageError: fewer are left than make a null of two groups against two.
@@ -121,7 +121,7 @@ class Attacked:
         return self.measured(ORACLE, {}, trained)
 
     def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool, oracles: Measured) -> list[Exposure]:
-        """What every attack tells about every pool, beside what it tells about the oracles."""
+        """The measures of every attack on every pool, beside those on the oracles."""
         found = {ORACLE: oracles}
         for name, own in values.items():
             found[name] = self.measured(name, own, partial(self.unlearned, name, own, originals))
@@ -134,7 +134,7 @@ class Attacked:
         return self.study.unlearn(name, originals, unlearner, seed=0).variables
 
     def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
-        """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""
+        """Every attack on every member that did not diverge, read where an earlier run kept them."""
         asked = ("comparison", "folds", "together")
         identity = {
             **self.study.identity,
@@ -221,7 +221,7 @@ class Attacked:
         return found
 
     def nulls(self, oracles: Measured, n: int) -> tuple[dict[Asked, Null], float]:
-        """What groups of retrained models give, n against n, and the 95% band of the largest |z| over areas and gains."""
+        """The null of groups of oracles, n against n, and the 95% band of the largest |z| over areas and gains."""
         count = len(next(iter(oracles.by_group.values())))
         split = halves(jax.random.key(self.config.seed), count, n, self.config.evaluation.splits)
         draws = {key: of_means(numbers, split)[0] for key, numbers in oracles.by_group.items()}
@@ -294,7 +294,7 @@ def row_of(config: Config, each: Exposure) -> Row:
 
 
 def log(values: np.ndarray) -> np.ndarray:
-    """Distances and norms on a scale that a straight line may cut."""
+    """Distances and norms on a logarithmic scale, for linear attackers."""
     return np.log(np.maximum(values, 1e-12))
 
 

@@ -17,7 +17,7 @@ from unlearn_jax.runs import Run
 
 
 def run(config: Config, folder: Run) -> None:
-    """Write calibration.csv, a row for each metric and replicate, and say how often a perfect method fell outside."""
+    """Write calibration.csv, a row for each metric and replicate, and print how often a perfect method was outside the null."""
     setting = prepare(config)
     mask = forget_mask(config, setting, 0)
     rows: list[list] = []

@@ -38,7 +38,7 @@ MEASURES = {
     "lira_null": "LiRA AUC of oracles",
     "mean_distance": "squared distance of mean predictions on F",
 }
-"""Measure -> what it is called."""
+"""Measure -> its name in tables and figures."""
 UNSEEN = ("train_loss", "test_loss", "mean_distance")  # measures that are in settings.csv only
 DIFFERENCES = {
     "memorisation": "memorisation, points",
@@ -49,12 +49,12 @@ DIFFERENCES = {
     "left": "left by doing nothing, bits",
     "mean_distance": "squared distance of mean predictions on F",
 }
-"""What one setting is subtracted from another in -> what it is called."""
+"""Measure in which settings are subtracted from each other -> its name in tables."""
 FITTED = (90, 99)  # percent of retain, below which a network does not fit
 REACHED = 1.0  # percent of training error, below which a model interpolates
 VISIBLE = 2.0  # null standard deviations that doing nothing is away, where a share of it is spoken of
 OVERFITTING = ("train_loss", "loss_gap", "accuracy_gap", "memorisation", "lira_auc")
-"""What the cost of unlearning is held against."""
+"""The measures that are correlated with the cost of unlearning."""
 TRENDS: dict[str, tuple[str, ...]] = {
     "accuracy, %": ("train_accuracy", "test_accuracy", "oracle_accuracy"),
     "loss, nats": ("train_loss", "test_loss"),
@@ -90,7 +90,7 @@ class Cost(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """Beyond what retrained models score against each other."""
+        """The value minus the mean of the null."""
         return self.value - self.null_mean
 
     @property
@@ -100,7 +100,7 @@ class Cost(NamedTuple):
 
     @property
     def z_interval(self) -> Interval:
-        """Z and the ends of its interval; what the oracles leave open is in the unit, not in the interval."""
+        """Z with its interval, in which the oracles are fixed: their variation is in the unit."""
         low, high = ((end - self.null_mean) / self.null_sd if self.null_sd > 0 else math.nan for end in (self.low, self.high))
         return Interval(self.z, low, high)
 
@@ -139,7 +139,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return f"{self.axis} {self.value}".strip()
 
     def cost(self, method: str, metric: str, split: str) -> Cost | None:
@@ -149,8 +149,8 @@ class Setting(NamedTuple):
 
     def has(self, method: str) -> bool:
         """Whether the method has a cost, in null standard deviations too."""
-        found = self.cost(method, *MAIN)
-        return found is not None and found.null_sd > 0
+        cost = self.cost(method, *MAIN)
+        return cost is not None and cost.null_sd > 0
 
     def excess(self, method: str) -> Cost:
         """Its main cost."""
@@ -243,13 +243,13 @@ def differences(study: Study) -> Table:
     count = max((len(each.sets) for each in study.differences), default=0)
     rows = []
     for measure, *rest, sets in study.differences:
-        own = [*sets, *[None] * (count - len(sets))]
-        rows.append([DIFFERENCES[measure], *map(finite, rest), *own])
+        cells = [*sets, *[None] * (count - len(sets))]
+        rows.append([DIFFERENCES[measure], *map(finite, rest), *cells])
     return Table([*Difference._fields[:-1], *(f"set_{index}" for index in range(count))], rows)
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     shown = [measure for measure in MEASURES if measure not in UNSEEN and measure in study.settings[0].intervals]
     first = [
         [each.name, str(each.parameters), _unfitted(each), *(_interval(each.intervals.get(name)) for name in shown)]
@@ -258,11 +258,11 @@ def summary(study: Study) -> str:
     names = ["original", *study.methods]
     second = []
     for each in study.settings:
-        found = [each.cost(name, *MAIN) for name in names]
+        costs = [each.cost(name, *MAIN) for name in names]
         accuracy = [each.cost(name, "accuracy_gap", "test") for name in names[1:]]
         second.append(
             [each.name]
-            + [f"{cost.z_interval:.3g}; {cost.excess:.3f}" if cost else "" for cost in found]
+            + [f"{cost.z_interval:.3g}; {cost.excess:.3f}" if cost else "" for cost in costs]
             + [f"{cost.value:+.1f}" if cost else "" for cost in accuracy]
         )
     third = [
@@ -312,8 +312,8 @@ def glance(study: Study) -> "matplotlib.figure.Figure":
             panel.set_axis_off()
         for number, (panel, each) in enumerate(zip(row, settings, strict=False)):
             for height, (split, colour) in enumerate(COLOUR_OF.items()):
-                own = shares[axis, number, (kind, split)]
-                panel.stairs(-height + 0.92 * own / own.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
+                bins = shares[axis, number, (kind, split)]
+                panel.stairs(-height + 0.92 * bins / bins.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
                 middle = float(np.median(each.losses[kind, split]))
                 place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
                 panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
@@ -464,14 +464,14 @@ def _z(each: Setting, method: str) -> Interval:
 
 
 def _bits(each: Setting, method: str) -> Interval:
-    found = each.excess(method)
-    return Interval(found.excess, found.low - found.null_mean, found.high - found.null_mean)
+    cost = each.excess(method)
+    return Interval(cost.excess, cost.low - cost.null_mean, cost.high - cost.null_mean)
 
 
 def _share(each: Setting, method: str) -> Interval:
     """In percent; the ends are no interval but the forget sets' lowest and highest."""
-    found = [100 * each.share(method), *(100 * share for share in each.shares(method))]
-    return Interval(found[0], min(found), max(found))
+    shares = [100 * each.share(method), *(100 * share for share in each.shares(method))]
+    return Interval(shares[0], min(shares), max(shares))
 
 
 def _least(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
@@ -494,9 +494,9 @@ def _dress(panel: "matplotlib.axes.Axes", settings: Sequence[Setting]) -> None:
 
 
 def _unfitted(each: Setting) -> str:
-    found = [each.unfitted[kind] for kind in KINDS]
-    return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in found)
+    counts = [each.unfitted[kind] for kind in KINDS]
+    return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in counts)
 
 
-def _interval(found: Interval | None) -> str:
-    return "" if found is None else f"{found:.3g}"
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval:.3g}"

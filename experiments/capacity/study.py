@@ -155,7 +155,7 @@ def predicted(config: Config, setting: Setting, forget: np.ndarray, values: Valu
 
 
 class Answers(NamedTuple):
-    """What is read of the logits of models on examples whose labels are known."""
+    """Logits of models on labelled examples, as the metrics take them."""
 
     phi: np.ndarray  # [models, examples], margins
     loss: np.ndarray  # [models, examples], nats
@@ -190,7 +190,7 @@ def answers_of(arrays: Arrays) -> AllAnswers:
 
 
 def answers(logits: np.ndarray, labels: np.ndarray) -> Answers:
-    """Everything that is read of logits."""
+    """Margins, losses, accuracies and probabilities of logits."""
     right = 100.0 * (logits.argmax(-1) == labels)
     return Answers(scaled_logits(logits, labels), cross_entropy_losses(logits, labels), right, probabilities(logits))
 
@@ -332,7 +332,7 @@ def histograms(models: np.ndarray, oracles: np.ndarray) -> float:
 
 
 def difference(models: np.ndarray, oracles: np.ndarray) -> float:
-    """Of two means."""
+    """The difference of two means."""
     return float(models.mean() - oracles.mean())
 
 
@@ -342,7 +342,7 @@ COSTS: dict[tuple[str, str], tuple[str, Compare]] = {
     ("accuracy_gap", "forget"): ("right", difference),
     ("accuracy_gap", "test"): ("right", difference),
 }
-"""Metric and split -> which answers it is of, and how models are held against oracles."""
+"""Metric and split -> the field of `Answers` that it takes, and how models are compared with oracles."""
 
 
 def standings(config: Config, name: str, models: AllAnswers) -> list[report.Cost]:

@@ -30,7 +30,7 @@ MEASURES = {
     "memorised_wrong": "memorisation, wrong labels",
     "less_memorised": "points less memorised than by the base, %",
 }
-"""Measure -> what it is called."""
+"""Measure -> its name in tables and figures."""
 TRENDS: dict[str, tuple[str, ...]] = {
     "accuracy, %": ("train_accuracy", "test_accuracy"),
     "displacement": ("displacement", "noise"),
@@ -63,7 +63,7 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return f"{self.axis.replace('_', ' ')} {self.value}".strip()
 
 
@@ -71,7 +71,7 @@ class Study(NamedTuple):
     """All networks, the base first.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         points: where they are.
         labels: as trained on.
         window: left, right, bottom, top of the part of the plane that is looked at.
@@ -106,7 +106,7 @@ def table(study: Study) -> Table:
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     lines = [
         [each.name, str(each.parameters), str(each.seeds), *(f"{each.intervals[measure]:.3g}" for measure in MEASURES)]
         for each in study.variants

@@ -91,10 +91,10 @@ class Circumstance(NamedTuple):
 
     def totals(self, entropy_weights: Sequence[float], loss_weights: Sequence[float]) -> Float[np.ndarray, "loss entropy"]:
         """Distances of the settings, over the forget sets on average."""
-        found: dict[tuple[float | None, float | None], list[float]] = {}
+        by_weights: dict[tuple[float | None, float | None], list[float]] = {}
         for one in self.tried:
-            found.setdefault((one.entropy_weight, one.loss_weight), []).append(one.total)
-        return np.array([[np.mean(found[entropy, loss]) for entropy in entropy_weights] for loss in loss_weights])
+            by_weights.setdefault((one.entropy_weight, one.loss_weight), []).append(one.total)
+        return np.array([[np.mean(by_weights[entropy, loss]) for entropy in entropy_weights] for loss in loss_weights])
 
 
 class Study(NamedTuple):
@@ -137,7 +137,7 @@ def table(study: Study) -> Table:
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     lines = [[each.title, *(f"{each.measures[measure]:.2f}" for measure in SHOWN)] for each in study.circumstances]
     best = [[each.title, in_short(each)] for each in study.circumstances]
     return page(

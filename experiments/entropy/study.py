@@ -59,14 +59,14 @@ class Judged(NamedTuple):
     same_answer: np.ndarray
 
     def arrays(self) -> Arrays:
-        """What `of` takes."""
+        """Named arrays, which `of` reads back."""
         margins = {f"margins_{split}": each for split, each in zip(SPLITS, self.margins, strict=True)}
         oracles = {f"oracles_{split}": each for split, each in zip(SPLITS, self.oracles, strict=True)}
         return margins | oracles | {field: getattr(self, field) for field in self._fields[2:]}
 
     @classmethod
     def of(cls, arrays: Arrays) -> "Judged":
-        """One that was kept as named arrays."""
+        """Reads what `arrays` gave."""
         margins, oracles = ([arrays[f"{field}_{split}"] for split in SPLITS] for field in cls._fields[:2])
         return cls(margins, oracles, *(arrays[field] for field in cls._fields[2:]))
 
@@ -261,7 +261,7 @@ def summed_up(name: str, title: str, sets: list[Judged], settings: np.ndarray) -
 def reached_by(
     sets: list[Judged], settings: np.ndarray, far: Callable[[Judged, np.ndarray], np.ndarray], everyone: np.ndarray
 ) -> dict[str, PerSet]:
-    """How near each family of settings, and both ends, come on each set, with some of the members; a ruin counts as `RUINED`."""
+    """The distance of each family of settings, and of both ends, on each set, with some of the members; at most `RUINED`."""
     totals = {}
     for who in (everyone, *(np.delete(everyone, one) for one in everyone)):
         each = np.array([far(one, who).sum(axis=0) for one in sets])

@@ -110,7 +110,7 @@ def ordered(studies: Sequence[Study]) -> list[str]:
 
 
 def rivals(study: Study) -> list[str]:
-    """The estimators of a setting, without the exact answers that they are held against."""
+    """The estimators of a setting, without the exact answers that they are compared with."""
     return [name for name in ordered([study]) if name not in FAMILIES[0]]
 
 
@@ -143,7 +143,7 @@ def conclusion(studies: Sequence[Study]) -> str:
 
 
 def summary(studies: Sequence[Study]) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     first = studies[0]
     titles = {
         "spearman": "Rank correlation with exact leave-one-out over points, mean over targets (95%: bootstrap over points)",

@@ -36,7 +36,7 @@ HELD_OUT = 0.25  # share of the subsets that no datamodel is fitted to
 
 
 class Path(NamedTuple):
-    """What an estimator may know beside the run: where it went."""
+    """The path of a training run, which some estimators use besides its end."""
 
     final: Variables
     checkpoints: Variables  # before each segment
@@ -67,7 +67,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 def estimated(config: Config, setting: str) -> dict[str, np.ndarray]:
-    """Everything about a setting that takes training: what `measured` reads."""
+    """All that takes training in a setting, as `measured` reads it."""
     with working(setting) as update:
         return trained(config, update)
 
@@ -163,7 +163,7 @@ def prepared(config: Config, toy: Toy, seed: int) -> Training:
 
 @cache
 def differentiable(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam whose root has a derivative everywhere."""
+    """Adam whose square root is differentiable at 0."""
     return optax.adamw(recipe.learning_rate, eps_root=1e-16, weight_decay=recipe.weight_decay)
 
 
@@ -192,7 +192,7 @@ def followed(config: Config, original: Training) -> Path:
 
 
 def estimators(config: Config, path: Path) -> dict[str, Estimator]:
-    """All that need no further training, by name."""
+    """The estimators that need no further training, by name."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(path.final.params))
     keys = jax.random.split(jax.random.key(config.seed), 3)
 
@@ -236,10 +236,10 @@ def entry(name: str, found: np.ndarray, once: float, each: float, seconds: float
 
 
 def datamodels(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Leave-one-out as a linear model of the subsets has it."""
+    """Leave-one-out as predicted by a linear model fitted to the subsets."""
     return -influence.datamodels(masks, changes).weights
 
 
 def subset_influence(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Leave-one-out as the difference between models with and without each point has it."""
+    """Leave-one-out as predicted by the difference between the means of models with and without each point."""
     return -influence.subset_influence(masks, changes).score

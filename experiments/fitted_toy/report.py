@@ -36,7 +36,7 @@ class Study(NamedTuple):
     """What was measured on images and on toys, by the same learners.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         names: of the classes.
         measured: `metrics.Characteristics` of images, start (the toy before the fit) and fitted, one for each draw.
         toys: by name, places, labels as trained on, and clean labels of one draw.
@@ -73,13 +73,13 @@ class Study(NamedTuple):
 
 def levels(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
     """Mean and standard deviation over the draws of single numbers: name of the number -> name of the problem -> both."""
-    found = {}
+    statistics = {}
     for name, attribute, percent in LEVELS:
         draws = {
             problem: [_level(getattr(each, attribute), percent) for each in all_] for problem, all_ in study.measured.items()
         }
-        found[name] = {problem: (float(np.mean(each)), float(np.std(each, ddof=1))) for problem, each in draws.items()}
-    return found
+        statistics[name] = {problem: (float(np.mean(each)), float(np.std(each, ddof=1))) for problem, each in draws.items()}
+    return statistics
 
 
 def table(study: Study) -> Table:
@@ -106,7 +106,7 @@ def trials(study: Study) -> Table:
 
 
 def headline(study: Study) -> str:
-    """One line."""
+    """The result in one line."""
     return (
         f"mean mismatch in tolerances: {study.total('start'):.2f} before the fit, {study.total('fitted'):.2f} after it; "
         f"images among themselves {study.total('images'):.2f}"
@@ -114,13 +114,13 @@ def headline(study: Study) -> str:
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     ends = [f"{name} = {after:.3g} (before {before:.3g})" for name, (before, after) in study.parameters.items()]
-    found = [
+    level_rows = [
         [name, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in (each[problem] for problem in LOOKS))]
         for name, each in levels(study).items()
     ]
-    apart = [
+    mismatch_rows = [
         [
             name.replace("_", " "),
             f"{unit:g}",
@@ -134,9 +134,9 @@ def summary(study: Study) -> str:
         f"{study.losses.size} mixtures tried in {len(study.losses)} rounds; {headline(study)}.",
         "The mixture: " + ", ".join(ends) + ".",
         f"Mean ± standard deviation over {draws} draws (examples, sub-populations and models anew; none that the search saw)",
-        markdown(("", *(name for _, name in LOOKS.values())), found),
+        markdown(("", *(name for _, name in LOOKS.values())), level_rows),
         "Mismatch with the images, mean over pairs of draws (distributions: mean difference of quantiles; confusion: variation)",
-        markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), apart),
+        markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), mismatch_rows),
     )
 
 
@@ -160,7 +160,7 @@ def planes(study: Study) -> "matplotlib.figure.Figure":
 
 
 def characteristics(study: Study) -> "matplotlib.figure.Figure":
-    """Draws target and achieved: two shares, three distributions, and who is taken for whom."""
+    """Draws target and achieved: two shares, three distributions, and the confusion of classes."""
     figure = blank(WIDTH, 6.2)
     panels = figure.subplots(2, 3).ravel()
     bars, curves, maps = panels[0], panels[1:4], panels[4:]
@@ -224,7 +224,7 @@ def search(study: Study) -> "matplotlib.figure.Figure":
 
 
 def _level(value: Any, percent: float | None) -> float:
-    """A share as it is; of a distribution that is described by its quantiles the mean, or another quantile."""
+    """A number itself; of a distribution given by its quantiles the mean, or a percentile of it."""
     if percent is None:
         return float(np.mean(value))
     return float(np.interp(percent / 100, (np.arange(len(value)) + 0.5) / len(value), value))

@@ -158,7 +158,7 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
     Args:
         prices: with other models for the same k, a dot for each; the lines join their means. k = 0 is doing nothing.
         band: how large the largest |z| may be in a method that is perfect.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.

@@ -54,7 +54,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 class Game:
-    """One forget set: what the cheats know, and what is held against them."""
+    """One forget set: what the cheats know, and the null that they are scored against."""
 
     def __init__(self, config: Config, folder: Run):
         self.config, self.setting = config, prepare(config)
@@ -85,7 +85,7 @@ class Game:
         self.verdicts: dict[str, Evaluation] = {}
 
     def known(self, first: int = 0) -> cheats.Known:
-        """What the author of a cheat knows by now, who looks at the retrained models from the given one on."""
+        """What the author of a cheat knows, given the retrained models from number `first` on."""
         images = self.study.images
         near = cheats.nearest(images.forget, images.retain, self.config.nearest)
         scores = {name: {(each.metric, each.split): each.value for each in found.scores} for name, found in self.verdicts.items()}
@@ -146,7 +146,7 @@ class Game:
         self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
 
     def judged(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
-        """The scores of answers, and of the models inside; of how many models."""
+        """The scores of answers and of the models inside, and the number of models."""
         extra = {**weights, ("zrf", "forget"): zrf(probabilities(cube.forget), self.models.untrained)}
         with working(name) as update:
             verdict, n = score_alive(cube, self.reference, extra=extra)
@@ -188,7 +188,7 @@ class Game:
 
     @functools.cached_property
     def dulled_weights(self) -> Extra:
-        """What is measured on them."""
+        """The metrics of the models `dulled`."""
         return self.models.of(self.dulled, self.own.forget)
 
     def prices(self) -> list[Price]:
@@ -210,7 +210,7 @@ class Game:
         return predict(self.setting.problem.model, variables, self.nudged, self.config.strategy)
 
     def margins(self, logits: np.ndarray) -> np.ndarray:
-        """Of the forget set."""
+        """Margins on the forget set."""
         return scaled_logits(logits, self.study.labels.forget)
 
 

@@ -21,7 +21,7 @@ class Study(NamedTuple):
     """The exact influence of every point. Displacements are distances in the plane, margins are in nats.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         points: where they are.
         labels: as trained on.
         clean_labels: without label noise.
@@ -69,7 +69,7 @@ class Study(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What was found about all points together.
+    """The results over all points.
 
     Attributes:
         seconds: of the leave-one-out, compilation included.
@@ -107,7 +107,7 @@ def table(study: Study) -> Table:
 
 
 def speed(facts: Facts) -> str:
-    """One line."""
+    """The speed in one line."""
     return (
         f"exact leave-one-out: {facts.gflop / 1e3:.2f} TFLOP in {facts.seconds:.1f} s; {facts.gflops:.0f} GF/s once compiled, "
         f"{100 * facts.gflops / facts.peak:.0f}% of this machine's peak ({facts.peak:.0f} GF/s, NumPy)"
@@ -115,7 +115,7 @@ def speed(facts: Facts) -> str:
 
 
 def summary(study: Study, facts: Facts) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     columns, rows = table(study)
     names = ("rank", "point", "x", "y", "label", *MEASURES)
     at = [columns.index(name) for name in names]
@@ -153,11 +153,11 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
     scale = LogNorm(max(np.quantile(shown, 0.02), 1e-9), max(shown.max(), 2e-9))
     order = study.order[::-1]  # the largest on top
     for label in np.unique(study.labels):
-        own = order[study.labels[order] == label]
+        rows = order[study.labels[order] == label]
         dots = axes.scatter(
-            study.points[own, 0],
-            study.points[own, 1],
-            c=shown[own],
+            study.points[rows, 0],
+            study.points[rows, 1],
+            c=shown[rows],
             norm=scale,
             cmap="viridis_r",
             marker=MARKERS[label % 8],
@@ -192,7 +192,7 @@ def boundaries(
     figure, panels = panels_of(len(rows), 2, lambda down, across: 0.5 + down * plane_height(study.window, across))
     rank = {row: place + 1 for place, row in enumerate(study.order.tolist())}
     for axes, row, surface in zip(panels, rows.tolist(), without, strict=True):
-        draw_points(axes, study.points, study.labels, 4.0)
+        draw_points(axes, study.points, study.labels, 9.0)
         draw_boundary(axes, study.window, study.surface, "black", 1.2)
         draw_boundary(axes, study.window, study.surface + times * (surface - study.surface), COLOURS[4], 1.2)
         circle(axes, study.points[row])
@@ -216,7 +216,7 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
     curve.set_ylabel("mean displacement")
     curve.set_yscale("log")
     curve.legend(frameon=False, fontsize=8)
-    found = facts.agreement["displacement_mean"]
+    ranks = facts.agreement["displacement_mean"]
     for axes, other, place, name in (
         (reordered, study.reordered, 1, "sums in another order"),
         (seed, study.other_seed, 2, "another seed"),
@@ -230,7 +230,7 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
         axes.set_ylim(ends)
         axes.set_xlabel("mean displacement")
         axes.set_ylabel(f"mean displacement,\n{name}")
-        axes.set_title(f"rank correlation {found.between(0, place):.3f}", fontsize=8)
+        axes.set_title(f"rank correlation {ranks.between(0, place):.3f}", fontsize=8)
     open_frame(curve, reordered, seed)
     figure.suptitle(study.title, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""What a pool on random halves says of every training example: tables, the pictures themselves, and what goes together."""
+"""Memorisation of every training example by a pool on random halves: tables, the pictures, and related pairs."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ class Study(NamedTuple):
     """What is known of every training example, and of every pair of a training and a test example.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         names: of the classes.
         rows: numbers of the training examples in the published training set.
         images: of the training examples.
@@ -143,8 +143,8 @@ def table(study: Study, fitted: Fitted) -> Table:
 def pairs(study: Study) -> Table:
     """The columns and rows of pairs.csv: what lies beyond chance, the closest first."""
     names = ["train_row", "train_label", "test_row", "test_label", "influence", "standard_error", "correlation"]
-    found = np.argwhere(study.beyond)
-    order = np.argsort(-abs(study.association[tuple(found.T)]), kind="stable")
+    places = np.argwhere(study.beyond)
+    order = np.argsort(-abs(study.association[tuple(places.T)]), kind="stable")
     rows = [
         [
             int(study.rows[i]),
@@ -155,7 +155,7 @@ def pairs(study: Study) -> Table:
             float(study.influence_error[i, j]),
             float(study.association[i, j]),
         ]
-        for i, j in found[order]
+        for i, j in places[order]
     ]
     return Table(names, rows)
 
@@ -164,15 +164,15 @@ def targets(study: Study, fitted: Fitted) -> Table:
     """The columns and rows of datamodels.csv, a row for each fitted margin."""
     names = ["split", "row", "weights", "own_weight", "held_out_correlation", "held_out_correlation_of_differences"]
     first, second = (fitted.held_out[name] for name in ("datamodel", "difference of means"))
-    own = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
+    own_weights = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
     rows = [*(("train", int(row)) for row in study.rows[fitted.rows]), *(("test", int(row)) for row in fitted.test_rows)]
     used = (fitted.weights != 0).sum(0)
-    cells = zip(rows, used, own, first, second, strict=True)
+    cells = zip(rows, used, own_weights, first, second, strict=True)
     return Table(names, [[*row, int(count), weight, float(a), float(b)] for row, count, weight, a, b in cells])
 
 
 def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
-    """What was found about all of them together."""
+    """The results over all examples."""
     memorised, count = study.memorisation >= MEMORISED, len(fitted.rows)
     trained, tested = np.nonzero(study.beyond)
     same = study.labels[trained] == study.test_labels[tested]
@@ -213,39 +213,39 @@ def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
 
 
 def headline(study: Study, fitted: Fitted) -> str:
-    """Two lines."""
-    found = facts(study, fitted)
-    held_out = found["held_out_correlation"]
+    """The result in two lines."""
+    results = facts(study, fitted)
+    held_out = results["held_out_correlation"]
     return (
-        f"memorised (from {MEMORISED}): {100 * found['memorisation']['all']['memorised']:.1f}% of {found['examples']}; "
-        f"halves of the models correlate {study.reliability['memorisation'][0]:.2f}; {found['pairs']} pairs beyond chance\n"
+        f"memorised (from {MEMORISED}): {100 * results['memorisation']['all']['memorised']:.1f}% of {results['examples']}; "
+        f"halves of the models correlate {study.reliability['memorisation'][0]:.2f}; {results['pairs']} pairs beyond chance\n"
         f"datamodels, correlation on {fitted.unseen} unseen models: {held_out['datamodel, train'][0]:.2f} (training examples), "
         f"{held_out['datamodel, test'][0]:.2f} (test examples)"
     )
 
 
 def summary(study: Study, fitted: Fitted) -> str:
-    """What summary.md says."""
-    found = facts(study, fitted)
-    accuracy, held_out = found["accuracy"], found["held_out_correlation"]
+    """The text of summary.md."""
+    results = facts(study, fitted)
+    accuracy, held_out = results["accuracy"], results["held_out_correlation"]
     halves, answers = (study.reliability[name] for name in ("memorisation", "test answers"))
-    kinds = [[name, f"{each['mean']:.3f}", f"{100 * each['memorised']:.1f}%"] for name, each in found["memorisation"].items()]
+    kinds = [[name, f"{each['mean']:.3f}", f"{100 * each['memorised']:.1f}%"] for name, each in results["memorisation"].items()]
     foretold = [[name, *(f"{value:.2f}" for value in values)] for name, values in held_out.items()]
     return page(
         f"# Memorisation: {study.title}",
         f"Right on training examples that a model saw: {100 * accuracy['seen']:.1f}%, that it did not see: "
         f"{100 * accuracy['unseen']:.1f}%; on the test set {100 * accuracy['test']:.1f}%.",
         markdown(("labels", "mean memorisation", f"memorised ({MEMORISED} or more)"), kinds),
-        f"Standard error of a score {found['standard_error']:.3f} (root mean square); the scores of one half of the models "
+        f"Standard error of a score {results['standard_error']:.3f} (root mean square); the scores of one half of the models "
         f"correlate {halves[0]:.2f} with those of the other, which makes {halves[1]:.2f} for all of them. "
         f"Of what an example adds to all test answers together: {answers[0]:.2f}, {answers[1]:.2f}.",
-        f"Of {found['examples']} x {found['test_examples']} pairs, {found['pairs']} correlate beyond "
-        f"±{found['pairs_by_chance']:.2f}, the largest of all pairs in {len(study.chance)} shuffles: "
-        f"{found['pairs_same_class']} are of the same class, "
-        f"{found['pairs_helping']} help. They join {found['train_examples_in_pairs']} training examples, of which "
-        f"{found['train_examples_in_pairs_memorised']} are memorised, with {found['test_examples_in_pairs']} test examples.",
+        f"Of {results['examples']} x {results['test_examples']} pairs, {results['pairs']} correlate beyond "
+        f"±{results['pairs_by_chance']:.2f}, the largest of all pairs in {len(study.chance)} shuffles: "
+        f"{results['pairs_same_class']} are of the same class, "
+        f"{results['pairs_helping']} help. They join {results['train_examples_in_pairs']} training examples, of which "
+        f"{results['train_examples_in_pairs_memorised']} are memorised, with {results['test_examples_in_pairs']} test examples.",
         f"Datamodels were fitted to {fitted.seen} models and judged on {fitted.unseen} others; "
-        f"{100 * found['datamodels_without_weights']:.0f}% have no weight. Rank correlation of an example's own weight with "
+        f"{100 * results['datamodels_without_weights']:.0f}% have no weight. Rank correlation of an example's own weight with "
         + ", with ".join(f"{name} {interval:.2f}" for name, interval in fitted.agreement.items())
         + ".",
         markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), foretold),
@@ -381,12 +381,12 @@ def agreement(study: Study, fitted: Fitted) -> "matplotlib.figure.Figure":
 
 def _closest(association: np.ndarray, count: int) -> list[tuple[int, int]]:
     """The pairs of the largest values, no row and no column twice."""
-    left, found = association.copy(), []
+    left, pairs = association.copy(), []
     for _ in range(min(count, *left.shape)):
         i, j = (int(place) for place in np.unravel_index(np.argmax(left), left.shape))
-        found.append((i, j))
+        pairs.append((i, j))
         left[i], left[:, j] = -np.inf, -np.inf
-    return found
+    return pairs
 
 
 def _picture(axes: "matplotlib.axes.Axes", image: np.ndarray) -> None:

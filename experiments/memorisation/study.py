@@ -1,4 +1,4 @@
-"""Memorisation at image scale: which training examples only models that saw them get right, and what hangs on them."""
+"""Memorisation at image scale: which training examples only models that saw them get right, and the test examples they decide."""
 
 import numpy as np
 

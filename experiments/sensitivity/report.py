@@ -68,7 +68,7 @@ def meshes(
         surfaces: of the methods.
         nothing: the originals' distances on the forget set, retained and held-out examples.
         retrain: those of other retrained models.
-        title: what they are about.
+        title: their subject.
 
     Returns:
         The figure. Lines join settings that differ in one hyperparameter only.

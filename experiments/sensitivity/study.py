@@ -61,7 +61,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    """What a method's models are like at every point, all in one batch of members: rows of `Tried`."""
+    """A method judged at every point, all in one batch of members: rows of `Tried`."""
     with working(name) as update:
         distances, shares, _ = judge.judge(name, base, points)
         tried = [

@@ -16,7 +16,7 @@ FAR = 3  # null standard deviations: one in hundreds of single scores of retrain
 
 
 class Level(NamedTuple):
-    """A score, and what as many retrained models score."""
+    """A score and its null."""
 
     value: float
     null_mean: float
@@ -74,7 +74,7 @@ def cells(step: Step) -> list[Any]:
 
 
 def title(rows: Iterable[Row], requests: int, size: int) -> str:
-    """What a stream is about: data set, model, requests, and how many models."""
+    """The title of a stream: data set, model, requests, and how many models."""
     rows = list(rows)
     members, oracles = (counted(getattr(row, field) for row in rows) for field in ("n_members", "n_oracles"))
     about = f"{requests} requests of {size} examples", f"n={members} models a method", f"{oracles} oracles a request"
@@ -143,14 +143,14 @@ def summary(steps: Sequence[Step], title: str) -> str:
     headings += [f"KLOM z of request 1 after {last}", f"test beyond {FAR} null sd from", "s a request"]
     lines = []
     for method in dict.fromkeys(step.method for step in steps):
-        own = {step.request: step for step in steps if step.method == method}
-        line = [method, next(iter(own.values())).access]
+        by_request = {step.request: step for step in steps if step.method == method}
+        line = [method, next(iter(by_request.values())).access]
         for number in (first, last):
-            line += _shown(own.get(number))
-        final = own.get(last)
-        outside = [step.request for step in own.values() if abs(step.test.z) > FAR]
+            line += _shown(by_request.get(number))
+        final = by_request.get(last)
+        outside = [step.request for step in by_request.values() if abs(step.test.z) > FAR]
         line += [f"{final.klom_first.z:+.1f}" if final else "", str(min(outside)) if outside else "never"]
-        lines.append([*line, f"{next(iter(own.values())).seconds:.2g}"])
+        lines.append([*line, f"{next(iter(by_request.values())).seconds:.2g}"])
     reading = (
         "KLOM z: on all examples asked for so far, in null standard deviations (0: as retraining). Δ: accuracy minus the "
         "oracles' after as many requests, percentage points. Access `F + summary`: besides, a Fisher diagonal and the weights "

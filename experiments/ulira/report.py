@@ -1,4 +1,4 @@
-"""What a person sees of membership attacks: the table of methods, ROC curves, and what memorisation has to do with it."""
+"""The report of membership attacks: the table of methods, ROC curves, and AUC by memorisation."""
 
 import itertools
 import math
@@ -45,24 +45,24 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
     members = max(row.n_members or 0 for row in rows)
     lines = [_null_line(scores[order[0]])]
     for method in order:
-        own = scores[method]
-        sizes = [abs(row.z) for (metric, _), row in own.items() if metric.endswith("_auc") and row.z is not None]
-        any_row = next(iter(own.values()))
+        by_metric = scores[method]
+        sizes = [abs(row.z) for (metric, _), row in by_metric.items() if metric.endswith("_auc") and row.z is not None]
+        any_row = next(iter(by_metric.values()))
         judged = (any_row.n_members or 0) >= FEWEST_JUDGED
         inside = max(sizes, default=math.inf) <= band and any_row.n_members == members if judged else None
         cells = [MARK * bool(inside), method, any_row.access]
         for side in SIDES:
-            cells += [_value(own.get((f"{side}_auc", split))) for split in SPLITS]
-            cells.append(_cell(own.get((f"{side}_auc", "all")), "z", "+.1f"))
-        cells += [_value(own.get((f"u_lira_{rate}", "all"))) for rate in RATES]
-        cells += [_value(own.get(("accuracy", split)), ".1f") for split in ("all", "test")]
+            cells += [_value(by_metric.get((f"{side}_auc", split))) for split in SPLITS]
+            cells.append(_cell(by_metric.get((f"{side}_auc", "all")), "z", "+.1f"))
+        cells += [_value(by_metric.get((f"u_lira_{rate}", "all"))) for rate in RATES]
+        cells += [_value(by_metric.get(("accuracy", split)), ".1f") for split in ("all", "test")]
         cells.append(_cell(any_row, "seconds", ".2f"))
         lines.append(Line(method, method in REFERENCES, inside, tuple(cells)))
     return Leaderboard(_HEADINGS, tuple(lines), _caption(rows, members, band), _IMPORTANCE)
 
 
 def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
-    """Method -> (metric, split) -> row; what is called lira is entered as the u_lira that it is of a method that does nothing."""
+    """Method -> (metric, split) -> row; lira is entered as u_lira, which it is for a method that does nothing."""
     scores: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         metric = f"u_{row.metric}" if row.metric.startswith("lira_") else row.metric
@@ -79,7 +79,7 @@ def roc_curves(
         panels: by never-saw side and split: true positive rates of the methods, and the 2.5% and 97.5% quantiles of the
             null's; NaN where unresolved.
         rates: the false positive rates that they are at.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure, a row for each never-saw side and a column for each split.
@@ -122,7 +122,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
 
     Args:
         rows: all rows of the run; those of the AUCs with a variance for each target are used.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure, the most exposed method first.
@@ -162,8 +162,8 @@ def _called(method: str) -> str:
     return f"{method} (LiRA)" if method == UPPER_END else method
 
 
-def _exposure(own: Mapping[tuple[str, str], Row]) -> float:
-    row = own.get(("u_lira_auc", "all"))
+def _exposure(by_metric: Mapping[tuple[str, str], Row]) -> float:
+    row = by_metric.get(("u_lira_auc", "all"))
     return -1.0 if row is None or row.value is None else row.value
 
 
@@ -176,11 +176,11 @@ def _value(row: Row | None, form: str = ".3f") -> str:
     return _cell(row, "value", form)
 
 
-def _null_line(own: Mapping[tuple[str, str], Row]) -> Line:
+def _null_line(by_metric: Mapping[tuple[str, str], Row]) -> Line:
     """What a perfect method scores: mean ± standard deviation."""
 
     def cell(metric: str, split: str, form: str = ".3f") -> str:
-        mean, sd = (_cell(own.get((metric, split)), field, form) for field in ("null_mean", "null_sd"))
+        mean, sd = (_cell(by_metric.get((metric, split)), field, form) for field in ("null_mean", "null_sd"))
         return f"{mean} ± {sd}" if sd else mean
 
     cells = ["", "perfect (the null)", ""]

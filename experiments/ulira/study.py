@@ -59,18 +59,18 @@ class Answers(NamedTuple):
     made_with: str  # see `device.made_with`
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `of` takes."""
+        """Named arrays, which `of` reads back."""
         return {**self._asdict(), "lost": np.array(self.lost, int), "seconds": np.array(self.seconds)}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> "Answers":
-        """Those that were kept as named arrays."""
+        """Reads what `arrays` gave."""
         lost, seconds = tuple(map(int, arrays["lost"])), float(arrays["seconds"])
         return cls(arrays["targets"], arrays["test"], lost, seconds, str(arrays["made_with"]))
 
 
 class Nulls(NamedTuple):
-    """What retrained models score."""
+    """The null of every attack."""
 
     attacks: dict[Kind, AttackNull]
     band: float  # the 95% quantile of the largest |z| over all their AUCs
@@ -118,7 +118,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 class Population:
-    """Members trained on random halves, what they become when they unlearn the targets, and models that never saw them."""
+    """Members trained on random halves, the same after unlearning the targets, and models that never saw them."""
 
     def __init__(self, config: Config, folder: Run, setting: Setting):
         self.config, self.folder, self.name = config, folder, forget_name(config, setting, 0)
@@ -238,7 +238,7 @@ class Attacker:
         return of_every_kind(play)
 
     def nulls(self, lost: tuple[int, ...]) -> Nulls:
-        """What retrained models score in every attack, without the members that diverged in a method."""
+        """The null of every attack, without the members that diverged in a method."""
         if lost not in self._nulls:
             kept = self.without(lost)
             retrained = np.stack([scaled_logits(each[kept], self.population.labels) for each in self.oracle_targets])

@@ -1,4 +1,4 @@
-"""Methods against the exact answer for every point: a table, where each method stands, and whose boundary goes where."""
+"""Methods against the exact answer for every point: a table, how near each method comes, and the boundaries."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -33,7 +33,7 @@ LINE_STYLES: tuple[Literal["solid", "dashed"], ...] = ("solid", "solid", "solid"
 
 
 class Forgotten(NamedTuple):
-    """What a method made of every point, beside the exact answers.
+    """A method on every point, compared with the exact answers.
 
     Attributes:
         name: of the method.
@@ -65,12 +65,12 @@ class Forgotten(NamedTuple):
         return f"{self.hyperparameter} {self.tried[best]:.2g}{end}"
 
     def arrays(self) -> dict[str, Any]:
-        """What `of` takes."""
+        """Named arrays, which `of` reads back."""
         return {**self._asdict(), "columns": list(self.columns), **{f"column {key}": each for key, each in self.columns.items()}}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> "Forgotten":
-        """One that was saved as named arrays."""
+        """Reads what `arrays` gave."""
         columns = {str(key): arrays[f"column {key}"] for key in arrays["columns"]}
         name, access, hyperparameter = (str(arrays[field]) for field in cls._fields[:3])
         seconds = float(arrays["seconds"])
@@ -81,7 +81,7 @@ class Study(NamedTuple):
     """All methods on all points. Displacements are distances in the plane.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         points: where they are.
         labels: as trained on.
         clean_labels: without label noise.
@@ -131,9 +131,9 @@ def table(study: Study) -> Table:
     names = ["displacement", *MEASURES]
     rows = []
     for name in study.order:
-        own = study.found[name]
-        columns = [*about.values(), *(own.columns.get(each, np.full(len(study.points), None)) for each in names)]
-        rows += [[name, own.access, *line] for line in zip(*(column.tolist() for column in columns), strict=True)]
+        method = study.found[name]
+        columns = [*about.values(), *(method.columns.get(each, np.full(len(study.points), None)) for each in names)]
+        rows += [[name, method.access, *line] for line in zip(*(column.tolist() for column in columns), strict=True)]
     return Table(["method", "access", *about, *names], rows)
 
 
@@ -148,7 +148,7 @@ def searched(study: Study) -> Table:
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     headings = [
         "",
         "access",
@@ -163,14 +163,14 @@ def summary(study: Study) -> str:
     last = ("another_alignment", "margin_ratio", "margin_alignment", "parameter_alignment")
     lines = []
     for name in study.order:
-        own, found = study.found[name], study.medians[name]
+        method, medians = study.found[name], study.medians[name]
         numbers = [
-            *(_interval(found, measure) for measure in ("together", "boundary_ratio")),
-            f"{found['nearer'].value:.0%}",
-            _interval(found, "boundary_alignment"),
+            *(_interval(medians, measure) for measure in ("together", "boundary_ratio")),
+            f"{medians['nearer'].value:.0%}",
+            _interval(medians, "boundary_alignment"),
         ]
-        numbers += [f"{found['right_way'].value:.0%}", *(_interval(found, measure) for measure in last)]
-        lines.append([name, own.access, own.chosen, *numbers])
+        numbers += [f"{medians['right_way'].value:.0%}", *(_interval(medians, measure) for measure in last)]
+        lines.append([name, method.access, method.chosen, *numbers])
     quantiles = ", ".join(f"{value:.2g}" for value in np.quantile(study.displacement, (0, 0.5, 1)))
     return page(
         f"# Forgetting one point: {study.title}",

@@ -197,7 +197,7 @@ def searched(config: Config, name: str, method: Unlearner, search: World) -> tup
 
 
 def answers(config: Config, own: World, name: str, models: Variables) -> report.Forgotten:
-    """What models, one for each point, look like beside the exact answers."""
+    """Models, one for each point, compared with the exact answers."""
     entry = METHODS.get(name)
     view = own.run if entry is None else dataclasses.replace(own.run, model=entry.outcome(own.run.model))
     shown = surfaces(view, at(models, own.most[: config.shown]), own.window)
@@ -208,7 +208,7 @@ def answers(config: Config, own: World, name: str, models: Variables) -> report.
 
 
 def judged(config: Config, own: World, name: str, models: Variables) -> dict[str, np.ndarray]:
-    """What models that were `asked` share with the exact answers: columns of unlearn_one.csv."""
+    """How near models that were `asked` are to the exact answers: columns of unlearn_one.csv."""
     exact, ensemble = own.exact, name in METHODS and METHODS[name].ensemble
     one = jax.tree.map(lambda leaf: leaf[None], exact.original)
     view = dataclasses.replace(own.run, model=METHODS[name].outcome(own.run.model)) if ensemble else own.run
@@ -234,7 +234,7 @@ def another(config: Config, count: int) -> np.ndarray:
 
 
 def flat(variables: Variables) -> np.ndarray:
-    """All parameters of each member in a row."""
+    """All parameters of each member, `[members, parameters]`."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(variables.params)]
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 

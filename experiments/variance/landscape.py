@@ -1,4 +1,4 @@
-"""What `--exp variance` measures of models and keeps: what they say, lines and a plane between them, their sharpness."""
+"""What `--exp variance` measures of models and keeps: logits, the loss on lines and a plane between them, sharpness."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ Found = dict[str, np.ndarray]  # what was measured on a group of models, as the 
 
 
 class Measured(NamedTuple):
-    """One forget set: by group (original, oracle, each method) what was found, without methods of which a member diverged."""
+    """One forget set: by group (original, oracle, each method) what was measured, without methods of which a member diverged."""
 
     study: Study
     groups: dict[str, Found]
@@ -46,7 +46,7 @@ def whole(config: Config, role: str, variables: Variables) -> Variables:
 
 
 class Probe:
-    """The compiled programs that look at models: points between them, what they say there, and their curvature."""
+    """The compiled programs that measure models: points between them, the loss there, and the curvature."""
 
     def __init__(self, config: Config, setting: Setting):
         self.config, self.setting, self.model = config, setting, setting.problem.model
@@ -151,14 +151,14 @@ def oracles(config: Config, study: Study) -> Variables:
 
 
 class Look:
-    """One forget set: what an earlier run left of it in the run folder, the rest made now."""
+    """One forget set, read where an earlier run kept it, the rest measured now."""
 
     def __init__(self, config: Config, study: Study, probe: Probe, originals: Variables):
         self.config, self.study, self.probe = config, study, probe
         self.pools = {"original": originals, "oracle": oracles(config, study)}
 
     def groups(self, values: dict[str, dict[str, Any]], with_plane: bool) -> dict[str, Found]:
-        """What was found, by group; of a method of which a member diverged nothing.
+        """What was measured, by group; nothing for a method of which a member diverged.
 
         Args:
             values: hyperparameters, by method.
@@ -185,7 +185,7 @@ class Look:
         return {name: arrays for name, arrays in found.items() if arrays.keys() > {"made_with"}}
 
     def identity(self, values: dict[str, Any] | None, with_plane: bool) -> dict[str, Any]:
-        """What a group's measurements come from."""
+        """All that the measurements of a group depend on."""
         return {
             **self.study.identity,
             "values": values,
@@ -240,7 +240,7 @@ class Look:
         return found
 
     def of_models(self, variables: Variables) -> Found:
-        """What models say, and how sharp they are."""
+        """Logits and sharpness of models."""
         return {**self.study.logits(variables)._asdict(), **self.probe.sharpnesses(self.study, variables)}
 
     def lines(self, kind: str, first: Variables, second: Variables, recalibrate: bool = True) -> Found:

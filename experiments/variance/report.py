@@ -1,4 +1,4 @@
-"""Variance over seeds, as a person sees it: bias and variance, spread against loss, lines and a plane, sharpness."""
+"""The report of variance over seeds: bias and variance, spread against loss, lines and a plane, sharpness."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,7 +98,7 @@ def grid(plane: Plane) -> Table:
 
 
 def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> str:
-    """What summary.md says: a table for each part of the study."""
+    """The text of summary.md: a table for each part of the study."""
     text = [
         f"# Variance over seeds: {title}",
         "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference "
@@ -109,14 +109,14 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
     if gone:
         text.append(f"Left out, because members diverged: {', '.join(gone)}.")
     for part in dict.fromkeys(row.part for row in rows):
-        own = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
-        split_by = list(dict.fromkeys(row.split for row in own))
-        measures = list(dict.fromkeys(row.measure for row in own))
-        found = {(row.subject, row.split, row.measure): row for row in own}
+        rows_of_part = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
+        split_by = list(dict.fromkeys(row.split for row in rows_of_part))
+        measures = list(dict.fromkeys(row.measure for row in rows_of_part))
+        by_cell = {(row.subject, row.split, row.measure): row for row in rows_of_part}
         lines = [
-            [subject, measure, *(_cell(found.get((subject, split, measure))) for split in split_by)]
+            [subject, measure, *(_cell(by_cell.get((subject, split, measure))) for split in split_by)]
             for measure in measures
-            for subject in dict.fromkeys(row.subject for row in own if row.measure == measure)
+            for subject in dict.fromkeys(row.subject for row in rows_of_part if row.measure == measure)
         ]
         text += [f"## {part.capitalize()}", markdown(["", "", *(split or "all" for split in split_by)], lines)]
     return page(*text)
@@ -124,13 +124,13 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
 
 def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib.figure.Figure":
     """Draws bias and variance of every group on every split, by two losses; the line is the interval of the variance."""
-    found = {(row.subject, row.split, row.measure): row for row in rows if row.part == "spread"}
+    by_cell = {(row.subject, row.split, row.measure): row for row in rows if row.part == "spread"}
     figure = blank(WIDTH, 1.6 + 0.42 * len(groups))
     panels = figure.subplots(2, len(SPLITS), sharey=True, squeeze=False)
     places = np.arange(len(groups))
     for row, (loss, unit) in zip(panels, {"cross-entropy": "nats", "Brier": "squared probability"}.items(), strict=True):
         for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
-            bias, variance = ([found[name, split, f"{loss} {part}"] for name in groups] for part in ("bias", "variance"))
+            bias, variance = ([by_cell[name, split, f"{loss} {part}"] for name in groups] for part in ("bias", "variance"))
             left = np.array([each.value for each in bias])
             axes.barh(places, left, height=0.7, color="#BBBBBB", label="bias")
             axes.barh(places, [each.value for each in variance], left=left, height=0.7, color=colour, label="variance")
@@ -148,9 +148,9 @@ def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.
     panels = figure.subplots(2, len(SPLITS), sharex=True, sharey=True)
     for row, group in zip(panels, ("original", "oracle"), strict=True):
         for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
-            own = (columns["split"] == split) & (columns["forget_set"] == forget_set)
+            of_set = (columns["split"] == split) & (columns["forget_set"] == forget_set)
             for wrong, (mark, shade) in enumerate((("o", colour), ("x", "black"))):
-                chosen = own & (columns["wrong_label"] == wrong)
+                chosen = of_set & (columns["wrong_label"] == wrong)
                 if not chosen.any():
                     continue
                 loss, sd = (columns[f"{group}_{what}"][chosen] for what in ("loss", "margin_sd"))
@@ -185,8 +185,8 @@ def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
         bases = list(dict.fromkeys(kind.removesuffix(INTERPOLATED) for kind in chosen))
         for axes, split in zip(row, SPLITS, strict=True):
             for kind in chosen:
-                own = [line for line in lines if line.kind == kind and line.split == split]
-                share, loss, low, high = np.array([(line.share, line.loss, line.low, line.high) for line in own]).T
+                points = [line for line in lines if line.kind == kind and line.split == split]
+                share, loss, low, high = np.array([(line.share, line.loss, line.low, line.high) for line in points]).T
                 dashed = kind.endswith(INTERPOLATED)
                 name = SHORT.get(kind, "statistics interpolated" if dashed else kind.replace(common, "") if common else kind)
                 colour = DISTINCT[bases.index(kind.removesuffix(INTERPOLATED)) % len(DISTINCT)]
@@ -241,8 +241,8 @@ def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
     groups = list(dict.fromkeys(columns["group"].tolist()))
     for axes, split in zip(panels, ("retain", "forget"), strict=True):
         for number, group in enumerate(groups):
-            own = columns["group"] == group
-            loss, sharp = columns["loss_forget"][own], np.maximum(columns[f"sharpness_{split}"][own], 1e-6)
+            members = columns["group"] == group
+            loss, sharp = columns["loss_forget"][members], np.maximum(columns[f"sharpness_{split}"][members], 1e-6)
             colour = "black" if group == "oracle" else DISTINCT[number % len(DISTINCT)]
             axes.plot(loss, sharp, ".", color=colour, markersize=3, alpha=0.5)
             centre = np.exp(np.log(loss).mean()), np.exp(np.log(sharp).mean())

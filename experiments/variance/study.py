@@ -1,4 +1,4 @@
-"""The variance of models over seeds: in the loss, between the models, and in the sharpness of where they sit."""
+"""The variance of models over seeds: in the loss, between the models, and in their sharpness."""
 
 from collections.abc import Callable
 from typing import Any
@@ -106,7 +106,7 @@ MEASURES = (
 
 
 def spreads(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean over some examples of everything that models have over their seeds, in the order of `MEASURES`."""
+    """The means of `MEASURES` over some examples, `[measures]`."""
     losses, margins = cross_entropy_losses(logits, labels), scaled_logits(logits, labels)
     means = [part.mean() for each in (cross_entropy_decomposition, brier_decomposition) for part in each(logits, labels)]
     log_sd = np.log(np.maximum(margins.std(0, ddof=1), TINY)).mean()
@@ -136,7 +136,7 @@ def decomposed(groups: list[str], sets: list[Measured]) -> list[Row]:
 
 
 def contributions(one: Measured, group: str, part: str) -> np.ndarray:
-    """What every member adds to each of `MEASURES` on a part of the data, without the bias of few members."""
+    """The contribution of every member to each of `MEASURES` on a part of the data (pseudo-values)."""
     split, chosen = parts(one.study)[part]
     labels = getattr(one.study.labels, split)[chosen]
     return pseudo_values(lambda own: spreads(own, labels), one.groups[group][split][:, chosen])

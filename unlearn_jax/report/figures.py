@@ -28,7 +28,7 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     Args:
         rows: of one forget set or of the means over several; those of the metrics klom (forget) and accuracy (test) are used,
             and a method without finite values is named below.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
@@ -82,7 +82,7 @@ def loss_histograms(
         losses: cross-entropy per member and example (nats) by method, in the order to draw, and by split. NaN is left out,
             and its share written beside the histogram.
         oracles: those of the oracles, by split.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
@@ -130,7 +130,7 @@ def accuracy_bars(
         rows: of one forget set; the null bands of accuracy are taken from them.
         accuracies: in %, per member, by method, in the order to draw, and by split; NaN for a member that diverged.
         oracles: those of the oracles, by split.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.

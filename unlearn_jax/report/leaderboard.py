@@ -167,7 +167,7 @@ _GAP = 2  # columns of text between two columns of the table
 
 
 class _Entry(NamedTuple):
-    """A method as the columns see it: its rows, and what was concluded from all of them."""
+    """A method as the columns take it: its rows, and the verdict on them."""
 
     method: str
     rows: list[Row]
