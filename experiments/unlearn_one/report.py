@@ -263,7 +263,7 @@ def boundaries(study: Study) -> "matplotlib.figure.Figure":
         **dict(zip(names, (COLOURS[0], COLOURS[1], COLOURS[7]), strict=False)),
     }
     for axes, place, point in zip(panels, range(len(study.most)), study.most.tolist(), strict=True):
-        draw_points(axes, study.points, study.labels, 5.0)
+        draw_points(axes, study.points, study.labels, 10.0)
         surfaces = [study.original, study.exact[place], *(study.found[name].surfaces[place] for name in names)]
         for surface, colour, width, style in zip(surfaces, looks.values(), LINE_WIDTHS, LINE_STYLES, strict=False):
             draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width, style)

@@ -99,9 +99,9 @@ def write_cells(
     axes: "matplotlib.axes.Axes", texts: Shaped[np.ndarray, "rows columns"], dark: Bool[np.ndarray, "rows columns"], size: float
 ) -> None:
     """Writes into the cells of a heat map, white where they are dark, in letters of that size."""
-    for (row, column), text in np.ndenumerate(texts):
+    for row, column in np.argwhere(texts != ""):
         colour = "white" if dark[row, column] else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+        axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=size, color=colour)
 
 
 def hundredths(value: float, sign: str = "-") -> str:
