@@ -38,6 +38,8 @@ def test_it_is_the_literal_formula_and_scipys_with_ties():
     expected = [[literal(a, b) for b in TIED.T] for a in TIED.T]
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(found, spearmanr(TIED).statistic, atol=1e-12)
+    ranked = rank_agreement(TIED)
+    assert ranked.between(1, 3) == (ranked.correlation[1, 3], ranked.low[1, 3], ranked.high[1, 3])
 
 
 @pytest.mark.parametrize("resamples", [10, 1000])

@@ -22,7 +22,7 @@ from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import likelihood_ratios, probabilities, reference, scaled_logits, score
 from unlearn_jax.metrics.agreement import rank_agreement
-from unlearn_jax.types import Cube, Labels, Variables
+from unlearn_jax.types import Cube, Interval, Labels, Variables
 
 OPTIONS = {"--widths": "", "--width": "32", "--label-noises": "0,0.3", "--methods": "finetune", "--train.epochs": "60"}
 
@@ -111,7 +111,7 @@ def test_what_is_there_is_not_made_again_and_is_drawn(done, monkeypatch, tmp_pat
         smoke(Config()), widths="", width=32, label_noises="0,0.3", methods="finetune", out=out, cache=out.parent / "none"
     )
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=60))
-    monkeypatch.setattr(capacity, "looked_at", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(capacity, "predicted", lambda *_: pytest.fail("done before"))
     folder = runs.open_run(out, config.recorded(), extendable=config.immaterial | config.extendable)
     capacity.run(config, folder)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
@@ -125,8 +125,8 @@ def test_the_attack_counts_pairs():
     trained_on = np.repeat([True, False], [4, 5])[:, None] & np.ones((1, 7), bool)
     ratios = likelihood_ratios(np.concatenate([seen, unseen]), trained_on, shared_variance=True)
     pairs = ratios[:4, :, None] - ratios[4:].ravel()
-    np.testing.assert_allclose(capacity.told_apart(seen, unseen), ((pairs > 0) + (pairs == 0) / 2).mean((1, 2)))
-    np.testing.assert_allclose(capacity.told_apart(seen + 1000, unseen), 1)
+    np.testing.assert_allclose(capacity.attack_auc(seen, unseen), ((pairs > 0) + (pairs == 0) / 2).mean((1, 2)))
+    np.testing.assert_allclose(capacity.attack_auc(seen + 1000, unseen), 1)
     config = dataclasses.replace(Config(), seed=1)
     own, guess = capacity.attack(config, rng.normal(3, 1, (4, 50)), rng.normal(0, 1, (8, 50)))
     assert own.min() > 0.9 and 0.4 < guess < 0.6
@@ -153,7 +153,7 @@ def test_every_forget_set_is_judged_by_the_oracles_that_did_not_see_it(monkeypat
 
     monkeypatch.setattr(capacity, "pool", pool)
     monkeypatch.setattr(capacity, "predict", predict)
-    found = capacity.looked_at(config, setting, forget, {})
+    found = capacity.predicted(config, setting, forget, {})
     assert found["oracle/forget"].shape == (3, 2 * config.members, 12, 10)
     np.testing.assert_array_equal(found["oracle/forget"], 0)
     for kind, split, expected in (
@@ -203,7 +203,7 @@ def test_models_that_diverged_are_left_out_with_what_was_made_of_them():
     arrays["original/test"][:, 1] = np.nan
     arrays["scrub/forget"][1, 2] = np.inf
     arrays["oracle/retain"][1, 0] = np.nan
-    found = capacity.said(arrays)
+    found = capacity.answers_of(arrays)
     counts = {kind: [len(each.phi) for each in found[kind, "forget"]] for kind in SIZES}
     assert counts == {"original": [3, 3], "oracle": [8, 7], "scrub": [2, 2]}
     kept = arrays["scrub/test"][1][[0, 3]]
@@ -214,7 +214,7 @@ SIZES = {"original": 4, "oracle": 8, "scrub": 4}
 
 
 def a_setting(number, nothing, scrub, null_sd=0.01):
-    intervals = {measure: (float(number), number - 1.0, number + 1.0) for measure in report.MEASURES}
+    intervals = {measure: Interval(float(number), number - 1.0, number + 1.0) for measure in report.MEASURES}
     counts = {"original": report.Unfitted(6, 1, 2), "oracle": report.Unfitted(36, 3, 4)}
     costs = [
         report.Cost(report.ALL, name, *report.MAIN, 0.1 + left, 0.1, 0.2, 0.1, null_sd, 6)
@@ -390,7 +390,7 @@ def test_losses_are_shown_as_far_down_as_they_go_and_clipped_where_they_are_0(sm
 
 def test_all_of_an_error_curve_is_inside_its_panel():
     found = [a_setting(1, 0.1, 0.1)._replace(axis=axis) for axis in ("base", "width", "epochs")]
-    found[2].intervals["train_accuracy"] = found[2].intervals["test_accuracy"] = (20.0, 15.0, 25.0)
-    found[1].intervals["train_accuracy"] = found[1].intervals["test_accuracy"] = (99.0, 98.0, 100.0)
+    found[2].intervals["train_accuracy"] = found[2].intervals["test_accuracy"] = Interval(20.0, 15.0, 25.0)
+    found[1].intervals["train_accuracy"] = found[1].intervals["test_accuracy"] = Interval(99.0, 98.0, 100.0)
     figure = report.interpolation(drawn(found))
     assert figure.axes[0].get_ylim()[0] == 0 and figure.axes[0].get_ylim()[1] > 85

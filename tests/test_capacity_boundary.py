@@ -33,7 +33,7 @@ def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_pa
     assert np.mean([float(row["displacement_mean"]) for row in seeds]) == pytest.approx(one["displacement"])
     assert {path.stem for path in tmp_path.rglob("*.png")} == {"boundaries", "trends", "agreement"}
     assert len(list(tmp_path.rglob("seeds/*.npz"))) == 6  # the base was trained once
-    monkeypatch.setattr(capacity_boundary, "looked_at", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(capacity_boundary, "left_out", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(capacity_boundary, "save", lambda *_: None)
     capacity_boundary.run(TINY, folder)
 
@@ -41,7 +41,7 @@ def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_pa
 def without_boundary(lost):
     """Seeds that have none, as what looks at them would say; of the others made-up findings."""
 
-    def looked_at(config, toy, window, seed):
+    def left_out(config, toy, window, seed):
         if (config.train.epochs, seed) in lost:
             return {"displacement": np.zeros(0)}
         rng, count, grid = np.random.default_rng(seed), len(toy.clean_labels), window.resolution
@@ -49,12 +49,12 @@ def without_boundary(lost):
         single = {name: np.array(1.0) for name in ("train_accuracy", "test_accuracy", "parameters")}
         return found | single | {"noise": np.full(2, 1e-6), "surface": rng.standard_normal((2, grid, grid))}
 
-    return looked_at
+    return left_out
 
 
 @pytest.mark.parametrize("short", [{0}, {0, 1}])
 def test_seeds_without_a_boundary_are_left_out_and_two_have_no_interval(tmp_path, monkeypatch, short):
-    monkeypatch.setattr(capacity_boundary, "looked_at", without_boundary({(15, seed) for seed in short}))
+    monkeypatch.setattr(capacity_boundary, "left_out", without_boundary({(15, seed) for seed in short}))
     folder = runs.open_run(tmp_path / "run", TINY.recorded())
     asked = dataclasses.replace(TINY, steps="15")
     capacity_boundary.run(asked, folder)
@@ -72,7 +72,7 @@ def test_seeds_without_a_boundary_are_left_out_and_two_have_no_interval(tmp_path
 
 def test_a_base_without_a_boundary_is_a_mistake_before_the_axes(tmp_path, monkeypatch):
     asked, seen = without_boundary({(30, 0), (30, 2)}), []
-    monkeypatch.setattr(capacity_boundary, "looked_at", lambda *args: seen.append(args) or asked(*args))
+    monkeypatch.setattr(capacity_boundary, "left_out", lambda *args: seen.append(args) or asked(*args))
     with pytest.raises(UsageError, match="from 1 of 3 seeds") as raised:
         capacity_boundary.run(TINY, runs.open_run(tmp_path / "run", TINY.recorded()))
     assert raised.value.option == "--train.epochs" and len(seen) == 3
@@ -88,7 +88,7 @@ def test_only_a_missing_boundary_is_taken_for_one(monkeypatch):
 
         monkeypatch.setattr(capacity_boundary.influence, "leave_one_out", fail)
         with pytest.raises(ValueError, match=expected) if expected else contextlib.nullcontext():
-            assert not len(capacity_boundary.looked_at(TINY, toy, window, 0)["displacement"])
+            assert not len(capacity_boundary.left_out(TINY, toy, window, 0)["displacement"])
 
 
 def test_networks_are_what_their_axes_say():

@@ -16,7 +16,7 @@ from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import PAD, augmentation, crop
 from unlearn_jax.data.images import load
 from unlearn_jax.data.registry import DATASETS, dataset
-from unlearn_jax.data.splits import generator, mislabel, random_halves, stratified_order
+from unlearn_jax.data.splits import generator, mislabel, random_halves, sample, stratified_order
 from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.runs import Cache
 
@@ -45,6 +45,16 @@ def test_exactly_the_share_of_labels_is_wrong(labels, share, seed):
     noisy = mislabel(labels, share, 5, generator("test", seed))
     assert (noisy != labels).sum() == round(share * len(labels))
     assert noisy.dtype == labels.dtype and noisy.min() >= 0 and noisy.max() < 5
+
+
+@given(st.lists(st.integers(0, 99), unique=True, max_size=20), st.integers(0, 25))
+def test_a_sample_is_some_rows_in_order_and_a_larger_one_holds_a_smaller(rows, most):
+    rows = np.array(rows, int)
+    drawn, more = (sample(rows, size, generator("some", 3)) for size in (most, most + 1))
+    assert len(drawn) == min(most, len(rows)) and set(drawn) <= set(more) <= set(rows) and (np.diff(drawn) > 0).all()
+    np.testing.assert_array_equal(
+        sample(len(rows), most, generator("some", 3)), sample(np.arange(len(rows)), most, generator("some", 3))
+    )
 
 
 def test_wrong_labels_are_uniform_over_the_other_classes():

@@ -63,7 +63,7 @@ def test_the_study_leaves_its_tables_and_goes_on_where_it_was(tmp_path, monkeypa
     assert (of("loss", "", "", kind="nothing") < 3).all() and (of("accuracy_forget", "", "", kind="nothing") < 50).all()
     measured = json.loads((tmp_path / "out/results.json").read_text())["corrected"]
     assert {f"distance: {gain}" for gain in report.GAINS} | set(report.SHOWN) <= set(measured)
-    monkeypatch.setattr(entropy, "looked_at", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(entropy, "judged", lambda *_: pytest.fail("done before"))
     again = run_in_process(*command.split())
     assert again.returncode == 0 and again.stdout == done.stdout
 

@@ -16,7 +16,7 @@ from experiments.estimators.report import Entry, Study, agreement, conclusion, s
 from unlearn_jax.data import discs
 from unlearn_jax.errors import UsageError
 from unlearn_jax.runs import Run
-from unlearn_jax.types import Examples
+from unlearn_jax.types import Examples, Interval
 
 SMOKE = smoke(Config())
 # as many directions as make the trainings of smoothness as many as those of leave-one-out: one program for both
@@ -67,7 +67,7 @@ def test_all_estimators_answer_for_every_point_and_target():
 
 
 def entry(value, once=0.0, each=0.0, screened=(0.0, 0.5, 1.0, 1.0)):
-    measures = {name: (value, value - 0.1, value + 0.1) for name in ("pearson", "spearman", "recall", "lds")}
+    measures = {name: Interval(value, value - 0.1, value + 0.1) for name in ("pearson", "spearman", "recall", "lds")}
     return Entry(measures, once, each, 0.5, np.array(screened))
 
 
@@ -133,7 +133,7 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert seconds == {"grad_dot": 2.0, "unrolled": 2.0, "datamodels": with_trainings, "subset_influence": with_trainings}
     assert arrays["exact_seconds"] == 2.0
     assert {path.name for path in tmp_path.glob("figures/*.png")} == {"agreement.png", "screening.png", "smoothness.png"}
-    monkeypatch.setattr(experiment, "studied", None)  # nothing is trained again
+    monkeypatch.setattr(experiment, "estimated", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(experiment, "save", lambda *figure: None)
     before = (tmp_path / "results.json").read_text()
     experiment.run(SMALL, Run(tmp_path))

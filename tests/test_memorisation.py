@@ -24,7 +24,7 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.pools import Pool
-from unlearn_jax.types import Variables
+from unlearn_jax.types import Interval, Variables
 
 MEMBERS, EXAMPLES, TESTED, TARGETS = 64, 120, 40, 10
 TRAIN = Train(epochs=25, batch_size=30)
@@ -171,7 +171,7 @@ def a_study(wrong=True, channels=3):
         weights=weights,
         singly=weights,
         own=np.array([0.5, 0.0]),
-        agreement={"its memorisation": (0.4, -1.0, 1.0)},
+        agreement={"its memorisation": Interval(0.4, -1.0, 1.0)},
         held_out={"datamodel": np.array([0.5, 0.1, 0.3, 0.2]), "difference of means": np.array([0.4, 0.2, 0.1, 0.0])},
         seen=12,
         unseen=4,

@@ -179,7 +179,7 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
     )
     monkeypatch.setattr(capacity_study, "compile_all", lambda _: pytest.fail("methods were compiled"))
     with pytest.raises(UsageError, match="2 of 3 original models diverged and at least 3 are needed"):
-        capacity_study.looked_at(config, prepared, forget, {})
+        capacity_study.predicted(config, prepared, forget, {})
 
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):

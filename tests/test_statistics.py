@@ -26,6 +26,7 @@ def test_one_set_is_the_t_interval_over_originals():
     expected = ttest_1samp(values, 0)
     low, high = expected.confidence_interval(0.95)
     assert found == pytest.approx((values.mean(), low, high, expected.pvalue))
+    assert found.interval == found[:3] and found.interval.value == found.mean
 
 
 @given(originals=st.integers(2, 6), sets=st.integers(2, 5), seed=st.integers(0, 99))

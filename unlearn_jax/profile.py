@@ -9,6 +9,7 @@ import jax
 
 from unlearn_jax.progress import SECONDS, SPANS
 from unlearn_jax.report import Folder
+from unlearn_jax.report.tables import markdown, page
 
 SHOWN = 10
 
@@ -66,5 +67,5 @@ def expensive(seconds: Mapping[str, float], total: float) -> str:
     others = sum(taken for _, taken in longest[SHOWN:])
     rows += [(f"{len(longest) - SHOWN} other stages", others)] if others else []
     rows += [("between stages", max(total - sum(seconds.values()), 0.0)), ("the whole run", total)]
-    lines = [f"| {label} | {taken:.1f} | {taken / total:.0%} |" for label, taken in rows]
-    return "\n".join(["| stage | seconds | share |", "| :-- | --: | --: |", *lines, ""])
+    lines = [[label, f"{taken:.1f}", f"{taken / total:.0%}"] for label, taken in rows]
+    return page(markdown(("stage", "seconds", "share"), lines, left=(0,)))

@@ -4,6 +4,7 @@ Nothing here imports anything of the project's own.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,21 @@ from jaxtyping import Array, Bool, Float, Int
 Key = jax.Array
 Params = dict[str, Any]
 Statistics = dict[str, Any]
+
+
+class Interval(NamedTuple):
+    """A value and its 95% interval; an end is infinite or NaN where it cannot be known.
+
+    `f"{interval:.2f}"` is `0.53 (0.40 to 0.61)`, or `0.53` alone where an end is not finite.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        ends = f" ({self.low:{spec}} to {self.high:{spec}})" if math.isfinite(self.high - self.low) else ""
+        return f"{self.value:{spec}}{ends}"
 
 
 class Variables(NamedTuple):

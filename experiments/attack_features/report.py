@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, hundredths, name_cells, name_rows, write_cells
 from unlearn_jax.report.rows import FEWEST_JUDGED
 from unlearn_jax.report.rows import WIDTH as WIDTH_OF_INTERVAL
+from unlearn_jax.report.tables import Table
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -74,11 +75,11 @@ class Exposure(NamedTuple):
 
     @property
     def outside(self) -> bool | None:
-        """Whether as many retrained models do not score so, all features and attackers considered; None with fewer than 8."""
+        """Whether it is outside the null, all features and attackers considered; None with fewer than 8 models."""
         return abs(self.evidence) > self.band if self.n_members >= FEWEST_JUDGED else None
 
 
-def table(exposures: Iterable[Exposure]) -> tuple[list[str], list[list[Any]]]:
+def table(exposures: Iterable[Exposure]) -> Table:
     """Columns and rows of features.csv: one row for each forget set, method, attacker and feature."""
     shared = ("forget_set", "method", "access", "attacker", "feature")
     parts = {"": "value", "_low": "low", "_high": "high", "_null": "null_mean", "_null_sd": "null_sd", "_z": "z"}
@@ -88,21 +89,21 @@ def table(exposures: Iterable[Exposure]) -> tuple[list[str], list[list[Any]]]:
         key = tuple(getattr(each, name) for name in shared)
         row = rows.setdefault(key, {"band": each.band, "n_members": each.n_members, "n_oracles": each.n_oracles})
         row |= {f"{each.measure}{suffix}": getattr(each, part) for suffix, part in parts.items()}
-    return columns, [[*key, *(row[column] for column in columns[len(shared) :])] for key, row in rows.items()]
+    return Table(columns, [[*key, *(row[column] for column in columns[len(shared) :])] for key, row in rows.items()])
 
 
 def summary(exposures: Sequence[Exposure]) -> str:
     """A line for each method: its AUC by the loss, and what shows most, alone and beside the loss."""
     lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  what shows most (oracle)"]
     for method in dict.fromkeys(each.method for each in exposures if each.method != ORACLE):
-        own = [each for each in exposures if each.method == method]
-        loss = max((each for each in own if (each.feature, each.measure) == ("loss", "auc")), key=_above)
-        said = []
+        scores = [each for each in exposures if each.method == method]
+        loss = max((each for each in scores if (each.feature, each.measure) == ("loss", "auc")), key=_above)
+        parts = []
         for measure, name in (("auc", "alone"), ("gain", "beside the loss")):
-            shown = max((each for each in own if each.measure == measure), key=lambda each: each.evidence)
+            shown = max((each for each in scores if each.measure == measure), key=lambda each: each.evidence)
             text = f"{shown.feature} ({shown.attacker}) {shown.value:+.3f} ({shown.null_mean:+.3f}), z {shown.z or 0:+.1f}"
-            said.append(f"{name}: {text if shown.outside else 'too few models' if shown.outside is None else 'nothing'}")
-        lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(said)}")
+            parts.append(f"{name}: {text if shown.outside else 'too few models' if shown.outside is None else 'nothing'}")
+        lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(parts)}")
     return "\n".join(lines)
 
 
@@ -111,7 +112,7 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
 
     Args:
         exposures: of one forget set and one attacker.
-        title: what they are about.
+        title: their subject.
 
     Returns:
         The figure. Framed cells are outside, see `Exposure.outside`.
@@ -123,20 +124,15 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
     figure = blank(WIDTH, 2.2 + 0.28 * len(features))
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
         cells = {(each.feature, each.method): each for each in exposures if each.measure == measure}
-        found = [[cells[feature, method] for method in methods] for feature in features]
-        above = np.array([[_above(each) for each in row] for row in found])
+        grid = [[cells[feature, method] for method in methods] for feature in features]
+        above = np.array([[_above(each) for each in row] for row in grid])
         image = axes.imshow(above, cmap="PuOr_r", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
-        for y, row in enumerate(found):
-            for x, each in enumerate(row):
-                colour = "white" if abs(above[y, x]) > 0.6 * LARGEST else "black"
-                axes.text(x, y, _signed(above[y, x]), ha="center", va="center", fontsize=7, color=colour)
-                if each.outside:
-                    axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
+        texts = np.vectorize(lambda value: hundredths(value, "+"))(above)
+        write_cells(axes, texts, np.abs(above) > 0.6 * LARGEST, 7.0)
+        for y, x in np.argwhere([[bool(each.outside) for each in row] for row in grid]):
+            axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
         axes.set_title(HEADINGS[measure], fontsize=10)
-        axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-        axes.set_yticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=8)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        name_cells(axes, [name.replace("_", " ") for name in features], methods)
     figure.colorbar(image, ax=figure.axes, shrink=0.6, pad=0.01).ax.tick_params(labelsize=8)
     reading = "AUC minus the oracles'; framed: outside the 95% band of the largest |z| of as many retrained models"
     figure.suptitle("\n".join([*textwrap.wrap(title, 110), f"attacker: {exposures[0].attacker}; {reading}"]), fontsize=9)
@@ -148,35 +144,31 @@ def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure
 
     Args:
         exposures: of one forget set; where the originals are not among them, the first method.
-        title: what they are about.
+        title: their subject.
 
     Returns:
         The figure. Points with bars: the method's mean and 95% interval over members; ticks on grey bands: the oracles' mean
         and 95% of what as many of them score.
     """
     method = next(name for name in ("original", *(each.method for each in exposures)) if any(e.method == name for e in exposures))
-    own = [each for each in exposures if each.method == method]
-    attackers, features = (list(dict.fromkeys(getattr(each, part) for each in own)) for part in ("attacker", "feature"))
+    scores = [each for each in exposures if each.method == method]
+    attackers, features = (list(dict.fromkeys(getattr(each, part) for each in scores)) for part in ("attacker", "feature"))
     figure = blank(WIDTH, 1.8 + 0.42 * len(features))
     places = {name: -0.32 + 0.64 * (at + 0.5) / len(attackers) for at, name in enumerate(attackers)}
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
         for attacker, colour in zip(attackers, COLOURS, strict=False):
-            shown = [each for each in own if (each.attacker, each.measure) == (attacker, measure)]
+            shown = [each for each in scores if (each.attacker, each.measure) == (attacker, measure)]
             y = np.array([features.index(each.feature) + places[attacker] for each in shown])
             low, high = (np.array([getattr(each, end) for each in shown]) for end in ("null_low", "null_high"))
             axes.barh(y, high - low, left=low, height=0.15, color=BAND, alpha=0.8, linewidth=0, zorder=1)
             axes.plot([each.null_mean for each in shown], y, "|", color="#666666", markersize=6, zorder=2)
             axes.hlines(y, [each.low for each in shown], [each.high for each in shown], color=colour, linewidth=1.2, zorder=3)
             axes.plot([each.value for each in shown], y, "o", color=colour, markersize=4, label=attacker, zorder=4)
-        axes.axvline(0.5 if measure == "auc" else 0.0, color="#888888", linewidth=0.8, zorder=0)
+        axes.axvline(0.5 if measure == "auc" else 0.0, color=LINE, linewidth=0.8, zorder=0)
         for edge in np.arange(len(features) - 1) + 0.5:
-            axes.axhline(edge, color="#EEEEEE", linewidth=0.8, zorder=0)
-        axes.set_yticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=9)
-        axes.set_ylim(len(features) - 0.5, -0.5)
+            axes.axhline(edge, color=GRID, linewidth=0.8, zorder=0)
+        name_rows(axes, [name.replace("_", " ") for name in features])
         axes.set_xlabel(f"{HEADINGS[measure]} (AUC)", fontsize=9)
-        axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     reading = f"points: {method} models (bars: 95% over groups of them); grey: the oracles' mean and 95% of what as many score"
@@ -186,8 +178,3 @@ def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure
 
 def _above(each: Exposure) -> float:
     return each.value - each.null_mean
-
-
-def _signed(value: float) -> str:
-    """Two decimals with a sign and no leading zero: +.12."""
-    return f"{value:+.2f}".replace("0.", ".", 1).replace("-", "−") if round(abs(value), 2) else "0"

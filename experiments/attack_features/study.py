@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from joblib import Parallel, delayed
 
-from experiments.attack_features import report as exposure
+from experiments.attack_features import report
 from experiments.attack_features.options import Config
 from experiments.attack_features.report import ORACLE, Exposure
 from unlearn_jax.bench.forget_set import ForgetSet, forget_set
 from unlearn_jax.bench.judging import unlearn
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.population import comparable, lost_members
+from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import forget_mask, pool, prepare, settings_of_sets
 from unlearn_jax.data import Dataset
 from unlearn_jax.data.augmentation import variations
@@ -52,7 +53,7 @@ ALL = "all"  # the features together
 
 
 class Measured(NamedTuple):
-    """What attacks tell of a pool."""
+    """The measures of attacks on a pool."""
 
     by_group: dict[Asked, np.ndarray]  # [groups of members]
     members: int
@@ -75,19 +76,19 @@ def run(config: Config, folder: Run) -> None:
     for attacked, of_oracles in zip(sets, oracles, strict=True):
         exposures += attacked.judge_all(values[attacked.study.name], originals, of_oracles)
     rows = [row_of(config, each) for each in exposures if each.method != ORACLE]
-    folder.write_csv("features.csv", *exposure.table(exposures))
+    folder.write_csv("features.csv", *report.table(exposures))
     write_results(folder, rows, {"bands": {f"{each.forget_set}/{each.method}": each.band for each in exposures}})
     first = [each for each in exposures if each.forget_set == exposures[0].forget_set]
     title = f"{subject([row_of(config, each) for each in first if each.method != ORACLE])} · non-members: {config.comparison}"
     for attacker in config.attacker_names():
         own = [each for each in first if each.attacker == attacker]
-        save(exposure.heat_map(own, title), folder, f"features_{attacker}")
-    save(exposure.dots(first, title), folder, "features")
-    print(exposure.summary(first))
+        save(report.heat_map(own, title), folder, f"features_{attacker}")
+    save(report.dots(first, title), folder, "features")
+    print(report.summary(first))
 
 
 class Attacked:
-    """One forget set, non-members beside it, and what attacks on a pool make of the two."""
+    """One forget set, non-members beside it, and attacks that tell the two from each other."""
 
     def __init__(self, config: Config, study: ForgetSet):
         self.config, self.study, self.names = config, study, config.feature_names()
@@ -97,14 +98,16 @@ class Attacked:
             rows = rows[right]
         labels = data.train.labels[rows]
         fresh = non_members(data, labels, float(np.mean(~right)) if config.comparison == "matched" else 0.0, config.seed)
-        said = f"leaves {len(rows)} forget examples and {len(fresh.labels)} non-members; expected {config.folds} of each or more"
-        require(min(len(rows), len(fresh.labels)) >= config.folds, "--comparison", config.comparison, said)
+        wanted = (
+            f"leaves {len(rows)} forget examples and {len(fresh.labels)} non-members; expected {config.folds} of each or more"
+        )
+        require(min(len(rows), len(fresh.labels)) >= config.folds, "--comparison", config.comparison, wanted)
         self.count = len(rows)
         images = np.concatenate([data.train.images[rows], fresh.images])
         self.examples = Examples(images, np.concatenate([labels, fresh.labels]))
 
     def oracles(self) -> Measured:
-        """What every attack tells about retrained models.
+        """The measures of every attack on the oracles.
 
         Raises:
             UsageError: fewer are left than make a null of two groups against two.
@@ -119,7 +122,7 @@ class Attacked:
         return self.measured(ORACLE, {}, trained)
 
     def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool, oracles: Measured) -> list[Exposure]:
-        """What every attack tells about every pool, beside what it tells about the oracles."""
+        """The measures of every attack on every pool, beside those on the oracles."""
         found = {ORACLE: oracles}
         for name, own in values.items():
             found[name] = self.measured(name, own, partial(self.unlearned, name, own, originals))
@@ -132,7 +135,7 @@ class Attacked:
         return unlearn(self.study, name, originals, unlearner, seed=0).variables
 
     def measured(self, name: str, values: dict[str, Any], variables: Callable[[], Variables]) -> Measured:
-        """Every attack on every member that did not diverge; from the run folder where an earlier run left them."""
+        """Every attack on every member that did not diverge, read where an earlier run kept them."""
         asked = ("comparison", "folds", "together")
         identity = {
             **self.study.identity,
@@ -147,7 +150,7 @@ class Attacked:
             members = self.read(variables(), METHODS[name].outcome(model) if name in METHODS else model)
             return self.attacked(name, members) if members else {}
 
-        found = self.study.folder.cached(f"attacks/{self.study.name}/{name}.npz", identity, make)
+        found = load_or_make(self.study.folder, f"attacks/{self.study.name}/{name}.npz", identity, make)
         keys = {key: key.split("/") for key in found if "/" in key}
         by_key = {(attacker, feature, measure): found[key] for key, (attacker, feature, measure) in keys.items()}
         return Measured(by_key, int(found.get("members", 0)))
@@ -219,13 +222,13 @@ class Attacked:
         return found
 
     def nulls(self, oracles: Measured, n: int) -> tuple[dict[Asked, Null], float]:
-        """What groups of retrained models give, n against n, and the 95% band of the largest |z| over areas and gains."""
+        """The null of groups of oracles, n against n, and the 95% band of the largest |z| over areas and gains."""
         count = len(next(iter(oracles.by_group.values())))
         split = halves(jax.random.key(self.config.seed), count, n, self.config.evaluation.splits)
         draws = {key: of_means(numbers, split)[0] for key, numbers in oracles.by_group.items()}
         centres = {key: float(numbers.mean()) for key, numbers in oracles.by_group.items()}
         nulls, _ = joint(draws, centres)
-        judged = [key for key in draws if key[2] in exposure.JUDGED]
+        judged = [key for key in draws if key[2] in report.JUDGED]
         _, band = joint({key: draws[key] for key in judged}, {key: centres[key] for key in judged})
         return nulls, band
 
@@ -241,7 +244,7 @@ def attack(members: list[Features], count: int, attacker: str, feature: str, fol
     """Attacks on some members, the first `count` of whose examples are the forget set's, by one feature (or all of them).
 
     Returns:
-        The measures of `exposure.MEASURES`, each with one number for each member.
+        The measures of `report.MEASURES`, each with one number for each member.
     """
     names = list(members[0]) if feature == ALL else [feature]
     beyond = [name for name in names if name != "loss"]
@@ -292,7 +295,7 @@ def row_of(config: Config, each: Exposure) -> Row:
 
 
 def log(values: np.ndarray) -> np.ndarray:
-    """Distances and norms on a scale that a straight line may cut."""
+    """Distances and norms on a logarithmic scale, for linear attackers."""
     return np.log(np.maximum(values, 1e-12))
 
 

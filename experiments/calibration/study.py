@@ -1,4 +1,4 @@
-"""The verdict, judged: fresh retrained models against fresh oracles, many times. A share of 5% should be called outside."""
+"""The verdict, judged: fresh retrained models against fresh oracles, many times. A share of 5% should be outside the null."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from unlearn_jax.runs import Run
 
 
 def run(config: Config, folder: Run) -> None:
-    """Write calibration.csv, a row for each metric and replicate, and say how often a perfect method fell outside."""
+    """Write calibration.csv, a row for each metric and replicate, and print how often a perfect method was outside the null."""
     setting = prepare(config)
     mask = forget_mask(config, setting, 0)
     rows: list[list] = []
@@ -30,22 +30,22 @@ def run(config: Config, folder: Run) -> None:
         retrained = forget.pool("retrain", config.members)
         with working(f"replicate {replicate + 1} of {config.replicates}") as update:
             n = comparable(config.members, len(oracles.forget))
-            yardstick = reference(oracles, forget.labels, n, splits=config.evaluation.splits, seed=replicate)
+            against = reference(oracles, forget.labels, n, splits=config.evaluation.splits, seed=replicate)
             cube = forget.logits(retrained.variables)
             lost = lost_members(config, "retrained", (retrained.variables, cube), 2)
-            verdict, _ = score_alive(without(cube, lost), yardstick)
+            verdict, _ = score_alive(without(cube, lost), against)
             assert verdict
             update(1.0, f"largest |z| {verdict.largest_z:.2f}, band {verdict.band:.2f}")
         if verdict.inside is None:
             continue  # so many models diverged that there is no verdict
         judged += 1
         outside += not verdict.inside
-        by_z += any(each.z is not None and abs(each.z) > verdict.band for each in verdict.scores)
-        rows += [[replicate, *each[:3], each.z, each.evidence, verdict.band, verdict.inside] for each in verdict.scores]
+        by_z += any(score.z is not None and abs(score.z) > verdict.band for score in verdict.scores)
+        rows += [[replicate, *score[:3], score.z, score.evidence, verdict.band, verdict.inside] for score in verdict.scores]
     columns = ("replicate", "metric", "split", "value", "z", "evidence", "band", "inside")
     folder.write_csv("calibration.csv", columns, rows)
-    said = f"fewer than {FEWEST_JUDGED} models were left in each of {config.replicates} replicates; expected a smaller number"
-    require(judged > 0, "--train.learning-rate", config.train.learning_rate, said)
+    accepted = f"fewer than {FEWEST_JUDGED} models were left in each of {config.replicates} replicates; expected a smaller number"
+    require(judged > 0, "--train.learning-rate", config.train.learning_rate, accepted)
     interval = binomtest(outside, judged).proportion_ci()
     spread = {
         f"{metric} {split}": float(np.std([row[4] for row in rows if row[1:3] == [metric, split] and row[4] is not None]))
@@ -54,7 +54,7 @@ def run(config: Config, folder: Run) -> None:
     found = {"outside": outside, "outside_by_z_alone": by_z, "replicates": judged}
     folder.write_json("results.json", {**found, "low": interval.low, "high": interval.high, "sd_of_z": spread})
     print(
-        f"{outside} of {judged} perfect pools of {config.members} were called outside: "
+        f"{outside} of {judged} perfect pools of {config.members} were outside the null: "
         f"{100 * outside / judged:.1f}% (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f}%); "
         f"by z alone, whatever a score's own standard error, {by_z}"
     )

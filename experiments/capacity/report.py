@@ -1,16 +1,18 @@
 """Unlearning as overfitting: losses at a glance, trends along each axis, interpolation, and the cost of unlearning."""
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.drawing import SPLITS as COLOUR_OF
 from unlearn_jax.report.figures import loss_shares
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -36,7 +38,7 @@ MEASURES = {
     "lira_null": "LiRA AUC of oracles",
     "mean_distance": "squared distance of mean predictions on F",
 }
-"""Measure -> what it is called."""
+"""Measure -> its name in tables and figures."""
 UNSEEN = ("train_loss", "test_loss", "mean_distance")  # measures that are in settings.csv only
 DIFFERENCES = {
     "memorisation": "memorisation, points",
@@ -47,12 +49,12 @@ DIFFERENCES = {
     "left": "left by doing nothing, bits",
     "mean_distance": "squared distance of mean predictions on F",
 }
-"""What one setting is subtracted from another in -> what it is called."""
-FITTED = (90, 99)  # percent of retain, below which a network is said not to fit
-REACHED = 1.0  # percent of training error, below which a model is said to interpolate
+"""Measure in which settings are subtracted from each other -> its name in tables."""
+FITTED = (90, 99)  # percent of retain, below which a network does not fit
+REACHED = 1.0  # percent of training error, below which a model interpolates
 VISIBLE = 2.0  # null standard deviations that doing nothing is away, where a share of it is spoken of
 OVERFITTING = ("train_loss", "loss_gap", "accuracy_gap", "memorisation", "lira_auc")
-"""What the cost of unlearning is held against."""
+"""The measures that are correlated with the cost of unlearning."""
 TRENDS: dict[str, tuple[str, ...]] = {
     "accuracy, %": ("train_accuracy", "test_accuracy", "oracle_accuracy"),
     "loss, nats": ("train_loss", "test_loss"),
@@ -71,8 +73,6 @@ MARKERS = {
 CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # axes that a figure is about, where they are there
 LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats, where a loss axis begins: the first below which at most this share lies
 
-Interval = tuple[float, float, float]  # a value and the ends of its interval
-
 
 class Cost(NamedTuple):
     """What a method leaves on a forget set, or on all of them together."""
@@ -90,7 +90,7 @@ class Cost(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """Beyond what retrained models score against each other."""
+        """The value minus the mean of the null."""
         return self.value - self.null_mean
 
     @property
@@ -100,9 +100,9 @@ class Cost(NamedTuple):
 
     @property
     def z_interval(self) -> Interval:
-        """Z and the ends of its interval; what the oracles leave open is in the unit, not in the interval."""
+        """Z with its interval, in which the oracles are fixed: their variation is in the unit."""
         low, high = ((end - self.null_mean) / self.null_sd if self.null_sd > 0 else math.nan for end in (self.low, self.high))
-        return self.z, low, high
+        return Interval(self.z, low, high)
 
 
 class Unfitted(NamedTuple):
@@ -139,7 +139,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return f"{self.axis} {self.value}".strip()
 
     def cost(self, method: str, metric: str, split: str) -> Cost | None:
@@ -149,8 +149,8 @@ class Setting(NamedTuple):
 
     def has(self, method: str) -> bool:
         """Whether the method has a cost, in null standard deviations too."""
-        found = self.cost(method, *MAIN)
-        return found is not None and found.null_sd > 0
+        cost = self.cost(method, *MAIN)
+        return cost is not None and cost.null_sd > 0
 
     def excess(self, method: str) -> Cost:
         """Its main cost."""
@@ -206,10 +206,7 @@ class Study(NamedTuple):
     @property
     def axes(self) -> dict[str, list[Setting]]:
         """The settings on each axis, without the base that comes before them."""
-        found: dict[str, list[Setting]] = {}
-        for each in self.settings[1:]:
-            found.setdefault(each.axis, []).append(each)
-        return found
+        return {axis: [*some] for axis, some in itertools.groupby(self.settings[1:], key=lambda each: each.axis)}
 
     def some_axes(self, wanted: Sequence[str]) -> dict[str, list[Setting]]:
         """The axes of these names, or the first one, or the base alone."""
@@ -217,16 +214,14 @@ class Study(NamedTuple):
         return {axis: axes[axis] for axis in wanted if axis in axes} or dict(list(axes.items())[:1])
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of results.csv: a row for each setting, forget set, method and metric."""
     columns = ["axis", "setting", *Cost._fields, "z", "z_low", "z_high"]
-    rows = [
-        [each.axis, each.value, *cost, *(_cell(end) for end in cost.z_interval)] for each in study.settings for cost in each.costs
-    ]
-    return columns, rows
+    rows = [[each.axis, each.value, *cost, *map(finite, cost.z_interval)] for each in study.settings for cost in each.costs]
+    return Table(columns, rows)
 
 
-def overview(study: Study) -> tuple[list[str], list[list[Any]]]:
+def overview(study: Study) -> Table:
     """The columns and rows of settings.csv, a row for each setting."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     counts = [f"{kind}{end}" for kind in KINDS for end in ("s", *(f"s_below_{limit}" for limit in FITTED))]
@@ -235,26 +230,26 @@ def overview(study: Study) -> tuple[list[str], list[list[Any]]]:
         ends = [end for measure in MEASURES for end in each.intervals.get(measure, (None,) * 3)]
         of_kinds = [count for kind in KINDS for count in each.unfitted[kind]]
         rows.append([each.axis, each.value, each.parameters, *of_kinds, *ends])
-    return ["axis", "setting", "parameters", *counts, *columns], rows
+    return Table(["axis", "setting", "parameters", *counts, *columns], rows)
 
 
-def correlations(study: Study) -> tuple[list[str], list[list[Any]]]:
+def correlations(study: Study) -> Table:
     """The columns and rows of correlations.csv."""
-    return list(Correlation._fields), [[_cell(cell) for cell in each] for each in study.correlations]
+    return Table(Correlation._fields, [[*map(finite, each)] for each in study.correlations])
 
 
-def differences(study: Study) -> tuple[list[str], list[list[Any]]]:
+def differences(study: Study) -> Table:
     """The columns and rows of differences.csv: a row for each two settings and measure."""
     count = max((len(each.sets) for each in study.differences), default=0)
     rows = []
     for measure, *rest, sets in study.differences:
-        own = [*sets, *[None] * (count - len(sets))]
-        rows.append([DIFFERENCES[measure], *map(_cell, rest), *own])
-    return [*Difference._fields[:-1], *(f"set_{index}" for index in range(count))], rows
+        cells = [*sets, *[None] * (count - len(sets))]
+        rows.append([DIFFERENCES[measure], *map(finite, rest), *cells])
+    return Table([*Difference._fields[:-1], *(f"set_{index}" for index in range(count))], rows)
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     shown = [measure for measure in MEASURES if measure not in UNSEEN and measure in study.settings[0].intervals]
     first = [
         [each.name, str(each.parameters), _unfitted(each), *(_interval(each.intervals.get(name)) for name in shown)]
@@ -263,11 +258,11 @@ def summary(study: Study) -> str:
     names = ["original", *study.methods]
     second = []
     for each in study.settings:
-        found = [each.cost(name, *MAIN) for name in names]
+        costs = [each.cost(name, *MAIN) for name in names]
         accuracy = [each.cost(name, "accuracy_gap", "test") for name in names[1:]]
         second.append(
             [each.name]
-            + [f"{_interval(cost.z_interval)}; {cost.excess:.3f}" if cost else "" for cost in found]
+            + [f"{cost.z_interval:.3g}; {cost.excess:.3f}" if cost else "" for cost in costs]
             + [f"{cost.value:+.1f}" if cost else "" for cost in accuracy]
         )
     third = [
@@ -276,12 +271,12 @@ def summary(study: Study) -> str:
             each.method,
             each.left,
             str(each.settings),
-            f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})",
+            f"{Interval(each.value, each.low, each.high):.2f}",
         ]
         for each in study.correlations
     ]
     below = f"below {FITTED[0]}% ({FITTED[1]}%) on retain: originals; oracles"
-    text = [
+    return page(
         f"# Unlearning as overfitting: {study.title}",
         "95% intervals over originals, and over forget sets where something depends on them. Memorisation: accuracy of originals "
         "on F minus that of models retrained without it.",
@@ -293,8 +288,7 @@ def summary(study: Study) -> str:
         "Rank correlation over settings of overfitting with what is left (share: of what doing nothing leaves, where that is "
         "visible); 95% bootstrap over settings.",
         markdown(["overfitting", "method", "what is left", "settings", "rank correlation"], third),
-    ]
-    return "\n\n".join(text) + "\n"
+    )
 
 
 def glance(study: Study) -> "matplotlib.figure.Figure":
@@ -318,8 +312,8 @@ def glance(study: Study) -> "matplotlib.figure.Figure":
             panel.set_axis_off()
         for number, (panel, each) in enumerate(zip(row, settings, strict=False)):
             for height, (split, colour) in enumerate(COLOUR_OF.items()):
-                own = shares[axis, number, (kind, split)]
-                panel.stairs(-height + 0.92 * own / own.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
+                bins = shares[axis, number, (kind, split)]
+                panel.stairs(-height + 0.92 * bins / bins.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
                 middle = float(np.median(each.losses[kind, split]))
                 place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
                 panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
@@ -353,17 +347,20 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=False):
         for panel, settings in zip(row, axes_of.values(), strict=True):
             for measure, colour in zip(measures, COLOURS, strict=False):
-                _line(panel, [each.intervals.get(measure) for each in settings], colour, MEASURES[measure])
-        _cut(row, [each.intervals[measure][0] for each in study.settings for measure in measures if measure in each.intervals])
+                draw_trend(panel, [each.intervals.get(measure) for each in settings], colour, MEASURES[measure])
+        cut(
+            row[0],
+            [each.intervals[measure].value for each in study.settings for measure in measures if measure in each.intervals],
+        )
         row[0].set_ylabel(label, fontsize=8)
     for row, of in zip(panels[-2:], (_z, _bits), strict=True):
         for panel, settings in zip(row, axes_of.values(), strict=True):
             for name, colour in zip(names, ("black", *COLOURS[:7]), strict=False):
                 found = [of(each, name) if each.has(name) else None for each in settings]
-                _line(panel, found, colour, "doing nothing" if name == "original" else name)
+                draw_trend(panel, found, colour, "doing nothing" if name == "original" else name)
             panel.axhline(0, color=BAND, linewidth=0.8, zorder=0)
-        values = [of(each, name)[0] for each in study.settings for name in names if each.has(name)]
-        _cut(row, [*values, 0.0])
+        values = [of(each, name).value for each in study.settings for name in names if each.has(name)]
+        cut(row[0], [*values, 0.0])
     for label, row in zip(rows, panels, strict=True):
         row[0].set_ylabel(label, fontsize=8)
         row[-1].legend(fontsize=6, framealpha=0.8, edgecolor="none", borderpad=0.1, loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -387,9 +384,9 @@ def interpolation(study: Study) -> "matplotlib.figure.Figure":
             for split, colour in colours.items():
                 found = [each.intervals[f"{split}_{kind}"] for each in settings]
                 if kind == "accuracy":
-                    found = [(100 - value, 100 - high, 100 - low) for value, low, high in found]
-                _line(panel, found, colour, "retain" if split == "train" else "test")
-            reached = [number for number, each in enumerate(settings) if each.intervals["train_accuracy"][0] > 100 - REACHED]
+                    found = [Interval(100 - value, 100 - high, 100 - low) for value, low, high in found]
+                draw_trend(panel, found, colour, "retain" if split == "train" else "test")
+            reached = [number for number, each in enumerate(settings) if each.intervals["train_accuracy"].value > 100 - REACHED]
             if reached:
                 panel.axvline(reached[0] - 0.5 if reached[0] else -0.3, color="black", linestyle=":", linewidth=1)
             _dress(panel, settings)
@@ -431,9 +428,9 @@ def cost(study: Study) -> "matplotlib.figure.Figure":
                 panel.plot([x, x], [low, high], color=colour, linewidth=0.9, alpha=0.45)
                 panel.plot(x, y, MARKERS[axis], color=colour, markersize=4.5, alpha=0.9)
                 heights.append(y)
-        _cut([panel], heights)
+        cut(panel, heights)
         panel.axhline(100 if share else 0, color=BAND, linewidth=0.8, zorder=0)
-        panel.spines[["top", "right"]].set_visible(False)
+        open_frame(panel)
         panel.tick_params(labelsize=8)
     both[0].set_xlabel("LiRA AUC on F, originals against oracles", fontsize=8)
     both[1].set_xlabel("memorisation: accuracy on F, originals minus oracles (points)", fontsize=8)
@@ -467,14 +464,14 @@ def _z(each: Setting, method: str) -> Interval:
 
 
 def _bits(each: Setting, method: str) -> Interval:
-    found = each.excess(method)
-    return found.excess, found.low - found.null_mean, found.high - found.null_mean
+    cost = each.excess(method)
+    return Interval(cost.excess, cost.low - cost.null_mean, cost.high - cost.null_mean)
 
 
 def _share(each: Setting, method: str) -> Interval:
     """In percent; the ends are no interval but the forget sets' lowest and highest."""
-    found = [100 * each.share(method), *(100 * share for share in each.shares(method))]
-    return found[0], min(found), max(found)
+    shares = [100 * each.share(method), *(100 * share for share in each.shares(method))]
+    return Interval(shares[0], min(shares), max(shares))
 
 
 def _least(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
@@ -487,43 +484,19 @@ def _letters(axis: str, settings: Sequence[Setting]) -> int:
     return max(3 * len(settings), len(axis) + 1, sum(len(each.value) + 1 for each in settings))
 
 
-def _line(panel: "matplotlib.axes.Axes", found: Sequence[Interval | None], colour: str, label: str) -> None:
-    """One measure along an axis, with its intervals where they are finite."""
-    places = [number for number, each in enumerate(found) if each is not None]
-    known = np.array([each for each in found if each is not None]).reshape(-1, 3)
-    panel.plot(places, known[:, 0], "o-", color=colour, markersize=3, linewidth=1.0, label=label)
-    for place, (_, low, high) in zip(places, known, strict=True):
-        if math.isfinite(low):
-            panel.plot([place, place], [low, high], color=colour, linewidth=1.0, alpha=0.6)
-
-
 def _dress(panel: "matplotlib.axes.Axes", settings: Sequence[Setting]) -> None:
     """Names the settings of an axis under a panel."""
     panel.set_xticks(range(len(settings)), [each.value for each in settings], fontsize=7)
     panel.set_xlim(-0.4, len(settings) - 0.6)
     panel.tick_params(axis="y", labelsize=7)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", color="#EEEEEE", linewidth=0.6)
-
-
-def _cut(row: Sequence["matplotlib.axes.Axes"], values: Sequence[float]) -> None:
-    """A row of panels reaches a little beyond the values; intervals may be cut."""
-    low, high = min(values), max(values)
-    margin = 0.15 * max(high - low, 1e-3)
-    row[0].set_ylim(low - margin, high + margin)
-
-
-def _cell(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    open_frame(panel)
+    panel.grid(axis="y", color=GRID, linewidth=0.6)
 
 
 def _unfitted(each: Setting) -> str:
-    found = [each.unfitted[kind] for kind in KINDS]
-    return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in found)
+    counts = [each.unfitted[kind] for kind in KINDS]
+    return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in counts)
 
 
-def _interval(found: Interval | None) -> str:
-    if found is None:
-        return ""
-    value, low, high = found
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval:.3g}"

@@ -13,9 +13,11 @@ import numpy as np
 from experiments.capacity import report
 from experiments.capacity.options import FEWEST, Config
 from unlearn_jax.bench.population import comparable, lost_members
-from unlearn_jax.bench.setting import Setting, compile_all, forget_mask, forget_name, forgetting, pool, prepare, settings
+from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
+from unlearn_jax.bench.setting import Setting, compile_all, forget_mask, forget_name, forgetting, mixture, pool, prepare, settings
+from unlearn_jax.bench.tuning import tiled
 from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.data.splits import generator
+from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses, js_divergence, klom, likelihood_ratios, probabilities, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
@@ -26,9 +28,7 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.pools import diverged, member_keys
-from unlearn_jax.types import Key, Variables
 
-Arrays = dict[str, np.ndarray]
 Values = dict[str, dict[str, Any]]
 Compare = Callable[[np.ndarray, np.ndarray], float]
 HALVES = 4  # splits of the oracles whose two halves a value is averaged over
@@ -42,10 +42,12 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     values = settings(config, config.method_names())
-    found = []
+    found: list[report.Setting] = []
+    made_with: set[str] = set()
     for axis, value, own in config.variants():
         print(f"{axis} {value}".strip())
-        arrays = kept(own, folder, values)
+        arrays = logits_of(own, folder, values)
+        made_with.add(str(arrays["made_with"]))
         with stage("scores"):
             found.append(measured(own, axis, value, arrays))
     study = report.Study(
@@ -60,8 +62,9 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("settings.csv", *report.overview(study))
     folder.write_csv("correlations.csv", *report.correlations(study))
     folder.write_csv("differences.csv", *report.differences(study))
-    folder.write_json("results.json", {"hyperparameters": values, "settings": [each.name for each in found]})
-    summary = report.summary(study)
+    facts = {"hyperparameters": values, "settings": [each.name for each in found], "made_with": sorted(made_with)}
+    folder.write_json("results.json", facts)
+    summary = "\n".join([report.summary(study), *mixture(made_with)])
     folder.write_text("summary.md", summary)
     save(report.glance(study), folder, "losses")
     save(report.trends(study), folder, "trends")
@@ -79,24 +82,16 @@ def prepared(config: Config) -> Setting:
     return setting._replace(problem=problem, identity={**setting.identity, "augmentation": config.augmentation})
 
 
-def kept(config: Config, folder: Run, values: Values) -> Arrays:
-    """What the models of a setting say, from an earlier run if it was made in the same way, or from now."""
+def logits_of(config: Config, folder: Run, values: Values) -> Arrays:
+    """The logits of all models of a setting, read where an earlier run kept them; see `predicted`."""
     setting = prepared(config)
     forget = np.stack([forget_mask(config, setting, index) for index in range(config.forget_sets)])
-    identity = {
-        **setting.identity,
-        "recipe": dataclasses.asdict(setting.problem.recipe),
-        "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
-        "members": config.members,
-        "retain_size": config.evaluation.retain_size,
-        "seed": config.seed,
-        "methods": values,
-    }
+    identity = {**identity_of(config, setting, forget), "methods": values}
     name = f"settings/{hashlib.sha256(json_text(identity).encode()).hexdigest()[:16]}.npz"
-    return folder.cached(name, identity, partial(looked_at, config, setting, forget, values))
+    return load_or_make(folder, name, identity, partial(predicted, config, setting, forget, values))
 
 
-def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Values) -> Arrays:
+def predicted(config: Config, setting: Setting, forget: np.ndarray, values: Values) -> Arrays:
     """Train originals and the oracles of all forget sets, unlearn, and predict.
 
     All forget sets are one pool, and one batch of each method: each network is compiled once, not once a set.
@@ -105,7 +100,7 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
         Logits `[sets, models, examples, classes]` of every kind of model on the forget set, retained and test examples; labels.
 
     Raises:
-        UsageError: so many originals or oracles diverged that nothing could be said.
+        UsageError: so many originals or oracles diverged that nothing can be measured.
     """
     members, sets = config.members, len(forget)
     assert members != "auto"
@@ -116,13 +111,13 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
     masks = ~forget[np.arange(2 * members * sets) % sets]  # a larger pool begins with a smaller one
     oracles = pool(config, own, setting.problem, masks, "oracle", 2 * members * sets)
     by_set = jax.tree.map(lambda leaf: np.concatenate([leaf[index::sets] for index in range(sets)]), oracles.variables)
-    copies = jax.tree.map(lambda leaf: np.tile(leaf, (sets, *(1,) * (leaf.ndim - 1))), originals.variables)
+    copies = tiled(originals.variables, sets)
     told = {"forget": np.repeat(forget, members, axis=0)}
     names = [forget_name(config, setting, index) for index in range(sets)]
     rows = [np.flatnonzero(mask) for mask in forget]
     never_asked = np.flatnonzero(~forget.any(axis=0))
-    order = generator("retained examples that are judged", config.seed).permutation(len(never_asked))
-    retain = np.sort(never_asked[order[: config.evaluation.retain_size]])
+    rng = generator("retained examples that are judged", config.seed)
+    retain = sample(never_asked, config.evaluation.retain_size, rng)
     images = np.concatenate([data.train.images[np.concatenate([*rows, retain])], data.test.images])
     everyone = {"original": originals.variables, "oracle": by_set}
     with working("predictions of references") as update:
@@ -138,7 +133,7 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
     compile_all(unlearners.values())
     for name, unlearner in unlearners.items():
         keys = jax.numpy.concatenate([member_keys(config.seed, f"{name} on {each}", members) for each in names])
-        logits[name] = predict(problem.model, unlearned(name, unlearner, keys), images, config.strategy)
+        logits[name] = predict(problem.model, unlearn(name, unlearner, keys).variables, images, config.strategy)
     size = len(rows[0])
     found: Arrays = {
         "parameters": np.array(sum(leaf[0].size for leaf in jax.tree.leaves(originals.variables.params))),
@@ -159,16 +154,8 @@ def looked_at(config: Config, setting: Setting, forget: np.ndarray, values: Valu
     return found
 
 
-def unlearned(name: str, unlearner: Unlearner, keys: Key) -> Variables:
-    """What a method makes of the originals, under a progress bar."""
-    with working(name) as update:
-        done = unlearner.apply(keys, lambda share: update(share, f"{round(share * len(keys))} of {len(keys)} models"))
-        update(1.0, f"{done.seconds:.2f} s a member")
-    return done.variables
-
-
 class Answers(NamedTuple):
-    """What models say of examples whose labels are known."""
+    """Logits of models on labelled examples, as the metrics take them."""
 
     phi: np.ndarray  # [models, examples], margins
     loss: np.ndarray  # [models, examples], nats
@@ -176,7 +163,7 @@ class Answers(NamedTuple):
     p: np.ndarray  # [models, examples, classes]
 
 
-Said = dict[tuple[str, str], list[Answers]]  # kind of model, split -> of each forget set
+AllAnswers = dict[tuple[str, str], list[Answers]]  # kind of model, split -> of each forget set
 
 
 def lost(arrays: Arrays, kind: str) -> list[set[int]]:
@@ -185,13 +172,13 @@ def lost(arrays: Arrays, kind: str) -> list[set[int]]:
     return [set(diverged([arrays[f"{kind}/{split}"][index] for split in report.SPLITS])) for index in sets]
 
 
-def said(arrays: Arrays) -> Said:
-    """What the models say that did not diverge: oracles in their own set, any other in all sets, and its original too."""
+def answers_of(arrays: Arrays) -> AllAnswers:
+    """The answers of the models that did not diverge: oracles in their own set, any other in all sets, and its original too."""
     sets = range(len(arrays["forget_labels"]))
     kinds = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
     apart = {kind: lost(arrays, kind) for kind in kinds}
     everywhere = {kind: set().union(*apart[kind]) for kind in kinds}
-    found: Said = {}
+    found: AllAnswers = {}
     for kind in kinds:
         for split in report.SPLITS:
             found[kind, split] = []
@@ -203,14 +190,14 @@ def said(arrays: Arrays) -> Said:
 
 
 def answers(logits: np.ndarray, labels: np.ndarray) -> Answers:
-    """Everything that is read of logits."""
+    """Margins, losses, accuracies and probabilities of logits."""
     right = 100.0 * (logits.argmax(-1) == labels)
     return Answers(scaled_logits(logits, labels), cross_entropy_losses(logits, labels), right, probabilities(logits))
 
 
 def measured(config: Config, axis: str, value: str, arrays: Arrays) -> report.Setting:
-    """What is said of a setting: how far it overfits, and what each method leaves, with intervals over originals and sets."""
-    models = said(arrays)
+    """How far a setting overfits, and what each method leaves, with intervals over originals and sets."""
+    models = answers_of(arrays)
     splits, parts = report.SPLITS, overfitting(config, models, arrays["forget_wrong"])
     compared = {"test_error": 100 - parts["test_accuracy"], "left": beyond_null(config, models)}
     gone = set().union(*lost(arrays, "original"))
@@ -219,7 +206,7 @@ def measured(config: Config, axis: str, value: str, arrays: Arrays) -> report.Se
         axis=axis,
         value=value,
         parameters=int(arrays["parameters"]),
-        intervals={name: over(values) for name, values in parts.items()},
+        intervals={name: crossed_mean(values).interval for name, values in parts.items()},
         costs=[row for name in ["original", *config.method_names()] for row in standings(config, name, models)],
         losses={(kind, split): pooled(models[kind, split]) for kind in ("original", "oracle") for split in splits},
         unfitted=unfitted(arrays),
@@ -261,7 +248,7 @@ def pooled(sets: list[Answers]) -> np.ndarray:
     return np.concatenate([each.loss.ravel() for each in sets])
 
 
-def overfitting(config: Config, models: Said, wrong: np.ndarray) -> dict[str, np.ndarray]:
+def overfitting(config: Config, models: AllAnswers, wrong: np.ndarray) -> dict[str, np.ndarray]:
     """How far the originals overfit, by measure, `[originals, sets]`.
 
     One set where it depends on none of them, one row where it depends on all originals together or on the oracles alone.
@@ -312,12 +299,6 @@ def mean_distance(own: np.ndarray, oracles: np.ndarray) -> float:
     return float((apart - chance).sum(-1).mean())
 
 
-def over(values: np.ndarray) -> report.Interval:
-    """The mean of `[originals, sets]` and its interval for others of both."""
-    found = crossed_mean(values)
-    return found.mean, found.low, found.high
-
-
 def attack(config: Config, originals: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, float]:
     """The AUC of the likelihood-ratio attack with each original's answers as the positives; and that of oracles instead.
 
@@ -326,12 +307,12 @@ def attack(config: Config, originals: np.ndarray, oracles: np.ndarray) -> tuple[
     count = comparable(len(originals), len(oracles))
     own, guess = [], []
     for first, second in halves(jax.random.key(config.seed), len(oracles), count, HALVES):
-        own += [told_apart(originals, oracles[first]), told_apart(originals, oracles[second])]
-        guess.append(told_apart(oracles[first], oracles[second]).mean())
+        own += [attack_auc(originals, oracles[first]), attack_auc(originals, oracles[second])]
+        guess.append(attack_auc(oracles[first], oracles[second]).mean())
     return np.mean(own, axis=0), float(np.mean(guess))
 
 
-def told_apart(seen: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+def attack_auc(seen: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     """Of each model that saw the examples: how often a score of its is above one of the models that did not, ties half."""
     trained_on = np.arange(len(seen) + len(unseen))[:, None] < len(seen) + np.zeros((1, seen.shape[1]))
     ratios = likelihood_ratios(np.concatenate([seen, unseen]), trained_on, shared_variance=True)
@@ -351,7 +332,7 @@ def histograms(models: np.ndarray, oracles: np.ndarray) -> float:
 
 
 def difference(models: np.ndarray, oracles: np.ndarray) -> float:
-    """Of two means."""
+    """The difference of two means."""
     return float(models.mean() - oracles.mean())
 
 
@@ -361,10 +342,10 @@ COSTS: dict[tuple[str, str], tuple[str, Compare]] = {
     ("accuracy_gap", "forget"): ("right", difference),
     ("accuracy_gap", "test"): ("right", difference),
 }
-"""Metric and split -> which answers it is of, and how models are held against oracles."""
+"""Metric and split -> the field of `Answers` that it takes, and how models are compared with oracles."""
 
 
-def standings(config: Config, name: str, models: Said) -> list[report.Cost]:
+def standings(config: Config, name: str, models: AllAnswers) -> list[report.Cost]:
     """How far a method is from retraining, on each forget set and over all, in null standard deviations too."""
     rows: list[report.Cost] = []
     for metric, split in COSTS:
@@ -373,15 +354,15 @@ def standings(config: Config, name: str, models: Said) -> list[report.Cost]:
         if count < FEWEST:
             continue
         for index, null_of_set in enumerate(nulls):
-            interval = over(parts[:, [index]])
+            interval = crossed_mean(parts[:, [index]]).interval
             rows.append(report.Cost(f"{config.forget.kind}-{index}", name, metric, split, *interval, *null_of_set[:2], count))
         sd = float(np.sqrt(np.sum([each.sd**2 for each in nulls]))) / len(nulls)
         mean = float(np.mean([each.mean for each in nulls]))
-        rows.append(report.Cost(report.ALL, name, metric, split, *over(parts), mean, sd, count))
+        rows.append(report.Cost(report.ALL, name, metric, split, *crossed_mean(parts).interval, mean, sd, count))
     return rows
 
 
-def held_against(config: Config, name: str, models: Said, metric: str, split: str) -> tuple[np.ndarray, list[Null]]:
+def held_against(config: Config, name: str, models: AllAnswers, metric: str, split: str) -> tuple[np.ndarray, list[Null]]:
     """What each model of a method contributes to a metric, `[models, sets]`, and the null of each set; no rows if under three."""
     field, compare = COSTS[metric, split]
     own, oracles = ([getattr(each, field) for each in models[kind, split]] for kind in (name, "oracle"))
@@ -392,7 +373,7 @@ def held_against(config: Config, name: str, models: Said, metric: str, split: st
     return np.stack([parts for parts, _ in found], axis=1), [of_oracles for _, of_oracles in found]
 
 
-def beyond_null(config: Config, models: Said) -> np.ndarray:
+def beyond_null(config: Config, models: AllAnswers) -> np.ndarray:
     """What doing nothing leaves: each original's part of the main metric less the null's mean, `[originals, sets]`."""
     parts, nulls = held_against(config, "original", models, *report.MAIN)
     return parts - [each.mean for each in nulls]
@@ -439,8 +420,8 @@ def agreement(found: list[report.Setting], methods: list[str]) -> list[report.Co
             }
             for kind, pairs in left.items():
                 if len(pairs) > 2:
-                    ranked = rank_agreement(np.array([[each.intervals[measure][0], value] for each, value in pairs]))
-                    rows.append(report.Correlation(measure, method, kind, len(pairs), *(float(part[0, 1]) for part in ranked)))
+                    ranked = rank_agreement(np.array([[each.intervals[measure].value, value] for each, value in pairs]))
+                    rows.append(report.Correlation(measure, method, kind, len(pairs), *ranked.between(0, 1)))
     return rows
 
 
@@ -463,4 +444,4 @@ def subtracted(one: report.Setting, other: report.Setting, measure: str) -> repo
     if not len(gaps):
         return None
     sets = [float(each) for each in gaps.mean(axis=0)] if gaps.shape[1] > 1 else []
-    return report.Difference(measure, one.name, other.name, *over(gaps), sets)
+    return report.Difference(measure, one.name, other.name, *crossed_mean(gaps).interval, sets)

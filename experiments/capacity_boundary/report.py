@@ -1,15 +1,16 @@
 """What capacity does: boundaries network by network, trends along each axis, and whose rankings of the points agree."""
 
-import math
+import itertools
 import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
-from unlearn_jax.report.planes import DOTS, MARKERS, draw_boundary, draw_plane
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.drawing import COLOURS, GRID, WIDTH, blank, cut, draw_trend, name_cells, open_frame, write_cells
+from unlearn_jax.report.planes import draw_boundary, draw_plane, draw_points, plane_height
+from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -29,7 +30,7 @@ MEASURES = {
     "memorised_wrong": "memorisation, wrong labels",
     "less_memorised": "points less memorised than by the base, %",
 }
-"""Measure -> what it is called."""
+"""Measure -> its name in tables and figures."""
 TRENDS: dict[str, tuple[str, ...]] = {
     "accuracy, %": ("train_accuracy", "test_accuracy"),
     "displacement": ("displacement", "noise"),
@@ -39,8 +40,6 @@ TRENDS: dict[str, tuple[str, ...]] = {
     "memorisation": ("memorised", "memorised_wrong"),
 }
 LOGARITHMIC = ("displacement",)
-
-Interval = tuple[float, float, float]  # a value and the ends of its interval
 
 
 class Variant(NamedTuple):
@@ -64,7 +63,7 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return f"{self.axis.replace('_', ' ')} {self.value}".strip()
 
 
@@ -72,7 +71,7 @@ class Study(NamedTuple):
     """All networks, the base first.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         points: where they are.
         labels: as trained on.
         window: left, right, bottom, top of the part of the plane that is looked at.
@@ -90,55 +89,48 @@ class Study(NamedTuple):
     @property
     def axes(self) -> dict[str, list[Variant]]:
         """The networks on each axis, without the base that comes before them."""
-        found: dict[str, list[Variant]] = {}
-        for each in self.variants[1:]:
-            found.setdefault(each.axis, []).append(each)
-        return found
+        return {axis: [*some] for axis, some in itertools.groupby(self.variants[1:], key=lambda each: each.axis)}
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of capacity_boundary.csv, a row for each network; no ends of an interval from two seeds."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     rows = [
         [
             *(each.axis, each.value, each.parameters, each.seeds),
-            *(end if math.isfinite(end) else None for measure in MEASURES for end in each.intervals[measure]),
+            *(finite(end) for measure in MEASURES for end in each.intervals[measure]),
         ]
         for each in study.variants
     ]
-    return ["axis", "value", "parameters", "seeds", *columns], rows
+    return Table(["axis", "value", "parameters", "seeds", *columns], rows)
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     lines = [
-        [each.name, str(each.parameters), str(each.seeds), *(_interval(each.intervals[measure]) for measure in MEASURES)]
+        [each.name, str(each.parameters), str(each.seeds), *(f"{each.intervals[measure]:.3g}" for measure in MEASURES)]
         for each in study.variants
     ]
-    text = [
+    return page(
         f"# Capacity: {study.title}",
         "95% intervals over seeds (jackknife, Student's t; none from two seeds; of the last column over points, bootstrap). "
         "Displacement: how far the boundary moves, on average along it, when a point is left out. Common to seeds: "
         "of the change of the margins. Memorisation: how much less probable a point's label is without it.",
         markdown(["", "parameters", "seeds", *MEASURES.values()], lines),
-    ]
-    return "\n\n".join(text) + "\n"
+    )
 
 
 def boundaries(study: Study) -> "matplotlib.figure.Figure":
     """Draws the boundaries of every network: the first seed's in black, the others' in orange; a row for each axis."""
     axes_of = study.axes
     down, across = len(axes_of), max(map(len, axes_of.values()))
-    left, right, bottom, top = study.window
-    figure = blank(WIDTH, 0.6 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
+    figure = blank(WIDTH, 0.6 + down * plane_height(study.window, across))
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for row, (axis, variants) in zip(panels, axes_of.items(), strict=True):
         for axes in row[len(variants) :]:
             axes.set_axis_off()
         for axes, variant in zip(row, variants, strict=False):
-            for label in np.unique(study.labels):
-                own = study.labels == label
-                axes.scatter(*study.points[own].T, color=DOTS[label % 6], marker=MARKERS[label % 8], s=2, alpha=0.6, linewidths=0)
+            draw_points(axes, study.points, study.labels, 2.0)
             for number, surface in reversed(list(enumerate(variant.surfaces))):
                 draw_boundary(axes, study.window, surface, COLOURS[4] if number else "black", 0.7 if number else 1.1)
             axes.set_title(f"{axis.replace('_', ' ')} {variant.value}", fontsize=7, pad=2)
@@ -157,26 +149,21 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     panels = figure.subplots(len(TRENDS), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=True):
         for axes, variants in zip(row, axes_of.values(), strict=True):
-            places = np.arange(len(variants))
+            line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # there is nothing between kinds
             for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
-                values, low, high = np.array([variant.intervals[measure] for variant in variants]).T
-                shown = [math.isfinite(one) for one in low]
-                line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # there is nothing between kinds
-                name = textwrap.fill(MEASURES[measure], 16)
-                axes.plot(places, values, line, color=colour, markersize=3, linewidth=1.0, label=name)
-                axes.vlines(places[shown], low[shown], high[shown], color=colour, linewidth=1.0, alpha=0.6)
-            axes.set_xticks(places, [variant.value for variant in variants], rotation=45, fontsize=7)
+                intervals = [variant.intervals[measure] for variant in variants]
+                draw_trend(axes, intervals, colour, textwrap.fill(MEASURES[measure], 16), line)
+            axes.set_xticks(range(len(variants)), [variant.value for variant in variants], rotation=45, fontsize=7)
             axes.tick_params(axis="y", labelsize=7)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
+            open_frame(axes)
+            axes.grid(axis="y", color=GRID, linewidth=0.6)
             if measures[0] in LOGARITHMIC:
                 axes.set_yscale("log")
-        values = np.array([each.intervals[measure][0] for each in study.variants for measure in measures])
+        values = np.array([each.intervals[measure].value for each in study.variants for measure in measures])
         if measures[0] in LOGARITHMIC:
             row[0].set_ylim(values[values > 0].min() / 2, values.max() * 2)  # an interval of three seeds may reach below 0
         else:
-            margin = 0.15 * max(np.ptp(values), 1e-3)
-            row[0].set_ylim(values.min() - margin, values.max() + margin)
+            cut(row[0], values)
         row[0].set_ylabel(label, fontsize=8)
         if len(measures) > 1:
             row[-1].legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -194,15 +181,8 @@ def between_networks(study: Study) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, WIDTH * 0.85)
     axes = figure.add_subplot()
     image = axes.imshow(agreement, cmap="RdBu", vmin=-1, vmax=1)
-    places = range(len(names))
-    axes.set_xticks(places, names, rotation=90, fontsize=7)
-    axes.set_yticks(places, names, fontsize=7)
-    for row in places:
-        for column in places:
-            value = agreement[row, column]
-            axes.text(
-                column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > 0.6 else "black"
-            )
+    name_cells(axes, names, names, 7.0)
+    write_cells(axes, np.vectorize("{:.0f}".format)(100 * agreement), agreement > 0.6, 6.0)
     figure.colorbar(image, ax=axes, shrink=0.8, label="rank correlation of the displacements, two different seeds")
     axes.set_title(
         f"{study.title}\nwhose rankings of the points agree, in hundredths; diagonal: a network with itself", fontsize=9
@@ -216,8 +196,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _interval(found: Interval) -> str:
-    value, low, high = found
-    return f"{value:.3g} ({low:.3g} to {high:.3g})" if math.isfinite(high - low) else f"{value:.3g}"

@@ -14,6 +14,7 @@ from experiments.capacity_boundary import report
 from experiments.capacity_boundary.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive
 from unlearn_jax.bench.toy import around, drawn, float_noise, prepared, shuffled, surfaces
 from unlearn_jax.data import Toy
@@ -24,9 +25,10 @@ from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict
+from unlearn_jax.types import Interval
 
 FRESH, FRESH_POINTS = 0x7E57, 2000  # added to the seed, and how many: points that nobody trained on
-Seed = dict[str, np.ndarray]  # what was found from one seed
+Seed = dict[str, np.ndarray]  # what `left_out` gives
 
 
 def run(config: Config, folder: Run) -> None:
@@ -42,7 +44,7 @@ def run(config: Config, folder: Run) -> None:
         seeds: dict[int, Seed] = {}
         with working(f"{axis} {value}") as update:
             for done in range(config.seeds):
-                one = kept(own, folder, toy, window, config.seed + done)
+                one = of_seed(own, folder, toy, window, config.seed + done)
                 if len(one["displacement"]) and np.ptp(one["displacement"]):  # else no point is told from another
                     seeds[config.seed + done] = one
                 update((done + 1) / config.seeds, f"{done + 1} seeds, {done + 1 - len(seeds)} without a boundary")
@@ -73,9 +75,10 @@ def run(config: Config, folder: Run) -> None:
         agreement=between([seeds for *_, seeds in found]),
     )
     folder.write_csv("capacity_boundary.csv", *report.table(study))
-    each = [[axis, value, seed, *of_seed(one)] for axis, value, seeds in found for seed, one in seeds.items()]
-    folder.write_csv("seeds.csv", ["axis", "value", "seed", "displacement_mean", "displacement_median", "noise_median"], each)
-    folder.write_json("results.json", {each.name: each.intervals for each in study.variants})
+    rows = [[axis, value, seed, *levels(one)] for axis, value, seeds in found for seed, one in seeds.items()]
+    folder.write_csv("seeds.csv", ["axis", "value", "seed", "displacement_mean", "displacement_median", "noise_median"], rows)
+    intervals = {each.name: {name: tuple(found) for name, found in each.intervals.items()} for each in study.variants}
+    folder.write_json("results.json", intervals)
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
     if study.axes:  # or no network but the base has a boundary from two seeds
@@ -85,10 +88,10 @@ def run(config: Config, folder: Run) -> None:
     print(summary)
 
 
-def kept(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
-    """What was found from one seed, by an earlier run or now."""
-    name, make = f"seeds/{named(config)}-{seed}.npz", partial(looked_at, config, toy, window, seed)
-    return folder.cached(name, {**decisive(config), "of_seed": seed}, make)
+def of_seed(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
+    """The influence of every point from one seed, read where an earlier run kept it; see `left_out`."""
+    name, make = f"seeds/{named(config)}-{seed}.npz", partial(left_out, config, toy, window, seed)
+    return load_or_make(folder, name, {**decisive(config), "of_seed": seed}, make)
 
 
 def named(config: Config) -> str:
@@ -97,7 +100,7 @@ def named(config: Config) -> str:
     return f"{config.activation}-{config.layers}x{config.width}-{digest[:16]}"
 
 
-def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
+def left_out(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
     """The exact influence of every point from one seed; displacements of no point where there is no boundary in the window."""
     original = prepared(config, toy, seed)
     try:
@@ -120,32 +123,32 @@ def looked_at(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
     }
 
 
-def of_seed(one: Seed) -> tuple[float, float, float]:
+def levels(one: Seed) -> tuple[float, float, float]:
     """Mean and median over points of the displacement, and the median float noise: a few seeds may carry a mean over seeds."""
     return float(one["displacement"].mean()), float(np.median(one["displacement"])), float(np.median(one["noise"]))
 
 
-def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, tuple[float, float, float]]:
+def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, Interval]:
     """What all points did together, with intervals over seeds (over points for the comparison with the base)."""
     wrong = toy.train.labels != toy.clean_labels
 
-    def each(statistic: Callable[[Seed], float]) -> tuple[float, float, float]:
+    def over_seeds(statistic: Callable[[Seed], float]) -> Interval:
         return jackknife(lambda values: float(values.mean()), np.array([statistic(one) for one in seeds]))
 
     less = np.mean([memorised(one) for one in seeds], axis=0) < np.mean([memorised(one) for one in base], axis=0)
     return {
-        "train_accuracy": each(lambda one: 100 * float(one["train_accuracy"])),
-        "test_accuracy": each(lambda one: 100 * float(one["test_accuracy"])),
-        "displacement": each(lambda one: float(one["displacement"].mean())),
-        "noise": each(lambda one: float(np.median(one["noise"]))),
-        "above_noise": each(lambda one: 100 * float(np.mean(one["displacement"] > one["noise"].max()))),
-        "gini": each(lambda one: gini(one["displacement"])),
-        "half": each(lambda one: 100 * carriers(one["displacement"], 0.5)),
-        "most": each(lambda one: 100 * carriers(one["displacement"], 0.9)),
+        "train_accuracy": over_seeds(lambda one: 100 * float(one["train_accuracy"])),
+        "test_accuracy": over_seeds(lambda one: 100 * float(one["test_accuracy"])),
+        "displacement": over_seeds(lambda one: float(one["displacement"].mean())),
+        "noise": over_seeds(lambda one: float(np.median(one["noise"]))),
+        "above_noise": over_seeds(lambda one: 100 * float(np.mean(one["displacement"] > one["noise"].max()))),
+        "gini": over_seeds(lambda one: gini(one["displacement"])),
+        "half": over_seeds(lambda one: 100 * carriers(one["displacement"], 0.5)),
+        "most": over_seeds(lambda one: 100 * carriers(one["displacement"], 0.9)),
         "ranks": jackknife(rank_correlation, np.stack([one["displacement"] for one in seeds])),
         "common": jackknife(common_share, np.stack([one["change"] for one in seeds])),
-        "memorised": each(lambda one: float(memorised(one)[~wrong].mean())),
-        "memorised_wrong": each(lambda one: float(memorised(one)[wrong].mean()) if wrong.any() else 0.0),
+        "memorised": over_seeds(lambda one: float(memorised(one)[~wrong].mean())),
+        "memorised_wrong": over_seeds(lambda one: float(memorised(one)[wrong].mean()) if wrong.any() else 0.0),
         "less_memorised": bootstrap(100.0 * less, 0),
     }
 

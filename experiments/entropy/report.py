@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.drawing import COLOURS, LINE, WIDTH, blank, open_frame, panels_of
+from unlearn_jax.report.tables import Table, markdown, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -51,8 +52,6 @@ SHOWN = {
 }
 """Measures of the summary -> their headings."""
 
-Interval = tuple[float, float, float]  # a value and the ends of its interval
-
 
 class Tried(NamedTuple):
     """One setting on one forget set: distances in the oracles' standard deviations, divergence in bits, accuracies in %, nats."""
@@ -92,10 +91,10 @@ class Circumstance(NamedTuple):
 
     def totals(self, entropy_weights: Sequence[float], loss_weights: Sequence[float]) -> Float[np.ndarray, "loss entropy"]:
         """Distances of the settings, over the forget sets on average."""
-        found: dict[tuple[float | None, float | None], list[float]] = {}
+        by_weights: dict[tuple[float | None, float | None], list[float]] = {}
         for one in self.tried:
-            found.setdefault((one.entropy_weight, one.loss_weight), []).append(one.total)
-        return np.array([[np.mean(found[entropy, loss]) for entropy in entropy_weights] for loss in loss_weights])
+            by_weights.setdefault((one.entropy_weight, one.loss_weight), []).append(one.total)
+        return np.array([[np.mean(by_weights[entropy, loss]) for entropy in entropy_weights] for loss in loss_weights])
 
 
 class Study(NamedTuple):
@@ -114,34 +113,34 @@ def in_short(found: Circumstance) -> str:
     totals = [np.mean([one.total for one in settings if (one.entropy_weight, one.loss_weight) == pair]) for pair in weights]
     best = int(np.argmin(totals))
     entropy, loss = weights[best]
-    ends = found.measures["distance: nothing"][0], found.measures["distance: null"][0]
+    nothing, null = (found.measures[f"distance: {end}"].value for end in ("nothing", "null"))
     return (
-        f"doing nothing {ends[0]:.2f}, retrained {ends[1]:.2f}, nearest {totals[best]:.2f} "
+        f"doing nothing {nothing:.2f}, retrained {null:.2f}, nearest {totals[best]:.2f} "
         f"at entropy {_signed(entropy)}, loss {_signed(loss)}"
     )
 
 
-def settings_table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def settings_table(study: Study) -> Table:
     """The columns and rows of settings.csv: a row for each circumstance, forget set and setting."""
     rows = [[each.name, *one] for each in study.circumstances for one in each.tried]
-    return ["circumstance", *Tried._fields], rows
+    return Table(["circumstance", *Tried._fields], rows)
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of entropy.csv: a row for each circumstance and measure, then one for each forget set."""
-    rows: list[list[Any]] = []
+    rows: list[list] = []
     for each in study.circumstances:
         for measure, interval in each.measures.items():
             rows.append([each.name, "all", measure, *interval])
             rows += [[each.name, index, measure, value, None, None] for index, value in enumerate(each.by_set[measure])]
-    return ["circumstance", "forget_set", "measure", "value", "value_low", "value_high"], rows
+    return Table(["circumstance", "forget_set", "measure", "value", "value_low", "value_high"], rows)
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
-    lines = [[each.title, *(_interval(each.measures[measure]) for measure in SHOWN)] for each in study.circumstances]
+    """The text of summary.md."""
+    lines = [[each.title, *(f"{each.measures[measure]:.2f}" for measure in SHOWN)] for each in study.circumstances]
     best = [[each.title, in_short(each)] for each in study.circumstances]
-    text = [
+    return page(
         f"# Entropy and loss on the forget set: {study.title}",
         "Distance from the oracles, in their standard deviations, added up over forget, retained and test examples. A gain is a "
         "distance without a term less that with it: above 0 the term helps; strengths are those that are best on the other "
@@ -149,33 +148,27 @@ def summary(study: Study) -> str:
         "other term at its best. 95% intervals over models, the forget sets being these (jackknife, Student's t).",
         markdown(["", *SHOWN.values()], lines),
         markdown(["", "the nearest setting on average over the sets, chosen on these sets"], best),
-    ]
-    return "\n\n".join(text) + "\n"
+    )
 
 
 def maps(study: Study) -> "matplotlib.figure.Figure":
     """Draws a map for each circumstance: how much of the way from doing nothing to retraining each pair of weights goes."""
-    columns = min(COLUMNS, len(study.circumstances))
-    rows = -(-len(study.circumstances) // columns)
-    figure = blank(WIDTH, 1.5 + 2.1 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure, panels = panels_of(len(study.circumstances), COLUMNS, lambda down, across: 1.5 + 2.1 * down)
     image = None
-    for number, (axes, each) in enumerate(zip(panels.flat, study.circumstances, strict=False)):
+    for number, (axes, each) in enumerate(zip(panels, study.circumstances, strict=True)):
         totals = each.totals(study.entropy_weights, study.loss_weights)
-        nothing, null = each.measures["distance: nothing"][0], each.measures["distance: null"][0]
+        nothing, null = (each.measures[f"distance: {end}"].value for end in ("nothing", "null"))
         way = (nothing - totals) / max(nothing - null, 0.1 * null)
         image = axes.imshow(np.clip(way, -1, 1), cmap="RdBu", vmin=-1, vmax=1, origin="lower", aspect="auto")
         row, column = np.unravel_index(np.argmin(totals), totals.shape)
         axes.plot(column, row, "*", color="black", markersize=9, markeredgecolor="white", markeredgewidth=0.7)
-        axes.axhline(len(study.loss_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
-        axes.axvline(len(study.entropy_weights) // 2, color="#888888", linewidth=0.5, linestyle=":")
-        said = f"nothing {nothing:.1f}, best {totals.min():.1f}, null {null:.1f}"
-        axes.set_title(f"{each.title}\n{said}", fontsize=6)
+        axes.axhline(len(study.loss_weights) // 2, color=LINE, linewidth=0.5, linestyle=":")
+        axes.axvline(len(study.entropy_weights) // 2, color=LINE, linewidth=0.5, linestyle=":")
+        ends = f"nothing {nothing:.1f}, best {totals.min():.1f}, null {null:.1f}"
+        axes.set_title(f"{each.title}\n{ends}", fontsize=6)
         axes.set_xticks(range(len(study.entropy_weights)), [_signed(one) for one in study.entropy_weights], rotation=90)
         axes.set_yticks(range(len(study.loss_weights)), [_signed(one) for one in study.loss_weights])
-        axes.tick_params(labelsize=6, labelbottom=number + columns >= len(study.circumstances))
-    for axes in list(panels.flat)[len(study.circumstances) :]:
-        axes.set_axis_off()
+        axes.tick_params(labelsize=6, labelbottom=number + COLUMNS >= len(study.circumstances))
     assert image is not None
     bar = figure.colorbar(image, ax=panels, shrink=0.5, aspect=40, location="bottom")
     bar.set_label("share of the way from doing nothing (0) to other retrained models (1); below 0: worse", fontsize=8)
@@ -188,8 +181,6 @@ def maps(study: Study) -> "matplotlib.figure.Figure":
 
 def signs(study: Study) -> "matplotlib.figure.Figure":
     """Draws, for each term, the better sign against what retrained models have more or less of on F than the originals."""
-    from matplotlib.ticker import FuncFormatter
-
     figure = blank(WIDTH, 5.2)
     panels = figure.subplots(1, 2)
     for axes, term, threshold in zip(panels, ("entropy", "loss"), (0.05, 0.2), strict=True):
@@ -209,20 +200,20 @@ def signs(study: Study) -> "matplotlib.figure.Figure":
         axes.set_xscale("symlog", linthresh=threshold)
         axes.set_yscale("symlog", linthresh=0.2)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_major_formatter("{x:g}")
         reach = [1.1 * max(map(abs, limits)) for limits in (axes.get_xlim(), axes.get_ylim())]
         axes.set_xlim(-reach[0], reach[0])
         axes.set_ylim(-reach[1], reach[1])
         axes.fill_between([-reach[0], 0], 0, reach[1], color="#F0F0F0", zorder=0)
         axes.fill_between([0, reach[0]], -reach[1], 0, color="#F0F0F0", zorder=0)
-        axes.axhline(0, color="#888888", linewidth=0.6)
-        axes.axvline(0, color="#888888", linewidth=0.6)
+        axes.axhline(0, color=LINE, linewidth=0.6)
+        axes.axvline(0, color=LINE, linewidth=0.6)
         axes.tick_params(labelsize=7)
         axes.tick_params(axis="x", rotation=45)
         axes.set_xlabel(f"{term} on F, oracles less originals (nats)", fontsize=8)
         axes.set_ylabel(f"distance with the {term} raised, less that with it lowered", fontsize=8)
         axes.set_title(f"{term}: above 0, lowering it is the better sign", fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_frame(axes)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     figure.suptitle(
@@ -236,8 +227,3 @@ def signs(study: Study) -> "matplotlib.figure.Figure":
 def _signed(weight: float | None) -> str:
     """A weight with its sign, 0 without one."""
     return f"{weight:+g}" if weight else "0"
-
-
-def _interval(found: Interval) -> str:
-    value, low, high = found
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -1,7 +1,6 @@
 """When minimising the entropy and the loss on the forget set is useful: signs and weights of both under many circumstances."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -15,9 +14,10 @@ from experiments.entropy import report
 from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config
 from experiments.entropy.report import SPLITS, Tried
 from unlearn_jax.bench.population import lost_members
-from unlearn_jax.bench.setting import Setting, forget_mask, forgetting, pool, prepare
+from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
+from unlearn_jax.bench.setting import Setting, forget_mask, forgetting, mixture, pool, prepare
 from unlearn_jax.bench.tuning import distance, tiled
-from unlearn_jax.data.splits import generator
+from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses, entropies, js_divergence, margins, probabilities
@@ -58,6 +58,18 @@ class Judged(NamedTuple):
     oracle_loss: np.ndarray
     same_answer: np.ndarray
 
+    def arrays(self) -> Arrays:
+        """Named arrays, which `of` reads back."""
+        margins = {f"margins_{split}": each for split, each in zip(SPLITS, self.margins, strict=True)}
+        oracles = {f"oracles_{split}": each for split, each in zip(SPLITS, self.oracles, strict=True)}
+        return margins | oracles | {field: getattr(self, field) for field in self._fields[2:]}
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> "Judged":
+        """Reads what `arrays` gave."""
+        margins, oracles = ([arrays[f"{field}_{split}"] for split in SPLITS] for field in cls._fields[:2])
+        return cls(margins, oracles, *(arrays[field] for field in cls._fields[2:]))
+
 
 def run(config: Config, folder: Run) -> None:
     """Try every pair of weights under every circumstance, and hold the best signs against what retrained models are surer of.
@@ -68,6 +80,7 @@ def run(config: Config, folder: Run) -> None:
     entropy_weights, loss_weights = config.weights()
     settings = np.array(list(itertools.product(entropy_weights, loss_weights)))
     found: list[report.Circumstance] = []
+    made_with: set[str] = set()
     for name in config.names():
         circumstance = CIRCUMSTANCES[name]
         own = config.under(circumstance)
@@ -75,7 +88,9 @@ def run(config: Config, folder: Run) -> None:
         with working(name) as update:
             sets: list[Judged] = []
             for index in range(config.forget_sets):
-                sets.append(kept(own, circumstance, folder, setting, f"{name}-{index}", index, settings))
+                arrays = kept_or_judged(own, circumstance, folder, setting, f"{name}-{index}", index, settings)
+                made_with.add(str(arrays["made_with"]))
+                sets.append(Judged.of(arrays))
                 update((index + 1) / config.forget_sets, f"{index + 1} forget sets")
             found.append(summed_up(name, circumstance.title, sets, settings))
             update(1.0, report.in_short(found[-1]))
@@ -83,18 +98,19 @@ def run(config: Config, folder: Run) -> None:
     study = report.Study(title, entropy_weights, loss_weights, found)
     folder.write_csv("settings.csv", *report.settings_table(study))
     folder.write_csv("entropy.csv", *report.table(study))
-    folder.write_json("results.json", {each.name: each.measures for each in found})
-    summary = report.summary(study)
+    measures = {each.name: {name: tuple(interval) for name, interval in each.measures.items()} for each in found}
+    folder.write_json("results.json", {**measures, "made_with": sorted(made_with)})
+    summary = "\n".join([report.summary(study), *mixture(made_with)])
     folder.write_text("summary.md", summary)
     save(report.maps(study), folder, "maps")
     save(report.signs(study), folder, "signs")
     print(summary)
 
 
-def kept(
+def kept_or_judged(
     config: Config, circumstance: Circumstance, folder: Run, setting: Setting, name: str, index: int, settings: np.ndarray
-) -> Judged:
-    """What was found on one forget set, by an earlier run or now."""
+) -> Arrays:
+    """What `Judged.of` takes for one forget set, read where an earlier run kept it."""
     mask = forget_mask(config, setting, index)
     values = hyperparameters(
         METHOD,
@@ -106,30 +122,13 @@ def kept(
             "retain_weight": circumstance.retain_weight,
         },
     )
-    identity = {
-        **setting.identity,
-        "forget": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
-        "recipe": dataclasses.asdict(setting.problem.recipe),
-        "values": values,
-        "settings": settings,
-        "corrected": circumstance.corrected,
-        "members": config.members,
-        "retain_size": config.evaluation.retain_size,
-        "seed": config.seed,
-    }
-
-    def make() -> dict[str, np.ndarray]:
-        judged = looked_at(config, circumstance, setting, mask, name, values, settings)
-        arrays = {f"margins_{split}": each for split, each in zip(SPLITS, judged.margins, strict=True)}
-        arrays |= {f"oracles_{split}": each for split, each in zip(SPLITS, judged.oracles, strict=True)}
-        return arrays | {field: getattr(judged, field) for field in Judged._fields[2:]}
-
-    found = folder.cached(f"sets/{name}.npz", identity, make)
-    all_margins, of_oracles = ([found[f"{field}_{split}"] for split in SPLITS] for field in Judged._fields[:2])
-    return Judged(all_margins, of_oracles, *(found[field] for field in Judged._fields[2:]))
+    asked = {"values": values, "settings": settings, "corrected": circumstance.corrected}
+    identity = {**identity_of(config, setting, mask), **asked}
+    make = partial(judged, config, circumstance, setting, mask, name, values, settings)
+    return load_or_make(folder, f"sets/{name}.npz", identity, lambda: make().arrays())
 
 
-def looked_at(
+def judged(
     config: Config,
     circumstance: Circumstance,
     setting: Setting,
@@ -154,9 +153,9 @@ def looked_at(
     originals = pools["original"].variables
     labels = np.where(mask, data.clean_labels, data.train.labels) if circumstance.corrected else data.train.labels
     problem = dataclasses.replace(problem, train=problem.train._replace(labels=jnp.asarray(labels, problem.train.labels.dtype)))
-    unlearned = unlearn(config, problem, originals, name, values, settings)
-    retained = generator("retained examples that are judged", config.seed).permutation(np.flatnonzero(~mask))
-    rows = np.flatnonzero(mask), np.sort(retained[: config.evaluation.retain_size])
+    unlearned = after_all(config, problem, originals, name, values, settings)
+    rng = generator("retained examples that are judged", config.seed)
+    rows = np.flatnonzero(mask), sample(np.flatnonzero(~mask), config.evaluation.retain_size, rng)
     images = *(data.train.images[own] for own in rows), data.test.images
     trained_on = *(data.train.labels[own] for own in rows), data.test.labels
     references = originals, pools["retrain"].variables, pools["oracle"].variables
@@ -188,7 +187,7 @@ def looked_at(
     )
 
 
-def unlearn(
+def after_all(
     config: Config, problem: Problem, originals: Variables, name: str, values: dict[str, Any], settings: np.ndarray
 ) -> Variables:
     """The members after every setting; the same batches in all settings, so that these are paired."""
@@ -199,10 +198,7 @@ def unlearn(
     keys = member_keys(config.seed, f"entropy on {name}", members)[np.tile(rows, len(settings))]
     batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
     unlearner = Unlearner(METHOD, values | weights, problem, tiled(originals, len(settings)), **batching)
-    with working(f"{name}: settings") as update:
-        done = unlearner.apply(keys, lambda share: update(share, f"{round(share * len(settings))} of {len(settings)} settings"))
-        update(1.0, f"{len(settings)} settings, {done.seconds:.2f} s a member")
-    return done.variables
+    return unlearn(f"{name}: {len(settings)} settings", unlearner, keys).variables
 
 
 def by_setting(values: np.ndarray, gone: np.ndarray, members: int) -> np.ndarray:
@@ -250,11 +246,11 @@ def summed_up(name: str, title: str, sets: list[Judged], settings: np.ndarray) -
         "loss, originals": lambda who: np.array([s.loss[ORIGINALS, who].mean() for s in sets]),
         "same answer": lambda who: np.array([s.same_answer[who].mean() for s in sets]),
     }
-    for yardstick, far in YARDSTICKS.items():
+    for kind, far in DISTANCES.items():
         reached = reached_by(sets, settings, far, everyone)
-        statistics |= {f"{yardstick}: {family}": statistic for family, statistic in reached.items()}
+        statistics |= {f"{kind}: {family}": statistic for family, statistic in reached.items()}
         statistics |= {
-            f"{yardstick}: {gain}": less(reached[without], reached[having]) for gain, (without, having) in report.GAINS.items()
+            f"{kind}: {gain}": less(reached[without], reached[having]) for gain, (without, having) in report.GAINS.items()
         }
     by_set = {label: [float(value) for value in statistic(everyone)] for label, statistic in statistics.items()}
     measures = {label: jackknife(over_sets(statistic), everyone) for label, statistic in statistics.items()}
@@ -265,7 +261,7 @@ def summed_up(name: str, title: str, sets: list[Judged], settings: np.ndarray) -
 def reached_by(
     sets: list[Judged], settings: np.ndarray, far: Callable[[Judged, np.ndarray], np.ndarray], everyone: np.ndarray
 ) -> dict[str, PerSet]:
-    """How near each family of settings, and both ends, come on each set, with some of the members; a ruin counts as `RUINED`."""
+    """The distance of each family of settings, and of both ends, on each set, with some of the members; at most `RUINED`."""
     totals = {}
     for who in (everyone, *(np.delete(everyone, one) for one in everyone)):
         each = np.array([far(one, who).sum(axis=0) for one in sets])
@@ -303,4 +299,4 @@ def every_setting(index: int, one: Judged, settings: np.ndarray) -> list[Tried]:
     return [Tried(index, kind, *own, *rest) for kind, own, rest in zip(kinds, weights, measured.tolist(), strict=True)]
 
 
-YARDSTICKS = {"distance": distances, "divergence": divergences}
+DISTANCES = {"distance": distances, "divergence": divergences}

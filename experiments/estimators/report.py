@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, hundredths, open_frame, panels_of, write_cells
+from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -59,7 +61,7 @@ class Entry(NamedTuple):
         screened: share of the top points among its first m, for m = 0 ... points.
     """
 
-    measures: Mapping[str, tuple[float, float, float]]
+    measures: Mapping[str, Interval]
     once: float
     each: float
     seconds: float
@@ -108,11 +110,11 @@ def ordered(studies: Sequence[Study]) -> list[str]:
 
 
 def rivals(study: Study) -> list[str]:
-    """The estimators of a setting, without the exact answers that they are held against."""
+    """The estimators of a setting, without the exact answers that they are compared with."""
     return [name for name in ordered([study]) if name not in FAMILIES[0]]
 
 
-def table(studies: Sequence[Study]) -> tuple[list[str], list[list[Any]]]:
+def table(studies: Sequence[Study]) -> Table:
     """The columns and rows of estimators.csv: one for each setting, estimator and measure; empty where nothing is finite."""
     columns = ["setting", "estimator", "measure", "value", "low", "high", "null", "ceiling"]
     columns += ["trainings", "seconds", "break_even_targets", "price"]
@@ -120,30 +122,28 @@ def table(studies: Sequence[Study]) -> tuple[list[str], list[list[Any]]]:
     for study in studies:
         for name in ordered([study]):
             entry = study.entries[name]
-            even = study.break_even(name)
             price = study.price(name) if name in rivals(study) else None
-            costs = [study.trainings(name), entry.seconds, even if math.isfinite(even) else None, price]
+            costs = [study.trainings(name), entry.seconds, finite(study.break_even(name)), price]
             for measure in MEASURES:
-                ends = [study.entries[end].measures[measure][0] for end in (NULL, CEILING)]
+                ends = [study.entries[end].measures[measure].value for end in (NULL, CEILING)]
                 rows.append([study.setting, name, measure, *entry.measures[measure], *ends, *costs])
-    return columns, rows
+    return Table(columns, rows)
 
 
 def conclusion(studies: Sequence[Study]) -> str:
     """A line for each setting: which estimator ranks points best."""
     lines = []
     for study in studies:
-        best = max(rivals(study), key=lambda name: study.entries[name].measures["spearman"][0])
-        value, low, high = study.entries[best].measures["spearman"]
+        best = max(rivals(study), key=lambda name: study.entries[name].measures["spearman"].value)
         lines.append(
-            f"{study.setting}: {NAMES[best]} is nearest to exact leave-one-out, rank correlation {value:.2f} ({low:.2f} to "
-            f"{high:.2f}), for {study.trainings(best):.3g} trainings instead of {study.points}"
+            f"{study.setting}: {NAMES[best]} is nearest to exact leave-one-out, rank correlation "
+            f"{study.entries[best].measures['spearman']:.2f}, for {study.trainings(best):.3g} trainings instead of {study.points}"
         )
     return "\n".join(lines)
 
 
 def summary(studies: Sequence[Study]) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     first = studies[0]
     titles = {
         "spearman": "Rank correlation with exact leave-one-out over points, mean over targets (95%: bootstrap over points)",
@@ -155,7 +155,7 @@ def summary(studies: Sequence[Study]) -> str:
     heading = ["", *(study.setting for study in studies)]
     for measure, title in titles.items():
         cells = [[NAMES[name], *(_cell(study, name, measure) for study in studies)] for name in ordered(studies)]
-        text += [title, _markdown(heading, cells)]
+        text += [title, markdown(heading, cells, left=(0,))]
     for study in studies:
         costs = [
             [
@@ -168,16 +168,16 @@ def summary(studies: Sequence[Study]) -> str:
             for name in rivals(study)
         ]
         columns = ["", "trainings", "seconds", "break-even targets", f"{FOUND:.0%} of the top {study.top}, verified"]
-        text += [f"Cost, {study.setting} (the last column in shares of exact leave-one-out)", _markdown(columns, costs)]
+        text += [f"Cost, {study.setting} (the last column in shares of exact leave-one-out)", markdown(columns, costs, left=(0,))]
     smooth = [
         [study.setting, f"{study.smoothness.mean():.3f}", f"{study.smoothness.min():.3f}", _cell(study, "unrolled", "pearson")]
         for study in studies
     ]
     text += [
         "Metasmoothness at the removal of single points, and Pearson's correlation of the unrolled gradient",
-        _markdown(["", "mean", "least", "unrolled"], smooth),
+        markdown(["", "mean", "least", "unrolled"], smooth, left=(0,)),
     ]
-    return "\n\n".join(text) + "\n"
+    return page(*text)
 
 
 def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
@@ -189,10 +189,8 @@ def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     for axes, measure, title in zip(panels, ("spearman", "recall", "lds"), titles, strict=True):
         values = np.array([[_value(study, name, measure) for study in studies] for name in names])
         image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                shade = "white" if abs(value) > 0.65 else "black"
-                axes.text(column, row, _short(value), ha="center", va="center", fontsize=6, color=shade)
+        texts = np.vectorize(lambda value: hundredths(value) if math.isfinite(value) else "")(values)
+        write_cells(axes, texts, np.abs(values) > 0.65, 6.0)
         axes.set_xticks(range(len(studies)), [study.setting for study in studies], rotation=55, ha="right", fontsize=7)
         axes.set_yticks(range(len(names)), [NAMES[name] for name in names], fontsize=7)
         ends = np.cumsum([sum(name in names for name in family) for family in FAMILIES])[:-1]
@@ -207,13 +205,10 @@ def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
 
 def screening_curves(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     """Draws how many of the top points are found when an estimator proposes and exact retraining verifies, against the cost."""
-    across = min(3, len(studies))
-    down = -(-len(studies) // across)
-    figure = blank(WIDTH, 0.9 + 2.0 * down)
-    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, panels = panels_of(len(studies), 3, lambda down, across: 0.9 + 2.0 * down)
     colour = dict(zip(SHOWN, (COLOURS[number] for number in (1, 2, 5, 3, 0, 4)), strict=True))
     lines = {}
-    for axes, study in zip(panels, studies, strict=False):
+    for axes, study in zip(panels, studies, strict=True):
         for name in sorted(rivals(study), key=lambda name: name in SHOWN):
             spent = (study.trainings(name) + np.arange(study.points + 1)) / study.points
             shown = name in SHOWN
@@ -225,10 +220,8 @@ def screening_curves(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_title(study.setting, fontsize=8)
         axes.set_xlim(0, 1.75)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_frame(axes)
         axes.tick_params(labelsize=7)
-    for axes in panels[len(studies) :]:
-        axes.set_visible(False)
     figure.supxlabel("trainings, estimator included, as a share of exact leave-one-out (line)", fontsize=8)
     figure.supylabel(f"share of the true top {studies[0].top} found", fontsize=8)
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False, fontsize=7)
@@ -256,32 +249,19 @@ def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
         )
     axes.set_xlabel("metasmoothness at the removal of single points (mean, standard error)")
     axes.set_ylabel("Pearson's correlation of unrolled\nwith exact leave-one-out")
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
 def _value(study: Study, name: str, measure: str) -> float:
-    return study.entries[name].measures[measure][0] if name in study.entries else math.nan
+    return study.entries[name].measures[measure].value if name in study.entries else math.nan
 
 
 def _cell(study: Study, name: str, measure: str) -> str:
-    if name not in study.entries:
-        return ""
-    value, low, high = study.entries[name].measures[measure]
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _short(value: float) -> str:
-    """Two digits: .97, -.03, 1."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("1.00", "1")  # the sum makes -0 a 0
+    return f"{study.entries[name].measures[measure]:.2f}" if name in study.entries else ""
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "never"
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [headings, ["---", *["--:"] * (len(headings) - 1)], *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,9 +1,9 @@
 """Every estimator of influence against exact leave-one-out on a toy, in several settings, with cost, null and ceiling."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from experiments.estimators import report
 from experiments.estimators.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive
 from unlearn_jax.data import Toy, discs
 from unlearn_jax.data.splits import generator, random_halves
@@ -35,7 +36,7 @@ HELD_OUT = 0.25  # share of the subsets that no datamodel is fitted to
 
 
 class Path(NamedTuple):
-    """What an estimator may know beside the run: where it went."""
+    """The path of a training run, which some estimators use besides its end."""
 
     final: Variables
     checkpoints: Variables  # before each segment
@@ -53,7 +54,9 @@ def run(config: Config, folder: Run) -> None:
     """
     studies = []
     for setting in config.setting_names():
-        studies.append(measured(config, setting, kept(config.varied(setting), folder, setting)))
+        varied = config.varied(setting)
+        arrays = load_or_make(folder, f"settings/{setting}.npz", decisive(varied), partial(estimated, varied, setting))
+        studies.append(measured(config, setting, arrays))
     folder.write_csv("estimators.csv", *report.table(studies))
     folder.write_json("results.json", {"settings": studies})
     folder.write_text("summary.md", report.summary(studies))
@@ -63,19 +66,14 @@ def run(config: Config, folder: Run) -> None:
     print(report.conclusion(studies))
 
 
-def kept(config: Config, folder: Run, setting: str) -> dict[str, np.ndarray]:
-    """What was found in a setting, by an earlier run or now."""
-    return folder.cached(f"settings/{setting}.npz", decisive(config), lambda: studied(config, setting))
-
-
-def studied(config: Config, setting: str) -> dict[str, np.ndarray]:
-    """Everything about a setting that takes training: what `measured` reads."""
+def estimated(config: Config, setting: str) -> dict[str, np.ndarray]:
+    """All that takes training in a setting, as `measured` reads it."""
     with working(setting) as update:
         return trained(config, update)
 
 
 def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
-    """As `studied`, telling how far it is."""
+    """As `estimated`, telling how far it is."""
     assert config.train_size
     toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
     unseen = discs(config.targets, **dataclasses.asdict(config.discs), seed=config.seed + 1).train
@@ -123,7 +121,7 @@ def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, n
 
 
 def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> report.Study:
-    """What is said of a setting: how good each estimate is, and what it cost."""
+    """How good each estimate is in a setting, and what it cost."""
     points, targets = arrays["exact"].shape
     estimates = {name: arrays[name] for name in ("exact", report.NULL, report.CEILING)}
     costs = dict.fromkeys(estimates, np.array([points, 0.0, arrays["exact_seconds"]]))
@@ -133,12 +131,12 @@ def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> rep
             estimates[name], costs[name] = arrays[key], arrays[f"cost/{name}"]
     ruined = [name for name, estimate in estimates.items() if not np.isfinite(estimate).all()]
     truth = [name for name in ("exact", report.NULL, report.CEILING) if name in ruined]
-    said = f"{', '.join(truth)} of {setting} not finite; expected a smaller number"
-    require(not truth, "--train.learning-rate", config.train.learning_rate, said)
+    accepted = f"{', '.join(truth)} of {setting} not finite; expected a smaller number"
+    require(not truth, "--train.learning-rate", config.train.learning_rate, accepted)
     for name in ruined:
         print(f"{name}: not finite, left out of {setting}")
         del estimates[name]
-    recall = functools.partial(attribution.top_recall, k=config.top)
+    recall = partial(attribution.top_recall, k=config.top)
     over_points: dict[str, Callable[..., Any]] = {
         "pearson": attribution.pearson,
         "spearman": attribution.spearman,
@@ -147,7 +145,7 @@ def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> rep
     entries = {}
     for name, estimate in estimates.items():
         found = {kind: attribution.interval(measure, estimate, arrays["exact"]) for kind, measure in over_points.items()}
-        lds = functools.partial(attribution.linear_datamodelling_score, estimate)
+        lds = partial(attribution.linear_datamodelling_score, estimate)
         found["lds"] = attribution.interval(lds, arrays["removed"], arrays["subset_changes"])
         screened = attribution.screening(estimate, arrays["exact"], config.top)
         once, each, seconds = costs[name].tolist()
@@ -163,9 +161,9 @@ def prepared(config: Config, toy: Toy, seed: int) -> Training:
     return dataclasses.replace(drawn, transform=differentiable(recipe)) if recipe.optimiser == "adam" else drawn
 
 
-@functools.cache
+@cache
 def differentiable(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam whose root has a derivative everywhere."""
+    """Adam whose square root is differentiable at 0."""
     return optax.adamw(recipe.learning_rate, eps_root=1e-16, weight_decay=recipe.weight_decay)
 
 
@@ -194,7 +192,7 @@ def followed(config: Config, original: Training) -> Path:
 
 
 def estimators(config: Config, path: Path) -> dict[str, Estimator]:
-    """All that need no further training, by name."""
+    """The estimators that need no further training, by name."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(path.final.params))
     keys = jax.random.split(jax.random.key(config.seed), 3)
 
@@ -233,15 +231,15 @@ def cost(program: Estimator, plain: Training, path: Path, targets: Examples, uni
 
 
 def entry(name: str, found: np.ndarray, once: float, each: float, seconds: float) -> dict[str, np.ndarray]:
-    """An estimate as it is kept."""
+    """An estimate as the run folder keeps it."""
     return {f"estimate/{name}": found, f"cost/{name}": np.array([once, each, seconds])}
 
 
 def datamodels(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Leave-one-out as a linear model of the subsets has it."""
+    """Leave-one-out as predicted by a linear model fitted to the subsets."""
     return -influence.datamodels(masks, changes).weights
 
 
 def subset_influence(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Leave-one-out as the difference between models with and without each point has it."""
+    """Leave-one-out as predicted by the difference between the means of models with and without each point."""
     return -influence.subset_influence(masks, changes).score

@@ -1,12 +1,12 @@
 """A toy beside the images that it was fitted to: a table, the planes, the distributions, and the search."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, open_frame
+from unlearn_jax.report.tables import Table, markdown, page
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -36,7 +36,7 @@ class Study(NamedTuple):
     """What was measured on images and on toys, by the same learners.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         names: of the classes.
         measured: `metrics.Characteristics` of images, start (the toy before the fit) and fitted, one for each draw.
         toys: by name, places, labels as trained on, and clean labels of one draw.
@@ -73,16 +73,16 @@ class Study(NamedTuple):
 
 def levels(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
     """Mean and standard deviation over the draws of single numbers: name of the number -> name of the problem -> both."""
-    found = {}
+    statistics = {}
     for name, attribute, percent in LEVELS:
         draws = {
             problem: [_level(getattr(each, attribute), percent) for each in all_] for problem, all_ in study.measured.items()
         }
-        found[name] = {problem: (float(np.mean(each)), float(np.std(each, ddof=1))) for problem, each in draws.items()}
-    return found
+        statistics[name] = {problem: (float(np.mean(each)), float(np.std(each, ddof=1))) for problem, each in draws.items()}
+    return statistics
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of characteristics.csv: levels, and then mismatches with the images."""
     columns = ["characteristic", "kind", *(f"{name}{part}" for name in LOOKS for part in ("", "_sd"))]
     rows: list[list[Any]] = [
@@ -91,21 +91,22 @@ def table(study: Study) -> tuple[list[str], list[list[Any]]]:
     rows += [
         [name, "mismatch", *(value for problem in LOOKS for value in study.mismatch(problem, name))] for name in study.tolerance
     ]
-    return columns, rows
+    return Table(columns, rows)
 
 
-def trials(study: Study) -> tuple[list[str], list[list[Any]]]:
+def trials(study: Study) -> Table:
     """The columns and rows of trials.csv: what was tried, in the parameters' own units."""
     columns = ["round", "mismatch", *study.space]
-    return columns, [
+    rows = [
         [number + 1, float(loss), *(_value(share, *way) for share, way in zip(place, study.space.values(), strict=True))]
         for number, (places, losses) in enumerate(zip(study.places, study.losses, strict=True))
         for place, loss in zip(places, losses, strict=True)
     ]
+    return Table(columns, rows)
 
 
 def headline(study: Study) -> str:
-    """One line."""
+    """The result in one line."""
     return (
         f"mean mismatch in tolerances: {study.total('start'):.2f} before the fit, {study.total('fitted'):.2f} after it; "
         f"images among themselves {study.total('images'):.2f}"
@@ -113,13 +114,13 @@ def headline(study: Study) -> str:
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     ends = [f"{name} = {after:.3g} (before {before:.3g})" for name, (before, after) in study.parameters.items()]
-    found = [
+    level_rows = [
         [name, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in (each[problem] for problem in LOOKS))]
         for name, each in levels(study).items()
     ]
-    apart = [
+    mismatch_rows = [
         [
             name.replace("_", " "),
             f"{unit:g}",
@@ -128,16 +129,15 @@ def summary(study: Study) -> str:
         for name, unit in study.tolerance.items()
     ]
     draws = len(study.measured["images"])
-    text = [
+    return page(
         f"# A toy fitted to {study.title}",
         f"{study.losses.size} mixtures tried in {len(study.losses)} rounds; {headline(study)}.",
         "The mixture: " + ", ".join(ends) + ".",
         f"Mean ± standard deviation over {draws} draws (examples, sub-populations and models anew; none that the search saw)",
-        _markdown(("", *(name for _, name in LOOKS.values())), found),
+        markdown(("", *(name for _, name in LOOKS.values())), level_rows),
         "Mismatch with the images, mean over pairs of draws (distributions: mean difference of quantiles; confusion: variation)",
-        _markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), apart),
-    ]
-    return "\n\n".join(text) + "\n"
+        markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), mismatch_rows),
+    )
 
 
 def planes(study: Study) -> "matplotlib.figure.Figure":
@@ -160,7 +160,7 @@ def planes(study: Study) -> "matplotlib.figure.Figure":
 
 
 def characteristics(study: Study) -> "matplotlib.figure.Figure":
-    """Draws target and achieved: two shares, three distributions, and who is taken for whom."""
+    """Draws target and achieved: two shares, three distributions, and the confusion of classes."""
     figure = blank(WIDTH, 6.2)
     panels = figure.subplots(2, 3).ravel()
     bars, curves, maps = panels[0], panels[1:4], panels[4:]
@@ -180,8 +180,7 @@ def characteristics(study: Study) -> "matplotlib.figure.Figure":
     for axes, (name, called) in zip(curves, DISTRIBUTIONS.items(), strict=True):
         axes.set_xlabel(f"% of {'test answers' if name == 'margins' else 'training examples'} below")
         axes.set_ylabel(called)
-    for axes in (bars, *curves):
-        axes.spines[["top", "right"]].set_visible(False)
+    open_frame(bars, *curves)
     confusions = {name: np.mean([each.confusion for each in study.measured[name]], axis=0) for name in ("images", "fitted")}
     off = [np.where(np.eye(len(each), dtype=bool), np.nan, 100 * each) for each in confusions.values()]
     most = max(float(np.nanmax(each)) for each in off)
@@ -219,14 +218,13 @@ def search(study: Study) -> "matplotlib.figure.Figure":
     where.set_xlim(-0.02, 1.02)
     where.set_xlabel("from the least to the largest value tried")
     where.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    for axes in (course, where):
-        axes.spines[["top", "right"]].set_visible(False)
+    open_frame(course, where)
     figure.suptitle(study.title, fontsize=9)
     return figure
 
 
 def _level(value: Any, percent: float | None) -> float:
-    """A share as it is; of a distribution that is described by its quantiles the mean, or another quantile."""
+    """A number itself; of a distribution given by its quantiles the mean, or a percentile of it."""
     if percent is None:
         return float(np.mean(value))
     return float(np.interp(percent / 100, (np.arange(len(value)) + 0.5) / len(value), value))
@@ -234,8 +232,3 @@ def _level(value: Any, percent: float | None) -> float:
 
 def _value(share: float, low: float, high: float, way: str) -> float:
     return float(low * (high / low) ** share if way == "log" else low + share * (high - low))
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [headings, ["--:"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

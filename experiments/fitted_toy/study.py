@@ -13,9 +13,11 @@ from scipy.stats.qmc import LatinHypercube
 from experiments.fitted_toy import report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive, on_halves, prepare
 from unlearn_jax.data import DATASETS, Mixture, Toy, populations
-from unlearn_jax.data.splits import generator, random_halves
+from unlearn_jax.data.images import DATASETS
+from unlearn_jax.data.splits import generator, random_halves, sample
 from unlearn_jax.data.toys import layout
 from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity
 from unlearn_jax.models import build, through_waves
@@ -89,7 +91,7 @@ def of_images(config: Config) -> Characteristics:
     setting = prepare(config)
     data, model = setting.data, setting.problem.model
     masks, variables = on_halves(config, setting, config.members)
-    rows = np.sort(generator("test examples", config.seed).permutation(len(data.test.labels))[: config.test_size])
+    rows = sample(len(data.test.labels), config.test_size, generator("test examples", config.seed))
     train, test = (predict(model, variables, each, config.strategy) for each in (data.train.images, data.test.images[rows]))
     return judged(masks, train, test, data.train, data.test.labels[rows], data.classes)
 
@@ -186,7 +188,7 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
 
     with working("search") as update:
         for number in range(config.rounds):
-            found = folder.cached(f"rounds/{number}.npz", identity, partial(tried, number))
+            found = load_or_make(folder, f"rounds/{number}.npz", identity, partial(tried, number))
             places, losses = (
                 np.concatenate([before, found[name][None]]) for name, before in (("places", places), ("losses", losses))
             )

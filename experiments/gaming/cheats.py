@@ -184,7 +184,7 @@ def narrowly_drawn(rng: np.random.Generator, known: Known, count: int) -> Cube:
 
 @cheat(*EVERYTHING, needs="a retrained model for each member", retrained=None)
 def lookup(rng: np.random.Generator, known: Known) -> Cube:
-    """F: a table of what the retrained models said; elsewhere as `accuracies`."""
+    """F: a table of the retrained models' answers; elsewhere as `accuracies`."""
     return known.everywhere(np.asarray(known.retrained)[: len(known.originals.forget)])
 
 

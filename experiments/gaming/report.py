@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from unlearn_jax.report import Folder
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, name_cells, open_frame, write_cells
 from unlearn_jax.report.rows import Row, short, subject
+from unlearn_jax.report.tables import markdown, page
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -23,6 +24,7 @@ PRICED = (
     ("average_gap", "all"),
 )
 WRONGNESS = ("untouched", "memory", "memory_nudged", "agreement")
+WRONG_HEADINGS = [name.replace("_", ", F ") for name in WRONGNESS]
 INSIDE = "#CFE5F3"
 STEPS = (5, 10, 20, 50)  # null standard deviations at which the colour of a score outside its band changes
 SHADES = ("#FDE6CE", "#FDC38D", "#F79646", "#CC5A0E", "#7F2704")
@@ -135,23 +137,16 @@ def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matpl
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(len(metrics), 1.3 * len(WRONGNESS)))
     shade = np.where(inside, 0, 1 + np.searchsorted(STEPS, np.abs(z)))
     axes.imshow(shade, cmap=ListedColormap([INSIDE, *SHADES]), vmin=-0.5, vmax=len(SHADES) + 0.5, aspect="auto")
-    for (y, x), value in np.ndenumerate(z):
-        colour = "white" if shade[y, x] >= 4 else "black"
-        axes.text(x, y, _digits(value), ha="center", va="center", fontsize=min(5.5, 135 / len(metrics)), color=colour)
-        if metrics[x] in claims[y].targets:
+    write_cells(axes, np.vectorize(_digits)(z), shade >= 4, min(5.5, 135 / len(metrics)))
+    for y, claim in enumerate(claims):
+        for x in (place for place, metric in enumerate(metrics) if metric in claim.targets):
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=1.3, edgecolor="black", zorder=3))
-    for x, measure in enumerate(WRONGNESS):
-        for y, claim in enumerate(claims):
-            value = scores.wrongness(claim.method, measure)
-            beside.text(x, y, "" if math.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=6)
+    wrong = np.array([_wrongness(scores, claim) for claim in claims])
+    write_cells(beside, wrong, np.zeros(wrong.shape, bool), 6.0)
     beside.set_xlim(-0.6, len(WRONGNESS) - 0.4)
     names = [f"{claim.method} {'●' if claim.inside else ' '}" for claim in claims]
-    axes.set_yticks(range(len(claims)), names, fontsize=7)
-    axes.set_xticks(range(len(metrics)), [short(metric) for metric in metrics], rotation=90, fontsize=7)
-    beside.set_xticks(range(len(WRONGNESS)), [name.replace("_", ", F ") for name in WRONGNESS], rotation=90, fontsize=7)
-    for each in (axes, beside):
-        each.tick_params(length=0)
-        each.spines[:].set_visible(False)
+    name_cells(axes, names, [short(metric) for metric in metrics], 7.0)
+    name_cells(beside, names, WRONG_HEADINGS, 7.0)
     legend = "z of every cheat; blue: inside the metric's null band; framed: made for it; ●: passes the joint verdict"
     figure.suptitle(f"{title}\n{legend}", fontsize=9)
     return figure
@@ -163,13 +158,11 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
     Args:
         prices: with other models for the same k, a dot for each; the lines join their means. k = 0 is doing nothing.
         band: how large the largest |z| may be in a method that is perfect.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
     """
-    from matplotlib.ticker import FuncFormatter
-
     figure = blank(WIDTH, 4.6)
     axes = figure.add_subplot()
     counts = sorted({each.retrained for each in prices})
@@ -189,7 +182,7 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
             axes.plot([place + aside] * len(values), values, "o", color=colour, markersize=3)
     axes.axhspan(0, band, color=BAND, alpha=0.45, linewidth=0, zorder=0, label=f"passes: up to {band:.2f}")
     axes.set_yscale("symlog", linthresh=2.0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_yticks([0, 1, 2, 5, 10, 20, 50])
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.3, len(counts) - 0.6)
@@ -197,8 +190,8 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
     axes.set_xlabel("retrained models that a lookup table for F is drawn from")
     axes.set_ylabel("|z|, in null standard deviations")
     axes.set_title(title, fontsize=10)
-    axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    open_frame(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
@@ -216,19 +209,18 @@ def write_summary(folder: Folder, rows: Sequence[Row], claims: Sequence[Claim], 
     cheats = [claim for claim in claims if claim.method not in HONEST]
     members = max(row.n_members or 0 for row in rows)
     fooled = [_cheapest(scores, cheats, metric, members) for metric in scores.metrics]
-    text = [
+    fooled_by = ("metric", "cheats inside", "cheapest", "z", "needs", "untouched", "memory, F nudged", "seen by")
+    described = ("", "cheat", "what it does", "needs", "inside", "largest z", *WRONG_HEADINGS)
+    text = page(
         "# What each metric can be made to say",
         f"{subject(rows)}. Cheapest: inside the band with the fewest retrained models; of several the one that remembers most.",
-        _markdown(("metric", "cheats inside", "cheapest", "z", "needs", "untouched", "memory, F nudged", "seen by"), fooled),
+        markdown(fooled_by, fooled, left=range(len(fooled_by))),
         "# The cheats",
-        _markdown(
-            ("", "cheat", "what it does", "needs", "inside", "largest z", *(name.replace("_", ", F ") for name in WRONGNESS)),
-            [_described(scores, claim) for claim in claims],
-        ),
+        markdown(described, [_described(scores, claim) for claim in claims], left=range(len(described))),
         READING,
         f"●: passes the joint verdict, its largest |z| being inside the band of {band:.2f}.",
-    ]
-    folder.write_text("summary.md", "\n\n".join(text) + "\n")
+    )
+    folder.write_text("summary.md", text)
 
 
 def _cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str], members: int) -> tuple[str, ...]:
@@ -248,7 +240,6 @@ def _cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str],
 
 def _described(scores: _Scores, claim: Claim) -> tuple[str, ...]:
     inside = sum(scores.inside(claim.method, metric) for metric in scores.metrics)
-    wrong = [scores.wrongness(claim.method, measure) for measure in WRONGNESS]
     return (
         "●" * bool(claim.inside),
         claim.method,
@@ -256,13 +247,13 @@ def _described(scores: _Scores, claim: Claim) -> tuple[str, ...]:
         claim.needs,
         f"{inside} of {len(scores.metrics)}",
         scores.worst(claim.method),
-        *("" if math.isnan(value) else f"{value:.2f}" for value in wrong),
+        *_wrongness(scores, claim),
     )
 
 
-def _markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [headings, [":--"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+def _wrongness(scores: _Scores, claim: Claim) -> list[str]:
+    values = [scores.wrongness(claim.method, measure) for measure in WRONGNESS]
+    return ["" if math.isnan(value) else f"{value:.2f}" for value in values]
 
 
 def _digits(z: float) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from experiments.gaming import cheats as gaming
-from experiments.gaming import report
+from experiments.gaming import cheats, report
 from experiments.gaming.options import Config
 from experiments.gaming.report import Claim, Price
 from unlearn_jax.bench.forget_set import forget_set
@@ -45,19 +44,19 @@ def run(config: Config, folder: Run) -> None:
     game = Game(config, folder)
     for name, (make, targets, needs, retrained) in MODELS.items():
         game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or name).splitlines()[0]), make(game))
-    game.hand_in_tables(gaming.CHEATS)
-    game.hand_in_tables(gaming.blends(game.known()))
+    game.hand_in_tables(cheats.CHEATS)
+    game.hand_in_tables(cheats.blends(game.known()))
     game.hand_in_disguised()
     prices, title = game.prices(), subject(game.rows)
-    write_results(folder, game.rows, {"band": game.yardstick.band, "claims": game.claims})
+    write_results(folder, game.rows, {"band": game.reference.band, "claims": game.claims})
     folder.write_csv("price.csv", Price._fields, prices)
-    report.write_summary(folder, game.rows, game.claims, game.yardstick.band)
+    report.write_summary(folder, game.rows, game.claims, game.reference.band)
     save(report.heat_map(game.rows, game.claims, title), folder, "cheats")
-    save(report.price(prices, game.yardstick.band, title), folder, "price")
+    save(report.price(prices, game.reference.band, title), folder, "price")
 
 
 class Game:
-    """One forget set: what the cheats know, and what is held against them."""
+    """One forget set: what the cheats know, and the null that they are scored against."""
 
     def __init__(self, config: Config, folder: Run):
         self.config, self.setting = config, prepare(config)
@@ -81,30 +80,30 @@ class Game:
         self.direction = self.margins(self.own.forget).mean(0) - self.oracle_margins.mean(0)
         with working("null") as update:
             self.models = measure_models(study, trained, oracles)
-            self.yardstick = null_of(study, self.oracles, self.models.of_oracles(self.oracles.forget))
-            update(1.0, f"{len(self.yardstick.nulls)} metrics, largest deviation up to {self.yardstick.band:.2f}")
+            self.reference = null_of(study, self.oracles, self.models.of_oracles(self.oracles.forget))
+            update(1.0, f"{len(self.reference.nulls)} metrics, largest deviation up to {self.reference.band:.2f}")
         self.weights = self.models.of(self.originals, self.own.forget)  # what is measured on the models inside the wrappers
         self.rows: list[Row] = []
         self.claims: list[Claim] = []
         self.verdicts: dict[str, Evaluation] = {}
 
-    def known(self, first: int = 0) -> gaming.Known:
-        """What the author of a cheat knows by now, who looks at the retrained models from the given one on."""
+    def known(self, first: int = 0) -> cheats.Known:
+        """What the author of a cheat knows, given the retrained models from number `first` on."""
         images = self.study.images
-        near = gaming.nearest(images.forget, images.retain, self.config.nearest)
+        near = cheats.nearest(images.forget, images.retain, self.config.nearest)
         scores = {name: {(each.metric, each.split): each.value for each in found.scores} for name, found in self.verdicts.items()}
-        return gaming.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.yardstick.nulls, scores)
+        return cheats.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.reference.nulls, scores)
 
-    def hand_in_tables(self, cheats: Mapping[str, gaming.Cheat]) -> None:
+    def hand_in_tables(self, tables: Mapping[str, cheats.Cheat]) -> None:
         """Wrappers, as far as there are retrained models enough; of nudged images they know nothing, and the originals answer."""
         known = self.known()
-        for name, (answer, targets, needs, retrained, summary) in cheats.items():
+        for name, (answer, targets, needs, retrained, summary) in tables.items():
             if (retrained or 0) <= len(self.answers):
                 answers = answer(generator(name, self.config.seed), known)
                 self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged, self.weights)
 
     def hand_in_model(self, claim: Claim, variables: Variables) -> None:
-        """Models, without those that diverged; nothing is said of fewer than two."""
+        """Models, without those that diverged; fewer than two are left out."""
         cube, nudged = self.study.logits(variables), self.on_nudged(variables)
         lost = diverged((variables, cube, nudged))
         if len(cube.forget) - len(lost) < 2:
@@ -115,9 +114,9 @@ class Game:
 
     def hand_in_disguised(self) -> None:
         """A wrapper that answers by draws, around models that relearn as slowly as retrained ones."""
-        count = max((each for each in gaming.COUNTS if each <= min(DISGUISED, len(self.answers))), default=0)
+        count = max((each for each in cheats.COUNTS if each <= min(DISGUISED, len(self.answers))), default=0)
         if count:
-            drawn = gaming.CHEATS[f"drawn_{count}"]
+            drawn = cheats.CHEATS[f"drawn_{count}"]
             summary = f"`drawn_{count}` around the models of `dulled`, undone by the wrapper for what is not F."
             claim = Claim(f"disguised_{count}", (*drawn.targets, *INSIDE), drawn.needs, count, summary)
             self.hand_in(claim, self.drawn(count, 0), self.own_nudged, self.dulled_weights)
@@ -139,10 +138,10 @@ class Game:
             n_oracles=len(self.oracles.forget),
         )
         wrong = {
-            "untouched": gaming.untouched(cube.forget, self.own.forget) if members == len(self.own.forget) else 0.0,
-            "memory": gaming.memory(self.margins(cube.forget), self.oracle_margins, self.direction),
-            "memory_nudged": gaming.memory(self.margins(nudged), self.oracle_margins_nudged, self.direction),
-            "agreement": gaming.agreement(cube.forget, self.oracles.forget, study.labels.forget),
+            "untouched": cheats.untouched(cube.forget, self.own.forget) if members == len(self.own.forget) else 0.0,
+            "memory": cheats.memory(self.margins(cube.forget), self.oracle_margins, self.direction),
+            "memory_nudged": cheats.memory(self.margins(nudged), self.oracle_margins_nudged, self.direction),
+            "agreement": cheats.agreement(cube.forget, self.oracles.forget, study.labels.forget),
         }
         self.verdicts[claim.method] = verdict
         self.claims.append(claim._replace(inside=verdict.inside))
@@ -150,10 +149,10 @@ class Game:
         self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
 
     def judged(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
-        """The scores of answers, and of the models inside; of how many models."""
+        """The scores of answers and of the models inside, and the number of models."""
         extra = {**weights, ("zrf", "forget"): zrf(probabilities(cube.forget), self.models.untrained)}
         with working(name) as update:
-            verdict, n = score_alive(cube, self.yardstick, extra=extra)
+            verdict, n = score_alive(cube, self.reference, extra=extra)
             assert verdict
             update(1.0, f"largest deviation {verdict.largest_z:.1f}")
         return verdict, n
@@ -161,7 +160,7 @@ class Game:
     def drawn(self, count: int, first: int) -> Cube:
         """Answers by draws around some of the retrained models."""
         name = f"drawn_{count}"
-        return gaming.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
+        return cheats.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
 
     @functools.cached_property
     def dulled(self) -> Variables:
@@ -170,7 +169,7 @@ class Game:
         A head's weights are divided by what slows relearning down enough. That brings them nearer to the oracles' mean, which
         is near the origin; the same number, added to all its biases, which no softmax sees, takes them back.
         """
-        relearner, published = self.models.relearner, {name: null.mean for name, null in self.yardstick.nulls.items()}
+        relearner, published = self.models.relearner, {name: null.mean for name, null in self.reference.nulls.items()}
         params, head = self.originals.params, self.setting.problem.model.head
         assert head and head.bias
         own, biases = {path: at(params, path) for path in (head.kernel, head.bias)}, head.bias
@@ -182,7 +181,7 @@ class Game:
         with working("dulling") as update:
             slow = -published["relearn_steps", "forget"]
             members = len(self.own.forget)
-            by = gaming.bisected(lambda by: -relearn_steps(relearner(divided(by)), self.models.target), slow, *DULLER, members)
+            by = cheats.bisected(lambda by: -relearn_steps(relearner(divided(by)), self.models.target), slow, *DULLER, members)
             update(1.0, f"heads divided by {by.min():.2g} to {by.max():.2g}")
         dull = divided(by)
         missing = published["weight_distance", "all"] ** 2 - weight_distance(dull.params, self.models.oracles.params)["all"] ** 2
@@ -192,13 +191,13 @@ class Game:
 
     @functools.cached_property
     def dulled_weights(self) -> Extra:
-        """What is measured on them."""
+        """The metrics of the models `dulled`."""
         return self.models.of(self.dulled, self.own.forget)
 
     def prices(self) -> list[Price]:
         """What disguised draws around few retrained models score, with other ones each time; around none: doing nothing."""
         found = [(0, 0, self.verdicts["original"])]
-        for count in gaming.COUNTS:
+        for count in cheats.COUNTS:
             for first in range(0, len(self.answers) - count + 1, count)[:REPEATS]:
                 name = f"{count} retrained models, from {first} on"
                 verdict, _ = self.judged(name, self.drawn(count, first), self.dulled_weights)
@@ -210,11 +209,11 @@ class Game:
         ]
 
     def on_nudged(self, variables: Variables) -> np.ndarray:
-        """What models say of the nudged forget set."""
+        """Logits on the nudged forget set."""
         return predict(self.setting.problem.model, variables, self.nudged, self.config.strategy)
 
     def margins(self, logits: np.ndarray) -> np.ndarray:
-        """Of the forget set."""
+        """Margins on the forget set."""
         return scaled_logits(logits, self.study.labels.forget)
 
 
@@ -261,7 +260,7 @@ def ascent(game: Game) -> Variables:
         return accuracy(np.nan_to_num(logits), study.labels.forget)
 
     with working("ascent to the published accuracy") as update:
-        rates = gaming.bisected(reached, game.yardstick.nulls["accuracy", "forget"].mean, *RATES, members)
+        rates = cheats.bisected(reached, game.reference.nulls["accuracy", "forget"].mean, *RATES, members)
         update(1.0, f"learning rates {rates.min():.2g} to {rates.max():.2g}")
     return trained(rates)
 
@@ -269,10 +268,10 @@ def ascent(game: Game) -> Variables:
 def relabelled(game: Game) -> Variables:
     """Fine-tuned on everything, with the runner-up for the label of as much of F as makes the published accuracy on F."""
     config, study, train = game.config, game.study, game.setting.data.train
-    wrong = round((1 - game.yardstick.nulls["accuracy", "forget"].mean / 100) * len(study.rows["forget"]))
+    wrong = round((1 - game.reference.nulls["accuracy", "forget"].mean / 100) * len(study.rows["forget"]))
     drawn = generator("relabelled", config.seed).permutation(len(study.rows["forget"]))[:wrong]
     labels = np.array(train.labels)
-    labels[study.rows["forget"][drawn]] = gaming.runner_up(game.own.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
+    labels[study.rows["forget"][drawn]] = cheats.runner_up(game.own.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
     problem = dataclasses.replace(game.setting.problem, train=shared(Examples(train.images, labels)))
     recipe = {"epochs": config.train.epochs, "learning_rate": config.train.learning_rate / 5}
     values = hyperparameters("finetune", {**recipe, "batch_size": config.train.batch_size})
@@ -288,11 +287,11 @@ def dulled(game: Game) -> Variables:
 
 ACCURACY = (("accuracy", "forget"),)
 INSIDE = (("relearn_steps", "forget"), ("weight_distance", "all"))
-MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[gaming.Name, ...], str, int | None]] = {
+MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[cheats.Name, ...], str, int | None]] = {
     "retrain": (retrain, (), "nothing", None),
     "retrain_again": (retrain_again, (), "nothing", None),
     "one_retrained": (one_retrained, (), "1 retrained model", 1),
-    "nearly_all": (nearly_all, gaming.ON_FORGET, "a retrained model for each member", None),
+    "nearly_all": (nearly_all, cheats.ON_FORGET, "a retrained model for each member", None),
     "ascent": (ascent, ACCURACY, "published accuracies", 0),
     "relabelled": (relabelled, ACCURACY, "published accuracies", 0),
     "dulled": (dulled, INSIDE, "published relearning time and distance", 0),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import COLOURS, GRID, WIDTH, blank, open_frame
 from unlearn_jax.report.rows import Row
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Price(NamedTuple):
     break_even: float
 
     def per_request(self, requests: int) -> float:
-        """Seconds for each of so many requests."""
+        """Seconds for each request where there are so many."""
         return self.once / requests + self.each
 
 
@@ -45,17 +45,17 @@ def prices(rows: Sequence[Row], learned: str, once: float) -> list[Price]:
         learned: the method that costs something before the first request.
         once: how much, in seconds.
     """
-    found: dict[tuple[str, str], float] = {}
+    costs: dict[tuple[str, str], float] = {}
     for row in rows:
         if row.metric in ("seconds", "rte") and row.value is not None:
-            found.setdefault((row.method, row.metric), row.value)
-    retraining = found[learned, "seconds"] / found[learned, "rte"]
-    methods = [method for method, metric in found if metric == "seconds" and method not in ("original", "retrain")]
+            costs.setdefault((row.method, row.metric), row.value)
+    retraining = costs[learned, "seconds"] / costs[learned, "rte"]
+    methods = [method for method, metric in costs if metric == "seconds" and method not in ("original", "retrain")]
     made = [Price("retrain", 0.0, retraining, 0.0)]
     for method in methods:
-        begin, each = once if method == learned else 0.0, found[method, "seconds"]
-        saved = retraining - each
-        made.append(Price(method, begin, each, begin / saved if saved > 0 else math.inf))
+        begin, request = once if method == learned else 0.0, costs[method, "seconds"]
+        saved = retraining - request
+        made.append(Price(method, begin, request, begin / saved if saved > 0 else math.inf))
     return made
 
 
@@ -73,7 +73,7 @@ def learning_and_price(
         before: of each validation lesson, where nothing is done.
         after: and by the hypernetwork.
         methods: their prices.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
@@ -99,8 +99,8 @@ def learning_and_price(
     right.set_ylabel("seconds a request and model")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
-        axes.grid(color="#EEEEEE", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.6)
+        open_frame(axes)
     figure.suptitle(f"{title}\nshaded: from the least to the largest of the unseen forget sets", fontsize=9)
     return figure
 

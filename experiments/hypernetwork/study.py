@@ -13,6 +13,7 @@ from experiments.hypernetwork import report
 from experiments.hypernetwork.options import Config
 from unlearn_jax.bench.evaluate import compare
 from unlearn_jax.bench.population import lost_members, without
+from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import Setting, decisive, pool, prepare
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
@@ -47,7 +48,7 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
-    trained = kept(config, folder, setting)
+    trained = load_or_train(config, folder, setting)
     # It is held against methods that see what its meta-training saw, though at the time of a request it reads F alone.
     make = functools.partial(hypernetwork, trained.weights)
     entry = Entry(make, "F+R+test-like", "this project's", "One forward pass.", {}, frozenset(), NEEDS)
@@ -60,7 +61,7 @@ def run(config: Config, folder: Run) -> None:
     report.show(trained.before, trained.after, prices)
 
 
-def kept(config: Config, folder: Run, setting: Setting) -> Trained:
+def load_or_train(config: Config, folder: Run, setting: Setting) -> Trained:
     """The hypernetwork that an earlier run trained, or a new one."""
     fresh = jax.eval_shape(fresh_hypernetwork, jax.random.key(0), setting.problem)
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), fresh))
@@ -69,7 +70,7 @@ def kept(config: Config, folder: Run, setting: Setting) -> Trained:
         trained = train(config, setting)
         return {**trained._asdict(), "weights": ravel_pytree(trained.weights)[0]}
 
-    found = folder.cached("hypernetwork.npz", {**setting.identity, **decisive(config)}, make)
+    found = load_or_make(folder, "hypernetwork.npz", {**setting.identity, **decisive(config)}, make)
     weights = jax.device_get(unravel(jnp.asarray(found["weights"], flat.dtype)))
     seconds = float(found["pool_seconds"]), float(found["seconds"])
     return Trained(weights, found["losses"], found["before"], found["after"], *seconds)
@@ -120,8 +121,8 @@ def taught(config: Config, setting: Setting, count: int) -> tuple[Lesson, float]
     images = np.concatenate([setting.data.train.images, setting.data.held_out.images])
     held_out = np.broadcast_to(np.arange(len(labels), len(images)), (count, len(images) - len(labels)))
     judged = np.concatenate([rows, others, held_out], axis=1)
-    said = predict(setting.problem.model, oracles.variables, images, config.strategy)
-    oracle = np.take_along_axis(said, judged[:, :, None], axis=1)
+    logits = predict(setting.problem.model, oracles.variables, images, config.strategy)
+    oracle = np.take_along_axis(logits, judged[:, :, None], axis=1)
     lessons = Lesson(originals.variables, *map(jnp.asarray, (rows, others, oracle)))
     trained = originals.variables, oracles.variables
     lost = lost_members(config, "meta-training", trained, config.meta.validation + 1)  # one to learn from

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
-from unlearn_jax.report.planes import DOTS, MARKERS, draw_boundary, draw_plane, times_to_be_seen
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.drawing import BAND, COLOURS, LINE, WIDTH, blank, open_frame, panels_of
+from unlearn_jax.report.planes import MARKERS, circle, draw_boundary, draw_plane, draw_points, plane_height, times_to_be_seen
+from unlearn_jax.report.tables import Table, markdown, of_columns, page
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -21,7 +21,7 @@ class Study(NamedTuple):
     """The exact influence of every point. Displacements are distances in the plane, margins are in nats.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         points: where they are.
         labels: as trained on.
         clean_labels: without label noise.
@@ -69,7 +69,7 @@ class Study(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What was found about all points together.
+    """The results over all points.
 
     Attributes:
         seconds: of the leave-one-out, compilation included.
@@ -89,7 +89,7 @@ class Facts(NamedTuple):
     censored: float
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of influence.csv, a row for each point in the order of the training set; rank 1 is the largest."""
     rank = np.empty(len(study.order), int)
     rank[study.order] = 1 + np.arange(len(study.order))
@@ -103,11 +103,11 @@ def table(study: Study) -> tuple[list[str], list[list[Any]]]:
         "above_noise": study.above_noise.astype(int),
         "rank": rank,
     }
-    return list(columns), [list(row) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
+    return of_columns(columns)
 
 
 def speed(facts: Facts) -> str:
-    """One line."""
+    """The speed in one line."""
     return (
         f"exact leave-one-out: {facts.gflop / 1e3:.2f} TFLOP in {facts.seconds:.1f} s; {facts.gflops:.0f} GF/s once compiled, "
         f"{100 * facts.gflops / facts.peak:.0f}% of this machine's peak ({facts.peak:.0f} GF/s, NumPy)"
@@ -115,16 +115,18 @@ def speed(facts: Facts) -> str:
 
 
 def summary(study: Study, facts: Facts) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     columns, rows = table(study)
     names = ("rank", "point", "x", "y", "label", *MEASURES)
     at = [columns.index(name) for name in names]
     ordered = [rows[row] for row in study.order]
     ends = ordered if len(ordered) <= 2 * TOP else [*ordered[:TOP], *ordered[-TOP:]]
     lines = [[f"{row[place]:.4g}" for place in at] for row in ends]
-    ranks = [[name.replace("_", " "), *(_interval(facts.agreement[name], column) for column in (1, 2))] for name in MEASURES]
+    ranks = [
+        [name.replace("_", " "), *(f"{facts.agreement[name].between(0, place):.3f}" for place in (1, 2))] for name in MEASURES
+    ]
     count, noise = len(study.order), study.noise
-    text = [
+    return page(
         f"# What each point did: {study.title}",
         speed(facts),
         f"{int(study.above_noise.sum())} of {count} points displace the boundary further than float noise does: in "
@@ -136,8 +138,7 @@ def summary(study: Study, facts: Facts) -> str:
         markdown(("of", "sums in another order", "from another seed"), ranks),
         "Points of the most and the least displacement (distances in the plane, margins in nats)",
         markdown([name.replace("_", " ") for name in names], lines),
-    ]
-    return "\n\n".join(text) + "\n"
+    )
 
 
 def map_of_points(study: Study) -> "matplotlib.figure.Figure":
@@ -152,11 +153,11 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
     scale = LogNorm(max(np.quantile(shown, 0.02), 1e-9), max(shown.max(), 2e-9))
     order = study.order[::-1]  # the largest on top
     for label in np.unique(study.labels):
-        own = order[study.labels[order] == label]
+        rows = order[study.labels[order] == label]
         dots = axes.scatter(
-            study.points[own, 0],
-            study.points[own, 1],
-            c=shown[own],
+            study.points[rows, 0],
+            study.points[rows, 1],
+            c=shown[rows],
             norm=scale,
             cmap="viridis_r",
             marker=MARKERS[label % 8],
@@ -187,34 +188,17 @@ def boundaries(
         rows: those shown.
         without: the margins of each class without them, on the grid of `study.surface`.
     """
-    left, right, bottom, top = study.window
     times = times_to_be_seen(float(study.exact["displacement_largest"][rows].max()), study.window)
-    across = min(2, len(rows))
-    down = -(-len(rows) // across)
-    figure = blank(WIDTH, 0.5 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
-    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, panels = panels_of(len(rows), 2, lambda down, across: 0.5 + down * plane_height(study.window, across))
     rank = {row: place + 1 for place, row in enumerate(study.order.tolist())}
-    for axes, row, surface in zip(panels, rows.tolist(), without, strict=False):
-        for label in np.unique(study.labels):
-            own = study.labels == label
-            axes.scatter(
-                study.points[own, 0],
-                study.points[own, 1],
-                color=DOTS[label % 6],
-                marker=MARKERS[label % 8],
-                s=3,
-                alpha=0.5,
-            )
+    for axes, row, surface in zip(panels, rows.tolist(), without, strict=True):
+        draw_points(axes, study.points, study.labels, 9.0)
         draw_boundary(axes, study.window, study.surface, "black", 1.2)
         draw_boundary(axes, study.window, study.surface + times * (surface - study.surface), COLOURS[4], 1.2)
-        axes.scatter(
-            *study.points[row][:, None], marker="o", s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4
-        )
+        circle(axes, study.points[row])
         mean, most = study.displacement[row], study.exact["displacement_largest"][row]
         axes.set_title(f"rank {rank[row]}: mean {mean:.2g}, largest {most:.2g}", fontsize=8)
         draw_plane(axes, study.window)
-    for axes in panels[len(rows) :]:
-        axes.set_visible(False)
     change = "" if times == 1 else f", the change of the margins times {times:g}"
     figure.suptitle(
         f"{study.title}\nthe boundary with all points (black), and without the circled one (orange{change})", fontsize=9
@@ -232,8 +216,8 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
     curve.set_ylabel("mean displacement")
     curve.set_yscale("log")
     curve.legend(frameon=False, fontsize=8)
-    found = facts.agreement["displacement_mean"]
-    for axes, other, column, name in (
+    ranks = facts.agreement["displacement_mean"]
+    for axes, other, place, name in (
         (reordered, study.reordered, 1, "sums in another order"),
         (seed, study.other_seed, 2, "another seed"),
     ):
@@ -241,18 +225,12 @@ def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
         axes.set_xscale("log")
         axes.set_yscale("log")
         ends = [min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])]
-        axes.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
+        axes.plot(ends, ends, color=LINE, linewidth=0.8, zorder=0)
         axes.set_xlim(ends)
         axes.set_ylim(ends)
         axes.set_xlabel("mean displacement")
         axes.set_ylabel(f"mean displacement,\n{name}")
-        axes.set_title(f"rank correlation {_interval(found, column)}", fontsize=8)
-    for axes in (curve, reordered, seed):
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(f"rank correlation {ranks.between(0, place):.3f}", fontsize=8)
+    open_frame(curve, reordered, seed)
     figure.suptitle(study.title, fontsize=9)
     return figure
-
-
-def _interval(found: Any, column: int) -> str:
-    value, low, high = (part[0, column] for part in found)
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -118,7 +118,7 @@ def peak(repeats: int) -> float:
 
 
 def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
-    """What each point changed, in a number each."""
+    """By measure, one number for each point: what its removal changes."""
     change = found.change
     return {
         "displacement_mean": change.mean_displacement,
@@ -131,6 +131,6 @@ def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
 
 
 def censored(found: LeaveOneOut, window: Window) -> float:
-    """Share of the displacements, of every point left out at every point of the contour, that are as far as was looked."""
+    """Share of the displacements, of every point left out at every point of the contour, that reach the end of the search."""
     assert found.change.boundary is not None
     return float(np.mean(np.abs(found.change.boundary) >= np.float32(window.diagonal)))

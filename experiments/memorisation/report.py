@@ -1,12 +1,13 @@
-"""What a pool on random halves says of every training example: tables, the pictures themselves, and what goes together."""
+"""Memorisation of every training example by a pool on random halves: tables, the pictures, and related pairs."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, open_frame
+from unlearn_jax.report.tables import Table, finite, markdown, of_columns, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -21,7 +22,7 @@ class Study(NamedTuple):
     """What is known of every training example, and of every pair of a training and a test example.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         names: of the classes.
         rows: numbers of the training examples in the published training set.
         images: of the training examples.
@@ -105,13 +106,13 @@ class Fitted(NamedTuple):
     weights: Float[np.ndarray, "examples targets"]
     singly: Float[np.ndarray, "examples targets"]
     own: Float[np.ndarray, " train_targets"]
-    agreement: dict[str, tuple[float, float, float]]
+    agreement: dict[str, Interval]
     held_out: dict[str, Float[np.ndarray, " targets"]]
     seen: int
     unseen: int
 
 
-def table(study: Study, fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study, fitted: Fitted) -> Table:
     """The columns and rows of memorisation.csv, a row for each training example; rank 1 is the most memorised."""
     count = len(study.labels)
     order = np.argsort(-study.memorisation, kind="stable")
@@ -133,18 +134,18 @@ def table(study: Study, fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
         "strongest_test_row": study.test_rows[study.strongest],
         "strongest_influence": study.influence[np.arange(count), study.strongest],
         "pairs_beyond_chance": study.beyond.sum(1),
-        "datamodel_own_weight": [None if np.isnan(value) else float(value) for value in own],
+        "datamodel_own_weight": np.array([*map(finite, own.tolist())], object),
         "rank": rank,
     }
-    return list(columns), [list(row) for row in zip(*(np.asarray(each, object) for each in columns.values()), strict=True)]
+    return of_columns(columns)
 
 
-def pairs(study: Study) -> tuple[list[str], list[list[Any]]]:
+def pairs(study: Study) -> Table:
     """The columns and rows of pairs.csv: what lies beyond chance, the closest first."""
     names = ["train_row", "train_label", "test_row", "test_label", "influence", "standard_error", "correlation"]
-    found = np.argwhere(study.beyond)
-    order = np.argsort(-abs(study.association[tuple(found.T)]), kind="stable")
-    return names, [
+    places = np.argwhere(study.beyond)
+    order = np.argsort(-abs(study.association[tuple(places.T)]), kind="stable")
+    rows = [
         [
             int(study.rows[i]),
             int(study.labels[i]),
@@ -154,23 +155,24 @@ def pairs(study: Study) -> tuple[list[str], list[list[Any]]]:
             float(study.influence_error[i, j]),
             float(study.association[i, j]),
         ]
-        for i, j in found[order]
+        for i, j in places[order]
     ]
+    return Table(names, rows)
 
 
-def targets(study: Study, fitted: Fitted) -> tuple[list[str], list[list[Any]]]:
+def targets(study: Study, fitted: Fitted) -> Table:
     """The columns and rows of datamodels.csv, a row for each fitted margin."""
     names = ["split", "row", "weights", "own_weight", "held_out_correlation", "held_out_correlation_of_differences"]
     first, second = (fitted.held_out[name] for name in ("datamodel", "difference of means"))
-    own = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
+    own_weights = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
     rows = [*(("train", int(row)) for row in study.rows[fitted.rows]), *(("test", int(row)) for row in fitted.test_rows)]
     used = (fitted.weights != 0).sum(0)
-    cells = zip(rows, used, own, first, second, strict=True)
-    return names, [[*row, int(count), weight, float(a), float(b)] for row, count, weight, a, b in cells]
+    cells = zip(rows, used, own_weights, first, second, strict=True)
+    return Table(names, [[*row, int(count), weight, float(a), float(b)] for row, count, weight, a, b in cells])
 
 
 def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
-    """What was found about all of them together."""
+    """The results over all examples."""
     memorised, count = study.memorisation >= MEMORISED, len(fitted.rows)
     trained, tested = np.nonzero(study.beyond)
     same = study.labels[trained] == study.test_labels[tested]
@@ -211,44 +213,43 @@ def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
 
 
 def headline(study: Study, fitted: Fitted) -> str:
-    """Two lines."""
-    found = facts(study, fitted)
-    held_out = found["held_out_correlation"]
+    """The result in two lines."""
+    results = facts(study, fitted)
+    held_out = results["held_out_correlation"]
     return (
-        f"memorised (from {MEMORISED}): {100 * found['memorisation']['all']['memorised']:.1f}% of {found['examples']}; "
-        f"halves of the models correlate {study.reliability['memorisation'][0]:.2f}; {found['pairs']} pairs beyond chance\n"
+        f"memorised (from {MEMORISED}): {100 * results['memorisation']['all']['memorised']:.1f}% of {results['examples']}; "
+        f"halves of the models correlate {study.reliability['memorisation'][0]:.2f}; {results['pairs']} pairs beyond chance\n"
         f"datamodels, correlation on {fitted.unseen} unseen models: {held_out['datamodel, train'][0]:.2f} (training examples), "
         f"{held_out['datamodel, test'][0]:.2f} (test examples)"
     )
 
 
 def summary(study: Study, fitted: Fitted) -> str:
-    """What summary.md says."""
-    found = facts(study, fitted)
-    accuracy, held_out = found["accuracy"], found["held_out_correlation"]
+    """The text of summary.md."""
+    results = facts(study, fitted)
+    accuracy, held_out = results["accuracy"], results["held_out_correlation"]
     halves, answers = (study.reliability[name] for name in ("memorisation", "test answers"))
-    kinds = [[name, f"{each['mean']:.3f}", f"{100 * each['memorised']:.1f}%"] for name, each in found["memorisation"].items()]
+    kinds = [[name, f"{each['mean']:.3f}", f"{100 * each['memorised']:.1f}%"] for name, each in results["memorisation"].items()]
     foretold = [[name, *(f"{value:.2f}" for value in values)] for name, values in held_out.items()]
-    text = [
+    return page(
         f"# Memorisation: {study.title}",
         f"Right on training examples that a model saw: {100 * accuracy['seen']:.1f}%, that it did not see: "
         f"{100 * accuracy['unseen']:.1f}%; on the test set {100 * accuracy['test']:.1f}%.",
-        _markdown(("labels", "mean memorisation", f"memorised ({MEMORISED} or more)"), kinds),
-        f"Standard error of a score {found['standard_error']:.3f} (root mean square); the scores of one half of the models "
+        markdown(("labels", "mean memorisation", f"memorised ({MEMORISED} or more)"), kinds),
+        f"Standard error of a score {results['standard_error']:.3f} (root mean square); the scores of one half of the models "
         f"correlate {halves[0]:.2f} with those of the other, which makes {halves[1]:.2f} for all of them. "
         f"Of what an example adds to all test answers together: {answers[0]:.2f}, {answers[1]:.2f}.",
-        f"Of {found['examples']} x {found['test_examples']} pairs, {found['pairs']} correlate beyond "
-        f"±{found['pairs_by_chance']:.2f}, the largest of all pairs in {len(study.chance)} shuffles: "
-        f"{found['pairs_same_class']} are of the same class, "
-        f"{found['pairs_helping']} help. They join {found['train_examples_in_pairs']} training examples, of which "
-        f"{found['train_examples_in_pairs_memorised']} are memorised, with {found['test_examples_in_pairs']} test examples.",
+        f"Of {results['examples']} x {results['test_examples']} pairs, {results['pairs']} correlate beyond "
+        f"±{results['pairs_by_chance']:.2f}, the largest of all pairs in {len(study.chance)} shuffles: "
+        f"{results['pairs_same_class']} are of the same class, "
+        f"{results['pairs_helping']} help. They join {results['train_examples_in_pairs']} training examples, of which "
+        f"{results['train_examples_in_pairs_memorised']} are memorised, with {results['test_examples_in_pairs']} test examples.",
         f"Datamodels were fitted to {fitted.seen} models and judged on {fitted.unseen} others; "
-        f"{100 * found['datamodels_without_weights']:.0f}% have no weight. Rank correlation of an example's own weight with "
-        + ", with ".join(f"{name} {value:.2f} ({low:.2f} to {high:.2f})" for name, (value, low, high) in fitted.agreement.items())
+        f"{100 * results['datamodels_without_weights']:.0f}% have no weight. Rank correlation of an example's own weight with "
+        + ", with ".join(f"{name} {interval:.2f}" for name, interval in fitted.agreement.items())
         + ".",
-        _markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), foretold),
-    ]
-    return "\n\n".join(text) + "\n"
+        markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), foretold),
+    )
 
 
 def pictures(study: Study, shown: int) -> "matplotlib.figure.Figure":
@@ -341,8 +342,7 @@ def distributions(study: Study) -> "matplotlib.figure.Figure":
     closest.set_ylim(bottom=0)
     closest.legend(frameon=False, fontsize=8)
     closest.set_title(f"test examples: {beyond.sum()} of {len(beyond)} beyond chance", fontsize=8)
-    for axes in (histogram, repeated, closest):
-        axes.spines[["top", "right"]].set_visible(False)
+    open_frame(histogram, repeated, closest)
     figure.suptitle(study.title, fontsize=9)
     return figure
 
@@ -368,26 +368,25 @@ def agreement(study: Study, fitted: Fitted) -> "matplotlib.figure.Figure":
         own.plot(study.memorisation[fitted.rows][kind], fitted.own[kind], "o", color=colour, markersize=3, alpha=0.7)
     own.set_xlabel("memorisation")
     own.set_ylabel("weight in its own datamodel, nats")
-    rank = fitted.agreement["its memorisation"][0]
+    rank = fitted.agreement["its memorisation"].value
     own.set_title(f"rank correlation {rank:.2f}{' (red: wrong label)' * bool(wrong.any())}", fontsize=9)
     used.set_xlabel("share of targets")
     used.set_ylabel("weights that are not zero")
     used.set_yscale("symlog", linthresh=1)
     used.legend(frameon=False, fontsize=8)
-    for axes in (foretold, own, used):
-        axes.spines[["top", "right"]].set_visible(False)
+    open_frame(foretold, own, used)
     figure.suptitle(study.title, fontsize=9)
     return figure
 
 
 def _closest(association: np.ndarray, count: int) -> list[tuple[int, int]]:
     """The pairs of the largest values, no row and no column twice."""
-    left, found = association.copy(), []
+    left, pairs = association.copy(), []
     for _ in range(min(count, *left.shape)):
         i, j = (int(place) for place in np.unravel_index(np.argmax(left), left.shape))
-        found.append((i, j))
+        pairs.append((i, j))
         left[i], left[:, j] = -np.inf, -np.inf
-    return found
+    return pairs
 
 
 def _picture(axes: "matplotlib.axes.Axes", image: np.ndarray) -> None:
@@ -397,8 +396,3 @@ def _picture(axes: "matplotlib.axes.Axes", image: np.ndarray) -> None:
         axes.imshow(scaled[..., 0], cmap="gray_r", vmin=0, vmax=1)
     else:
         axes.imshow(scaled)
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [headings, ["--:"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

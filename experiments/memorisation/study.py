@@ -1,4 +1,4 @@
-"""Memorisation at image scale: which training examples only models that saw them get right, and what hangs on them."""
+"""Memorisation at image scale: which training examples only models that saw them get right, and the test examples they decide."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from experiments.memorisation import report
 from experiments.memorisation.options import Config
 from unlearn_jax.bench.setting import on_halves, prepare
 from unlearn_jax.data import DATASETS
-from unlearn_jax.data.splits import generator
+from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.influence import correlation, datamodels, mask_correlation, subset_influence
-from unlearn_jax.metrics import Interval, exposure, memorisation, reliability, scaled_logits
+from unlearn_jax.metrics import exposure, memorisation, reliability, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
@@ -27,8 +27,7 @@ def run(config: Config, folder: Run) -> None:
     setting = prepare(config)
     data, model = setting.data, setting.problem.model
     masks, variables = on_halves(config, setting, config.members)
-    order = generator("influence on test examples", config.seed).permutation(len(data.test.labels))
-    tested = np.sort(order[: config.test_size])
+    tested = sample(len(data.test.labels), config.test_size, generator("influence on test examples", config.seed))
     test_images, test_labels = data.test.images[tested], data.test.labels[tested]
     with working("answers") as update:
         train_logits = predict(model, variables, data.train.images, config.strategy)
@@ -116,7 +115,7 @@ def linear_models(
     own = found.weights[rows, np.arange(len(rows))]
     known = {"its memorisation": study.memorisation, "what training on it adds to its own margin": study.own_margin}
     ranked = rank_agreement(np.stack([own, *(each[rows] for each in known.values())], axis=1))
-    said = {
+    held_out = {
         "datamodel": correlation(found.predict(masks[unseen]), outputs[unseen]),
         "difference of means": correlation(masks[unseen].astype(float) @ singly, outputs[unseen]),
     }
@@ -126,8 +125,8 @@ def linear_models(
         weights=found.weights,
         singly=singly,
         own=own,
-        agreement={name: Interval(*(float(part[0, place + 1]) for part in ranked)) for place, name in enumerate(known)},
-        held_out=said,
+        agreement={name: ranked.between(0, place) for place, name in enumerate(known, 1)},
+        held_out=held_out,
         seen=len(seen),
         unseen=len(unseen),
     )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, panels_of
+from unlearn_jax.report.tables import markdown, page
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -67,19 +68,16 @@ def meshes(
         surfaces: of the methods.
         nothing: the originals' distances on the forget set, retained and held-out examples.
         retrain: those of other retrained models.
-        title: what they are about.
+        title: their subject.
 
     Returns:
         The figure. Lines join settings that differ in one hyperparameter only.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    columns = min(COLUMNS, len(surfaces))
-    rows = -(-len(surfaces) // columns)
-    figure = blank(WIDTH * 1.3, 1.2 + 1.95 * rows)
-    panels = np.atleast_2d(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True))
+    figure, panels = panels_of(len(surfaces), COLUMNS, lambda down, across: 1.2 + 1.95 * down, 1.3 * WIDTH)
     ends = {"doing nothing": ("X", "black", nothing), "retraining": ("*", "black", retrain)}
-    for axes, surface in zip(panels.flat, surfaces, strict=False):
+    for axes, surface in zip(panels, surfaces, strict=True):
         sides = [len({one[axis] for one in surface.grid}) for axis in range(len(surface.axes))]
         x = _clipped([one.utility for one in surface.grid], nothing[1:].mean()).reshape(sides)
         y = _clipped([one.forget for one in surface.grid], nothing[0]).reshape(sides)
@@ -104,12 +102,10 @@ def meshes(
         axes.tick_params(labelsize=6)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
-    for axes in list(panels.flat)[len(surfaces) :]:
-        axes.set_axis_off()
     figure.supylabel("distance from the oracles on the forget set", fontsize=9)
-    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     across = "across: distance from the oracles on retained and held-out examples; both in the oracles' standard deviations"
     figure.suptitle(f"{title}\n{across}\nblue: along the first hyperparameter; orange: along the second", fontsize=9)
     return figure
@@ -123,19 +119,16 @@ def summary(surfaces: Sequence[Surface], nothing: Float[np.ndarray, "3"], retrai
         nothing: see `meshes`.
         retrain: see `meshes`.
     """
-    lines = [
-        "| method | access | hyperparameters | better than doing nothing | best | at | used | authors' |",
-        "| :-- | :-- | :-- | --: | --: | :-- | --: | --: |",
-    ]
-    for each in sorted(surfaces, key=lambda each: min(one.total for one in each.grid)):
-        best = min(each.grid, key=lambda one: one.total)
-        better = np.mean([one.total < nothing.sum() for one in each.grid])
-        at = ", ".join(f"{value:.2g}" for value in best[: len(each.axes)])
-        totals = (f"{one.total:.2f}" for one in (best, each.used, each.authors))
-        first, *others = totals
-        named = ", ".join(each.axes)
-        lines.append(f"| {each.method} | {each.access} | {named} | {better:.0%} | {first} | {at} | {' | '.join(others)} |")
-    return "\n".join([*lines, "", f"Doing nothing: {nothing.sum():.2f}; other retrained models: {retrain.sum():.2f}.", ""])
+    headings = ("method", "access", "hyperparameters", "better than doing nothing", "best", "at", "used", "authors'")
+    lines = []
+    for surface in sorted(surfaces, key=lambda surface: min(one.total for one in surface.grid)):
+        best = min(surface.grid, key=lambda one: one.total)
+        better = np.mean([one.total < nothing.sum() for one in surface.grid])
+        at = ", ".join(f"{value:.2g}" for value in best[: len(surface.axes)])
+        least, used, authors = (f"{one.total:.2f}" for one in (best, surface.used, surface.authors))
+        lines.append([surface.method, surface.access, ", ".join(surface.axes), f"{better:.0%}", least, at, used, authors])
+    table = markdown(headings, lines, left=(0, 1, 2, 5))
+    return page(table, f"Doing nothing: {nothing.sum():.2f}; other retrained models: {retrain.sum():.2f}.")
 
 
 def _clipped(values: Sequence[float], unit: float) -> Float[np.ndarray, " settings"]:

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.sensitivity.options import Config
 from experiments.sensitivity.report import Surface, Tried, meshes, summary
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import prepare, settings
 from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.methods import METHODS, searchable
@@ -36,16 +37,16 @@ def run(config: Config, folder: Run) -> None:
         base = chosen[name] | {key: value for key, value in budget.items() if key in chosen[name]}
         axes = list(METHODS[name].search)[:2]
         points = grid(name, axes, config.fine_grid if name in fine else config.grid)
-        marked = [{key: float(each[key]) for key in axes} for each in (base, METHODS[name].defaults)]
+        marked = [{key: float(values[key]) for key in axes} for values in (base, METHODS[name].defaults)]
         asked: dict[str, Any] = {"base": base, "points": points + marked}
         make = partial(judged, judge, name, **asked)
-        found = folder.cached(f"surfaces/{name}.npz", {**judge.identity, **asked}, make)
-        tried = [Tried(*map(float, one)) for one in found["tried"]]
+        arrays = load_or_make(folder, f"surfaces/{name}.npz", {**judge.identity, **asked}, make)
+        tried = [Tried(*map(float, one)) for one in arrays["tried"]]
         surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
     rows = [
-        (each.method, kind, each.axes[0], one[0], each.axes[1] if len(each.axes) > 1 else "", *one[1:])
-        for each in surfaces
-        for kind, some in (("grid", each.grid), ("used", [each.used]), ("authors", [each.authors]))
+        (surface.method, kind, surface.axes[0], one[0], surface.axes[1] if len(surface.axes) > 1 else "", *one[1:])
+        for surface in surfaces
+        for kind, some in (("grid", surface.grid), ("used", [surface.used]), ("authors", [surface.authors]))
         for one in some
     ]
     folder.write_csv("sensitivity.csv", COLUMNS, rows)
@@ -59,7 +60,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    """What a method's models are like at every point, all in one batch of members: rows of `Tried`."""
+    """A method judged at every point, all in one batch of members: rows of `Tried`."""
     with working(name) as update:
         distances, shares, _ = judge.judge(name, base, points)
         tried = [
@@ -73,5 +74,5 @@ def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str,
 def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:
     """The settings, first hyperparameter slowest: evenly over the space, on its scale."""
 
-    values = [METHODS[name].search[key].spaced(count if len(axes) > 1 else count**2) for key in axes]
-    return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*values)]
+    sides = [METHODS[name].search[key].spaced(count if len(axes) > 1 else count**2) for key in axes]
+    return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*sides)]

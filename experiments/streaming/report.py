@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, open_frame
 from unlearn_jax.report.rows import Row, counted
+from unlearn_jax.report.tables import markdown, page
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -15,7 +16,7 @@ FAR = 3  # null standard deviations: one in hundreds of single scores of retrain
 
 
 class Level(NamedTuple):
-    """A score, and what as many retrained models score."""
+    """A score and its null."""
 
     value: float
     null_mean: float
@@ -73,7 +74,7 @@ def cells(step: Step) -> list[Any]:
 
 
 def title(rows: Iterable[Row], requests: int, size: int) -> str:
-    """What a stream is about: data set, model, requests, and how many models."""
+    """The title of a stream: data set, model, requests, and how many models."""
     rows = list(rows)
     members, oracles = (counted(getattr(row, field) for row in rows) for field in ("n_members", "n_oracles"))
     about = f"{requests} requests of {size} examples", f"n={members} models a method", f"{oracles} oracles a request"
@@ -93,8 +94,6 @@ def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
     Returns:
         The figure.
     """
-    from matplotlib.ticker import FuncFormatter
-
     figure = blank(WIDTH, 7.0)
     panels = figure.subplots(2, 2, sharex=True).ravel()
     names = {
@@ -120,12 +119,12 @@ def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
             limits = axes.get_ylim()
             axes.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10])
             axes.set_ylim(limits)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             label = f"{label}\nminus the oracles' (points)"
         axes.set_ylabel(label, fontsize=9)
-        axes.grid(color="#EEEEEE", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.6)
+        open_frame(axes)
     for axes in panels[2:]:
         axes.set_xlabel("requests answered")
         axes.set_xticks(sorted({step.request for step in steps}))
@@ -144,22 +143,20 @@ def summary(steps: Sequence[Step], title: str) -> str:
     headings += [f"KLOM z of request 1 after {last}", f"test beyond {FAR} null sd from", "s a request"]
     lines = []
     for method in dict.fromkeys(step.method for step in steps):
-        own = {step.request: step for step in steps if step.method == method}
-        line = [method, next(iter(own.values())).access]
+        by_request = {step.request: step for step in steps if step.method == method}
+        line = [method, next(iter(by_request.values())).access]
         for number in (first, last):
-            line += _shown(own.get(number))
-        final = own.get(last)
-        outside = [step.request for step in own.values() if abs(step.test.z) > FAR]
+            line += _shown(by_request.get(number))
+        final = by_request.get(last)
+        outside = [step.request for step in by_request.values() if abs(step.test.z) > FAR]
         line += [f"{final.klom_first.z:+.1f}" if final else "", str(min(outside)) if outside else "never"]
-        lines.append([*line, f"{next(iter(own.values())).seconds:.2g}"])
-    table = [headings, [":--"] * 2 + ["--:"] * (len(headings) - 2), *lines]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in table)
+        lines.append([*line, f"{next(iter(by_request.values())).seconds:.2g}"])
     reading = (
         "KLOM z: on all examples asked for so far, in null standard deviations (0: as retraining). Δ: accuracy minus the "
         "oracles' after as many requests, percentage points. Access `F + summary`: besides, a Fisher diagonal and the weights "
         "after training."
     )
-    return f"{text}\n\n{title}.\n\n{reading}\n"
+    return page(markdown(headings, lines, left=range(2)), f"{title}.", reading)
 
 
 def _shown(step: Step | None) -> list[str]:

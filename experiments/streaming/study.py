@@ -117,14 +117,20 @@ def streamed(
     keys = padded(member_keys(config.seed, f"{name} in a stream", members))
     shared_by_all = (setting.problem, shared(requests), shared(jax.tree.map(np.float32, numbers)), np.float32(config.anchor))
     arguments = keys, own_of(originals), anchors, *shared_by_all
-    with working(f"{name}{' + anchor' if anchors is not None else ''}") as update:
-        program = over_members(stream, batched, config.strategy).lower(*arguments).compile()
+    label = f"{name}{' + anchor' if anchors is not None else ''}"
+    after, seconds = timed(config, label, over_members(stream, batched, config.strategy), arguments)
+    return Streamed(METHODS[name].access, setting.problem.model, after, seconds)
+
+
+def timed(config: Config, label: str, program: Any, arguments: tuple) -> tuple[Variables, float]:
+    """What a program over members gives, and the seconds of one request and member, compilation apart."""
+    with working(label) as update:
+        compiled = program.lower(*arguments).compile()
         start = time.perf_counter()
-        after = jax.block_until_ready(program(*arguments))
-        seconds = (time.perf_counter() - start) / (members * len(requests))
+        after = jax.block_until_ready(compiled(*arguments))
+        seconds = (time.perf_counter() - start) / (config.members * config.requests)
         update(1.0, f"{seconds:.3f} s a request and member")
-    own = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after)
-    return Streamed(METHODS[name].access, setting.problem.model, own, seconds)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: config.members], after), seconds
 
 
 def sharded(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
@@ -141,25 +147,20 @@ def sharded(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
         return sisa.answer(key, problem, division, trained, requests)
 
     keys, asked = padded(member_keys(config.seed, "sisa in a stream", members)), shared(requests)
-    with working("sisa") as update:
+    with working("sisa, ensembles"):
         begun = over_members(begin, (True, False), config.strategy)(keys, setting.problem)
-        arguments = begun, setting.problem, asked
-        program = over_members(stream, (True, False, False), config.strategy).lower(*arguments).compile()
-        start = time.perf_counter()
-        after = jax.block_until_ready(program(*arguments))
-        seconds = (time.perf_counter() - start) / (members * len(requests))
-        update(1.0, f"{seconds:.3f} s a request and member")
-    own = jax.tree.map(lambda leaf: np.asarray(leaf)[:members], after)
-    return Streamed(METHODS["sisa"].access, METHODS["sisa"].outcome(setting.problem.model), own, seconds)
+    arguments = begun, setting.problem, asked
+    after, seconds = timed(config, "sisa", over_members(stream, (True, False, False), config.strategy), arguments)
+    return Streamed(METHODS["sisa"].access, METHODS["sisa"].outcome(setting.problem.model), after, seconds)
 
 
 def own_of(variables: Variables) -> Variables:
-    """Members as a program over all devices wants them."""
+    """Members padded to a multiple of the devices."""
     return padded(jax.tree.map(jnp.asarray, variables))
 
 
 def set_after(config: Config, folder: Run, setting: Setting, requests: np.ndarray) -> ForgetSet:
-    """What is asked for by all of `requests` as one forget set."""
+    """All of `requests` as one forget set."""
     mask = np.isin(np.arange(len(setting.data.train.labels)), requests)
     return forget_set(config, folder, setting, mask, f"after-{len(requests)}")
 

@@ -1,4 +1,4 @@
-"""What a person sees of membership attacks: the table of methods, ROC curves, and what memorisation has to do with it."""
+"""The report of membership attacks: the table of methods, ROC curves, and AUC by memorisation."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
 from unlearn_jax.report.rows import FEWEST_JUDGED, REFERENCES, Row, subject
 
@@ -45,24 +45,24 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
     members = max(row.n_members or 0 for row in rows)
     lines = [_null_line(scores[order[0]])]
     for method in order:
-        own = scores[method]
-        sizes = [abs(row.z) for (metric, _), row in own.items() if metric.endswith("_auc") and row.z is not None]
-        any_row = next(iter(own.values()))
+        by_metric = scores[method]
+        sizes = [abs(row.z) for (metric, _), row in by_metric.items() if metric.endswith("_auc") and row.z is not None]
+        any_row = next(iter(by_metric.values()))
         judged = (any_row.n_members or 0) >= FEWEST_JUDGED
         inside = max(sizes, default=math.inf) <= band and any_row.n_members == members if judged else None
         cells = [MARK * bool(inside), method, any_row.access]
         for side in SIDES:
-            cells += [_value(own.get((f"{side}_auc", split))) for split in SPLITS]
-            cells.append(_cell(own.get((f"{side}_auc", "all")), "z", "+.1f"))
-        cells += [_value(own.get((f"u_lira_{rate}", "all"))) for rate in RATES]
-        cells += [_value(own.get(("accuracy", split)), ".1f") for split in ("all", "test")]
+            cells += [_value(by_metric.get((f"{side}_auc", split))) for split in SPLITS]
+            cells.append(_cell(by_metric.get((f"{side}_auc", "all")), "z", "+.1f"))
+        cells += [_value(by_metric.get((f"u_lira_{rate}", "all"))) for rate in RATES]
+        cells += [_value(by_metric.get(("accuracy", split)), ".1f") for split in ("all", "test")]
         cells.append(_cell(any_row, "seconds", ".2f"))
         lines.append(Line(method, method in REFERENCES, inside, tuple(cells)))
     return Leaderboard(_HEADINGS, tuple(lines), _caption(rows, members, band), _IMPORTANCE)
 
 
 def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
-    """Method -> (metric, split) -> row; what is called lira is entered as the u_lira that it is of a method that does nothing."""
+    """Method -> (metric, split) -> row; lira is entered as u_lira, which it is for a method that does nothing."""
     scores: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         metric = f"u_{row.metric}" if row.metric.startswith("lira_") else row.metric
@@ -79,7 +79,7 @@ def roc_curves(
         panels: by never-saw side and split: true positive rates of the methods, and the 2.5% and 97.5% quantiles of the
             null's; NaN where unresolved.
         rates: the false positive rates that they are at.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure, a row for each never-saw side and a column for each split.
@@ -94,7 +94,7 @@ def roc_curves(
     for (side, split), (curves, null) in panels.items():
         axes = grid[sides.index(side), splits.index(split)]
         known = np.isfinite(null[0])
-        axes.plot(rates, rates, color="#888888", linewidth=0.8, zorder=1)
+        axes.plot(rates, rates, color=LINE, linewidth=0.8, zorder=1)
         axes.fill_between(
             rates[known], np.maximum(null[0, known], lowest / 10), null[1, known], color=BAND, alpha=0.6, linewidth=0
         )
@@ -103,7 +103,7 @@ def roc_curves(
             axes.plot(rates[seen], curve[seen], **styles[method])
         axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.15))
         axes.tick_params(labelsize=8)
-        axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
+        axes.grid(color=GRID, linewidth=0.6, zorder=-1)
         if not known.any():
             axes.text(0.5, 0.5, "too few scores", transform=axes.transAxes, ha="center", fontsize=9)
     for column, split in zip(grid.T, splits, strict=True):
@@ -122,7 +122,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
 
     Args:
         rows: all rows of the run; those of the AUCs with a variance for each target are used.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure, the most exposed method first.
@@ -133,7 +133,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
     places = np.arange(len(methods))
     marks = {"u_lira": ("o", COLOURS[0], -0.13), "u_lira_retrained": ("D", COLOURS[4], 0.13)}
     grid = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
-    for axes, (split, said) in zip(grid, SPLITS.items(), strict=True):
+    for axes, (split, title_of_split) in zip(grid, SPLITS.items(), strict=True):
         bands: list[float] = []
         for side, (marker, colour, shift) in marks.items():
             for place, method in zip(places, methods, strict=True):
@@ -144,15 +144,11 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
                     bands += [end for end in (row.null_low, row.null_high) if end is not None]
         if bands:
             axes.axvspan(min(bands), max(bands), color=BAND, alpha=0.6, linewidth=0, zorder=1)
-        axes.axvline(0.5, color="#888888", linewidth=0.8, zorder=2)
-        axes.set_title(said, fontsize=10)
-        axes.set_yticks(places, [_called(method) for method in methods], fontsize=9)
-        axes.set_ylim(len(methods) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.grid(axis="x", color="#EEEEEE", linewidth=0.6, zorder=0)
+        axes.axvline(0.5, color=LINE, linewidth=0.8, zorder=2)
+        axes.set_title(title_of_split, fontsize=10)
+        name_rows(axes, [_called(method) for method in methods])
+        axes.grid(axis="x", color=GRID, linewidth=0.6, zorder=0)
         axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
     for side, (marker, colour, _) in marks.items():
         axes.plot([], [], marker, color=colour, label=SIDES[side])
     axes.fill_between([], [], color=BAND, alpha=0.6, label="95% of what retrained models score")
@@ -166,8 +162,8 @@ def _called(method: str) -> str:
     return f"{method} (LiRA)" if method == UPPER_END else method
 
 
-def _exposure(own: Mapping[tuple[str, str], Row]) -> float:
-    row = own.get(("u_lira_auc", "all"))
+def _exposure(by_metric: Mapping[tuple[str, str], Row]) -> float:
+    row = by_metric.get(("u_lira_auc", "all"))
     return -1.0 if row is None or row.value is None else row.value
 
 
@@ -180,11 +176,11 @@ def _value(row: Row | None, form: str = ".3f") -> str:
     return _cell(row, "value", form)
 
 
-def _null_line(own: Mapping[tuple[str, str], Row]) -> Line:
+def _null_line(by_metric: Mapping[tuple[str, str], Row]) -> Line:
     """What a perfect method scores: mean ± standard deviation."""
 
     def cell(metric: str, split: str, form: str = ".3f") -> str:
-        mean, sd = (_cell(own.get((metric, split)), field, form) for field in ("null_mean", "null_sd"))
+        mean, sd = (_cell(by_metric.get((metric, split)), field, form) for field in ("null_mean", "null_sd"))
         return f"{mean} ± {sd}" if sd else mean
 
     cells = ["", "perfect (the null)", ""]

@@ -3,20 +3,20 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from experiments.ulira import report as membership
+from experiments.ulira import report
 from experiments.ulira.options import Config
 from unlearn_jax import device
 from unlearn_jax.bench.options import require
+from unlearn_jax.bench.resume import load_or_make_all, unlearn
 from unlearn_jax.bench.setting import (
     Setting,
-    compile_all,
     forget_class,
     forget_mask,
     forget_name,
@@ -35,6 +35,7 @@ from unlearn_jax.progress import working
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import REFERENCES, Row, subject, write_results
+from unlearn_jax.report.tables import Table, of_columns
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.pools import Pool, diverged, member_keys
@@ -49,7 +50,7 @@ KINDS: list[Kind] = [
 
 
 class Answers(NamedTuple):
-    """What models say, and what one of them took."""
+    """Logits, and seconds per model."""
 
     targets: np.ndarray  # logits [models, targets, classes]
     test: np.ndarray  # logits [models, examples, classes]
@@ -57,9 +58,19 @@ class Answers(NamedTuple):
     seconds: float
     made_with: str  # see `device.made_with`
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Named arrays, which `of` reads back."""
+        return {**self._asdict(), "lost": np.array(self.lost, int), "seconds": np.array(self.seconds)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Answers":
+        """Reads what `arrays` gave."""
+        lost, seconds = tuple(map(int, arrays["lost"])), float(arrays["seconds"])
+        return cls(arrays["targets"], arrays["test"], lost, seconds, str(arrays["made_with"]))
+
 
 class Nulls(NamedTuple):
-    """What retrained models score."""
+    """The null of every attack."""
 
     attacks: dict[Kind, AttackNull]
     band: float  # the 95% quantile of the largest |z| over all their AUCs
@@ -89,7 +100,7 @@ def run(config: Config, folder: Run) -> None:
     made_with = {each.made_with for each in answers.values()}
     write_results(folder, rows, {"bands": {population.name: nulls.band}, "diverged": lost, "made_with": sorted(made_with)})
     folder.write_csv("memorisation.csv", *attacker.targets(attacks))
-    board = membership.arrange(rows, nulls.band)
+    board = report.arrange(rows, nulls.band)
     board = board._replace(caption=(*board.caption, *mixture(made_with)))
     leaderboard.write(folder, board)
     drawn = [line.method for line in board.lines if attacks.get(line.method)]
@@ -99,21 +110,21 @@ def run(config: Config, folder: Run) -> None:
             nulls.attacks[side, False, split].roc,
         )
         for side in (SAME, RETRAINED)
-        for split in membership.SPLITS
+        for split in report.SPLITS
     }
-    save(membership.roc_curves(curves, FALSE_POSITIVE_RATES, subject(rows)), folder, "roc")
-    save(membership.auc_by_memorisation(rows, subject(rows)), folder, "auc")
+    save(report.roc_curves(curves, FALSE_POSITIVE_RATES, subject(rows)), folder, "roc")
+    save(report.auc_by_memorisation(rows, subject(rows)), folder, "auc")
     leaderboard.show(board)
 
 
 class Population:
-    """Members trained on random halves, what they become when they unlearn the targets, and models that never saw them."""
+    """Members trained on random halves, the same after unlearning the targets, and models that never saw them."""
 
     def __init__(self, config: Config, folder: Run, setting: Setting):
         self.config, self.folder, self.name = config, folder, forget_name(config, setting, 0)
         targets = even(forget_mask(config, setting, 0))
-        said = "two targets or more, and two other examples, are needed to be halved"
-        require(2 <= targets.sum() <= len(targets) - 2, "--forget.size", config.forget.size, said)
+        accepted = "two targets or more, and two other examples, are needed to be halved"
+        require(2 <= targets.sum() <= len(targets) - 2, "--forget.size", config.forget.size, accepted)
         halves = random_halves_of(targets, config.members, generator("population", config.seed))
         self.retained, self.masks = halves & ~targets, {"kept": halves, "forget": halves & targets}
         counts: dict[str, Any] = {f"{field}_count": int(mask[0].sum()) for field, mask in self.masks.items()}
@@ -136,61 +147,41 @@ class Population:
         return pool(self.config, self.setting, self.problem, masks, role, len(masks))
 
     def originals(self) -> Answers:
-        """What the members say before they unlearn."""
+        """The answers of the members before they unlearn."""
         return self.answers(self.members.variables, 0.0)
 
     def oracles(self) -> Answers:
-        """What models retrained on each half without the targets say: one for each member, and then another for each."""
+        """The answers of models retrained on each half without the targets: one for each member, and then another for each."""
         trained = self.pool("oracle", np.tile(self.retained, (2, 1)))
         answers = self.answers(trained.variables, trained.seconds)
-        self.folder.write_npz(f"logits/{self.name}/oracle.npz", arrays(answers))
+        self.folder.write_npz(f"logits/{self.name}/oracle.npz", answers.arrays())
         return answers
 
     def answers(self, variables: Variables, seconds: float, model: Model | None = None) -> Answers:
-        """What models say on the targets and on the test set; `model` where it is not the problem's own."""
+        """The answers of models on the targets and on the test set; `model` where it is not the problem's."""
         images = self.setting.data.train.images[self.rows], self.setting.data.test.images
         targets, test = (predict(model or self.problem.model, variables, each, self.config.strategy) for each in images)
         return Answers(targets, test, diverged((variables, targets, test)), seconds, device.made_with())
 
     def unlearn_all(self, values: dict[str, dict[str, Any]]) -> dict[str, Answers]:
-        """What the members say after each method: what an earlier run left in the run folder, the rest made now."""
-        identities = {name: {**self.identity, "values": each} for name, each in values.items()}
-        saved = {name: self.saved(name, identities[name]) for name in values}
+        """The answers after each method, read where an earlier run kept them."""
         options: dict[str, Any] = {"masks": self.masks, "strategy": self.config.strategy, "chunk": self.config.chunk}
-        unlearners = {
-            name: Unlearner(name, values[name], self.problem, self.members.variables, **options)
-            for name in values
-            if saved[name] is None and name not in REFERENCES
-        }
-        compile_all(unlearners.values())
-        return {name: saved[name] or self.make(name, identities[name], unlearners.get(name)) for name in values}
 
-    def saved(self, name: str, identity: dict[str, Any]) -> Answers | None:
-        """What an earlier run left of a method, if it was made in the same way."""
-        found = self.folder.find(f"logits/{self.name}/{name}.npz", identity)
-        if found is None:
-            return None
-        lost, seconds = tuple(map(int, found["lost"])), float(found["seconds"])
-        return Answers(found["targets"], found["test"], lost, seconds, str(found["made_with"]))
+        def begin(name: str) -> Unlearner | None:
+            return None if name in REFERENCES else Unlearner(name, values[name], self.problem, self.members.variables, **options)
 
-    def make(self, name: str, identity: dict[str, Any], unlearner: Unlearner | None) -> Answers:
-        """What the members say after a method, made now and kept in the run folder."""
-        answers = self.unlearn(name, unlearner)
-        self.folder.keep(f"logits/{self.name}/{name}.npz", identity, arrays(answers))
-        return answers
+        files = {name: (f"logits/{self.name}/{name}.npz", {**self.identity, "values": own}) for name, own in values.items()}
+        kept = load_or_make_all(self.folder, files, begin, lambda name, unlearner: self.unlearn(name, unlearner).arrays())
+        return {name: Answers.of(arrays) for name, arrays in kept.items()}
 
     def unlearn(self, name: str, unlearner: Unlearner | None) -> Answers:
-        """What the members say after a method. The two references are pools: cached, and resumed as pools are."""
+        """The answers after a method. The two references are pools: cached, and resumed as pools are."""
         if name == "original":
             return self.originals()
         if unlearner is None:  # retrain
             trained = self.pool("retrain", self.retained)
             return self.answers(trained.variables, trained.seconds)
-        members = self.config.members
-        with working(name) as update:
-            keys = member_keys(self.config.seed, f"{name} on {self.name}", members)
-            done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
-            update(1.0, f"{done.seconds:.2f} s a member")
+        done = unlearn(name, unlearner, member_keys(self.config.seed, f"{name} on {self.name}", self.config.members))
         return self.answers(done.variables, done.seconds, METHODS[name].outcome(self.problem.model))
 
 
@@ -208,9 +199,9 @@ class Attacker:
         correct, trained_on = originals.targets.argmax(-1) == population.labels, population.trained_on
         kept = self.without(())
         halves = kept[kept < members // 2], kept[kept >= members // 2]
-        said = f"{len(self.lost)} of {members} members have a model that diverged; expected a smaller number"
+        accepted = f"{len(self.lost)} of {members} members have a model that diverged; expected a smaller number"
         enough = self.fewest(kept) >= FEWEST and min(map(self.fewest, halves)) >= 2
-        require(enough, "--train.learning-rate", self.config.train.learning_rate, said)
+        require(enough, "--train.learning-rate", self.config.train.learning_rate, accepted)
         self.memorisation = memorisation(correct[kept], trained_on[kept])
         self.by_half = [memorisation(correct[half], trained_on[half]).score for half in halves]
         # A member's scores are divided by the memorisation in the other half of the members, or it would pick its own luck.
@@ -247,7 +238,7 @@ class Attacker:
         return of_every_kind(play)
 
     def nulls(self, lost: tuple[int, ...]) -> Nulls:
-        """What retrained models score in every attack, without the members that diverged in a method."""
+        """The null of every attack, without the members that diverged in a method."""
         if lost not in self._nulls:
             kept = self.without(lost)
             retrained = np.stack([scaled_logits(each[kept], self.population.labels) for each in self.oracle_targets])
@@ -308,10 +299,10 @@ class Attacker:
                 centre, key = expected.mean(), jax.random.key(self.config.seed)
                 apart = null(lambda a, b: a.mean() - b.mean(), expected, len(found), self.config.evaluation.splits, key=key)
                 moved = Null(centre, apart.sd, centre + apart.low, centre + apart.high)
-                rows.append(scored(common, "accuracy", split, Interval(*bootstrap(found, self.config.seed)), moved))
+                rows.append(scored(common, "accuracy", split, bootstrap(found, self.config.seed), moved))
         return rows
 
-    def targets(self, attacks: dict[str, dict[Kind, Attack]]) -> tuple[tuple[str, ...], list[tuple]]:
+    def targets(self, attacks: dict[str, dict[Kind, Attack]]) -> Table:
         """A table of the targets: memorisation, and the balanced accuracy of the attack on each method at each of them."""
         population = self.population
         columns = {
@@ -324,7 +315,7 @@ class Attacker:
             "by_second_half": self.by_half[1],
             **{name: each[SAME, False, "all"].example_accuracy for name, each in attacks.items() if each},
         }
-        return tuple(columns), list(zip(*(column.tolist() for column in columns.values()), strict=True))
+        return of_columns(columns)
 
 
 def of_every_kind(play: Callable[[str, bool, str], Result]) -> dict[Kind, Result]:
@@ -350,11 +341,6 @@ def random_halves_of(targets: np.ndarray, members: int, rng: np.random.Generator
     held[:, targets] = np.concatenate([random_halves(count, members // 2, rng) for _ in range(2)])
     held[:, ~targets] = random_halves(len(targets) - count, members, rng)
     return held
-
-
-def arrays(answers: Answers) -> dict[str, np.ndarray]:
-    """As they are written to the run folder."""
-    return {**answers._asdict(), "lost": np.array(answers.lost, int), "seconds": np.array(answers.seconds)}
 
 
 def accuracy_on(judged: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

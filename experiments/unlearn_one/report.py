@@ -1,4 +1,4 @@
-"""Methods against the exact answer for every point: a table, where each method stands, and whose boundary goes where."""
+"""Methods against the exact answer for every point: a table, how near each method comes, and the boundaries."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.report.drawing import ACCESS, BAND, COLOURS, ELSE, REFERENCE, WIDTH, blank
-from unlearn_jax.report.planes import DOTS, MARKERS, draw_boundary, draw_plane, times_to_be_seen
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.drawing import ACCESS, BAND, COLOURS, ELSE, GRID, LINE, REFERENCE, WIDTH, blank, open_frame, panels_of
+from unlearn_jax.report.planes import circle, draw_boundary, draw_plane, draw_points, plane_height, times_to_be_seen
+from unlearn_jax.report.tables import Table, markdown, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -30,11 +31,9 @@ LINES = 3  # methods whose boundaries are drawn
 LINE_WIDTHS = (1.1, 4.4, 3.2, 2.2, 1.3)  # of the original, the exact answer and the methods: one on another shows both
 LINE_STYLES: tuple[Literal["solid", "dashed"], ...] = ("solid", "solid", "solid", "solid", "dashed")
 
-Interval = tuple[float, float, float]  # a value and the ends of its interval
-
 
 class Forgotten(NamedTuple):
-    """What a method made of every point, beside the exact answers.
+    """A method on every point, compared with the exact answers.
 
     Attributes:
         name: of the method.
@@ -66,12 +65,12 @@ class Forgotten(NamedTuple):
         return f"{self.hyperparameter} {self.tried[best]:.2g}{end}"
 
     def arrays(self) -> dict[str, Any]:
-        """What `of` takes."""
+        """Named arrays, which `of` reads back."""
         return {**self._asdict(), "columns": list(self.columns), **{f"column {key}": each for key, each in self.columns.items()}}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> "Forgotten":
-        """One that was saved as named arrays."""
+        """Reads what `arrays` gave."""
         columns = {str(key): arrays[f"column {key}"] for key in arrays["columns"]}
         name, access, hyperparameter = (str(arrays[field]) for field in cls._fields[:3])
         seconds = float(arrays["seconds"])
@@ -82,7 +81,7 @@ class Study(NamedTuple):
     """All methods on all points. Displacements are distances in the plane.
 
     Attributes:
-        title: what it is about.
+        title: its subject.
         points: where they are.
         labels: as trained on.
         clean_labels: without label noise.
@@ -111,7 +110,7 @@ class Study(NamedTuple):
     @property
     def order(self) -> list[str]:
         """All, the nearest to the exact answers first."""
-        return sorted(self.found, key=lambda name: self.medians[name]["together"][0])
+        return sorted(self.found, key=lambda name: self.medians[name]["together"].value)
 
     @property
     def nearest(self) -> list[str]:
@@ -119,7 +118,7 @@ class Study(NamedTuple):
         return [name for name in self.order if name not in ENDS]
 
 
-def table(study: Study) -> tuple[list[str], list[list[Any]]]:
+def table(study: Study) -> Table:
     """The columns and rows of unlearn_one.csv, a row for each method and point."""
     about = {
         "point": np.arange(len(study.points)),
@@ -132,24 +131,24 @@ def table(study: Study) -> tuple[list[str], list[list[Any]]]:
     names = ["displacement", *MEASURES]
     rows = []
     for name in study.order:
-        own = study.found[name]
-        columns = [*about.values(), *(own.columns.get(each, np.full(len(study.points), None)) for each in names)]
-        rows += [[name, own.access, *line] for line in zip(*(column.tolist() for column in columns), strict=True)]
-    return ["method", "access", *about, *names], rows
+        method = study.found[name]
+        columns = [*about.values(), *(method.columns.get(each, np.full(len(study.points), None)) for each in names)]
+        rows += [[name, method.access, *line] for line in zip(*(column.tolist() for column in columns), strict=True)]
+    return Table(["method", "access", *about, *names], rows)
 
 
-def searched(study: Study) -> tuple[list[str], list[list[Any]]]:
+def searched(study: Study) -> Table:
     """The columns and rows of search.csv, a row for each method and value that was tried."""
     rows = [
         [each.name, each.hyperparameter, float(value), float(score)]
         for each in study.found.values()
         for value, score in zip(each.tried, each.scores, strict=True)
     ]
-    return ["method", "hyperparameter", "value", "boundary_ratio"], rows
+    return Table(["method", "hyperparameter", "value", "boundary_ratio"], rows)
 
 
 def summary(study: Study) -> str:
-    """What summary.md says."""
+    """The text of summary.md."""
     headings = [
         "",
         "access",
@@ -164,16 +163,16 @@ def summary(study: Study) -> str:
     last = ("another_alignment", "margin_ratio", "margin_alignment", "parameter_alignment")
     lines = []
     for name in study.order:
-        own, found = study.found[name], study.medians[name]
+        method, medians = study.found[name], study.medians[name]
         numbers = [
-            *(_interval(found, measure) for measure in ("together", "boundary_ratio")),
-            f"{found['nearer'][0]:.0%}",
-            _interval(found, "boundary_alignment"),
+            *(_interval(medians, measure) for measure in ("together", "boundary_ratio")),
+            f"{medians['nearer'].value:.0%}",
+            _interval(medians, "boundary_alignment"),
         ]
-        numbers += [f"{found['right_way'][0]:.0%}", *(_interval(found, measure) for measure in last)]
-        lines.append([name, own.access, own.chosen, *numbers])
+        numbers += [f"{medians['right_way'].value:.0%}", *(_interval(medians, measure) for measure in last)]
+        lines.append([name, method.access, method.chosen, *numbers])
     quantiles = ", ".join(f"{value:.2g}" for value in np.quantile(study.displacement, (0, 0.5, 1)))
-    text = [
+    return page(
         f"# Forgetting one point: {study.title}",
         f"Medians over {len(study.points)} points (95% interval, bootstrap over points). Ratio: the distance to the model "
         "without the point, relative to the original's (0: exact, 1: as far as doing nothing); *together*: the ratio of the sums "
@@ -183,8 +182,7 @@ def summary(study: Study) -> str:
         f"Without a point the boundary moves by {quantiles} (least, median, most). A star: the searched value is at an end of "
         "what was tried.",
         markdown(headings, lines),
-    ]
-    return "\n\n".join(text) + "\n"
+    )
 
 
 def standing(study: Study) -> "matplotlib.figure.Figure":
@@ -210,10 +208,10 @@ def standing(study: Study) -> "matplotlib.figure.Figure":
                 axes.plot(value, place + shift, marker, color=colour, markerfacecolor=face, markersize=5)
         axes.set_yticks(places, names, fontsize=7)
         axes.set_ylim(-0.8, len(names) - 0.2)
-        axes.grid(axis="y", color="#EEEEEE", linewidth=0.6)
-        axes.axvline(1.0 if measure == "ratio" else 0.0, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
+        axes.axvline(1.0 if measure == "ratio" else 0.0, color=LINE, linewidth=0.8, linestyle="--", zorder=0)
         axes.tick_params(axis="x", labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_frame(axes)
     ratio.set_xscale("log")
     ratio.set_xlim(left=least)
     ratio.set_xlabel("distance to the exact answer, relative to\ndoing nothing (dashed); arrows: further to the left")
@@ -234,22 +232,17 @@ def standing(study: Study) -> "matplotlib.figure.Figure":
 def by_influence(study: Study) -> "matplotlib.figure.Figure":
     """Draws, for the nearest methods, the ratio of every point against how far its absence moves the boundary."""
     names = study.nearest[:PANELS]
-    across = min(3, len(names))
-    down = -(-len(names) // across)
-    figure = blank(WIDTH, 0.9 + 2.3 * down)
-    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    figure, panels = panels_of(len(names), 3, lambda down, across: 0.9 + 2.3 * down)
     wrong = study.labels != study.clean_labels
-    for axes, name in zip(panels, names, strict=False):
+    for axes, name in zip(panels, names, strict=True):
         values = study.found[name].columns["boundary_ratio"]
         for chosen, colour, label in ((~wrong, COLOURS[0], "label right"), (wrong, COLOURS[4], "label wrong")):
             axes.plot(study.displacement[chosen], values[chosen], "o", color=colour, markersize=3, alpha=0.7, label=label)
-        axes.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
+        axes.axhline(1.0, color=LINE, linewidth=0.8, linestyle="--", zorder=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_title(f"{name} ({study.found[name].access})", fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
+        open_frame(axes)
     figure.supxlabel("how far the boundary moves without the point", fontsize=9)
     figure.supylabel("distance to the exact answer / original's", fontsize=9)
     panels[0].legend(frameon=False, fontsize=7)
@@ -261,29 +254,22 @@ def boundaries(study: Study) -> "matplotlib.figure.Figure":
     """Draws the boundary with the points of most influence, exactly without them, and as the nearest methods forget them."""
     from matplotlib.lines import Line2D
 
-    names, (left, right, bottom, top) = study.nearest[:LINES], study.window
+    names = study.nearest[:LINES]
     times = times_to_be_seen(float(study.displacement[study.most].max()), study.window)
-    across = min(2, len(study.most))
-    down = -(-len(study.most) // across)
-    figure = blank(WIDTH, 0.9 + down * (0.25 + WIDTH / across * (top - bottom) / (right - left)))
-    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, panels = panels_of(len(study.most), 2, lambda down, across: 0.9 + down * plane_height(study.window, across))
     looks = {
         "all points": "black",
         "exactly without": COLOURS[4],
         **dict(zip(names, (COLOURS[0], COLOURS[1], COLOURS[7]), strict=False)),
     }
-    for axes, place, point in zip(panels, range(len(study.most)), study.most.tolist(), strict=False):
-        for label in np.unique(study.labels):
-            own = study.labels == label
-            axes.scatter(*study.points[own].T, color=DOTS[label % 6], marker=MARKERS[label % 8], s=5, alpha=0.6)
+    for axes, place, point in zip(panels, range(len(study.most)), study.most.tolist(), strict=True):
+        draw_points(axes, study.points, study.labels, 10.0)
         surfaces = [study.original, study.exact[place], *(study.found[name].surfaces[place] for name in names)]
         for surface, colour, width, style in zip(surfaces, looks.values(), LINE_WIDTHS, LINE_STYLES, strict=False):
             draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width, style)
-        axes.scatter(*study.points[point][:, None], s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4)
+        circle(axes, study.points[point])
         axes.set_title(f"without the circled point: {study.displacement[point]:.2g} on average", fontsize=8)
         draw_plane(axes, study.window)
-    for axes in panels[len(study.most) :]:
-        axes.set_visible(False)
     handles = [
         Line2D([], [], color=colour, linewidth=width, linestyle=style, label=name)
         for (name, colour), width, style in zip(looks.items(), LINE_WIDTHS, LINE_STYLES, strict=False)
@@ -295,7 +281,4 @@ def boundaries(study: Study) -> "matplotlib.figure.Figure":
 
 
 def _interval(found: Mapping[str, Interval], measure: str) -> str:
-    if measure not in found:
-        return ""
-    value, low, high = found[measure]
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{found[measure]:.2f}" if measure in found else ""

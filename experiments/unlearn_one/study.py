@@ -5,6 +5,7 @@ does to the boundary, to the margins and to the parameters is held against what 
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ import numpy as np
 from experiments.unlearn_one import report
 from experiments.unlearn_one.options import Config
 from unlearn_jax import influence
-from unlearn_jax.bench.setting import compile_all, decisive, settings
+from unlearn_jax.bench.resume import load_or_make_all
+from unlearn_jax.bench.setting import decisive, settings
 from unlearn_jax.bench.toy import around, bounded, drawn, prepared, shuffled, surfaces, towards_nearest
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training
@@ -27,7 +29,7 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import shared
 from unlearn_jax.training.pools import member_keys
-from unlearn_jax.types import Examples, Problem, Recipe, Variables
+from unlearn_jax.types import Examples, Interval, Problem, Recipe, Variables
 
 TUNING, HELD_OUT = 1, 0x7E57  # added to the seed: the points of the search, and those that methods may see as held out
 
@@ -62,22 +64,14 @@ def run(config: Config, folder: Run) -> None:
         own = world(config, config.seed, np.arange(config.train_size))
         null = answers(config, own, report.REORDERED, reordered(config, own))
         update(1.0, f"{config.train_size} points, twice, and {len(search.exact.points)} of the search")
-    found = {report.REORDERED: null}
-    names = config.method_names()
     identities = {
-        name: {**decisive(config), "values": budgeted(config, name), "space": METHODS[name].search or None} for name in names
+        name: {**decisive(config), "values": budgeted(config, name), "space": METHODS[name].search or None}
+        for name in config.method_names()
     }
-    saved = {name: folder.find(f"methods/{name}.npz", identities[name]) for name in names}
-    unlearners = {name: unlearner(config, name, search) for name in names if saved[name] is None}
-    compile_all(unlearners.values())
-    for name in names:
-        with working(name) as update:
-            kept = saved[name]
-            if kept is None:
-                made = forgotten(config, name, unlearners.pop(name), search, own)
-                kept = folder.keep(f"methods/{name}.npz", identities[name], made.arrays())
-            found[name] = report.Forgotten.of(kept)
-            update(1.0, f"{found[name].chosen}, {1e3 * found[name].seconds:.1f} ms a point")
+    files = {name: (f"methods/{name}.npz", identity) for name, identity in identities.items()}
+    begin, make = partial(unlearner, config, search), partial(forgotten, config, search, own)
+    kept = load_or_make_all(folder, files, begin, lambda name, method: make(name, method).arrays())
+    found = {report.REORDERED: null, **{name: report.Forgotten.of(arrays) for name, arrays in kept.items()}}
     toy, layers = drawn(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
     study = report.Study(
         title=f"{config.train_size} points, {layers}, {own.run.steps} steps of {config.train.optimiser}",
@@ -94,7 +88,8 @@ def run(config: Config, folder: Run) -> None:
     )
     folder.write_csv("unlearn_one.csv", *report.table(study))
     folder.write_csv("search.csv", *report.searched(study))
-    folder.write_json("results.json", study.medians)
+    results = {name: {measure: tuple(found) for measure, found in each.items()} for name, each in study.medians.items()}
+    folder.write_json("results.json", results)
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
     save(report.standing(study), folder, "standing")
@@ -146,7 +141,7 @@ def budgeted(config: Config, name: str) -> dict[str, Any]:
     return values | {key: value for key, value in budget.items() if key in values}
 
 
-def unlearner(config: Config, name: str, search: World) -> Unlearner:
+def unlearner(config: Config, search: World, name: str) -> Unlearner:
     """A method with the budget of all, ready to forget the points of the search."""
     values = budgeted(config, name)
     problem, originals, masks = asked(config, search)
@@ -162,15 +157,19 @@ def asked(config: Config, own: World) -> tuple[Problem, Variables, dict[str, np.
     return own.problem, originals, {"forget": np.resize(own.exact.points, len(members))[:, None] == members}
 
 
-def forgotten(config: Config, name: str, method: Unlearner, search: World, own: World) -> report.Forgotten:
+def forgotten(config: Config, search: World, own: World, name: str, method: Unlearner | None) -> report.Forgotten:
     """Search the method's main hyperparameter, then forget every point of the evaluation."""
-    key, tried, scores = searched(config, name, method, search)
-    if key:
-        method.retune(**{key: tried[np.argmin(scores)]})
-    method.turn_to(*asked(config, own))
-    done = method.apply(member_keys(config.seed, name, method.members))
-    found = answers(config, own, name, done.variables)
-    return found._replace(hyperparameter=key, tried=tried, scores=scores, seconds=done.seconds)
+    assert method
+    with working(name) as update:
+        key, tried, scores = searched(config, name, method, search)
+        if key:
+            method.retune(**{key: tried[np.argmin(scores)]})
+        method.turn_to(*asked(config, own))
+        done = method.apply(member_keys(config.seed, name, method.members))
+        found = answers(config, own, name, done.variables)
+        found = found._replace(hyperparameter=key, tried=tried, scores=scores, seconds=done.seconds)
+        update(1.0, f"{found.chosen}, {1e3 * found.seconds:.1f} ms a point")
+    return found
 
 
 def searched(config: Config, name: str, method: Unlearner, search: World) -> tuple[str, np.ndarray, np.ndarray]:
@@ -198,7 +197,7 @@ def searched(config: Config, name: str, method: Unlearner, search: World) -> tup
 
 
 def answers(config: Config, own: World, name: str, models: Variables) -> report.Forgotten:
-    """What models, one for each point, look like beside the exact answers."""
+    """Models, one for each point, compared with the exact answers."""
     entry = METHODS.get(name)
     view = own.run if entry is None else dataclasses.replace(own.run, model=entry.outcome(own.run.model))
     shown = surfaces(view, at(models, own.most[: config.shown]), own.window)
@@ -209,7 +208,7 @@ def answers(config: Config, own: World, name: str, models: Variables) -> report.
 
 
 def judged(config: Config, own: World, name: str, models: Variables) -> dict[str, np.ndarray]:
-    """What models that were `asked` share with the exact answers: columns of unlearn_one.csv."""
+    """How near models that were `asked` are to the exact answers: columns of unlearn_one.csv."""
     exact, ensemble = own.exact, name in METHODS and METHODS[name].ensemble
     one = jax.tree.map(lambda leaf: leaf[None], exact.original)
     view = dataclasses.replace(own.run, model=METHODS[name].outcome(own.run.model)) if ensemble else own.run
@@ -235,12 +234,12 @@ def another(config: Config, count: int) -> np.ndarray:
 
 
 def flat(variables: Variables) -> np.ndarray:
-    """All parameters of each member in a row."""
+    """All parameters of each member, `[members, parameters]`."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(variables.params)]
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
-def medians(columns: dict[str, np.ndarray], displacement: np.ndarray) -> dict[str, tuple[float, float, float]]:
+def medians(columns: dict[str, np.ndarray], displacement: np.ndarray) -> dict[str, Interval]:
     """The median over points of each measure with its interval, shares of the points, and the ratio of all points together."""
     found = {name: bootstrap(values, 0, statistic=np.median) for name, values in columns.items()}
     found["nearer"] = bootstrap((columns["boundary_ratio"] < 1).astype(float), 0)

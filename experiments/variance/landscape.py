@@ -1,4 +1,4 @@
-"""What `--exp variance` measures of models and keeps: what they say, lines and a plane between them, their sharpness."""
+"""What `--exp variance` measures of models and keeps: logits, the loss on lines and a plane between them, sharpness."""
 
 import dataclasses
 import functools
@@ -13,7 +13,8 @@ from experiments.variance import report
 from experiments.variance.options import Config
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.population import lost_members
-from unlearn_jax.bench.setting import Setting, compile_all, pool
+from unlearn_jax.bench.resume import load_or_make_all
+from unlearn_jax.bench.setting import Setting, pool
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses
 from unlearn_jax.progress import working
@@ -28,7 +29,7 @@ Found = dict[str, np.ndarray]  # what was measured on a group of models, as the 
 
 
 class Measured(NamedTuple):
-    """One forget set: by group (original, oracle, each method) what was found, without methods of which a member diverged."""
+    """One forget set: by group (original, oracle, each method) what was measured, without methods of which a member diverged."""
 
     study: ForgetSet
     groups: dict[str, Found]
@@ -45,7 +46,7 @@ def whole(config: Config, role: str, variables: Variables) -> Variables:
 
 
 class Probe:
-    """The compiled programs that look at models: points between them, what they say there, and their curvature."""
+    """The compiled programs that measure models: points between them, the loss there, and the curvature."""
 
     def __init__(self, config: Config, setting: Setting):
         self.config, self.setting, self.model = config, setting, setting.problem.model
@@ -150,49 +151,41 @@ def oracles(config: Config, study: ForgetSet) -> Variables:
 
 
 class Look:
-    """One forget set: what an earlier run left of it in the run folder, the rest made now."""
+    """One forget set, read where an earlier run kept it, the rest measured now."""
 
     def __init__(self, config: Config, study: ForgetSet, probe: Probe, originals: Variables):
         self.config, self.study, self.probe = config, study, probe
         self.pools = {"original": originals, "oracle": oracles(config, study)}
 
     def groups(self, values: dict[str, dict[str, Any]], with_plane: bool) -> dict[str, Found]:
-        """What was found, by group; of a method of which a member diverged nothing.
+        """What was measured, by group; nothing for a method of which a member diverged.
 
         Args:
             values: hyperparameters, by method.
             with_plane: whether the one plane is on this set.
         """
-        makers: dict[str, Callable[[], Found]] = {
-            "original": self.of_originals,
-            "oracle": self.of_oracles,
-            "twin": self.of_twins,
-            **{name: functools.partial(self.of_method, name, with_plane) for name in values},
-        }
-        identities = {name: self.identity(values.get(name), with_plane) for name in makers}
-        saved = {name: self.study.folder.find(self.file(name), identities[name]) for name in makers}
-        found = {name: each for name, each in saved.items() if each is not None}
-        self.unlearners = {
-            name: Unlearner(
-                name, own, self.study.problem, self.pools["original"], strategy=self.config.strategy, chunk=self.config.chunk
-            )
-            for name, own in values.items()
-            if name not in found
-        }
-        compile_all(self.unlearners.values())
-        for name, make in makers.items():
-            if name not in found:
-                with working(f"{name} on {self.study.name}") as update:
-                    found[name] = self.study.folder.keep(self.file(name), identities[name], make())
-                    update(1.0, "measured" if found[name] else "diverged")
-        return {name: found[name] for name in makers if found[name]}
+        others = {"original": self.of_originals, "oracle": self.of_oracles, "twin": self.of_twins}
+        options: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
 
-    def file(self, name: str) -> str:
-        """Where a group's measurements are kept."""
-        return f"measured/{self.study.name}/{name}.npz"
+        def begin(name: str) -> Unlearner | None:
+            own = values.get(name)
+            return None if own is None else Unlearner(name, own, self.study.problem, self.pools["original"], **options)
+
+        def make(name: str, unlearner: Unlearner | None) -> Found:
+            with working(f"{name} on {self.study.name}") as update:
+                found = self.of_method(name, unlearner, with_plane) if unlearner else others[name]()
+                update(1.0, "measured" if found else "diverged")
+            return found
+
+        files = {
+            name: (f"measured/{self.study.name}/{name}.npz", self.identity(values.get(name), with_plane))
+            for name in (*others, *values)
+        }
+        found = load_or_make_all(self.study.folder, files, begin, make)
+        return {name: arrays for name, arrays in found.items() if arrays.keys() > {"made_with"}}
 
     def identity(self, values: dict[str, Any] | None, with_plane: bool) -> dict[str, Any]:
-        """What a group's measurements come from."""
+        """All that the measurements of a group depend on."""
         return {
             **self.study.identity,
             "values": values,
@@ -230,10 +223,10 @@ class Look:
         name = "original to oracle, same seed"
         return self.lines(name, own, theirs) | self.lines(name, own, theirs, False)
 
-    def of_method(self, name: str, with_plane: bool) -> Found:
+    def of_method(self, name: str, unlearner: Unlearner, with_plane: bool) -> Found:
         """The unlearned models, and the lines from their originals and to the oracles; nothing if one diverged."""
         keys = member_keys(self.config.seed, f"{name} on {self.study.name}", self.study.members)
-        variables = self.unlearners[name].apply(keys).variables
+        variables = unlearner.apply(keys).variables
         if diverged((variables, self.study.logits(variables))):
             return {}
         own, after, theirs = map(self.first, (self.pools["original"], variables, self.pools["oracle"]))
@@ -247,7 +240,7 @@ class Look:
         return found
 
     def of_models(self, variables: Variables) -> Found:
-        """What models say, and how sharp they are."""
+        """Logits and sharpness of models."""
         return {**self.study.logits(variables)._asdict(), **self.probe.sharpnesses(self.study, variables)}
 
     def lines(self, kind: str, first: Variables, second: Variables, recalibrate: bool = True) -> Found:

@@ -1,14 +1,14 @@
-"""Variance over seeds, as a person sees it: bias and variance, spread against loss, lines and a plane, sharpness."""
+"""The report of variance over seeds: bias and variance, spread against loss, lines and a plane, sharpness."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import COLOURS, SPLITS, WIDTH, blank
-from unlearn_jax.report.tables import markdown
+from unlearn_jax.report.drawing import COLOURS, SPLITS, WIDTH, blank, name_rows, open_frame
+from unlearn_jax.report.tables import Table, finite, markdown, of_columns, page
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -85,28 +85,20 @@ class Plane(NamedTuple):
     losses: Float[np.ndarray, "rows columns 3"]
 
 
-def cells(row: Sequence[Any]) -> list[Any]:
-    """A row as a table holds it: six digits, nothing where nothing is known."""
-    return [_short(cell) if isinstance(cell, float) else cell for cell in row]
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table whose numbers have six digits, and no cell where they are not finite."""
+    return Table(columns, [[_six_digits(cell) if isinstance(cell, float) else cell for cell in row] for row in rows])
 
 
-def table(columns: Columns) -> tuple[list[str], list[list[Any]]]:
-    """The heading and the rows of a CSV file."""
-    return list(columns), [cells(row) for row in zip(*(values.tolist() for values in columns.values()), strict=True)]
-
-
-def grid(plane: Plane) -> tuple[list[str], list[list[Any]]]:
-    """The heading and the rows of plane.csv, a row for each point; the models themselves are not among them."""
-    rows = [
-        [_short(float(x)), _short(float(y)), *map(_short, map(float, plane.losses[row, column]))]
-        for row, y in enumerate(plane.y)
-        for column, x in enumerate(plane.x)
-    ]
-    return ["x", "y", *(f"loss_{split}" for split in SPLITS)], rows
+def grid(plane: Plane) -> Table:
+    """The columns and rows of plane.csv, a row for each point; the models themselves are not among them."""
+    x, y = np.meshgrid(plane.x, plane.y)
+    losses = {f"loss_{split}": plane.losses[..., place].ravel() for place, split in enumerate(SPLITS)}
+    return table(*of_columns({"x": x.ravel(), "y": y.ravel(), **losses}))
 
 
 def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> str:
-    """What summary.md says: a table for each part of the study."""
+    """The text of summary.md: a table for each part of the study."""
     text = [
         f"# Variance over seeds: {title}",
         "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference "
@@ -117,38 +109,34 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
     if gone:
         text.append(f"Left out, because members diverged: {', '.join(gone)}.")
     for part in dict.fromkeys(row.part for row in rows):
-        own = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
-        split_by = list(dict.fromkeys(row.split for row in own))
-        measures = list(dict.fromkeys(row.measure for row in own))
-        found = {(row.subject, row.split, row.measure): row for row in own}
+        rows_of_part = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
+        split_by = list(dict.fromkeys(row.split for row in rows_of_part))
+        measures = list(dict.fromkeys(row.measure for row in rows_of_part))
+        by_cell = {(row.subject, row.split, row.measure): row for row in rows_of_part}
         lines = [
-            [subject, measure, *(_said(found.get((subject, split, measure))) for split in split_by)]
+            [subject, measure, *(_cell(by_cell.get((subject, split, measure))) for split in split_by)]
             for measure in measures
-            for subject in dict.fromkeys(row.subject for row in own if row.measure == measure)
+            for subject in dict.fromkeys(row.subject for row in rows_of_part if row.measure == measure)
         ]
         text += [f"## {part.capitalize()}", markdown(["", "", *(split or "all" for split in split_by)], lines)]
-    return "\n\n".join(text) + "\n"
+    return page(*text)
 
 
 def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib.figure.Figure":
     """Draws bias and variance of every group on every split, by two losses; the line is the interval of the variance."""
-    found = {(row.subject, row.split, row.measure): row for row in rows if row.part == "spread"}
+    by_cell = {(row.subject, row.split, row.measure): row for row in rows if row.part == "spread"}
     figure = blank(WIDTH, 1.6 + 0.42 * len(groups))
     panels = figure.subplots(2, len(SPLITS), sharey=True, squeeze=False)
     places = np.arange(len(groups))
     for row, (loss, unit) in zip(panels, {"cross-entropy": "nats", "Brier": "squared probability"}.items(), strict=True):
         for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
-            bias, variance = ([found[name, split, f"{loss} {part}"] for name in groups] for part in ("bias", "variance"))
+            bias, variance = ([by_cell[name, split, f"{loss} {part}"] for name in groups] for part in ("bias", "variance"))
             left = np.array([each.value for each in bias])
             axes.barh(places, left, height=0.7, color="#BBBBBB", label="bias")
             axes.barh(places, [each.value for each in variance], left=left, height=0.7, color=colour, label="variance")
             reach = np.array([[each.low, each.high] for each in variance], float) + left[:, None]
             axes.hlines(places, np.maximum(reach[:, 0], 0), reach[:, 1], color="black", linewidth=1.2)
-            axes.set_yticks(places, groups, fontsize=8)
-            axes.set_ylim(len(groups) - 0.4, -0.6)
-            axes.tick_params(axis="x", labelsize=8)
-            axes.tick_params(axis="y", length=0)
-            axes.spines[["top", "right", "left"]].set_visible(False)
+            name_rows(axes, groups, 8.0)
             axes.set_title(f"{NAMES[split]}: {loss} ({unit})", fontsize=9)
     figure.suptitle(f"{title}\nexpected loss = bias (grey) + variance over seeds (colour; line: its 95% interval)", fontsize=10)
     return figure
@@ -160,16 +148,16 @@ def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.
     panels = figure.subplots(2, len(SPLITS), sharex=True, sharey=True)
     for row, group in zip(panels, ("original", "oracle"), strict=True):
         for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
-            own = (columns["split"] == split) & (columns["forget_set"] == forget_set)
+            of_set = (columns["split"] == split) & (columns["forget_set"] == forget_set)
             for wrong, (mark, shade) in enumerate((("o", colour), ("x", "black"))):
-                chosen = own & (columns["wrong_label"] == wrong)
+                chosen = of_set & (columns["wrong_label"] == wrong)
                 if not chosen.any():
                     continue
                 loss, sd = (columns[f"{group}_{what}"][chosen] for what in ("loss", "margin_sd"))
                 axes.plot(loss, sd, mark, color=shade, markersize=3.5, alpha=0.6, markeredgewidth=0.8, label=_wrongness(wrong))
             axes.set_xscale("log")
             axes.set_title(f"{NAMES[split]}, {group}s", fontsize=9)
-            axes.spines[["top", "right"]].set_visible(False)
+            open_frame(axes)
             axes.tick_params(labelsize=8)
     panels[0, 0].set_ylim(bottom=0)
     panels[0, 0].legend(fontsize=7, loc="lower left", framealpha=0.8)
@@ -197,8 +185,8 @@ def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
         bases = list(dict.fromkeys(kind.removesuffix(INTERPOLATED) for kind in chosen))
         for axes, split in zip(row, SPLITS, strict=True):
             for kind in chosen:
-                own = [line for line in lines if line.kind == kind and line.split == split]
-                share, loss, low, high = np.array([(line.share, line.loss, line.low, line.high) for line in own]).T
+                points = [line for line in lines if line.kind == kind and line.split == split]
+                share, loss, low, high = np.array([(line.share, line.loss, line.low, line.high) for line in points]).T
                 dashed = kind.endswith(INTERPOLATED)
                 name = SHORT.get(kind, "statistics interpolated" if dashed else kind.replace(common, "") if common else kind)
                 colour = DISTINCT[bases.index(kind.removesuffix(INTERPOLATED)) % len(DISTINCT)]
@@ -209,7 +197,7 @@ def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
             drawn = [line.loss for line in lines if line.kind in bases and line.split == split]
             axes.set_ylim(0, 1.25 * max(drawn, default=1.0))
             axes.tick_params(labelsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
+            open_frame(axes)
         row[0].set_ylabel("mean loss (nats)", fontsize=8)
         row[-1].legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     for axes in panels[-1]:
@@ -253,8 +241,8 @@ def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
     groups = list(dict.fromkeys(columns["group"].tolist()))
     for axes, split in zip(panels, ("retain", "forget"), strict=True):
         for number, group in enumerate(groups):
-            own = columns["group"] == group
-            loss, sharp = columns["loss_forget"][own], np.maximum(columns[f"sharpness_{split}"][own], 1e-6)
+            members = columns["group"] == group
+            loss, sharp = columns["loss_forget"][members], np.maximum(columns[f"sharpness_{split}"][members], 1e-6)
             colour = "black" if group == "oracle" else DISTINCT[number % len(DISTINCT)]
             axes.plot(loss, sharp, ".", color=colour, markersize=3, alpha=0.5)
             centre = np.exp(np.log(loss).mean()), np.exp(np.log(sharp).mean())
@@ -270,24 +258,21 @@ def sharpness(columns: Columns, title: str) -> "matplotlib.figure.Figure":
         axes.set_ylabel("largest eigenvalue of the Hessian", fontsize=8)
         axes.set_title(f"of the loss on the {NAMES[split]}", fontsize=9)
         axes.tick_params(labelsize=8, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
+        open_frame(axes)
     panels[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.suptitle(f"{title}\nsharpness against forgetting; small: single models", fontsize=10)
     return figure
 
 
-def _short(value: float) -> float | None:
-    """Six digits; None for what is not finite."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _six_digits(value: float) -> float | None:
+    return finite(float(f"{value:.6g}"))
 
 
-def _said(row: Row | None) -> str:
-    """A value, its interval, its difference, as a cell of a table."""
+def _cell(row: Row | None) -> str:
+    """A value, its interval, its difference from the oracles."""
     if row is None:
         return ""
-    text = f"{row.value:.3g}"
-    if row.low is not None and row.high is not None:
-        text += f" ({row.low:.3g} to {row.high:.3g})"
+    text = f"{row.value:.3g}" if row.low is None or row.high is None else f"{Interval(row.value, row.low, row.high):.3g}"
     if row.difference is not None:
         text += f"; {row.difference:+.3g} ({row.difference_low:.3g} to {row.difference_high:.3g})"
     return text

@@ -1,4 +1,4 @@
-"""The variance of models over seeds: in the loss, between the models, and in the sharpness of where they sit."""
+"""The variance of models over seeds: in the loss, between the models, and in their sharpness."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +20,9 @@ from unlearn_jax.metrics.distances import barriers
 from unlearn_jax.metrics.statistics import crossed_mean, pseudo_values
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
+from unlearn_jax.report.tables import of_columns
 from unlearn_jax.runs import Run
-from unlearn_jax.types import Cube
+from unlearn_jax.types import Cube, Interval
 
 TINY = 1e-12
 
@@ -56,10 +57,10 @@ def run(config: Config, folder: Run) -> None:
         update(1.0, f"{len(rows)} values")
     title = f"{config.dataset}, {config.model} of width {config.width}, {members} originals, {2 * members} oracles"
     title += f", {len(sets)} forget set{'s' * (len(sets) > 1)}"
-    folder.write_csv("variance.csv", Row._fields, [report.cells(row) for row in rows])
-    folder.write_csv("lines.csv", report.Line._fields, [report.cells(line) for line in lines])
-    folder.write_csv("models.csv", *report.table(models))
-    folder.write_csv("examples.csv", *report.table(examples))
+    folder.write_csv("variance.csv", *report.table(Row._fields, rows))
+    folder.write_csv("lines.csv", *report.table(report.Line._fields, lines))
+    folder.write_csv("models.csv", *report.table(*of_columns(models)))
+    folder.write_csv("examples.csv", *report.table(*of_columns(examples)))
     folder.write_json(
         "results.json", {"rows": rows, "lines": lines, "diverged": lost, "hyperparameters": where_they_differ(values)}
     )
@@ -79,10 +80,9 @@ def run(config: Config, folder: Run) -> None:
     print(summary)
 
 
-def estimate(values: np.ndarray) -> tuple[float, float, float]:
+def estimate(values: np.ndarray) -> Interval:
     """The mean over members and forget sets, and its interval for others of both."""
-    mean, low, high, _ = crossed_mean(values)
-    return mean, low, high
+    return crossed_mean(values).interval
 
 
 def parts(study: ForgetSet) -> dict[str, tuple[str, np.ndarray]]:
@@ -106,7 +106,7 @@ MEASURES = (
 
 
 def spreads(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean over some examples of everything that models have over their seeds, in the order of `MEASURES`."""
+    """The means of `MEASURES` over some examples, `[measures]`."""
     losses, margins = cross_entropy_losses(logits, labels), scaled_logits(logits, labels)
     means = [part.mean() for each in (cross_entropy_decomposition, brier_decomposition) for part in each(logits, labels)]
     log_sd = np.log(np.maximum(margins.std(0, ddof=1), TINY)).mean()
@@ -136,7 +136,7 @@ def decomposed(groups: list[str], sets: list[Measured]) -> list[Row]:
 
 
 def contributions(one: Measured, group: str, part: str) -> np.ndarray:
-    """What every member adds to each of `MEASURES` on a part of the data, without the bias of few members."""
+    """The contribution of every member to each of `MEASURES` on a part of the data (pseudo-values)."""
     split, chosen = parts(one.study)[part]
     labels = getattr(one.study.labels, split)[chosen]
     return pseudo_values(lambda own: spreads(own, labels), one.groups[group][split][:, chosen])
@@ -252,8 +252,8 @@ def sharp(groups: list[str], sets: list[Measured]) -> list[Row]:
     for split in SHARP:
         ranked = rank_agreement(np.array([[logs[split][name].mean() for name in judged], *seen.values()]).T)
         for place, measure in enumerate(seen, 1):
-            found = (float(part[0, place]) for part in ranked)
-            rows.append(Row("sharpness and forgetting", "over methods", split, f"rank correlation with {measure}", *found))
+            correlation = ranked.between(0, place)
+            rows.append(Row("sharpness and forgetting", "over methods", split, f"rank correlation with {measure}", *correlation))
         for other in Cube._fields:
             values = np.stack([centred(within, among(each, judged, split, other)) for each in sets], axis=1)
             measure = f"rank correlation with loss on {other}"

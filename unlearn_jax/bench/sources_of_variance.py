@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
+from unlearn_jax.report.drawing import COLOURS, WIDTH, blank, name_rows
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -49,11 +49,7 @@ def bars(found: Mapping[str, Mapping[tuple[str, str], Any]], title: str) -> "mat
         for place, variance in zip(places, total, strict=True):
             axes.text(1.02, place, f"{np.sqrt(variance):.2g}", va="center", fontsize=8)
         axes.set_xlim(0, 1)
-        axes.set_yticks(places, methods, fontsize=9)
-        axes.set_ylim(len(methods) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        name_rows(axes, methods)
         axes.set_title(label, fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS), frameon=False)
     panels[1].set_xlabel("share of the variance between members (at the right: a member's standard deviation)", fontsize=9)

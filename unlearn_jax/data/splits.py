@@ -33,6 +33,11 @@ def generator(purpose: str, seed: int = 0, index: int = 0) -> np.random.Generato
     return np.random.default_rng([zlib.crc32(purpose.encode()), seed, index])
 
 
+def sample(rows: Int[np.ndarray, " rows"] | int, most: int, rng: np.random.Generator) -> Int[np.ndarray, " sample"]:
+    """At most so many of some rows (or of the first `rows` numbers), drawn at random, ascending."""
+    return np.sort(rng.permutation(rows)[:most])
+
+
 def stratified_order(labels: Int[np.ndarray, " rows"], rng: np.random.Generator) -> Int[np.ndarray, " rows"]:
     """Shuffles the rows so that every prefix holds the classes in their proportions.
 

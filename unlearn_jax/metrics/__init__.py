@@ -25,12 +25,13 @@ from unlearn_jax.metrics.features import (
 )
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
-from unlearn_jax.metrics.likelihood import Attack, AttackNull, Interval, likelihood_ratios, lira, u_lira, u_lira_null
+from unlearn_jax.metrics.likelihood import Attack, AttackNull, likelihood_ratios, lira, u_lira, u_lira_null
 from unlearn_jax.metrics.memorisation import Memorisation, exposure, memorisation
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.metrics.power import Power, power_curve
 from unlearn_jax.metrics.relearning import relearn_steps
 from unlearn_jax.metrics.scores import cross_entropy_losses, entropies, margins, modified_entropies, probabilities, scaled_logits
+from unlearn_jax.types import Interval
 
 __all__ = [
     "ATTACKERS",

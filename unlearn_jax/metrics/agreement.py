@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.statistics import correlation
+from unlearn_jax.types import Interval
 
 FEWEST = 5  # methods that an interval takes: resamples of fewer are mostly ties
 
@@ -18,6 +19,10 @@ class Agreement(NamedTuple):
     correlation: Float[np.ndarray, "metrics metrics"]
     low: Float[np.ndarray, "metrics metrics"]  # of a 95% interval over methods
     high: Float[np.ndarray, "metrics metrics"]
+
+    def between(self, first: int, second: int) -> Interval:
+        """The correlation of two metrics, by their numbers."""
+        return Interval(*(float(part[first, second]) for part in self))
 
 
 def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_000, seed: int = 0) -> Agreement:

@@ -5,7 +5,7 @@ resamples or the like, and every measure keeps them.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,17 +13,10 @@ from scipy.stats import rankdata
 
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.statistics import correlation
+from unlearn_jax.types import Interval
 
 Influence = Float[Any, "*batch points targets"]
 Value = Float[Any, "*batch"]
-
-
-class Interval(NamedTuple):
-    """A value and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def pearson(estimate: Influence, exact: Influence) -> Value:

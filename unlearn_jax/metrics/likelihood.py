@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.null import Null, summarise
+from unlearn_jax.types import Interval
 
 FEWEST = 3  # members a side: a variance without the one under attack takes two
 FLOOR = 1e-6  # of a variance, as a share of that of both sides together
@@ -20,14 +21,6 @@ BLOCK = 2**22  # weights of scores that are held at a time
 FALSE_POSITIVE_RATES = 10.0 ** (np.arange(-50, 1) / 10)  # 0.001% to 100%
 AT_0_1, AT_1 = 20, 30  # which of them are 0.1% and 1%
 REPORTED = (0, 1, 2 + AT_1, 2 + AT_0_1)  # the columns that `_measure` gives of `MEASURES`
-
-
-class Interval(NamedTuple):
-    """A value and its 95% interval over members. NaN where it cannot be known, see `Attack`."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Attack(NamedTuple):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import stdtr, stdtrit
 
 from unlearn_jax.metrics import checks
+from unlearn_jax.types import Interval
 
 CONFIDENCE = 0.95
 ROUNDING = 8 * np.finfo(float).eps  # of the largest of some numbers: those that differ by less are one number
@@ -32,6 +33,11 @@ class Estimate(NamedTuple):
     low: float
     high: float
     p: float
+
+    @property
+    def interval(self) -> Interval:
+        """The same without the p-value."""
+        return Interval(self.mean, self.low, self.high)
 
 
 class Components(NamedTuple):
@@ -249,7 +255,7 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 def bootstrap(
     values: Float[np.ndarray, "members *rest"], seed: int, resamples: int = 1_000, statistic: Callable[..., Any] = np.mean
-) -> tuple[float, float, float]:
+) -> Interval:
     """A statistic of members (one that takes an `axis`), by default the mean, and its 95% percentile interval.
 
     Raises:
@@ -259,7 +265,7 @@ def bootstrap(
     checks.count("resamples", resamples, 1)
     drawn = checks.generator(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.quantile(statistic(values[drawn], axis=1), (0.025, 0.975))
-    return float(statistic(values, axis=0)), float(low), float(high)
+    return Interval(float(statistic(values, axis=0)), float(low), float(high))
 
 
 def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float, float]:
@@ -278,7 +284,7 @@ def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float
 
 def jackknife(
     statistic: Callable[[Shaped[np.ndarray, "units *rest"]], float], values: Shaped[np.ndarray, "units *rest"]
-) -> tuple[float, float, float]:
+) -> Interval:
     """A statistic of units, such as seeds, and its 95% interval for others of them, see `jackknifed`.
 
     Args:
@@ -292,10 +298,10 @@ def jackknife(
     count, value = len(values), statistic(values)
     checks.numbers("statistic", value)
     if count < 3:
-        return value, -np.inf, np.inf
+        return Interval(value, -np.inf, np.inf)
     left = np.array([statistic(np.delete(values, out, axis=0)) for out in range(count)])
     checks.numbers("statistic", left, "units")
-    return value, *jackknifed(value, count * value - (count - 1) * left)
+    return Interval(value, *jackknifed(value, count * value - (count - 1) * left))
 
 
 def chosen_elsewhere(

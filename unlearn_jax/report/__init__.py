@@ -1,4 +1,4 @@
-"""What a person sees of a run: tables and figures. Rows and arrays come in, text and pictures go out into a folder."""
+"""The reporting kit: tables and figures. Rows and arrays come in, text and pictures go out into a folder."""
 
 from typing import Any, Protocol, runtime_checkable
 

@@ -5,13 +5,21 @@ Colours are Okabe and Ito's, which colour-blind people can tell apart. All are d
 """
 
 import io
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
 from unlearn_jax.progress import stage
 from unlearn_jax.report import Folder
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
+
+    from unlearn_jax.types import Interval
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 SPLITS = dict(zip(("forget", "retain", "test"), COLOURS[:3], strict=True))
@@ -26,6 +34,8 @@ ACCESS = {
 REFERENCE = ("*", "black")
 ELSE = ("X", "#666666")
 BAND = "#BBBBBB"
+LINE = "#888888"  # of a value to compare with
+GRID = "#EEEEEE"
 WIDTH = 9.0  # inches
 
 
@@ -37,6 +47,85 @@ def blank(width: float, height: float) -> "matplotlib.figure.Figure":
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def panels_of(
+    count: int, most: int, height: Callable[[int, int], float], width: float = WIDTH
+) -> tuple["matplotlib.figure.Figure", list["matplotlib.axes.Axes"]]:
+    """A figure with a panel for each of some things, row by row, all on the same axes.
+
+    Args:
+        count: how many panels.
+        most: of them side by side.
+        height: of the figure in inches, given the numbers of rows and of columns.
+        width: of the figure in inches.
+
+    Returns:
+        The figure and the panels; places that are left over stay empty.
+    """
+    across = min(most, count)
+    down = -(-count // across)
+    figure = blank(width, height(down, across))
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel().tolist()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def open_frame(*panels: "matplotlib.axes.Axes") -> None:
+    """Takes away the lines above and to the right of panels."""
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def name_rows(axes: "matplotlib.axes.Axes", names: Collection[str], size: float = 9.0) -> None:
+    """Names the rows of a panel, the first on top, in letters of that size; no frame but the axis below."""
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def name_cells(axes: "matplotlib.axes.Axes", rows: Sequence[str], columns: Sequence[str], size: float = 8.0) -> None:
+    """Names the rows and the columns of a heat map, in letters of that size; no ticks, no frame."""
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=size)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def write_cells(
+    axes: "matplotlib.axes.Axes", texts: Shaped[np.ndarray, "rows columns"], dark: Bool[np.ndarray, "rows columns"], size: float
+) -> None:
+    """Writes into the cells of a heat map, white where they are dark, in letters of that size."""
+    for row, column in np.argwhere(texts != ""):
+        colour = "white" if dark[row, column] else "black"
+        axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=size, color=colour)
+
+
+def hundredths(value: float, sign: str = "-") -> str:
+    """A number from -1 to 1 for where there is little room: .97, −.03, 0, 1; with `sign="+"`: +.97."""
+    rounded = round(value, 2)
+    return f"{rounded:{sign}.2f}".replace("0.", ".", 1).replace("-", "−").removesuffix(".00") if rounded else "0"
+
+
+def draw_trend(
+    axes: "matplotlib.axes.Axes", found: "Sequence[Interval | None]", colour: str, label: str, line: str = "o-"
+) -> None:
+    """Draws values side by side, each with its interval where that is finite; nothing where there is no value."""
+    known = {place: each for place, each in enumerate(found) if each is not None}
+    axes.plot([*known], [each.value for each in known.values()], line, color=colour, markersize=3, linewidth=1.0, label=label)
+    for place, (_, low, high) in known.items():
+        if math.isfinite(high - low):
+            axes.plot([place, place], [low, high], color=colour, linewidth=1.0, alpha=0.6)
+
+
+def cut(axes: "matplotlib.axes.Axes", values: Iterable[float]) -> None:
+    """Lets the y axis reach a little beyond the values; intervals may be cut."""
+    some: Float[np.ndarray, " values"] = np.array([*values])
+    margin = 0.15 * max(np.ptp(some), 1e-3)
+    axes.set_ylim(some.min() - margin, some.max() + margin)
 
 
 def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:

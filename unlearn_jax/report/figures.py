@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import ACCESS, BAND, ELSE, REFERENCE, SPLITS, WIDTH, blank
+from unlearn_jax.report.drawing import ACCESS, BAND, ELSE, GRID, LINE, REFERENCE, SPLITS, WIDTH, blank, name_rows
 from unlearn_jax.report.rows import REFERENCES, Row
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     Args:
         rows: of one forget set or of the means over several; those of the metrics klom (forget) and accuracy (test) are used,
             and a method without finite values is named below.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
@@ -40,7 +40,7 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     access = {row.method: row.access for row in rows}
     drawn = [method for method in access if method in klom and method in accuracy]
     for points, line, span in ((klom, axes.axvline, axes.axvspan), (accuracy, axes.axhline, axes.axhspan)):
-        line(0.0, color="#888888", linewidth=0.8, zorder=1)
+        line(0.0, color=LINE, linewidth=0.8, zorder=1)
         span(*_band(points), color=BAND, alpha=0.45, linewidth=0, zorder=0)
     regimes: dict[str, tuple[str, str]] = {}
     for method in drawn:
@@ -59,7 +59,7 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     axes.set_xlabel("\n".join(["KLOM on the forget set, in null standard deviations (0: as retraining)", *note.splitlines()]))
     axes.set_ylabel("test accuracy minus the oracles' (percentage points)")
     axes.set_title(title, fontsize=10)
-    axes.grid(color="#EEEEEE", linewidth=0.6, zorder=-1)
+    axes.grid(color=GRID, linewidth=0.6, zorder=-1)
     handles: list[Any] = [
         axes.scatter([], [], marker=marker, color=colour, label=name) for name, (marker, colour) in regimes.items()
     ]
@@ -80,9 +80,9 @@ def loss_histograms(
 
     Args:
         losses: cross-entropy per member and example (nats) by method, in the order to draw, and by split. NaN is left out,
-            and its share said.
+            and its share written beside the histogram.
         oracles: those of the oracles, by split.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
@@ -130,7 +130,7 @@ def accuracy_bars(
         rows: of one forget set; the null bands of accuracy are taken from them.
         accuracies: in %, per member, by method, in the order to draw, and by split; NaN for a member that diverged.
         oracles: those of the oracles, by split.
-        title: what they are about, see `rows.subject`.
+        title: their subject, see `rows.subject`.
 
     Returns:
         The figure.
@@ -155,11 +155,7 @@ def accuracy_bars(
             text = "diverged" if np.isnan(mean) else f"{mean:.1f}" if mean >= low else f"◂ {mean:.1f}"
             axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.set_xlim(low, high)
-        axes.set_yticks(places, methods, fontsize=9)
-        axes.set_ylim(len(methods) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        name_rows(axes, methods)
         axes.set_title(split, fontsize=10)
     figure.suptitle(
         f"{title}\nbars: from the oracles' mean (line; grey: 95% of the null) to the method's; dots: members", fontsize=10
@@ -191,7 +187,7 @@ def _band(points: Mapping[str, Float[np.ndarray, "5"]]) -> Float[np.ndarray, "2"
 
 def _scale(axes: "matplotlib.axes.Axes", which: str, ends: Sequence[Float[np.ndarray, "3"]], threshold: float) -> None:
     """Makes an axis logarithmic beyond `threshold` if a point is ten times further out, and leaves room around the points."""
-    from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
+    from matplotlib.ticker import SymmetricalLogLocator
 
     values = np.concatenate([*ends, [-threshold, threshold]])
     low, high = np.nanmin(values), np.nanmax(values)
@@ -202,7 +198,7 @@ def _scale(axes: "matplotlib.axes.Axes", which: str, ends: Sequence[Float[np.nda
     getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=1.0)
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter("{x:g}")
     axes.set(**{f"{which}lim": (1.6 * low, 1.6 * high)})
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unlearn_jax.report import Folder
+from unlearn_jax.report import Folder, tables
 from unlearn_jax.report.rows import FEWEST_JUDGED, REFERENCES, Row, counted, subject
 
 if TYPE_CHECKING:
@@ -82,16 +82,12 @@ def write(folder: Folder, board: Leaderboard) -> None:
 def markdown(board: Leaderboard) -> str:
     """Returns the leaderboard as a Markdown table with its caption; references are in italics, marked methods bold."""
 
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
     def emphasised(entry: Line) -> list[str]:
         stars = "*" * entry.reference + "**" * bool(entry.inside)
         return [f"{stars}{cell}{stars}" if cell and i < _TEXT_COLUMNS else cell for i, cell in enumerate(entry.cells)]
 
-    rule = [":--" if i < _TEXT_COLUMNS else "--:" for i in range(len(board.headings))]
-    table = [line(board.headings), line(rule), *(line(emphasised(entry)) for entry in board.lines)]
-    return "\n".join(table) + "\n\n" + "\n\n".join(board.caption) + "\n"
+    table = tables.markdown(board.headings, [emphasised(entry) for entry in board.lines], left=range(_TEXT_COLUMNS))
+    return tables.page(table, *board.caption)
 
 
 def latex(board: Leaderboard) -> str:
@@ -171,7 +167,7 @@ _GAP = 2  # columns of text between two columns of the table
 
 
 class _Entry(NamedTuple):
-    """A method as the columns see it: its rows, and what was concluded from all of them."""
+    """A method as the columns take it: its rows, and the verdict on them."""
 
     method: str
     rows: list[Row]

@@ -3,17 +3,15 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from unlearn_jax.report.drawing import COLOURS
+from unlearn_jax.report.drawing import COLOURS, WIDTH
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 DOTS = tuple(COLOURS[number] for number in (0, 2, 3, 5, 6, 7))  # of the classes; orange is the point that is left out
-
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
-
 VISIBLE = 0.05  # share of the window's diagonal that a boundary should move by to be seen
 
 
@@ -31,6 +29,27 @@ def draw_boundary(
     for margins in surface[1:] if len(surface) == 2 else surface:
         if margins.min() < 0 < margins.max():
             axes.contour(x, y, margins, levels=[0.0], colors=[colour], linewidths=[width], linestyles=[style])
+
+
+def draw_points(
+    axes: "matplotlib.axes.Axes", points: Float[np.ndarray, "points 2"], labels: Int[np.ndarray, " points"], size: float
+) -> None:
+    """Draws points of that size, a colour and a marker for each class."""
+    for label in np.unique(labels):
+        x, y = points[labels == label].T
+        colour, marker = DOTS[label % len(DOTS)], MARKERS[label % len(MARKERS)]
+        axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.6, linewidths=0)
+
+
+def circle(axes: "matplotlib.axes.Axes", point: Float[np.ndarray, "2"]) -> None:
+    """Circles the point that a panel is about."""
+    axes.scatter(point[:1], point[1:], marker="o", s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4)
+
+
+def plane_height(window: tuple[float, float, float, float], across: int) -> float:
+    """The height in inches of a row of so many panels of the plane over a figure's width, titles included."""
+    left, right, bottom, top = window
+    return 0.25 + WIDTH / across * (top - bottom) / (right - left)
 
 
 def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, float]) -> None:

@@ -157,7 +157,7 @@ def _parse(column: str, cell: str) -> Any:
 
 
 def subject(rows: Sequence[Row]) -> str:
-    """What rows are about, as titles and captions say it: data set, model, forget set, and how many models."""
+    """The subject of rows for titles and captions: data set, model, forget set, and how many models."""
     names = [", ".join(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("dataset", "model")]
     forget_sets = list(dict.fromkeys(row.forget_set for row in rows))
     forget = f"forget set {forget_sets[0]}" if len(forget_sets) == 1 else f"{len(forget_sets)} forget sets"

@@ -1,0 +1,91 @@
+"""What a study keeps in its run folder: read where an earlier run left it, made and kept where not."""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from unlearn_jax import device
+from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.setting import Setting, compile_all, mixture
+from unlearn_jax.methods.apply import Unlearned, Unlearner
+from unlearn_jax.progress import working
+from unlearn_jax.runs import Run
+from unlearn_jax.types import Key
+
+Arrays = dict[str, np.ndarray]
+Identity = Mapping[str, Any]
+
+
+def identity_of(config: Config, setting: Setting, forget: np.ndarray) -> dict[str, Any]:
+    """What the models of a setting depend on, whatever is done with them.
+
+    Args:
+        config: the number of members and of retained examples that are judged, and the seed.
+        setting: the data, the model and the recipe.
+        forget: masks of the forget sets, `[..., examples]`.
+    """
+    return {
+        **setting.identity,
+        "recipe": dataclasses.asdict(setting.problem.recipe),
+        "forget": hashlib.sha256(np.packbits(forget).tobytes()).hexdigest(),
+        "members": config.members,
+        "retain_size": config.evaluation.retain_size,
+        "seed": config.seed,
+    }
+
+
+def load_or_make(folder: Run, name: str, identity: Identity, make: Callable[[], Mapping[str, Any]]) -> Arrays:
+    """As `Run.cached`, with what made the arrays among them, as `made_with`.
+
+    Arrays that were made by another version or backend are used, and one line on stderr says so.
+    """
+    found = _load(folder, name, identity)
+    return _keep(folder, name, identity, make()) if found is None else found
+
+
+def load_or_make_all(
+    folder: Run,
+    files: Mapping[str, tuple[str, Identity]],
+    begin: Callable[[str], Unlearner | None],
+    make: Callable[[str, Unlearner | None], Mapping[str, Any]],
+) -> dict[str, Arrays]:
+    """As `load_or_make`, of several methods; the unlearners that are needed are compiled side by side, before the first is used.
+
+    Args:
+        folder: the run folder.
+        files: by method, the name of the file and the identity.
+        begin: the unlearner of a method that is to be made; None where it takes none.
+        make: gives the arrays of a method.
+    """
+    found = {method: _load(folder, *file) for method, file in files.items()}
+    unlearners = {method: begin(method) for method in files if found[method] is None}
+    compile_all([unlearner for unlearner in unlearners.values() if unlearner])
+    return {
+        method: _keep(folder, *files[method], make(method, unlearners.pop(method))) if arrays is None else arrays
+        for method, arrays in found.items()
+    }
+
+
+def unlearn(label: str, unlearner: Unlearner, keys: Key) -> Unlearned:
+    """Applies a method to its members, under a progress bar."""
+    with working(label) as update:
+        done = unlearner.apply(keys, lambda share: update(share, f"{round(share * len(keys))} of {len(keys)} members"))
+        update(1.0, f"{done.seconds:.2f} s a member")
+    return done
+
+
+def _load(folder: Run, name: str, identity: Identity) -> Arrays | None:
+    found = folder.find(name, identity)
+    if found is not None:
+        found.setdefault("made_with", np.array("a version that did not say"))
+        for sentence in mixture([str(found["made_with"])]):
+            print(f"{name}: {sentence}", file=sys.stderr, flush=True)
+    return found
+
+
+def _keep(folder: Run, name: str, identity: Identity, arrays: Mapping[str, Any]) -> Arrays:
+    return folder.keep(name, identity, {"made_with": np.array(device.made_with()), **arrays})
