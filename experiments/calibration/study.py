@@ -10,8 +10,7 @@ from unlearn_jax.bench.alive import comparable, lost_members, score_alive, witho
 from unlearn_jax.bench.forget_set import Study
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.setting import forget_mask, prepare
-from unlearn_jax.metrics import reference
-from unlearn_jax.metrics.evaluation import FEWEST_JUDGED
+from unlearn_jax.metrics import FEWEST_JUDGED, reference
 from unlearn_jax.progress import working
 from unlearn_jax.runs import Run
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from unlearn_jax.bench import statistics
 from unlearn_jax.bench.alive import lost_members
+from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.forget_set import Scored, Study
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import require
@@ -22,6 +23,7 @@ from unlearn_jax.bench.setting import (
     where_they_differ,
 )
 from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.metrics.catalogue import accuracy, klom
 from unlearn_jax.metrics.power import models_needed, visible
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -29,6 +31,8 @@ from unlearn_jax.report.rows import Row, subject, write_results, write_rows
 from unlearn_jax.runs import Run
 
 FIRST = 8  # models of the first look with `--members auto`
+QUALITY = figures.Axis(klom.on("forget"), f"{klom.label} on the forget set")
+UTILITY = figures.Axis(accuracy.on("test"), f"test {accuracy.label}")
 
 
 def run(config: Config, folder: Run) -> None:
@@ -94,7 +98,7 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     diverged = {f"{s}/{name}": each for s in lost for name, each in lost[s].items()}
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
     notes += mixture(made_with)
-    shown, band = rows, bands[study.name]
+    shown = rows
     if len(masks) > 1:
         shown, band = statistics.over_forget_sets(rows, scored)
         write_rows(folder, "over_forget_sets.csv", shown)
@@ -102,10 +106,10 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     write_results(folder, rows, extra)
     folder.write_csv("examples.csv", statistics.OF_EXAMPLES, one_by_one)
     gone = {name: [f"{s} #{member}" for s in lost for member in lost[s][name]] for name in names}
-    board = leaderboard.arrange(shown, band, gone)
+    board = arrange(shown, gone)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
     leaderboard.write(folder, board)
-    save(figures.quality_against_utility(shown, subject(shown)), folder, "quality_against_utility")
+    save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
     leaderboard.show(board)

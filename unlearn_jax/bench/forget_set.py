@@ -17,8 +17,9 @@ from unlearn_jax.bench.setting import Setting, compile_all, forgetting, pool
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.methods.apply import Unlearned, Unlearner
-from unlearn_jax.metrics import Score, accuracies, cross_entropy_losses, reference
-from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
+from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, cross_entropy_losses, reference
+from unlearn_jax.metrics.evaluation import GROUPS
+from unlearn_jax.metrics.registry import COST, Name, in_order
 from unlearn_jax.progress import stage, working
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
@@ -85,7 +86,7 @@ class Study:
             "members": self.members,
             "retain_size": config.evaluation.retain_size,
             "seed": config.seed,
-            "metrics": ["/".join(metric) for metric in metrics_for(self.right)],
+            "metrics": ["/".join(metric.on(split)) for metric, split in metrics_for(self.right)],
             "relearning": [POINTS, ROWS],
         }
         self.published = {split: setting.data.published.train[rows] for split, rows in self.rows.items()}
@@ -158,7 +159,7 @@ class Study:
         found = self.folder.find(self.file(name, seed), self.identity_of(name, values))
         if found is None:
             return None
-        wanted = {"/".join(metric): metric for metric in metrics_for(self.right)}
+        wanted = {"/".join(metric.on(split)): metric.on(split) for metric, split in metrics_for(self.right)}
         lost = tuple(int(member) for member in found["lost"])
         seconds, compile_seconds, examples = (float(found[field]) for field in ("seconds", "compile_seconds", "examples"))
         extra = {metric: found[key] for key, metric in wanted.items() if key in found}  # none where all members diverged
@@ -213,6 +214,7 @@ class Study:
             for number, (name, (first, *others)) in enumerate(judged.items()):
                 evaluation, n = score_alive(first.cube, yardstick, np.delete(groups, first.lost), first.extra)
                 if evaluation:
+                    evaluation = evaluation._replace(lost=len(first.lost))
                     by_seed: list[dict[Name, np.ndarray]] = [
                         {(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}
                     ]
@@ -246,17 +248,14 @@ class Study:
             n_members=scored.n if scored else len(each.cube.forget),
             n_oracles=oracles,
             seconds=each.seconds,
+            band=scored.evaluation.band if scored else None,
+            inside=scored.evaluation.inside if scored else None,
         )
-        costs = {
-            "seconds": each.seconds,
-            "compile_seconds": each.compile_seconds,
-            "rte": each.seconds / self.retraining.seconds,
-            "examples": each.examples,
-            "rte_examples": each.examples / self.retraining_examples(),
-        }
+        retraining = self.retraining.seconds, self.retraining_examples()
+        spent = Spent(each.seconds, each.compile_seconds, each.examples, *retraining)
         scores = scored.evaluation.scores if scored else []
-        rows = [scored_row(common, found) for found in scores]
-        return rows + [common._replace(metric=metric, value=value) for metric, value in costs.items()]
+        rows = [scored_row(common, score) for score in scores]
+        return rows + [common._replace(metric=cost.name, value=cost.measure(spent, split)) for cost, split in in_order(COST)]
 
     def draw(self, judged: dict[str, list[Judged]], oracles: Cube, rows: list[Row]) -> None:
         """The figures that show single members and examples."""
@@ -266,7 +265,8 @@ class Study:
         save(figures.loss_histograms(losses, self.losses(oracles), title), self.folder, "loss_histograms")
         shares = {name: accuracies(cube, self.labels)._asdict() for name, cube in cubes.items()}
         of_oracles = accuracies(oracles, self.labels)._asdict()
-        save(figures.accuracy_bars(rows, shares, of_oracles, title), self.folder, "accuracy")
+        name = catalogue.accuracy.name
+        save(figures.accuracy_bars(rows, name, shares, of_oracles, title), self.folder, name)
 
     def losses(self, cube: Cube) -> dict[str, np.ndarray]:
         """Cross-entropy of every member on every example, by split."""
@@ -287,4 +287,6 @@ def scored_row(common: Row, score: Score) -> Row:
         null_low=null.low,
         null_high=null.high,
         z=score.z,
+        deviation=score.deviation,
+        evidence=score.evidence,
     )

@@ -3,21 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unlearn_jax.metrics.catalogue import (
+    accuracy,
+    average_gap,
+    forgetting_quality,
+    js_divergence,
+    kl_to_oracle,
+    klom,
+    svc_mia,
+    tow,
+)
 from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 SHOWN = {
-    ("accuracy", "forget"): "accuracy on F (points)",
-    ("accuracy", "test"): "accuracy on test (points)",
-    ("klom", "forget"): "KLOM on F (nats)",
-    ("forgetting_quality", "forget"): "forgetting quality",
-    ("js_divergence", "forget"): "Jensen-Shannon on F (bits)",
-    ("kl_to_oracle", "forget"): "KL to oracles on F (nats)",
-    ("tow", "all"): "tug of war",
-    ("average_gap", "all"): "average gap (points)",
-    ("svc_mia", "forget"): "SVC-MIA",
+    metric.on(split): metric.title(split)
+    for metric, split in (
+        (accuracy, "forget"),
+        (accuracy, "test"),
+        (klom, "forget"),
+        (forgetting_quality, "forget"),
+        (js_divergence, "forget"),
+        (kl_to_oracle, "forget"),
+        (tow, "all"),
+        (average_gap, "all"),
+        (svc_mia, "forget"),
+    )
 }
 """Metric and split -> how they are called where there is room for some only."""
 

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from unlearn_jax.bench import sample_size, sources_of_variance
 from unlearn_jax.bench.agreement import metric_agreement, write_agreement
 from unlearn_jax.bench.forget_set import Judged, Scored, Study, scored_row
-from unlearn_jax.metrics import pooled, power_curve, scaled_logits
+from unlearn_jax.metrics import Reference, pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
-from unlearn_jax.metrics.evaluation import Name, Reference
+from unlearn_jax.metrics.catalogue import accuracy, average_gap, js_divergence, klom, tow
 from unlearn_jax.metrics.null import Null
+from unlearn_jax.metrics.registry import Name
 from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, components
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
@@ -21,7 +22,13 @@ from unlearn_jax.report.rows import REFERENCES, Row, deviations, subject
 from unlearn_jax.runs import Run
 from unlearn_jax.types import Cube, Labels
 
-COMPARED = (("klom", "forget"), ("js_divergence", "forget"), ("tow", "all"), ("average_gap", "all"), ("accuracy", "test"))
+COMPARED = (
+    klom.on("forget"),
+    js_divergence.on("forget"),
+    tow.on("all"),
+    average_gap.on("all"),
+    accuracy.on("test"),
+)
 SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models that the power curve shows, where there are as many
 SIGNIFICANT = 0.05
 LARGE = 0.2  # difference in the share of models that are right, from which on an example counts among those that carry the gap
@@ -48,6 +55,7 @@ def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> t
         if len(by_set) == len(sets):
             evaluation = pooled([each.evaluation for each in by_set.values()], [each.reference for each in by_set.values()])
             band = max(band, evaluation.band)
+            common = common._replace(band=evaluation.band, inside=evaluation.inside)
             found += [scored_row(common, each) for each in evaluation.scores]
         for metric in [row.metric for row in own if not row.split and row.forget_set == sets[0]]:
             mean = np.mean([row.value for row in own if row.metric == metric])
@@ -117,7 +125,7 @@ def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
         rows += [(metric, split, each.first, each.second, *each.difference, each.adjusted_p) for each in found]
         known = {method: part[np.isfinite(part)] for method, part in parts.items() if method not in REFERENCES}
         apart = {method: abs(float(part.mean()) - ideal[method]) for method, part in known.items() if len(part)}  # two have none
-        if metric == "klom" and len(apart) > 1:
+        if (metric, split) == klom.on("forget") and len(apart) > 1:
             nearest = min(apart, key=apart.__getitem__)
             ties = {name for each in found if not each.adjusted_p < SIGNIFICANT for name in each[:2] if nearest in each[:2]}
             tied = sorted(ties & apart.keys() - {nearest}, key=apart.__getitem__)

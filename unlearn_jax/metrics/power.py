@@ -8,8 +8,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from unlearn_jax.metrics import checks
-from unlearn_jax.metrics.evaluation import FEWEST_JUDGED, Name, Reference
+from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.null import Null
+from unlearn_jax.metrics.registry import Name
+from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 
 POWER = 0.8  # the chance with which a difference that is called visible is seen
 
