@@ -1,6 +1,6 @@
 """All metrics of a pool of unlearned models, each against its null, and one joint verdict.
 
-Which metrics there are, the registry says. Two kinds of comparison, two kinds of null, one set of splits of the oracles:
+The metrics are those of the registry. There are two kinds of comparison, two kinds of null, and one set of splits of the oracles:
 
 * *two-sample* metrics and *distances* compare n unlearned models with n oracles. The value is the mean over both halves of the
   first splits; the null is one half against the other, widened as below.
@@ -55,7 +55,7 @@ class Reference:
         # Forgetting quality takes the longest; it is the same either way where no medians or ranges tie.
         quality = [scores[catalogue.forgetting_quality.on("forget")] for scores in forth]
         back = on_threads(lambda first: _compare(Pair(both[first + 1], both[first], quality[first // 2])), range(0, len(both), 2))
-        # Halves of one pool share what they have in common: widened here, see the module's docstring.
+        # Halves of one pool are too similar: widened here, see the module's docstring.
         both_ways = [{name: 1.5 * a[name] - 0.5 * b[name] for name in a} for a, b in zip(forth, back, strict=True)]
         self.draws = {name: np.array([scores[name] for scores in both_ways]) for name in forth[0]}
         centres: dict[Name, float] = {}
@@ -140,8 +140,8 @@ def reference(
 
     Args:
         oracles: logits of models retrained without the forget set, with keys of their own; 2n or more of them.
-        labels: those that the accuracies are measured against; on forget and retain, those trained on.
-        n: number of unlearned models that are to be compared.
+        labels: those of the accuracies; on forget and retain, those trained on.
+        n: number of unlearned models to be compared.
         splits: number of random splits of the oracles.
         seed: draws the splits, the rows, and the samples of SVC-MIA.
         rows: the most examples of a split that any metric but accuracy looks at.
@@ -151,8 +151,8 @@ def reference(
         What `score` compares with.
 
     Raises:
-        ValueError: if an oracle's logits are not finite, its splits have other oracles or classes, a label is no class, there are
-            fewer than 2n oracles, or n is below 2.
+        ValueError: if an oracle's logits are not finite, its splits have different oracles or classes, a label is no class, there
+            are fewer than 2n oracles, or n is below 2.
     """
     checks.cube("oracles", oracles, labels)
     checks.count("rows", rows, 1)
@@ -195,9 +195,9 @@ def score(
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if a member's logits are not finite, the splits have other members or classes than each other or than the
+        ValueError: if a member's logits are not finite, the splits have different members, or other classes than the
             reference, a label is no class, a group is not in 0..7, there are too few oracles for so many members, or `extra`
-            holds other metrics than the reference's or something else than a finite number for each member.
+            holds other metrics than the reference's, or not a finite number for each member.
     """
     if np.ndim(unlearned.forget) != 3:  # before its first axis is taken for the number of members
         raise ValueError(f"unlearned.forget: shape {np.shape(unlearned.forget)}, expected [members, examples, classes]")
@@ -205,11 +205,11 @@ def score(
 
 
 def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -> Evaluation:
-    """What one method scores over several forget sets, and one verdict for all of them.
+    """The scores of one method over several forget sets, and one verdict for all of them.
 
-    The value is the mean over the sets. The null is that of the same mean, the oracles of each set being models of their
-    own: its sd falls with the number of sets, and so a smaller difference becomes visible. Intervals are for other originals
-    and other forget sets, see `statistics.crossed_mean`; a group of originals that lost all its members on some set is left
+    The value is the mean over the sets. The null is that of the same mean, each set having other oracles: its
+    sd falls with the number of sets, so that a smaller difference becomes visible. Intervals generalise to other originals and
+    forget sets, see `statistics.crossed_mean`; a group of originals that lost all its members on some set is left
     out of them.
 
     Args:
@@ -220,7 +220,7 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if there is not one reference for each evaluation, or evaluations are of other metrics.
+        ValueError: if there is not one reference for each evaluation, or evaluations are of different metrics.
     """
     if not evaluations or len(evaluations) != len(references):
         raise ValueError(f"references: {len(references)}, expected one for each of {len(evaluations)} evaluations, one or more")
