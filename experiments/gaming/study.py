@@ -89,7 +89,7 @@ class Game:
         """What the author of a cheat knows by now, who looks at the retrained models from the given one on."""
         images = self.study.images
         near = gaming.nearest(images.forget, images.retain, self.config.nearest)
-        scores = {name: {(each.metric, each.split): each.value for each in found.scores} for name, found in self.verdicts.items()}
+        scores = {name: {each.name: each.value for each in found.scores} for name, found in self.verdicts.items()}
         return gaming.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.yardstick.nulls, scores)
 
     def hand_in_tables(self, cheats: Mapping[str, gaming.Cheat]) -> None:

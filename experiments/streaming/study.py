@@ -185,7 +185,7 @@ def judged(
         common = Row(*about, n_members=n, n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
         common = common._replace(band=evaluation.band, inside=evaluation.inside)
         rows += [scored_row(common, each) for each in evaluation.scores]
-        levels = {(each.metric, each.split): report.Level(each.value, *each.null) for each in evaluation.scores}
+        levels = {each.name: report.Level(each.value, *each.null) for each in evaluation.scores}
         shown = {split: levels[catalogue.accuracy.on(split)] for split in Cube._fields}
         shown["klom"] = levels[catalogue.klom.on("forget")]
         shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], study.labels.forget[first])

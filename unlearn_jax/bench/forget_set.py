@@ -216,7 +216,7 @@ class Study:
                 if evaluation:
                     evaluation = evaluation._replace(lost=len(first.lost))
                     by_seed: list[dict[Name, np.ndarray]] = [
-                        {(each.metric, each.split): np.array(each.members) for each in evaluation.scores if each.members}
+                        {score.name: np.array(score.members) for score in evaluation.scores if score.members}
                     ]
                     by_seed += [yardstick.of_members(each.cube, each.extra) if len(each.cube.forget) else {} for each in others]
                     lost = [each.lost for each in (first, *others)]

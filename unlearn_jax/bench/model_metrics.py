@@ -47,20 +47,20 @@ class ModelMetrics:
         self.untrained = probabilities(predict(problem.model, nets, images, config.strategy))
 
     def of_oracles(self, logits: np.ndarray) -> dict[Name, np.ndarray]:
-        """Those of the oracles themselves, the weights of each against the others'.
+        """The metrics of the oracles, the weights of each compared with the others'.
 
         Args:
-            logits: theirs on the forget set.
+            logits: the oracles' on the forget set.
         """
         return self._measured(self.oracles, logits, None, self.relearner)
 
     @stage("metrics of models")
     def of(self, variables: Variables, logits: np.ndarray, model: Model | None = None) -> dict[Name, np.ndarray]:
-        """Those of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
+        """The metrics of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
 
         Args:
             variables: of the models, none of which diverged.
-            logits: theirs on the forget set.
+            logits: the models' on the forget set.
             model: what the variables belong to, where that is an ensemble of the problem's model.
         """
         relearner = self.relearner

@@ -224,9 +224,9 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
     """
     if not evaluations or len(evaluations) != len(references):
         raise ValueError(f"references: {len(references)}, expected one for each of {len(evaluations)} evaluations, one or more")
-    if len({tuple((each.metric, each.split) for each in evaluation.scores) for evaluation in evaluations}) > 1:
+    if len({tuple(score.name for score in evaluation.scores) for evaluation in evaluations}) > 1:
         raise ValueError("evaluations: of other metrics, expected the same in all")
-    names = [(each.metric, each.split) for each in evaluations[0].scores]
+    names = [score.name for score in evaluations[0].scores]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
     nulls, band = joint(draws, centres)

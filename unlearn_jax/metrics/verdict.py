@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from unlearn_jax.metrics.null import Null
-from unlearn_jax.metrics.registry import is_attack
+from unlearn_jax.metrics.registry import Name, is_attack
 from unlearn_jax.metrics.statistics import NEGLIGIBLE
 
 FEWEST_JUDGED = 8  # models that a verdict takes: with fewer, its band is a quantile of very few, very similar halves
@@ -90,6 +90,11 @@ class Score(NamedTuple):
     z: float | None
     parts: tuple[float, ...] = ()
     members: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> Name:
+        """Metric and split."""
+        return self.metric, self.split
 
     @property
     def deviation(self) -> float:
