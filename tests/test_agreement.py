@@ -108,9 +108,9 @@ def test_a_missing_value_is_refused():
 def row(method, metric, split, z, sd=0.5):
     null = (None,) * 5 if sd is None else (2.0, sd, 1.0, 3.0, z if sd else None)
     value = z if sd is None else 2.0 + z * sd if sd else 2.0 + z
-    return Row._make(
-        ["unlearning", "digits", "mlp", "random-0", method, "F", metric, split, value, None, None, *null, 8, 16, 0.1]
-    )
+    about = ("unlearning", "digits", "mlp", "random-0", method, "F", metric, split)
+    deviation = None if sd is None else z if sd else np.copysign(np.inf, z) if z else 0.0
+    return Row(*about, value, None, None, *null, 8, 16, 0.1, deviation)
 
 
 def test_deviations_are_absolute():

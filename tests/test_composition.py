@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from unlearn_jax import metrics
-from unlearn_jax.metrics import evaluation as composition
+from unlearn_jax.metrics import views
 from unlearn_jax.metrics.null import halves
 from unlearn_jax.metrics.statistics import crossed_mean
 from unlearn_jax.types import Cube, Labels
@@ -158,8 +158,8 @@ class Hand:
 def few_rows():
     """Instead of 500 examples each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(composition, "QUALITY_ROWS", QUALITY)
-        patch.setattr(composition, "SVC_ROWS", SVC)
+        patch.setattr(views, "QUALITY_ROWS", QUALITY)
+        patch.setattr(views, "SVC_ROWS", SVC)
         yield
 
 

@@ -150,9 +150,11 @@ def test_every_example_of_the_forget_set_by_every_method(finished):
 def test_results_csv_is_tidy(finished):
     out, _ = finished
     header, *lines = (out / "results.csv").read_text().splitlines()
-    assert header == COLUMNS
-    assert not any("nan" in line or "inf" in line for line in lines)
+    assert header == f"{COLUMNS},deviation,evidence,band,inside"
+    assert not any("nan" in line or "inf" in ",".join(line.split(",")[: COLUMNS.count(",") + 1]) for line in lines)
     rows = rows_in(out)
+    assert {row.inside for row in rows} == {None} and all(row.band > 0 for row in rows)  # too few models for a verdict
+    assert all((row.evidence is None) == (row.deviation is None) == (row.metric in COSTS) for row in rows)
     assert {row.method for row in rows} == set(METHODS)
     assert len({(row.method, row.metric, row.split) for row in rows}) == len(rows)
     by_method = [{(row.metric, row.split) for row in rows if row.method == method} for method in METHODS]

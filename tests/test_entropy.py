@@ -120,7 +120,7 @@ def test_a_choice_is_made_on_the_other_sets():
     np.testing.assert_array_equal(chosen_elsewhere(far, everything), [3, 1, 2])
     np.testing.assert_array_equal(chosen_elsewhere(far, np.array([True, True, False, False])), [1, 1, 0])
     for wrong in ((far[:1], everything), (far, ~everything)):
-        with pytest.raises(ValueError, match="a choice on other sets"):
+        with pytest.raises(ValueError, match=r"^distances: "):
             chosen_elsewhere(*wrong)
 
 

@@ -311,7 +311,7 @@ def test_summary_and_picture_name_the_cheapest_cheat_that_is_inside(tmp_path):
     def row(method, metric, value, low=-2.0, high=2.0, split="forget"):
         null = (None,) * 5 if low is None else (0.0, 1.0, low, high, value)
         about = ("gaming", "digits", "mlp", "random-0", method, "nothing", metric, split)
-        return Row._make([*about, value, None, None, *null, 24, 48, None])
+        return Row(*about, value, None, None, *null, 24, 48, None, null[-1])
 
     z = {"dear": (0.0, 0.0), "cheap": (1.5, 9.0), "forgetful": (1.0, 9.0), "retrain": (0.0, 0.0)}
     remembered = {"dear": 0.9, "cheap": 1.0, "forgetful": 0.1, "retrain": 0.0}

@@ -16,7 +16,6 @@ from experiments.gaming import cheats as gaming
 from experiments.streaming.report import Level
 from unlearn_jax import influence, metrics
 from unlearn_jax.metrics import agreement, attacks, attribution, changes, distances, statistics
-from unlearn_jax.report.rows import Row
 
 RNG = np.random.default_rng(0)
 UNITS = pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
@@ -317,6 +316,5 @@ def test_what_is_off_a_null_without_spread_is_so_in_any_unit(scale):
     null = metrics.Null(scale, 0.0, scale, scale)
     for value, expected in ((scale, 0.0), (scale * (1 + 1e-12), 0.0), (2 * scale, np.inf)):
         score = metrics.Score("mine", "all", value, value, value, null, None)
-        row = Row(*["x"] * 6, "mine", "all", value, value, value, *null)
-        assert score.evidence == row.evidence == row.deviation == Level(value, *null).z == expected
+        assert score.evidence == score.deviation == Level(value, *null).z == expected
     assert Level(0.5 * scale, *null).z == -np.inf

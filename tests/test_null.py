@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import metrics
-from unlearn_jax.metrics import power
+from unlearn_jax.metrics import power, verdict
 from unlearn_jax.types import Cube, Labels
 
 CLASSES = 4
@@ -205,6 +205,22 @@ def test_over_one_forget_set_the_verdict_is_its_own(reference):
     assert pooled.band == reference.band and pooled.largest_z == pytest.approx(alone.largest_z)
     for one, other in zip(alone.scores, pooled.scores, strict=True):
         assert (one.metric, one.split, one.value) == (other.metric, other.split, pytest.approx(other.value))
+
+
+def test_a_method_that_lost_models_is_not_inside(reference):
+    whole = metrics.score(pool(N, 2), reference)
+    lost = whole._replace(lost=1)
+    assert whole.inside is True and lost.inside is False and lost._replace(members=N - 1).inside is None
+    over_sets = metrics.pooled([whole, lost], [reference, reference])
+    assert over_sets.lost == 1 and over_sets.inside is False and metrics.pooled([whole, whole], [reference] * 2).inside is True
+
+
+@pytest.mark.parametrize(
+    ("evidences", "expected"), [([1.0, 3.0], True), ([3.1], False), ([np.nan, 1.0], False), ([1.0, np.nan], False), ([], False)]
+)
+def test_all_scores_have_to_be_inside(evidences, expected):
+    assert verdict.is_inside(evidences, 3.0, 8) is expected and verdict.is_inside(evidences, 3.0, 7) is None
+    assert verdict.is_inside(evidences, 3.0, 8, lost=1) is False
 
 
 def test_parts_are_of_groups_of_originals_whatever_the_order(reference):

@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from unlearn_jax.bench.board import arrange
+from unlearn_jax.bench.evaluate import QUALITY, UTILITY
+from unlearn_jax.metrics import Null, verdict
+from unlearn_jax.metrics.registry import is_attack
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, read_results, write_results
@@ -20,7 +24,7 @@ from unlearn_jax.runs import Run
 
 HEADER = (
     "experiment,dataset,model,forget_set,method,access,metric,split,value,value_low,value_high,"
-    "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds"
+    "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds,deviation,evidence,band,inside"
 )
 # access, z of KLOM, accuracy on forget, retain and test
 METHODS = {
@@ -48,7 +52,24 @@ def scored(method, metric, split, value, mean=None, sd=None, forget_set="random"
     """A row as an experiment makes it."""
     null = (None,) * 5 if mean is None else (mean, sd, mean - 2 * sd, mean + 2 * sd, (value - mean) / sd if sd else None)
     about = ("unlearning", "digits", "resnet8", forget_set, method, METHODS[method][0], metric, split)
-    return Row._make([*about, value, value - (sd or 0), value + (sd or 0), *null, n, 2 * n, None])
+    return Row(*about, value, value - (sd or 0), value + (sd or 0), *null, n, 2 * n, None)
+
+
+def judged(rows, band=3.0, lost=()):
+    """The rows with the verdict of `metrics` in them."""
+    rows = [row if row.null_sd is None else row._replace(**as_evidence(row)) for row in rows]
+    verdicts = {}
+    for method in {row.method for row in rows}:
+        own = [row for row in rows if row.method == method]
+        sizes = [row.evidence for row in own if row.evidence is not None]
+        verdicts[method] = verdict.is_inside(sizes, band, max(row.n_members for row in own), method in lost)
+    return [row._replace(band=band, inside=verdicts[row.method]) for row in rows]
+
+
+def as_evidence(row):
+    value, null = math.nan if row.value is None else row.value, Null(row.null_mean, row.null_sd, row.null_low, row.null_high)
+    evidence = verdict.evidence(value, row.value_low, row.value_high, null, is_attack(row.metric))
+    return {"deviation": verdict.deviation(value, null), "evidence": evidence}
 
 
 def rows_of(methods=METHODS, forget_set="random"):
@@ -61,7 +82,7 @@ def rows_of(methods=METHODS, forget_set="random"):
             rows.append(scored(method, "accuracy", split, value, mean, 0.3, forget_set))
         rows.append(scored(method, "forgetting_quality", "forget", 0.18, 0.19, 0.01, forget_set))
         rows.append(scored(method, "rte", "", 0.0912, forget_set=forget_set))
-    return rows
+    return judged(rows)
 
 
 @pytest.fixture
@@ -81,8 +102,8 @@ def test_results_have_exactly_the_columns_of_the_contract_and_come_back_equal(ru
     write_results(run, rows, {"note": math.nan})
     lines = (run.folder / "results.csv").read_text().splitlines()
     assert lines[0] == HEADER and len(lines) == 1 + len(rows)
-    assert lines[-1] == "unlearning,digits,resnet8,random,scrub,F+R,seconds,,1.5,1.5,1.5,,,,,,24,48,0.25"
-    assert read_results(run.folder / "results.csv") == rows
+    assert lines[-1] == "unlearning,digits,resnet8,random,scrub,F+R,seconds,,1.5,1.5,1.5,,,,,,24,48,0.25,,,,"
+    assert read_results(run.folder / "results.csv") == rows and {row.inside for row in rows} == {True, False, None}
     (run.folder / "results.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns"):
         read_results(run.folder / "results.csv")
@@ -104,7 +125,7 @@ def test_results_json_is_valid_whatever_the_values(run):
 
 
 def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
-    board = leaderboard.arrange(rows_of(), 3.0)
+    board = arrange(rows_of())
     expected = sorted(METHODS.keys() - {"original", "retrain"}, key=lambda method: abs(METHODS[method][1]))
     assert [line.method for line in board.lines] == ["original", "retrain", *expected]
     assert [line.method for line in board.lines if line.reference] == ["original", "retrain"]
@@ -128,33 +149,36 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
         lambda row: row._replace(
             null_sd=0.0, z=None, value_low=0.18, value_high=0.18
         ),  # never anything but 0.19, and this is 0.18
-        lambda row: row._replace(z=-3.01),
-        lambda row: row._replace(z=math.inf),
+        lambda row: row._replace(value=0.19 - 0.0301),
+        lambda row: row._replace(value=math.inf),
     ],
 )
 def test_no_mark_for_a_score_that_is_missing_or_off_the_null(spoil):
-    rows = [spoil(row) if row.metric == "forgetting_quality" else row for row in rows_of(["scrub"])]
-    assert not leaderboard.arrange(rows, 3.0).lines[0].inside
-    assert leaderboard.arrange(rows_of(["scrub"]), 3.0).lines[0].inside
+    rows = judged([spoil(row) if row.metric == "forgetting_quality" else row for row in rows_of(["scrub"])])
+    assert not arrange(rows).lines[0].inside
+    assert arrange(rows_of(["scrub"])).lines[0].inside
 
 
 def test_a_score_that_few_members_carry_is_no_evidence():
     """As wide an interval as the distance to the null: an attack that flipped on one model, say."""
     carried = scored("scrub", "svc_mia", "forget", 0.3, 0.2, 0.01)._replace(value_low=0.2, value_high=0.5)
     shared = carried._replace(value_low=0.29, value_high=0.31)
-    assert carried.evidence == pytest.approx(0.1 / (0.3 / 3.92)) and shared.evidence == shared.z == pytest.approx(10)
-    assert leaderboard.arrange([carried], 3.0).lines[0].inside and not leaderboard.arrange([shared], 3.0).lines[0].inside
+    (carried,), (shared,) = judged([carried]), judged([shared])
+    assert carried.evidence == pytest.approx(0.1 / (0.3 / 3.92)) and shared.evidence == pytest.approx(shared.z) == pytest.approx(
+        10
+    )
+    assert arrange([carried]).lines[0].inside and not arrange([shared]).lines[0].inside
 
 
 def test_a_constant_null_that_is_met_is_inside():
-    row = scored("scrub", "accuracy", "retain", 100.0, 100.0, 0.0)
+    (row,) = judged([scored("scrub", "accuracy", "retain", 100.0, 100.0, 0.0)])
     assert row.z is None and row.deviation == 0.0
-    assert leaderboard.arrange([row], 3.0).lines[0].inside
+    assert arrange([row]).lines[0].inside
 
 
 def test_diverged_members_are_named_and_take_the_mark_away():
     rows = [row._replace(n_members=23) for row in rows_of(["scrub"])] + rows_of(["retrain"])
-    board = leaderboard.arrange(rows, 3.0, {"scrub": ["random #7"]})
+    board = arrange(judged(rows, lost=["scrub"]), {"scrub": ["random #7"]})
     assert "scrub: 23 of 24 (1 diverged: random #7)" in " ".join(board.caption)
     assert not board.lines[1].inside and "23 of 24" in board.lines[1].cells
     assert any("(n=24)" in note for note in board.caption)
@@ -162,14 +186,14 @@ def test_diverged_members_are_named_and_take_the_mark_away():
 
 def test_a_method_of_which_nothing_is_left_is_last_and_without_a_mark():
     lost = scored("finetune", "klom", "forget", math.nan, 2.46, 0.09, n=0)
-    board = leaderboard.arrange([lost, *rows_of(["scrub"])], 3.0, {"finetune": [f"random #{i}" for i in range(24)]})
+    board = arrange(judged([lost, *rows_of(["scrub"])], lost=["finetune"]), {"finetune": [f"random #{i}" for i in range(24)]})
     assert [line.method for line in board.lines] == ["scrub", "finetune"] and not board.lines[1].inside
     assert "0 of 24" in board.lines[1].cells and "nan" in board.lines[1].cells
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_terminal_fits_its_width_and_cuts_nothing(width):
-    board = leaderboard.arrange(rows_of(), 3.0)
+    board = arrange(rows_of())
     text = printed(board, width)
     assert "\x1b" not in text and "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -181,7 +205,7 @@ def test_terminal_fits_its_width_and_cuts_nothing(width):
 
 
 def test_terminal_has_colour_only_where_it_is_one_and_never_fails_on_an_old_one():
-    board = leaderboard.arrange(rows_of(), 3.0)
+    board = arrange(rows_of())
     assert "\x1b" in printed(board, 100, force_terminal=True, color_system="standard")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     leaderboard.show(board, Console(file=stream, width=100, highlight=False))
@@ -190,7 +214,7 @@ def test_terminal_has_colour_only_where_it_is_one_and_never_fails_on_an_old_one(
 
 
 def test_markdown_is_one_table_with_its_caption(run):
-    board = leaderboard.arrange(rows_of(), 3.0)
+    board = arrange(rows_of())
     leaderboard.write(run, board)
     table, *caption = (run.folder / "summary.md").read_text().strip().split("\n\n")
     lines = table.splitlines()
@@ -202,7 +226,7 @@ def test_markdown_is_one_table_with_its_caption(run):
 
 def test_latex_escapes_and_balances(run):
     rows = [row._replace(forget_set="a_b 10% & {c} ~ ^ $ # \\") for row in rows_of()]
-    leaderboard.write(run, leaderboard.arrange(rows, 3.0))
+    leaderboard.write(run, arrange(rows))
     text = (run.folder / "summary.tex").read_text()
     assert r"forget set a\_b 10\% \& \{c\} \textasciitilde{} \textasciicircum{} \$ \# \textbackslash{}" in text
     assert r"l1\_sparse\_proximal" in text and "l1_sparse" not in text
@@ -239,9 +263,9 @@ def drawn(methods):
     accuracy[methods[0]]["test"][:] = np.nan
     rows = rows_of(methods)
     return {
-        "quality": figures.quality_against_utility(rows, "title"),
+        "quality": figures.quality_against_utility(rows, QUALITY, UTILITY, "title"),
         "losses": figures.loss_histograms(loss, losses(ORACLES, 48), "title"),
-        "accuracy": figures.accuracy_bars(rows, accuracy, accuracies(ORACLES, 48), "title"),
+        "accuracy": figures.accuracy_bars(rows, "accuracy", accuracy, accuracies(ORACLES, 48), "title"),
     }
 
 
@@ -260,7 +284,7 @@ def test_figures_are_saved_and_the_same_each_time(tmp_path):
 
 
 def test_labels_cover_neither_each_other_nor_a_point():
-    figure = figures.quality_against_utility(rows_of(), "title")
+    figure = figures.quality_against_utility(rows_of(), QUALITY, UTILITY, "title")
     figure.draw_without_rendering()
     (axes,) = figure.axes
     boxes = {text.get_text(): super(type(text), text).get_window_extent() for text in axes.texts}
@@ -275,13 +299,13 @@ def test_labels_cover_neither_each_other_nor_a_point():
 
 def test_a_method_without_finite_values_is_named_below_the_figure():
     rows = [row._replace(value=math.nan) if row.method == "fisher" else row for row in rows_of(["scrub", "fisher"])]
-    figure = figures.quality_against_utility(rows, "title")
+    figure = figures.quality_against_utility(rows, QUALITY, UTILITY, "title")
     assert [text.get_text() for text in figure.axes[0].texts] == ["scrub"]
     assert "no finite value: fisher" in figure.axes[0].get_xlabel()
 
 
 def test_a_figure_with_nothing_to_draw_is_still_a_figure(tmp_path):
-    save(figures.quality_against_utility([], "title"), Run(tmp_path), "empty")
+    save(figures.quality_against_utility([], QUALITY, UTILITY, "title"), Run(tmp_path), "empty")
     assert (tmp_path / "figures" / "empty.svg").exists()
 
 

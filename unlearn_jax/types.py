@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 Key = jax.Array
 Params = dict[str, Any]
 Statistics = dict[str, Any]
+STATIC = {"static": True}  # of a field that JAX does not trace
 
 
 class Interval(NamedTuple):
@@ -115,7 +115,8 @@ class Recipe:
     optimiser: str = "sgd"
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """One unlearning problem: everything a method may look at. The test set is not in it.
 
@@ -131,13 +132,17 @@ class Problem:
     held_out: Examples
     kept: Bool[Any, " examples"]
     forget: Bool[Any, " examples"]
-    model: Model = struct.field(pytree_node=False)
-    classes: int = struct.field(pytree_node=False)
-    kept_count: int = struct.field(pytree_node=False)
-    forget_count: int = struct.field(pytree_node=False)
-    recipe: Recipe = struct.field(pytree_node=False, default=Recipe())
-    augment: Callable[..., Array] | None = struct.field(pytree_node=False, default=None)
-    pixel_scale: tuple[float, ...] = struct.field(pytree_node=False, default=(1.0,))
+    model: Model = dataclasses.field(metadata=STATIC)
+    classes: int = dataclasses.field(metadata=STATIC)
+    kept_count: int = dataclasses.field(metadata=STATIC)
+    forget_count: int = dataclasses.field(metadata=STATIC)
+    recipe: Recipe = dataclasses.field(metadata=STATIC, default=Recipe())
+    augment: Callable[..., Array] | None = dataclasses.field(metadata=STATIC, default=None)
+    pixel_scale: tuple[float, ...] = dataclasses.field(metadata=STATIC, default=(1.0,))
+
+    def replace(self, **fields: Any) -> "Problem":
+        """The same problem but for some fields."""
+        return dataclasses.replace(self, **fields)
 
     def rows(self, source: str) -> tuple[Bool[Any, " examples"], int]:
         """Which rows of `train` the source `kept`, `forget` or `retain` holds, and how many they are."""

@@ -1,14 +1,15 @@
 """What shows membership: a table, and the figures of features alone and beside the loss."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unlearn_jax.metrics import Null
+from unlearn_jax.metrics.verdict import evidence, is_inside
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, hundredths, name_cells, name_rows, write_cells
-from unlearn_jax.report.rows import FEWEST_JUDGED
-from unlearn_jax.report.rows import WIDTH as WIDTH_OF_INTERVAL
 from unlearn_jax.report.tables import Table
 
 if TYPE_CHECKING:
@@ -66,17 +67,17 @@ class Exposure(NamedTuple):
 
     @property
     def evidence(self) -> float:
-        """(value - null_mean) in units of the null's sd or of the value's standard error, whichever is larger; 0 without z.
-
-        As `rows.Row.evidence`, with a sign: a value that few models carry says little.
-        """
-        error = (self.high - self.low) / WIDTH_OF_INTERVAL
-        return 0.0 if self.z is None else self.z * self.null_sd / max(self.null_sd, error)
+        """See `metrics.verdict.evidence`, with the sign of z; 0 without z."""
+        if self.z is None:
+            return 0.0
+        null = Null(self.null_mean, self.null_sd, self.null_low, self.null_high)
+        return math.copysign(evidence(self.value, self.low, self.high, null, attack=True), self.z)
 
     @property
     def outside(self) -> bool | None:
-        """Whether it is outside the null, all features and attackers considered; None with fewer than 8 models."""
-        return abs(self.evidence) > self.band if self.n_members >= FEWEST_JUDGED else None
+        """Whether as many retrained models do not score so, all features and attackers considered; None with fewer than 8."""
+        inside = is_inside([abs(self.evidence)], self.band, self.n_members)
+        return None if inside is None else not inside
 
 
 def table(exposures: Iterable[Exposure]) -> Table:

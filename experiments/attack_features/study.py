@@ -291,6 +291,8 @@ def row_of(config: Config, each: Exposure) -> Row:
         z=each.z,
         n_members=each.n_members,
         n_oracles=each.n_oracles,
+        evidence=abs(each.evidence),
+        band=each.band,
     )
 
 

@@ -29,7 +29,7 @@ class Config(Unlearning):
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
-        from unlearn_jax.report.rows import FEWEST_JUDGED
+        from unlearn_jax.metrics import FEWEST_JUDGED  # brings JAX with it, which --help must not
 
         super().check()
         require(self.methods == "main", "--methods", self.methods, "calibration judges retraining alone; leave the option out")

@@ -11,8 +11,7 @@ from unlearn_jax.bench.judging import train_oracles
 from unlearn_jax.bench.options import require
 from unlearn_jax.bench.population import comparable, lost_members, score_alive, without
 from unlearn_jax.bench.setting import forget_mask, prepare
-from unlearn_jax.metrics import reference
-from unlearn_jax.metrics.evaluation import FEWEST_JUDGED
+from unlearn_jax.metrics import FEWEST_JUDGED, reference
 from unlearn_jax.progress import working
 from unlearn_jax.runs import Run
 

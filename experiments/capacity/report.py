@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.metrics.catalogue import js_divergence
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.drawing import SPLITS as COLOUR_OF
 from unlearn_jax.report.figures import loss_shares
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SPLITS = tuple(COLOUR_OF)
 KINDS = ("original", "oracle")
 ALL = "all"  # in place of a forget set's name: the mean over them
-MAIN = ("js_divergence", "forget")  # what is left: smooth with few models, where a histogram metric says little
+MAIN = js_divergence.on("forget")  # what is left: smooth with few models, where a histogram metric says little
 MEASURES = {
     "train_accuracy": "accuracy on retain, %",
     "test_accuracy": "accuracy on test, %",

@@ -19,7 +19,15 @@ from unlearn_jax.bench.tuning import tiled
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import cross_entropy_losses, js_divergence, klom, likelihood_ratios, probabilities, scaled_logits
+from unlearn_jax.metrics import (
+    catalogue,
+    cross_entropy_losses,
+    js_divergence,
+    klom,
+    likelihood_ratios,
+    probabilities,
+    scaled_logits,
+)
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.null import Null, halves, null
 from unlearn_jax.metrics.statistics import crossed_mean
@@ -337,8 +345,8 @@ def difference(models: np.ndarray, oracles: np.ndarray) -> float:
 
 
 COSTS: dict[tuple[str, str], tuple[str, Compare]] = {
-    ("js_divergence", "forget"): ("p", divergence),
-    ("klom", "forget"): ("phi", histograms),
+    report.MAIN: ("p", divergence),
+    catalogue.klom.on("forget"): ("phi", histograms),
     ("accuracy_gap", "forget"): ("right", difference),
     ("accuracy_gap", "test"): ("right", difference),
 }

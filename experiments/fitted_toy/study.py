@@ -16,7 +16,6 @@ from unlearn_jax.bench.options import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive, on_halves, prepare
 from unlearn_jax.data import DATASETS, Mixture, Toy, populations
-from unlearn_jax.data.images import DATASETS
 from unlearn_jax.data.splits import generator, random_halves, sample
 from unlearn_jax.data.toys import layout
 from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity

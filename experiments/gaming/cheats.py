@@ -17,15 +17,15 @@ from jaxtyping import Float, Int
 from scipy.optimize import linprog
 from scipy.special import ndtri
 
-from unlearn_jax.metrics import checks
+from unlearn_jax.metrics import catalogue, checks
 from unlearn_jax.metrics.distances import kl_to_oracle
 from unlearn_jax.metrics.features import squared_distances
 from unlearn_jax.metrics.null import Null
+from unlearn_jax.metrics.registry import DISTANCE, METRICS, Name, is_attack
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
 from unlearn_jax.metrics.statistics import unit
 from unlearn_jax.types import Cube, Labels
 
-Name = tuple[str, str]  # metric, split
 Logits = Float[Any, "members examples classes"]
 Table = Float[np.ndarray, "members examples classes"]
 Answer = Callable[..., Cube]  # of a generator and of what is known
@@ -64,7 +64,7 @@ class Known(NamedTuple):
 
     def as_published(self, split: str) -> Table:
         """What the author's own models say on a split, with the published accuracy."""
-        wanted = self.published["accuracy", split].mean
+        wanted = self.published[catalogue.accuracy.on(split)].mean
         return matched(getattr(self.originals, split), getattr(self.labels, split), wanted)
 
 
@@ -87,26 +87,30 @@ class Cheat(NamedTuple):
 
 
 CHEATS: dict[str, Cheat] = {}
-DISTANCES = ("kl_to_oracle", "activation_distance", "js_divergence")
-ON_FORGET = tuple((metric, "forget") for metric in ("klom", "klom_p95", "forgetting_quality"))
+DISTANCES = tuple(each for each in METRICS.values() if each.kind == DISTANCE)
+HISTOGRAMS = (catalogue.klom, catalogue.klom_p95)
+ON_FORGET = tuple(each.on("forget") for each in (*HISTOGRAMS, catalogue.forgetting_quality))
 NOT_FORGET = (
-    *((metric, split) for metric in ("klom", "klom_p95") for split in ("retain", "test")),
-    *((metric, "test") for metric in DISTANCES),
-    ("weight_distance", "all"),
+    *(each.on(split) for each in HISTOGRAMS for split in ("retain", "test")),
+    *(each.on("test") for each in DISTANCES),
+    catalogue.weight_distance.on("all"),
 )
-ACCURACIES = tuple(("accuracy", split) for split in Cube._fields)
-BEYOND = (*ACCURACIES[1:], *((metric, "all") for metric in ("tow", "tow_mia", "average_gap")))  # with accuracies elsewhere
+ACCURACIES = tuple(catalogue.accuracy.on(split) for split in Cube._fields)
+BEYOND = (  # with accuracies elsewhere
+    *ACCURACIES[1:],
+    *(each.on("all") for each in (catalogue.tow, catalogue.tow_mia, catalogue.average_gap)),
+)
 EVERYTHING = (
     *ON_FORGET,
-    *((metric, "forget") for metric in (*DISTANCES, "zrf")),
+    *(each.on("forget") for each in (*DISTANCES, catalogue.zrf)),
     ACCURACIES[0],
     *BEYOND,
-    ("competition_score", "all"),
+    catalogue.competition_score.on("all"),
 )
-NOT_MEANS = (
-    ("klom_p95", "forget"),
-    ("logistic_mia", "forget"),
-)  # over the examples of F: a percentile, and an attack trained on F
+NOT_MEANS = (  # over the examples of F: a percentile, and an attack trained on F
+    catalogue.klom_p95.on("forget"),
+    catalogue.logistic_mia.on("forget"),
+)
 TABLES = ("original", "exchanged", "flattened", "guessed", "neighbours", "averaged_2", "narrowly_drawn_8")  # what blends are of
 
 
@@ -151,13 +155,13 @@ def guessed(rng: np.random.Generator, known: Known) -> Cube:
     return known.but(runner_up(known.originals.forget) / FLAT)
 
 
-@cheat(*((metric, "forget") for metric in DISTANCES), needs="R")
+@cheat(*(each.on("forget") for each in DISTANCES), needs="R")
 def neighbours(rng: np.random.Generator, known: Known) -> Cube:
     """F: what the models say of the nearest retained images, averaged."""
     return known.but(np.asarray(known.originals.retain)[:, np.asarray(known.nearest)].mean(2))
 
 
-@cheat(*ACCURACIES, ("tow", "all"), needs="published accuracies")
+@cheat(*ACCURACIES, catalogue.tow.on("all"), needs="published accuracies")
 def accuracies(rng: np.random.Generator, known: Known) -> Cube:
     """Everywhere: the least sure answers made wrong, or right, until the accuracies are the published ones."""
     return known.everywhere(known.as_published("forget"))
@@ -201,7 +205,7 @@ def blends(known: Known) -> dict[str, Cheat]:
     tables = [name for name in TABLES if name in known.scores]
     free = [name for name in tables if CHEATS[name].retrained == 0]
     single = [name for name in known.published if name[1] == "forget" and name not in NOT_MEANS]
-    rates = tuple(name for name in single if name[0] == "accuracy" or "mia" in name[0])
+    rates = tuple(name for name in single if name in ACCURACIES or is_attack(name[0]))
     found = {f"blend_{name[0]}": _blend_for((name,), tables, known) for name in single}
     joint = _blend_for(rates, free, known)
     if joint is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from unlearn_jax.metrics.catalogue import accuracy, average_gap, forgetting_quality, kl_to_oracle, klom, svc_mia
 from unlearn_jax.report import Folder
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, name_cells, open_frame, write_cells
 from unlearn_jax.report.rows import Row, short, subject
@@ -16,12 +17,8 @@ if TYPE_CHECKING:
 
 HONEST = ("retrain", "retrain_again")
 PRICED = (
-    ("klom", "forget"),
-    ("forgetting_quality", "forget"),
-    ("kl_to_oracle", "forget"),
-    ("accuracy", "forget"),
-    ("svc_mia", "forget"),
-    ("average_gap", "all"),
+    *(each.on("forget") for each in (klom, forgetting_quality, kl_to_oracle, accuracy, svc_mia)),
+    average_gap.on("all"),
 )
 WRONGNESS = ("untouched", "memory", "memory_nudged", "agreement")
 WRONG_HEADINGS = [name.replace("_", ", F ") for name in WRONGNESS]

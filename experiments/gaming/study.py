@@ -18,8 +18,8 @@ from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, po
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import accuracy, probabilities, relearn_steps, scaled_logits, weight_distance, zrf
-from unlearn_jax.metrics.evaluation import Evaluation, Extra
+from unlearn_jax.metrics import Evaluation, accuracy, catalogue, probabilities, relearn_steps, scaled_logits, weight_distance, zrf
+from unlearn_jax.metrics.views import Extra
 from unlearn_jax.models.paths import at, replaced
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
@@ -91,7 +91,7 @@ class Game:
         """What the author of a cheat knows, given the retrained models from number `first` on."""
         images = self.study.images
         near = cheats.nearest(images.forget, images.retain, self.config.nearest)
-        scores = {name: {(each.metric, each.split): each.value for each in found.scores} for name, found in self.verdicts.items()}
+        scores = {name: {each.name: each.value for each in found.scores} for name, found in self.verdicts.items()}
         return cheats.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.reference.nulls, scores)
 
     def hand_in_tables(self, tables: Mapping[str, cheats.Cheat]) -> None:
@@ -136,6 +136,8 @@ class Game:
             split="forget",
             n_members=n,
             n_oracles=len(self.oracles.forget),
+            band=verdict.band,
+            inside=verdict.inside,
         )
         wrong = {
             "untouched": cheats.untouched(cube.forget, self.own.forget) if members == len(self.own.forget) else 0.0,
@@ -150,7 +152,7 @@ class Game:
 
     def judged(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
         """The scores of answers and of the models inside, and the number of models."""
-        extra = {**weights, ("zrf", "forget"): zrf(probabilities(cube.forget), self.models.untrained)}
+        extra = {**weights, catalogue.zrf.on("forget"): zrf(probabilities(cube.forget), self.models.untrained)}
         with working(name) as update:
             verdict, n = score_alive(cube, self.reference, extra=extra)
             assert verdict
@@ -179,12 +181,13 @@ class Game:
             return self.originals._replace(params=replaced(params, less))
 
         with working("dulling") as update:
-            slow = -published["relearn_steps", "forget"]
+            slow = -published[catalogue.relearn_steps.on("forget")]
             members = len(self.own.forget)
             by = cheats.bisected(lambda by: -relearn_steps(relearner(divided(by)), self.models.target), slow, *DULLER, members)
             update(1.0, f"heads divided by {by.min():.2g} to {by.max():.2g}")
         dull = divided(by)
-        missing = published["weight_distance", "all"] ** 2 - weight_distance(dull.params, self.models.oracles.params)["all"] ** 2
+        distance = weight_distance(dull.params, self.models.oracles.params)["all"]
+        missing = published[catalogue.weight_distance.on("all")] ** 2 - distance**2
         bias = at(dull.params, biases)
         shifted = bias + np.float32(np.sqrt(np.maximum(missing, 0) / bias.shape[1])[:, None])
         return dull._replace(params=replaced(dull.params, {biases: shifted}))
@@ -260,7 +263,7 @@ def ascent(game: Game) -> Variables:
         return accuracy(np.nan_to_num(logits), study.labels.forget)
 
     with working("ascent to the published accuracy") as update:
-        rates = cheats.bisected(reached, game.reference.nulls["accuracy", "forget"].mean, *RATES, members)
+        rates = cheats.bisected(reached, game.reference.nulls[ACCURACY].mean, *RATES, members)
         update(1.0, f"learning rates {rates.min():.2g} to {rates.max():.2g}")
     return trained(rates)
 
@@ -268,7 +271,7 @@ def ascent(game: Game) -> Variables:
 def relabelled(game: Game) -> Variables:
     """Fine-tuned on everything, with the runner-up for the label of as much of F as makes the published accuracy on F."""
     config, study, train = game.config, game.study, game.setting.data.train
-    wrong = round((1 - game.reference.nulls["accuracy", "forget"].mean / 100) * len(study.rows["forget"]))
+    wrong = round((1 - game.reference.nulls[ACCURACY].mean / 100) * len(study.rows["forget"]))
     drawn = generator("relabelled", config.seed).permutation(len(study.rows["forget"]))[:wrong]
     labels = np.array(train.labels)
     labels[study.rows["forget"][drawn]] = cheats.runner_up(game.own.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
@@ -285,15 +288,15 @@ def dulled(game: Game) -> Variables:
     return game.dulled
 
 
-ACCURACY = (("accuracy", "forget"),)
-INSIDE = (("relearn_steps", "forget"), ("weight_distance", "all"))
+ACCURACY = catalogue.accuracy.on("forget")
+INSIDE = (catalogue.relearn_steps.on("forget"), catalogue.weight_distance.on("all"))
 MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[cheats.Name, ...], str, int | None]] = {
     "retrain": (retrain, (), "nothing", None),
     "retrain_again": (retrain_again, (), "nothing", None),
     "one_retrained": (one_retrained, (), "1 retrained model", 1),
     "nearly_all": (nearly_all, cheats.ON_FORGET, "a retrained model for each member", None),
-    "ascent": (ascent, ACCURACY, "published accuracies", 0),
-    "relabelled": (relabelled, ACCURACY, "published accuracies", 0),
+    "ascent": (ascent, (ACCURACY,), "published accuracies", 0),
+    "relabelled": (relabelled, (ACCURACY,), "published accuracies", 0),
     "dulled": (dulled, INSIDE, "published relearning time and distance", 0),
 }
 """Name -> how it is made, the metrics that it is made for, what its author needs, how many models are retrained."""

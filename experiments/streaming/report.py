@@ -1,9 +1,10 @@
 """How utility and forgetting drift over a stream of requests: a figure, a table, the cells of streaming.csv."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from unlearn_jax.metrics import Null
+from unlearn_jax.metrics.verdict import deviation
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, open_frame
 from unlearn_jax.report.rows import Row, counted
 from unlearn_jax.report.tables import markdown, page
@@ -26,11 +27,8 @@ class Level(NamedTuple):
 
     @property
     def z(self) -> float:
-        """In null standard deviations; where the null has none, 0 on it and infinite off it, see `rows.Row.deviation`."""
-        apart = self.value - self.null_mean
-        if self.null_sd > 0:
-            return apart / self.null_sd
-        return 0.0 if math.isclose(self.value, self.null_mean, rel_tol=1e-9) else math.copysign(math.inf, apart)
+        """See `metrics.verdict.deviation`."""
+        return deviation(self.value, Null(*self[1:]))
 
 
 class Step(NamedTuple):

@@ -20,7 +20,7 @@ from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, traceable
 from unlearn_jax.methods.sharding import Sisa
 from unlearn_jax.methods.streaming import Anchor, anchor, lift
-from unlearn_jax.metrics import klom, null, scaled_logits
+from unlearn_jax.metrics import catalogue, klom, null, scaled_logits
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import REFERENCES, Row, write_results
@@ -186,9 +186,11 @@ def judged(
             continue
         about = (config.exp, config.dataset, config.model, forget.name, name, access[name], "", "")
         common = Row(*about, n_members=n, n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
+        common = common._replace(band=evaluation.band, inside=evaluation.inside)
         rows += [scored_row(common, each) for each in evaluation.scores]
-        levels = {(each.metric, each.split): report.Level(each.value, *each.null) for each in evaluation.scores}
-        shown = {split: levels["accuracy", split] for split in Cube._fields} | {"klom": levels["klom", "forget"]}
+        levels = {each.name: report.Level(each.value, *each.null) for each in evaluation.scores}
+        shown = {split: levels[catalogue.accuracy.on(split)] for split in Cube._fields}
+        shown["klom"] = levels[catalogue.klom.on("forget")]
         shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], forget.labels.forget[first])
         steps.append(report.Step(number, requests.size, name, access[name], n, seconds.get(name, 0.0), **shown))
     return rows, steps

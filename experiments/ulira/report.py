@@ -1,16 +1,16 @@
 """The report of membership attacks: the table of methods, ROC curves, and AUC by memorisation."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.metrics.catalogue import accuracy
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
-from unlearn_jax.report.rows import FEWEST_JUDGED, REFERENCES, Row, subject
+from unlearn_jax.report.rows import REFERENCES, Row, subject
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -36,8 +36,7 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
         band: how large the largest |z| of an AUC may be in a method that is perfect.
 
     Returns:
-        The table. A method is marked where none of its AUCs is further from its null than the band, and all of its members, eight
-        or more, are there.
+        The table. A method is marked where its rows say that it is inside.
     """
     scores = by_method(rows)
     references = [method for method in REFERENCES if method in scores]
@@ -46,18 +45,15 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
     lines = [_null_line(scores[order[0]])]
     for method in order:
         by_metric = scores[method]
-        sizes = [abs(row.z) for (metric, _), row in by_metric.items() if metric.endswith("_auc") and row.z is not None]
         any_row = next(iter(by_metric.values()))
-        judged = (any_row.n_members or 0) >= FEWEST_JUDGED
-        inside = max(sizes, default=math.inf) <= band and any_row.n_members == members if judged else None
-        cells = [MARK * bool(inside), method, any_row.access]
+        cells = [MARK * bool(any_row.inside), method, any_row.access]
         for side in SIDES:
             cells += [_value(by_metric.get((f"{side}_auc", split))) for split in SPLITS]
             cells.append(_cell(by_metric.get((f"{side}_auc", "all")), "z", "+.1f"))
         cells += [_value(by_metric.get((f"u_lira_{rate}", "all"))) for rate in RATES]
-        cells += [_value(by_metric.get(("accuracy", split)), ".1f") for split in ("all", "test")]
+        cells += [_value(by_metric.get((accuracy.name, split)), ".1f") for split in ("all", "test")]
         cells.append(_cell(any_row, "seconds", ".2f"))
-        lines.append(Line(method, method in REFERENCES, inside, tuple(cells)))
+        lines.append(Line(method, method in REFERENCES, any_row.inside, tuple(cells)))
     return Leaderboard(_HEADINGS, tuple(lines), _caption(rows, members, band), _IMPORTANCE)
 
 
@@ -187,7 +183,7 @@ def _null_line(by_metric: Mapping[tuple[str, str], Row]) -> Line:
     for side in SIDES:
         cells += [*(cell(f"{side}_auc", split) for split in SPLITS), ""]
     cells += [cell(f"u_lira_{rate}", "all") for rate in RATES]
-    cells += [*(cell("accuracy", split, ".1f") for split in ("all", "test")), ""]
+    cells += [*(cell(accuracy.name, split, ".1f") for split in ("all", "test")), ""]
     return Line("perfect", True, False, tuple(cells))
 
 

@@ -28,9 +28,21 @@ from unlearn_jax.bench.setting import (
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import Attack, AttackNull, Interval, Null, memorisation, null, scaled_logits, u_lira, u_lira_null
+from unlearn_jax.metrics import (
+    Attack,
+    AttackNull,
+    Interval,
+    Null,
+    catalogue,
+    memorisation,
+    null,
+    scaled_logits,
+    u_lira,
+    u_lira_null,
+)
 from unlearn_jax.metrics.likelihood import FALSE_POSITIVE_RATES, FEWEST, MEASURES
 from unlearn_jax.metrics.statistics import bootstrap
+from unlearn_jax.metrics.verdict import is_inside
 from unlearn_jax.progress import working
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.drawing import save
@@ -273,14 +285,17 @@ class Attacker:
             "n_oracles": 2 * len(kept),
             "seconds": answers.seconds,
         }
-        rows = [Row(**common, metric="seconds", split="", value=answers.seconds)]
+        rows = [Row(**common, metric=catalogue.seconds.name, split="", value=answers.seconds)]
         for (side, shared, split), attack in attacks.items():
             expected = self.nulls(answers.lost).attacks[side, shared, split]
             called = "lira" if (name, side) == ("original", SAME) else side
             for measure in MEASURES:
                 metric = f"{called}{'_shared' * shared}_{measure}"
                 rows.append(scored(common, metric, split, getattr(attack, measure), getattr(expected, measure)))
-        return rows + self.accuracies(common, answers, kept)
+        rows += self.accuracies(common, answers, kept)
+        band, lost = self.nulls(()).band, len(self.without(())) - len(kept)
+        inside = is_inside([row.evidence for row in rows if row.evidence is not None], band, len(kept), lost)
+        return [row._replace(band=band, inside=inside) for row in rows]
 
     def accuracies(self, common: dict[str, Any], answers: Answers, kept: np.ndarray) -> list[Row]:
         """Accuracy on what each member unlearned, by memorisation, and on the test set: what forgetting cost."""
@@ -299,7 +314,7 @@ class Attacker:
                 centre, key = expected.mean(), jax.random.key(self.config.seed)
                 apart = null(lambda a, b: a.mean() - b.mean(), expected, len(found), self.config.evaluation.splits, key=key)
                 moved = Null(centre, apart.sd, centre + apart.low, centre + apart.high)
-                rows.append(scored(common, "accuracy", split, bootstrap(found, self.config.seed), moved))
+                rows.append(scored(common, catalogue.accuracy.name, split, bootstrap(found, self.config.seed), moved))
         return rows
 
     def targets(self, attacks: dict[str, dict[Kind, Attack]]) -> Table:
@@ -350,9 +365,10 @@ def accuracy_on(judged: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> n
 
 
 def scored(common: dict[str, Any], metric: str, split: str, interval: Interval, expected: Null) -> Row:
-    """A row, with an empty cell for what cannot be known."""
+    """A row, with an empty cell for what cannot be known. Only areas under the curve count in the verdict."""
     z = (interval.value - expected.mean) / expected.sd if expected.sd > 0 else np.nan
-    cells = {"value": interval.value, "value_low": interval.low, "value_high": interval.high, "z": z}
+    cells = {"value": interval.value, "value_low": interval.low, "value_high": interval.high, "z": z, "deviation": z}
+    cells["evidence"] = abs(z) if metric.endswith("_auc") else np.nan
     cells |= {f"null_{name}": value for name, value in expected._asdict().items()}
     known: dict[str, Any] = {name: float(cell) for name, cell in cells.items() if np.isfinite(cell)}
     return Row(**common, metric=metric, split=split, **known)

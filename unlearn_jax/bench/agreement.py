@@ -41,7 +41,7 @@ def metric_agreement(metrics: Metrics, correlation: Square, low: Square, high: S
     """Draws the rank correlation of every pair of metrics; those that agree stand together.
 
     Metrics are ordered by hierarchical clustering (average linkage of 1 - ρ). A cell is grey where the interval over methods
-    holds 0: these methods are too few to tell.
+    holds 0: too few methods.
 
     Args:
         metrics: the name and the split of each metric.
@@ -78,7 +78,7 @@ def metric_agreement(metrics: Metrics, correlation: Square, low: Square, high: S
 
 
 def clustered(correlation: Square) -> Int[np.ndarray, " metrics"]:
-    """The order in which similar metrics stand together; one that is not defined is like no other."""
+    """The order in which similar metrics stand together; an undefined correlation counts as 0."""
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     if len(correlation) < 3:

@@ -24,10 +24,10 @@ from unlearn_jax.data import Dataset, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.methods.needs import unmet
-from unlearn_jax.metrics import pooled, reference
+from unlearn_jax.metrics import Evaluation as Scores
+from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
-from unlearn_jax.metrics.evaluation import FEWEST_JUDGED, Score
-from unlearn_jax.metrics.evaluation import Evaluation as Scores
+from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row
@@ -379,9 +379,7 @@ def _split(name: str, given: Any, kind: type) -> Any:
 
 
 def _verdict(scores: Scores, lost: Iterable[str] = ()) -> Verdict:
-    lost = tuple(lost)
-    outcome = "different" if lost and scores.inside is not None else OUTCOMES[scores.inside]
-    return Verdict(outcome, scores.scores, scores.largest_z, scores.band, scores.members, lost)
+    return Verdict(OUTCOMES[scores.inside], scores.scores, scores.largest_z, scores.band, scores.members, tuple(lost))
 
 
 def _verdicts(outcome: Outcome) -> dict[str, Verdict]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_jax.bench import statistics
+from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.forget_set import forget_set
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.main_options import Config
@@ -24,6 +25,7 @@ from unlearn_jax.bench.setting import (
     where_they_differ,
 )
 from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.metrics.catalogue import accuracy, klom
 from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.power import models_needed, visible
 from unlearn_jax.report import figures, leaderboard
@@ -32,6 +34,8 @@ from unlearn_jax.report.rows import Row, subject, write_results, write_rows
 from unlearn_jax.runs import Run
 
 FIRST = 8  # models of the first look with `--members auto`
+QUALITY = figures.Axis(klom.on("forget"), f"{klom.label} on the forget set")
+UTILITY = figures.Axis(accuracy.on("test"), f"test {accuracy.label}")
 
 
 class Result(NamedTuple):
@@ -150,7 +154,7 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     made_with = made_with.union(*(result.made_with for result in results))
     notes = [note for result in results for note in result.notes] + mixture(made_with)
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
-    shown, band = rows, results[-1].band
+    shown = rows
     if len(results) > 1:
         shown, band = statistics.over_forget_sets(rows, scored)
         write_rows(folder, "over_forget_sets.csv", shown)
@@ -158,10 +162,10 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     write_results(folder, rows, extra)
     folder.write_csv("examples.csv", statistics.OF_EXAMPLES, [line for result in results for line in result.by_example])
     gone = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
-    board = leaderboard.arrange(shown, band, gone)
+    board = arrange(shown, gone)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
     leaderboard.write(folder, board)
-    save(figures.quality_against_utility(shown, subject(shown)), folder, "quality_against_utility")
+    save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
     return Outcome(rows, board, results)

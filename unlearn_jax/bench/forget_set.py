@@ -123,7 +123,7 @@ def forget_set(
             "members": config.members,
             "retain_size": config.evaluation.retain_size,
             "seed": config.seed,
-            "metrics": ["/".join(metric) for metric in metrics_for(clean_labels)],
+            "metrics": ["/".join(metric.on(split)) for metric, split in metrics_for(clean_labels)],
             "relearning": [POINTS, ROWS],
         },
     )

@@ -15,7 +15,7 @@ from unlearn_jax.bench.population import NULL, Population, lost_members, populat
 from unlearn_jax.bench.setting import compile_all
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearned, Unlearner
-from unlearn_jax.metrics.evaluation import Name
+from unlearn_jax.metrics.registry import Name
 from unlearn_jax.progress import working
 from unlearn_jax.report.rows import REFERENCES
 from unlearn_jax.training.cost import example_flops, flops
@@ -165,7 +165,7 @@ def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> J
     arrays = forget.folder.find(_file(forget, name, seed), _identity(forget, name, values))
     if arrays is None:
         return None
-    wanted = {"/".join(metric): metric for metric in metrics_for(forget.clean_labels)}
+    wanted = {"/".join(metric.on(split)): metric.on(split) for metric, split in metrics_for(forget.clean_labels)}
     lost = tuple(int(member) for member in arrays["lost"])
     seconds, compile_seconds, examples = (float(arrays[field]) for field in ("seconds", "compile_seconds", "examples"))
     extra = {metric: arrays[key] for key, metric in wanted.items() if key in arrays}  # none where all members diverged

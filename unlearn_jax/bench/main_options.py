@@ -86,7 +86,7 @@ class Auto:
 
     def check(self) -> None:
         """Raises a UsageError for the first value that cannot be meant."""
-        from unlearn_jax.report.rows import FEWEST_JUDGED
+        from unlearn_jax.metrics import FEWEST_JUDGED  # brings JAX with it, which --help must not
 
         require(0 < self.difference < inf, "--auto.difference", self.difference, "expected a number above 0")
         require(self.most >= FEWEST_JUDGED, "--auto.most", self.most, f"expected an integer of at least {FEWEST_JUDGED}")

@@ -1,30 +1,19 @@
-"""The metrics of the main study that need more than logits: weights, relearning, and what an untrained net says."""
+"""The metrics per model that need more than logits: weights, relearning, untrained nets."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from unlearn_jax.bench.main_options import Config
-from unlearn_jax.metrics import accuracy, probabilities, relearn_steps, weight_distance, zrf
-from unlearn_jax.metrics.evaluation import Name
+from unlearn_jax.metrics import Metric, Models, probabilities
+from unlearn_jax.metrics.registry import PER_MODEL, Name, in_order
 from unlearn_jax.progress import stage
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.training.relearning import Relearner
 from unlearn_jax.types import Model, Params, Problem, Variables
-
-
-class Seen(NamedTuple):
-    """What a metric sees of some models."""
-
-    variables: Variables
-    logits: np.ndarray  # on the forget set
-    oracles: Params | None  # whose weights are compared with; None: each with the others'
-    relearner: Relearner
 
 
 class ModelMetrics:
@@ -58,20 +47,20 @@ class ModelMetrics:
         self.untrained = probabilities(predict(problem.model, nets, images, config.strategy))
 
     def of_oracles(self, logits: np.ndarray) -> dict[Name, np.ndarray]:
-        """Those of the oracles themselves, the weights of each against the others'.
+        """The metrics of the oracles, the weights of each compared with the others'.
 
         Args:
-            logits: theirs on the forget set.
+            logits: the oracles' on the forget set.
         """
         return self._measured(self.oracles, logits, None, self.relearner)
 
     @stage("metrics of models")
     def of(self, variables: Variables, logits: np.ndarray, model: Model | None = None) -> dict[Name, np.ndarray]:
-        """Those of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
+        """The metrics of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
 
         Args:
             variables: of the models, none of which diverged.
-            logits: theirs on the forget set.
+            logits: the models' on the forget set.
             model: what the variables belong to, where that is an ensemble of the problem's model.
         """
         relearner = self.relearner
@@ -82,26 +71,21 @@ class ModelMetrics:
     def _measured(
         self, variables: Variables, logits: np.ndarray, oracles: Params | None, relearner: Relearner
     ) -> dict[Name, np.ndarray]:
-        seen = Seen(variables, logits, oracles, relearner)
-        return {name: metric(self, seen) for name, metric in metrics_for(self.right).items()}
+        given, one = (jax.tree.leaves(params)[0][0] for params in (variables.params, self.oracles.params))
+        models = Models(
+            logits=logits,
+            weights=variables.params,
+            oracles=oracles,
+            networks=given.size // one.size,
+            losses=relearner(variables),
+            target=self.target,
+            untrained=self.untrained,
+            right=self.right,
+        )
+        return {metric.on(split): metric.measure(models, split) for metric, split in metrics_for(self.right)}
 
 
-def distance_of_weights(of: ModelMetrics, seen: Seen) -> np.ndarray:
-    """To the oracles' weights; of an ensemble the root mean square of its networks'."""
-    own, one = (jax.tree.leaves(each.params)[0][0] for each in (seen.variables, of.oracles))
-    return weight_distance(seen.variables.params, seen.oracles)["all"] / np.sqrt(own.size // one.size)
-
-
-Metric = Callable[[ModelMetrics, Seen], np.ndarray]
-METRICS: dict[Name, Metric] = {
-    ("weight_distance", "all"): distance_of_weights,
-    ("relearn_steps", "forget"): lambda of, seen: relearn_steps(seen.relearner(seen.variables), of.target),
-    ("zrf", "forget"): lambda of, seen: zrf(probabilities(seen.logits), of.untrained),
-}
-REPAIRED: dict[Name, Metric] = {("accuracy_repaired", "forget"): lambda of, seen: accuracy(seen.logits, of.right)}
-"""Where all labels that are to be forgotten are wrong."""
-
-
-def metrics_for(right: np.ndarray | None) -> dict[Name, Metric]:
-    """The metrics of a forget set, by name; `right` as `ModelMetrics` takes it."""
-    return METRICS if right is None else REPAIRED | METRICS
+def metrics_for(right: np.ndarray | None) -> list[tuple[Metric, str]]:
+    """The metrics per model of a forget set that need more than logits, with their splits; `right` as `ModelMetrics` takes it."""
+    beyond = [(each, split) for each, split in in_order(PER_MODEL) if each.needs != ("logits",)]
+    return [(each, split) for each, split in beyond if right is not None or "right labels" not in each.needs]

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from unlearn_jax.bench.options import Common, require
-from unlearn_jax.metrics import score
-from unlearn_jax.metrics.evaluation import Evaluation, Extra, Reference
+from unlearn_jax.metrics import Evaluation, Reference, score
+from unlearn_jax.metrics.views import Extra
 from unlearn_jax.training.pools import diverged
 from unlearn_jax.types import Cube, Variables
 

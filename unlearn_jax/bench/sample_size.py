@@ -1,33 +1,46 @@
-"""How many models it takes: figure and table of the difference that is visible, against the number of oracles."""
+"""How many models it takes: figure and table of the visible difference by the number of oracles."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unlearn_jax.metrics.catalogue import (
+    accuracy,
+    average_gap,
+    forgetting_quality,
+    js_divergence,
+    kl_to_oracle,
+    klom,
+    svc_mia,
+    tow,
+)
 from unlearn_jax.report.drawing import COLOURS, WIDTH, blank
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 SHOWN = {
-    ("accuracy", "forget"): "accuracy on F (points)",
-    ("accuracy", "test"): "accuracy on test (points)",
-    ("klom", "forget"): "KLOM on F (nats)",
-    ("forgetting_quality", "forget"): "forgetting quality",
-    ("js_divergence", "forget"): "Jensen-Shannon on F (bits)",
-    ("kl_to_oracle", "forget"): "KL to oracles on F (nats)",
-    ("tow", "all"): "tug of war",
-    ("average_gap", "all"): "average gap (points)",
-    ("svc_mia", "forget"): "SVC-MIA",
+    metric.on(split): metric.title(split)
+    for metric, split in (
+        (accuracy, "forget"),
+        (accuracy, "test"),
+        (klom, "forget"),
+        (forgetting_quality, "forget"),
+        (js_divergence, "forget"),
+        (kl_to_oracle, "forget"),
+        (tow, "all"),
+        (average_gap, "all"),
+        (svc_mia, "forget"),
+    )
 }
-"""Metric and split -> how they are called where there is room for some only."""
+"""Metric and split -> label; those that are shown where there is room for some only."""
 
 
-def power_curves(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float], title: str) -> "matplotlib.figure.Figure":
+def power_curves(curve: Sequence[Any], original: Mapping[tuple[str, str], float], title: str) -> "matplotlib.figure.Figure":
     """Draws the least difference that is visible against the number of oracles, a panel for each of the main metrics.
 
     Args:
         curve: of `metrics.power_curve`.
-        nothing: by metric and split, how far doing nothing is from the null; a dashed line.
+        original: by metric and split, the distance of no unlearning from the null; a dotted line.
         title: what they are about, see `rows.subject`.
 
     Returns:
@@ -43,8 +56,8 @@ def power_curves(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float],
         judged = [(count, value) for count, value in zip(oracles, visible, strict=True) if value is not None]
         axes.plot(oracles, width, "s--", color=COLOURS[1], markersize=3, linewidth=1, label="width of the null's 95% band")
         axes.plot(*zip(*judged, strict=True), "o-", color=COLOURS[0], markersize=4, label="difference seen in 80 of 100 runs")
-        if nothing.get(name):
-            axes.axhline(nothing[name], color="black", linestyle=":", linewidth=1, label="doing nothing")
+        if original.get(name):
+            axes.axhline(original[name], color="black", linestyle=":", linewidth=1, label="doing nothing")
         axes.set_xscale("log")
         axes.set_yscale("log" if any(value > 0 for value in width) else "linear")
         axes.set_title(label, fontsize=9)
@@ -64,7 +77,7 @@ def power_curves(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float],
     return figure
 
 
-def show(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float]) -> None:
+def show(curve: Sequence[Any], original: Mapping[tuple[str, str], float]) -> None:
     """Prints the least difference that is visible: a line for each of the main metrics, a column for each number of oracles."""
     from rich import box
     from rich.console import Console
@@ -80,5 +93,5 @@ def show(curve: Sequence[Any], nothing: Mapping[tuple[str, str], float]) -> None
     for name, label in SHOWN.items():
         cells = ["no verdict" if each.visible is None else f"{each.visible:.3g}" for each in curve if each[:2] == name]
         if cells:
-            table.add_row(label, *cells, f"{nothing[name]:.3g}" if name in nothing else "")
+            table.add_row(label, *cells, f"{original[name]:.3g}" if name in original else "")
     Console(highlight=False).print(table)

@@ -8,8 +8,9 @@ import numpy as np
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judged, Judgement, retraining_examples
 from unlearn_jax.bench.population import comparable, score_alive
-from unlearn_jax.metrics import Score, accuracies, reference
-from unlearn_jax.metrics.evaluation import GROUPS, Evaluation, Name, Reference
+from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, reference
+from unlearn_jax.metrics.evaluation import GROUPS
+from unlearn_jax.metrics.registry import COST, Name, in_order
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
@@ -48,8 +49,9 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
         for number, (name, (first, *others)) in enumerate(judgement.methods.items()):
             evaluation, n = score_alive(first.cube, null, np.delete(groups, first.lost), first.extra)
             if evaluation:
+                evaluation = evaluation._replace(lost=len(first.lost))
                 by_seed: list[dict[Name, np.ndarray]] = [
-                    {(score.metric, score.split): np.array(score.members) for score in evaluation.scores if score.members}
+                    {score.name: np.array(score.members) for score in evaluation.scores if score.members}
                 ]
                 by_seed += [null.of_members(other.cube, other.extra) if len(other.cube.forget) else {} for other in others]
                 lost = [judged.lost for judged in (first, *others)]
@@ -97,17 +99,13 @@ def _rows(
         n_members=scored.n if scored else len(judged.cube.forget),
         n_oracles=oracles,
         seconds=judged.seconds,
+        band=scored.evaluation.band if scored else None,
+        inside=scored.evaluation.inside if scored else None,
     )
-    costs = {
-        "seconds": judged.seconds,
-        "compile_seconds": judged.compile_seconds,
-        "rte": judged.seconds / retraining[0],
-        "examples": judged.examples,
-        "rte_examples": judged.examples / retraining[1],
-    }
+    spent = Spent(judged.seconds, judged.compile_seconds, judged.examples, *retraining)
     scores = scored.evaluation.scores if scored else []
     rows = [scored_row(common, score) for score in scores]
-    return rows + [common._replace(metric=metric, value=value) for metric, value in costs.items()]
+    return rows + [common._replace(metric=cost.name, value=cost.measure(spent, split)) for cost, split in in_order(COST)]
 
 
 def scored_row(common: Row, score: Score) -> Row:
@@ -124,6 +122,8 @@ def scored_row(common: Row, score: Score) -> Row:
         null_low=null.low,
         null_high=null.high,
         z=score.z,
+        deviation=score.deviation,
+        evidence=score.evidence,
     )
 
 
@@ -135,4 +135,5 @@ def draw(forget: ForgetSet, judgement: Judgement, rows: list[Row]) -> None:
     save(figures.loss_histograms(losses, forget.losses(oracles), title), forget.folder, "loss_histograms")
     shares = {name: accuracies(cube, forget.labels)._asdict() for name, cube in cubes.items()}
     of_oracles = accuracies(oracles, forget.labels)._asdict()
-    save(figures.accuracy_bars(rows, shares, of_oracles, title), forget.folder, "accuracy")
+    name = catalogue.accuracy.name
+    save(figures.accuracy_bars(rows, name, shares, of_oracles, title), forget.folder, name)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unlearn_jax.metrics.catalogue import accuracy, kl_to_oracle
 from unlearn_jax.report.drawing import COLOURS, WIDTH, blank, name_rows
 
 if TYPE_CHECKING:
@@ -16,11 +17,8 @@ PARTS = {
     "interaction": "original x forget set",
     "seed": "unlearning seed",
 }
-PANELS = {
-    ("accuracy", "forget"): "accuracy on F (points)",
-    ("accuracy", "test"): "accuracy on test (points)",
-    ("kl_to_oracle", "forget"): "KL to oracles on F (nats)",
-}
+SHOWN = ((accuracy, "forget"), (accuracy, "test"), (kl_to_oracle, "forget"))
+PANELS = {metric.on(split): metric.title(split) for metric, split in SHOWN}
 
 
 def bars(found: Mapping[str, Mapping[tuple[str, str], Any]], title: str) -> "matplotlib.figure.Figure":

@@ -14,7 +14,7 @@ from unlearn_jax.metrics.agreement import reliability
 from unlearn_jax.metrics.attacks import ATTACKERS, FeatureAttack, feature_mia, feature_mias, logistic_mia, svc_mia
 from unlearn_jax.metrics.characteristics import Characteristics, characteristics, class_distances, mismatch, neighbour_purity
 from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle, weight_distance, zrf
-from unlearn_jax.metrics.evaluation import Evaluation, Reference, Score, pooled, reference, score
+from unlearn_jax.metrics.evaluation import Reference, pooled, reference, score
 from unlearn_jax.metrics.features import (
     hellinger,
     joined,
@@ -29,12 +29,17 @@ from unlearn_jax.metrics.likelihood import Attack, AttackNull, likelihood_ratios
 from unlearn_jax.metrics.memorisation import Memorisation, exposure, memorisation
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.metrics.power import Power, power_curve
+from unlearn_jax.metrics.registry import METRICS, Metric, metric
 from unlearn_jax.metrics.relearning import relearn_steps
 from unlearn_jax.metrics.scores import cross_entropy_losses, entropies, margins, modified_entropies, probabilities, scaled_logits
+from unlearn_jax.metrics.verdict import FEWEST_JUDGED, Evaluation, Score
+from unlearn_jax.metrics.views import Models, Pair, Seen, Spent
 from unlearn_jax.types import Interval
 
 __all__ = [
     "ATTACKERS",
+    "FEWEST_JUDGED",
+    "METRICS",
     "Accuracies",
     "Attack",
     "AttackNull",
@@ -44,10 +49,15 @@ __all__ = [
     "ForgettingQuality",
     "Interval",
     "Memorisation",
+    "Metric",
+    "Models",
     "Null",
+    "Pair",
     "Power",
     "Reference",
     "Score",
+    "Seen",
+    "Spent",
     "accuracies",
     "accuracy",
     "activation_distance",
@@ -73,6 +83,7 @@ __all__ = [
     "mahalanobis_distances",
     "margins",
     "memorisation",
+    "metric",
     "mismatch",
     "modified_entropies",
     "neighbour_distances",

@@ -1,4 +1,4 @@
-"""Accuracies, and the scores that are made of them."""
+"""Accuracies, and scores made of them."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class Accuracies(NamedTuple):
 
 
 def accuracy(logits: Float[Any, "members examples classes"], labels: Int[Any, " examples"]) -> Float[np.ndarray, " members"]:
-    """The share of examples whose largest logit is the label's, in percent. Probabilities will do for logits.
+    """The share of examples whose largest logit is the label's, in percent. Probabilities are accepted too.
 
     Raises:
         ValueError: if a member's logits are not finite, or a label is no class.
@@ -38,7 +38,7 @@ def accuracies(cube: Cube, labels: Labels) -> Accuracies:
     """FA, RA and TA in percent, and UA = 100 - FA.
 
     Raises:
-        ValueError: if a member's logits are not finite, the splits have other members or classes, or a label is no class.
+        ValueError: if a member's logits are not finite, the splits have different members or classes, or a label is no class.
     """
     checks.cube("cube", cube, labels, checks.numbers)
     return Accuracies(*(accuracy(logits, split) for logits, split in zip(cube, labels, strict=True)))
@@ -73,13 +73,13 @@ def tow(
         A number in 0..1.
 
     Raises:
-        ValueError: if a share is not in 0..1; or runs are to be paired and are not equally many.
+        ValueError: if a share is not in 0..1; or, `paired`, arguments have different numbers of runs.
 
     Source: Zhao et al., "What makes unlearning hard and what to do about it", arXiv:2406.01257.
     """
-    own = _shares(forget=forget, retain=retain, test=test)
+    shares = _shares(forget=forget, retain=retain, test=test)
     oracles = _shares(oracle_forget=oracle_forget, oracle_retain=oracle_retain, oracle_test=oracle_test)
-    return _tug_of_war(own, oracles, paired)
+    return _tug_of_war(shares, oracles, paired)
 
 
 def tow_mia(
@@ -114,9 +114,9 @@ def tow_mia(
 
     Source: Zhao et al., "What makes unlearning hard and what to do about it", arXiv:2406.01257.
     """
-    own = _shares(mia=mia, retain=retain, test=test)
+    shares = _shares(mia=mia, retain=retain, test=test)
     oracles = _shares(oracle_mia=oracle_mia, oracle_retain=oracle_retain, oracle_test=oracle_test)
-    return _tug_of_war(own, oracles, paired)
+    return _tug_of_war(shares, oracles, paired)
 
 
 def competition_score(
@@ -134,7 +134,7 @@ def competition_score(
         oracle_test: of the retrained models.
 
     Returns:
-        A number from 0 on; 0 where the retrained models are never right, and nothing is said about utility.
+        A number from 0 on; 0 where the retrained models are never right.
 
     Raises:
         ValueError: if the quality or an accuracy is not in 0..1.
@@ -142,19 +142,19 @@ def competition_score(
     Source: Triantafillou et al., arXiv:2406.09073.
     """
     checks.numbers("forgetting_quality", forgetting_quality, low=0, high=1)
-    utility = [float(np.mean(own)) for own in _shares(retain=retain, test=test).values()]
-    needed = [float(np.mean(own)) for own in _shares(oracle_retain=oracle_retain, oracle_test=oracle_test).values()]
+    utility = [float(np.mean(share)) for share in _shares(retain=retain, test=test).values()]
+    needed = [float(np.mean(share)) for share in _shares(oracle_retain=oracle_retain, oracle_test=oracle_test).values()]
     return forgetting_quality * float(np.prod(utility)) / float(np.prod(needed)) if all(needed) else 0.0
 
 
 def interclass_confusion(
     logits: Float[Any, "members examples classes"], labels: Int[Any, " examples"], confused: tuple[int, int]
 ) -> Float[np.ndarray, " members"]:
-    """The share of the examples of two classes that are taken for the other one of the two.
+    """The share of the examples of two classes that are taken for the other of the two.
 
     `(#{y = a, ŷ = b} + #{y = b, ŷ = a}) / #{y ∈ {a, b}}`. The test that it belongs to swaps the labels of some examples of
     the two classes before training and then asks to forget those: what is left of the confusion, on them or on the test set,
-    is what was not forgotten. The retrained models' value is the aim, which is not 0 where the classes are alike.
+    was not forgotten. The aim is the retrained models' value, which is not 0 where the classes are similar.
 
     Args:
         logits: of the models on any examples; those of other classes are not counted.
@@ -165,7 +165,7 @@ def interclass_confusion(
         A number in 0..1 for each member.
 
     Raises:
-        ValueError: if a member's logits are not finite, a label is no class, the two classes are one, or no example is of either.
+        ValueError: if a member's logits are not finite, a label is no class, the two classes are one, or neither has an example.
 
     Source: Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", arXiv:2201.06640 (the targeted
     error).
@@ -209,9 +209,9 @@ def average_gap(
 
     Source: Fan et al. (SalUn), arXiv:2310.12508.
     """
-    own = _shares(forget=forget, retain=retain, test=test, mia=mia)
+    shares = _shares(forget=forget, retain=retain, test=test, mia=mia)
     oracles = _shares(oracle_forget=oracle_forget, oracle_retain=oracle_retain, oracle_test=oracle_test, oracle_mia=oracle_mia)
-    return 100 * float(np.mean(_gaps(own, oracles)))
+    return 100 * float(np.mean(_gaps(shares, oracles)))
 
 
 def _shares(**values: Shares) -> dict[str, np.ndarray]:
@@ -219,17 +219,17 @@ def _shares(**values: Shares) -> dict[str, np.ndarray]:
     return {name: checks.numbers(name, value, low=0, high=1) for name, value in values.items()}
 
 
-def _tug_of_war(own: dict[str, np.ndarray], oracles: dict[str, np.ndarray], paired: bool) -> float:
+def _tug_of_war(shares: dict[str, np.ndarray], oracles: dict[str, np.ndarray], paired: bool) -> float:
     if not paired:
-        return float(np.prod([1 - gap for gap in _gaps(own, oracles)]))
-    runs = next(iter(own.values()))
-    for name, values in {**own, **oracles}.items():
+        return float(np.prod([1 - gap for gap in _gaps(shares, oracles)]))
+    runs = next(iter(shares.values()))
+    for name, values in {**shares, **oracles}.items():
         if values.shape != runs.shape or values.ndim != 1:
-            raise ValueError(f"{name}: shape {values.shape}, expected one number for each run, as many as in all others")
-    gaps = [abs(value - oracle) for value, oracle in zip(own.values(), oracles.values(), strict=True)]
+            raise ValueError(f"{name}: shape {values.shape}, expected one number for each run, as many as in the other arguments")
+    gaps = [abs(value - oracle) for value, oracle in zip(shares.values(), oracles.values(), strict=True)]
     return float(np.prod([1 - gap for gap in gaps], axis=0).mean())
 
 
-def _gaps(own: dict[str, np.ndarray], oracles: dict[str, np.ndarray]) -> list[float]:
-    pairs = zip(own.values(), oracles.values(), strict=True)
+def _gaps(shares: dict[str, np.ndarray], oracles: dict[str, np.ndarray]) -> list[float]:
+    pairs = zip(shares.values(), oracles.values(), strict=True)
     return [abs(float(np.mean(value)) - float(np.mean(oracle))) for value, oracle in pairs]

@@ -1,4 +1,4 @@
-"""How far metrics agree on which methods are good, with what so few methods leave open; how far a score repeats."""
+"""How far metrics agree on which methods are good, with intervals for few methods; how reliable a score is."""
 
 from typing import Any, NamedTuple
 
@@ -28,8 +28,8 @@ class Agreement(NamedTuple):
 def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_000, seed: int = 0) -> Agreement:
     """`ρ_ab = corr(rank(badness_a), rank(badness_b))` over methods, ties at the mean of their ranks.
 
-    The interval is a percentile bootstrap over methods. A resample in which a metric ties all methods says nothing and counts
-    as 0. With fewer than 5 methods the interval is [-1, 1]: a perfect order of four would come out as certain.
+    The interval is a percentile bootstrap over methods. A resample in which a metric ties all methods counts as 0.
+    With fewer than 5 methods the interval is [-1, 1]: of a perfect order of four it would have no width.
 
     Args:
         badness: how bad each method is by each metric, in any unit: only the order within a column counts. May be infinite.
@@ -50,16 +50,16 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
     if table.ndim != 2 or not table.size:
         raise ValueError(f"badness: shape {table.shape}, expected [methods, metrics]")
     checks.count("resamples", resamples, 1)
-    found = _spearman(table[None])[0]
+    correlations = _spearman(table[None])[0]
     if len(table) < FEWEST:
-        return Agreement(found, np.full_like(found, -1), np.ones_like(found))
+        return Agreement(correlations, np.full_like(correlations, -1), np.ones_like(correlations))
     drawn = checks.generator(seed).integers(0, len(table), (resamples, len(table)))
     low, high = np.quantile(np.nan_to_num(_spearman(table[drawn])), (0.025, 0.975), axis=0)
-    return Agreement(found, low, high)
+    return Agreement(correlations, low, high)
 
 
 def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"]) -> tuple[float, float]:
-    """How far a score repeats: the correlation of the score by one half of the models with that by the other half.
+    """How reliable a score is: the correlation of the score by one half of the models with that by the other half.
 
     Args:
         first: the score of each example by half of the models.
@@ -67,22 +67,22 @@ def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"])
 
     Returns:
         Pearson's correlation r, and `2 r / (1 + r)`: what it would be between two scores by all the models (Spearman and Brown).
-        NaN where a half scores all alike.
+        NaN where a half gives all examples the same score.
 
     Raises:
-        ValueError: if a score is not finite, or the halves are of other examples.
+        ValueError: if a score is not finite, or the halves are of different examples.
 
     Source: Brown, "Some Experimental Results in the Correlation of Mental Abilities", British Journal of Psychology 3, 1910.
     """
     first, second = checks.numbers("first", first, "examples"), checks.numbers("second", second, "examples")
     checks.alike("first", first, "second", second, 0)
-    found = float(correlation(first, second))
-    return found, float("-inf") if found <= -1 else 2 * found / (1 + found)
+    r = float(correlation(first, second))
+    return r, float("-inf") if r <= -1 else 2 * r / (1 + r)
 
 
 def _spearman(tables: Float[np.ndarray, "tables methods metrics"]) -> Float[np.ndarray, "tables metrics metrics"]:
-    apart = rankdata(tables, axis=1) - (tables.shape[1] + 1) / 2
-    products = apart.transpose(0, 2, 1) @ apart
+    ranks = rankdata(tables, axis=1) - (tables.shape[1] + 1) / 2
+    products = ranks.transpose(0, 2, 1) @ ranks
     length = np.sqrt(products.diagonal(axis1=1, axis2=2))
     lengths = length[:, :, None] * length[:, None, :]
     return np.clip(np.divide(products, lengths, out=np.full_like(products, np.nan), where=lengths > 0), -1, 1)

@@ -1,4 +1,4 @@
-"""Membership attacks on one model: what its answers give away about who was in its training set."""
+"""Membership attacks on one model: which examples were in its training set, judged by its outputs."""
 
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -18,18 +18,18 @@ LARGEST = 2_000  # examples a side that `svc_mia` is trained on at most: an SVC'
 SVC_ROWS = 500  # examples that the attacker `svc` is trained on at most
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `FeatureAttack.tpr` may call members
-NEWTON_STEPS = 100  # many more than it takes: it ends where the gradient does
+NEWTON_STEPS = 100  # many more than needed: it stops where the gradient vanishes
 HALVINGS = 40  # of a Newton step that goes too far
 LEAST = 1e-100  # spread of the losses: any penalty leaves no slope there, and the square of its inverse is still a number
 
 
 class FeatureAttack(NamedTuple):
-    """How well a cross-validated attack tells members from non-members.
+    """How well a cross-validated attack distinguishes members from non-members.
 
     Attributes:
         auc: the chance that a member scores higher than a non-member; ties count half.
-        accuracy: the share told rightly, the mean of that of members and that of non-members.
-        tpr: the share of the members told at a false positive rate of at most 1%.
+        accuracy: balanced, the mean of the true positive and the true negative rate.
+        tpr: true positive rate at a false positive rate of at most 1%.
     """
 
     auc: float
@@ -42,7 +42,7 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
 
     One attack for each feature of the probabilities p: *correctness* (is the largest the label's), *confidence* p_y, *entropy*,
     modified entropy *m_entropy*, and the whole p, *prob*. Each is an SVC(C=3, rbf, gamma="auto") trained on members (a random
-    sample of the retain set) against equally many non-members (the test set). Where one feature is meant, as in
+    sample of the retain set) against equally many non-members (the test set). Where only one is used, as in
     the average gap of SalUn, it is *confidence*. The target value is that of a retrained model, not 0.5 and not 1.
 
     Args:
@@ -57,7 +57,7 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
         For each feature a number in 0..1.
 
     Raises:
-        ValueError: if one of the three holds no probabilities, labels that are no classes, or other classes than the others.
+        ValueError: if one of the three holds no probabilities, labels that are no classes, or other classes than the rest.
 
     Source: Jia et al., "Model Sparsity Can Simplify Machine Unlearning", arXiv:2304.04934; Fan et al. (SalUn), arXiv:2310.12508.
     """
@@ -104,7 +104,7 @@ def logistic_mia(
     method. C = 1 on losses as they are is scikit-learn's default, hence the starter kit's, and what published figures have.
     It matters little: the sides being equal, a penalised slope moves the threshold towards the mean loss and changes no side.
 
-    The starter kit tests on ten random tenths, which may overlap; here each example is tested once.
+    The starter kit tests on ten random tenths, which may overlap; here an example is tested once.
 
     Args:
         member: losses of the forget set under each model.
@@ -114,10 +114,11 @@ def logistic_mia(
         seed: draws the sample and the folds, the same for all models.
 
     Returns:
-        A number in 0..1 for each model; 0.5 where there are fewer than two examples a side, and so nothing to learn from.
+        A number in 0..1 for each model; 0.5 where there are fewer than two examples a side.
 
     Raises:
-        ValueError: if a model's losses are not finite, there are not as many models on both sides, or `folds` or C make no sense.
+        ValueError: if a model's losses are not finite, the sides have different numbers of models, `folds` is below 2, or C
+            is not above 0.
 
     Source: starter kit of the NeurIPS 2023 machine unlearning challenge; see arXiv:2406.09073.
     """
@@ -127,7 +128,7 @@ def logistic_mia(
     rows, is_member, fold = _balanced(sides[0].shape[1], sides[1].shape[1], folds, seed)
     if len(is_member) < 4:
         return np.full(len(sides[0]), 0.5)
-    losses = np.concatenate([side[:, own] for side, own in zip(sides, rows, strict=True)], axis=1)
+    losses = np.concatenate([side[:, chosen] for side, chosen in zip(sides, rows, strict=True)], axis=1)
     tested = fold == np.arange(fold.max() + 1)[:, None]
     slope, intercept = _logistic_regressions(losses, is_member, ~tested, inverse_penalty)
     called = slope[..., None] * losses[:, None] + intercept[..., None] > 0
@@ -161,21 +162,21 @@ def feature_mias(
 ) -> list[FeatureAttack]:
     """A cross-validated attack on each of several models by any features of its examples, by one attacker for all.
 
-    The attacker learns from all models who of the other folds' examples is a member, and is tested on this fold's examples in
-    each model: it has as many times the data, but never saw an example that it is asked about, in any model. Folds are
+    The attacker is trained on the other folds' examples in all models and tested on this fold's: it has as many times the data as
+    one model gives, but in no model has it seen an example that it is tested on. Folds are
     stratified and both sides weigh equally. Columns are standardised.
 
     The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 500 training
     examples at most), `trees` (histogram gradient boosting, 30 trees of at most 8 leaves, learning rate 0.2), `neighbours`
-    (the square root of the number of training examples). Trees do not care for the scale of a feature; to the others a better
-    scale is a gain.
+    (the square root of the number of training examples). Trees do not depend on the scale of a feature; the others gain by a
+    better scale.
 
     Without any signal the AUC is a little below 0.5, since a fold that is high leaves the others low: compare with a
     retrained model's value.
 
     Args:
         member: features of the forget set; or of members, where the attack is on membership.
-        nonmember: of as fresh examples.
+        nonmember: of examples that the models never saw.
         attacker: one of `ATTACKERS`.
         folds: at most; as many as there are examples on the smaller side, if those are fewer.
         seed: draws the folds.
@@ -184,8 +185,8 @@ def feature_mias(
         One attack for each model.
 
     Raises:
-        ValueError: if features are not finite, the sides have other models or columns, there are fewer than two examples a side,
-            or no such attacker.
+        ValueError: if features are not finite, the sides have different models or columns, there are fewer than two examples a
+            side, or there is no such attacker.
     """
     sides = _sides(member, nonmember, "models examples columns")
     counts = [side.shape[1] for side in sides]
@@ -204,11 +205,11 @@ def feature_mias(
         known = np.tile(is_member[~tested], len(columns))
         flat = (part.reshape(-1, columns.shape[2]) for part in (columns[:, ~tested], columns[:, tested]))
         scores[:, tested] = _scores(attacker, known, *flat).reshape(len(columns), -1)
-    return [_attack(own[is_member], own[~is_member]) for own in scores]
+    return [_attack(of_model[is_member], of_model[~is_member]) for of_model in scores]
 
 
 def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, " nonmembers"]) -> FeatureAttack:
-    """What scores tell, those of members being above 0 if told rightly."""
+    """Measures of an attack by its scores; above 0 it calls an example a member."""
     ranks = rankdata(np.concatenate([member, nonmember]))[: len(member)]
     auc = (ranks.mean() - (len(member) + 1) / 2) / len(nonmember)
     threshold = np.sort(nonmember)[::-1][int(FALSE_POSITIVES * len(nonmember))]
@@ -219,7 +220,7 @@ def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, 
 def _balanced(
     members: int, nonmembers: int, folds: int, seed: int
 ) -> tuple[list[Int[np.ndarray, " size"]], Bool[np.ndarray, " both"], Int[np.ndarray, " both"]]:
-    """Rows of equal sides, which of both together are members, and the fold that each is tested in."""
+    """Rows of equal sides, which of both together are members, and the fold in which each is tested."""
     rng = checks.generator(seed)
     size = min(members, nonmembers)
     rows = [rng.permutation(count)[:size] for count in (members, nonmembers)]  # shuffled: folds may follow the order
@@ -227,7 +228,7 @@ def _balanced(
 
 
 def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    """What an attacker trained on the columns makes of others: positive for who it calls a member."""
+    """Scores of tested examples by an attacker trained on the columns; above 0 it calls an example a member."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -244,17 +245,17 @@ def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: n
     scale, vary = unit(columns, 0), varies(columns, 0)[0]
     columns, tested = columns / scale, tested / scale
     share, mean, spread = is_member.mean(), columns.mean(0), columns.std(0)
-    # What is the same of all but for rounding tells nothing: standardised, the rounding would.
+    # A constant column holds only rounding errors, which standardising would enlarge.
     columns, tested = (np.where(vary, (each - mean) / np.where(vary, spread, 1), 0) for each in (columns, tested))
     if attacker == "svc" and len(columns) > SVC_ROWS:
         rows = np.random.default_rng(0).permutation(len(columns))[:SVC_ROWS]
         columns, is_member = columns[rows], is_member[rows]
-    # The threads of so small trees would do nothing but wait for each other.
+    # So small trees gain nothing from threads, which wait for each other.
     with threadpool_limits(1) if attacker == "trees" else nullcontext():
         trained = attackers[attacker]().fit(columns, is_member)
         if attacker == "neighbours":
             return trained.predict_proba(tested)[:, 1] - share
-        # Weights would say the same as this shift, and scikit-learn takes twenty times as long to bin weighted rows.
+        # Equivalent to weights, with which scikit-learn takes twenty times as long to bin rows.
         return trained.decision_function(tested) - (logit(share) if attacker == "trees" else 0)
 
 
@@ -266,8 +267,8 @@ def _logistic_regressions(
 ) -> tuple[Float[np.ndarray, "models folds"], Float[np.ndarray, "models folds"]]:
     """Slope and intercept of a logistic regression on x for every model and fold, the slope alone being penalised.
 
-    Solved for x in units of its own, or squares of large ones would overflow and a gradient never get small; the penalty is that
-    on the slope as it is.
+    Solved for standardised x, since squares of large numbers would overflow and their gradient never get small; the penalty is
+    that on the original slope.
     """
     scale = unit(x, 1)
     centre = (x / scale).mean(1, keepdims=True)  # moves the intercept, which is free, and nothing else
@@ -306,7 +307,7 @@ def _logistic_regressions(
 
 
 def _sides(member: Any, nonmember: Any, axes: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, of the same models, and of the same columns where there are some."""
+    """Both in float64, of the same models and columns."""
     one, other = checks.numbers("member", member, axes), checks.numbers("nonmember", nonmember, axes)
     if len(one) != len(other):
         raise ValueError(f"nonmember: {len(other)} models, expected {len(one)} as in member")

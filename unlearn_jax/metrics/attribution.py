@@ -1,4 +1,4 @@
-"""How good an estimate of influence is: how far it agrees with the exact answer, and what it is worth as a first look.
+"""How good an estimate of influence is: how far it agrees with the exact influence, and how well it screens.
 
 Pure functions of arrays. Influences are `[points, targets]`: what removing each point does to each target. Leading axes are
 resamples or the like, and every measure keeps them.
@@ -22,11 +22,11 @@ Value = Float[Any, "*batch"]
 def pearson(estimate: Influence, exact: Influence) -> Value:
     """Pearson's correlation over points, the mean over targets.
 
-    A target for which either says the same of all points has no correlation (`statistics.correlation`), and counts as 0: an
-    estimate that orders nothing has found nothing.
+    A target for which either is constant has no correlation (`statistics.correlation`) and counts as 0: a constant estimate ranks
+    nothing.
 
     Raises:
-        ValueError: a value is not finite, or the two are of other points or targets.
+        ValueError: a value is not finite, or the two are of different points or targets.
     """
     return np.nan_to_num(correlation(*_both(estimate, exact), axis=-2)).mean(axis=-1)
 
@@ -44,11 +44,11 @@ def spearman(estimate: Influence, exact: Influence) -> Value:
 def top_recall(estimate: Influence, exact: Influence, k: int) -> Value:
     """The share of the k points that change a target most, either way, that are among the estimate's k; mean over targets.
 
-    k / points is what chance finds.
+    Chance gives k / points.
 
     Args:
-        estimate: of any sign and unit in which size means size.
-        exact: what it is held against.
+        estimate: in any unit, of either sign.
+        exact: what it is compared with.
         k: at most the number of points.
 
     Raises:
@@ -57,8 +57,8 @@ def top_recall(estimate: Influence, exact: Influence, k: int) -> Value:
     estimate, exact = _both(estimate, exact)
     checks.count("k", k, 1, estimate.shape[-2])
     chosen = [np.argsort(-np.abs(each), axis=-2, kind="stable")[..., :k, :] for each in (estimate, exact)]
-    found = (chosen[0][..., :, None, :] == chosen[1][..., None, :, :]).any(axis=-3)
-    return found.mean(axis=(-2, -1))
+    recalled = (chosen[0][..., :, None, :] == chosen[1][..., None, :, :]).any(axis=-3)
+    return recalled.mean(axis=(-2, -1))
 
 
 def linear_datamodelling_score(
@@ -66,15 +66,15 @@ def linear_datamodelling_score(
     removed: Bool[Any, "*batch subsets points"],
     changes: Float[Any, "*batch subsets targets"],
 ) -> Value:
-    """LDS: over subsets, the rank correlation of Σ Δ_i over what is removed with what its removal did; mean over targets.
+    """LDS: the rank correlation, over subsets, of Σ Δ_i over the removed points with the change; mean over targets.
 
     Args:
         estimate: Δ of every point.
         removed: which points each model was trained without.
-        changes: its outputs minus those of the model that was trained on all.
+        changes: the model's outputs minus those of the model that was trained on all.
 
     Raises:
-        ValueError: a value is not finite, `removed` holds something else than truth values, or the three are of other points,
+        ValueError: a value is not finite, `removed` holds something else than truth values, or the three are of different points,
             subsets or targets.
 
     Source: Park et al. 2023 (TRAK), arXiv 2303.14186.
@@ -99,7 +99,7 @@ def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resampl
         resamples: how many times.
 
     Raises:
-        ValueError: the arrays have other rows; and see the measure.
+        ValueError: the arrays have different numbers of rows; and see the measure.
     """
     checks.count("resamples", resamples, 1)
     if not arrays or len({len(array) for array in arrays}) > 1:
@@ -112,21 +112,20 @@ def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resampl
 def screening(
     estimate: Float[Any, "points targets"], exact: Float[Any, "points targets"], k: int
 ) -> Float[np.ndarray, " verified"]:
-    """Screen then verify: the share of the true top k that is found by exact retraining of the estimate's first m.
+    """Screen then verify: the share of the true top k among the estimate's first m, which are verified by retraining.
 
-    Points are ordered by how much they change the targets, the mean of |Δ| over them. What is verified is known exactly, so
-    a true top point is found as soon as it is among the first m.
+    Points are ordered by the mean of |Δ| over the targets.
 
     Args:
-        estimate: proposes.
-        exact: what verification finds.
-        k: how many points are looked for.
+        estimate: orders the points.
+        exact: the influence by retraining.
+        k: how many true top points count.
 
     Returns:
         For m = 0 ... points.
 
     Raises:
-        ValueError: a value is not finite, the two are of other points or targets, or k is not from 1 to the number of points.
+        ValueError: a value is not finite, the two are of different points or targets, or k is not from 1 to the number of points.
     """
     estimate, exact = _both(estimate, exact, "points targets")
     checks.count("k", k, 1, len(exact))

@@ -1,4 +1,4 @@
-"""What a change of a model is like: near to another or not, on how few points it rests, whether another seed repeats it."""
+"""Properties of a change of a model: how near it is to the exact one, on how few points it rests, whether seeds repeat it."""
 
 from typing import Any, NamedTuple
 
@@ -8,16 +8,16 @@ from jaxtyping import Float
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.statistics import unit
 
-FURTHEST = 1e3  # ratios are cut here, so that a model that diverged has one, and medians and their intervals exist
+FURTHEST = 1e3  # ratios are cut here, so that a diverged model has a finite one, and medians and their intervals exist
 
 
 class Closeness(NamedTuple):
-    """How near changes are to the exact ones, for each point that was left out.
+    """How near changes are to the exact ones, for each left-out point.
 
     Attributes:
         ratio: mean |found - exact| / mean |exact|, over the places where the change was measured: 0 is exact, 1 as far as no
             change at all; at most 1,000.
-        alignment: the cosine of the two, <found, exact> / (|found| |exact|), in -1..1: whether it is the right way, however far.
+        alignment: the cosine of the two, <found, exact> / (|found| |exact|), in -1..1: whether the direction is right.
     """
 
     ratio: Float[np.ndarray, " points"]
@@ -25,20 +25,20 @@ class Closeness(NamedTuple):
 
 
 def closeness(found: Float[Any, "points places"], exact: Float[Any, "points places"]) -> Closeness:
-    """Holds changes against the exact ones.
+    """Compares changes with the exact ones.
 
     Places are where a change is measured: points of a boundary (signed displacements), of a grid (margins), or parameters. No
-    mean is subtracted: 0 is no change, so a boundary that is shifted as a whole, and should be, is aligned.
+    mean is subtracted: 0 is no change, so a boundary that rightly shifts as a whole is aligned.
 
     Args:
-        found: what a method changed when it was to forget each point. A row that is not finite is as far away as can be.
+        found: what a method changed in forgetting each point. A row that is not finite has the largest ratio.
         exact: what training without the point changes.
 
     Returns:
-        Both measures. The ratio to an exact change of 0 is 1 where none was found either; the alignment with no change is 0.
+        Both measures. The ratio to an exact change of 0 is 1 if the method changed nothing either; the alignment is then 0.
 
     Raises:
-        ValueError: an exact change is not finite, or the two are of other points or places.
+        ValueError: an exact change is not finite, or the two are of different points or places.
     """
     found, exact = np.asarray(found, np.float64), checks.numbers("exact", exact, "points places")
     checks.alike("found", found, "exact", exact, 0)
@@ -54,13 +54,13 @@ def closeness(found: Float[Any, "points places"], exact: Float[Any, "points plac
 
 
 def gini(values: Float[Any, " points"]) -> float:
-    """Gini's coefficient of what each point did, Σ_i Σ_j |v_i - v_j| / (2 n Σ v): 0 all alike, (n - 1) / n one point did all.
+    """Gini's coefficient of the points' effects, Σ_i Σ_j |v_i - v_j| / (2 n Σ v): 0 all equal, (n - 1) / n one has all.
 
     Args:
         values: not below 0, not all 0.
 
     Raises:
-        ValueError: they are.
+        ValueError: a value is below 0, or all are 0.
     """
     rising = np.sort(_masses(values))
     count = len(rising)
@@ -75,7 +75,7 @@ def carriers(values: Float[Any, " points"], share: float) -> float:
         share: in (0, 1].
 
     Raises:
-        ValueError: values are below 0 or all 0, or the share is another.
+        ValueError: a value is below 0, all are 0, or the share is not in (0, 1].
     """
     checks.numbers("share", share, low=np.finfo(float).tiny, high=1)
     held = np.cumsum(np.sort(_masses(values))[::-1])
@@ -84,11 +84,11 @@ def carriers(values: Float[Any, " points"], share: float) -> float:
 
 
 def common_share(effects: Float[Any, "seeds points targets"]) -> float:
-    """The share of what points change from one seed that is the same from every seed.
+    """The share of the points' effects at one seed that all seeds have in common.
 
     The mean over pairs of different seeds of Σ Δ Δ', divided by the mean over seeds of Σ Δ², sums over points and targets: an
-    unbiased estimate of |E Δ|² / E |Δ|². 1: the seed does not matter; 0: a point's fixed-seed effect says nothing of the point
-    itself; it may come out a little below 0.
+    unbiased estimate of |E Δ|² / E |Δ|². 1: the seed does not matter; 0: effects at one seed are independent
+    of those at another; it may come out a little below 0.
 
     Args:
         effects: signed, of two seeds or more, on the same targets; not all 0.
@@ -98,16 +98,16 @@ def common_share(effects: Float[Any, "seeds points targets"]) -> float:
     """
     effects = checks.numbers("effects", effects, "seeds points targets")
     if len(effects) < 2 or not effects.any():
-        raise ValueError("effects: of one seed, or all 0; what is common to seeds takes two of them, and effects")
+        raise ValueError("effects: of one seed, or all 0, expected two seeds or more, and effects")
     flat = (effects / unit(effects)).reshape(len(effects), -1)
-    own = np.sum(flat**2)
-    between = np.sum(flat.sum(axis=0) ** 2) - own
-    return float(between / (len(flat) - 1) / own)
+    within = np.sum(flat**2)
+    between = np.sum(flat.sum(axis=0) ** 2) - within
+    return float(between / (len(flat) - 1) / within)
 
 
 def _masses(values: Any) -> Float[np.ndarray, " points"]:
-    """In units of about the largest; they are shared out, so that some must be there."""
-    found = checks.numbers("values", values, "points", low=0)
-    if not found.any():
+    """In units of about the largest; not all 0, since their sum is divided by."""
+    masses = checks.numbers("values", values, "points", low=0)
+    if not masses.any():
         raise ValueError("values: all 0, expected some above")
-    return found / unit(found)
+    return masses / unit(masses)

@@ -1,4 +1,4 @@
-"""What a classification problem is like to learn, in numbers that do not know what an example is: a toy against images."""
+"""How hard a classification problem is to learn, in numbers that compare a toy with images."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ LEVELS = (np.arange(50) + 0.5) / 50  # at which distributions are described by t
 
 
 class Characteristics(NamedTuple):
-    """How models that train on random subsets do on a problem, and how its examples lie.
+    """How models trained on random subsets perform on a problem, and how its examples lie.
 
     Attributes:
         test_error: share of wrong answers on the test set.
@@ -21,7 +21,7 @@ class Characteristics(NamedTuple):
         memorisation: quantiles over the training examples, at `LEVELS`.
         margins: quantiles over test examples and models, in nats.
         purity: quantiles over the training examples of `neighbour_purity`.
-        confusion: share of the test examples of a class (row) that are said to be of another (column).
+        confusion: share of the test examples of a class (row) that are classified as another (column).
     """
 
     test_error: float
@@ -43,13 +43,13 @@ def characteristics(
 ) -> Characteristics:
     """The characteristics of a problem from a pool of models on random subsets.
 
-    Scores from few models are spread by chance: compare problems by as many models each.
+    Scores from few models are noisy: compare problems at equal numbers of models.
 
     Args:
         masks: which model trained on which example; two models or more of both kinds for each.
         right: whether a model's answer is the label trained on.
         purity: see `neighbour_purity`.
-        test_answers: classes that models say.
+        test_answers: predicted classes.
         test_margins: see `scores.margins`.
         test_labels: the true classes.
         classes: how many there are.
@@ -65,12 +65,12 @@ def characteristics(
     labels = checks.labels("test_labels", test_labels, test_margins.shape[1], classes)
     answers = np.asarray(test_answers)
     checks.labels("test_answers", answers.ravel(), test_margins.size, classes)
-    for name, own, other_name, other in (
+    for name, values, other_name, other in (
         ("right", right, "masks", masks),
         ("test_margins", test_margins, "test_answers", answers),
         ("purity", purity, "masks", masks[0]),
     ):
-        checks.alike(name, own, other_name, other, 0)
+        checks.alike(name, values, other_name, other, 0)
     error = float((answers != labels[None]).mean())
     seen_error = 1 - float(right[masks].mean())
     counts = np.zeros((classes, classes))
@@ -86,22 +86,22 @@ def characteristics(
 
 
 def mismatch(found: Characteristics, target: Characteristics) -> dict[str, float]:
-    """How far the characteristics of two problems are apart, each in its own unit.
+    """How far the characteristics of two problems are apart, each in its unit.
 
     Args:
         found: of one problem.
-        target: of another one of as many classes, in the same order.
+        target: of another with as many classes, in the same order.
 
     Returns:
         Shares: |difference|. Distributions: the mean |difference| of their quantiles (the Wasserstein distance). Confusion: the
         mean over classes of half the sum of |differences| (total variation), the diagonal included.
 
     Raises:
-        ValueError: they are not finite, or of other numbers of classes.
+        ValueError: they are not finite, or of different numbers of classes.
     """
     for name in Characteristics._fields:
-        own = [checks.numbers(f"{which}.{name}", getattr(each, name)) for which, each in (("found", found), ("target", target))]
-        checks.alike(f"found.{name}", own[0], f"target.{name}", own[1], 0)
+        pair = [checks.numbers(f"{which}.{name}", getattr(of, name)) for which, of in (("found", found), ("target", target))]
+        checks.alike(f"found.{name}", pair[0], f"target.{name}", pair[1], 0)
     return {
         "test_error": abs(found.test_error - target.test_error),
         "gap": abs(found.gap - target.gap),
@@ -120,11 +120,11 @@ def neighbour_purity(
 
     Args:
         points: the examples, flattened.
-        labels: theirs.
+        labels: their classes.
         neighbours: how many; fewer than there are examples.
 
     Raises:
-        ValueError: a value is not finite, there is not one label for each example, or not one neighbour or fewer than examples.
+        ValueError: a value is not finite, there is not one label for each example, or `neighbours` is not from 1 to examples - 1.
     """
     points = checks.numbers("points", points, "examples dimensions")
     labels = checks.labels("labels", labels, len(points))
@@ -138,14 +138,14 @@ def neighbour_purity(
 def class_distances(confusion: Float[Any, "classes classes"], examples: int) -> Float[np.ndarray, "classes classes"]:
     """How far apart the centres of two classes would lie if both were unit Gaussians, confused as often as they are.
 
-    `d = -2 Φ⁻¹(p)`, p the share of the two classes' examples that are taken for the other one, as far as either is said.
+    `d = -2 Φ⁻¹(p)`, p the share of the two classes' examples, among those classified as either, that are confused.
 
     Args:
         confusion: shares, see `Characteristics`.
-        examples: of a class; p counts as half an example at least, which is as little as they can tell.
+        examples: of a class; p counts as half an example at least, the resolution of so many.
 
     Raises:
-        ValueError: a share is not in 0..1, a class has more than all, or there is no example.
+        ValueError: a share is not in 0..1, shares of a class add up to more than 1, or there is no example.
     """
     from scipy.stats import norm
 
@@ -153,10 +153,10 @@ def class_distances(confusion: Float[Any, "classes classes"], examples: int) -> 
     checks.count("examples", examples, 1)
     if confusion.shape[0] != confusion.shape[1] or confusion.sum(1).max() > 1 + checks.ROUNDING:
         raise ValueError(f"confusion: shape {confusion.shape}, rows up to {confusion.sum(1).max():g}, expected shares of a class")
-    own = np.diagonal(confusion)
+    right = np.diagonal(confusion)
     crossed = confusion + confusion.T
-    whole = crossed + own[:, None] + own[None]
-    share = np.divide(crossed, whole, out=np.zeros_like(crossed), where=whole > 0)  # a class that is never met is not confused
+    whole = crossed + right[:, None] + right[None]
+    share = np.divide(crossed, whole, out=np.zeros_like(crossed), where=whole > 0)  # a class without examples is not confused
     distances = -2 * norm.ppf(np.clip(share, 0.5 / examples, 0.5))
     np.fill_diagonal(distances, 0.0)
     return distances

@@ -1,7 +1,7 @@
-"""What arguments of metrics have to be. A wrong one is a ValueError of one line that begins with the argument's name.
+"""Checks of the arguments of metrics. An invalid one is a ValueError of one line that begins with the argument's name.
 
-Every public metric asks here, so that none gives a plausible number for what it cannot mean: nothing is taken that is not
-finite, has another shape, counts labels from 1, or holds probabilities where logits belong.
+Every public metric checks here, so that none gives a plausible number for invalid input: values that are not finite, other
+shapes, labels counted from 1, probabilities in place of logits.
 
 Axes are named in one string, `"members examples classes"`; `...` stands for any number of them.
 """
@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.types import Cube, Labels
 
-ROUNDING = 1e-3  # by which a row of probabilities may miss 1: as much as half precision does
-LOOSE = 0.03  # the same for what is not to be taken for logits: two digits of ten classes, or bfloat16
+ROUNDING = 1e-3  # by which the sum of a row of probabilities may differ from 1: as in half precision
+LOOSE = 0.03  # the same where logits are expected: two digits of ten classes, or bfloat16
 NAMED = 10  # rows that a message names
 
 
@@ -24,31 +24,31 @@ def numbers(
 ) -> Float[np.ndarray, "..."]:
     """The values in float64, once all of them are finite and within bounds.
 
-    A diverged member has no place in an average: drop it, and compare at the smaller number of members.
+    Diverged members are to be dropped first, and compared at the smaller number of members.
 
     Args:
         name: of the argument.
         values: numbers of any kind but complex.
         axes: their names; the first one's rows are named where they hold something that is not finite.
-        low: the least that is accepted.
+        low: the least accepted.
         high: the most.
 
     Raises:
-        ValueError: they are no numbers, of another shape, empty, not finite or out of bounds.
+        ValueError: they are not numbers, of another shape, empty, not finite or out of bounds.
     """
-    found = _numeric(name, values, axes)
-    if not np.isfinite(found).all():
+    array = _numeric(name, values, axes)
+    if not np.isfinite(array).all():
         rows, *_ = axes.split()
-        if rows == "..." or not found.ndim:
+        if rows == "..." or not array.ndim:
             raise ValueError(f"{name}: not finite")
-        bad = [str(row) for row, own in enumerate(found) if not np.isfinite(own).all()]
-        said = f"{', '.join(bad[:NAMED])}{f' and {len(bad) - NAMED} more' if len(bad) > NAMED else ''}"
-        raise ValueError(f"{name}: {rows} {said} have values that are not finite; drop them first")
-    if found.min() < low or found.max() > high:
-        worst = found.min() if found.min() < low else found.max()
+        bad = [str(row) for row, values in enumerate(array) if not np.isfinite(values).all()]
+        listed = f"{', '.join(bad[:NAMED])}{f' and {len(bad) - NAMED} more' if len(bad) > NAMED else ''}"
+        raise ValueError(f"{name}: {rows} {listed} have values that are not finite; drop them first")
+    if array.min() < low or array.max() > high:
+        worst = array.min() if array.min() < low else array.max()
         bounds = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} or more"
         raise ValueError(f"{name}: {worst:g} found, expected {bounds}")
-    return found
+    return array
 
 
 def logits(name: str, values: Any, axes: str = "members examples classes") -> Float[np.ndarray, "..."]:
@@ -57,12 +57,12 @@ def logits(name: str, values: Any, axes: str = "members examples classes") -> Fl
     Raises:
         ValueError: see `numbers`; there is one class only, or they are probabilities.
     """
-    found = numbers(name, values, axes)
-    if found.shape[-1] < 2:
-        raise ValueError(f"{name}: {found.shape[-1]} class, expected two or more")
-    if _look_like_probabilities(found):
+    array = numbers(name, values, axes)
+    if array.shape[-1] < 2:
+        raise ValueError(f"{name}: {array.shape[-1]} class, expected two or more")
+    if _look_like_probabilities(array):
         raise ValueError(f"{name}: probabilities (no value is below 0, each row adds up to about 1 or 100), expected logits")
-    return found
+    return array
 
 
 def probabilities(name: str, values: Any, axes: str = "... classes") -> Float[np.ndarray, "..."]:
@@ -71,47 +71,47 @@ def probabilities(name: str, values: Any, axes: str = "... classes") -> Float[np
     Raises:
         ValueError: see `numbers`; a value is below 0, or a row does not add up to 1, within 0.001.
     """
-    found = numbers(name, values, axes, low=0)
-    if not _are_probabilities(found):
-        sums = found.sum(-1)
+    array = numbers(name, values, axes, low=0)
+    if not _are_probabilities(array):
+        sums = array.sum(-1)
         raise ValueError(f"{name}: a row adds up to {sums.flat[np.abs(sums - 1).argmax()]:g}, expected probabilities")
-    return found
+    return array
 
 
 def labels(name: str, values: Any, examples: int, classes: int | None = None) -> Int[np.ndarray, " examples"]:
-    """One class for each example, counted from 0; any integers where nobody says how many classes there are.
+    """One class for each example, counted from 0; any integers where `classes` is None.
 
     Raises:
-        ValueError: they are no integers, not as many as examples, or one of them is no class.
+        ValueError: they are not integers, not as many as examples, or one of them is no class.
     """
-    found = np.asarray(values)
-    if found.dtype.kind not in "iu":
-        raise ValueError(f"{name}: expected integers, not {found.dtype}")
-    if found.shape != (examples,):
-        raise ValueError(f"{name}: expected one for each of {examples} examples, not shape {found.shape}")
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integers, not {array.dtype}")
+    if array.shape != (examples,):
+        raise ValueError(f"{name}: expected one for each of {examples} examples, not shape {array.shape}")
     if not examples:
         raise ValueError(f"{name}: empty")
-    if classes is not None and (found.min() < 0 or found.max() >= classes):
-        wrong = found.min() if found.min() < 0 else found.max()
+    if classes is not None and (array.min() < 0 or array.max() >= classes):
+        wrong = array.min() if array.min() < 0 else array.max()
         raise ValueError(f"{name}: {wrong} found, expected classes from 0 to {classes - 1}")
-    return found
+    return array
 
 
 def truths(name: str, values: Any, axes: str) -> Bool[np.ndarray, "..."]:
-    """Truth values; 0 and 1 will do.
+    """Truth values; 0 and 1 are accepted.
 
     Raises:
-        ValueError: they are something else, of another shape, or empty.
+        ValueError: they are anything else, of another shape, or empty.
     """
-    found = np.asarray(values)
-    _numeric(name, found, axes)
-    if found.dtype != bool and not np.isin(found, (0, 1)).all():
+    array = np.asarray(values)
+    _numeric(name, array, axes)
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise ValueError(f"{name}: expected truth values, or 0 and 1")
-    return found.astype(bool)
+    return array.astype(bool)
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """The generator that a seed begins.
+    """The random generator of a seed.
 
     Raises:
         ValueError: the seed is not a whole number, or below 0.
@@ -132,10 +132,10 @@ def count(name: str, value: Any, least: int, most: int | float = np.inf) -> int:
 
 
 def alike(name: str, values: np.ndarray, other_name: str, other: np.ndarray, first: int = 1) -> None:
-    """Checks that two arguments have the same axes from the given one on, so that like is compared with like.
+    """Checks that two arguments have the same shape from the given axis on.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they differ.
     """
     if values.shape[first:] != other.shape[first:]:
         beyond = "" if first == 0 else " beyond its members"
@@ -143,40 +143,40 @@ def alike(name: str, values: np.ndarray, other_name: str, other: np.ndarray, fir
 
 
 def cube(name: str, values: Cube, of: Labels, check: Callable[..., np.ndarray] = logits) -> None:
-    """Checks that a cube holds the logits of the same members on all splits, and that the labels are theirs.
+    """Checks that a cube holds logits of the same members on all splits, with a label for each example.
 
     Args:
         name: of the argument.
         values: of the models.
         of: one label for each example of a split.
-        check: of the logits of a split: `numbers` where probabilities will do.
+        check: of the logits of a split: `numbers` where probabilities are accepted.
 
     Raises:
-        ValueError: see the check and `labels`; the splits have other members or classes.
+        ValueError: see the check and `labels`; the splits have different members or classes.
     """
-    found = [check(f"{name}.{split}", getattr(values, split), "members examples classes") for split in Cube._fields]
-    for split, own in zip(Cube._fields, found, strict=True):
-        if (len(own), own.shape[2]) != (len(found[0]), found[0].shape[2]):
-            expected, given = (f"{len(each)} members and {each.shape[2]} classes" for each in (found[0], own))
+    splits = [check(f"{name}.{split}", getattr(values, split), "members examples classes") for split in Cube._fields]
+    for split, logits_of in zip(Cube._fields, splits, strict=True):
+        if (len(logits_of), logits_of.shape[2]) != (len(splits[0]), splits[0].shape[2]):
+            expected, given = (f"{len(part)} members and {part.shape[2]} classes" for part in (splits[0], logits_of))
             raise ValueError(f"{name}.{split}: {given}, expected {expected} as in {Cube._fields[0]}")
-        labels(f"labels.{split}", getattr(of, split), own.shape[1], own.shape[2])
+        labels(f"labels.{split}", getattr(of, split), *logits_of.shape[1:])
 
 
 def _numeric(name: str, values: Any, axes: str) -> Float[np.ndarray, "..."]:
-    """In float64, of the named axes, and not empty."""
+    """In float64, with the named axes, and not empty."""
     try:
-        found = None if np.iscomplexobj(values) else np.asarray(values, np.float64)
+        array = None if np.iscomplexobj(values) else np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        found = None
-    if found is None:
+        array = None
+    if array is None:
         raise ValueError(f"{name}: expected real numbers in an array")
     names = axes.split()
-    fits = found.ndim >= len(names) - 1 if "..." in names else found.ndim == len(names)
+    fits = array.ndim >= len(names) - 1 if "..." in names else array.ndim == len(names)
     if not fits:
-        raise ValueError(f"{name}: shape {found.shape}, expected [{', '.join(names)}]")
-    if not found.size:
-        raise ValueError(f"{name}: empty, of shape {found.shape}")
-    return found
+        raise ValueError(f"{name}: shape {array.shape}, expected [{', '.join(names)}]")
+    if not array.size:
+        raise ValueError(f"{name}: empty, of shape {array.shape}")
+    return array
 
 
 def _are_probabilities(values: Float[np.ndarray, "..."]) -> bool:
@@ -184,6 +184,6 @@ def _are_probabilities(values: Float[np.ndarray, "..."]) -> bool:
 
 
 def _look_like_probabilities(values: Float[np.ndarray, "..."]) -> bool:
-    """Whether all rows are probabilities or percentages, rounded to two digits or to bfloat16: logits never are."""
+    """Whether all rows are probabilities or percentages, rounded to two digits or to bfloat16, as logits never are."""
     sums = values.sum(-1)
     return bool(values.min() >= 0 and any((np.abs(sums / whole - 1) <= LOOSE).all() for whole in (1.0, 100.0)))

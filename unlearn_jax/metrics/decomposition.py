@@ -11,7 +11,7 @@ from unlearn_jax.metrics.scores import log_probabilities, probabilities
 
 
 class Decomposition(NamedTuple):
-    """The expected loss of each example over a pool of models, `loss = bias + variance`; noise of the label is in the bias."""
+    """The expected loss of each example over a pool of models, `loss = bias + variance`; the bias includes noise of the label."""
 
     loss: Float[np.ndarray, " examples"]
     bias: Float[np.ndarray, " examples"]
@@ -21,16 +21,16 @@ class Decomposition(NamedTuple):
 def cross_entropy_decomposition(logits: Float[Any, "members examples classes"], labels: Int[Any, " examples"]) -> Decomposition:
     """`E_s[-log p_sy] = -log p̄_y + E_s[KL(p̄ ∥ p_s)]`, where p̄ is the normalised geometric mean, `p̄_c ∝ exp E_s[log p_sc]`.
 
-    For a one-hot label -log p̄_y is KL(y ∥ p̄). With `log Z = log Σ_c exp E_s[log p_sc]` the variance is -log Z, which nothing
-    about the label changes. These are the values of the pool at hand: of n models the variance is too small and the bias too
-    large by something of order 1/n, which `statistics.pseudo_values` takes away.
+    For a one-hot label -log p̄_y is KL(y ∥ p̄). With `log Z = log Σ_c exp E_s[log p_sc]` the variance is -log Z, which does not
+    depend on the label. These are the values of the pool at hand: with n models the variance is too small and the bias too large
+    by a term of order 1/n, which `statistics.pseudo_values` removes.
 
     Args:
         logits: of models that differ in their seed.
         labels: the class of each example.
 
     Returns:
-        Nats; no variance is below 0, and it is 0 where all models say the same.
+        Nats; no variance is below 0, and it is 0 where all models give the same probabilities.
 
     Raises:
         ValueError: if a member's logits are not finite, or a label is no class.
@@ -41,7 +41,7 @@ def cross_entropy_decomposition(logits: Float[Any, "members examples classes"], 
     labels = checks.labels("labels", labels, *checks.logits("logits", logits).shape[1:])
     mean = log_probabilities(logits).mean(0)
     loss = -np.take_along_axis(mean, labels[:, None], -1)[:, 0]
-    variance = np.maximum(-logsumexp(mean, axis=-1), 0.0)  # rounding alone is below 0
+    variance = np.maximum(-logsumexp(mean, axis=-1), 0.0)  # below 0 by rounding alone
     return Decomposition(loss, loss - variance, variance)
 
 

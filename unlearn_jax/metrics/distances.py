@@ -1,6 +1,4 @@
-"""Distances of each unlearned model to the oracles (of its probabilities, of its weights), and to a net that knows nothing; and
-what stands between two models.
-"""
+"""Distances of models to the oracles (of probabilities, of weights) and to untrained nets; loss barriers between models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +26,7 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         Nats.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have different examples or classes.
     """
     p, oracle = _both(unlearned=unlearned, oracle=oracle)
     return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
@@ -47,7 +45,7 @@ def activation_distance(
         A number in 0..√2.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have different examples or classes.
 
     Source: Golatkar et al., arXiv:1911.04933; to one retrained model there.
     """
@@ -66,7 +64,7 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
         Bits, in 0..1.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have different examples or classes.
 
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
@@ -80,14 +78,14 @@ def zrf(
     *,
     authors: bool = False,
 ) -> Float[np.ndarray, " members"]:
-    """The zero retrain forgetting score, `1 - mean JS(p, r)` over the forget set, r being what an untrained net says.
+    """The zero retrain forgetting score, `1 - mean JS(p, r)` over the forget set, r being the probabilities of an untrained net.
 
-    Near 1 a model answers like one that has learned nothing, on F: a retrained model, which knows other examples of the same
-    classes, does not. What is wanted is the oracles' value, not 1.
+    Near 1 a model predicts on F like an untrained one. A retrained model, which has learned other examples of the same classes,
+    does not: the aim is the oracles' value, not 1.
 
     The authors' code computes something else, and so do the figures published with it, which are much closer to 1 (0.928 where
-    the definition gives 0.504): nats, the divergences taken the other way round, `(KL(m ∥ p) + KL(m ∥ r)) / 2` with
-    `m = (p + r) / 2`, and the mean over examples *and classes*. `authors` gives that, to read published figures by.
+    the definition gives 0.504): nats, the divergences the other way round, `(KL(m ∥ p) + KL(m ∥ r)) / 2` with
+    `m = (p + r) / 2`, and the mean over examples *and classes*. `authors` gives that, for comparison with published figures.
 
     Args:
         probabilities: of the models, on the forget set.
@@ -99,7 +97,7 @@ def zrf(
         A number in 0..1 for each member, the divergence being in bits; of the authors' form, at most 1.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have other examples or classes.
+        ValueError: if they are no probabilities, or the two sides have different examples or classes.
 
     Source: Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv:2205.08096.
     """
@@ -115,27 +113,27 @@ def weight_distance(
     """The Euclidean distance of each model's weights to the oracles' mean weights, in all and layer by layer.
 
     Oracles of different initialisations have their features in different orders, so that their mean is no model and lies near
-    the origin: the distance is then mostly a norm. It says most where originals and oracles share their initialisation.
+    the origin: the distance is then mostly a norm. It is most informative where originals and oracles share an initialisation.
 
     Args:
         weights: arrays with the members first, nested by name; the outermost names are the layers. Of ensembles, their networks
             second.
-        oracles: those of the retrained models. None: the members are the oracles, and each is held against the mean of the
-            others, as an unlearned model is against models that do not include it.
+        oracles: those of the retrained models. None: the members are the oracles, and each is compared with the mean of
+            the others, as an unlearned model is compared with models that do not include it.
 
     Returns:
         The distances, under `all` and under the name of each layer.
 
     Raises:
-        ValueError: if weights are not finite, those of the two sides have other shapes, or fewer than two oracles are held
-            against each other.
+        ValueError: if weights are not finite, those of the two sides have different shapes, or fewer than two oracles are
+            compared with each other.
     """
     _same_networks(weights, weights if oracles is None else oracles)
     layers = {name: jax.tree.leaves(layer) for name, layer in weights.items()}
     others = layers if oracles is None else {name: jax.tree.leaves(oracles[name]) for name in layers}
     count = len(next(leaf for leaves in others.values() for leaf in leaves))
     if oracles is None and count < 2:
-        raise ValueError("weights: one oracle has no others that its weights could be held against")
+        raise ValueError("weights: one oracle, expected two or more to be compared with each other")
     scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = that times (θ_i - mean of all)
 
     def squared(leaf: Any, other: Any) -> np.ndarray:
@@ -171,10 +169,10 @@ def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) 
 
 
 def _both(**sides: Any) -> list[np.ndarray]:
-    """Probabilities of two groups of models about the same examples."""
+    """Probabilities of two groups of models on the same examples."""
     rows = {name: "nets" if name == "untrained" else "members" for name in sides}
-    found = {name: checks.probabilities(name, side, f"{rows[name]} examples classes") for name, side in sides.items()}
-    (name, one), (other_name, other) = found.items()
+    checked = {name: checks.probabilities(name, side, f"{rows[name]} examples classes") for name, side in sides.items()}
+    (name, one), (other_name, other) = checked.items()
     checks.alike(name, one, other_name, other)
     return [one, other]
 
@@ -183,10 +181,10 @@ def _same_networks(weights: Mapping[str, Any], oracles: Mapping[str, Any]) -> No
     if weights.keys() != oracles.keys() or not weights:
         raise ValueError(f"oracles: layers {sorted(oracles)}, expected {sorted(weights)}")
     for name in weights:
-        own, others = ([np.shape(leaf)[1:] for leaf in jax.tree.leaves(each[name])] for each in (weights, oracles))
-        fits = [len(a) - len(b) in (0, 1) and a[len(a) - len(b) :] == b for a, b in zip(own, others, strict=False)]
-        if len(own) != len(others) or not all(fits):
-            raise ValueError(f"oracles: {name} of shapes {others} beyond the members, expected {own}")
+        shapes, others = ([np.shape(leaf)[1:] for leaf in jax.tree.leaves(side[name])] for side in (weights, oracles))
+        fits = [len(a) - len(b) in (0, 1) and a[len(a) - len(b) :] == b for a, b in zip(shapes, others, strict=False)]
+        if len(shapes) != len(others) or not all(fits):
+            raise ValueError(f"oracles: {name} of shapes {others} beyond the members, expected {shapes}")
 
 
 def _js(p: np.ndarray, q: np.ndarray) -> Distances:

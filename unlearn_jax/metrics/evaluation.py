@@ -1,13 +1,11 @@
 """All metrics of a pool of unlearned models, each against its null, and one joint verdict.
 
-Two kinds of metric, two kinds of null, one set of splits of the oracles:
+The metrics are those of the registry. There are two kinds of comparison, two kinds of null, and one set of splits of the oracles:
 
-* *two-sample* (KLOM, forgetting quality, distances, tug of war, average gap) compare n unlearned models with n oracles. The
-  value is the mean over both halves of the first splits; the null is one half against the other, widened as below.
-* *per-model* (accuracies, SVC-MIA, logistic MIA, and what is handed over as `extra` because it needs more than logits) are a
-  mean over models. The null is centred at the oracles' mean and has the spread of the difference between the means of two halves.
-
-`svc_mia` is the confidence attack, which is also the one inside `average_gap`; the others are `svc_mia_<feature>`.
+* *two-sample* metrics and *distances* compare n unlearned models with n oracles. The value is the mean over both halves of the
+  first splits; the null is one half against the other, widened as below.
+* *per-model* metrics (also those handed over as `extra`, which need more than logits) are a mean over models. The null is
+  centred at the oracles' mean and has the spread of the difference between the means of two halves.
 
 The halves A and B of one pool understate how much a mean over models varies between pools: where D(A, B) is a mean over A,
 such as a distance to the oracles' mean, its variance over splits of 2n oracles is S²/2n, while that of n new models about 2n
@@ -15,141 +13,26 @@ oracles is S²/n + S²/2n. The part of D that changes sign when A and B change p
 `(D(A, B) + D(B, A)) / 2 + (D(A, B) - D(B, A))`, whose variance is 2S²/n, that of a difference of two means of n. In a
 simulation (100 fresh pools of 24 against 50 pools of 48, Gaussian logits that share a scale within a model, 160 examples), 4% of
 perfect pools fell outside the joint 95% band; without the widening 38% of 50 did, because of the distances. On real pools
-see docs/findings/calibration.md, and `Score.evidence` for what it taught.
-
-To bound the cost, all but the accuracies see at most `rows` examples of a split, drawn once by the seed (the same for value and
-null); of these forgetting quality sees at most 500, and SVC-MIA trains on at most 500 a side.
+see docs/findings/calibration.md, and `verdict.evidence` for its consequence.
 """
 
 import itertools
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from unlearn_jax.metrics import checks
-from unlearn_jax.metrics.accuracy import accuracy, average_gap, competition_score, tow, tow_mia
-from unlearn_jax.metrics.attacks import logistic_mia, svc_mia
-from unlearn_jax.metrics.distances import activation_distance, js_divergence, kl_to_oracle
-from unlearn_jax.metrics.forgetting_quality import forgetting_quality
-from unlearn_jax.metrics.klom import klom
+from unlearn_jax.metrics import catalogue, checks
 from unlearn_jax.metrics.null import Null, halves, joint, of_means
-from unlearn_jax.metrics.scores import probabilities, scaled_logits
-from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
+from unlearn_jax.metrics.registry import DISTANCE, PER_MODEL, TWO_SAMPLE, Name, in_order
+from unlearn_jax.metrics.statistics import bootstrap, crossed_mean, jackknifed
+from unlearn_jax.metrics.verdict import Evaluation, Score
+from unlearn_jax.metrics.views import Extra, Measured, Pair, Seen, on_threads
 from unlearn_jax.types import Cube, Labels
 
-Name = tuple[str, str]  # metric, split
-Extra = Mapping[Name, Float[Any, " members"]]  # metrics per model that need more than logits
-In = TypeVar("In")
-Out = TypeVar("Out")
-SPLITS = Cube._fields
-FEWEST_JUDGED = 8  # models that a verdict takes: with fewer, its band is a quantile of very few, very alike halves
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
-WIDTH = 3.92  # of a 95% interval, in standard errors
-GROUPS = 8  # of originals: each in turn is left out by the jackknife, and is one unit of what is said over forget sets
-QUALITY_ROWS = 500  # that forgetting quality sees
-SVC_ROWS = 500  # a side, that SVC-MIA trains on
-
-
-def of_an_attack(metric: str) -> bool:
-    """Whether a metric is a membership attack on single models, or made of one: such flip on some models as a whole."""
-    return "mia" in metric or metric == "average_gap"
-
-
-class Score(NamedTuple):
-    """One metric of a pool of unlearned models.
-
-    Attributes:
-        metric: as in the column of results.csv.
-        split: forget, retain, test, or all.
-        value: percent for accuracies and the average gap, 0..1 for SVC-MIA, otherwise as the metric's function says.
-        low: lower end of a 95% interval over the unlearned members.
-        high: upper end.
-        null: what retrained models score.
-        z: (value - null.mean) / null.sd; None where the null's sd is 0.
-        parts: what each group of originals contributes, pseudo-values whose mean is the value (but for bias); NaN for a group
-            without members.
-        members: the value of each member, where the metric has one.
-    """
-
-    metric: str
-    split: str
-    value: float
-    low: float
-    high: float
-    null: Null
-    z: float | None
-    parts: tuple[float, ...] = ()
-    members: tuple[float, ...] = ()
-
-    @property
-    def evidence(self) -> float:
-        """|z|; of an attack, in units of the null's sd or of the score's own standard error, whichever is larger.
-
-        Attacks flip on some models as a whole, and oracles among which none did know nothing of that: a score that few members
-        carry is then no evidence, however narrow the null. Elsewhere it is: a method that ruins some of its models is not inside.
-        Where the null has no spread the error alone counts; infinite where that is 0 too.
-        """
-        apart, error = abs(self.value - self.null.mean), (self.high - self.low) / WIDTH
-        if apart <= NEGLIGIBLE * max(abs(self.value), abs(self.null.mean)):
-            return 0.0
-        unit = max(self.null.sd, error) if of_an_attack(self.metric) or not self.null.sd else self.null.sd
-        return float(apart / unit) if unit > 0 else float("inf")
-
-
-class Evaluation(NamedTuple):
-    """All scores of a pool, and the joint verdict.
-
-    Attributes:
-        scores: one for each metric and split.
-        largest_z: the largest `Score.evidence`.
-        band: the 95% quantile of the largest |z| over splits of the oracles.
-        members: unlearned models that were scored; over several forget sets, the fewest.
-    """
-
-    scores: list[Score]
-    largest_z: float
-    band: float
-    members: int
-
-    @property
-    def inside(self) -> bool | None:
-        """Whether the pool is indistinguishable from retraining at this sample size; None with fewer than 8 models."""
-        return self.largest_z <= self.band if self.members >= FEWEST_JUDGED else None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the metrics see of a pool; members first in every array."""
-
-    margins: dict[str, Float[np.ndarray, "members examples"]]
-    probabilities: dict[str, Float[np.ndarray, "members examples classes"]]
-    per_model: dict[Name, Float[np.ndarray, " members"]]
-
-    def with_extra(self, extra: Extra | None) -> "Measured":
-        """With metrics per model that were computed elsewhere.
-
-        Raises:
-            ValueError: one is not finite, or not a number for each member.
-        """
-        members = len(next(iter(self.per_model.values())))
-        for name, values in (extra or {}).items():
-            if checks.numbers(f"extra {name}", values, "members").shape != (members,):
-                raise ValueError(f"extra {name}: {np.shape(values)[0]} values, expected one for each of {members} members")
-        return replace(self, per_model=self.per_model | {name: np.asarray(values) for name, values in (extra or {}).items()})
-
-    def take(self, members: Int[np.ndarray, " some"]) -> "Measured":
-        """The same of some members."""
-        return Measured(
-            {name: values[members] for name, values in self.margins.items()},
-            {name: values[members] for name, values in self.probabilities.items()},
-            {name: values[members] for name, values in self.per_model.items()},
-        )
+GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparisons over forget sets have one unit for each
 
 
 class Reference:
@@ -166,16 +49,15 @@ class Reference:
         self._oracles, self._measure, self._splits, self._seed = oracles, measure, splits, seed
         self._at = {n: self}
         self.n = n
-        members = len(next(iter(oracles.per_model.values())))
-        self.halves = halves(jax.random.key(seed), members, n, splits)
+        self.halves = halves(jax.random.key(seed), len(oracles), n, splits)
         both = [oracles.take(half) for half in self.halves.reshape(-1, n)]
-        forth = _map(lambda first: _compare(both[first], both[first + 1]), range(0, len(both), 2))
-        # Forgetting quality, the dearest of all, is the same either way where no medians or ranges tie.
-        quality = [each["forgetting_quality", "forget"] for each in forth]
-        back = _map(lambda first: _compare(both[first + 1], both[first], quality[first // 2]), range(0, len(both), 2))
-        # Halves of one pool share what they have in common: widened here, see the module's docstring.
+        forth = on_threads(lambda first: _compare(Pair(both[first], both[first + 1])), range(0, len(both), 2))
+        # Forgetting quality takes the longest; it is the same either way where no medians or ranges tie.
+        quality = [scores[catalogue.forgetting_quality.on("forget")] for scores in forth]
+        back = on_threads(lambda first: _compare(Pair(both[first + 1], both[first], quality[first // 2])), range(0, len(both), 2))
+        # Halves of one pool are too similar: widened here, see the module's docstring.
         both_ways = [{name: 1.5 * a[name] - 0.5 * b[name] for name in a} for a, b in zip(forth, back, strict=True)]
-        self.draws = {name: np.array([each[name] for each in both_ways]) for name in forth[0]}
+        self.draws = {name: np.array([scores[name] for scores in both_ways]) for name in forth[0]}
         centres: dict[Name, float] = {}
         for name, values in oracles.per_model.items():
             self.draws[name], centres[name] = of_means(values, self.halves)
@@ -199,16 +81,16 @@ class Reference:
         names = self._oracles.per_model.keys(), measured.per_model.keys()
         if names[0] != names[1]:
             missing, unknown = (sorted(" ".join(name) for name in one - other) for one, other in itertools.permutations(names))
-            said = f"lacks {', '.join(missing) or 'nothing'} and has {', '.join(unknown) or 'nothing'} besides"
-            raise ValueError(f"extra: {said}, expected the metrics per model of the reference")
+            given = f"lacks {', '.join(missing) or 'nothing'} and has {', '.join(unknown) or 'nothing'} besides"
+            raise ValueError(f"extra: {given}, expected the metrics per model of the reference")
         if groups is None:
             groups = np.arange(self.n) * min(GROUPS, self.n) // self.n
         groups = checks.labels("groups", groups, self.n, GROUPS)
-        there = np.unique(groups)
+        present = np.unique(groups)
         scores = self._two_sample(measured, groups)
         for name, values in measured.per_model.items():
             parts = np.full(GROUPS, np.nan)
-            parts[there] = [values[groups == group].mean() for group in there]
+            parts[present] = [values[groups == group].mean() for group in present]
             scores.append(_score(name, self.nulls[name], *bootstrap(values, self._seed), parts, values))
         return _verdict(scores, self.band, self.n)
 
@@ -219,35 +101,34 @@ class Reference:
             ValueError: see `score`.
         """
         measured = self._measured(cube, extra)
-        return measured.per_model | self._distances(measured)
+        return measured.per_model | _mean_distances([Pair(measured, half) for half in self._opposite()])
 
     def _measured(self, cube: Cube, extra: Extra | None) -> Measured:
         measured = self._measure(cube).with_extra(extra)
-        for split, own in self._oracles.probabilities.items():
-            checks.alike(f"unlearned.{split}", measured.probabilities[split], "the reference", own)
+        for split, p in self._oracles.probabilities.items():
+            checks.alike(f"unlearned.{split}", measured.probabilities[split], "the reference", p)
         return measured
 
-    def _distances(self, measured: Measured) -> dict[Name, Float[np.ndarray, " members"]]:
-        opposite = [self._oracles.take(half) for half in self.halves[:VALUE_SPLITS].reshape(-1, self.n)]
-        each = [_distances(measured, oracles) for oracles in opposite]
-        return {name: np.mean([own[name] for own in each], axis=0) for name in each[0]}
+    def _opposite(self) -> list[Measured]:
+        """The halves of the oracles that unlearned models are compared with."""
+        return [self._oracles.take(half) for half in self.halves[:VALUE_SPLITS].reshape(-1, self.n)]
 
     def _two_sample(self, measured: Measured, groups: np.ndarray) -> list[Score]:
-        opposite = [self._oracles.take(half) for half in self.halves[:VALUE_SPLITS].reshape(-1, self.n)]
-        values = _map(lambda oracles: _compare(measured, oracles), opposite)
-        members = self._distances(measured)
-        there = np.unique(groups) if self.n > 2 else groups[:0]
-        left_out = _map(
-            lambda group: [_compare(measured.take(np.flatnonzero(groups != group)), oracles) for oracles in opposite[:2]], there
+        opposite = self._opposite()
+        pairs = [Pair(measured, half) for half in opposite]
+        values, members = on_threads(_compare, pairs), _mean_distances(pairs)
+        present = np.unique(groups) if self.n > 2 else groups[:0]
+        left_out = on_threads(
+            lambda group: [_compare(Pair(measured.take(np.flatnonzero(groups != group)), half)) for half in opposite[:2]], present
         )
         scores = []
         for name in values[0]:
-            value = float(np.mean([each[name] for each in values]))
-            without = np.array([np.mean([each[name] for each in part]) for part in left_out])
-            # Leaving a group out biases the comparison, alike for all groups: pseudo-values are centred at the value.
+            value = float(np.mean([against[name] for against in values]))
+            without = np.array([np.mean([against[name] for against in part]) for part in left_out])
+            # Leaving a group out biases the comparison, all groups equally: pseudo-values are centred at the value.
             parts = np.full(GROUPS, np.nan)
-            parts[there] = value - (len(there) - 1) * (without - (without.mean() if len(there) else 0))
-            interval = jackknifed(value, parts[there])
+            parts[present] = value - (len(present) - 1) * (without - (without.mean() if len(present) else 0))
+            interval = jackknifed(value, parts[present])
             scores.append(_score(name, self.nulls[name], value, *interval, parts, members.get(name, ())))
         return scores
 
@@ -259,8 +140,8 @@ def reference(
 
     Args:
         oracles: logits of models retrained without the forget set, with keys of their own; 2n or more of them.
-        labels: those that the accuracies are measured against; on forget and retain, those trained on.
-        n: number of unlearned models that are to be compared.
+        labels: those of the accuracies; on forget and retain, those trained on.
+        n: number of unlearned models to be compared.
         splits: number of random splits of the oracles.
         seed: draws the splits, the rows, and the samples of SVC-MIA.
         rows: the most examples of a split that any metric but accuracy looks at.
@@ -270,19 +151,19 @@ def reference(
         What `score` compares with.
 
     Raises:
-        ValueError: if an oracle's logits are not finite, its splits have other oracles or classes, a label is no class, there are
-            fewer than 2n oracles, or n is below 2.
+        ValueError: if an oracle's logits are not finite, its splits have different oracles or classes, a label is no class, there
+            are fewer than 2n oracles, or n is below 2.
     """
     checks.cube("oracles", oracles, labels)
     checks.count("rows", rows, 1)
     if len(oracles.forget) < 2 * checks.count("n", n, 2):  # before they are measured, which takes a while
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {len(oracles.forget)}")
     rng = checks.generator(seed)
-    seen = {name: rng.permutation(len(each))[:rows] for name, each in labels._asdict().items()}
+    seen = {split: rng.permutation(len(of_split))[:rows] for split, of_split in labels._asdict().items()}
 
     def measure(cube: Cube) -> Measured:
         checks.cube("unlearned", cube, labels)
-        return _measure(cube, labels, seen, seed)
+        return _measure(Seen(cube, labels, seen, seed))
 
     return Reference(measure(oracles).with_extra(extra), measure, n, splits, seed)
 
@@ -314,9 +195,9 @@ def score(
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if a member's logits are not finite, the splits have other members or classes than each other or than the
+        ValueError: if a member's logits are not finite, the splits have different members, or other classes than the
             reference, a label is no class, a group is not in 0..7, there are too few oracles for so many members, or `extra`
-            holds other metrics than the reference's or something else than a finite number for each member.
+            holds other metrics than the reference's, or not a finite number for each member.
     """
     if np.ndim(unlearned.forget) != 3:  # before its first axis is taken for the number of members
         raise ValueError(f"unlearned.forget: shape {np.shape(unlearned.forget)}, expected [members, examples, classes]")
@@ -324,11 +205,11 @@ def score(
 
 
 def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -> Evaluation:
-    """What one method scores over several forget sets, and one verdict for all of them.
+    """The scores of one method over several forget sets, and one verdict for all of them.
 
-    The value is the mean over the sets. The null is that of the same mean, the oracles of each set being models of their
-    own: its sd falls with the number of sets, and so a smaller difference becomes visible. Intervals are for other originals
-    and other forget sets, see `statistics.crossed_mean`; a group of originals that lost all its members on some set is left
+    The value is the mean over the sets. The null is that of the same mean, each set having other oracles: its
+    sd falls with the number of sets, so that a smaller difference becomes visible. Intervals generalise to other originals and
+    forget sets, see `statistics.crossed_mean`; a group of originals that lost all its members on some set is left
     out of them.
 
     Args:
@@ -339,13 +220,13 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if there is not one reference for each evaluation, or evaluations are of other metrics.
+        ValueError: if there is not one reference for each evaluation, or evaluations are of different metrics.
     """
     if not evaluations or len(evaluations) != len(references):
         raise ValueError(f"references: {len(references)}, expected one for each of {len(evaluations)} evaluations, one or more")
-    if len({tuple((each.metric, each.split) for each in evaluation.scores) for evaluation in evaluations}) > 1:
+    if len({tuple(score.name for score in evaluation.scores) for evaluation in evaluations}) > 1:
         raise ValueError("evaluations: of other metrics, expected the same in all")
-    names = [(each.metric, each.split) for each in evaluations[0].scores]
+    names = [score.name for score in evaluations[0].scores]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
     nulls, band = joint(draws, centres)
@@ -354,65 +235,27 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
         value = float(np.mean([each.value for each in sets]))
         parts = np.array([each.parts for each in sets]).T
         whole = parts[np.isfinite(parts).all(axis=1)]
-        found = crossed_mean(whole) if len(whole) else None
-        low, high = (found.low - found.mean, found.high - found.mean) if found else (-np.inf, np.inf)
+        crossed = crossed_mean(whole) if len(whole) else None
+        low, high = (crossed.low - crossed.mean, crossed.high - crossed.mean) if crossed else (-np.inf, np.inf)
         scores.append(_score(name, nulls[name], value, value + low, value + high, parts.mean(axis=1)))
-    return _verdict(scores, band, min(each.members for each in evaluations))
+    members, lost = min(each.members for each in evaluations), sum(each.lost for each in evaluations)
+    return _verdict(scores, band, members)._replace(lost=lost)
 
 
-def _measure(cube: Cube, labels: Labels, rows: dict[str, np.ndarray], seed: int) -> Measured:
-    per_model: dict[Name, np.ndarray] = {
-        ("accuracy", name): accuracy(getattr(cube, name), getattr(labels, name)) for name in SPLITS
-    }
-    logits = {name: np.asarray(each)[:, rows[name]] for name, each in cube._asdict().items()}
-    of = {name: np.asarray(each)[rows[name]] for name, each in labels._asdict().items()}
-    p = {name: probabilities(each) for name, each in logits.items()}
-
-    def attack(member: int) -> dict[str, float]:
-        retain, test, forget = ((p[name][member], of[name]) for name in ("retain", "test", "forget"))
-        return svc_mia(retain, test, forget, size=min(len(of["test"]), SVC_ROWS), seed=seed)
-
-    attacks = _map(attack, range(len(cube.forget)))
-    for feature in attacks[0]:
-        name = "svc_mia" if feature == "confidence" else f"svc_mia_{feature}"
-        per_model[name, "forget"] = np.array([each[feature] for each in attacks])
-    margins = {name: scaled_logits(logits[name], of[name]) for name in SPLITS}
-    losses = {name: np.logaddexp(0, -margins[name]) for name in ("forget", "test")}  # -log p_y
-    per_model["logistic_mia", "forget"] = logistic_mia(losses["forget"], losses["test"], seed=seed)
-    return Measured(margins, {name: p[name] for name in ("forget", "test")}, per_model)
+def _measure(seen: Seen) -> Measured:
+    per_model = {each.on(split): each.measure(seen, split) for each, split in in_order(PER_MODEL) if each.needs == ("logits",)}
+    compared = dict.fromkeys(split for _, split in in_order(DISTANCE))
+    return Measured(seen.margins, {split: seen.probabilities[split] for split in compared}, per_model)
 
 
-def _compare(unlearned: Measured, oracles: Measured, quality: float | None = None) -> dict[Name, float]:
-    """Every two-sample metric; `quality` is the forgetting quality where it is known."""
-    values: dict[Name, float] = {}
-    for split in SPLITS:
-        divergence = klom(unlearned.margins[split], oracles.margins[split])
-        values["klom", split] = float(divergence.mean())
-        values["klom_p95", split] = float(np.percentile(divergence, 95))
-    if quality is None:
-        phi, oracle_phi = (pool.margins["forget"][:, :QUALITY_ROWS] for pool in (unlearned, oracles))
-        quality = forgetting_quality(phi, oracle_phi).score
-    values["forgetting_quality", "forget"] = quality
-    values |= {name: float(members.mean()) for name, members in _distances(unlearned, oracles).items()}
-    shares = [[pool.per_model["accuracy", split] / 100 for split in SPLITS] for pool in (unlearned, oracles)]
-    values["tow", "all"] = tow(*shares[0], *shares[1])
-    attacks = [pool.per_model["svc_mia", "forget"] for pool in (unlearned, oracles)]
-    (forget, retain, test), (oracle_forget, oracle_retain, oracle_test) = shares
-    values["tow_mia", "all"] = tow_mia(attacks[0], retain, test, attacks[1], oracle_retain, oracle_test)
-    values["competition_score", "all"] = competition_score(quality, retain, test, oracle_retain, oracle_test)
-    values["average_gap", "all"] = average_gap(
-        forget, retain, test, attacks[0], oracle_forget, oracle_retain, oracle_test, attacks[1]
-    )
-    return values
+def _compare(pair: Pair) -> dict[Name, float]:
+    """Every metric that compares two pools."""
+    return {each.on(split): float(np.mean(each.measure(pair, split))) for each, split in in_order(TWO_SAMPLE, DISTANCE)}
 
 
-def _distances(unlearned: Measured, oracles: Measured) -> dict[Name, Float[np.ndarray, " members"]]:
-    """Of each member to the oracles' mean prediction, on average over the examples."""
-    return {
-        (distance.__name__, split): distance(p, oracles.probabilities[split]).mean(-1)
-        for split, p in unlearned.probabilities.items()
-        for distance in (kl_to_oracle, activation_distance, js_divergence)
-    }
+def _mean_distances(pairs: Sequence[Pair]) -> dict[Name, Float[np.ndarray, " members"]]:
+    """Of each member, the mean over the halves of the oracles."""
+    return {each.on(split): np.mean([each.measure(pair, split) for pair in pairs], axis=0) for each, split in in_order(DISTANCE)}
 
 
 def _score(
@@ -424,9 +267,3 @@ def _score(
 
 def _verdict(scores: list[Score], band: float, members: int) -> Evaluation:
     return Evaluation(scores, float(max(each.evidence for each in scores)), band, members)
-
-
-def _map(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
-    """On as many threads as there are cores: NumPy and libsvm let go of the interpreter's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(function, items))

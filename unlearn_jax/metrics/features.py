@@ -1,4 +1,4 @@
-"""What an attacker can read off a model about single examples: named features, each of one column or more.
+"""Features of single examples that an attacker can compute from a model, by name, of one column or more.
 
 `joined` puts features side by side for an attack such as `attacks.feature_mia`. Whatever needs the model itself (the loss
 under augmentation, norms of gradients) is computed elsewhere and joins the others as one more entry of the dictionary.
@@ -16,27 +16,27 @@ from unlearn_jax.metrics.statistics import unit
 
 Columns = Float[Any, "examples _"]
 TOP = 3  # gaps between the most probable classes
-RIDGE = 1e-3  # of the mean variance, added to each, so that units that never fire do no harm
+RIDGE = 1e-3  # of the mean variance, added to each, so that units that are always 0 do no harm
 
 
 def output_features(
     probabilities: Float[Any, "examples classes"], labels: Int[Any, " examples"]
 ) -> dict[str, Float[np.ndarray, "examples _"]]:
-    """Everything that attacks in the literature read off one model's answer p to an example with the label y.
+    """What attacks in the literature compute from one model's probabilities p of an example with the label y.
 
-    * *loss* `-log p_y`, *confidence* p_y, *margin* `log p_y - log Σ_{j≠y} p_j`: three scales of one number, so two of them
-      tell nothing beyond the third. They show how much of an attack's gain is a better scale and not more knowledge.
-    * *correctness*, *modified_entropy*: know the label too. *entropy*, *top_gaps* (`log p_(i) - log p_(i+1)` of the three
+    * *loss* `-log p_y`, *confidence* p_y, *margin* `log p_y - log Σ_{j≠y} p_j`: three scales of one number: what
+      an attack gains by one over another is due to the scale, not to more information.
+    * *correctness*, *modified_entropy*: depend on the label too. *entropy*, *top_gaps* (`log p_(i) - log p_(i+1)` of the three
       most probable classes and the next), *sorted_probabilities* (`log p_(i)`, most probable first): do not.
 
     Logarithms are floored at log 1e-30.
 
     Args:
         probabilities: of one model.
-        labels: those that the attacker has, which are those trained on for members.
+        labels: known to the attacker; of members, those trained on.
 
     Returns:
-        For each name as many columns as it has numbers.
+        Columns by the feature's name.
 
     Raises:
         ValueError: if they are no probabilities, or a label is no class.
@@ -47,13 +47,13 @@ def output_features(
     p = checks.probabilities("probabilities", probabilities, "examples classes")
     labels = checks.labels("labels", labels, *p.shape)
     log_p = np.log(np.maximum(p, TINY))
-    own = np.take_along_axis(log_p, labels[:, None], 1)
+    of_label = np.take_along_axis(log_p, labels[:, None], 1)
     others = np.where(np.arange(p.shape[1]) == labels[:, None], 0, p).sum(1, keepdims=True)
     ordered = -np.sort(-log_p, axis=1)
     return {
-        "loss": -own,
-        "confidence": np.exp(own),
-        "margin": own - np.log(np.maximum(others, TINY)),
+        "loss": -of_label,
+        "confidence": np.exp(of_label),
+        "margin": of_label - np.log(np.maximum(others, TINY)),
         "correctness": (p.argmax(1) == labels)[:, None].astype(float),
         "entropy": entropies(p)[:, None],
         "modified_entropy": modified_entropies(p, labels)[:, None],
@@ -71,11 +71,11 @@ def neighbour_distances(
 
     Args:
         points: where it is measured.
-        references: none of the points, or those would find themselves.
+        references: none of the points themselves.
         neighbours: how many are averaged over; all, if there are fewer.
 
     Raises:
-        ValueError: if a value is not finite, both have other dimensions, or there is no neighbour to look for.
+        ValueError: if a value is not finite, both have different dimensions, or `neighbours` is below 1.
     """
     checks.count("neighbours", neighbours, 1)
     squared = squared_distances(points, references)
@@ -89,10 +89,10 @@ def squared_distances(
 ) -> Float[np.ndarray, "examples references"]:
     """Squared Euclidean distances by one matrix product; a small one is rounded as the largest are, and may fall below 0.
 
-    Both are moved to the references' mean first: far from 0 nothing would be left of the differences.
+    Both are centred at the references' mean first: far from 0 rounding would remove the differences.
 
     Raises:
-        ValueError: if a value is not finite, or both have other dimensions.
+        ValueError: if a value is not finite, or both have different dimensions.
     """
     points = checks.numbers("points", points, "examples dimensions")
     references = checks.numbers("references", references, "references dimensions")
@@ -124,10 +124,10 @@ def mahalanobis_distances(
     Args:
         points: where it is measured.
         references: to which the Gaussians are fitted.
-        labels: their classes, by which they are grouped; classes without references are left out.
+        labels: the references' classes; classes without references are left out.
 
     Raises:
-        ValueError: if a value is not finite, both have other dimensions, or there is not one label for each reference.
+        ValueError: if a value is not finite, both have different dimensions, or there is not one label for each reference.
 
     Source: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", arXiv:1807.03888.
     """
@@ -135,16 +135,16 @@ def mahalanobis_distances(
     references = checks.numbers("references", references, "references dimensions")
     checks.alike("points", points, "references", references)
     labels = checks.labels("labels", labels, len(references))
-    scale = unit(references)  # the distance has none
+    scale = unit(references)  # which the distance does not depend on
     points, references = points / scale, references / scale
-    classes, own = np.unique(labels, return_inverse=True)
+    classes, index = np.unique(labels, return_inverse=True)
     means = np.stack([references[labels == each].mean(0) for each in classes])
-    centred = references - means[own]
+    centred = references - means[index]
     covariance = centred.T @ centred / len(references)
     ridge = RIDGE * np.trace(covariance) / len(covariance) + TINY
     root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
-    apart = np.linalg.solve(root, (points[:, None] - means).reshape(-1, points.shape[1]).T)
-    return np.sqrt((apart**2).sum(0).reshape(len(points), -1).min(1))
+    whitened = np.linalg.solve(root, (points[:, None] - means).reshape(-1, points.shape[1]).T)
+    return np.sqrt((whitened**2).sum(0).reshape(len(points), -1).min(1))
 
 
 def shuffled_among_alike(
@@ -152,18 +152,18 @@ def shuffled_among_alike(
 ) -> Float[np.ndarray, "examples _"]:
     """Rows exchanged among examples of about the same key: what the columns know of the key stays, what they know beyond it goes.
 
-    An attack by the loss and a feature is to be held against one by the loss and the feature so shuffled (the key being the
-    loss): as many columns, as much alike to the loss, and nothing else to learn from them. The loss alone is no fair control:
-    more columns overfit more.
+    The control of an attack by the loss and a feature is one by the loss and the feature so shuffled (the key being the loss):
+    as many columns, as dependent on the loss, without further information. The loss alone is no fair control: more columns
+    overfit more.
 
     Args:
         columns: of a feature.
-        key: by which examples are alike; ties fall in random order.
+        key: by which examples are similar; ties are in random order.
         seed: draws the order.
-        alike: examples in a group, consecutive ones when sorted by the key.
+        alike: examples in a group, consecutive when sorted by the key.
 
     Raises:
-        ValueError: if a value is not finite, there is not one key for each row, or no example in a group.
+        ValueError: if a value is not finite, there is not one key for each row, or `alike` is below 1.
 
     Source: conditional permutation importance, Strobl et al., BMC Bioinformatics 9:307, 2008.
     """
@@ -182,12 +182,12 @@ def joined(features: Mapping[str, Columns], names: Sequence[str]) -> Float[np.nd
     """The columns of several features side by side.
 
     Raises:
-        ValueError: if there is no such feature, a value is not finite, or features are of other examples.
+        ValueError: if there is no such feature, a value is not finite, or features are of different examples.
     """
     missing = [name for name in names if name not in features]
     if missing or not names:
         raise ValueError(f"names: {', '.join(missing) or 'none'} found, expected some of {', '.join(features)}")
     columns = [checks.numbers(f"features[{name}]", features[name], "examples columns") for name in names]
-    for name, own in zip(names, columns, strict=True):
-        checks.alike(f"features[{name}]", own[:, 0], f"features[{names[0]}]", columns[0][:, 0], 0)
+    for name, of_feature in zip(names, columns, strict=True):
+        checks.alike(f"features[{name}]", of_feature[:, 0], f"features[{names[0]}]", columns[0][:, 0], 0)
     return np.concatenate(columns, axis=1)

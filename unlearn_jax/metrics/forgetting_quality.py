@@ -1,6 +1,6 @@
-"""Forgetting quality: how well any threshold rule tells unlearned models from retrained ones, example by example.
+"""Forgetting quality: how well threshold rules distinguish unlearned models from retrained ones, example by example.
 
-The definition sweeps some 160,000 thresholds for each example. A threshold matters only through the two counts of models that
+The definition sweeps some 160,000 thresholds for each example. A threshold matters only through the two numbers of models that
 it gets wrong, and so only through the *gap* between two neighbouring samples that it falls into: with N samples there are
 N + 1 gaps, and the sweep becomes a look-up of ε by counts for the gaps (single thresholds) or pairs of gaps (double
 thresholds) that some threshold of the definition falls into.
@@ -41,7 +41,7 @@ def forgetting_quality(
 ) -> ForgettingQuality:
     """The forgetting score of the NeurIPS 2023 unlearning competition.
 
-    For each example, the attacker holds a rule that calls a model "positive", with rates FPR and FNR, which certifies
+    For each example, a rule that calls models "positive" with rates FPR and FNR certifies
     `ε = max(log(1 - δ - FPR) - log FNR, log(1 - δ - FNR) - log FPR)`, not below 0: infinite where both rates are zero, and
     nothing where one is. The example's ε is the largest over these rules, cut at 50:
 
@@ -66,7 +66,7 @@ def forgetting_quality(
         The score in 0..1, and ε in nats.
 
     Raises:
-        ValueError: if a member's values are not finite, the two sides have other examples, one has fewer than two models, or
+        ValueError: if a member's values are not finite, the two sides have different examples, one has fewer than two models, or
             delta is not in 0..1.
 
     Source: Triantafillou et al., "Are we making progress in unlearning?", arXiv:2406.09073.

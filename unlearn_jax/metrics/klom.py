@@ -36,12 +36,12 @@ def klom(
         Nats, one number per example: report the mean and the 95th percentile.
 
     Raises:
-        ValueError: if a member's margins are not finite, the two sides have other examples, there are fewer than two bins, or
+        ValueError: if a member's margins are not finite, the two sides have different examples, there are fewer than two bins, or
             `clip` or `eps` is not above 0.
 
     Source: Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching", arXiv:2410.23232.
     """
-    checks.count("bins", bins, 2)  # one would hold all margins of both sides
+    checks.count("bins", bins, 2)  # a single one would hold all margins of both sides
     for name, value in (("clip", clip), ("eps", eps)):
         checks.numbers(name, value, low=np.finfo(float).tiny)
     unlearned, oracle = checks.numbers("unlearned", unlearned, MARGINS), checks.numbers("oracle", oracle, MARGINS)

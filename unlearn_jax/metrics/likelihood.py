@@ -1,8 +1,8 @@
-"""Likelihood-ratio attacks: from what models say about an example, was it in their training set?
+"""Likelihood-ratio attacks: was an example in the training set of a model, judged by its φ (`scaled_logits`)?
 
-A *population* of members, each trained on a random half of the examples, says about every example what φ (`scaled_logits`)
-looks like in models that trained on it and in models that did not. `lira` plays the attack on the models as they are,
-`u_lira` on models that then unlearned the example: what it still tells apart has not been forgotten.
+A *population* of members, each trained on a random half of the examples, gives for every example the distribution of φ in
+models that trained on it and in models that did not. `lira` attacks the models as they are, `u_lira` models that then unlearned
+the example: what it still distinguishes has not been forgotten.
 """
 
 from typing import Any, NamedTuple
@@ -24,14 +24,14 @@ REPORTED = (0, 1, 2 + AT_1, 2 + AT_0_1)  # the columns that `_measure` gives of 
 
 
 class Attack(NamedTuple):
-    """How well a likelihood-ratio attack tells who trained on what; 1/2, or the false positive rate itself, is guessing.
+    """How well a likelihood-ratio attack detects who trained on what; guessing gives 1/2, or the false positive rate itself.
 
-    A score is one (member, target). All scores together are held against one threshold. A true positive rate is that of the
+    A score is one (member, target). All scores together are compared with one threshold. A true positive rate is that of the
     lowest threshold whose false positive rate is at most the one asked for, and NaN where fewer than one false positive was
-    allowed: 0.1% takes 1,000 scores of members that never saw the target.
+    allowed: 0.1% needs 1,000 scores of members that never saw the target.
 
     Attributes:
-        ratios: log likelihood ratio of each score, in nats; above 0 the attack says "trained on".
+        ratios: log likelihood ratio of each score, in nats; above 0 the attack predicts "trained on".
         auc: area under the ROC curve, ties counting half.
         balanced_accuracy: mean of true positive and true negative rate at the ratio's own threshold, 0.
         tpr_at_1: true positive rate at a false positive rate of 1%.
@@ -50,7 +50,7 @@ class Attack(NamedTuple):
 
 
 class AttackNull(NamedTuple):
-    """What the attack scores on a perfect method: each measure's null, and the draws of the AUC that a joint band needs."""
+    """What the attack scores on a perfect method: the null of each measure, and the draws of the AUC for a joint band."""
 
     auc: Null
     balanced_accuracy: Null
@@ -74,26 +74,26 @@ def lira(
     """The likelihood-ratio attack on each member, by Gaussians fitted to the others.
 
     With the mean and variance of φ on target x over the *other* members that trained on x, and over the other members that
-    did not, a score is `log N(φ; μ_in, σ²_in) - log N(φ; μ_out, σ²_out)`. The member under attack is in neither fit. It
-    leaves its own side's fit one member smaller than the other, for which a guess scores a little below 1/2: see `u_lira_null`.
+    did not, a score is `log N(φ; μ_in, σ²_in) - log N(φ; μ_out, σ²_out)`. The member under attack is in neither fit. That
+    leaves the fit of its side one member smaller than the other, so that guessing scores a little below 1/2: see `u_lira_null`.
 
     Deviations from the authors' code: means where it takes medians, unbiased variances where it divides by n. And a shared
     variance is the mean over the targets of those within a side, where it takes that of all φ together, in which the
-    differences between targets drown what one target says.
+    differences between targets hide those within one.
 
     Args:
         phi: φ of each member on each target.
         trained_on: which member trained on which target; each target has three members or more of both kinds.
         shared_variance: one variance for all targets and each side, better with few members, in place of one for each target.
-        judged: the scores that count; by default all. The Gaussians are fitted to all in any case.
+        judged: the scores that count; by default all. The Gaussians are always fitted to all.
         seed: draws the bootstrap, which resamples members and leaves the Gaussians as they are.
 
     Returns:
-        The scores, and how well they tell both kinds apart.
+        The scores, and how well they distinguish both kinds.
 
     Raises:
-        ValueError: if a member's φ are not finite, `trained_on` or `judged` are no truth values or of other members or targets,
-            or a target has fewer than three members of a kind.
+        ValueError: if a member's φ are not finite, `trained_on` or `judged` are no truth values or of different members or
+            targets, or a target has fewer than three members of a kind.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles", arXiv:2112.03570.
     """
@@ -126,11 +126,11 @@ def u_lira(
 
     * `never_saw = unlearned`: members that likewise unlearned their own T ∩ D_i, in which x was not. What the method does to
       a model as a whole is on both sides, so what is left is x itself.
-    * `never_saw` of members retrained on D_i minus T: the definition of unlearning. Whatever tells the method's models from
-      retrained ones counts, be it the trace of x or damage.
+    * `never_saw` of members retrained on D_i minus T: the definition of unlearning. Whatever distinguishes the method's models
+      from retrained ones counts, the trace of x as well as damage.
 
     Args:
-        unlearned: φ of each member after unlearning; what it says of targets that it never trained on is not read.
+        unlearned: φ of each member after unlearning; targets that it never trained on are not read.
         never_saw: φ of as many members that never saw the targets; only targets that the member's half did not hold are read.
         trained_on: which half held which target; each target is in three or more and missing in three or more.
         shared_variance: see `lira`.
@@ -138,7 +138,7 @@ def u_lira(
         seed: see `lira`.
 
     Returns:
-        The scores, and how well they tell both sides apart. Read them against `u_lira_null`.
+        The scores, and how well they distinguish both sides. Read them against `u_lira_null`.
 
     Raises:
         ValueError: see `lira`.
@@ -165,12 +165,12 @@ def u_lira_null(
     splits: int = 100,
     seed: int = 0,
 ) -> AttackNull:
-    """What `u_lira` (or `lira`) scores when nobody saw anything: retrained members against retrained members.
+    """What `u_lira` (or `lira`) scores when no member saw a target: retrained members against retrained members.
 
     In each split the members exchange their rows of `trained_on`, so that every target is "in" half of the members, none of
     which saw it: as many against as many as in the attack. Each member's models are replicates of one retraining on D_i minus
     T, drawn at random; with `same_models` one of them stands for both sides, as where both sides unlearned, otherwise one
-    for each, as where the never-saw side was retrained apart. Splits of one seed are the same whatever else is asked for.
+    for each, as where the never-saw side was retrained apart. The splits depend on the seed alone.
 
     Args:
         retrained: φ of the replicates; two or more, unless `same_models`.
@@ -193,7 +193,7 @@ def u_lira_null(
     checks.count("splits", splits, 2)
     replicates, members, _ = retrained.shape
     if replicates < 2 - same_models:
-        raise ValueError("retrained: a null of models against others retrained apart needs two replicates or more, not 1")
+        raise ValueError("retrained: 1 replicate, expected two or more where the sides are different models")
     rng = checks.generator(seed)
     draws = []
     for _ in range(splits):
@@ -213,8 +213,8 @@ def likelihood_ratios(
 ) -> Float[np.ndarray, "members targets"]:
     """The scores of `lira`: the log likelihood ratio of "trained on it" against "never saw it", in nats.
 
-    A variance is at least a millionth of that of both sides together: where models say the same to the last digit, it is a
-    rounding error. Adding a constant to φ, or scaling it, changes nothing.
+    A variance is at least a millionth of that of both sides together: where models agree to the last digit, it is a rounding
+    error. Adding a constant to φ, or scaling it, changes nothing.
 
     Args:
         phi: see `lira`.
@@ -235,14 +235,14 @@ def likelihood_ratios(
     def log_density(side: np.ndarray) -> np.ndarray:
         mean, variance = _leave_one_out(phi, side)
         variance = np.maximum(_shared(variance, shared_variance), floor)
-        variance = np.where(variance > 0, variance, 1)  # all others agree, so both densities are the same
+        variance = np.where(variance > 0, variance, 1)  # all others agree: both densities are the same
         return -((phi - mean) ** 2 / variance + np.log(variance)) / 2
 
     return log_density(trained_on) - log_density(~trained_on)
 
 
 def _masks(trained_on: Any, judged: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as truth values; all scores are judged where nobody says."""
+    """Both as truth values; by default all scores are judged."""
     trained_on = checks.truths("trained_on", trained_on, "members targets")
     judged = np.ones_like(trained_on) if judged is None else checks.truths("judged", judged, "members targets")
     checks.alike("judged", judged, "trained_on", trained_on, 0)
@@ -255,14 +255,14 @@ def _shared(variance: np.ndarray, shared: bool) -> np.ndarray:
 
 def _leave_one_out(values: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased variance over one side, without the member itself: two arrays `[members, targets]`."""
-    own = np.where(side, values, 0)
-    count, total, squares = (_of_others(each) for each in (side.astype(float), own, own**2))
+    kept = np.where(side, values, 0)
+    count, total, squares = (_of_others(part) for part in (side.astype(float), kept, kept**2))
     mean = total / count
     return mean, np.maximum(squares - total * mean, 0) / (count - 1)
 
 
 def _of_others(values: Float[np.ndarray, "members targets"]) -> Float[np.ndarray, "members targets"]:
-    """The sum over all members but one: over those before it and those after, as subtracting a huge one would lose the rest."""
+    """The sum over all members but one: over those before it and those after, since subtracting a huge one loses the rest."""
     before, after = (np.pad(np.cumsum(part, axis=0), ((1, 0), (0, 0))) for part in (values[:-1], values[:0:-1]))
     return before + after[::-1]
 
@@ -270,15 +270,15 @@ def _of_others(values: Float[np.ndarray, "members targets"]) -> Float[np.ndarray
 def _measure(
     ratios: np.ndarray, trained_on: np.ndarray, judged: np.ndarray, weights: np.ndarray, rates: np.ndarray
 ) -> Float[np.ndarray, "resamples measures"]:
-    """AUC, balanced accuracy and a true positive rate for each false one, where member i counts `weights[:, i]` times."""
+    """AUC, balanced accuracy and the true positive rate at each false positive rate; member i counts `weights[:, i]` times."""
     sides = []
     for side in (judged & trained_on, judged & ~trained_on):
         order = np.argsort(-ratios[side], kind="stable")
         sides.append((-ratios[side][order], np.nonzero(side)[0][order]))
     (positive, _), (negative, _) = sides  # minus the ratios, so in rising order
-    # Positives above each negative, and those level with it too; past the last negative all of them.
+    # Positives above each negative, and those equal to it too; after the last negative all of them.
     above, level = (np.append(positive.searchsorted(negative, where), len(positive)) for where in ("left", "right"))
-    said_yes = [values.searchsorted(0, "left") for values in (positive, negative)]
+    predicted = [values.searchsorted(0, "left") for values in (positive, negative)]
     resolved = len(negative) * rates >= 1
     measures = []
     step = max(1, BLOCK // max(1, len(positive) + len(negative)))
@@ -287,7 +287,7 @@ def _measure(
         true, false = (np.cumsum(np.pad(weight[:, member], ((0, 0), (1, 0))), axis=1) for _, member in sides)
         full = (true[:, -1:] > 0) & (false[:, -1:] > 0)
         true, false = (each / np.maximum(each[:, -1:], 1) for each in (true, false))
-        balanced = (true[:, said_yes[0]] + 1 - false[:, said_yes[1]]) / 2
+        balanced = (true[:, predicted[0]] + 1 - false[:, predicted[1]]) / 2
         auc = (np.diff(false, axis=1) * (true[:, above[:-1]] + true[:, level[:-1]])).sum(1) / 2
         passed = np.array([row[1:].searchsorted(rates * (1 + 1e-12), "right") for row in false])
         tpr = np.where(resolved, np.take_along_axis(true, above[passed], axis=1), np.nan)

@@ -1,4 +1,4 @@
-"""Memorisation and exposure: how much the answer on a training example owes to having trained on it, and how plainly it shows."""
+"""Memorisation and exposure: how much training on an example changes its prediction, and how detectable that is."""
 
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ class Memorisation(NamedTuple):
 def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "members examples"]) -> Memorisation:
     """`E[correct | trained on it] - E[correct | not]`, over models that trained on random subsets.
 
-    Near 1 only models that saw the label say it: mislabelled, atypical or ambiguous examples. Near 0 the others know it too.
-    Take it from other members than those whose results it divides, or it picks the members' own luck.
+    Near 1 only models trained on the label predict it: mislabelled, atypical or ambiguous examples. Near 0 the others do too.
+    To divide results by memorisation, take it from other members than those that are scored, or it selects their noise.
 
     Args:
         correct: whether each member's answer is the label that was trained on.
@@ -31,7 +31,7 @@ def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "
         of each kind agree, which few members often do).
 
     Raises:
-        ValueError: something is no truth value, the two are of other members or examples, or an example has fewer than two
+        ValueError: something is no truth value, the two are of different members or examples, or an example has fewer than two
             members of a kind.
 
     Source: Feldman & Zhang, "What Neural Networks Memorize and Why", arXiv:2008.03703.
@@ -47,7 +47,7 @@ def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "
 
 
 def exposure(scores: Float[Any, "members examples"], trained_on: Bool[Any, "members examples"]) -> Float[np.ndarray, " examples"]:
-    """How far models that trained on an example stand apart from models that did not, in what they say of it.
+    """How far the scores of models that trained on an example are from those of models that did not.
 
     `(mean_in - mean_out) / sqrt((var_in + var_out) / 2)`: the d' of the likelihood-ratio attack on one model.
 
@@ -59,8 +59,8 @@ def exposure(scores: Float[Any, "members examples"], trained_on: Bool[Any, "memb
         In standard deviations; 0 where neither side varies, beyond the scores' own rounding.
 
     Raises:
-        ValueError: a score is not finite, the two are of other members or examples, or an example has fewer than two members of
-            a kind.
+        ValueError: a score is not finite, the two are of different members or examples, or an example has fewer than two members
+            of a kind.
 
     Source: the Gaussians of LiRA, Carlini et al., arXiv:2112.03570.
     """

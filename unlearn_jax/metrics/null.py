@@ -37,7 +37,7 @@ def null(
 
     Args:
         metric: `metric(unlearned, oracle)`, of two arrays with the members first.
-        oracle_logits: the pool; logits, or whatever else the metric is a function of.
+        oracle_logits: the pool; logits, or whatever the metric takes.
         n: number of models on each side.
         splits: number of random splits.
         key: draws the splits.
@@ -46,7 +46,7 @@ def null(
         Mean, standard deviation and quantiles over the splits.
 
     Raises:
-        ValueError: if the pool has fewer than 2n members, or the pool or what the metric makes of it is not finite.
+        ValueError: if the pool has fewer than 2n members, or the pool or a value of the metric is not finite.
     """
     checks.numbers("oracle_logits", oracle_logits, "oracles ...")
     pool = np.asarray(oracle_logits)
@@ -63,7 +63,7 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
     checks.count("splits", splits, 2)
     if members < 2 * n:
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {members}")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: nothing here is worth compiling
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: too little to be worth compiling
     orders = rng.permuted(np.tile(np.arange(members), (splits, 1)), axis=1)
     return orders[:, : 2 * n].reshape(splits, 2, n)
 
@@ -71,8 +71,8 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
 def of_means(values: Float[Any, " oracles"], splits: Int[np.ndarray, "splits 2 n"]) -> tuple[Float[np.ndarray, " splits"], float]:
     """Draws of the null of a mean over n models, such as an accuracy, and their centre: the mean over all oracles.
 
-    They have the spread of the difference between the means of two halves, see `halves`: both the unlearned models' mean and what
-    it is held against are means over few.
+    They have the spread of the difference between the means of two halves, see `halves`: the unlearned models' mean and the
+    oracles' mean are both over few models.
 
     Raises:
         ValueError: if a value is not finite.
@@ -89,7 +89,7 @@ def joint(
 
     Args:
         draws: what each split of the oracles scored, by metric.
-        centres: the means of the nulls of some of them, where that of the draws is less exact.
+        centres: means of the nulls of some metrics, more exact than those of the draws.
     """
     nulls = {name: summarise(values) for name, values in draws.items()}
     nulls |= {name: nulls[name]._replace(mean=centre) for name, centre in centres.items()}
@@ -98,10 +98,10 @@ def joint(
 
 
 def summarise(values: Float[np.ndarray, " splits"]) -> Null:
-    """Mean, standard deviation (0 where it is nothing but rounding beside the values) and 95% quantiles of the values.
+    """Mean, standard deviation (0 where it is mere rounding) and 95% quantiles of the values.
 
     Raises:
-        ValueError: if a value is not finite, or there is one only.
+        ValueError: if a value is not finite, or there is only one.
     """
     checks.numbers("values", values, "splits")
     checks.count("number of splits", len(values), 2)

@@ -1,4 +1,4 @@
-"""How many models it takes: the width of the null, and the difference that becomes visible, against the number of oracles."""
+"""How many models it takes: the width of the null and the visible difference, by the number of oracles."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,16 @@ import numpy as np
 from scipy.special import ndtri
 
 from unlearn_jax.metrics import checks
-from unlearn_jax.metrics.evaluation import FEWEST_JUDGED, Name, Reference
+from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.null import Null
+from unlearn_jax.metrics.registry import Name
+from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 
-POWER = 0.8  # the chance with which a difference that is called visible is seen
+POWER = 0.8  # the chance that a visible difference is outside
 
 
 class Power(NamedTuple):
-    """What one metric can tell with so many models.
+    """The resolution of one metric at a number of models.
 
     Attributes:
         metric: its name.
@@ -55,10 +57,10 @@ def power_curve(reference: Reference, models: Sequence[int]) -> list[Power]:
 
     Args:
         reference: with as many models as there are, or fewer.
-        models: numbers of unlearned models; twice as many oracles are drawn each time.
+        models: numbers of unlearned models; twice as many oracles are drawn for each.
 
     Raises:
-        ValueError: a number that the oracles are too few for, or that is below 2.
+        ValueError: there are too few oracles for a number, or it is below 2.
     """
     curve = []
     for number in models:
@@ -70,7 +72,7 @@ def power_curve(reference: Reference, models: Sequence[int]) -> list[Power]:
 def models_needed(reference: Reference, name: Name, difference: float) -> int:
     """How many models make a difference visible, if the null narrows as one over the square root of their number.
 
-    An extrapolation from the oracles at hand: train that many, and ask again.
+    An extrapolation from the oracles at hand: train that many, and repeat.
 
     Args:
         reference: from a first few oracles.
@@ -78,7 +80,7 @@ def models_needed(reference: Reference, name: Name, difference: float) -> int:
         difference: from the null's mean, in the metric's unit; above 0.
 
     Returns:
-        At least the 8 that a verdict takes.
+        At least the 8 that a verdict needs.
 
     Raises:
         ValueError: there is no such metric, or the difference is not above 0.

@@ -15,20 +15,20 @@ def relearn_steps(losses: Float[Any, "members points"], target: float | Float[An
 
     Between two points of the curve the loss is taken to be linear, so a result need not be whole. A curve that never gets
     there is *censored*: it counts as the number of steps taken. Means stay defined, slow models look faster than they are, and
-    where all are censored nothing is told. A loss that is not finite is not there. Compare curves of one length only.
+    where all are censored there is no information. A loss that is not finite is above any level. Compare curves of one length.
 
     Read it relative to a retrained model's: a model that relearns faster than the oracles had not forgotten. The ratio of the
     two means is the anamnesis index.
 
     Args:
         losses: on the forget set before the first step, after the first, and so on.
-        target: the original models' loss, one for all or one for each member; who starts at or below it takes 0 steps.
+        target: the original models' loss, one for all or one for each member; a member that starts at or below it takes 0 steps.
 
     Returns:
         Steps, in 0..points - 1.
 
     Raises:
-        ValueError: a target is not finite or they are not one for each member, a curve is empty.
+        ValueError: a target is not finite, there is not one for all or one for each member, or a curve is empty.
 
     Source: Golatkar et al., arXiv:1911.04933 (relearn time); Chundawat et al., arXiv:2201.05629 (the index).
     """
@@ -40,9 +40,9 @@ def relearn_steps(losses: Float[Any, "members points"], target: float | Float[An
     if level.shape not in ((), (len(curve),)):
         raise ValueError(f"target: shape {level.shape}, expected one, or one for each of {len(curve)} members")
     level = np.broadcast_to(level, (len(curve),))
-    there = curve <= level[:, None]
-    first = np.where(there.any(1), there.argmax(1), curve.shape[1] - 1)
+    reached = curve <= level[:, None]
+    first = np.where(reached.any(1), reached.argmax(1), curve.shape[1] - 1)
     members = np.arange(len(curve))
     before, after = curve[members, np.maximum(first - 1, 0)], curve[members, first]
-    falls = there[members, first] & (first > 0)
+    falls = reached[members, first] & (first > 0)
     return first - np.where(falls, (level - after) / np.where(falls, before - after, 1), 0)

@@ -1,4 +1,4 @@
-"""What one model says about one example: margins, losses, entropies. All in float64, all stable at large logits."""
+"""Scores of single examples by single models: margins, losses, entropies. In float64, stable at large logits."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.metrics import checks
 
-TINY = 1e-30  # below it a probability, whose scale is 1, counts as so much in a logarithm
+TINY = 1e-30  # a smaller probability counts as this in a logarithm
 
 
 def log_probabilities(logits: Float[Any, "*members classes"]) -> Float[np.ndarray, "*members classes"]:
@@ -86,7 +86,7 @@ def entropies(probabilities: Float[Any, "*batch classes"]) -> Float[np.ndarray, 
 def modified_entropies(
     probabilities: Float[Any, "*batch examples classes"], labels: Int[Any, " examples"]
 ) -> Float[np.ndarray, "*batch examples"]:
-    """`-(1 - p_y) log p_y - Σ_{j≠y} p_j log(1 - p_j)`, in nats: an entropy that knows the label.
+    """`-(1 - p_y) log p_y - Σ_{j≠y} p_j log(1 - p_j)`, in nats: an entropy that takes the label into account.
 
     Zero where the model is right and sure, large where it is wrong and sure. Logarithms are floored at log 1e-30.
 

@@ -15,8 +15,8 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.types import Interval
 
 CONFIDENCE = 0.95
-ROUNDING = 8 * np.finfo(float).eps  # of the largest of some numbers: those that differ by less are one number
-NEGLIGIBLE = 1e-9  # of the largest of some scores, each made by long sums: those that differ by less are one score
+ROUNDING = 8 * np.finfo(float).eps  # relative to the largest of some numbers: smaller differences are rounding
+NEGLIGIBLE = 1e-9  # the same of scores, which are long sums
 
 
 class Estimate(NamedTuple):
@@ -41,12 +41,12 @@ class Estimate(NamedTuple):
 
 
 class Components(NamedTuple):
-    """Variances of one value, in its own unit squared; NaN for what the design cannot tell.
+    """Variances of one value, in its unit squared; NaN for what the design cannot separate.
 
     Attributes:
-        original: between original models, what it adds on every forget set.
-        forget_set: between forget sets, what it adds for every original.
-        interaction: of the two: this original on this set. With one seed, the seed's variance is in it.
+        original: between original models, common to all forget sets.
+        forget_set: between forget sets, common to all originals.
+        interaction: of the two. With one seed it includes the seed's variance.
         seed: between unlearning seeds, original and forget set being the same.
         errors: standard errors of these four, by leaving out one original at a time.
     """
@@ -62,8 +62,8 @@ class Comparison(NamedTuple):
     """Two methods on the same originals and forget sets.
 
     Attributes:
-        first: a method.
-        second: another.
+        first: one method.
+        second: the other.
         difference: first minus second.
         adjusted_p: its p-value adjusted for the number of pairs; NaN where nothing is repeated.
     """
@@ -75,11 +75,11 @@ class Comparison(NamedTuple):
 
 
 def unit(values: Float[np.ndarray, "..."], axis: int | None = None) -> Float[np.ndarray, "..."]:
-    """A power of two near the largest |value|: divided by it, squares neither vanish nor overflow, and nothing is rounded.
+    """A power of two near the largest |value|: dividing by it is exact, and squares then neither vanish nor overflow.
 
     Args:
         values: finite.
-        axis: along which the largest is looked for, and which is kept; None: among all.
+        axis: along which the largest is taken, and which is kept; None: over all.
 
     Returns:
         Powers of two; 1 where all values are 0.
@@ -96,17 +96,17 @@ def varies(values: Float[np.ndarray, "..."], axis: int | None = None) -> Bool[np
 
 
 def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int = 0) -> Float[np.ndarray, "..."]:
-    """Pearson's correlation along an axis; NaN where a side does not vary, see `varies`: it is not defined there.
+    """Pearson's correlation along an axis; NaN, as it is not defined, where a side does not vary (`varies`).
 
-    Whatever the unit of either side, from the smallest to the largest numbers.
+    Works for numbers of any size.
 
     Args:
-        first: of the same shape as the second, or one that goes with it.
-        second: what it is held against.
-        axis: of what is paired.
+        first: of the same shape as the second, or one that broadcasts with it.
+        second: what it is correlated with.
+        axis: of the pairs.
 
     Raises:
-        ValueError: a value is not finite, or the shapes do not go together.
+        ValueError: a value is not finite, or the shapes do not broadcast.
     """
     sides = {"first": checks.numbers("first", first), "second": checks.numbers("second", second)}
     shapes = [values.shape for values in sides.values()]
@@ -116,29 +116,29 @@ def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int =
         raise ValueError(f"first, second: of shapes {shapes[0]} and {shapes[1]}, which do not go together") from error
     pair = []
     for values in sides.values():
-        apart = values / unit(values, axis)
-        apart = np.where(varies(values, axis), apart - apart.mean(axis=axis, keepdims=True), 0.0)
-        sizes = np.abs(apart).max(axis=axis, keepdims=True)
-        pair.append(np.divide(apart, sizes, out=np.zeros_like(apart), where=sizes > 0))
+        scaled = values / unit(values, axis)
+        centred = np.where(varies(values, axis), scaled - scaled.mean(axis=axis, keepdims=True), 0.0)
+        sizes = np.abs(centred).max(axis=axis, keepdims=True)
+        pair.append(np.divide(centred, sizes, out=np.zeros_like(centred), where=sizes > 0))
     product = (pair[0] * pair[1]).sum(axis=axis)
     length = np.sqrt((pair[0] ** 2).sum(axis=axis) * (pair[1] ** 2).sum(axis=axis))
-    found = np.divide(product, length, out=np.full(np.shape(product), np.nan), where=length > 0)
-    return np.asarray(np.clip(found, -1, 1))
+    r = np.divide(product, length, out=np.full(np.shape(product), np.nan), where=length > 0)
+    return np.asarray(np.clip(r, -1, 1))
 
 
 def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
-    """The mean over originals and forget sets, with the interval for others of both: not only for these.
+    """The mean over originals and forget sets, with an interval that generalises to others of both.
 
     The variance of the mean is that of two crossed random factors, `(MS_o + MS_s - MS_os) / (originals x sets)`, a mean square
     below the interaction's being raised to it; Student's t at Satterthwaite's degrees of freedom. With one set it is
-    the plain t interval over originals, and says nothing of other sets. A bootstrap of sets and then of members is narrower
-    than it should be with the five sets or so that one has (`tests/test_statistics.py` measures the coverage).
+    the plain t interval over originals, and does not generalise to other sets. A bootstrap of sets and then of members is too
+    narrow with about five sets (`tests/test_statistics.py` measures the coverage).
 
     Args:
-        values: one for each original and forget set; for a difference of two methods, their differences: then it is paired.
+        values: one for each original and forget set; for two methods, their paired differences.
 
     Returns:
-        The interval. Where all values are one number it is that number, and p is 0, or 1 if the number is 0.
+        The interval. Where all values are equal it has no width, and p is 0, or 1 if they are 0.
 
     Raises:
         ValueError: if a value is not finite.
@@ -198,17 +198,17 @@ def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
 
 
 def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> list[Comparison]:
-    """Every pair of methods, paired: both made from the same originals and asked to forget the same sets.
+    """Every pair of methods, paired by original and forget set.
 
     Args:
         parts: by method, what each original (or group of originals) contributes on each forget set; NaN where it is missing:
-            such an original is left out of the pairs that it is missing in.
+            such an original is left out of the pairs concerned.
 
     Returns:
         One for each pair that has an original left, p-values adjusted by `holm` over all of them.
 
     Raises:
-        ValueError: if a value is infinite, or methods are of other originals or forget sets.
+        ValueError: if a value is infinite, or methods are of different originals or forget sets.
     """
     shapes = {name: np.shape(values) for name, values in parts.items()}
     for name, shape in shapes.items():
@@ -216,7 +216,7 @@ def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> lis
             raise ValueError(f"parts: {name} has shape {shape}, expected [originals, sets], the same for all methods")
         if np.isinf(parts[name]).any():
             raise ValueError(f"parts: {name} has an infinite value, expected numbers, and NaN where one is missing")
-    found: list[tuple[str, str, Estimate]] = []
+    pairs: list[tuple[str, str, Estimate]] = []
     for first, second in itertools.combinations(parts, 2):
         difference = parts[first] - parts[second]
         largest = np.fmax(np.abs(parts[first]), np.abs(parts[second]))
@@ -224,18 +224,18 @@ def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> lis
             difference = np.where(np.isnan(difference), np.nan, 0.0)
         whole = difference[np.isfinite(difference).all(axis=1)]
         if len(whole):
-            found.append((first, second, crossed_mean(whole)))
-    known = np.array([interval.p for *_, interval in found])
-    adjusted = np.full(len(found), np.nan)
+            pairs.append((first, second, crossed_mean(whole)))
+    known = np.array([interval.p for *_, interval in pairs])
+    adjusted = np.full(len(pairs), np.nan)
     adjusted[np.isfinite(known)] = holm(known[np.isfinite(known)])
-    return [Comparison(*pair, float(p)) for pair, p in zip(found, adjusted, strict=True)]
+    return [Comparison(*pair, float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     """p-values adjusted for their number, so that the chance of any false one below 5% is 5%.
 
     Args:
-        p: of all tests; a test without a p-value is none, and is to be left out.
+        p: of all tests that have a p-value.
 
     Raises:
         ValueError: if one is not in 0..1.
@@ -285,15 +285,15 @@ def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float
 def jackknife(
     statistic: Callable[[Shaped[np.ndarray, "units *rest"]], float], values: Shaped[np.ndarray, "units *rest"]
 ) -> Interval:
-    """A statistic of units, such as seeds, and its 95% interval for others of them, see `jackknifed`.
+    """A statistic of units, such as seeds, and its 95% interval, see `jackknifed`.
 
     Args:
         statistic: of any number of units.
-        values: of each unit, or the units' numbers; the interval is infinite with two or fewer, since a statistic of pairs has
-            none of one.
+        values: of each unit, or the units' numbers; with two or fewer the interval is infinite, since a statistic of pairs is
+            not defined for one.
 
     Raises:
-        ValueError: if the statistic is not finite, of all units or without one of them.
+        ValueError: if the statistic is not finite, with all units or without one.
     """
     count, value = len(values), statistic(values)
     checks.numbers("statistic", value)
@@ -307,7 +307,7 @@ def jackknife(
 def chosen_elsewhere(
     distances: Float[np.ndarray, "sets settings"], allowed: Bool[np.ndarray, " settings"]
 ) -> Int[np.ndarray, " sets"]:
-    """For each forget set, the setting that is best on average on the others: what is then measured there is not its own choice.
+    """For each forget set, the setting that is best on average on the others, so that no set chooses for itself.
 
     Args:
         distances: smaller is better.
@@ -317,15 +317,17 @@ def chosen_elsewhere(
         Indices of settings.
 
     Raises:
-        ValueError: a distance is NaN, there is one set only, or no setting to choose.
+        ValueError: a distance is NaN, there is only one set, or no setting is allowed.
     """
     distances, allowed = np.asarray(distances, np.float64), checks.truths("allowed", allowed, "settings")
     if distances.ndim != 2 or distances.shape[1:] != allowed.shape or np.isnan(distances).any():
         raise ValueError(f"distances: NaN, or of shape {distances.shape}, expected numbers for sets and {len(allowed)} settings")
     left = np.flatnonzero(allowed)
     if len(distances) < 2 or not len(left):
-        raise ValueError(f"a choice on other sets needs two sets and a setting: {len(distances)} and {len(left)}")
-    others = [np.delete(distances[:, left], own, axis=0).mean(axis=0) for own in range(len(distances))]
+        raise ValueError(
+            f"distances: {len(distances)} sets, {len(left)} allowed settings, expected two sets and one setting or more"
+        )
+    others = [np.delete(distances[:, left], out, axis=0).mean(axis=0) for out in range(len(distances))]
     return left[np.argmin(others, axis=1)]
 
 
@@ -342,7 +344,7 @@ def pseudo_values(
         values: of each unit, at least two.
 
     Raises:
-        ValueError: a value is not finite, or there is one unit only.
+        ValueError: a value is not finite, or there is only one unit.
 
     Source: Tukey 1958; Efron & Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981.
     """

@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 LOSS_RANGE = (1e-6, 1e2)  # nats
 
 
-def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure":
+class Axis(NamedTuple):
+    """A metric that an axis shows."""
+
+    name: tuple[str, str]  # metric, split
+    label: str
+
+
+def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, title: str) -> "matplotlib.figure.Figure":
     """Draws how well each method forgets against what it costs in test accuracy, one labelled point per method.
 
-    To the right: z of KLOM on the forget set. Upwards: test accuracy minus the oracles', in percentage points. A perfect
+    To the right: z of the quality. Upwards: the utility minus the oracles', in percentage points. A perfect
     method is at the origin, give or take the shaded null bands (95% of what as many retrained models score). Bars are the
     values' 95% intervals. Axes are linear near the null and logarithmic beyond where some method is far away.
 
     Args:
-        rows: of one forget set or of the means over several; those of the metrics klom (forget) and accuracy (test) are used,
-            and a method without finite values is named below.
+        rows: of one forget set or of the means over several. A method without finite values of both metrics is named below.
+        quality: how well a method forgets.
+        utility: an accuracy.
         title: their subject, see `rows.subject`.
 
     Returns:
@@ -35,8 +43,8 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     """
     figure = blank(WIDTH, 6.0 + 0.08 * max(len({row.method for row in rows}) - 16, 0))
     axes = figure.add_subplot()
-    klom = _by_method(rows, "klom", "forget", in_null_sd=True)
-    accuracy = _by_method(rows, "accuracy", "test", in_null_sd=False)
+    klom = _by_method(rows, quality.name, in_null_sd=True)
+    accuracy = _by_method(rows, utility.name, in_null_sd=False)
     access = {row.method: row.access for row in rows}
     drawn = [method for method in access if method in klom and method in accuracy]
     for points, line, span in ((klom, axes.axvline, axes.axvspan), (accuracy, axes.axhline, axes.axhspan)):
@@ -56,8 +64,8 @@ def quality_against_utility(rows: Sequence[Row], title: str) -> "matplotlib.figu
     _scale(axes, "y", [accuracy[method][:3] for method in drawn], 2.0)
     missing = [method for method in access if method not in drawn]
     note = textwrap.fill(f"not drawn, having no finite value: {', '.join(missing)}", 110) if missing else ""
-    axes.set_xlabel("\n".join(["KLOM on the forget set, in null standard deviations (0: as retraining)", *note.splitlines()]))
-    axes.set_ylabel("test accuracy minus the oracles' (percentage points)")
+    axes.set_xlabel("\n".join([f"{quality.label}, in null standard deviations (0: as retraining)", *note.splitlines()]))
+    axes.set_ylabel(f"{utility.label} minus the oracles' (percentage points)")
     axes.set_title(title, fontsize=10)
     axes.grid(color=GRID, linewidth=0.6, zorder=-1)
     handles: list[Any] = [
@@ -117,6 +125,7 @@ def loss_histograms(
 
 def accuracy_bars(
     rows: Sequence[Row],
+    metric: str,
     accuracies: Mapping[str, Mapping[str, Float[np.ndarray, " _members"]]],
     oracles: Mapping[str, Float[np.ndarray, " _oracles"]],
     title: str,
@@ -128,6 +137,7 @@ def accuracy_bars(
 
     Args:
         rows: of one forget set; the null bands of accuracy are taken from them.
+        metric: what the accuracy is called in them.
         accuracies: in %, per member, by method, in the order to draw, and by split; NaN for a member that diverged.
         oracles: those of the oracles, by split.
         title: their subject, see `rows.subject`.
@@ -146,7 +156,7 @@ def accuracy_bars(
         expected = expected[np.isfinite(expected)]
         oracle = float(expected.mean())
         low, high = _window([*finite, expected])
-        band = oracle + _band(_by_method(rows, "accuracy", split, in_null_sd=False))
+        band = oracle + _band(_by_method(rows, (metric, split), in_null_sd=False))
         axes.axvspan(*band, color=BAND, alpha=0.6, linewidth=0, zorder=0)
         axes.axvline(oracle, color="black", linewidth=0.9, zorder=3)
         axes.barh(places, np.nan_to_num(means - oracle), left=oracle, height=0.62, color=colour, alpha=0.55, zorder=1)
@@ -164,14 +174,14 @@ def accuracy_bars(
     return figure
 
 
-def _by_method(rows: Iterable[Row], metric: str, split: str, in_null_sd: bool) -> dict[str, Float[np.ndarray, "5"]]:
+def _by_method(rows: Iterable[Row], name: tuple[str, str], in_null_sd: bool) -> dict[str, Float[np.ndarray, "5"]]:
     """Value, its low and high end, and the null's low and high end, all relative to the null's mean.
 
     An end that is not there or not finite is NaN; a method whose value is not finite is left out.
     """
     points: dict[str, np.ndarray] = {}
     for row in rows:
-        if (row.metric, row.split) == (metric, split) and row.null_mean is not None and (row.null_sd or not in_null_sd):
+        if (row.metric, row.split) == name and row.null_mean is not None and (row.null_sd or not in_null_sd):
             ends = (row.value, row.value_low, row.value_high, row.null_low, row.null_high)
             unit = row.null_sd if in_null_sd and row.null_sd else 1.0
             known = np.array([math.nan if end is None or not math.isfinite(end) else end for end in ends])

@@ -14,23 +14,19 @@ from unlearn_jax.report import Folder
 REFERENCES = ("original", "retrain")
 LETTERS = {"forget": " F", "retain": " R", "test": " T"}
 
-WIDTH = 3.92  # of a 95% interval, in standard errors
-FEWEST_JUDGED = 8  # models that a verdict takes, as in `metrics.evaluation`
-
 
 class Row(NamedTuple):
     """One row of results.csv: what one method scored in one metric. None is an empty cell.
 
     Attributes:
         experiment: the study.
-        dataset: its data.
-        model: its network.
+        dataset: name of the data set.
+        model: name of the network.
         forget_set: the forget set's name, unique in the run.
         method: a name of the registry.
         access: F, R, F+R, F+R+test-like, data-free or none.
-        metric: accuracy (in %), klom, forgetting_quality, ..., or a cost: seconds (per model), rte (share of retraining),
-            examples.
-        split: forget, retain, test, or empty where the metric has none.
+        metric: a name of the registry of metrics, or a study's.
+        split: forget, retain, test, all, or empty where the metric has none.
         value: the score; for a metric per model, the mean over models.
         value_low: lower end of its 95% interval.
         value_high: upper end of its 95% interval.
@@ -42,6 +38,10 @@ class Row(NamedTuple):
         n_members: models that the value is from; diverged ones are not among them.
         n_oracles: retrained models that the null is from.
         seconds: what the method took for one model, compilation apart.
+        deviation: z; where null_sd is 0, 0 on the null and infinite off it (`metrics.verdict.deviation`).
+        evidence: how much the score counts in the verdict (`metrics.verdict.evidence`).
+        band: of the method's verdict: the 95% quantile of the largest |z| of retrained models.
+        inside: the method's verdict, the same in all of its rows; None with too few models for one.
     """
 
     experiment: str
@@ -63,37 +63,10 @@ class Row(NamedTuple):
     n_members: int | None = None
     n_oracles: int | None = None
     seconds: float | None = None
-
-    @property
-    def deviation(self) -> float | None:
-        """z, or None without a null. Where the null's sd is 0, 0 on the null and infinite off it: no score there is luck.
-
-        As near as a billionth of the larger one is on it, as in `metrics.evaluation.Score.evidence`.
-        """
-        if self.z is not None or self.null_sd is None or self.null_mean is None or self.value is None:
-            return self.z
-        if math.isclose(self.value, self.null_mean, rel_tol=1e-9):
-            return 0.0
-        return math.copysign(math.inf, self.value - self.null_mean)
-
-    @property
-    def evidence(self) -> float | None:
-        """|z|; of an attack, in units of the null's sd or of the value's standard error, whichever is larger.
-
-        What the verdict counts, as `metrics.evaluation.Score.evidence`. None without a null.
-        """
-        deviation = self.deviation
-        if not deviation or self.value is None or self.null_mean is None or self.null_sd is None:
-            return deviation
-        known = self.value_low is not None and self.value_high is not None
-        error = (self.value_high - self.value_low) / WIDTH if known else 0.0  # type: ignore[operator]
-        if self.null_sd > 0:
-            return (
-                abs(deviation)
-                * self.null_sd
-                / max(error if "mia" in self.metric or self.metric == "average_gap" else 0.0, self.null_sd)
-            )
-        return abs(self.value - self.null_mean) / error if error > 0 else math.inf
+    deviation: float | None = None
+    evidence: float | None = None
+    band: float | None = None
+    inside: bool | None = None
 
 
 def write_results(folder: Folder, rows: Sequence[Row], extra: Mapping[str, Any] | None = None) -> None:
@@ -135,10 +108,10 @@ class Deviations(NamedTuple):
 
 
 def deviations(rows: Iterable[Row]) -> Deviations:
-    """Arranges the rows of one forget set as a table of |z|, in their own order; what has no null, a cost, is left out."""
-    found = {(row.method, (row.metric, row.split)): abs(row.deviation) for row in rows if row.deviation is not None}
-    methods, metrics = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True)) if found else ((), ())
-    sizes = [[found.get((method, metric), math.nan) for metric in metrics] for method in methods]
+    """Arranges the rows of one forget set as a table of |z|, in the rows' order; what has no null, a cost, is left out."""
+    cells = {(row.method, (row.metric, row.split)): abs(row.deviation) for row in rows if row.deviation is not None}
+    methods, metrics = (tuple(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ((), ())
+    sizes = [[cells.get((method, metric), math.nan) for metric in metrics] for method in methods]
     return Deviations(methods, metrics, np.array(sizes, np.float64).reshape(len(methods), len(metrics)))
 
 
@@ -153,6 +126,8 @@ def _parse(column: str, cell: str) -> Any:
         return cell
     if cell == "":
         return None
+    if kind == bool | None:
+        return cell == "True"
     return int(cell) if kind == int | None else float(cell)
 
 

@@ -1,0 +1,188 @@
+"""The leaderboard that the rows of a run make: which columns it has, in which order methods stand, and who is marked."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from unlearn_jax.metrics import FEWEST_JUDGED, METRICS, Metric
+from unlearn_jax.metrics.catalogue import accuracy, average_gap, forgetting_quality, klom, rte, seconds, svc_mia, tow
+from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
+from unlearn_jax.report.rows import REFERENCES, Row, counted, subject
+
+
+def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
+    """Arranges rows as one line per method: references first, then by |z| of KLOM on the forget set.
+
+    Args:
+        rows: of one forget set, or of the means over several. A method is marked where its rows say that it is inside.
+        diverged: by method, the names of the members that diverged and are in no value.
+
+    Returns:
+        The table.
+    """
+    diverged = diverged or {}
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, []).append(row)
+    entries = [_Entry(method, of_method, len(diverged.get(method, ()))) for method, of_method in by_method.items()]
+    entries.sort(key=_rank)
+    lines = tuple(
+        Line(entry.method, entry.method in REFERENCES, entry.inside, tuple(column.cell(entry) for column in _COLUMNS))
+        for entry in entries
+    )
+    headings, importance = (tuple(getattr(column, field) for column in _COLUMNS) for field in ("heading", "importance"))
+    return Leaderboard(headings, lines, _caption(rows, entries, diverged), importance)
+
+
+class _Entry(NamedTuple):
+    """A method as the columns see it."""
+
+    method: str
+    rows: list[Row]
+    lost: int
+
+    @property
+    def inside(self) -> bool | None:
+        return self.rows[0].inside
+
+    @property
+    def members(self) -> int:
+        return max((row.n_members for row in self.rows if row.n_members is not None), default=0)
+
+    def row(self, metric: Metric, split: str) -> Row | None:
+        name = metric.on(split)
+        return next((row for row in self.rows if (row.metric, row.split) == name), None)
+
+
+class _Column(NamedTuple):
+    heading: str
+    importance: int  # on a narrow terminal, 0 the greatest
+    cell: Callable[[_Entry], str]
+
+
+def _value(metric: Metric, split: str, importance: int, digits: Callable[[float], str]) -> _Column:
+    def cell(entry: _Entry) -> str:
+        row = entry.row(metric, split)
+        return "" if row is None or row.value is None else digits(row.value)
+
+    return _Column(metric.heading(split), importance, cell)
+
+
+def _null(entry: _Entry) -> str:
+    row = entry.row(klom, "forget")
+    if row is None or row.null_mean is None or row.null_sd is None:
+        return ""
+    return f"{_two(row.null_mean)} ± {_two(row.null_sd)}"
+
+
+def _klom_z(entry: _Entry) -> str:
+    row = entry.row(klom, "forget")
+    return "" if row is None or row.deviation is None else _signed(row.deviation)
+
+
+def _worst(entry: _Entry) -> str:
+    """The largest evidence and the metric that it is of, named as the column headings name it."""
+    scored = [row for row in entry.rows if row.evidence is not None]
+    row = max(scored, key=lambda row: _size(row.evidence), default=None)
+    if row is None or row.evidence is None:
+        return ""
+    name = METRICS[row.metric].heading(row.split) if row.metric in METRICS else row.metric
+    return f"{_signed(row.evidence).removeprefix('+')} {name}"
+
+
+def _quality(entry: _Entry) -> str:
+    row = entry.row(forgetting_quality, "forget")
+    if row is None or row.value is None:
+        return ""
+    return _three(row.value) + (f" ({_three(row.null_mean)})" if row.null_mean is not None else "")
+
+
+def _models(entry: _Entry) -> str:
+    return f"{entry.members} of {entry.members + entry.lost}" if entry.lost else str(entry.members)
+
+
+def _one(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _short(value: float) -> str:
+    """Three significant digits, never more than three decimals: costs span orders of magnitude."""
+    if not math.isfinite(value) or abs(value) < 1e-3:
+        return f"{value:.2g}"
+    return f"{value:.{max(0, min(3, 2 - math.floor(math.log10(abs(value)))))}f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}" if abs(value) < 1e6 else f"{value:+.1e}"
+
+
+_COLUMNS = (
+    _Column(" ", 1, lambda entry: MARK * bool(entry.inside)),
+    _Column("method", 0, lambda entry: entry.method),
+    _Column("access", 4, lambda entry: entry.rows[0].access),
+    _value(accuracy, "forget", 6, _one),
+    _value(accuracy, "retain", 8, _one),
+    _value(accuracy, "test", 7, _one),
+    _value(klom, "forget", 9, _two),
+    _Column("null", 10, _null),
+    _Column(f"{klom.short} z", 3, _klom_z),
+    _Column("max |z|", 2, _worst),
+    _Column(f"{forgetting_quality.short} (null)", 11, _quality),
+    _value(tow, "all", 12, _three),
+    _value(average_gap, "all", 13, _two),
+    _value(svc_mia, "forget", 14, _short),
+    _Column("models", 16, _models),
+    _value(seconds, "", 15, _short),
+    _value(rte, "", 5, _short),
+)
+_READ = (
+    "acc: accuracy in % on forget (F), retain (R) and test (T); FQ: forgetting quality; ToW: tug of war; gap: mean gap to the "
+    "oracles; RTE: share of retraining's time. Lines are ordered by |z| of KLOM on F; compare methods of the same access."
+)
+
+
+def _size(z: float | None) -> tuple[int, float]:
+    """Sorts by |z|, then NaN, then None."""
+    if z is None or math.isnan(z):
+        return (2 if z is None else 1), 0.0
+    return 0, abs(z)
+
+
+def _rank(entry: _Entry) -> tuple[Any, ...]:
+    """References first and in their order, then by |z| of KLOM on the forget set."""
+    if entry.method in REFERENCES:
+        return 0, REFERENCES.index(entry.method)
+    row = entry.row(klom, "forget")
+    return 1, *_size(None if row is None else row.deviation), entry.method
+
+
+def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    n = counted(entry.members for entry in entries if not entry.lost)
+    reading = (
+        f"z: standard deviations from the null, that is from what retraining itself scores with as many models. "
+        f"{MARK}: indistinguishable from retraining at this sample size (n={n}), the largest |z| over all metrics being inside "
+        f"its band of {_bands(entries)}. max |z| counts attacks, which flip on single models, in their own standard "
+        f"errors where those are larger."
+    )
+    notes = []
+    if any(entry.members < FEWEST_JUDGED for entry in entries):
+        notes.append(f"Fewer than {FEWEST_JUDGED} models say too little for a verdict: no method with so few is marked.")
+    for entry in entries:
+        if entry.lost:
+            names = ", ".join(diverged[entry.method])
+            notes.append(f"{entry.method}: {_models(entry)} ({entry.lost} diverged: {names}); never marked.")
+    return f"{subject(rows)}.", reading, _READ, *notes
+
+
+def _bands(entries: Iterable[_Entry]) -> str:
+    """The band of the methods that can be marked: one number, since all are compared with the same oracles."""
+    whole = [entry.rows[0].band for entry in entries if not entry.lost] or [entry.rows[0].band for entry in entries]
+    return " or ".join(_two(band) for band in sorted({band for band in whole if band is not None})) or "?"
