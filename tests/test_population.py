@@ -14,14 +14,14 @@ from experiments.capacity import options as capacity
 from experiments.capacity import study as capacity_study
 from experiments.streaming import study as streaming
 from experiments.variance.landscape import whole
-from unlearn_jax.bench import judging, model_metrics, setting
+from unlearn_jax.bench import judging, setting
 from unlearn_jax.bench import tuning_options as tuning
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.population import comparable, lost_members, population, score_alive, without
 from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.errors import UsageError
-from unlearn_jax.metrics import reference, score
+from unlearn_jax.metrics import reference, registry, score
 from unlearn_jax.report.rows import read_results
 from unlearn_jax.types import Cube, Labels, Variables
 
@@ -189,17 +189,19 @@ def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):
         Judge(config, setting.prepare(config))
 
 
-def largest_weight(of, seen):
-    leaf = np.abs(jax.tree.leaves(seen.variables.params)[-1]).astype(float)
+def largest_weight(models, split):
+    leaf = np.abs(jax.tree.leaves(models.weights)[-1]).astype(float)
     return leaf.reshape(len(leaf), -1).max(1)
 
 
 def test_a_run_is_extended_by_a_metric_of_models(cache, tmp_path, monkeypatch):
     """What is kept names its metrics: where one is missing it is made again, and as a fresh run makes it."""
-    out, name = tmp_path / "out", ("norm", "all")
+    out, name = tmp_path / "out", ("largest_weight", "all")
+    monkeypatch.setattr(registry, "METRICS", dict(registry.METRICS))
     for folder in (out, tmp_path / "fresh"):
         assert run("unlearning", out, cache, "original,finetune").returncode == 0
-        monkeypatch.setitem(model_metrics.METRICS, name, largest_weight)
+        registry.METRICS.pop(name[0], None)
+        registry.metric("per-model", ("all",), needs=("weights",))(largest_weight)
         done = run("unlearning", folder, cache, "original,finetune")
         assert done.returncode == 0, done.stderr
     extended, fresh = (

@@ -109,7 +109,7 @@ def examples(forget: ForgetSet, judgement: Judgement) -> tuple[list[tuple], str]
 
 
 def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
-    """Write every pair of methods, paired by original and forget set; returns who ties with the nearest by KLOM on F."""
+    """Write every pair of methods, paired by original and forget set; returns a sentence on ties with the nearest by KLOM."""
     rows: list[tuple] = []
     notes: list[str] = []
     sets = max(map(len, scored.values()))
