@@ -357,7 +357,7 @@ def test_a_mistake_names_its_option(changed, option):
 
 
 def drawn(found):
-    return report.Study("some", ["scrub"], found, [], [])
+    return report.Results("some", ["scrub"], found, [], [])
 
 
 def test_titles_and_ticks_of_narrow_columns_stay_apart():

@@ -135,7 +135,7 @@ def test_every_sign_pair_is_a_family():
 def test_figures_show_every_circumstance_and_the_best_pair():
     best = {"one": (1.0, -1.0), "other": (-1.0, 0.0)}
     found = [summed_up(name, f"title of {name}", [judged(away(at)) for _ in range(2)], SETTINGS) for name, at in best.items()]
-    study = report.Study("all", [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], found)
+    study = report.Results("all", [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], found)
     panels = [axes for axes in report.maps(study).axes if axes.images]
     assert [axes.get_title().splitlines()[0] for axes in panels] == ["title of one", "title of other"]
     stars = [next(tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "*") for axes in panels]

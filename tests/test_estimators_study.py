@@ -12,7 +12,7 @@ import pytest
 
 from experiments.estimators import study as experiment
 from experiments.estimators.options import DEFAULT, Config, smoke
-from experiments.estimators.report import Entry, Study, agreement, conclusion, screening_curves, smoothness, summary, table
+from experiments.estimators.report import Entry, Results, agreement, conclusion, screening_curves, smoothness, summary, table
 from unlearn_jax.data import discs
 from unlearn_jax.errors import UsageError
 from unlearn_jax.runs import Run
@@ -78,7 +78,7 @@ def studies():
         "woodbury": entry(0.4, 0.5),
         "unrolled": entry(0.9, 1, 0.25),
     }
-    first = Study("base", 3, 4, 2, entries, np.array([0.9, 0.7]))
+    first = Results("base", 3, 4, 2, entries, np.array([0.9, 0.7]))
     return [first, first._replace(setting="adam", entries={**entries, "eigendecomposition": entry(0.95, 1)})]
 
 

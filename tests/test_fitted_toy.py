@@ -118,7 +118,7 @@ def test_levels_and_mismatches_are_means_over_draws():
     assert [each["test_error"] for each in found["images"]] == [pytest.approx(0.2)]
     assert [each["test_error"] for each in found["start"]] == [pytest.approx(0.7), pytest.approx(0.5)] * 2
     assert found["fitted"][0] == mismatch(at(0.3), at(0.2))
-    study = report.Study("t", ("a", "b"), measured, {}, {}, {}, np.zeros((1, 1, 0)), np.ones((1, 1)), 1, TOLERANCE, found)
+    study = report.Results("t", ("a", "b"), measured, {}, {}, {}, np.zeros((1, 1, 0)), np.ones((1, 1)), 1, TOLERANCE, found)
     levels = report.levels(study)
     assert levels["test error"]["images"] == (pytest.approx(0.3), pytest.approx(np.std([0.2, 0.4], ddof=1)))
     assert levels["memorisation, 50%"]["start"][0] == pytest.approx(0.45)

@@ -140,7 +140,7 @@ def a_study(wrong=True, channels=3):
     association = rng.normal(0, 0.1, (30, 8)).clip(-0.3, 0.3)
     association[2, 5], association[7, 1] = 0.8, -0.6
     score = rng.uniform(-0.1, 1, 30)
-    study = report.Study(
+    study = report.Results(
         title="title",
         names=("a", "b", "c"),
         rows=100 + 2 * np.arange(30),

@@ -195,7 +195,7 @@ class Difference(NamedTuple):
     sets: list[float]  # on each forget set; empty where it depends on none
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """All settings, the base first."""
 
     title: str
@@ -215,14 +215,14 @@ class Study(NamedTuple):
         return {axis: axes[axis] for axis in wanted if axis in axes} or dict(list(axes.items())[:1])
 
 
-def table(study: Study) -> Table:
+def table(study: Results) -> Table:
     """The columns and rows of results.csv: a row for each setting, forget set, method and metric."""
     columns = ["axis", "setting", *Cost._fields, "z", "z_low", "z_high"]
     rows = [[each.axis, each.value, *cost, *map(finite, cost.z_interval)] for each in study.settings for cost in each.costs]
     return Table(columns, rows)
 
 
-def overview(study: Study) -> Table:
+def overview(study: Results) -> Table:
     """The columns and rows of settings.csv, a row for each setting."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     counts = [f"{kind}{end}" for kind in KINDS for end in ("s", *(f"s_below_{limit}" for limit in FITTED))]
@@ -234,12 +234,12 @@ def overview(study: Study) -> Table:
     return Table(["axis", "setting", "parameters", *counts, *columns], rows)
 
 
-def correlations(study: Study) -> Table:
+def correlations(study: Results) -> Table:
     """The columns and rows of correlations.csv."""
     return Table(Correlation._fields, [[*map(finite, each)] for each in study.correlations])
 
 
-def differences(study: Study) -> Table:
+def differences(study: Results) -> Table:
     """The columns and rows of differences.csv: a row for each two settings and measure."""
     count = max((len(each.sets) for each in study.differences), default=0)
     rows = []
@@ -249,7 +249,7 @@ def differences(study: Study) -> Table:
     return Table([*Difference._fields[:-1], *(f"set_{index}" for index in range(count))], rows)
 
 
-def summary(study: Study) -> str:
+def summary(study: Results) -> str:
     """The text of summary.md."""
     shown = [measure for measure in MEASURES if measure not in UNSEEN and measure in study.settings[0].intervals]
     first = [
@@ -292,7 +292,7 @@ def summary(study: Study) -> str:
     )
 
 
-def glance(study: Study) -> "matplotlib.figure.Figure":
+def glance(study: Results) -> "matplotlib.figure.Figure":
     """Draws the losses on forget, retain and test side by side as capacity grows: of originals, and of oracles below them."""
     axes_of = study.some_axes(CAPACITY)
     across, down = max(map(len, axes_of.values())), 2 * len(axes_of)
@@ -337,7 +337,7 @@ def glance(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def trends(study: Study) -> "matplotlib.figure.Figure":
+def trends(study: Results) -> "matplotlib.figure.Figure":
     """Draws overfitting and what is left along every axis, with intervals: a row for each, a column for each axis."""
     axes_of = study.axes or {"": study.settings}
     rows = [*TRENDS, "left on F, z", "left on F, bits"]
@@ -374,7 +374,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def interpolation(study: Study) -> "matplotlib.figure.Figure":
+def interpolation(study: Results) -> "matplotlib.figure.Figure":
     """Draws error and loss on retain and test against width and epochs, and where the training error reaches 0."""
     axes_of = study.some_axes(INTERPOLATION)
     figure = blank(WIDTH, 5.2)
@@ -402,7 +402,7 @@ def interpolation(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def cost(study: Study) -> "matplotlib.figure.Figure":
+def cost(study: Results) -> "matplotlib.figure.Figure":
     """Draws what each method leaves: in bits against the attack, and as a share of doing nothing's against memorisation."""
     names = {"original": "doing nothing", **{name: name for name in study.methods}}
     colours = dict(zip(names, ("black", *COLOURS[:7]), strict=False))

@@ -58,7 +58,7 @@ def run(config: Config, folder: Run) -> None:
         made_with.add(str(arrays["made_with"]))
         with stage("scores"):
             found.append(measured(own, axis, value, arrays))
-    study = report.Study(
+    study = report.Results(
         title=f"{config.dataset}, {config.train_size or 'all'} examples; {config.members} originals, "
         f"{config.forget_sets} forget sets; base: {config.model} of width {config.width}, {config.train.epochs} epochs",
         methods=config.method_names(),

@@ -67,7 +67,7 @@ class Variant(NamedTuple):
         return f"{self.axis.replace('_', ' ')} {self.value}".strip()
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """All networks, the base first.
 
     Attributes:
@@ -92,7 +92,7 @@ class Study(NamedTuple):
         return {axis: [*some] for axis, some in itertools.groupby(self.variants[1:], key=lambda each: each.axis)}
 
 
-def table(study: Study) -> Table:
+def table(study: Results) -> Table:
     """The columns and rows of capacity_boundary.csv, a row for each network; no ends of an interval from two seeds."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     rows = [
@@ -105,7 +105,7 @@ def table(study: Study) -> Table:
     return Table(["axis", "value", "parameters", "seeds", *columns], rows)
 
 
-def summary(study: Study) -> str:
+def summary(study: Results) -> str:
     """The text of summary.md."""
     lines = [
         [each.name, str(each.parameters), str(each.seeds), *(f"{each.intervals[measure]:.3g}" for measure in MEASURES)]
@@ -120,7 +120,7 @@ def summary(study: Study) -> str:
     )
 
 
-def boundaries(study: Study) -> "matplotlib.figure.Figure":
+def boundaries(study: Results) -> "matplotlib.figure.Figure":
     """Draws the boundaries of every network: the first seed's in black, the others' in orange; a row for each axis."""
     axes_of = study.axes
     down, across = len(axes_of), max(map(len, axes_of.values()))
@@ -141,7 +141,7 @@ def boundaries(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def trends(study: Study) -> "matplotlib.figure.Figure":
+def trends(study: Results) -> "matplotlib.figure.Figure":
     """Draws the measures along every axis, with their intervals: a row for each measure, a column for each axis."""
     axes_of = study.axes
     widths = [max(len(variants), 3) for variants in axes_of.values()]
@@ -173,7 +173,7 @@ def trends(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def between_networks(study: Study) -> "matplotlib.figure.Figure":
+def between_networks(study: Results) -> "matplotlib.figure.Figure":
     """Draws the rank correlation of the displacements of any two networks, from different seeds."""
     base, *others = study.variants
     rows = [0, *(1 + number for number, each in enumerate(others) if each.intervals != base.intervals)]

@@ -55,7 +55,7 @@ def run(config: Config, folder: Run) -> None:
         if len(seeds) >= 2:
             found.append((axis, value, seeds))
     base = found[0][2]
-    study = report.Study(
+    study = report.Results(
         title=f"{config.train_size} points, {config.seeds} seeds; base: {config.layers} {config.activation} layers of "
         f"{config.width}, {config.train.epochs} steps of {config.train.optimiser}",
         points=toy.train.images,

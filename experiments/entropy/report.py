@@ -97,7 +97,7 @@ class Circumstance(NamedTuple):
         return np.array([[np.mean(by_weights[entropy, loss]) for entropy in entropy_weights] for loss in loss_weights])
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """All circumstances, and the signed weights that were tried in each, ascending."""
 
     title: str
@@ -120,13 +120,13 @@ def in_short(found: Circumstance) -> str:
     )
 
 
-def settings_table(study: Study) -> Table:
+def settings_table(study: Results) -> Table:
     """The columns and rows of settings.csv: a row for each circumstance, forget set and setting."""
     rows = [[each.name, *one] for each in study.circumstances for one in each.tried]
     return Table(["circumstance", *Tried._fields], rows)
 
 
-def table(study: Study) -> Table:
+def table(study: Results) -> Table:
     """The columns and rows of entropy.csv: a row for each circumstance and measure, then one for each forget set."""
     rows: list[list] = []
     for each in study.circumstances:
@@ -136,7 +136,7 @@ def table(study: Study) -> Table:
     return Table(["circumstance", "forget_set", "measure", "value", "value_low", "value_high"], rows)
 
 
-def summary(study: Study) -> str:
+def summary(study: Results) -> str:
     """The text of summary.md."""
     lines = [[each.title, *(f"{each.measures[measure]:.2f}" for measure in SHOWN)] for each in study.circumstances]
     best = [[each.title, in_short(each)] for each in study.circumstances]
@@ -151,7 +151,7 @@ def summary(study: Study) -> str:
     )
 
 
-def maps(study: Study) -> "matplotlib.figure.Figure":
+def maps(study: Results) -> "matplotlib.figure.Figure":
     """Draws a map for each circumstance: how much of the way from doing nothing to retraining each pair of weights goes."""
     figure, panels = panels_of(len(study.circumstances), COLUMNS, lambda down, across: 1.5 + 2.1 * down)
     image = None
@@ -179,7 +179,7 @@ def maps(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def signs(study: Study) -> "matplotlib.figure.Figure":
+def signs(study: Results) -> "matplotlib.figure.Figure":
     """Draws, for each term, the better sign against what retrained models have more or less of on F than the originals."""
     figure = blank(WIDTH, 5.2)
     panels = figure.subplots(1, 2)

@@ -95,7 +95,7 @@ def run(config: Config, folder: Run) -> None:
             found.append(summed_up(name, circumstance.title, sets, settings))
             update(1.0, report.in_short(found[-1]))
     title = f"{config.dataset} · {config.model} · {config.members} models a setting, {config.forget_sets} forget sets each"
-    study = report.Study(title, entropy_weights, loss_weights, found)
+    study = report.Results(title, entropy_weights, loss_weights, found)
     folder.write_csv("settings.csv", *report.settings_table(study))
     folder.write_csv("entropy.csv", *report.table(study))
     measures = {each.name: {name: tuple(interval) for name, interval in each.measures.items()} for each in found}

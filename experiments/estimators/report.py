@@ -68,7 +68,7 @@ class Entry(NamedTuple):
     screened: Float[np.ndarray, " verified"]
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """One setting.
 
     Attributes:
@@ -103,18 +103,18 @@ class Study(NamedTuple):
         return (self.trainings(name) + verified) / self.points
 
 
-def ordered(studies: Sequence[Study]) -> list[str]:
+def ordered(studies: Sequence[Results]) -> list[str]:
     """The estimators that any setting has, family by family."""
     known = {name for study in studies for name in study.entries}
     return [name for family in FAMILIES for name in family if name in known]
 
 
-def rivals(study: Study) -> list[str]:
+def rivals(study: Results) -> list[str]:
     """The estimators of a setting, without the exact answers that they are compared with."""
     return [name for name in ordered([study]) if name not in FAMILIES[0]]
 
 
-def table(studies: Sequence[Study]) -> Table:
+def table(studies: Sequence[Results]) -> Table:
     """The columns and rows of estimators.csv: one for each setting, estimator and measure; empty where nothing is finite."""
     columns = ["setting", "estimator", "measure", "value", "low", "high", "null", "ceiling"]
     columns += ["trainings", "seconds", "break_even_targets", "price"]
@@ -130,7 +130,7 @@ def table(studies: Sequence[Study]) -> Table:
     return Table(columns, rows)
 
 
-def conclusion(studies: Sequence[Study]) -> str:
+def conclusion(studies: Sequence[Results]) -> str:
     """A line for each setting: which estimator ranks points best."""
     lines = []
     for study in studies:
@@ -142,7 +142,7 @@ def conclusion(studies: Sequence[Study]) -> str:
     return "\n".join(lines)
 
 
-def summary(studies: Sequence[Study]) -> str:
+def summary(studies: Sequence[Results]) -> str:
     """The text of summary.md."""
     first = studies[0]
     titles = {
@@ -180,7 +180,7 @@ def summary(studies: Sequence[Study]) -> str:
     return page(*text)
 
 
-def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
+def agreement(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
     """Draws every estimator in every setting: rank correlation over points, recall of the top points, and LDS."""
     names = ordered(studies)
     figure = blank(WIDTH, 1.6 + 0.24 * len(names))
@@ -203,7 +203,7 @@ def agreement(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     return figure
 
 
-def screening_curves(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
+def screening_curves(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
     """Draws how many of the top points are found when an estimator proposes and exact retraining verifies, against the cost."""
     figure, panels = panels_of(len(studies), 3, lambda down, across: 0.9 + 2.0 * down)
     colour = dict(zip(SHOWN, (COLOURS[number] for number in (1, 2, 5, 3, 0, 4)), strict=True))
@@ -228,7 +228,7 @@ def screening_curves(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     return figure
 
 
-def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
+def smoothness(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
     """Draws whether the smoothness of training predicts how right the unrolled gradient is: a mark for each setting."""
     figure = blank(WIDTH, 3.4)
     axes = figure.add_subplot()
@@ -255,11 +255,11 @@ def smoothness(studies: Sequence[Study]) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _value(study: Study, name: str, measure: str) -> float:
+def _value(study: Results, name: str, measure: str) -> float:
     return study.entries[name].measures[measure].value if name in study.entries else math.nan
 
 
-def _cell(study: Study, name: str, measure: str) -> str:
+def _cell(study: Results, name: str, measure: str) -> str:
     return f"{study.entries[name].measures[measure]:.2f}" if name in study.entries else ""
 
 

@@ -120,7 +120,7 @@ def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, n
         return arrays | {"smoothness": smoothness}
 
 
-def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> report.Study:
+def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> report.Results:
     """How good each estimate is in a setting, and what it cost."""
     points, targets = arrays["exact"].shape
     estimates = {name: arrays[name] for name in ("exact", report.NULL, report.CEILING)}
@@ -150,7 +150,7 @@ def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> rep
         screened = attribution.screening(estimate, arrays["exact"], config.top)
         once, each, seconds = costs[name].tolist()
         entries[name] = report.Entry(found, once, each, seconds, screened)
-    return report.Study(setting, points, targets, config.top, entries, arrays["smoothness"])
+    return report.Results(setting, points, targets, config.top, entries, arrays["smoothness"])
 
 
 def prepared(config: Config, toy: Toy, seed: int) -> Training:

@@ -32,7 +32,7 @@ LEVELS: list[tuple[str, str, float | None]] = [
 ]
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """What was measured on images and on toys, by the same learners.
 
     Attributes:
@@ -71,7 +71,7 @@ class Study(NamedTuple):
         return float(np.mean([self.mismatch(name, each)[0] / unit for each, unit in self.tolerance.items()]))
 
 
-def levels(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
+def levels(study: Results) -> dict[str, dict[str, tuple[float, float]]]:
     """Mean and standard deviation over the draws of single numbers: name of the number -> name of the problem -> both."""
     statistics = {}
     for name, attribute, percent in LEVELS:
@@ -82,7 +82,7 @@ def levels(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
     return statistics
 
 
-def table(study: Study) -> Table:
+def table(study: Results) -> Table:
     """The columns and rows of characteristics.csv: levels, and then mismatches with the images."""
     columns = ["characteristic", "kind", *(f"{name}{part}" for name in LOOKS for part in ("", "_sd"))]
     rows: list[list[Any]] = [
@@ -94,7 +94,7 @@ def table(study: Study) -> Table:
     return Table(columns, rows)
 
 
-def trials(study: Study) -> Table:
+def trials(study: Results) -> Table:
     """The columns and rows of trials.csv: what was tried, in the parameters' own units."""
     columns = ["round", "mismatch", *study.space]
     rows = [
@@ -105,7 +105,7 @@ def trials(study: Study) -> Table:
     return Table(columns, rows)
 
 
-def headline(study: Study) -> str:
+def headline(study: Results) -> str:
     """The result in one line."""
     return (
         f"mean mismatch in tolerances: {study.total('start'):.2f} before the fit, {study.total('fitted'):.2f} after it; "
@@ -113,7 +113,7 @@ def headline(study: Study) -> str:
     )
 
 
-def summary(study: Study) -> str:
+def summary(study: Results) -> str:
     """The text of summary.md."""
     ends = [f"{name} = {after:.3g} (before {before:.3g})" for name, (before, after) in study.parameters.items()]
     level_rows = [
@@ -140,7 +140,7 @@ def summary(study: Study) -> str:
     )
 
 
-def planes(study: Study) -> "matplotlib.figure.Figure":
+def planes(study: Results) -> "matplotlib.figure.Figure":
     """Draws the toy before and after the fit; crosses have a wrong label, and the colour of that."""
     figure = blank(WIDTH, 5.2)
     for axes, name in zip(figure.subplots(1, 2), ("start", "fitted"), strict=True):
@@ -159,7 +159,7 @@ def planes(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def characteristics(study: Study) -> "matplotlib.figure.Figure":
+def characteristics(study: Results) -> "matplotlib.figure.Figure":
     """Draws target and achieved: two shares, three distributions, and the confusion of classes."""
     figure = blank(WIDTH, 6.2)
     panels = figure.subplots(2, 3).ravel()
@@ -194,7 +194,7 @@ def characteristics(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def search(study: Study) -> "matplotlib.figure.Figure":
+def search(study: Results) -> "matplotlib.figure.Figure":
     """Draws the mismatch round by round, and where in the space the best of the first and of the last round lie."""
     figure = blank(WIDTH, 3.4)
     course, where = figure.subplots(1, 2)

@@ -61,7 +61,7 @@ def run(config: Config, folder: Run) -> None:
         update(1.0, f"{config.seeds} of either")
     measured = {"images": images, "start": list(start), "fitted": list(end)}
     toys = {name: sampled(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
-    study = report.Study(
+    study = report.Results(
         title=f"{config.dataset}, {config.train_size} examples, {config.members} MLPs of width {config.width}; "
         + (f"points seen through {config.waves} waves" if config.waves else "points seen as two coordinates"),
         names=DATASETS[config.dataset].names or tuple(map(str, range(classes))),

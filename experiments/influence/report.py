@@ -17,7 +17,7 @@ MEASURES = ("displacement_mean", "displacement_largest", "parameter_change", "ma
 TOP = 10  # rows of the table in summary.md, at either end
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """The exact influence of every point. Displacements are distances in the plane, margins are in nats.
 
     Attributes:
@@ -89,7 +89,7 @@ class Facts(NamedTuple):
     censored: float
 
 
-def table(study: Study) -> Table:
+def table(study: Results) -> Table:
     """The columns and rows of influence.csv, a row for each point in the order of the training set; rank 1 is the largest."""
     rank = np.empty(len(study.order), int)
     rank[study.order] = 1 + np.arange(len(study.order))
@@ -114,7 +114,7 @@ def speed(facts: Facts) -> str:
     )
 
 
-def summary(study: Study, facts: Facts) -> str:
+def summary(study: Results, facts: Facts) -> str:
     """The text of summary.md."""
     columns, rows = table(study)
     names = ("rank", "point", "x", "y", "label", *MEASURES)
@@ -141,7 +141,7 @@ def summary(study: Study, facts: Facts) -> str:
     )
 
 
-def map_of_points(study: Study) -> "matplotlib.figure.Figure":
+def map_of_points(study: Results) -> "matplotlib.figure.Figure":
     """Draws every point where it is, coloured by how far the boundary moves without it; circles: beyond float noise."""
     from matplotlib.colors import LogNorm
 
@@ -177,7 +177,7 @@ def map_of_points(study: Study) -> "matplotlib.figure.Figure":
 
 
 def boundaries(
-    study: Study, rows: Int[np.ndarray, " shown"], without: Float[np.ndarray, "shown classes rows columns"]
+    study: Results, rows: Int[np.ndarray, " shown"], without: Float[np.ndarray, "shown classes rows columns"]
 ) -> "matplotlib.figure.Figure":
     """Draws the boundary with all points (black) and without one of them (orange), a panel for each of some points.
 
@@ -206,7 +206,7 @@ def boundaries(
     return figure
 
 
-def agreement(study: Study, facts: Facts) -> "matplotlib.figure.Figure":
+def agreement(study: Results, facts: Facts) -> "matplotlib.figure.Figure":
     """Draws the displacements of all points in falling order over the float noise, and against two other leave-one-outs."""
     figure = blank(WIDTH, 3.5)
     curve, reordered, seed = figure.subplots(1, 3)

@@ -50,7 +50,7 @@ def run(config: Config, folder: Run) -> None:
 
     of = f"{config.layers} {config.activation} layers of {config.width}"
     steps = f"{original.steps} steps of {config.train.optimiser}"
-    study = report.Study(
+    study = report.Results(
         title=f"{config.train_size} points, {of}, {steps}",
         points=toy.train.images,
         labels=toy.train.labels,

@@ -18,7 +18,7 @@ ACROSS = 3  # pairs in a row
 GAP = 0.15  # between them, in widths of a picture
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """What is known of every training example, and of every pair of a training and a test example.
 
     Attributes:
@@ -112,7 +112,7 @@ class Fitted(NamedTuple):
     unseen: int
 
 
-def table(study: Study, fitted: Fitted) -> Table:
+def table(study: Results, fitted: Fitted) -> Table:
     """The columns and rows of memorisation.csv, a row for each training example; rank 1 is the most memorised."""
     count = len(study.labels)
     order = np.argsort(-study.memorisation, kind="stable")
@@ -140,7 +140,7 @@ def table(study: Study, fitted: Fitted) -> Table:
     return of_columns(columns)
 
 
-def pairs(study: Study) -> Table:
+def pairs(study: Results) -> Table:
     """The columns and rows of pairs.csv: what lies beyond chance, the closest first."""
     names = ["train_row", "train_label", "test_row", "test_label", "influence", "standard_error", "correlation"]
     places = np.argwhere(study.beyond)
@@ -160,7 +160,7 @@ def pairs(study: Study) -> Table:
     return Table(names, rows)
 
 
-def targets(study: Study, fitted: Fitted) -> Table:
+def targets(study: Results, fitted: Fitted) -> Table:
     """The columns and rows of datamodels.csv, a row for each fitted margin."""
     names = ["split", "row", "weights", "own_weight", "held_out_correlation", "held_out_correlation_of_differences"]
     first, second = (fitted.held_out[name] for name in ("datamodel", "difference of means"))
@@ -171,7 +171,7 @@ def targets(study: Study, fitted: Fitted) -> Table:
     return Table(names, [[*row, int(count), weight, float(a), float(b)] for row, count, weight, a, b in cells])
 
 
-def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
+def facts(study: Results, fitted: Fitted) -> dict[str, Any]:
     """The results over all examples."""
     memorised, count = study.memorisation >= MEMORISED, len(fitted.rows)
     trained, tested = np.nonzero(study.beyond)
@@ -212,7 +212,7 @@ def facts(study: Study, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def headline(study: Study, fitted: Fitted) -> str:
+def headline(study: Results, fitted: Fitted) -> str:
     """The result in two lines."""
     results = facts(study, fitted)
     held_out = results["held_out_correlation"]
@@ -224,7 +224,7 @@ def headline(study: Study, fitted: Fitted) -> str:
     )
 
 
-def summary(study: Study, fitted: Fitted) -> str:
+def summary(study: Results, fitted: Fitted) -> str:
     """The text of summary.md."""
     results = facts(study, fitted)
     accuracy, held_out = results["accuracy"], results["held_out_correlation"]
@@ -252,7 +252,7 @@ def summary(study: Study, fitted: Fitted) -> str:
     )
 
 
-def pictures(study: Study, shown: int) -> "matplotlib.figure.Figure":
+def pictures(study: Results, shown: int) -> "matplotlib.figure.Figure":
     """Draws the most memorised examples, those with wrong labels in a row of their own, above the least memorised."""
     order = np.argsort(-study.memorisation, kind="stable")
     right, wrong = order[~study.wrong[order]], order[study.wrong[order]]
@@ -278,7 +278,7 @@ def pictures(study: Study, shown: int) -> "matplotlib.figure.Figure":
     return figure
 
 
-def side_by_side(study: Study, shown: int) -> "matplotlib.figure.Figure":
+def side_by_side(study: Results, shown: int) -> "matplotlib.figure.Figure":
     """Draws the pairs of the largest association, each example once: the training example on the left of the test example."""
     helping, harming = (_closest(sign * study.association, shown) for sign in (1, -1))
     chosen = [*helping[: ACROSS * 3], *harming[:ACROSS]]
@@ -310,7 +310,7 @@ def side_by_side(study: Study, shown: int) -> "matplotlib.figure.Figure":
     return figure
 
 
-def distributions(study: Study) -> "matplotlib.figure.Figure":
+def distributions(study: Results) -> "matplotlib.figure.Figure":
     """Draws all scores, how far they repeat, and the closest training example of every test example."""
     figure = blank(WIDTH, 3.6)
     histogram, repeated, closest = figure.subplots(1, 3)
@@ -347,7 +347,7 @@ def distributions(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def agreement(study: Study, fitted: Fitted) -> "matplotlib.figure.Figure":
+def agreement(study: Results, fitted: Fitted) -> "matplotlib.figure.Figure":
     """Draws how well datamodels foretell unseen models, and their own weights against memorisation."""
     figure = blank(WIDTH, 3.4)
     foretold, own, used = figure.subplots(1, 3)

@@ -47,7 +47,7 @@ def run(config: Config, folder: Run) -> None:
         chance = np.array([shuffled(masks, test_right, config.seed, index) for index in range(config.shuffles)])
         update(1.0, f"largest correlation {abs(association).max():.2f}, by chance {chance.max():.2f}")
 
-    study = report.Study(
+    study = report.Results(
         title=f"{config.dataset}, {len(data.train.labels)} examples, {len(masks)} models of {config.model} on random halves",
         names=DATASETS[config.dataset].names or tuple(map(str, range(data.classes))),
         rows=data.published.train,
@@ -96,7 +96,7 @@ def shuffled(masks: np.ndarray, outputs: np.ndarray, seed: int, index: int) -> f
 
 
 def linear_models(
-    config: Config, study: report.Study, masks: np.ndarray, margins: np.ndarray, test_margins: np.ndarray
+    config: Config, study: report.Results, masks: np.ndarray, margins: np.ndarray, test_margins: np.ndarray
 ) -> report.Fitted:
     """Datamodels of some margins, from three quarters of the models, and how well they foretell the rest.
 

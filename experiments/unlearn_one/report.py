@@ -77,7 +77,7 @@ class Forgotten(NamedTuple):
         return cls(name, access, hyperparameter, arrays["tried"], arrays["scores"], seconds, columns, arrays["surfaces"])
 
 
-class Study(NamedTuple):
+class Results(NamedTuple):
     """All methods on all points. Displacements are distances in the plane.
 
     Attributes:
@@ -118,7 +118,7 @@ class Study(NamedTuple):
         return [name for name in self.order if name not in ENDS]
 
 
-def table(study: Study) -> Table:
+def table(study: Results) -> Table:
     """The columns and rows of unlearn_one.csv, a row for each method and point."""
     about = {
         "point": np.arange(len(study.points)),
@@ -137,7 +137,7 @@ def table(study: Study) -> Table:
     return Table(["method", "access", *about, *names], rows)
 
 
-def searched(study: Study) -> Table:
+def searched(study: Results) -> Table:
     """The columns and rows of search.csv, a row for each method and value that was tried."""
     rows = [
         [each.name, each.hyperparameter, float(value), float(score)]
@@ -147,7 +147,7 @@ def searched(study: Study) -> Table:
     return Table(["method", "hyperparameter", "value", "boundary_ratio"], rows)
 
 
-def summary(study: Study) -> str:
+def summary(study: Results) -> str:
     """The text of summary.md."""
     headings = [
         "",
@@ -185,7 +185,7 @@ def summary(study: Study) -> str:
     )
 
 
-def standing(study: Study) -> "matplotlib.figure.Figure":
+def standing(study: Results) -> "matplotlib.figure.Figure":
     """Draws the ratio of all points together, median ratio and alignment of every method, with their intervals, by access."""
     from matplotlib.lines import Line2D
 
@@ -229,7 +229,7 @@ def standing(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def by_influence(study: Study) -> "matplotlib.figure.Figure":
+def by_influence(study: Results) -> "matplotlib.figure.Figure":
     """Draws, for the nearest methods, the ratio of every point against how far its absence moves the boundary."""
     names = study.nearest[:PANELS]
     figure, panels = panels_of(len(names), 3, lambda down, across: 0.9 + 2.3 * down)
@@ -250,7 +250,7 @@ def by_influence(study: Study) -> "matplotlib.figure.Figure":
     return figure
 
 
-def boundaries(study: Study) -> "matplotlib.figure.Figure":
+def boundaries(study: Results) -> "matplotlib.figure.Figure":
     """Draws the boundary with the points of most influence, exactly without them, and as the nearest methods forget them."""
     from matplotlib.lines import Line2D
 

@@ -73,7 +73,7 @@ def run(config: Config, folder: Run) -> None:
     kept = load_or_make_all(folder, files, begin, lambda name, method: make(name, method).arrays())
     found = {report.REORDERED: null, **{name: report.Forgotten.of(arrays) for name, arrays in kept.items()}}
     toy, layers = drawn(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
-    study = report.Study(
+    study = report.Results(
         title=f"{config.train_size} points, {layers}, {own.run.steps} steps of {config.train.optimiser}",
         points=toy.train.images,
         labels=toy.train.labels,
