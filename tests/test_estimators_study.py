@@ -26,8 +26,8 @@ SMALL = dataclasses.replace(SMOKE, train_size=16, subsets=16, directions=8, trai
 @pytest.mark.parametrize(
     ("changed", "option"),
     [
-        ({"settings": "base,narow"}, "--settings"),
-        ({"settings": ""}, "--settings"),
+        ({"settings": ("base", "narow")}, "--settings"),
+        ({"settings": ()}, "--settings"),
         ({"train_size": 7}, "--train-size"),
         ({"targets": 1}, "--targets"),
         ({"subsets": 18}, "--subsets"),
@@ -35,7 +35,6 @@ SMALL = dataclasses.replace(SMOKE, train_size=16, subsets=16, directions=8, trai
         ({"damping": 0.0}, "--damping"),
         ({"top": 129}, "--top"),
         ({"directions": 1}, "--directions"),
-        ({"train": dataclasses.replace(Config().train, schedule="cosine")}, "--train.schedule"),
         ({"train": dataclasses.replace(Config().train, batch_size=1)}, "--train.batch-size"),
     ],
 )

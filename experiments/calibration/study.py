@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from experiments.calibration.options import Config
 from unlearn_jax.bench.alive import comparable, lost_members, score_alive, without
 from unlearn_jax.bench.forget_set import Study
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.setting import forget_mask, prepare
 from unlearn_jax.metrics import reference
 from unlearn_jax.metrics.evaluation import FEWEST_JUDGED

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.entropy import report
-from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config
+from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config, Under
 from experiments.entropy.report import SPLITS, Tried
 from unlearn_jax.bench.alive import lost_members
 from unlearn_jax.bench.setting import Setting, forget_mask, forgetting, pool, prepare
@@ -92,7 +92,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 def kept(
-    config: Config, circumstance: Circumstance, folder: Run, setting: Setting, name: str, index: int, settings: np.ndarray
+    config: Under, circumstance: Circumstance, folder: Run, setting: Setting, name: str, index: int, settings: np.ndarray
 ) -> Judged:
     """What was found on one forget set, by an earlier run or now."""
     mask = forget_mask(config, setting, index)
@@ -130,7 +130,7 @@ def kept(
 
 
 def looked_at(
-    config: Config,
+    config: Under,
     circumstance: Circumstance,
     setting: Setting,
     mask: np.ndarray,
@@ -189,7 +189,7 @@ def looked_at(
 
 
 def unlearn(
-    config: Config, problem: Problem, originals: Variables, name: str, values: dict[str, Any], settings: np.ndarray
+    config: Under, problem: Problem, originals: Variables, name: str, values: dict[str, Any], settings: np.ndarray
 ) -> Variables:
     """The members after every setting; the same batches in all settings, so that these are paired."""
     assert config.members != "auto"

@@ -11,7 +11,7 @@ from experiments.streaming import report
 from experiments.streaming.options import Config
 from unlearn_jax.bench.alive import lost_members, score_alive, without
 from unlearn_jax.bench.forget_set import Study, scored_row
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.setting import Setting, pool, prepare, settings
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator

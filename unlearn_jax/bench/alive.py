@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from unlearn_jax.bench.options import Common, require
+from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.options import Training
 from unlearn_jax.metrics import score
 from unlearn_jax.metrics.evaluation import Evaluation, Extra, Reference
 from unlearn_jax.training.pools import diverged
@@ -15,7 +16,7 @@ NULL = 4  # oracles of the smallest null: two against two
 Tree = TypeVar("Tree")
 
 
-def lost_members(config: Common, role: str, models: Any, needed: int) -> tuple[int, ...]:
+def lost_members(config: Training, role: str, models: Any, needed: int) -> tuple[int, ...]:
     """The members of a population that diverged.
 
     Args:

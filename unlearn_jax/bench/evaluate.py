@@ -9,8 +9,9 @@ import numpy as np
 from unlearn_jax.bench import statistics
 from unlearn_jax.bench.alive import lost_members
 from unlearn_jax.bench.forget_set import Scored, Study
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.main_options import Config
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.options import Seeded
 from unlearn_jax.bench.setting import (
     Setting,
     forget_mask,
@@ -40,7 +41,7 @@ def run(config: Config, folder: Run) -> None:
     compare(config, folder, prepare(config), {})
 
 
-def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str, Entry]) -> list[Row]:
+def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str, Entry]) -> list[Row]:
     """As `run`, of the methods that the configuration asks for and of `learned` ones, which the registry has not.
 
     Returns:
@@ -53,7 +54,8 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     names, entries = [*asked, *learned], {**METHODS, **learned}
     values = {name: own | {each: {} for each in learned} for name, own in settings_of_sets(config, setting, asked).items()}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
-    members = settled(config, folder, setting, masks[0])
+    members = settled(config, folder, setting, masks[0]) if isinstance(config, Config) else config.members
+    assert members != "auto"
     config = dataclasses.replace(config, members=members)
     folder.write_json("hyperparameters.json", where_they_differ(values))
     rows: list[Row] = []
@@ -71,7 +73,7 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     for index, (mask, set_name) in enumerate(sets):
         study = Study(config, folder, setting, mask, set_name, entries)
         oracles = study.oracles()
-        judged = study.judge_all(values[study.name], originals)
+        judged = study.judge_all(values[study.name], originals, config.unlearning_seeds)
         made_with |= {*study.retraining.made_with, *(each.made_with for seeds in judged.values() for each in seeds)}
         yardstick, found = study.score(judged, oracles)
         measured = [row for name in names for row in study.rows_of(name, judged[name][0], found.get(name), len(oracles.forget))]

@@ -11,8 +11,8 @@ import numpy as np
 
 from unlearn_jax import device
 from unlearn_jax.bench.alive import NULL, comparable, lost_members, score_alive, without
-from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
+from unlearn_jax.bench.options import Judging
 from unlearn_jax.bench.setting import Setting, compile_all, forgetting, pool
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Entry
@@ -58,7 +58,7 @@ class Study:
 
     def __init__(
         self,
-        config: Config,
+        config: Judging,
         folder: Run,
         setting: Setting,
         forget: np.ndarray,
@@ -116,9 +116,9 @@ class Study:
         said = predict(model or self.problem.model, variables, np.concatenate(self.images), self.config.strategy)
         return Cube(*np.split(said, np.cumsum([len(images) for images in self.images])[:2], axis=1))
 
-    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool) -> dict[str, list[Judged]]:
+    def judge_all(self, values: dict[str, dict[str, Any]], originals: Pool, repeats: int) -> dict[str, list[Judged]]:
         """What every method makes of the originals, by seed: what an earlier run left in the run folder, the rest made now."""
-        seeds = range(self.config.unlearning_seeds)
+        seeds = range(repeats)
         saved = {(name, seed): self.saved(name, values[name], seed) for name in values for seed in seeds}
         batching: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
         waiting = {

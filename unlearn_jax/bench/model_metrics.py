@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.options import Judging
 from unlearn_jax.metrics import accuracy, probabilities, relearn_steps, weight_distance, zrf
 from unlearn_jax.metrics.evaluation import Name
 from unlearn_jax.progress import stage
@@ -41,7 +41,7 @@ class ModelMetrics:
 
     def __init__(
         self,
-        config: Config,
+        config: Judging,
         problem: Problem,
         images: np.ndarray,
         originals: Variables,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from unlearn_jax.bench.alive import lost_members
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.setting import Setting, forget_class, forget_mask, forgetting, pool, prepare
 from unlearn_jax.bench.tuning_options import LOG, SPACE, Budget, Config
 from unlearn_jax.data.splits import generator
@@ -36,7 +36,7 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     asked = [name for name in config.method_names() if name in SPACE]
-    require(bool(asked), "--methods", config.methods, f"hyperparameters that can be searched have {', '.join(SPACE)}")
+    require(bool(asked), "--methods", ",".join(config.methods), f"hyperparameters that can be searched have {', '.join(SPACE)}")
     setting = prepare(config)
     search = Search(config, folder, setting)
     found: dict[str, dict[str, Any]] = {}
