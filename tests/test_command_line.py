@@ -322,17 +322,17 @@ def test_short_and_long_forms_say_the_same(words):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_help_shows_every_option_with_its_range_and_no_other(capsys, monkeypatch, experiment):
-    monkeypatch.setenv("COLUMNS", "150")  # in one column
+    monkeypatch.setenv("COLUMNS", "90")  # in one column
     with pytest.raises(SystemExit):
         command_line.parse(["--exp", experiment, "--help"], EXPERIMENTS)
     shown = capsys.readouterr().out.rpartition("--out)")[2]
     asked = list(options(EXPERIMENTS[experiment].options.Config))
-    assert sorted(re.findall(r"^\W{1,3}(--[\w.-]+)", shown, flags=re.MULTILINE)) == sorted(option.name for option in asked)
+    assert sorted(re.findall(r"^\W{1,3}(--[a-z][\w.-]*)", shown, flags=re.MULTILINE)) == sorted(option.name for option in asked)
     words = re.sub(r"[\s│|]", "", shown)
     for option in asked:
         for kind in set(option.kinds) - set(PLAIN.values()):
             metavar = re.escape(kind.metavar.replace(" ", ""))
-            assert re.search(rf"{option.name}(\{{None\}})?\{{?(auto,)?{metavar}", words), option
+            assert re.search(rf"{option.name}(?=[A-Z{{]).{{0,20}}?{metavar}", words), option
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -26,6 +26,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from tyro.conf import Suppress
+
 from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, changed, fixed, require
 from unlearn_jax.bench.options import DEEPEST, SETS, Comparison, Evaluation, Forget, Train
 from unlearn_jax.errors import UsageError
@@ -54,8 +56,8 @@ class Sized(Forget):
     """Some of all, the most or the least memorised, or those that an attack on the originals would know best."""
     size: Annotated[float, Real(above=0)] = Forget.size
     """A share (below 1) or a count, of all training examples."""
-    label: int = fixed(Forget.label)
-    file: Path | None = fixed(None)
+    label: Suppress[int] = fixed(Forget.label)
+    file: Suppress[Path | None] = fixed(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ One setting, or another base:
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
+from tyro.conf import Suppress
+
 from unlearn_jax.bench.kinds import Names, Real, Whole, changed, fixed, require
 from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Train, Training
 
@@ -31,7 +33,7 @@ class Constant(Train):
     """Points in one step: at least 2, one is left out."""
     learning_rate: Annotated[float, Real(above=0)] = 0.01
     """The same in all steps."""
-    schedule: Literal["cosine", "constant"] = fixed("constant")
+    schedule: Suppress[Literal["cosine", "constant"]] = fixed("constant")
     weight_decay: Annotated[float, Real(least=0)] = 1e-3
     """Added to the gradient by sgd, decoupled by adam."""
 

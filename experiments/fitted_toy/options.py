@@ -13,6 +13,8 @@ The same for CIFAR-10, where TFDS can fetch it: `--exp fitted_toy --dataset cifa
 import dataclasses
 from typing import Annotated, ClassVar, Literal
 
+from tyro.conf import Suppress
+
 from unlearn_jax.bench.kinds import Count, Real, Whole, fixed, require
 from unlearn_jax.bench.options import Images, Train
 
@@ -44,9 +46,9 @@ class Config(Images):
     """Training examples of either."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.0
     """Share of the images' labels that are made wrong; the toy has its own, which is fitted."""
-    model: str = fixed("mlp")  # learns both: the pixels of a point have no neighbours, so nothing else will do
-    normalisation: Literal["batch", "group"] = fixed("batch")
-    convolution: Literal["auto", "products", "patches", "xla"] = fixed("auto")
+    model: Suppress[str] = fixed("mlp")  # learns both: the pixels of a point have no neighbours, so nothing else will do
+    normalisation: Suppress[Literal["batch", "group"]] = fixed("batch")
+    convolution: Suppress[Literal["auto", "products", "patches", "xla"]] = fixed("auto")
     width: Count = 64
     """Hidden units of each layer."""
     train: Train = LONG

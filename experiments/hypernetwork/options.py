@@ -10,6 +10,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from tyro.conf import Suppress
+
 from unlearn_jax.bench.kinds import Count, Names, Real, Whole, fixed
 from unlearn_jax.bench.options import QUICK, Forget, Request, Seeded, Train, small
 
@@ -38,12 +40,12 @@ class Meta:
 class AtRandom(Forget):
     """Which training examples are to be forgotten: random ones, from which the hypernetwork learns."""
 
-    kind: Request = fixed("random")
+    kind: Suppress[Request] = fixed("random")
     size: Annotated[float, Real(above=0)] = Forget.size
     """A share (below 1) or a count, of all training examples."""
-    label: int = fixed(Forget.label)
-    file: Path | None = fixed(None)
-    models: int = fixed(Forget.models)
+    label: Suppress[int] = fixed(Forget.label)
+    file: Suppress[Path | None] = fixed(None)
+    models: Suppress[int] = fixed(Forget.models)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -218,7 +218,7 @@ def changed(config: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def fixed(value: Any) -> Any:
-    """A field that is no option of this configuration: always this value, for functions that several studies share."""
+    """The value of a field that is no option here, but that functions of several studies read; mark its type `Suppress`."""
     return dataclasses.field(init=False, default=value)
 
 

@@ -11,6 +11,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+from tyro.conf import Suppress
+
 from unlearn_jax.bench.kinds import Count, Whole, fixed, require
 from unlearn_jax.bench.options import Forget, Judged, Methods, Requests, Train
 
@@ -84,7 +86,7 @@ nothing is ever selected beyond 10, the authors' value."""
 class Drawn(Forget):
     """Which training examples are to be forgotten: the next of the kind after the evaluation's."""
 
-    file: Path | None = fixed(None)
+    file: Suppress[Path | None] = fixed(None)
 
     def check(self) -> None:
         """Raises UsageError for a kind of which there is one set, and as for other forget sets."""
