@@ -352,6 +352,8 @@ def test_a_value_from_python_is_checked_as_a_word_is():
             Config(width=wrong).check()
     with pytest.raises(UsageError, match=r"--methods scrub: expected a name, or several separated by commas"):
         Config(methods="scrub").check()
+    with pytest.raises(UsageError, match=r"--profile 1: expected True or False"):
+        Config(profile=1).check()
     with pytest.raises(UsageError, match=r"--train.learning-rate nan: expected a number above 0"):
         Config(train=Train(learning_rate=float("nan"))).check()
 

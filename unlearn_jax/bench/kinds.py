@@ -164,7 +164,7 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raises UsageError if it cannot have the value."""
-        if self.kinds and not any(kind.holds(value) for kind in self.kinds):
+        if not (any(kind.holds(value) for kind in self.kinds) if self.kinds else isinstance(value, bool)):
             self.refuse(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
     def given(self, config: Any, word: str | None) -> Any:
@@ -197,7 +197,7 @@ class Option:
 
     @property
     def _accepted(self) -> str:
-        return " or ".join(kind.accepted for kind in self.kinds if kind is not PLAIN[type(None)])
+        return " or ".join(kind.accepted for kind in self.kinds if kind is not PLAIN[type(None)]) or "True or False"
 
 
 def options(config: type, path: tuple[str, ...] = ()) -> Iterator[Option]:

@@ -355,12 +355,8 @@ class Plane(Training):
         least = 2 * (self.discs.classes if self.dataset == "discs" else 10)
         accepted = f"expected at least {least}, two points of each class"
         require(self.train_size >= least, "--train-size", self.train_size, accepted)
-        require_two(self.train)
-
-
-def require_two(train: Train) -> None:
-    """Raises UsageError unless a batch holds two points: one is left out."""
-    require(train.batch_size >= 2, "--train.batch-size", train.batch_size, "expected at least 2: one is left out")
+        batch = self.train.batch_size
+        require(batch >= 2, "--train.batch-size", batch, "expected at least 2: one is left out")
 
 
 def _number(text: str) -> Any:
