@@ -51,7 +51,7 @@ def test_a_setting_is_the_base_with_some_things_changed():
     assert found.train.weight_decay == Config().train.weight_decay
     apart = Config().varied("separated")
     assert (apart.discs.separation, apart.discs.radius, apart.label_noise) == (10.0, 2.0, 0.0)
-    assert Config().setting_names() == DEFAULT.split(",") == Config().recorded()["settings"]
+    assert Config().setting_names() == list(DEFAULT) == Config().recorded()["settings"]
 
 
 def test_all_estimators_answer_for_every_point_and_target():
