@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.registry import EXPERIMENTS
 from unlearn_jax.bench import command_line
-from unlearn_jax.bench.options import Common
+from unlearn_jax.bench.options import Run
 
 
 def main(words: list[str]) -> int:
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def run(config: Common) -> None:
+def run(config: Run) -> None:
     """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
     from unlearn_jax import device, process, runs
     from unlearn_jax.errors import UsageError

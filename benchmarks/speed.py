@@ -298,7 +298,7 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     work = flops(refit, jax.random.key(0), problem) / example_flops(problem)
     yield {"method": "retrain", "s_per_model": retrained.seconds, "share": 1.0, "share_of_work": 1.0}
     found = tuned("digits")
-    for name in Config(methods=arguments.methods).method_names():
+    for name in Config(methods=tuple(arguments.methods.split(","))).method_names():
         if name in ("original", "retrain"):
             continue
         unlearner = Unlearner(name, hyperparameters(name, found.get(name, {})), problem, originals.variables)

@@ -108,7 +108,7 @@ def test_what_is_there_is_not_made_again_and_is_drawn(done, monkeypatch, tmp_pat
     out, _ = done
     kept = {path.name: path.read_bytes() for path in out.glob("*.csv")}
     config = dataclasses.replace(
-        smoke(Config()), widths="", width=32, label_noises="0,0.3", methods="finetune", out=out, cache=out.parent / "none"
+        smoke(Config()), widths=(), width=32, label_noises=(0.0, 0.3), methods=("finetune",), out=out, cache=out.parent / "none"
     )
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=60))
     monkeypatch.setattr(capacity, "predicted", lambda *_: pytest.fail("done before"))
@@ -337,17 +337,16 @@ def test_settings_are_what_their_axes_say():
         ({"members": 2}, "--members"),
         ({"members": "auto"}, "--members"),
         ({"forget_sets": 1}, "--forget-sets"),
-        ({"unlearning_seeds": 2}, "--unlearning-seeds"),
-        ({"methods": "retrain"}, "--methods"),
-        ({"methods": "sisa"}, "--methods"),
-        ({"widths": "4,x"}, "--widths"),
-        ({"depths": "8,9"}, "--depths"),
-        ({"depths": "2"}, "--depths"),
-        ({"widths": "0"}, "--widths"),
-        ({"widths": "0,8"}, "--widths"),
-        ({"label_noises": "0,nan"}, "--label-noises"),
-        ({"weight_decays": "-1"}, "--weight-decays"),
-        ({"augmentations": "rotate"}, "--augmentations"),
+        ({"methods": ("retrain",)}, "--methods"),
+        ({"methods": ("sisa",)}, "--methods"),
+        ({"widths": (4, "x")}, "--widths"),
+        ({"depths": (8, 9)}, "--depths"),
+        ({"depths": (2,)}, "--depths"),
+        ({"widths": (0,)}, "--widths"),
+        ({"widths": (0, 8)}, "--widths"),
+        ({"label_noises": (0.0, float("nan"))}, "--label-noises"),
+        ({"weight_decays": (-1.0,)}, "--weight-decays"),
+        ({"augmentations": ("rotate",)}, "--augmentations"),
     ],
 )
 def test_a_mistake_names_its_option(changed, option):

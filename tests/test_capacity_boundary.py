@@ -13,7 +13,7 @@ from unlearn_jax import runs
 from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import NoBoundaryError
 
-TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes="steps", steps="15,30")
+TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes=("steps",), steps=(15, 30))
 
 
 def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -56,7 +56,7 @@ def without_boundary(lost):
 def test_seeds_without_a_boundary_are_left_out_and_two_have_no_interval(tmp_path, monkeypatch, short):
     monkeypatch.setattr(capacity_boundary, "left_out", without_boundary({(15, seed) for seed in short}))
     folder = runs.open_run(tmp_path / "run", TINY.recorded())
-    asked = dataclasses.replace(TINY, steps="15")
+    asked = dataclasses.replace(TINY, steps=(15,))
     capacity_boundary.run(asked, folder)
     with (tmp_path / "run/capacity_boundary.csv").open() as file:
         base, *others = csv.DictReader(file)
@@ -108,7 +108,7 @@ def test_networks_that_differ_in_anything_are_kept_apart():
     assert len({capacity_boundary.named(variant) for variant in own}) == len(own)  # base and sgd differ in the rate alone
     trains = dataclasses.replace(slow, momentum=0.5), dataclasses.replace(slow, schedule="constant"), slow
     assert len({capacity_boundary.named(dataclasses.replace(Config(), train=train)) for train in trains}) == 3
-    again = dataclasses.replace(Config(), axes="depth", depths="2,3", seeds=6, chunk=4)  # a run that is extended
+    again = dataclasses.replace(Config(), axes=("depth",), depths=(2, 3), seeds=6, chunk=4)  # a run that is extended
     assert capacity_boundary.named(again) == capacity_boundary.named(Config())
 
 
@@ -139,9 +139,9 @@ def test_ranks_are_compared_between_different_seeds_only():
     ("changed", "option"),
     [
         ({"seeds": 2}, "--seeds"),
-        ({"axes": "width,size"}, "--axes"),
-        ({"widths": "4,x"}, "--widths"),
-        ({"depths": "0"}, "--layers"),
+        ({"axes": ("width", "size")}, "--axes"),
+        ({"widths": (4, "x")}, "--widths"),
+        ({"depths": (0,)}, "--depths"),
     ],
 )
 def test_a_mistake_names_its_option(changed, option):

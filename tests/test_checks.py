@@ -537,3 +537,9 @@ def test_rounded_probabilities_and_percentages_do_not_pass_as_logits(how):
     with pytest.raises(ValueError, match=r"^logits: probabilities"):
         scores.scaled_logits(given, LABELS)
     scores.scaled_logits(given - 1.0, LABELS)  # logits may be anything else
+
+
+def test_the_options_know_how_many_models_a_verdict_takes():
+    from unlearn_jax.bench.options import FEWEST
+
+    assert FEWEST == metrics.FEWEST_JUDGED

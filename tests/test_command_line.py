@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import benchmark
 from experiments.registry import EXPERIMENTS
 from unlearn_jax import runs
 from unlearn_jax.bench import command_line
+from unlearn_jax.bench.kinds import PLAIN, options
 from unlearn_jax.bench.main_options import Config, smoke
 from unlearn_jax.bench.options import Train
 from unlearn_jax.errors import StorageError, UsageError
@@ -53,7 +55,7 @@ def complaint(capsys, monkeypatch, tmp_path):
     ("words", "expected"),
     [
         ("--exp influenza", "--exp influenza: there is unlearning"),
-        ("--exp", "--exp : there is unlearning"),
+        ("--exp", "--exp: there is unlearning"),
         ("--train.epochs x", "--train.epochs x: expected an integer"),
         ("--train.epochs 1.5", "--train.epochs 1.5: expected an integer"),
         ("--train.epochs -1", "--train.epochs -1: expected an integer of at least 1"),
@@ -67,16 +69,21 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--datset digits", "--datset digits: no such option; perhaps --dataset; --help shows all"),
         ("digits", "digits: no such option; --help shows all"),
         ("--dataset", "--dataset: expected a value"),
+        ("--out --seed 1", "--out: expected a path"),
+        ("--smoke yes", "--smoke yes: takes no value"),
+        ("--exp entropy --methods scrub", "--methods scrub: no such option"),
+        ("--exp capacity --widths 2,x", "--widths 2,x: expected an integer of at least 1, at most 1,000,000, or several"),
+        ("--exp entropy --circumstances random,nope", "--circumstances random,nope: expected one of random, mislabelled"),
         ("--chunk many", "--chunk many: expected an integer"),
         ("--chunk 0", "--chunk 0: expected an integer of at least 1"),
-        ("--members 1", "--members 1: expected auto, or an integer of at least 2"),
-        ("--members some", "--members some: expected an integer or auto"),
+        ("--members 1", "--members 1: expected an integer of at least 2, at most 1,000,000 or auto"),
+        ("--members some", "--members some: expected an integer of at least 2, at most 1,000,000 or auto"),
         ("--members auto --auto.difference 0", "--auto.difference 0.0: expected a number above 0"),
         ("--unlearning-seeds 0", "--unlearning-seeds 0: expected an integer of at least 1"),
         ("--forget-sets 0", "--forget-sets 0: expected"),
         ("--seed -1", "--seed -1: expected"),
         ("--train-size 0", "--train-size 0: expected"),
-        ("--label-noise 1", "--label-noise 1.0: expected a share"),
+        ("--label-noise 1", "--label-noise 1.0: expected a number of at least 0, below 1"),
         ("--width 0", "--width 0: expected"),
         ("--forget.size 0", "--forget.size 0.0: "),
         ("--forget.size nan", "--forget.size nan: "),
@@ -84,7 +91,8 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--forget.kind file", "--forget.kind file: needs --forget.file"),
         ("--forget.kind memorised --forget.size nan", "--forget.size nan: "),
         ("--forget.kind mislabelled --label-noise 0", "--forget.kind mislabelled: no label is wrong"),
-        ("--forget.kind exposed --forget.models 3", "--forget.models 3: expected an even number"),
+        ("--forget.kind exposed --forget.models 3", "--forget.models 3: expected an integer of at least 4"),
+        ("--forget.kind exposed --forget.models 5", "--forget.models 5: expected an even number"),
         ("--forget.models 8", "--forget.models 8: is used with memorised, unmemorised and exposed only"),
         ("--forget.kind class --forget.size 50", "--forget.size 50.0: --forget.kind class has a size of its own"),
         ("--hyper *.leraning_rate=1", "--hyper *.leraning_rate: no method has"),
@@ -93,9 +101,9 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--exp tuning --forget.kind mislabelled", "--forget.kind mislabelled: settings are judged on another"),
         ("--forget.label 3", "--forget.label 3: is used with class and class_part only"),
         ("--auto.difference 2", "--members 24: --auto is used with --members auto only"),
-        ("--exp ulira --unlearning-seeds 2", "--unlearning-seeds 2: expected 1"),
-        ("--exp calibration --methods scrub", "--methods scrub: calibration judges retraining alone"),
-        ("--exp tuning --forget-sets 2", "--forget-sets 2: expected 1"),
+        ("--exp ulira --unlearning-seeds 2", "--unlearning-seeds 2: no such option"),
+        ("--exp calibration --methods scrub", "--methods scrub: no such option"),
+        ("--exp tuning --forget-sets 2", "--forget-sets 2: no such option; perhaps --forget.size"),
         ("--exp sensitivity --fine nope", "--fine nope: there is original"),
         ("--exp sensitivity --grid 1", "--grid 1: expected"),
         ("--forget.file rows.txt", "--forget.file rows.txt: is used with"),
@@ -106,27 +114,33 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--hyper scrub.epochs=1,.x=2", "--hyper .x=2: expected METHOD.NAME=VALUE"),
         ("--methods scrub,scrap", "--methods scrap: there is "),
         ("--model mlp --methods msg", "--methods msg: needs convolutions, which --model mlp has not"),
-        ("--methods ,", "--methods : there is "),
+        ("--methods ,", "--methods: there is "),
         ("--dataset mnits", "--dataset mnits: "),
-        ("--members 1000000000", "--members 1000000000: expected at most 1,000,000"),
-        (f"--train.epochs {10**20}", f"--train.epochs {10**20}: expected at most 1,000,000"),
-        (f"--width {10**20}", f"--width {10**20}: expected at most 1,000,000"),
+        ("--members 1000000000", "--members 1000000000: expected an integer of at least 2, at most 1,000,000"),
+        (f"--train.epochs {10**20}", f"--train.epochs {10**20}: expected an integer of at least 1, at most 1,000,000"),
+        (f"--width {10**20}", f"--width {10**20}: expected an integer of at least 1, at most 1,000,000"),
         ("--width 500000", "--width 500000: 832,603 GiB of memory are needed to train one resnet8; this machine has "),
         ("--model mlp --width 9000 --members 1000000", "--members 1000000: "),
-        ("--train.epochs 1000000000 --exp capacity", "--train.epochs 1000000000: expected at most"),
-        ("--exp capacity --depths 8,800000000000", "--depths 800000000000: there is mlp, resnet{6n+2} up to resnet1202, "),
-        ("--exp capacity_boundary --depths 8,101", "--layers 101: expected an integer from 1 to 100"),
+        (
+            "--train.epochs 1000000000 --exp capacity",
+            "--train.epochs 1000000000: expected an integer of at least 1, at most 1,000,000",
+        ),
+        (
+            "--exp capacity --depths 8,800000000000",
+            "--depths 8,800000000000: expected an integer of at least 8, at most 1,000,000, or several",
+        ),
+        ("--exp capacity_boundary --depths 8,101", "--depths 8,101: expected an integer of at least 1, at most 100, or several"),
         ("--model resnet800000", "--model resnet800000: there is mlp, resnet{6n+2} up to resnet1202, "),
         (f"--model resnet{'9' * 5000}", "--model resnet999"),
         ("--forget-sets 1000000000", "--forget-sets 1000000000: expected"),
         ("--unlearning-seeds 1001", "--unlearning-seeds 1001: expected an integer of at least 1, at most 1,000"),
         ("--evaluation.splits 100001", "--evaluation.splits 100001: expected an integer of at least 2, at most 100,000"),
         (f"--seed {10**400}", "--seed 1000"),
-        ("--exp influence --train-size 20001", "--train-size 20001: expected at least 4"),
-        ("--exp influence --width 4097", "--width 4097: expected at most 4,096"),
+        ("--exp influence --train-size 20001", "--train-size 20001: expected an integer of at least 4, at most 20,000"),
+        ("--exp influence --width 4097", "--width 4097: expected an integer of at least 1, at most 4,096"),
         ("--exp influence --resolution 1025", "--resolution 1025: expected an integer of at least 8, at most 1,024"),
         ("--exp estimators --train-size 20001", "--train-size 20001: expected"),
-        ("--exp estimators --subsets 20004", "--subsets 20004: expected a multiple of 4, from 16 to 20,000"),
+        ("--exp estimators --subsets 20004", "--subsets 20004: expected an integer of at least 16, at most 20,000"),
         ("--hyper scrub.epochs=[1,2]", "--hyper 2]: expected METHOD.NAME=VALUE"),
         ("--hyper scrub.epochs=[1]", "--hyper scrub.epochs [1]: a whole number, 0 to 1,000,000"),
         ("--hyper scrub.epochs={}", "--hyper scrub.epochs {}: a whole number, 0 to 1,000,000"),
@@ -144,6 +158,35 @@ def complaint(capsys, monkeypatch, tmp_path):
 )
 def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(complaint, words, expected):
     assert complaint(*words.split()).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [
+        ("attack_features", "--unlearning-seeds --auto.metric"),
+        ("calibration", "--methods --hyper --auto.most --forget-sets --unlearning-seeds"),
+        ("capacity", "--unlearning-seeds --auto.split --forget.label --forget.file"),
+        ("entropy", "--methods --hyper --auto.metric --unlearning-seeds --forget.kind --forget.size --evaluation.splits"),
+        ("estimators", "--dataset --model --train.schedule --data-dir --convolution"),
+        ("fitted_toy", "--model --normalisation --convolution"),
+        ("gaming", "--methods --auto.metric --forget-sets --unlearning-seeds"),
+        ("hypernetwork", "--auto.metric --forget.kind --forget.label --forget.file --forget.models"),
+        ("streaming", "--auto.metric --forget-sets --unlearning-seeds --forget.kind --forget.size"),
+        ("tuning", "--hyper --auto.metric --forget-sets --unlearning-seeds --forget.file --evaluation.splits"),
+        ("ulira", "--auto.metric --forget-sets --unlearning-seeds --evaluation.retain-size"),
+        ("unlearn_one", "--model --normalisation --convolution --data-dir --reorderings"),
+        ("variance", "--auto.metric --unlearning-seeds"),
+    ],
+)
+def test_a_study_has_no_option_that_it_does_not_use(complaint, experiment, words):
+    for word in words.split():
+        assert complaint("--exp", experiment, word, "2").startswith(f"{word} 2: no such option")
+
+
+def test_a_number_of_thousands_of_digits_is_refused_with_its_range(complaint):
+    digits = "1" * 5000
+    line = complaint("--width", digits)
+    assert line.startswith("--width 111") and line.endswith("1: expected an integer of at least 1, at most 1,000,000")
 
 
 def test_a_mistake_costs_nothing(complaint, tmp_path):
@@ -236,7 +279,7 @@ def test_python_may_leave_out_docstrings_and_assertions():
 
 def test_a_narrow_terminal_does_not_split_a_message(complaint, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    assert complaint("--chunk", "x") == "--chunk x: expected an integer"
+    assert complaint("--chunk", "x") == "--chunk x: expected an integer of at least 1, at most 1,000,000"
 
 
 def test_a_device_that_is_not_there_is_refused():
@@ -275,6 +318,50 @@ def test_list_shows_every_method_data_set_model_and_experiment(capsys):
 @pytest.mark.parametrize("words", ["-d gpu:2 -exp unlearning", "--device gpu:2 --exp unlearning", "-d=gpu:2 -exp=unlearning"])
 def test_short_and_long_forms_say_the_same(words):
     assert command_line.parse(words.split(), EXPERIMENTS) == Config(device="gpu:2")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_help_shows_every_option_with_its_range_and_no_other(capsys, monkeypatch, experiment):
+    monkeypatch.setenv("COLUMNS", "90")  # in one column
+    with pytest.raises(SystemExit):
+        command_line.parse(["--exp", experiment, "--help"], EXPERIMENTS)
+    shown = capsys.readouterr().out.rpartition("--out)")[2]
+    asked = list(options(EXPERIMENTS[experiment].options.Config))
+    assert sorted(re.findall(r"^\W{1,3}(--[a-z][\w.-]*)", shown, flags=re.MULTILINE)) == sorted(option.name for option in asked)
+    words = re.sub(r"[\s│|]", "", shown)
+    for option in asked:
+        for kind in set(option.kinds) - set(PLAIN.values()):
+            metavar = re.escape(kind.metavar.replace(" ", ""))
+            assert re.search(rf"{option.name}(?=[A-Z{{]).{{0,20}}?{metavar}", words), option
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_option_takes_its_default_as_a_word(experiment):
+    config = EXPERIMENTS[experiment].options.Config(exp=experiment)
+    for option in options(type(config)):
+        value = option.of(config)
+        written = [kind.write(value) for kind in option.kinds if kind.holds(value)]
+        assert written or value is False
+        if written and option.name != "--hyper":  # which adds to its default
+            assert option.given(config, written[0]) == config
+
+
+def test_a_value_from_python_is_checked_as_a_word_is():
+    for wrong in (0, 2.0, "8", True, None, 10**7):
+        with pytest.raises(UsageError, match=r"--width .*: expected an integer of at least 1, at most 1,000,000"):
+            Config(width=wrong).check()
+    with pytest.raises(UsageError, match=r"--methods scrub: expected a name, or several separated by commas"):
+        Config(methods="scrub").check()
+    with pytest.raises(UsageError, match=r"--profile 1: expected True or False"):
+        Config(profile=1).check()
+    with pytest.raises(UsageError, match=r"--train.learning-rate nan: expected a number above 0"):
+        Config(train=Train(learning_rate=float("nan"))).check()
+
+
+def test_lists_are_typed():
+    words = ["--exp", "capacity", "--widths", "4,8", "--label-noises", "0,0.5", "--depths"]
+    config = command_line.parse([*words, "", "--methods", "scrub ssd"], EXPERIMENTS)
+    assert (config.widths, config.label_noises, config.depths, config.methods) == ((4, 8), (0.0, 0.5), (), ("scrub", "ssd"))
 
 
 def test_nested_options_are_typed():

@@ -34,7 +34,7 @@ def test_words_count_more_than_the_file_and_lists_and_switches_are_read(tmp_path
     lines = ["smoke = true", 'methods = ["scrub", "ssd"]', 'hyper = ["scrub.epochs=2"]', "[train]", "epochs = 3"]
     file.write_text("\n".join(lines))
     config = parsed("--config", file, "--train.epochs", "4", "--hyper", "scrub.alpha=0.1")
-    assert (config.smoke, config.train.epochs, config.methods) == (True, 4, "scrub,ssd")
+    assert (config.smoke, config.train.epochs, config.methods) == (True, 4, ("scrub", "ssd"))
     assert config.hyper[-2:] == ("scrub.epochs=2", "scrub.alpha=0.1")
     assert parsed(f"--config={file}").train.epochs == 3
 
@@ -44,7 +44,7 @@ def test_words_count_more_than_the_file_and_lists_and_switches_are_read(tmp_path
     [
         ("epochs = [", "--config {}: expected a TOML file of options"),
         ("\xff", "--config {}: expected a TOML file of options"),
-        ("[train]\nepoch = 3", "--train.epoch=3: no such option"),
+        ("[train]\nepoch = 3", "--train.epoch 3: no such option; perhaps --train.epochs"),
         ("[train]\nepochs = 'x'", "--train.epochs x: expected an integer"),
         ("exp = 'nothing'", "--exp nothing: there is unlearning"),
         (None, "--config {}: expected a TOML file of options (No such file or directory)"),

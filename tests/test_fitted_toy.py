@@ -128,7 +128,6 @@ def test_levels_and_mismatches_are_means_over_draws():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"model": "resnet8"}, "--model resnet8: "),
         ({"train_size": None}, "--train-size None: "),
         ({"members": 6}, "--members 6: "),
         ({"elite": 1}, "--elite 1: "),

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from experiments.registry import EXPERIMENTS
 from unlearn_jax import runs
 from unlearn_jax.bench import command_line
-from unlearn_jax.bench.options import Common
+from unlearn_jax.bench.kinds import options
+from unlearn_jax.bench.options import Hyper, Methods, Run
 from unlearn_jax.bench.setting import settings as hyperparameters
 from unlearn_jax.data import choose, sources
 from unlearn_jax.errors import UsageError
@@ -54,14 +55,7 @@ HYPER = st.tuples(
 HYPERS = HYPER.map(lambda parts: f"{parts[0]}.{parts[1]}={parts[2]}")
 
 
-def options(config, prefix="--"):
-    """The names of all options, those in groups included."""
-    for name, value in vars(config).items():
-        option = prefix + name.replace("_", "-")
-        yield from options(value, f"{option}.") if hasattr(value, "__dataclass_fields__") else [option]
-
-
-ALL = {name: sorted(set(options(module.Config(exp=name))) - {"--exp"}) for name, (module, *_) in EXPERIMENTS.items()}
+ALL = {name: sorted({option.name for option in options(module.Config)} - {"--exp"}) for name, (module, *_) in EXPERIMENTS.items()}
 
 
 @st.composite
@@ -78,12 +72,12 @@ def command_lines(draw):
     return words
 
 
-def checked(config: Common) -> None:
+def checked(config: Run) -> None:
     """All that is done with a configuration before anything is opened."""
     config.check()
     json.dumps(runs.plain(config.recorded()))
-    if hasattr(config, "hyperparameters"):
-        hyperparameters(config, config.method_names())
+    if isinstance(config, Hyper):
+        hyperparameters(config, config.method_names() if isinstance(config, Methods) else [])
 
 
 @examples(80)

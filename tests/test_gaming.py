@@ -383,10 +383,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
 @pytest.mark.parametrize(
     "given",
     [
-        {"methods": "scrub"},
         {"members": "auto"},
-        {"forget_sets": 2},
-        {"unlearning_seeds": 2},
         {"nudge": 0.0},
         {"nearest": 0},
         {"spared": 1.0},

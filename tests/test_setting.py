@@ -9,7 +9,8 @@ import pytest
 from in_process import run_in_process
 
 from unlearn_jax.bench import setting as shared
-from unlearn_jax.bench.main_options import Config, Evaluation, Forget, smoke
+from unlearn_jax.bench.main_options import Config, smoke
+from unlearn_jax.bench.options import Evaluation, Forget
 from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, prepare, settings_of_sets, where_they_differ
 from unlearn_jax.bench.tuning import Search
 from unlearn_jax.bench.tuning_options import Config as Tuning

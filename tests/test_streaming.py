@@ -15,7 +15,6 @@ from test_methods import EXAMPLES, KEY, close, linear, mlp, poisoned, problem, s
 from experiments.streaming import report
 from experiments.streaming.options import Config
 from experiments.streaming.report import COLUMNS, Level, Step, cells, drift, summary
-from unlearn_jax.bench.main_options import Forget
 from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.streaming import Anchor, alone, anchor, lift, pulled
@@ -174,14 +173,12 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"methods": "scrub"}, "--methods scrub: the retain set is gone"),
+        ({"methods": ("scrub",)}, "--methods scrub: the retain set is gone"),
         ({"requests": 1}, "--requests 1: "),
         ({"request_size": 0}, "--request-size 0: "),
         ({"anchor": -1.0}, "--anchor -1.0: "),
         ({"shards": -1}, "--shards -1: "),
         ({"slices": 0}, "--slices 0: "),
-        ({"forget": Forget(size=0.2)}, "--forget random: "),
-        ({"forget_sets": 2}, "--forget-sets 2: "),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(options, said):
@@ -190,5 +187,5 @@ def test_what_cannot_be_meant_is_one_line(options, said):
 
 
 def test_all_methods_are_those_that_see_no_retain_set():
-    names = Config(methods="all").method_names()
+    names = Config(methods=("all",)).method_names()
     assert "delete" in names and not {"original", "finetune", "scrub"} & set(names)

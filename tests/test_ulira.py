@@ -26,7 +26,7 @@ MEASURES = ("auc", "balanced_accuracy", "tpr_at_1", "tpr_at_0_1")
 
 
 def execute(out, cache, methods=METHODS, **options):
-    config = dataclasses.replace(smoke(Config()), methods=",".join(methods), cache=cache, out=out, **options)
+    config = dataclasses.replace(smoke(Config()), methods=tuple(methods), cache=cache, out=out, **options)
     config.check()
     ulira.run(config, open_run(out, config.recorded(), extendable=config.immaterial | config.extendable))
     return config
@@ -168,7 +168,6 @@ def test_a_run_is_taken_up_again_and_extended_by_a_method_that_diverges(finished
     ("options", "said"),
     [
         ({"members": 10}, "--members 10: expected a multiple of 4"),
-        ({"forget_sets": 2}, "--forget-sets 2: "),
         ({"memorised": 2.0}, "--memorised 2.0: "),
     ],
 )

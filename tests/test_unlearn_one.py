@@ -12,12 +12,12 @@ from experiments.unlearn_one import report
 from experiments.unlearn_one import study as unlearn_one
 from experiments.unlearn_one.options import Config, smoke
 from unlearn_jax import runs
-from unlearn_jax.bench.toy_options import Discs
+from unlearn_jax.bench.options import Discs
 from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import NoBoundaryError
 
 TINY = dataclasses.replace(
-    smoke(Config()), width=4, train_size=8, trials=4, chunk=2, methods="original,finetune", discs=Discs(separation=4.0)
+    smoke(Config()), width=4, train_size=8, trials=4, chunk=2, methods=("original", "finetune"), discs=Discs(separation=4.0)
 )
 
 
@@ -116,7 +116,7 @@ def test_points_are_asked_in_turns_and_another_point_is_another():
 
 @pytest.mark.parametrize(
     ("changed", "option"),
-    [({"trials": 3}, "--trials"), ({"epochs": 0}, "--epochs"), ({"methods": "gated_knowledge_transfer"}, "--methods")],
+    [({"trials": 3}, "--trials"), ({"epochs": 0}, "--epochs"), ({"methods": ("gated_knowledge_transfer",)}, "--methods")],
 )
 def test_a_mistake_names_its_option(changed, option):
     with pytest.raises(UsageError) as raised:

@@ -1,8 +1,8 @@
-"""What goes wrong by a mistake of the user's."""
+"""Errors that a user causes, or the disk."""
 
 
 class UsageError(ValueError):
-    """A mistake that a person made: one line that names the option, its value, and what would be accepted.
+    """A user error: one line that names the option, its value, and what would be accepted.
 
     `benchmark.py` prints the line and exits with status 2.
 
@@ -16,7 +16,7 @@ class UsageError(ValueError):
 
     def __init__(self, option: str, value: object, accepted: str):
         self.option, self.value, self.accepted = option, value, accepted
-        super().__init__(f"{option} {value}: {accepted}")
+        super().__init__(f"{f'{option} {value}'.rstrip()}: {accepted}")
 
 
 class StorageError(OSError):

@@ -7,56 +7,52 @@ The defaults take digits, 24 models each and 48 oracles; the attacks take most o
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from unlearn_jax.bench.main_options import Config as Unlearning
-from unlearn_jax.bench.main_options import Evaluation
-from unlearn_jax.bench.options import Train, require
+from unlearn_jax.bench.kinds import Count, Names, Whole, require
+from unlearn_jax.bench.options import Comparison, Evaluation, Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Unlearning):
+class Config(Comparison):
     """The options of the experiment `attack_features`."""
 
     exp: str = "attack_features"
     """The experiment. `--list` shows all."""
-    methods: str = "original,retrain,finetune,neggrad_plus,salun,scrub,bad_teacher,l1_sparse"
+    methods: Names = ("original", "retrain", "finetune", "neggrad_plus", "salun", "scrub", "bad_teacher", "l1_sparse")
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
-    members: int = 24
+    members: Annotated[int, Whole(least=2)] = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
-    together: int = 3
+    together: Count = 3
     """Models that an attacker learns from, and is then tested on with other examples. More make it stronger, and leave fewer
     groups to compare: a group is what intervals and nulls count."""
     comparison: Literal["matched", "clean", "right"] = "matched"
     """Who stands for non-members: test examples, with as large a share of wrong labels as the forget set has (matched) or with
     none (clean: any wrong label is then a member's, whatever the model says); right: with none, and the rightly labelled of the
     forget set alone."""
-    features: str = "all"
+    features: Names = ("all",)
     """Names separated by commas, or all; the loss is always among them. An unknown one is answered with those that there are."""
-    attackers: str = "logistic,svc,trees"
+    attackers: Names = ("logistic", "svc", "trees")
     """logistic, svc, trees, neighbours: names separated by commas, or all."""
-    folds: int = 5
+    folds: Annotated[int, Whole(least=2)] = 5
     """Of the cross-validation: an attacker never saw the examples that it is asked about, in any model."""
-    workers: int | None = None
+    workers: Count | None = None
     """Processes that the attacks run in; None: one for each core."""
 
-    immaterial: ClassVar[frozenset[str]] = Unlearning.immaterial | {"workers"}
+    immaterial: ClassVar[frozenset[str]] = Comparison.immaterial | {"workers"}
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "forget_sets"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        require(self.folds >= 2, "--folds", self.folds, "expected an integer of at least 2")
-        require(self.workers is None or self.workers >= 1, "--workers", self.workers, "expected an integer of at least 1")
-        pairs = 1 <= self.together <= self.members // 2
-        require(pairs, "--together", self.together, f"expected an integer from 1 to {self.members // 2}, half of --members")
-        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: here a method runs once")
+        pairs = self.together <= self.members // 2
+        require(pairs, "--together", self.together, f"expected at most {self.members // 2}, half of --members")
         self.feature_names()
         self.attacker_names()
 
     def feature_names(self) -> list[str]:
         """The features that `features` asks for, the loss first, each once."""
-        names = FEATURES if self.features == "all" else ("loss", *self.features.replace(",", " ").split())
+        names = FEATURES if self.features == ("all",) else ("loss", *self.features)
         for name in names:
             require(name in FEATURES, "--features", name, f"there is {', '.join(FEATURES)}; or all")
         return list(dict.fromkeys(names))
@@ -65,7 +61,7 @@ class Config(Unlearning):
         """The attackers that `attackers` asks for, each once."""
         from unlearn_jax.metrics import ATTACKERS  # brings JAX with it, which --help must not
 
-        names = ATTACKERS if self.attackers == "all" else self.attackers.replace(",", " ").split()
+        names = ATTACKERS if self.attackers == ("all",) else self.attackers
         for name in names or [""]:
             require(name in ATTACKERS, "--attackers", name, f"there is {', '.join(ATTACKERS)}; or all")
         return list(dict.fromkeys(names))
@@ -101,8 +97,8 @@ def smoke(config: Config) -> Config:
         width=16,
         members=2,
         together=1,
-        methods="original,finetune",
-        attackers="all",
+        methods=("original", "finetune"),
+        attackers=("all",),
         hyper=("*.epochs=1",),
         folds=2,
         workers=1,

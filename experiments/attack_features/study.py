@@ -15,7 +15,7 @@ from experiments.attack_features.options import Config
 from experiments.attack_features.report import ORACLE, Exposure
 from unlearn_jax.bench.forget_set import ForgetSet, forget_set
 from unlearn_jax.bench.judging import unlearn
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import forget_mask, pool, prepare, settings_of_sets

@@ -4,40 +4,28 @@ python benchmark.py --exp calibration --out runs/calibration
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from unlearn_jax.bench.main_options import Config as Unlearning
-from unlearn_jax.bench.options import Train, require
+from unlearn_jax.bench.kinds import Count, Whole
+from unlearn_jax.bench.options import FEWEST, Judging, Requests, Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Unlearning):
+class Config(Requests, Judging):
     """The options of the experiment `calibration`."""
 
     exp: str = "calibration"
     """The experiment. `--list` shows all."""
     model: str = "mlp"
     """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
-    width: int = 64
+    width: Count = 64
     """Channels of the first stage, or hidden units of the MLP."""
-    members: int = 12
+    members: Annotated[int, Whole(least=FEWEST)] = 12
     """Retrained models that are judged as a method's; twice as many others are their oracles."""
-    replicates: int = 40
+    replicates: Count = 40
     """How often, each time with fresh models."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"replicates"})
-
-    def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
-        from unlearn_jax.metrics import FEWEST_JUDGED  # brings JAX with it, which --help must not
-
-        super().check()
-        require(self.methods == "main", "--methods", self.methods, "calibration judges retraining alone; leave the option out")
-        require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "expected 1: fresh models for one forget set")
-        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: retraining is all there is")
-        wanted = f"expected an integer of at least {FEWEST_JUDGED}: there is no verdict with fewer"
-        require(self.members != "auto" and self.members >= FEWEST_JUDGED, "--members", self.members, wanted)
-        require(self.replicates >= 1, "--replicates", self.replicates, "expected an integer of at least 1")
 
 
 def smoke(config: Config) -> Config:

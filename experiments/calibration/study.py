@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from experiments.calibration.options import Config
 from unlearn_jax.bench.forget_set import forget_set
 from unlearn_jax.bench.judging import train_oracles
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, lost_members, score_alive, without
 from unlearn_jax.bench.setting import forget_mask, prepare
 from unlearn_jax.metrics import FEWEST_JUDGED, reference

@@ -23,125 +23,109 @@ Depth and width on Fashion-MNIST, half an hour; CIFAR-10 on a GPU, depth 8 to 56
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from unlearn_jax.bench import main_options as unlearning
-from unlearn_jax.bench.main_options import Evaluation
-from unlearn_jax.bench.options import Train, require
+from tyro.conf import Suppress
+
+from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, changed, fixed, require
+from unlearn_jax.bench.options import SETS, Comparison, Evaluation, Forget, Train
+from unlearn_jax.errors import UsageError
 
 INTERPOLATING = Train(epochs=30)
-OPTIONS = {
-    "depth": "--depths",
-    "width": "--widths",
-    "epochs": "--epoch-counts",
-    "weight decay": "--weight-decays",
-    "augmentation": "--augmentations",
-    "label noise": "--label-noises",
-}
 FEWEST = 3  # originals: the attack fits a variance to the others
 REFERENCES = ("original", "retrain")  # one is always there, the other is what the oracles are
+AUGMENTATIONS = "own", "none", "crop", "crop_flip"
+AXES = {
+    "depth": ("depths", "model"),
+    "width": ("widths", "width"),
+    "epochs": ("epoch_counts", "train.epochs"),
+    "weight decay": ("weight_decays", "train.weight_decay"),
+    "augmentation": ("augmentations", "augmentation"),
+    "label noise": ("label_noises", "label_noise"),
+}
+"""Axis -> the option with its values, and what they are values of."""
+Counts = Annotated[tuple[int, ...], Several(Whole(least=1))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(unlearning.Config):
+class Sized(Forget):
+    """Which training examples are to be forgotten: sets of one size."""
+
+    kind: Literal["random", "memorised", "unmemorised", "exposed"] = "random"
+    """Some of all, the most or the least memorised, or those that an attack on the originals would know best."""
+    size: Annotated[float, Real(above=0)] = Forget.size
+    """A share (below 1) or a count, of all training examples."""
+    label: Suppress[int] = fixed(Forget.label)
+    file: Suppress[Path | None] = fixed(None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Comparison):
     """The options of the experiment `capacity`."""
 
     exp: str = "capacity"
     """The experiment. `--list` shows all."""
-    train_size: int | None = 500
+    train_size: Annotated[int, Whole(least=2)] | None = 500
     """Training examples to keep, drawn at random; None: all."""
-    width: int = 4
+    width: Count = 4
     """Channels of the first stage of the base."""
     train: Train = INTERPOLATING
     """Of the base."""
-    augmentation: Literal["own", "none", "crop", "crop_flip"] = "own"
+    augmentation: Annotated[str, Name(*AUGMENTATIONS)] = "own"
     """Of the base: own is what the data set wants (none for digits); crops pad by an eighth of the image's side."""
-    members: int | Literal["auto"] = 6
+    members: Annotated[int, Whole(least=FEWEST)] = 6
     """Original models of each setting: at least 3; twice as many oracles are trained for each forget set."""
-    forget_sets: int = 3
+    forget: Sized = Sized()
+    forget_sets: Annotated[int, Whole(least=2, most=SETS)] = 3
     """Forget sets, the same in every setting: at least 2, or there is no interval over them."""
-    methods: str = "finetune,neggrad_plus,scrub"
+    methods: Names = ("finetune", "neggrad_plus", "scrub")
     """Names separated by commas, of methods that give one network; doing nothing is always there. `--list` shows all."""
-    depths: str = "8,14,20"
+    depths: Annotated[tuple[int, ...], Several(Whole(least=8))] = (8, 14, 20)
     """Values of the axis depth, 6n+2, separated by commas; empty leaves the axis out, here and below."""
-    widths: str = "2,4,8,16"
+    widths: Counts = (2, 4, 8, 16)
     """Values of the axis width."""
-    epoch_counts: str = "5,30,90"
+    epoch_counts: Counts = (5, 30, 90)
     """Values of the axis epochs."""
-    weight_decays: str = "5e-4,5e-3"
+    weight_decays: Annotated[tuple[float, ...], Several(Real(least=0))] = (5e-4, 5e-3)
     """Values of the axis weight decay."""
-    augmentations: str = "none,crop"
+    augmentations: Annotated[tuple[str, ...], Several(Name(*AUGMENTATIONS))] = ("none", "crop")
     """Values of the axis augmentation, see --augmentation."""
-    label_noises: str = "0,0.1,0.2"
+    label_noises: Annotated[tuple[float, ...], Several(Real(least=0, below=1))] = (0.0, 0.1, 0.2)
     """Values of the axis label noise."""
 
-    extendable: ClassVar[frozenset[str]] = frozenset(
-        {"depths", "widths", "epoch_counts", "weight_decays", "augmentations", "label_noises"}
-    )
+    extendable: ClassVar[frozenset[str]] = frozenset(values for values, _ in AXES.values())
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
-        from unlearn_jax.errors import UsageError
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
         super().check()
-        for depth in self.numbers("depths", int):
-            require(depth >= 8 and depth % 6 == 2, "--depths", depth, "expected 6n+2: 8, 14, 20, ...")
+        for depth in self.depths:
+            require(depth % 6 == 2, "--depths", depth, "expected 6n+2: 8, 14, 20, ...")
         for axis, value, variant in self.variants()[1:]:
             try:
                 super(Config, variant).check()
             except UsageError as error:  # the option that it names is the base's, and right there
-                raise UsageError(OPTIONS[axis], value, error.accepted) from error
-        require(self.members != "auto" and self.members >= FEWEST, "--members", self.members, "expected an integer of at least 3")
-        require(self.forget_sets >= 2, "--forget-sets", self.forget_sets, "expected an integer of at least 2, for an interval")
-        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "capacity takes one")
-        equal = self.forget.kind in ("random", "memorised", "unmemorised", "exposed")
-        require(equal, "--forget.kind", self.forget.kind, "forget sets of one size: random, memorised, unmemorised or exposed")
-        require(bool(self.method_names()), "--methods", self.methods, "expected a method besides original and retrain")
+                option = AXES[axis][0].replace("_", "-")
+                raise UsageError(f"--{option}", value, error.accepted) from error
+        require(bool(self.method_names()), "--methods", ",".join(self.methods), "expected a method besides original and retrain")
         for name in self.method_names():
-            from unlearn_jax.methods import METHODS
-
             require(not METHODS[name].ensemble, "--methods", name, "makes several networks of one")
 
     def method_names(self) -> list[str]:
         """The methods that `methods` asks for, without the two references."""
         return [name for name in super().method_names() if name not in REFERENCES]
 
-    def recorded(self) -> dict[str, Any]:
-        """What config.json records: the values of the axes one by one, so that a run can be extended by some."""
-        found = super().recorded()
-        return found | {name: _words(found[name]) for name in self.extendable}
-
     def variants(self) -> list[tuple[str, str, "Config"]]:
         """Every setting: the axis that it is on, its value there, its options. The base comes first, and again on each axis."""
-        train = self.train
-        axes: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
-            ("depth", [(str(n), {"model": f"resnet{n}"}) for n in self.numbers("depths", int)]),
-            ("width", [(str(n), {"width": n}) for n in self.numbers("widths", int)]),
-            ("epochs", [(str(n), {"train": dataclasses.replace(train, epochs=n)}) for n in self.numbers("epoch_counts", int)]),
-            (
-                "weight decay",
-                [(f"{x:g}", {"train": dataclasses.replace(train, weight_decay=x)}) for x in self.numbers("weight_decays", float)],
-            ),
-            ("augmentation", [(kind, {"augmentation": kind}) for kind in self.kinds()]),
-            ("label noise", [(f"{x:g}", {"label_noise": x}) for x in self.numbers("label_noises", float)]),
-        ]
-        on_axes = [(axis, value, dataclasses.replace(self, **given)) for axis, values in axes for value, given in values]
+        on_axes: list[tuple[str, str, Config]] = []
+        for axis, (values, varied) in AXES.items():
+            for value in getattr(self, values):
+                given = f"resnet{value}" if axis == "depth" else value
+                written = f"{value:g}" if isinstance(value, float) else str(value)
+                on_axes.append((axis, written, changed(self, tuple(varied.split(".")), given)))
         return [("base", "", self), *on_axes]
-
-    def numbers(self, name: str, kind: type) -> list[Any]:
-        """The numbers of an axis."""
-        text = getattr(self, name)
-        try:
-            return [kind(word) for word in _words(text)]
-        except ValueError:
-            require(False, f"--{name.replace('_', '-')}", text, "expected numbers separated by commas")
-            raise
-
-    def kinds(self) -> list[str]:
-        """The augmentations of their axis."""
-        for word in _words(self.augmentations):
-            require(word in ("own", "none", "crop", "crop_flip"), "--augmentations", word, "there is own, none, crop, crop_flip")
-        return _words(self.augmentations)
 
 
 def smoke(config: Config) -> Config:
@@ -154,18 +138,14 @@ def smoke(config: Config) -> Config:
         width=8,
         members=3,
         forget_sets=2,
-        methods="finetune,neggrad_plus",
+        methods=("finetune", "neggrad_plus"),
         hyper=("*.epochs=1",),
         train=Train(epochs=4, batch_size=40),
         evaluation=Evaluation(splits=20, retain_size=60),
-        depths="",
-        widths="8,16",
-        epoch_counts="",
-        weight_decays="",
-        augmentations="",
-        label_noises="",
+        depths=(),
+        widths=(8, 16),
+        epoch_counts=(),
+        weight_decays=(),
+        augmentations=(),
+        label_noises=(),
     )
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from experiments.capacity_boundary import report
 from experiments.capacity_boundary.options import Config
 from unlearn_jax import influence
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive
 from unlearn_jax.bench.toy import around, drawn, float_noise, prepared, shuffled, surfaces
@@ -107,7 +107,7 @@ def left_out(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
         exact = influence.leave_one_out(original, window=window, strategy=config.strategy, chunk=config.chunk)
     except NoBoundaryError:
         return {"displacement": np.zeros(0)}
-    noise = float_noise(config, original, exact, window, shuffled(config, original))
+    noise = float_noise(config, original, exact, window, shuffled(config.seed, original, config.reorderings))
     one = jax.tree.map(lambda leaf: leaf[None], exact.original)
     fresh = drawn(dataclasses.replace(config, train_size=FRESH_POINTS), config.seed + FRESH)
     seen, unseen = (predict(original.model, one, points)[0] for points in (toy.train.images, fresh.train.images))

@@ -16,12 +16,11 @@ A few circumstances only, another network, or another data set:
 """
 
 import dataclasses
-from math import inf
-from typing import Any, ClassVar, NamedTuple
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from unlearn_jax.bench.main_options import Auto, Evaluation, Forget, Kind
-from unlearn_jax.bench.main_options import Config as Unlearning
-from unlearn_jax.bench.options import Train, require
+from unlearn_jax.bench.kinds import Count, Name, Real, Several, Whole, require
+from unlearn_jax.bench.options import SETS, Forget, Halves, Images, Judged, Request, Requests, Train
 
 
 class Circumstance(NamedTuple):
@@ -38,7 +37,7 @@ class Circumstance(NamedTuple):
     """
 
     title: str
-    kind: Kind
+    kind: Request
     size: float = Forget.size
     noisy: bool = True
     corrected: bool = False
@@ -63,86 +62,79 @@ CIRCUMSTANCES = {
 }
 
 
-FEWER = Evaluation(retain_size=500)
+FEWER = Judged(retain_size=500)
 LONG = Train(epochs=40)
+Strengths = Annotated[tuple[float, ...], Several(Real(above=0))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Unlearning):
+class Config(Images):
     """The options of the experiment `entropy`."""
 
     exp: str = "entropy"
     """The experiment. `--list` shows all."""
-    circumstances: str = ",".join(CIRCUMSTANCES)
+    circumstances: Annotated[tuple[str, ...], Several(Name(*CIRCUMSTANCES))] = tuple(CIRCUMSTANCES)
     """Names separated by commas. random; wrong labels: mislabelled (half of them), corrected (the same with the right labels at
     hand), mislabelled_short, _half, _long (a third, half and three times the epochs), _free (no loss on the retain set); class,
     class_part; memorised, unmemorised; random_free (no loss on the retain set); clean (a random set, all labels right)."""
     model: str = "mlp"
     """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
-    width: int = 128
+    width: Count = 128
     """Channels of the first stage, or hidden units of the MLP."""
     train: Train = LONG
-    members: int = 6
+    members: Annotated[int, Whole(least=3)] = 6
     """Original models; each setting unlearns them all. Twice as many oracles judge, as many retrained models are the null."""
-    forget_sets: int = 3
+    forget: Halves = Halves()
+    forget_sets: Annotated[int, Whole(least=2, most=SETS)] = 3
     """Forget sets of each circumstance: strengths are chosen on the others, so at least 2."""
-    entropy_weights: str = "0.1,0.3,1"
+    entropy_weights: Strengths = (0.1, 0.3, 1.0)
     """Strengths of the entropy on the forget set, separated by commas; each is tried with both signs, and none."""
-    loss_weights: str = "0.03,0.1,0.3,1"
+    loss_weights: Strengths = (0.03, 0.1, 0.3, 1.0)
     """Strengths of the loss on the forget set, likewise."""
-    epochs: int = 3
+    epochs: Count = 3
     """Passes over the retain set."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Examples of each set in a step of unlearning."""
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, Real(above=0)] = 0.01
     """Of the unlearning, by SGD with momentum 0.9."""
-    evaluation: Evaluation = FEWER
+    evaluation: Judged = FEWER
 
     extendable: ClassVar[frozenset[str]] = frozenset({"circumstances", "forget_sets"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
-        require(self.members != "auto", "--members", self.members, "expected a number: there is no verdict here")
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        require(self.members >= 3, "--members", self.members, "expected an integer of at least 3, or there are no intervals")
-        several = self.forget_sets >= 2
-        require(several, "--forget-sets", self.forget_sets, "expected an integer of at least 2: strengths are chosen elsewhere")
-        own = self.methods == "main" and not self.hyper
-        require(own, "--methods/--hyper", self.methods, "this study has one method, and options for it; leave them out")
-        require(self.auto == Auto(), "--auto", self.auto.metric, "is used with --exp unlearning only")
-        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: a setting runs once")
-        kept = dataclasses.replace(self.forget, models=Forget.models) == Forget()
-        require(kept, "--forget.kind", self.forget.kind, "the circumstances say what is forgotten; see --circumstances")
-        require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, "expected an integer of at least 1")
-        require(0 < self.learning_rate < inf, "--learning-rate", self.learning_rate, "expected a number above 0")
-        self.names()
+        require(bool(self.circumstances), "--circumstances", "", f"there is {', '.join(CIRCUMSTANCES)}")
         self.weights()
 
     def recorded(self) -> dict[str, Any]:
-        """What config.json records: circumstances one by one, so that a run can be extended by some."""
+        """What config.json records: each circumstance once, so that a run can be extended by some."""
         return {**super().recorded(), "circumstances": self.names()}
 
     def names(self) -> list[str]:
         """The circumstances that are asked for, in order, each once."""
-        names = list(dict.fromkeys(name for name in self.circumstances.replace(",", " ").split() if name))
-        for name in names or [""]:
-            require(name in CIRCUMSTANCES, "--circumstances", name, f"there is {', '.join(CIRCUMSTANCES)}")
-        return names
+        return list(dict.fromkeys(self.circumstances))
 
     def weights(self) -> tuple[list[float], list[float]]:
         """The signed weights of the entropy and of the loss, ascending, with 0 in the middle."""
         return _signed("--entropy-weights", self.entropy_weights), _signed("--loss-weights", self.loss_weights)
 
-    def under(self, circumstance: Circumstance) -> "Config":
+    def under(self, circumstance: Circumstance) -> "Under":
         """The options under a circumstance."""
         epochs = max(1, round(self.train.epochs * circumstance.epochs))
-        return dataclasses.replace(
-            self,
-            forget=dataclasses.replace(self.forget, kind=circumstance.kind, size=circumstance.size),
-            label_noise=self.label_noise if circumstance.noisy else 0.0,
-            train=dataclasses.replace(self.train, epochs=epochs),
-        )
+        changed = {
+            "forget": Forget(kind=circumstance.kind, size=circumstance.size, models=self.forget.models),
+            "label_noise": self.label_noise if circumstance.noisy else 0.0,
+            "train": dataclasses.replace(self.train, epochs=epochs),
+        }
+        return Under(**{**vars(self), **changed})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Under(Config, Requests):
+    """The options under a circumstance, which says what is forgotten."""
+
+    forget: Forget = Forget()
 
 
 def smoke(config: Config) -> Config:
@@ -155,23 +147,17 @@ def smoke(config: Config) -> Config:
         width=16,
         members=3,
         forget_sets=2,
-        circumstances="mislabelled,corrected",
-        entropy_weights="0.3",
-        loss_weights="0.1",
+        circumstances=("mislabelled", "corrected"),
+        entropy_weights=(0.3,),
+        loss_weights=(0.1,),
         epochs=1,
         train=Train(epochs=4, batch_size=64),
-        evaluation=Evaluation(retain_size=100),
+        evaluation=Judged(retain_size=100),
     )
 
 
-def _signed(option: str, text: str) -> list[float]:
+def _signed(option: str, strengths: tuple[float, ...]) -> list[float]:
     """Strengths with both signs, and 0."""
-    accepted = "expected numbers above 0, ascending, separated by commas"
-    try:
-        strengths = [float(word) for word in text.split(",")]
-    except ValueError:
-        require(False, option, text, accepted)
-        raise
-    ascending = all(low < high for low, high in zip([0.0, *strengths], [*strengths, inf], strict=True))
-    require(ascending, option, text, accepted)
+    ascending = bool(strengths) and all(low < high for low, high in pairwise(strengths))
+    require(ascending, option, ",".join(map(str, strengths)), "expected numbers above 0, ascending, separated by commas")
     return [*(-one for one in reversed(strengths)), 0.0, *strengths]

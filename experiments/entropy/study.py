@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.entropy import report
-from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config
+from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config, Under
 from experiments.entropy.report import SPLITS, Tried
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
@@ -108,7 +108,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 def kept_or_judged(
-    config: Config, circumstance: Circumstance, folder: Run, setting: Setting, name: str, index: int, settings: np.ndarray
+    config: Under, circumstance: Circumstance, folder: Run, setting: Setting, name: str, index: int, settings: np.ndarray
 ) -> Arrays:
     """What `Judged.of` takes for one forget set, read where an earlier run kept it."""
     mask = forget_mask(config, setting, index)
@@ -129,7 +129,7 @@ def kept_or_judged(
 
 
 def judged(
-    config: Config,
+    config: Under,
     circumstance: Circumstance,
     setting: Setting,
     mask: np.ndarray,
@@ -188,7 +188,7 @@ def judged(
 
 
 def after_all(
-    config: Config, problem: Problem, originals: Variables, name: str, values: dict[str, Any], settings: np.ndarray
+    config: Under, problem: Problem, originals: Variables, name: str, values: dict[str, Any], settings: np.ndarray
 ) -> Variables:
     """The members after every setting; the same batches in all settings, so that these are paired."""
     assert config.members != "auto"

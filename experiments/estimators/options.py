@@ -13,14 +13,32 @@ One setting, or another base:
 """
 
 import dataclasses
-from math import inf
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from unlearn_jax.bench.options import Common, Train, require
-from unlearn_jax.bench.toy_options import POINTS, WIDEST, Discs
+from tyro.conf import Suppress
+
+from unlearn_jax.bench.kinds import Names, Real, Whole, changed, fixed, require
+from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Train, Training
 
 OVERLAPPING = Discs(separation=3.0)
-BASE = Train(epochs=300, batch_size=128, learning_rate=0.01, schedule="constant", weight_decay=1e-3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant(Train):
+    """How one model is trained, at a constant learning rate."""
+
+    epochs: Annotated[int, Whole(least=1)] = 300
+    """Passes over the points."""
+    batch_size: Annotated[int, Whole(least=2)] = 128
+    """Points in one step: at least 2, one is left out."""
+    learning_rate: Annotated[float, Real(above=0)] = 0.01
+    """The same in all steps."""
+    schedule: Suppress[Literal["cosine", "constant"]] = fixed("constant")
+    weight_decay: Annotated[float, Real(least=0)] = 1e-3
+    """Added to the gradient by sgd, decoupled by adam."""
+
+
+BASE = Constant()
 VARIATIONS: dict[str, dict[str, Any]] = {
     "base": {},
     "adam": {"train.optimiser": "adam", "train.learning_rate": 0.01},
@@ -30,66 +48,52 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "separated": {"discs.separation": 10.0, "label_noise": 0.0, "train.weight_decay": 0.0},
 }
 """What each word of `--settings` changes."""
-DEFAULT = "base,adam,narrow,adam+narrow,fast,separated,adam+separated,adam+float64,float64"
+DEFAULT = ("base", "adam", "narrow", "adam+narrow", "fast", "separated", "adam+separated", "adam+float64", "float64")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(Training):
     """The options of the experiment `estimators`."""
 
     exp: str = "estimators"
     """The experiment. `--list` shows all."""
-    dataset: Literal["discs"] = "discs"
-    """Points in the plane."""
     discs: Discs = OVERLAPPING
-    train_size: int | None = 128
+    train_size: Annotated[int, Whole(least=8, most=POINTS)] = 128
     """Points; each is left out once."""
-    label_noise: float = 0.1
+    label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
     """Share of the points that get a wrong label."""
-    model: Literal["mlp"] = "mlp"
-    """Two relu layers."""
-    width: int = 64
+    width: Annotated[int, Whole(least=1, most=WIDEST)] = 64
     """Hidden units of each layer."""
-    train: Train = BASE
+    train: Constant = BASE
     precision: Literal["float32", "float64"] = "float32"
     """Of everything, the exact trainings included."""
-    settings: str = DEFAULT
+    settings: Names = DEFAULT
     """What is studied, separated by commas: base, adam, narrow, float64, fast, separated, or several of them joined by +."""
-    targets: int = 16
+    targets: Annotated[int, Whole(least=2)] = 16
     """Points that nothing was trained on, whose margins are what is estimated."""
-    subsets: int = 128
+    subsets: Annotated[int, Whole(least=16, most=POINTS)] = 128
     """Trainings on random halves; datamodels are fitted to three quarters of them, the last quarter is what LDS asks about."""
-    checkpoints: int = 6
+    checkpoints: Annotated[int, Whole(least=3)] = 6
     """Of the training, for TracIn and SOURCE."""
-    damping: float = 0.01
+    damping: Annotated[float, Real(above=0)] = 0.01
     """Added to the curvature by every influence function, weight decay included."""
-    top: int = 10
+    top: Annotated[int, Whole(least=1)] = 10
     """Points that are looked for among all."""
-    directions: int = 16
+    directions: Annotated[int, Whole(least=2)] = 16
     """Points at whose removal the smoothness of training is measured."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"settings"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        self.discs.check()
-        points = self.train_size
-        enough = points is not None and 8 <= points <= POINTS
-        require(enough, "--train-size", points, f"expected an integer of at least 8, at most {POINTS:,}")
-        require(self.width <= WIDEST, "--width", self.width, f"expected at most {WIDEST:,}: a model for each point")
-        assert points
-        require(self.train.batch_size >= 2, "--train.batch-size", self.train.batch_size, "expected at least 2: one is left out")
-        require(self.targets >= 2, "--targets", self.targets, "expected an integer of at least 2")
-        subsets = 16 <= self.subsets <= POINTS and self.subsets % 4 == 0
-        require(subsets, "--subsets", self.subsets, f"expected a multiple of 4, from 16 to {POINTS:,}")
-        stretches = self.checkpoints >= 3 and self.checkpoints % 3 == 0 and self.train.epochs % self.checkpoints == 0
+        require(self.subsets % 4 == 0, "--subsets", self.subsets, "expected a multiple of 4")
+        stretches = self.checkpoints % 3 == 0 and self.train.epochs % self.checkpoints == 0
         accepted = f"expected a multiple of 3 that divides the {self.train.epochs} epochs"
         require(stretches, "--checkpoints", self.checkpoints, accepted)
-        require(0 < self.damping < inf, "--damping", self.damping, "expected a number above 0")
-        require(1 <= self.top <= points, "--top", self.top, f"expected an integer from 1 to {points}, the points")
-        require(2 <= self.directions <= points, "--directions", self.directions, f"expected 2 to {points}, the points")
-        require(self.train.schedule == "constant", "--train.schedule", self.train.schedule, "expected constant")
+        points = f"expected at most {self.train_size}, the points"
+        require(self.top <= self.train_size, "--top", self.top, points)
+        require(self.directions <= self.train_size, "--directions", self.directions, points)
         self.setting_names()
 
     def recorded(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ class Config(Common):
 
     def setting_names(self) -> list[str]:
         """The settings that are asked for, in order, each once."""
-        names = list(dict.fromkeys(self.settings.replace(",", " ").split()))
+        names = list(dict.fromkeys(self.settings))
         for name in names or [""]:
             known = all(word in VARIATIONS for word in name.split("+"))
             require(known, "--settings", name, f"there is {', '.join(VARIATIONS)}; joined by +")
@@ -109,11 +113,7 @@ class Config(Common):
         config = self
         for word in setting.split("+"):
             for path, value in VARIATIONS[word].items():
-                *group, name = path.split(".")
-                changed = {name: value}
-                for outer in group:
-                    changed = {outer: dataclasses.replace(getattr(config, outer), **changed)}
-                config = dataclasses.replace(config, **changed)
+                config = changed(config, tuple(path.split(".")), value)
         return config
 
 
@@ -125,7 +125,7 @@ def smoke(config: Config) -> Config:
         train_size=24,
         width=4,
         train=dataclasses.replace(BASE, epochs=24),
-        settings="adam+float64",
+        settings=("adam+float64",),
         targets=3,
         subsets=16,
         checkpoints=3,

@@ -14,7 +14,7 @@ import optax
 from experiments.estimators import report
 from experiments.estimators.options import Config
 from unlearn_jax import influence
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive
 from unlearn_jax.data import Toy, discs
@@ -74,7 +74,6 @@ def estimated(config: Config, setting: str) -> dict[str, np.ndarray]:
 
 def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
     """As `estimated`, telling how far it is."""
-    assert config.train_size
     toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
     unseen = discs(config.targets, **dataclasses.asdict(config.discs), seed=config.seed + 1).train
     runs = [prepared(config, toy, config.seed + number) for number in range(2)]
@@ -156,7 +155,7 @@ def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> rep
 def prepared(config: Config, toy: Toy, seed: int) -> Training:
     """The training run of a seed, in float32."""
     recipe = Recipe(**dataclasses.asdict(config.train))
-    model = build(config.model, classes=len(toy.centres), width=config.width)
+    model = build("mlp", classes=len(toy.centres), width=config.width)
     drawn = influence.training(jax.random.key(seed), model, Examples(*(jnp.asarray(part) for part in toy.train)), recipe)
     return dataclasses.replace(drawn, transform=differentiable(recipe)) if recipe.optimiser == "adam" else drawn
 

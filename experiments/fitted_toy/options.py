@@ -11,9 +11,12 @@ The same for CIFAR-10, where TFDS can fetch it: `--exp fitted_toy --dataset cifa
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from unlearn_jax.bench.options import Common, Train, require
+from tyro.conf import Suppress
+
+from unlearn_jax.bench.kinds import Count, Real, Whole, fixed, require
+from unlearn_jax.bench.options import Images, Train
 
 LONG = Train(epochs=40, batch_size=128)
 SPACE = {
@@ -32,55 +35,49 @@ TOLERANCE = {"test_error": 0.02, "gap": 0.02, "memorisation": 0.02, "margins": 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(Images):
     """The options of the experiment `fitted_toy`."""
 
     exp: str = "fitted_toy"
     """The experiment. `--list` shows all."""
     dataset: str = "fashion_mnist"
     """What the toy is fitted to. `--list` shows all."""
-    train_size: int | None = 2000
+    train_size: Annotated[int, Whole(least=2)] = 2000
     """Training examples of either."""
-    label_noise: float = 0.0
+    label_noise: Annotated[float, Real(least=0, below=1)] = 0.0
     """Share of the images' labels that are made wrong; the toy has its own, which is fitted."""
-    model: str = "mlp"
-    """What learns both: the pixels of a point have no neighbours, so nothing else will do."""
-    width: int = 64
+    model: Suppress[str] = fixed("mlp")  # learns both: the pixels of a point have no neighbours, so nothing else will do
+    normalisation: Suppress[Literal["batch", "group"]] = fixed("batch")
+    convolution: Suppress[Literal["auto", "products", "patches", "xla"]] = fixed("auto")
+    width: Count = 64
     """Hidden units of each layer."""
     train: Train = LONG
-    members: int = 32
+    members: Annotated[int, Whole(least=8)] = 32
     """Models on random halves, for the images and for every mixture (a multiple of 4)."""
-    waves: int = 64
+    waves: Annotated[int, Whole(least=0)] = 64
     """Pixels that the learner sees of a point of the plane; 0: its two coordinates."""
-    rounds: int = 6
+    rounds: Count = 6
     """Of the search: the first is spread over the whole space, each other one drawn around the best of the last."""
-    candidates: int = 16
+    candidates: Annotated[int, Whole(least=2)] = 16
     """Mixtures in a round."""
-    elite: int = 5
+    elite: Annotated[int, Whole(least=2)] = 5
     """The best of a round, around which the next one is drawn."""
-    test_size: int = 2000
+    test_size: Annotated[int, Whole(least=20)] = 2000
     """Test points, and test images at most."""
-    seeds: int = 3
+    seeds: Annotated[int, Whole(least=2)] = 3
     """Times that images and toys are drawn, and pools trained, anew for the comparison: what everything varies by."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"rounds"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
-        from unlearn_jax.models import find
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        from unlearn_jax.models import find  # brings JAX with it, which --help must not
 
         super().check()
         require(find(self.model).points, "--model", self.model, "expected one that learns points of the plane too, as mlp")
-        require(self.train_size is not None, "--train-size", self.train_size, "expected a number: the toy has as many points")
-        halves = self.members >= 8 and self.members % 4 == 0
-        require(halves, "--members", self.members, "expected a multiple of 4, at least 8")
-        require(self.waves >= 0, "--waves", self.waves, "expected an integer of at least 0")
-        require(self.rounds >= 1, "--rounds", self.rounds, "expected an integer of at least 1")
-        require(self.elite >= 2, "--elite", self.elite, "expected an integer of at least 2")
+        require(self.members % 4 == 0, "--members", self.members, "expected a multiple of 4, at least 8")
         enough = self.candidates >= self.elite
         require(enough, "--candidates", self.candidates, f"expected at least as many as --elite, {self.elite}")
-        require(self.test_size >= 20, "--test-size", self.test_size, "expected an integer of at least 20")
-        require(self.seeds >= 2, "--seeds", self.seeds, "expected an integer of at least 2: one has no spread")
 
 
 def smoke(config: Config) -> Config:

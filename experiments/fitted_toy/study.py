@@ -12,7 +12,7 @@ from scipy.stats.qmc import LatinHypercube
 
 from experiments.fitted_toy import report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import decisive, on_halves, prepare
 from unlearn_jax.data import DATASETS, Mixture, Toy, populations
@@ -106,7 +106,6 @@ def judged(
 
 def sampled(config: Config, mixture: Mixture, seed: int, draw: int) -> Toy:
     """Training points of a mixture (draw 0), or test points (draw 1)."""
-    assert config.train_size
     return populations(config.test_size if draw else config.train_size, mixture, draw=draw, seed=seed)
 
 
@@ -114,7 +113,6 @@ class Learner:
     """Trains pools on many toys of one shape at a time, by one program: the toys are data to it."""
 
     def __init__(self, config: Config, classes: int):
-        assert config.train_size
         self.config, self.classes = config, classes
         rng = generator("halves of the toy", config.seed)
         self.masks = random_halves(config.train_size, config.members, rng)

@@ -14,6 +14,26 @@ Ten classes, as hard to learn as images (behind waves the boundary is a labyrint
     python benchmark.py --exp influence --dataset fashion_plane --waves 64
 """
 
-from unlearn_jax.bench.toy_options import Config, smoke
+import dataclasses
+from typing import Annotated
 
-__all__ = ["Config", "smoke"]
+from unlearn_jax.bench.kinds import Whole
+from unlearn_jax.bench.options import FULL_BATCH, Plane
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Plane):
+    """The options of the experiment `influence`."""
+
+    exp: str = "influence"
+    """The experiment. `--list` shows all."""
+    reorderings: Annotated[int, Whole(least=2)] = 64
+    """Times that the original is trained again with its sums in another order: what float noise alone moves."""
+    shown: Annotated[int, Whole(least=1, most=8)] = 4
+    """Points of the most, and of the least, influence whose boundaries are drawn."""
+
+
+def smoke(config: Config) -> Config:
+    """The whole path in seconds."""
+    train = dataclasses.replace(FULL_BATCH, epochs=60)
+    return dataclasses.replace(config, smoke=True, train_size=32, width=8, train=train, reorderings=4, resolution=24, shown=2)

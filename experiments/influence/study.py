@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.influence import report
+from experiments.influence.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.toy import around, bounded, drawn, float_noise, prepared, shuffled, surfaces, towards_nearest
-from unlearn_jax.bench.toy_options import Config
 from unlearn_jax.data import Toy
 from unlearn_jax.influence import LeaveOneOut, Training, Window
 from unlearn_jax.metrics.agreement import rank_agreement
@@ -28,14 +28,13 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    assert config.train_size
     toy = drawn(config, config.seed)
     window = around(toy.train.images, config.resolution)
     original, another = (prepared(config, toy, seed) for seed in (config.seed, config.seed + 1))
     with bounded(config), working("boundaries of the originals"):  # before 3 n trainings that would be for nothing
         for own in (original, another):
             influence.contour(own.model, jax.jit(influence.train)(own, jnp.ones(config.train_size)), window)
-    orders = shuffled(config, original)
+    orders = shuffled(config.seed, original, config.reorderings)
     repeats = 1 if config.smoke else 3
     before = peak(repeats)
     exact, speed = left_out(config, original, toy, window, "leave-one-out")

@@ -14,41 +14,37 @@ The same pool then ranks examples to be forgotten: `--exp unlearning --forget.ki
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from unlearn_jax.bench.options import Common, Train, require
+from unlearn_jax.bench.kinds import Count, Whole, require
+from unlearn_jax.bench.options import Images, Train
 
 HALF = 32  # see `unlearn_jax.bench.setting.BLOCK`: two halves of the pool are then halves of each example too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(Images):
     """The options of the experiment `memorisation`."""
 
     exp: str = "memorisation"
     """The experiment. `--list` shows all."""
-    members: int = 256
+    members: Annotated[int, Whole(least=2 * HALF)] = 256
     """Models, each trained on a random half of the training set: a multiple of 64, to hold half of them against half."""
-    test_size: int = 1000
+    test_size: Annotated[int, Whole(least=2)] = 1000
     """Test examples, drawn at random, on which influence is looked at; at most all."""
-    shuffles: int = 20
+    shuffles: Count = 20
     """Times that the models' answers are dealt to other models: what the largest influence is by chance alone."""
-    targets: int = 64
+    targets: Annotated[int, Whole(least=2)] = 64
     """Training examples, and as many test examples, whose margins datamodels are fitted to (a quarter of a second each)."""
-    shown: int = 10
+    shown: Annotated[int, Whole(least=2, most=20)] = 10
     """Pictures in a row of the figures."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"members"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        halves = self.members >= 2 * HALF and self.members % (2 * HALF) == 0
-        require(halves, "--members", self.members, f"expected a multiple of {2 * HALF}")
-        require(self.test_size >= 2, "--test-size", self.test_size, "expected an integer of at least 2")
-        require(self.shuffles >= 1, "--shuffles", self.shuffles, "expected an integer of at least 1")
-        require(self.targets >= 2, "--targets", self.targets, "expected an integer of at least 2")
-        require(2 <= self.shown <= 20, "--shown", self.shown, "expected an integer from 2 to 20")
+        require(self.members % (2 * HALF) == 0, "--members", self.members, f"expected a multiple of {2 * HALF}")
 
 
 def smoke(config: Config) -> Config:

@@ -8,44 +8,55 @@ not use.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from unlearn_jax.bench.options import Train, require
+from unlearn_jax.bench.kinds import Names, Whole, require
+from unlearn_jax.bench.options import Hyper, Train
 from unlearn_jax.bench.tuning_options import Budget
+
+FINE = (
+    "neggrad_plus",
+    "scrub",
+    "salun",
+    "l1_sparse",
+    "ssd",
+    "bad_teacher",
+    "finetune",
+    "gradient_ascent",
+    "random_label",
+    "fisher",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Budget):
+class Config(Hyper, Budget):
     """The options of the experiment `sensitivity`."""
 
     exp: str = "sensitivity"
     """The experiment. `--list` shows all."""
-    methods: str = "all"
+    methods: Names = ("all",)
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
-    grid: int = 4
+    grid: Annotated[int, Whole(least=2)] = 4
     """Values of each of a method's two main hyperparameters; of a single one this many squared."""
-    fine: str = "neggrad_plus,scrub,salun,l1_sparse,ssd,bad_teacher,finetune,gradient_ascent,random_label,fisher"
+    fine: Names = FINE
     """Methods that get a finer grid, names separated by commas."""
-    fine_grid: int = 7
+    fine_grid: Annotated[int, Whole(least=2)] = 7
     """Values of each of their hyperparameters."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        require(self.grid >= 2, "--grid", self.grid, "expected an integer of at least 2")
-        require(self.fine_grid >= 2, "--fine-grid", self.fine_grid, "expected an integer of at least 2")
         self.fine_names()
 
     def fine_names(self) -> list[str]:
         """The methods that get a finer grid."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
-        names = [name for name in self.fine.replace(",", " ").split() if name]
-        for name in names:
+        for name in self.fine:
             require(name in METHODS, "--fine", name, f"there is {', '.join(METHODS)}")
-        return names
+        return list(self.fine)
 
 
 def smoke(config: Config) -> Config:
@@ -60,7 +71,7 @@ def smoke(config: Config) -> Config:
         grid=2,
         fine_grid=3,
         epochs=1,
-        methods="finetune,neggrad_plus,fisher",
-        fine="fisher",
+        methods=("finetune", "neggrad_plus", "fisher"),
+        fine=("fisher",),
         train=Train(epochs=2, batch_size=64),
     )

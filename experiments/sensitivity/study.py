@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.sensitivity.options import Config
 from experiments.sensitivity.report import Surface, Tried, meshes, summary
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import prepare, settings
 from unlearn_jax.bench.tuning import Judge
@@ -27,7 +27,8 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     names = [name for name in config.method_names() if METHODS[name].search]
-    require(bool(names), "--methods", config.methods, f"hyperparameters that can be varied have {', '.join(searchable())}")
+    accepted = f"hyperparameters that can be varied have {', '.join(searchable())}"
+    require(bool(names), "--methods", ",".join(config.methods), accepted)
     setting = prepare(config)
     judge = Judge(config, setting)
     chosen, fine = settings(config, names, judge.label), config.fine_names()

@@ -11,7 +11,7 @@ from experiments.streaming import report
 from experiments.streaming.options import Config
 from unlearn_jax.bench.forget_set import ForgetSet, forget_set
 from unlearn_jax.bench.judging import train_oracles
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import lost_members, population, score_alive
 from unlearn_jax.bench.scoring import null_of, scored_row
 from unlearn_jax.bench.setting import Setting, pool, prepare, settings

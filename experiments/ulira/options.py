@@ -9,42 +9,42 @@ The defaults are digits, 32 members, every method: about ten minutes on two core
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from unlearn_jax.bench.main_options import Config as Unlearning
-from unlearn_jax.bench.main_options import Evaluation, Forget
-from unlearn_jax.bench.options import Train, require
-
-TARGETS = Forget(size=0.2)
+from unlearn_jax.bench.kinds import Real, Whole, require
+from unlearn_jax.bench.options import Forget, Hyper, Methods, Null, Requests, Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Unlearning):
+class Targets(Forget):
+    """Which training examples are the targets: an even number (one of an odd number is left out)."""
+
+    size: Annotated[float, Real(above=0)] = 0.2
+    """A share (below 1) or a count, as in the main job, of which the default is twice as large: the scores of the attack are
+    members times targets, and those on memorised targets, few in any random set, are what tells methods apart."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Methods, Hyper, Requests):
     """The options of the experiment `ulira`."""
 
     exp: str = "ulira"
     """The experiment. `--list` shows all."""
-    members: int = 32
+    members: Annotated[int, Whole(least=8)] = 32
     """Models that train on a half each and are unlearned by each method (a multiple of 4); three times as many are retrained:
     two for each as the never-saw side and its null, one for `retrain` as a method."""
-    forget: Forget = TARGETS
-    """The targets, an even number (one of an odd number is left out). Twice the main job's share, since the scores of the attack
-    are members times targets, and those on memorised targets, few in any random set, are what tells methods apart."""
-    memorised: float = 0.25
+    forget: Targets = Targets()
+    evaluation: Null = Null()
+    memorised: Annotated[float, Real(above=-1, most=1)] = 0.25
     """Targets are split in those whose memorisation is below, and at least, this (a quarter: Feldman & Zhang, 2008.03703)."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        halves = self.members >= 8 and self.members % 4 == 0
-        require(halves, "--members", self.members, "expected a multiple of 4, at least 8: halves of halves, and 3 in each fit")
-        require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "ulira has one set of targets")
-        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: here a method runs once")
-        unused = self.evaluation.retain_size == Evaluation().retain_size
-        require(unused, "--evaluation.retain-size", self.evaluation.retain_size, "ulira looks at no retained examples")
-        require(-1 < self.memorised <= 1, "--memorised", self.memorised, "expected a number above -1 and at most 1")
+        accepted = "expected a multiple of 4, at least 8: halves of halves, and 3 in each fit"
+        require(self.members % 4 == 0, "--members", self.members, accepted)
 
 
 def smoke(config: Config) -> Config:
@@ -58,5 +58,5 @@ def smoke(config: Config) -> Config:
         members=8,
         hyper=("*.epochs=1",),
         train=Train(epochs=10, batch_size=32),
-        evaluation=Evaluation(splits=20),
+        evaluation=Null(splits=20),
     )

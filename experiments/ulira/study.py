@@ -13,7 +13,7 @@ import numpy as np
 from experiments.ulira import report
 from experiments.ulira.options import Config
 from unlearn_jax import device
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make_all, unlearn
 from unlearn_jax.bench.setting import (
     Setting,

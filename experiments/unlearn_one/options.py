@@ -12,50 +12,48 @@ Further from a minimum, where a method has less to hold on to:
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from unlearn_jax.bench import main_options as unlearning
-from unlearn_jax.bench import toy_options
-from unlearn_jax.bench.options import Train, require
-from unlearn_jax.bench.toy_options import Discs
+from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, require
+from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Hyper, Methods, Plane, Train
 
 OVERLAPPING = Discs(separation=3.0)
 CONVERGED = Train(epochs=1000, batch_size=128, learning_rate=0.05, weight_decay=1e-2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(toy_options.Config, unlearning.Methods):
+class Config(Methods, Hyper, Plane):
     """The options of the experiment `unlearn_one`."""
 
     exp: str = "unlearn_one"
     """The experiment. `--list` shows all."""
     discs: Discs = OVERLAPPING
-    train_size: int | None = 128
+    train_size: Annotated[int, Whole(least=4, most=POINTS)] = 128
     """Points; each is forgotten once."""
-    label_noise: float = 0.05
+    label_noise: Annotated[float, Real(least=0, below=1)] = 0.05
     """Share of the points that get a wrong label."""
-    width: int = 16
+    width: Annotated[int, Whole(least=1, most=WIDEST)] = 16
     """Hidden units of each layer."""
     train: Train = CONVERGED
-    methods: str = "all"
+    methods: Names = ("all",)
     """Names separated by commas; main (the sixteen of the main job), or all that can forget a point. `--list` shows them."""
-    hyper: tuple[str, ...] = ("ntk.samples=128",)
+    hyper: Settings = ("ntk.samples=128",)
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
-    epochs: int = 20
+    epochs: Count = 20
     """Passes of every method that makes passes, each over all points at once: the same for all."""
-    trials: int = 8
+    shown: Annotated[int, Whole(least=1, most=8)] = 4
+    """Points of the most influence whose boundaries are drawn."""
+    trials: Annotated[int, Whole(least=2)] = 8
     """Values of the main hyperparameter of each method that are tried in each of two rounds, on points of another draw: a divisor
     of --train-size."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        assert self.train_size
-        require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
-        whole = self.trials >= 2 and self.train_size % self.trials == 0
-        require(whole, "--trials", self.trials, f"expected a divisor of --train-size {self.train_size}, at least 2")
+        whole = self.train_size % self.trials == 0
+        require(whole, "--trials", self.trials, f"expected a divisor of --train-size {self.train_size}")
 
     def method_names(self) -> list[str]:
         """The methods that `methods` asks for; not one that forgets a class of images, whatever it is to forget."""
@@ -66,9 +64,15 @@ class Config(toy_options.Config, unlearning.Methods):
 
 def smoke(config: Config) -> Config:
     """The whole path in seconds: few points, few steps, four methods."""
-    small = toy_options.smoke(config)
-    assert isinstance(small, Config)
-    train = dataclasses.replace(CONVERGED, epochs=30, batch_size=16)
     return dataclasses.replace(
-        small, train_size=16, train=train, methods="original,retrain,finetune,woodfisher", epochs=3, trials=4
+        config,
+        smoke=True,
+        train_size=16,
+        width=8,
+        train=dataclasses.replace(CONVERGED, epochs=30, batch_size=16),
+        methods=("original", "retrain", "finetune", "woodfisher"),
+        epochs=3,
+        trials=4,
+        resolution=24,
+        shown=2,
     )

@@ -58,7 +58,6 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    assert config.train_size
     with working("exact answers") as update:
         search = world(config, config.seed + TUNING, np.arange(config.train_size // config.trials))
         own = world(config, config.seed, np.arange(config.train_size))
@@ -124,7 +123,7 @@ def world(config: Config, seed: int, points: np.ndarray) -> World:
 
 def reordered(config: Config, own: World) -> Variables:
     """The models without each point, each step's sums in another order: the exact answers again but for float noise."""
-    order = shuffled(config, own.run)[0]
+    order = shuffled(config.seed, own.run, 1)[0]
     found = influence.leave_one_out(influence.reordered(own.run, order), strategy=config.strategy, chunk=config.chunk)
     return at(found.without, np.argsort(order)) if own.run.batches is None else found.without
 
@@ -151,7 +150,6 @@ def unlearner(config: Config, search: World, name: str) -> Unlearner:
 
 def asked(config: Config, own: World) -> tuple[Problem, Variables, dict[str, np.ndarray]]:
     """The problem, as many copies of the original as there are points, and what each is to forget: the exact points in turns."""
-    assert config.train_size
     members = np.arange(config.train_size)
     originals = jax.tree.map(lambda leaf: np.repeat(leaf[None], len(members), axis=0), own.exact.original)
     return own.problem, originals, {"forget": np.resize(own.exact.points, len(members))[:, None] == members}

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
-from unlearn_jax.bench.main_options import MAIN, SPLITS, Config, Evaluation
-from unlearn_jax.bench.options import Train
+from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, hyperparameters_of, setting_of
 from unlearn_jax.data import Dataset, places
@@ -36,6 +36,7 @@ from unlearn_jax.training.pools import member_keys
 from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
+SPLITS = 10**5  # the most splits of the oracles
 OUTCOMES = {True: "not distinguished", False: "different", None: None}
 LINES = 8  # of a verdict's metrics that are printed
 

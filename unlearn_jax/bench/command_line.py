@@ -1,10 +1,6 @@
 """From the words on the command line to a configuration; a mistake becomes one line."""
 
-import argparse
-import contextlib
-import io
-import itertools
-import re
+import difflib
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -13,7 +9,9 @@ from typing import Any
 
 import tyro
 
-from unlearn_jax.bench.options import Common
+from unlearn_jax.bench.kinds import options, require
+from unlearn_jax.bench.options import Run
+from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.files import read_regular
 
 PROGRAM = "benchmark.py"
@@ -34,14 +32,13 @@ Machine unlearning, measured against the distribution of models retrained withou
     python benchmark.py --list
 
 Results go to a run folder (--out); the same command with the same --out resumes a run that was interrupted."""
-SHORT = {"-exp": "--exp", "-d": "--device"}
+SHORT = {"-exp": "--exp", "-d": "--device", "-h": "--help"}
 LARGEST = 1 << 20  # bytes of a file of options
 LONGEST = 2000  # characters of a message
-TYPES = {"INT": "an integer", "FLOAT": "a number"}
 
 
-def parse(words: list[str], experiments: Mapping[str, Any]) -> Common:
-    """The configuration that the command line asks for, not yet checked.
+def parse(words: list[str], experiments: Mapping[str, Any]) -> Run:
+    """The configuration that the command line asks for; what several options mean together is not yet checked.
 
     Args:
         words: the command line.
@@ -50,60 +47,85 @@ def parse(words: list[str], experiments: Mapping[str, Any]) -> Common:
     Raises:
         SystemExit: with status 0 after `--help`, with status 2 after one line on stderr about what was wrong.
     """
-    words = [SHORT.get(name, name) + equals + value for name, equals, value in (word.partition("=") for word in words)]
-    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    file.add_argument("--config", nargs="?", const="")
-    asked, words = file.parse_known_args(words)
-    if asked.config is not None:
-        words = [*words_of(asked.config), *words]  # the last one counts
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--exp", nargs="?", default="unlearning", const="")
-    experiment = first.parse_known_args(words)[0].exp
-    if experiment not in experiments:
-        fail(f"--exp {experiment}: there is {', '.join(experiments)}")
-    module = experiments[experiment].options
-    default = module.Config(exp=experiment)
-    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(message):
-            return tyro.cli(
+        typed = list(pairs(words))
+        given = [pair for name, file in typed if name == "--config" for pair in pairs_of(file or "")]
+        given += [pair for pair in typed if pair[0] != "--config"]  # the last one counts
+        asked = dict(given)
+        experiment = asked.get("--exp", "unlearning") or ""
+        require(experiment in experiments, "--exp", experiment, f"there is {', '.join(experiments)}")
+        module = experiments[experiment].options
+        config = module.Config(exp=experiment)
+        if "--smoke" in asked:
+            config = module.smoke(config)
+        if "--help" in asked:
+            tyro.cli(
                 module.Config,
                 prog=PROGRAM,
                 description=DESCRIPTION,
-                args=[word for word in words if word != "--smoke"],
-                default=module.smoke(default) if "--smoke" in words else default,
-                config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff),
+                args=["--help"],
+                default=config,
+                config=(tyro.conf.FlagCreatePairsOff,),
             )
-    except SystemExit as stop:
-        if stop.code:
-            fail(one_line(message.getvalue()))
-        raise
+        there = {option.name: option for option in options(module.Config)}
+        for name, word in given:
+            if name not in there:
+                similar = [f"perhaps {other}" for other in difflib.get_close_matches(name, there, n=1)]
+                raise UsageError(name, word or "", "; ".join(["no such option", *similar, "--help shows all"]))
+            config = there[name].given(config, word)
+    except UsageError as error:
+        raise SystemExit(complain(str(error), 2)) from None
+    return config
 
 
-def words_of(file: str) -> list[str]:
-    """The options that a TOML file gives, as words of the command line: `epochs` under `[train]` is `--train.epochs`.
+def pairs(words: list[str]) -> Iterator[tuple[str, str | None]]:
+    """The options on the command line with their values; None: an option alone.
 
     Raises:
-        SystemExit: with status 2, after one line on stderr: it cannot be read, or holds something else.
+        UsageError: a word belongs to no option.
+    """
+    name: str | None = None
+    for word in words:
+        option, equals, value = word.partition("=")
+        option = SHORT.get(option, option)
+        if option.startswith("--"):
+            if name:
+                yield name, None
+            name = option
+            if not equals:
+                continue
+        elif name:
+            value = word
+        else:
+            raise UsageError(word, "", "no such option; --help shows all")
+        yield name, value
+        name = None
+    if name:
+        yield name, None
+
+
+def pairs_of(file: str) -> list[tuple[str, str | None]]:
+    """The options that a TOML file gives, as `pairs`: `epochs` under `[train]` is `--train.epochs`.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else.
     """
     try:
-        return list(_words(tomllib.loads(read_regular(Path(file), LARGEST).decode("utf-8-sig")), "--"))
+        return list(_pairs(tomllib.loads(read_regular(Path(file), LARGEST).decode("utf-8-sig")), "--"))
     except (OSError, ValueError, RecursionError) as error:
-        fail(f"--config {file}: expected a TOML file of options ({getattr(error, 'strerror', None) or error})")
-        raise
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError("--config", file, f"expected a TOML file of options ({reason})") from error
 
 
-def _words(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _pairs(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | None]]:
     for name, value in table.items():
         option = prefix + name.replace("_", "-")
         if isinstance(value, Mapping):
-            yield from _words(value, f"{option}.")
+            yield from _pairs(value, f"{option}.")
         elif value is True:
-            yield option
-        elif isinstance(value, list):
-            yield f"{option}={','.join(map(str, value))}"
+            yield option, None
         elif value is not False:
-            yield f"{option}={value}"
+            yield option, ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def show_list(experiments: Mapping[str, Any]) -> None:
@@ -128,11 +150,6 @@ def table(title: str, rows: dict[str, tuple[str, ...]]) -> None:
     print()
 
 
-def fail(message: str) -> None:
-    """Says what was wrong, in one line, and stops."""
-    raise SystemExit(complain(message, 2))
-
-
 def complain(message: str, status: int) -> int:
     """Says what was wrong in one line, whatever the message holds, and returns the exit status."""
     if len(message) > LONGEST:
@@ -147,27 +164,6 @@ def complain_of(error: Exception) -> int:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         said = (str(error).splitlines() or [""])[0]
         return complain(f"out of memory ({said}); try smaller sizes, or with --strategy vmap a smaller --chunk", 1)
-    status = getattr(error, "status", None)  # of UsageError and StorageError, whose import brings JAX with it
-    if status is None:
+    if not isinstance(error, UsageError | StorageError):
         raise error
-    return complain(str(error), status)
-
-
-def one_line(box: str) -> str:
-    """Tyro's framed message of many lines, as one that names the option, the value and what is accepted."""
-    inside = [line.strip("│| ") for line in box.splitlines()[1:]]
-    lines = [line if re.search(r"\w", line) else "" for line in inside]  # a rule ends a paragraph
-    said = " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines)))
-    hints = [line for line in lines if line.startswith("--") and line != "--help"]
-    if match := re.match(r"Error parsing (\S+): .*?['\"\[]+(.*?)['\"\]]*\.?$", said):
-        option, value = match.groups()
-        kind = hints[0].removeprefix(option).strip().removeprefix("{None}|")
-        accepted = " or ".join(TYPES.get(part, part.strip("{}")) for part in kind.split("|"))
-        return f"{option} {value}: expected {accepted}"
-    if match := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", said):
-        return f"{match[2]} {match[1]}: expected one of {match[3].replace(chr(39), '')}"
-    if match := re.match(r"Missing value for argument '(\S+)'", said):
-        return f"{match[1]}: expected a value"
-    words = said.removeprefix("Unrecognized options: ").replace(",", "")
-    similar = f"; perhaps {', '.join(hint.split()[0] for hint in hints)}" if hints else ""
-    return f"{words}: no such option{similar}; --help shows all"
+    return complain(str(error), error.status)

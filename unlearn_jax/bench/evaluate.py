@@ -10,8 +10,9 @@ from unlearn_jax.bench import statistics
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.forget_set import forget_set
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.main_options import Config
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.options import Seeded
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import (
@@ -68,7 +69,7 @@ def run(config: Config, folder: Run) -> None:
     compare(config, folder, prepare(config), {})
 
 
-def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str, Entry]) -> list[Row]:
+def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str, Entry]) -> list[Row]:
     """As `run`, of the methods that the configuration asks for and of `learned` ones, which the registry has not.
 
     Returns:
@@ -80,14 +81,15 @@ def compare(config: Config, folder: Run, setting: Setting, learned: Mapping[str,
     asked, entries = config.method_names(), {**METHODS, **learned}
     values = {name: own | {method: {} for method in learned} for name, own in settings_of_sets(config, setting, asked).items()}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
-    config = dataclasses.replace(config, members=settled(config, folder, setting, masks[0]))
+    if isinstance(config, Config):
+        config = dataclasses.replace(config, members=settled(config, folder, setting, masks[0]))
     outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries)
     leaderboard.show(outcome.board)
     return outcome.rows
 
 
 def evaluate_sets(
-    config: Config,
+    config: Seeded,
     folder: Run,
     setting: Setting,
     masks: Mapping[str, np.ndarray],
@@ -116,7 +118,7 @@ def evaluate_sets(
     results: list[Result] = []
     for name, mask in masks.items():
         forget = forget_set(config, folder, setting, mask, name, entries)
-        judgement = judge(forget, values[name], originals, train_oracles(forget))
+        judgement = judge(forget, values[name], originals, train_oracles(forget), config.unlearning_seeds)
         null, scored = score_methods(forget, judgement)
         rows = rows_of(forget, judgement, scored)
         by_example, sentence = statistics.examples(forget, judgement)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.model_metrics import metrics_for
+from unlearn_jax.bench.options import Judging
 from unlearn_jax.bench.setting import Setting, forgetting, pool
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Entry
@@ -43,7 +43,7 @@ class ForgetSet:
         identity: whatever logits in the run folder depend on besides the method: what was made from something else is made anew.
     """
 
-    config: Config
+    config: Judging
     folder: Run
     setting: Setting
     entries: Mapping[str, Entry]
@@ -79,7 +79,7 @@ class ForgetSet:
 
 
 def forget_set(
-    config: Config, folder: Run, setting: Setting, mask: np.ndarray, name: str, entries: Mapping[str, Entry] = METHODS
+    config: Judging, folder: Run, setting: Setting, mask: np.ndarray, name: str, entries: Mapping[str, Entry] = METHODS
 ) -> ForgetSet:
     """A forget set, whose rows and labels are written to the run folder.
 

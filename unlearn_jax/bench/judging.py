@@ -78,7 +78,7 @@ def measure_models(forget: ForgetSet, originals: Pool, oracles: Oracles) -> Mode
     return ModelMetrics(forget.config, forget.problem, forget.images.forget, own, oracles.variables, forget.clean_labels)
 
 
-def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool, oracles: Oracles) -> Judgement:
+def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool, oracles: Oracles, repeats: int = 1) -> Judgement:
     """Unlearns by every method: what an earlier run left in the run folder is read, the rest made now.
 
     Args:
@@ -86,8 +86,9 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
         values: the hyperparameters of every method.
         originals: the models that are to forget.
         oracles: what they are held against.
+        repeats: times that each method unlearns each original, with other keys.
     """
-    config, seeds = forget.config, range(forget.config.unlearning_seeds)
+    config, seeds = forget.config, range(repeats)
     saved = {(name, seed): _saved(forget, name, values[name], seed) for name in values for seed in seeds}
     batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
     waiting = {

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.options import Judging
 from unlearn_jax.metrics import Metric, Models, probabilities
 from unlearn_jax.metrics.registry import PER_MODEL, Name, in_order
 from unlearn_jax.progress import stage
@@ -30,7 +30,7 @@ class ModelMetrics:
 
     def __init__(
         self,
-        config: Config,
+        config: Judging,
         problem: Problem,
         images: np.ndarray,
         originals: Variables,

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from unlearn_jax.bench.options import Common, require
+from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.options import Training
 from unlearn_jax.metrics import Evaluation, Reference, score
 from unlearn_jax.metrics.views import Extra
 from unlearn_jax.training.pools import diverged
@@ -49,7 +50,7 @@ def population(variables: Variables, cube: Cube, lost: Iterable[int] = ()) -> Po
     return Population(without(variables, gone), without(cube, gone), gone)
 
 
-def lost_members(config: Common, role: str, models: Any, needed: int) -> tuple[int, ...]:
+def lost_members(config: Training, role: str, models: Any, needed: int) -> tuple[int, ...]:
     """The members of a population that diverged.
 
     Args:

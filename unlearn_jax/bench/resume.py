@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from unlearn_jax import device
-from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.options import Judged
 from unlearn_jax.bench.setting import Setting, compile_all, mixture
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.progress import working
@@ -20,7 +20,23 @@ Arrays = dict[str, np.ndarray]
 Identity = Mapping[str, Any]
 
 
-def identity_of(config: Config, setting: Setting, forget: np.ndarray) -> dict[str, Any]:
+class Sized(Protocol):
+    """The options that `identity_of` reads."""
+
+    @property
+    def members(self) -> Any:
+        """Original models."""
+
+    @property
+    def evaluation(self) -> Judged:
+        """See `options.Judged`."""
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+
+
+def identity_of(config: Sized, setting: Setting, forget: np.ndarray) -> dict[str, Any]:
     """What the models of a setting depend on, whatever is done with them.
 
     Args:

@@ -5,14 +5,14 @@ import math
 import os
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from unlearn_jax import device
-from unlearn_jax.bench.main_options import Config, Methods
-from unlearn_jax.bench.options import Common, require
+from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.options import Comparison, Images, Requests, Run, Training
 from unlearn_jax.bench.population import without
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import Dataset, augmentation, choose, class_of, load
@@ -40,7 +40,7 @@ class Setting(NamedTuple):
 
 
 @stage("data")
-def prepare(config: Common) -> Setting:
+def prepare(config: Images) -> Setting:
     """Load the data and build the model.
 
     Raises:
@@ -88,12 +88,12 @@ def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Re
     return Setting(data, shared(problem), {"dataset": data.name, "data": data.fingerprint, **identity})
 
 
-def decisive(config: Common) -> dict[str, Any]:
+def decisive(config: Run) -> dict[str, Any]:
     """The options that decide a run's results: all but those that are immaterial or that may be extended."""
     return {name: value for name, value in config.recorded().items() if name not in config.immaterial | config.extendable}
 
 
-def require_memory(config: Common, model: Model, images: np.ndarray) -> None:
+def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
     """Raises a UsageError if lower bounds of the memory exceed what the machine has.
 
     Counted are the training state of one model, the order of the examples of one model on each device, and the weights of the
@@ -119,7 +119,7 @@ def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
     return dataclasses.replace(setting.problem, forget=shared(forget), forget_count=int(forget.sum()))
 
 
-def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
+def forget_mask(config: Requests, setting: Setting, index: int) -> np.ndarray:
     """Which training rows the forget set number `index` holds."""
     asked, data = config.forget, setting.data
     return choose(
@@ -137,6 +137,17 @@ def forget_mask(config: Config, setting: Setting, index: int) -> np.ndarray:
     )
 
 
+class Given(Protocol):
+    """Hyperparameters that are given, and the data set whose tuned ones they replace."""
+
+    @property
+    def dataset(self) -> str:
+        """The data set."""
+
+    def hyperparameters(self) -> dict[str, dict[str, Any]]:
+        """See `options.Hyper`."""
+
+
 class OnHalves(NamedTuple):
     """Models on random halves of the training set, without those that diverged."""
 
@@ -144,7 +155,7 @@ class OnHalves(NamedTuple):
     variables: Variables  # with a leading axis of models
 
 
-def on_halves(config: Common, setting: Setting, models: int) -> OnHalves:
+def on_halves(config: Training, setting: Setting, models: int) -> OnHalves:
     """Models on random halves, each example in half of them: what memorisation and influence are measured with.
 
     A cached pool of 32 is the beginning of one of 64, 96, ...
@@ -165,7 +176,7 @@ def on_halves(config: Common, setting: Setting, models: int) -> OnHalves:
     return OnHalves(kept, without(trained.variables, trained.diverged))
 
 
-def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
+def ranking(config: Requests, setting: Setting, kind: str) -> np.ndarray:
     """What examples are ranked by, exposure or memorisation, measured with models on random halves of the training set."""
     masks, variables = on_halves(config, setting, config.forget.models)
     logits = predict(setting.problem.model, variables, setting.data.train.images, config.strategy)
@@ -175,12 +186,12 @@ def ranking(config: Config, setting: Setting, kind: str) -> np.ndarray:
     return memorisation(logits.argmax(axis=-1) == labels, masks).score
 
 
-def forget_class(config: Config, setting: Setting, index: int) -> int | None:
+def forget_class(config: Requests, setting: Setting, index: int) -> int | None:
     """The class that the forget set number `index` holds, whole or in part, and no other; None where it holds any."""
     return class_of(config.forget.kind, config.forget.label, setting.data.classes, index)
 
 
-def forget_name(config: Config, setting: Setting, index: int) -> str:
+def forget_name(config: Requests, setting: Setting, index: int) -> str:
     """What a forget set is called: `random-0`, `file-0`, `class-3`; parts of one class `class_part-3`, `class_part-3-1`, ..."""
     kind, label = config.forget.kind, forget_class(config, setting, index)
     if label is None:
@@ -188,7 +199,7 @@ def forget_name(config: Config, setting: Setting, index: int) -> str:
     return f"{kind}-{label}" if kind == "class" or index == 0 else f"{kind}-{label}-{index}"
 
 
-def settings(config: Methods, names: list[str], label: int | None = None) -> dict[str, dict[str, Any]]:
+def settings(config: Given, names: list[str], label: int | None = None) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
 
     Args:
@@ -240,7 +251,7 @@ def hyperparameters_of(
     }
 
 
-def settings_of_sets(config: Config, setting: Setting, names: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
+def settings_of_sets(config: Comparison, setting: Setting, names: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """The hyperparameters of each method on each forget set of a run: name of the set -> `settings`.
 
     Raises:
@@ -265,7 +276,7 @@ def where_they_differ(values: dict[str, dict[str, dict[str, Any]]]) -> dict[str,
 
 
 def pool(
-    config: Common, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
+    config: Training, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
 ) -> Pool:
     """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
     assert config.cache

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import influence
-from unlearn_jax.bench.toy_options import Config
+from unlearn_jax.bench.options import Plane
 from unlearn_jax.data import FASHION_PLANE, Toy, discs, populations
 from unlearn_jax.data.splits import generator
 from unlearn_jax.errors import UsageError
@@ -22,16 +22,15 @@ from unlearn_jax.types import Examples, Recipe, Variables
 AROUND = 1.0  # from the outermost points to the window's edges
 
 
-def drawn(config: Config, seed: int) -> Toy:
+def drawn(config: Plane, seed: int) -> Toy:
     """The points of a seed."""
-    assert config.train_size
     if config.dataset == "fashion_plane":
         return populations(config.train_size, FASHION_PLANE, seed=seed)
     return discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=seed)
 
 
 @contextlib.contextmanager
-def bounded(config: Config) -> Iterator[None]:
+def bounded(config: Plane) -> Iterator[None]:
     """Within it, an original without a boundary is a mistake of who asked for so little training.
 
     Raises:
@@ -44,10 +43,10 @@ def bounded(config: Config) -> Iterator[None]:
         raise UsageError("--train.epochs", config.train.epochs, remedy) from error
 
 
-def prepared(config: Config, toy: Toy, seed: int) -> Training:
+def prepared(config: Plane, toy: Toy, seed: int) -> Training:
     """The training run of a seed."""
     shape: dict[str, Any] = {"width": config.width, "layers": config.layers, "activation": config.activation}
-    model = build(config.model, classes=len(toy.centres), **shape)
+    model = build("mlp", classes=len(toy.centres), **shape)
     model = through_waves(model, config.waves) if config.waves else model
     examples = Examples(*(jnp.asarray(part) for part in toy.train))
     return influence.training(jax.random.key(seed), model, examples, Recipe(**dataclasses.asdict(config.train)))
@@ -66,14 +65,14 @@ def towards_nearest(window: Window, toy: Toy) -> Examples:
     return Examples(jnp.asarray(grid), jnp.asarray(nearest))
 
 
-def shuffled(config: Config, original: Training) -> np.ndarray:
+def shuffled(seed: int, original: Training, reorderings: int) -> np.ndarray:
     """Orders to sum in, a row for each."""
     rows = len(original.examples.labels) if original.batches is None else original.batches.shape[1]
-    rng = generator("reorderings", config.seed)
-    return np.stack([rng.permutation(rows) for _ in range(config.reorderings)]).astype(np.int32)
+    rng = generator("reorderings", seed)
+    return np.stack([rng.permutation(rows) for _ in range(reorderings)]).astype(np.int32)
 
 
-def float_noise(config: Config, original: Training, exact: LeaveOneOut, window: Window, orders: np.ndarray) -> np.ndarray:
+def float_noise(config: Plane, original: Training, exact: LeaveOneOut, window: Window, orders: np.ndarray) -> np.ndarray:
     """How far the original's boundary moves, on average along it, when the sums of its training are in another order."""
     trained = influence.for_members(train_in_order, original, orders, config.strategy, config.chunk)
     examples, line = original.examples, exact.contour

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy.stats.qmc import LatinHypercube
 
-from unlearn_jax.bench.options import require
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import Setting, forget_class, forget_mask, forgetting, pool, prepare
 from unlearn_jax.bench.tuning_options import Budget, Config
@@ -38,7 +38,8 @@ def run(config: Config, folder: Run) -> None:
         UsageError: something in the configuration cannot be done.
     """
     asked = [name for name in config.method_names() if METHODS[name].search]
-    require(bool(asked), "--methods", config.methods, f"hyperparameters that can be searched have {', '.join(searchable())}")
+    accepted = f"hyperparameters that can be searched have {', '.join(searchable())}"
+    require(bool(asked), "--methods", ",".join(config.methods), accepted)
     setting = prepare(config)
     search = Search(config, folder, setting)
     found: dict[str, dict[str, Any]] = {}

@@ -8,34 +8,40 @@ training data: nothing that the evaluation uses is seen. Minutes on two cores fo
 """
 
 import dataclasses
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated
 
-from unlearn_jax.bench.main_options import Config as Unlearning
-from unlearn_jax.bench.options import Train, require
+from tyro.conf import Suppress
+
+from unlearn_jax.bench.kinds import Count, Whole, fixed, require
+from unlearn_jax.bench.options import Forget, Judged, Methods, Requests, Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Budget(Unlearning):
-    """What every setting of every method may spend."""
+class Drawn(Forget):
+    """Which training examples are to be forgotten: the next of the kind after the evaluation's."""
 
-    members: int = 4
-    """Original models that each setting unlearns; as many oracles judge it."""
-    epochs: int = 5
-    """Passes of every method that makes passes, instead of the authors': the same for all."""
-    batch_size: int = 64
-    """Examples per step of every method that takes steps."""
-
-    extendable: ClassVar[frozenset[str]] = frozenset()
+    file: Suppress[Path | None] = fixed(None)
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError for a kind of which there is one set, and as for other forget sets."""
+        another = self.kind not in ("mislabelled", "file")
+        require(another, "--forget.kind", self.kind, "settings are judged on another set of the kind: there is none")
         super().check()
-        require(self.epochs >= 1, "--epochs", self.epochs, "expected an integer of at least 1")
-        require(self.forget_sets == 1, "--forget-sets", self.forget_sets, "expected 1: settings are judged on one forget set")
-        require(self.unlearning_seeds == 1, "--unlearning-seeds", self.unlearning_seeds, "expected 1: a setting runs once")
-        another = self.forget.kind not in ("mislabelled", "file")
-        require(another, "--forget.kind", self.forget.kind, "settings are judged on another set of the kind: there is none")
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, "expected an integer of at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget(Methods, Requests):
+    """What every setting of every method may spend."""
+
+    members: Annotated[int, Whole(least=2)] = 4
+    """Original models that each setting unlearns; as many oracles judge it."""
+    epochs: Count = 5
+    """Passes of every method that makes passes, instead of the authors': the same for all."""
+    batch_size: Count = 64
+    """Examples per step of every method that takes steps."""
+    forget: Drawn = Drawn()
+    evaluation: Judged = Judged()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,16 +50,15 @@ class Config(Budget):
 
     exp: str = "tuning"
     """The experiment. `--list` shows all."""
-    trials: int = 12
+    trials: Annotated[int, Whole(least=2)] = 12
     """Settings of each method, the authors' own among them."""
-    rounds: int = 2
+    rounds: Count = 2
     """Trials are drawn from the whole space in the first round, around the best so far in the others."""
 
     def check(self) -> None:
-        """Raises a UsageError for the first value that cannot be meant."""
+        """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        require(self.trials >= 2, "--trials", self.trials, "expected an integer of at least 2")
-        require(1 <= self.rounds <= self.trials, "--rounds", self.rounds, "expected an integer from 1 to the number of trials")
+        require(self.rounds <= self.trials, "--rounds", self.rounds, "expected at most the number of trials")
 
 
 def smoke(config: Config) -> Config:
@@ -66,6 +71,6 @@ def smoke(config: Config) -> Config:
         members=2,
         trials=4,
         epochs=1,
-        methods="finetune,fisher",
+        methods=("finetune", "fisher"),
         train=Train(epochs=2, batch_size=64),
     )

@@ -1,0 +1,238 @@
+"""What an option takes: declared once beside it, read from words, checked, and shown by `--help`.
+
+epochs: Annotated[int, Whole(least=1)] = 15
+label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
+widths: Annotated[tuple[int, ...], Several(Whole(least=1))] = (2, 4, 8)
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from unlearn_jax.errors import UsageError
+
+MOST = 10**6
+"""The largest whole number of an option that declares no other: what is beyond it is a typing error."""
+
+
+class Kind(PrimitiveConstructorSpec):
+    """What an option takes; tyro shows it in `--help`.
+
+    Args:
+        metavar: for `--help`: `INT ≥1`.
+        accepted: for messages: `an integer of at least 1, at most 1,000,000`.
+        read: from a word to a value, whatever the range; raises ValueError.
+        holds: whether a value is of the kind and in the range.
+        write: from a value to a word.
+    """
+
+    accepted: str
+    read: Callable[[str], Any]
+    holds: Callable[[Any], bool]
+    write: Callable[[Any], str]
+
+    def __init__(
+        self,
+        metavar: str,
+        accepted: str,
+        read: Callable[[str], Any],
+        holds: Callable[[Any], bool],
+        write: Callable[[Any], str] = str,
+    ):
+        super().__init__(1, metavar, lambda words: read(words[0]), holds, lambda value: [write(value)])
+        for name, value in {"accepted": accepted, "read": read, "holds": holds, "write": write}.items():
+            object.__setattr__(self, name, value)  # tyro's class is frozen
+
+
+class Number(Kind):
+    """A finite number in a range: `least` and `most` belong to it, `above` and `below` do not."""
+
+    def __init__(self, number: type, noun: str, least: float, most: float, above: float, below: float):
+        bounds = (
+            (least, "≥", "of at least", least > -MOST),
+            (above, ">", "above", above > -math.inf),
+            (most, "≤", "at most", most < math.inf),
+            (below, "<", "below", below < math.inf),
+        )
+        signs = [f"{sign}{bound:,}" for bound, sign, _, shown in bounds if shown and (bound != MOST or sign != "≤")]
+        limits = ", ".join(f"{words} {bound:,}" for bound, _, words, shown in bounds if shown)
+
+        def holds(value: Any) -> bool:
+            fits = isinstance(value, int | number) and not isinstance(value, bool)
+            return fits and abs(value) < math.inf and least <= value <= most and above < value < below
+
+        super().__init__(" ".join([number.__name__.upper(), *signs]), f"{noun} {limits}".strip(), number, holds)
+
+
+class Real(Number):
+    """A finite number."""
+
+    def __init__(self, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf, below: float = math.inf):
+        super().__init__(float, "a number", least, most, above, below)
+
+
+class Whole(Number):
+    """An integer, at most a million unless declared otherwise."""
+
+    def __init__(self, least: int = -MOST, most: int = MOST):
+        super().__init__(int, "an integer", least, most, -math.inf, math.inf)
+
+
+class Text(Kind):
+    """Any word."""
+
+    def __init__(self, metavar: str, accepted: str):
+        super().__init__(metavar, accepted, str, lambda value: isinstance(value, str))
+
+
+class Name(Kind):
+    """One of some words."""
+
+    def __init__(self, *names: str):
+        accepted = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+        super().__init__("{" + ",".join(names) + "}", accepted, _among(names), lambda value: value in names)
+
+
+class Several(Kind):
+    """A tuple of values, separated by commas; the empty word is none.
+
+    Args:
+        item: what each of them is.
+        adds: whether what is given adds to what was there, instead of replacing it.
+    """
+
+    def __init__(self, item: Kind, adds: bool = False):
+        super().__init__(
+            f"{item.metavar},...",
+            f"{item.accepted}, or several separated by commas",
+            lambda word: tuple(item.read(part) for part in word.replace(",", " ").split()),
+            lambda value: isinstance(value, tuple) and all(map(item.holds, value)),
+            lambda value: ",".join(map(item.write, value)),
+        )
+        object.__setattr__(self, "adds", adds)
+
+
+def _among(names: tuple[str, ...]) -> Callable[[str], str]:
+    def read(word: str) -> str:
+        if word not in names:
+            raise ValueError(word)
+        return word
+
+    return read
+
+
+def _none(word: str) -> None:
+    if word != "None":
+        raise ValueError(word)
+
+
+PLAIN = {
+    str: Text("TEXT", "a value"),
+    Path: Kind("PATH", "a path", Path, lambda value: isinstance(value, Path)),
+    type(None): Kind("None", "None", _none, lambda value: value is None),
+}
+"""What a type takes by itself."""
+Count = typing.Annotated[int, Whole(least=1)]
+Names = typing.Annotated[tuple[str, ...], Several(Text("NAME", "a name"))]
+Settings = typing.Annotated[tuple[str, ...], Several(Text("METHOD.NAME=VALUE", "METHOD.NAME=VALUE"), adds=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a configuration.
+
+    Attributes:
+        name: as typed: `--train.batch-size`.
+        path: the fields that lead to it: `("train", "batch_size")`.
+        kinds: what it takes, any of them; none for a switch.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+
+    def of(self, config: Any) -> Any:
+        """Its value in a configuration."""
+        return functools.reduce(getattr, self.path, config)
+
+    def check(self, value: Any) -> None:
+        """Raises UsageError if it cannot have the value."""
+        if not (any(kind.holds(value) for kind in self.kinds) if self.kinds else isinstance(value, bool)):
+            self.refuse(",".join(map(str, value)) if isinstance(value, tuple) else value)
+
+    def given(self, config: Any, word: str | None) -> Any:
+        """A configuration in which it has the value that a word stands for.
+
+        Args:
+            config: the configuration so far.
+            word: what was typed; None: the option alone.
+
+        Raises:
+            UsageError: the word stands for no value, or for one out of range.
+        """
+        if not self.kinds:
+            require(word is None, self.name, word, "takes no value")
+            return changed(config, self.path, True)
+        if word is None:
+            raise UsageError(self.name, "", f"expected {self._accepted}")
+        for kind in self.kinds:
+            try:
+                value = kind.read(word)
+            except ValueError:
+                continue
+            self.check(value)
+            return changed(config, self.path, self.of(config) + value if getattr(kind, "adds", False) else value)
+        return self.refuse(word)
+
+    def refuse(self, value: Any) -> None:
+        """Raises a UsageError about a value."""
+        raise UsageError(self.name, value, f"expected {self._accepted}")
+
+    @property
+    def _accepted(self) -> str:
+        return " or ".join(kind.accepted for kind in self.kinds if kind is not PLAIN[type(None)]) or "True or False"
+
+
+def options(config: type, path: tuple[str, ...] = ()) -> Iterator[Option]:
+    """Every option of a configuration's class, those of its groups included; `path` leads to it from the configuration."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        hint, inner = hints[field.name], (*path, field.name)
+        if dataclasses.is_dataclass(hint):
+            yield from options(typing.cast(type, hint), inner)
+        elif field.init:
+            yield Option("--" + ".".join(inner).replace("_", "-"), inner, _kinds(hint))
+
+
+def changed(config: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A configuration with another value of the field that a path leads to."""
+    name, *inner = path
+    return dataclasses.replace(config, **{name: changed(getattr(config, name), tuple(inner), value) if inner else value})
+
+
+def fixed(value: Any) -> Any:
+    """The value of a field that is no option here, but that functions of several studies read; mark its type `Suppress`."""
+    return dataclasses.field(init=False, default=value)
+
+
+def require(condition: bool, option: str, value: object, accepted: str) -> None:
+    """Raises `UsageError(option, value, accepted)` unless the condition holds (a NaN satisfies no comparison)."""
+    if not condition:
+        raise UsageError(option, value, accepted)
+
+
+def _kinds(hint: Any) -> tuple[Kind, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = sorted(typing.get_args(hint), key=lambda part: part is not type(None))  # or None would be a path
+        return tuple(kind for part in parts for kind in _kinds(part))
+    if typing.get_origin(hint) is Literal:
+        return (Name(*typing.get_args(hint)),)
+    declared = tuple(kind for kind in getattr(hint, "__metadata__", ()) if isinstance(kind, Kind))
+    return declared if declared or hint is bool else (PLAIN[hint],)
