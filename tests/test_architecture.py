@@ -63,7 +63,7 @@ def test_a_room_imports_no_room_above_it(path):
 def test_flax_stays_in_the_models(path):
     if room(path) != "models":
         flax = {name for name in imported(path) if name.split(".")[0] == "flax"}
-        assert flax <= {"flax"}, flax  # `from flax import struct`, in types.py
+        assert flax <= {"flax"}, flax  # `from flax import struct`
 
 
 def test_the_entry_is_short():
