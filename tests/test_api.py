@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax.bench.api import evaluate, score, unlearn
+from unlearn_jax import evaluate, score, unlearn
 from unlearn_jax.data import load
 from unlearn_jax.methods import METHODS
 from unlearn_jax.models import build

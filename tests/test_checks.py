@@ -518,8 +518,9 @@ def test_calibration_counts_verdicts_and_nothing_else(tmp_path, monkeypatch):
     oracles = types.SimpleNamespace(cube=types.SimpleNamespace(forget=np.zeros(16)))
     forget = types.SimpleNamespace(pool=lambda *_: forget, variables=None, logits=lambda _: None, labels=None)
     for name, value in {
-        "prepare": lambda _: None, "forget_mask": lambda *_: None, "forget_set": lambda *_: forget, "without": lambda *_: None,
-        "train_oracles": lambda _: oracles, "lost_members": lambda *_: (), "reference": lambda *_, **__: None, "score_alive": lambda *_: (verdicts.pop(0), 8),
+        "prepare": lambda _: None, "forget_mask": lambda *_: None, "forget_set": lambda *_: forget,
+        "train_oracles": lambda _: oracles, "without": lambda *_: None, "lost_members": lambda *_: (),
+        "reference": lambda *_, **__: None, "score_alive": lambda *_: (verdicts.pop(0), 8),
     }.items():  # fmt: skip
         monkeypatch.setattr(calibration, name, value)
     calibration.run(Config(members=8, replicates=3), Run(tmp_path))

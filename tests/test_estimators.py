@@ -209,6 +209,13 @@ def test_the_product_with_the_hessian_is_the_difference_of_gradients(network):
     np.testing.assert_allclose(found, difference, atol=2e-2 * float(jnp.abs(difference).max()))
 
 
+def test_relatif_of_examples_that_push_nothing_is_zero():
+    sure = Variables({"head": {"kernel": jnp.zeros((2, 2)), "bias": jnp.array([200.0, 0.0])}}, {})
+    run = dataclasses.replace(run_of(STEPS), examples=EXAMPLES._replace(labels=jnp.zeros_like(EXAMPLES.labels)))
+    assert not np.any(pushes(run, sure))
+    np.testing.assert_array_equal(influence_functions(run, sure, TARGETS, influence.woodbury(DECAY), True), 0.0)
+
+
 @pytest.mark.parametrize("name", ["eigendecomposition", "woodbury", "conjugate_gradients"])
 def test_inverses_are_what_they_say_where_the_network_is_not_linear(network, name):
     run, variables = network

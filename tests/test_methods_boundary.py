@@ -307,6 +307,13 @@ def test_l2ul_is_ascent_on_the_forget_set_held_by_adversarials_and_by_an_anchor(
     close(found, regression(variables, x, labels, signs, rate=0.1, decay=0.03, steps=3, pull=pull), rtol=5e-4, atol=1e-5)
 
 
+def test_l2ul_moves_a_model_whose_logits_are_all_zero():
+    on = problem(linear())
+    zero = jax.tree.map(jnp.zeros_like, start(linear()))
+    params = unlearn("l2ul", on, zero, copies=1, attack_steps=1, epochs=1, batch_size=ALL).params["head"]
+    assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in params.values())
+
+
 # The pieces
 
 

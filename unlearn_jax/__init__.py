@@ -1,1 +1,48 @@
-"""Machine unlearning, measured against the distribution of models retrained without the forget set."""
+"""Machine unlearning, measured against the distribution of retrained models.
+
+The names below are imported with what they need where they are first used: `import unlearn_jax` itself brings no JAX.
+"""
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "Cube": "types",
+    "DATASETS": "data",
+    "Examples": "types",
+    "Labels": "types",
+    "Leaderboard": "bench.api",
+    "METHODS": "methods",
+    "METRICS": "metrics",
+    "MODELS": "models",
+    "Model": "types",
+    "Problem": "types",
+    "Recipe": "types",
+    "UsageError": "errors",
+    "Variables": "types",
+    "Verdict": "bench.api",
+    "build": "models",
+    "dataset": "data",
+    "evaluate": "bench.api",
+    "leave_one_out": "influence",
+    "load": "data",
+    "metric": "metrics",
+    "model": "models",
+    "register": "methods",
+    "score": "bench.api",
+    "unlearn": "bench.api",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

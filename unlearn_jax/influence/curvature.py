@@ -35,7 +35,7 @@ def influence_functions(
         variables: of the trained model.
         targets: whose margins are f.
         inverse: one of those below. It is applied to pushes or slopes, whichever are fewer.
-        relative: RelatIF: each answer divided by |(H + λI)^-1 r_i|. It ranks otherwise, and is no longer in nats.
+        relative: RelatIF: divide each answer by |(H + λI)^-1 r_i|; 0 where that is 0. It ranks otherwise, and is not in nats.
 
     Source: Koh and Liang 2017, arXiv 1703.04730; Barshan et al. 2020, arXiv 2003.11630 (`relative`).
     """
@@ -44,7 +44,8 @@ def influence_functions(
         return own @ inverse(run, variables, wanted).T
     moved = inverse(run, variables, own)
     found = moved @ wanted.T
-    return found / jnp.linalg.norm(moved, axis=1, keepdims=True) if relative else found
+    lengths = jnp.linalg.norm(moved, axis=1, keepdims=True)
+    return found / jnp.where(lengths > 0, lengths, 1.0) if relative else found
 
 
 def eigendecomposition(damping: float) -> Inverse:

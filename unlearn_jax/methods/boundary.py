@@ -17,7 +17,7 @@ from unlearn_jax.models import with_extra_class
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.gradients import output_sensitivities
-from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, relabelled, weighted
+from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, norm, relabelled, weighted
 from unlearn_jax.training.perturbations import fast_gradient_sign, in_chunks, nearest_adversarial, predicted, targeted_descent
 from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
@@ -253,7 +253,7 @@ def l2ul(
         aims = forget._replace(labels=other_labels(label_key, forget.labels, problem.classes))
         model, scale = problem.model, problem.pixel_scale
         moved = targeted_descent(model, variables, aims, radius=radius, step=attack_step, steps=attack_steps, scale=scale)
-        sensitivity = output_sensitivities(problem, variables, problem.rows("forget"), size=jnp.linalg.norm)
+        sensitivity = output_sensitivities(problem, variables, problem.rows("forget"), size=norm)
 
         def loss(logits, batch: Batch):
             return jnp.where(batch.rows < len(problem.forget), -1.0, 1.0) * cross_entropy(logits, batch)

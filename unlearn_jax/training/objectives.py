@@ -106,10 +106,8 @@ def local_lipschitz(source: str, noise: float | Array, samples: int) -> Objectiv
         everywhere = jnp.concatenate([images[None], images[None] + steps])
         logits, statistics = forward(variables, everywhere.reshape(-1, *images.shape[1:]))
         logits = logits.reshape(1 + samples, len(images), -1)
-        squares = jnp.sum((logits[1:] - logits[:1]) ** 2, axis=-1)
-        change = jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
-        distance = jnp.sqrt(jnp.sum(steps.reshape(samples, len(images), -1) ** 2, axis=-1))
-        return jnp.mean(change / distance), statistics
+        distance = norm(steps.reshape(samples, len(images), -1))
+        return jnp.mean(norm(logits[1:] - logits[:1]) / distance), statistics
 
     return Objective((source,), value)
 
@@ -128,6 +126,12 @@ def contrast(source: str, other: str, temperature: float | Array) -> Objective:
         return -jnp.mean(jax.nn.log_softmax(similarity)), statistics
 
     return Objective((source, other), value)
+
+
+def norm(vectors: Float[Array, "*batch entries"]) -> Float[Array, "*batch"]:
+    """Euclidean norms, whose gradient at 0 is 0: that of `jnp.linalg.norm` is not a number."""
+    squares = jnp.sum(jnp.square(vectors), axis=-1)
+    return jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, " batch"]:
