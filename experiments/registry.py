@@ -22,7 +22,8 @@ class Experiment(NamedTuple):
     about: str
 
 
-def _study(name: str) -> Experiment:
+def study(name: str) -> Experiment:
+    """The study in a folder."""
     package = importlib.import_module(f"experiments.{name}")
     about = (package.__doc__ or name).splitlines()[0].removesuffix(".")
     return Experiment(importlib.import_module(f"experiments.{name}.options"), f"experiments.{name}.study", about)
@@ -35,5 +36,5 @@ EXPERIMENTS = {
     "tuning": Experiment(
         tuning_options, "unlearn_jax.bench.tuning", "Hyperparameters for a data set, on oracles that the evaluation does not use"
     ),
-    **{folder.parent.name: _study(folder.parent.name) for folder in sorted(Path(__file__).parent.glob("*/options.py"))},
+    **{folder.parent.name: study(folder.parent.name) for folder in sorted(Path(__file__).parent.glob("*/options.py"))},
 }
