@@ -112,7 +112,7 @@ def mask(data):
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_trained(data, model, monkeypatch, argument, value, said):
-    monkeypatch.setattr("unlearn_jax.bench.setting.train_pool", lambda *_, **__: pytest.fail("something was trained"))
+    monkeypatch.setattr("unlearn_jax.bench.pools.train_pool", lambda *_, **__: pytest.fail("something was trained"))
     asked = {"forget": mask(data), "methods": ["original"], **TINY, argument: value}
     with pytest.raises(ValueError, match=rf"^{said}"):
         evaluate(model, data, **asked)

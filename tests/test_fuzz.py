@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from experiments.registry import EXPERIMENTS
 from unlearn_jax import runs
 from unlearn_jax.bench import command_line
+from unlearn_jax.bench.hyperparameters import settings as hyperparameters
 from unlearn_jax.bench.kinds import options
 from unlearn_jax.bench.options import Hyper, Methods, Run
-from unlearn_jax.bench.setting import settings as hyperparameters
 from unlearn_jax.data import choose, sources
 from unlearn_jax.errors import UsageError
 

@@ -17,7 +17,8 @@ from test_methods import CLASSES, EXAMPLES, FORGET, KEY, close, linear, mlp, poi
 from experiments.hypernetwork import study
 from experiments.hypernetwork.options import Config, Meta, smoke
 from experiments.hypernetwork.report import Price, learning_and_price, prices
-from unlearn_jax.bench.setting import forget_mask, prepare
+from unlearn_jax.bench.forget_set import forget_mask
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.hypernetwork import (

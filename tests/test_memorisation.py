@@ -14,9 +14,11 @@ from experiments.memorisation import study as experiment
 from experiments.memorisation.options import Config, smoke
 from unlearn_jax import influence
 from unlearn_jax.bench import setting as shared
+from unlearn_jax.bench.forget_set import ranking
 from unlearn_jax.bench.main_options import Config as Unlearning
 from unlearn_jax.bench.options import Forget, Train
-from unlearn_jax.bench.setting import on_halves, prepare, ranking
+from unlearn_jax.bench.pools import on_halves
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import memorisation, scaled_logits
 from unlearn_jax.report.drawing import save

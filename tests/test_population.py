@@ -14,7 +14,7 @@ from experiments.capacity import options as capacity
 from experiments.capacity import study as capacity_study
 from experiments.streaming import study as streaming
 from experiments.variance.landscape import whole
-from unlearn_jax.bench import judging, setting
+from unlearn_jax.bench import judging, pools, setting
 from unlearn_jax.bench import tuning_options as tuning
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.main_options import Config
@@ -37,7 +37,7 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def poison(monkeypatch):
     """`poison(oracle=(3,), ...)`: these members of pools of these roles are NaN, as if they had diverged."""
-    train_pool = setting.train_pool
+    train_pool = pools.train_pool
 
     def poison(**lost):
         def poisoned(problem, masks, *, members, role, **options):
@@ -47,7 +47,7 @@ def poison(monkeypatch):
             nan = jax.tree.map(lambda leaf: np.where(mark.reshape(-1, *[1] * (leaf.ndim - 1)), np.nan, leaf), pool.variables)
             return pool._replace(variables=jax.tree.map(np.float32, nan), diverged=tuple(rows))
 
-        monkeypatch.setattr(setting, "train_pool", poisoned)
+        monkeypatch.setattr(pools, "train_pool", poisoned)
 
     return poison
 

@@ -13,7 +13,8 @@ from experiments.sensitivity.report import Surface, Tried, meshes, summary
 from experiments.sensitivity.study import grid
 from unlearn_jax.bench import tuning as tuning_study
 from unlearn_jax.bench import tuning_options as tuning
-from unlearn_jax.bench.setting import forget_mask, prepare
+from unlearn_jax.bench.forget_set import forget_mask
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.methods import METHODS
 from unlearn_jax.runs import Run

@@ -9,9 +9,11 @@ import pytest
 from in_process import run_in_process
 
 from unlearn_jax.bench import setting as shared
+from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
+from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
 from unlearn_jax.bench.main_options import Config, smoke
 from unlearn_jax.bench.options import Evaluation, Forget
-from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, prepare, settings_of_sets, where_they_differ
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.bench.tuning import Search
 from unlearn_jax.bench.tuning_options import Config as Tuning
 from unlearn_jax.methods import METHODS

@@ -13,12 +13,14 @@ from joblib import Parallel, delayed
 from experiments.attack_features import report
 from experiments.attack_features.options import Config
 from experiments.attack_features.report import ORACLE, Exposure
-from unlearn_jax.bench.forget_set import ForgetSet, forget_set
+from unlearn_jax.bench.forget_set import ForgetSet, forget_mask, forget_set
+from unlearn_jax.bench.hyperparameters import settings_of_sets
 from unlearn_jax.bench.judging import unlearn
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import forget_mask, pool, prepare, settings_of_sets
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data import Dataset
 from unlearn_jax.data.augmentation import variations
 from unlearn_jax.data.splits import generator, mislabel

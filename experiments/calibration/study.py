@@ -6,11 +6,11 @@ import numpy as np
 from scipy.stats import binomtest
 
 from experiments.calibration.options import Config
-from unlearn_jax.bench.forget_set import forget_set
+from unlearn_jax.bench.forget_set import forget_mask, forget_set
 from unlearn_jax.bench.judging import train_oracles
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, lost_members, score_alive, without
-from unlearn_jax.bench.setting import forget_mask, prepare
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.metrics import FEWEST_JUDGED, reference
 from unlearn_jax.progress import working
 from unlearn_jax.runs import Run

@@ -12,9 +12,12 @@ import numpy as np
 
 from experiments.capacity import report
 from experiments.capacity.options import FEWEST, Config
+from unlearn_jax.bench.forget_set import forget_mask, forget_name
+from unlearn_jax.bench.hyperparameters import settings
+from unlearn_jax.bench.pools import compile_all, mixture, pool
 from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
-from unlearn_jax.bench.setting import Setting, compile_all, forget_mask, forget_name, forgetting, mixture, pool, prepare, settings
+from unlearn_jax.bench.setting import Setting, forgetting, prepare
 from unlearn_jax.bench.tuning import tiled
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.splits import generator, sample

@@ -13,9 +13,11 @@ import numpy as np
 from experiments.entropy import report
 from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config, Under
 from experiments.entropy.report import SPLITS, Tried
+from unlearn_jax.bench.forget_set import forget_mask
+from unlearn_jax.bench.pools import mixture, pool
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
-from unlearn_jax.bench.setting import Setting, forget_mask, forgetting, mixture, pool, prepare
+from unlearn_jax.bench.setting import Setting, forgetting, prepare
 from unlearn_jax.bench.tuning import distance, tiled
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import hyperparameters

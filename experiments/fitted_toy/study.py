@@ -13,8 +13,9 @@ from scipy.stats.qmc import LatinHypercube
 from experiments.fitted_toy import report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.pools import on_halves
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import decisive, on_halves, prepare
+from unlearn_jax.bench.setting import decisive, prepare
 from unlearn_jax.data import DATASETS, Mixture, Toy, populations
 from unlearn_jax.data.splits import generator, random_halves, sample
 from unlearn_jax.data.toys import layout

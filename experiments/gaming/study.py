@@ -10,11 +10,13 @@ import numpy as np
 from experiments.gaming import cheats, report
 from experiments.gaming.options import Config
 from experiments.gaming.report import Claim, Price
-from unlearn_jax.bench.forget_set import forget_set
+from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set
+from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.judging import measure_models, train_oracles
+from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members, score_alive, without
 from unlearn_jax.bench.scoring import null_of, scored_row
-from unlearn_jax.bench.setting import forget_class, forget_mask, forget_name, pool, prepare, settings
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner

@@ -12,9 +12,10 @@ from jax.flatten_util import ravel_pytree
 from experiments.hypernetwork import report
 from experiments.hypernetwork.options import Config
 from unlearn_jax.bench.evaluate import compare
+from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members, without
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import Setting, decisive, pool, prepare
+from unlearn_jax.bench.setting import Setting, decisive, prepare
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import Entry

@@ -4,7 +4,8 @@ import numpy as np
 
 from experiments.memorisation import report
 from experiments.memorisation.options import Config
-from unlearn_jax.bench.setting import on_halves, prepare
+from unlearn_jax.bench.pools import on_halves
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data import DATASETS
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.influence import correlation, datamodels, mask_correlation, subset_influence

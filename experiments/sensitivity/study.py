@@ -8,9 +8,10 @@ import numpy as np
 
 from experiments.sensitivity.options import Config
 from experiments.sensitivity.report import Surface, Tried, meshes, summary
+from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import prepare, settings
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.methods import METHODS, searchable
 from unlearn_jax.progress import working

@@ -10,11 +10,13 @@ import numpy as np
 from experiments.streaming import report
 from experiments.streaming.options import Config
 from unlearn_jax.bench.forget_set import ForgetSet, forget_set
+from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.judging import train_oracles
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members, population, score_alive
 from unlearn_jax.bench.scoring import null_of, scored_row
-from unlearn_jax.bench.setting import Setting, pool, prepare, settings
+from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, traceable

@@ -13,18 +13,12 @@ import numpy as np
 from experiments.ulira import report
 from experiments.ulira.options import Config
 from unlearn_jax import device
+from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
+from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.pools import mixture, pool
 from unlearn_jax.bench.resume import load_or_make_all, unlearn
-from unlearn_jax.bench.setting import (
-    Setting,
-    forget_class,
-    forget_mask,
-    forget_name,
-    mixture,
-    pool,
-    prepare,
-    settings,
-)
+from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner

@@ -15,8 +15,9 @@ import numpy as np
 from experiments.unlearn_one import report
 from experiments.unlearn_one.options import Config
 from unlearn_jax import influence
+from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.resume import load_or_make_all
-from unlearn_jax.bench.setting import decisive, settings
+from unlearn_jax.bench.setting import decisive
 from unlearn_jax.bench.toy import around, bounded, drawn, prepared, shuffled, surfaces, towards_nearest
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training

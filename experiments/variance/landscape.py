@@ -12,9 +12,10 @@ import numpy as np
 from experiments.variance import report
 from experiments.variance.options import Config
 from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import load_or_make_all
-from unlearn_jax.bench.setting import Setting, pool
+from unlearn_jax.bench.setting import Setting
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses
 from unlearn_jax.progress import working

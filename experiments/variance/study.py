@@ -10,8 +10,10 @@ from experiments.variance import report
 from experiments.variance.landscape import Look, Measured, Probe, oracles, whole
 from experiments.variance.options import Config
 from experiments.variance.report import Row
-from unlearn_jax.bench.forget_set import ForgetSet, forget_set
-from unlearn_jax.bench.setting import forget_mask, pool, prepare, settings_of_sets, where_they_differ
+from unlearn_jax.bench.forget_set import ForgetSet, forget_mask, forget_set
+from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
+from unlearn_jax.bench.pools import pool
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data.splits import generator
 from unlearn_jax.metrics import cross_entropy_losses, klom, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
+from unlearn_jax.bench.hyperparameters import hyperparameters_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.population import comparable
-from unlearn_jax.bench.setting import forgetting, hyperparameters_of, setting_of
+from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import Dataset, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner

@@ -8,23 +8,16 @@ import numpy as np
 
 from unlearn_jax.bench import statistics
 from unlearn_jax.bench.board import arrange
-from unlearn_jax.bench.forget_set import forget_set
+from unlearn_jax.bench.forget_set import forget_mask, forget_name, forget_set
+from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import Seeded
+from unlearn_jax.bench.pools import mixture, pool
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
-from unlearn_jax.bench.setting import (
-    Setting,
-    forget_mask,
-    forget_name,
-    mixture,
-    pool,
-    prepare,
-    settings_of_sets,
-    where_they_differ,
-)
+from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.catalogue import accuracy, klom
 from unlearn_jax.metrics.evaluation import Reference

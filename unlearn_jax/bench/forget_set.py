@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from unlearn_jax.bench.model_metrics import metrics_for
-from unlearn_jax.bench.options import Judging
-from unlearn_jax.bench.setting import Setting, forgetting, pool
+from unlearn_jax.bench.options import Judging, Requests
+from unlearn_jax.bench.pools import on_halves, pool
+from unlearn_jax.bench.setting import Setting, forgetting
+from unlearn_jax.data import choose, class_of
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Entry
-from unlearn_jax.metrics import cross_entropy_losses
+from unlearn_jax.metrics import cross_entropy_losses, exposure, memorisation, scaled_logits
 from unlearn_jax.progress import stage
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
@@ -127,3 +129,44 @@ def forget_set(
             "relearning": [POINTS, ROWS],
         },
     )
+
+
+def forget_mask(config: Requests, setting: Setting, index: int) -> np.ndarray:
+    """Which training rows the forget set number `index` holds."""
+    asked, data = config.forget, setting.data
+    return choose(
+        data.train.labels,
+        kind=asked.kind,
+        size=asked.size,
+        label=asked.label,
+        file=asked.file,
+        published=data.published,
+        wrong=data.train.labels != data.clean_labels,
+        scores=lambda: ranking(config, setting, asked.kind),
+        classes=data.classes,
+        seed=config.seed,
+        index=index,
+    )
+
+
+def ranking(config: Requests, setting: Setting, kind: str) -> np.ndarray:
+    """What examples are ranked by, exposure or memorisation, measured with models on random halves of the training set."""
+    masks, variables = on_halves(config, setting, config.forget.models)
+    logits = predict(setting.problem.model, variables, setting.data.train.images, config.strategy)
+    labels = setting.data.train.labels
+    if kind == "exposed":
+        return exposure(scaled_logits(logits, labels), masks)
+    return memorisation(logits.argmax(axis=-1) == labels, masks).score
+
+
+def forget_class(config: Requests, setting: Setting, index: int) -> int | None:
+    """The class that the forget set number `index` holds, whole or in part, and no other; None where it holds any."""
+    return class_of(config.forget.kind, config.forget.label, setting.data.classes, index)
+
+
+def forget_name(config: Requests, setting: Setting, index: int) -> str:
+    """What a forget set is called: `random-0`, `file-0`, `class-3`; parts of one class `class_part-3`, `class_part-3-1`, ..."""
+    kind, label = config.forget.kind, forget_class(config, setting, index)
+    if label is None:
+        return f"{kind}-{index}"
+    return f"{kind}-{label}" if kind == "class" or index == 0 else f"{kind}-{label}-{index}"

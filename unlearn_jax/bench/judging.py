@@ -11,8 +11,8 @@ import numpy as np
 from unlearn_jax import device
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
+from unlearn_jax.bench.pools import compile_all
 from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
-from unlearn_jax.bench.setting import compile_all
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.metrics.registry import Name

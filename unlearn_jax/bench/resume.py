@@ -10,7 +10,8 @@ import numpy as np
 
 from unlearn_jax import device
 from unlearn_jax.bench.options import Judged
-from unlearn_jax.bench.setting import Setting, compile_all, mixture
+from unlearn_jax.bench.pools import compile_all, mixture
+from unlearn_jax.bench.setting import Setting
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.progress import working
 from unlearn_jax.runs import Run

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from scipy.stats.qmc import LatinHypercube
 
+from unlearn_jax.bench.forget_set import forget_class, forget_mask
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members
-from unlearn_jax.bench.setting import Setting, forget_class, forget_mask, forgetting, pool, prepare
+from unlearn_jax.bench.setting import Setting, forgetting, prepare
 from unlearn_jax.bench.tuning_options import Budget, Config
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Range, hyperparameters, searchable
