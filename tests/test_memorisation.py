@@ -13,7 +13,7 @@ from experiments.memorisation import report
 from experiments.memorisation import study as experiment
 from experiments.memorisation.options import Config, smoke
 from unlearn_jax import influence
-from unlearn_jax.bench import setting as shared
+from unlearn_jax.bench import pools as shared
 from unlearn_jax.bench.forget_set import ranking
 from unlearn_jax.bench.main_options import Config as Unlearning
 from unlearn_jax.bench.options import Forget, Train

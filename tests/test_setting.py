@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from unlearn_jax.bench import setting as shared
+from unlearn_jax.bench import hyperparameters as shared
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
 from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
 from unlearn_jax.bench.main_options import Config, smoke
