@@ -1,4 +1,4 @@
-"""What is trained on: image data sets, toys in the plane, and the examples that are to be forgotten."""
+"""Data: image data sets, toys in the plane, and forget sets."""
 
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.forget_sets import choose, class_of, places

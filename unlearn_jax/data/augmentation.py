@@ -1,4 +1,4 @@
-"""Random crops and flips of a whole batch, inside the compiled training step; variations of images for who looks at them."""
+"""Random crops and flips of a whole batch, inside the compiled training step; variations of single images."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +22,8 @@ def augmentation(name: str, kind: str = "own") -> Callable[[Key, Array], Array] 
 
     Args:
         name: a key of `DATASETS`.
-        kind: "none"; "crop" or "crop_flip", padded by an eighth of the image's side (the usual 4 of 32 pixels); or "own", what
-            the data set wants, which is one of these.
+        kind: "none"; "crop" or "crop_flip", padded by an eighth of the image's side (the usual 4 of 32 pixels); or "own", the
+            data set's, which is one of these.
     """
     entry = DATASETS[name]
     crops = partial(crop, pad=max(entry.shape[0] // 8, 1))
@@ -74,7 +74,7 @@ def variations(
 ) -> Float[np.ndarray, "variations examples height width channels"]:
     """Each image shifted by a pixel up, down, left and right (the edge repeated), and four times with Gaussian noise.
 
-    What a model says of them tells how sharply it knows the image itself.
+    How a model's outputs vary over them shows how sharply it fits the image.
 
     Args:
         images: standardised.

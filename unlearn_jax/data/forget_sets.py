@@ -1,4 +1,4 @@
-"""Which training examples are to be forgotten."""
+"""Forget sets: which training examples are to be forgotten."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -112,11 +112,11 @@ def _of_class(labels: np.ndarray, label: int | None, classes: int, kind: str, in
         raise UsageError("--forget.label", label, f"a class from 0 to {classes - 1} is needed")
     if kind == "class" and index >= classes:
         raise UsageError("--forget.kind", kind, f"there are {classes} classes, and so no forget set number {index + 1}")
-    own = class_of(kind, label, classes, index)
-    rows = np.flatnonzero(labels == own)
+    chosen = class_of(kind, label, classes, index)
+    rows = np.flatnonzero(labels == chosen)
     if not 0 < len(rows) < len(labels):
-        said = f"has {len(rows)} of the {len(labels)} training rows; some but not all are needed"
-        raise UsageError("--forget.label", own, said)
+        accepted = f"has {len(rows)} of the {len(labels)} training rows; some but not all are needed"
+        raise UsageError("--forget.label", chosen, accepted)
     return rows
 
 

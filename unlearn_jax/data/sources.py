@@ -112,15 +112,15 @@ def tfds(name: str, image: tuple[int, int, int], classes: int, data_dir: Path | 
     place = None if data_dir is None else str(data_dir.resolve())
     folder = Cache(cache / "data" / (name if place is None else f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"))
     identity = {"dataset": name, "data_dir": place}
-    found = folder.find(DECODED, identity)
-    if found is None:
+    stored = folder.find(DECODED, identity)
+    if stored is None:
         with folder.alone(f"arrays of {name}"):
-            found = folder.find(DECODED, identity, say=False)  # another run may have decoded it meanwhile
-            if found is None:
+            stored = folder.find(DECODED, identity, say=False)  # another run may have decoded it meanwhile
+            if stored is None:
                 splits = zip(SPLITS, _decoded(name, data_dir), strict=True)
                 arrays = {f"{split}_{field}": array for split, part in splits for field, array in part._asdict().items()}
-                found = folder.keep(DECODED, identity, arrays)
-    train, test = (Split(*(found[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS)
+                stored = folder.keep(DECODED, identity, arrays)
+    train, test = (Split(*(stored[f"{split}_{field}"] for field in Split._fields)) for split in SPLITS)
     for split, (images, labels) in zip(SPLITS, (train, test), strict=True):
         whole = len(images) == len(labels) > 0 and images.shape[1:] == image and images.dtype == np.uint8
         if not whole or labels.min() < 0 or labels.max() >= classes:

@@ -14,7 +14,7 @@ TRADES = 20  # rounds of `random_halves`, in which each member trades once
 class Published(NamedTuple):
     """Where a data set's rows stand in its published training set, whose rows are numbered from 0.
 
-    Every row number that a person gives or gets is one of these, whatever the sample.
+    Files and tables use these numbers, whatever the sample.
     """
 
     total: int  # rows of the published training set

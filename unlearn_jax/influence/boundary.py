@@ -80,12 +80,12 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
     """
     grid = jnp.asarray(window.grid())
     outputs = model.apply(variables, grid[:1], train=False)[0].shape[1]
-    found, labels = [], []
+    pieces, labels = [], []
     for label in (1,) if outputs == 2 else range(outputs):
         values = np.asarray(margin(model, variables, grid, jnp.full(len(grid), label)))
-        found.append(_segments(values.reshape(window.resolution, window.resolution), *window.axes()))
-        labels.append(np.full(len(found[-1]), label))
-    segments, classes = np.concatenate(found), np.concatenate(labels)
+        pieces.append(_segments(values.reshape(window.resolution, window.resolution), *window.axes()))
+        labels.append(np.full(len(pieces[-1]), label))
+    segments, classes = np.concatenate(pieces), np.concatenate(labels)
     if not len(segments):
         inside = "x from {:.3g} to {:.3g}, y from {:.3g} to {:.3g}".format(*window[:4])
         raise NoBoundaryError(f"the model has no decision boundary inside {inside}")
@@ -107,7 +107,7 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
 
 @functools.partial(jax.jit, static_argnames="model")
 def displacement(model: Model, variables: Variables, line: Contour, reach: float | Array) -> Float[Array, " points"]:
-    """How far a model's decision boundary is from a contour, along the contour's normals.
+    """The distance of a model's decision boundary from a contour, along the contour's normals.
 
     From each point p of the contour with normal n the zero of t -> margin(p + t n) that is nearest to t = 0 is found by
     bisection, within the nearest of some intervals on either side at whose ends the sign differs. These are `STEPS` of equal

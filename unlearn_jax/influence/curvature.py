@@ -43,9 +43,9 @@ def influence_functions(
     if not relative and len(wanted) < len(own):
         return own @ inverse(run, variables, wanted).T
     moved = inverse(run, variables, own)
-    found = moved @ wanted.T
+    answers = moved @ wanted.T
     lengths = jnp.linalg.norm(moved, axis=1, keepdims=True)
-    return found / jnp.where(lengths > 0, lengths, 1.0) if relative else found
+    return answers / jnp.where(lengths > 0, lengths, 1.0) if relative else answers
 
 
 def eigendecomposition(damping: float) -> Inverse:
@@ -100,13 +100,13 @@ def conjugate_gradients(damping: float, steps: int = 64) -> Inverse:
 
         def solve(vector: Array) -> Array:
             def step(state: tuple[Array, Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array, Array], None]:
-                found, residual, direction, squares = state
+                solution, residual, direction, squares = state
                 image = product(direction) + damping * direction
                 length = squares / jnp.maximum(direction @ image, tiny)
                 residual = residual - length * image
                 following = residual @ residual
                 turned = residual + following / jnp.maximum(squares, tiny) * direction
-                return (found + length * direction, residual, turned, following), None
+                return (solution + length * direction, residual, turned, following), None
 
             start = (jnp.zeros_like(vector), vector, vector, vector @ vector)
             return jax.lax.scan(step, start, length=steps)[0][0]
@@ -140,10 +140,10 @@ def lissa(damping: float, key: Key, steps: int = 1000, batch: int = 32) -> Inver
         squares = jnp.sum(gauss_newton_rows(run, variables) ** 2, axis=1).reshape(count, -1)
         scale = damping + count * jnp.max(jnp.sum(squares, axis=1))
 
-        def step(found: Vectors, key: Key) -> tuple[Vectors, None]:
+        def step(solution: Vectors, key: Key) -> tuple[Vectors, None]:
             drawn = jax.random.randint(key, (batch,), 0, count)
             product = _gauss_newton_product(run, variables, jax.tree.map(lambda leaf: leaf[drawn], run.examples))
-            return found + (vectors - jax.vmap(product)(found) - damping * found) / scale, None
+            return solution + (vectors - jax.vmap(product)(solution) - damping * solution) / scale, None
 
         return jax.lax.scan(step, vectors / scale, jax.random.split(key, steps))[0]
 

@@ -3,7 +3,7 @@
 Every estimator of this room returns Δ of the targets' margins, `f(θ without i) - f(θ)`, in nats: `[points, targets]`, like
 `Change.margins`, so that the exact answer can be held against them; where only its order counts, the docstring says so.
 Removing example i changes the gradient of L(w) = Σ w ℓ / Σ w by -r_i to first order, where r_i = (∇ℓ_i - ∇L) / n is its
-*push*; the estimators differ in what they say that such a push comes to at the end of the training. All are pure functions
+*push*; the estimators differ in how they carry such a push to the end of the training. All are pure functions
 of arrays, in their precision.
 """
 
@@ -56,7 +56,7 @@ def slopes(run: Training, variables: Variables, targets: Examples) -> Float[Arra
 def grad_dot(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
     """∇f · r_i: what one step of plain gradient descent would do, in nats for a learning rate of 1.
 
-    Leaves out the training and the curvature. Its order is meant, and with a learning rate its size: see `tracin`.
+    Leaves out the training and the curvature. Its order is what counts; with a learning rate, its size does too: see `tracin`.
 
     Args:
         run: names the examples and the model.

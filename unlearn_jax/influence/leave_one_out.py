@@ -1,4 +1,4 @@
-"""What one training example did: the same run once more for every example, without it, and nothing else changed."""
+"""Exact leave-one-out: the same run once more without each example, and nothing else changed."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from unlearn_jax.types import Examples, Model, Variables
 
 
 class Change(NamedTuple):
-    """What differs between models and a model: for each point, the model without it minus the model with it.
+    """The change by leaving out a point: for each point, the model without it minus the model with it.
 
     Attributes:
         parameters: the L2 norm of the change of each layer (top-level parameter group), by name.

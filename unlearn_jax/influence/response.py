@@ -1,6 +1,6 @@
 """θ(w): the variables that one training run ends at, as a function of the examples' weights.
 
-Everything about influence is said in terms of it. The run is fixed, initial variables and batches included, so that two
+Influence is defined through it. The run is fixed, initial variables and batches included, so that two
 weightings differ in nothing else: a removed example keeps its place in every batch, at weight zero.
 """
 
@@ -27,7 +27,7 @@ MEMBERS = 32  # trained on one device at a time, one after the other: seconds of
 
 @struct.dataclass
 class Training:
-    """A training run in which only the weights of the examples are still open.
+    """A training run, fixed but for the weights of the examples.
 
     Attributes:
         initial: where it starts.

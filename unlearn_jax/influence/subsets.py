@@ -1,4 +1,4 @@
-"""What a pool of models on random subsets says of its training examples: subset influence, and datamodels.
+"""Influence from a pool of models on random subsets: subset influence, and datamodels.
 
 Pure functions of masks `[models, examples]`, what each model trained on, and outputs `[models, targets]`, what it says: whether
 it is right, or a margin. Both tell what having trained on an example adds to an output, averaged over subsets and seeds: the
@@ -36,7 +36,7 @@ class Datamodels(NamedTuple):
     penalty: Float[np.ndarray, " targets"]
 
     def predict(self, masks: Bool[Any, "models examples"]) -> Float[np.ndarray, "models targets"]:
-        """What models that train on these subsets would say."""
+        """The outputs predicted for models that train on these subsets."""
         return self.bias + np.asarray(masks, np.float64) @ self.weights
 
 
@@ -75,7 +75,7 @@ def subset_influence(masks: Bool[Any, "models examples"], outputs: Any) -> Subse
 def mask_correlation(masks: Bool[Any, "models examples"], outputs: Any) -> Float[np.ndarray, "examples targets"]:
     """Pearson's correlation over models of having trained on an example with an output; 0 where either is constant: it has none.
 
-    It is the influence in units of what chance makes of it: among models whose outputs are shuffled it has mean 0 and a standard
+    It is the influence in units of chance: among models whose outputs are shuffled it has mean 0 and a standard
     deviation of `1 / sqrt(models - 1)`, whatever the output.
 
     Args:
@@ -126,9 +126,9 @@ def datamodels(masks: Bool[Any, "models examples"], outputs: Any) -> Datamodels:
 
 
 def correlation(predicted: Float[Any, "models targets"], outputs: Float[Any, "models targets"]) -> Float[np.ndarray, " targets"]:
-    """Pearson's correlation over models of what was predicted with what they say, for every target; 0 where either is constant.
+    """Pearson's correlation over models of predicted with actual outputs, for every target; 0 where either is constant.
 
-    Of models that the prediction was not fitted to, it says how far an output is a sum of what single examples add.
+    On models that the prediction was not fitted to, it measures how far an output is a sum of what single examples add.
 
     Raises:
         ValueError: a value is not finite, or the two are of other models or targets.

@@ -1,4 +1,4 @@
-"""Estimates that follow the training: through every step, or through stretches of it that are taken to stand still."""
+"""Estimates that follow the training: through every step, or through stretches of it in which nothing but the weights moves."""
 
 import math
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def unrolled(run: Training, targets: Examples) -> Float[Array, "points targets"]
         variables, _ = train_in_segments(run, weights, math.isqrt(run.steps - 1) + 1, rematerialise=True)
         return margins(run.model, variables, targets)
 
-    found, pull = jax.vjp(outputs, jnp.ones(len(run.examples.labels)))
-    return -jax.vmap(lambda cotangent: pull(cotangent)[0])(jnp.eye(len(found), dtype=found.dtype)).T
+    values, pull = jax.vjp(outputs, jnp.ones(len(run.examples.labels)))
+    return -jax.vmap(lambda cotangent: pull(cotangent)[0])(jnp.eye(len(values), dtype=values.dtype)).T
 
 
 def source(
@@ -99,7 +99,7 @@ def metasmoothness(
     """Whether training answers a second step of the weights as it did the first: Σ |a| sign(a) sign(b) / Σ |a|.
 
     a = θ(1 + h v) - θ(1) and b = θ(1 + 2h v) - θ(1 + h v), over all parameters. At 1 every parameter goes on as it began,
-    and the derivative tells where; at 0 it has nothing to say about the second step. 0 where nothing moves.
+    and the derivative predicts where; at 0 it predicts nothing of the second step. 0 where nothing moves.
 
     Args:
         run: the training run.

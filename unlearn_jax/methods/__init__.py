@@ -1,4 +1,4 @@
-"""How it is unlearned. `METHODS` is the registry; `edit`, `descend` and `pipe` are the pieces."""
+"""Unlearning methods. `METHODS` is the registry; `edit`, `descend` and `pipe` are the pieces."""
 
 from unlearn_jax.methods import (
     adversarial,

@@ -1,4 +1,4 @@
-"""The forget set is made to look like examples that the model never saw, to critics that learn along to tell them apart."""
+"""Makes the forget set look like unseen examples to critics that are trained along to distinguish them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Forgetting by what lies around the decision boundary: neighbouring classes, adversarial examples, images made of noise."""
+"""Forgetting by the surroundings of the decision boundary: neighbouring classes, adversarial examples, images made of noise."""
 
 import dataclasses
 import math

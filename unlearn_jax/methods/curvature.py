@@ -1,4 +1,4 @@
-"""Methods that go by sensitivity: how much the loss or the output minds a weight, or a change of the image."""
+"""Methods by sensitivity: how much the loss or the output changes with a weight, or with the image."""
 
 import jax
 import jax.numpy as jnp

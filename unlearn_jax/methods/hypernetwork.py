@@ -72,7 +72,7 @@ def fresh_hypernetwork(key: Key, problem: Problem) -> Params:
 
 
 def rewritten(weights: Params, problem: Problem, variables: Variables, forget: Examples) -> Variables:
-    """The model after the hypernetwork has seen what it says of `forget`; see `hypernetwork`."""
+    """The model as the hypernetwork rewrites it from its outputs on `forget`; see `hypernetwork`."""
     features, head = features_and_head(problem, variables, forget)
     of_examples, of_classes, summary = summarised(features, head, forget, problem.classes)
     params = modulated(weights, summary, variables.params)
@@ -100,7 +100,7 @@ def rewritten(weights: Params, problem: Problem, variables: Variables, forget: E
 
 
 def features_and_head(problem: Problem, variables: Variables, examples: Examples) -> tuple[Array, Params]:
-    """What the head reads of each example, and the head's own weights; a bias that it has not is 0.
+    """What the head reads of each example, and the head's own weights; a missing bias is 0.
 
     Raises:
         ValueError: the model does not declare what its head reads, or that it is linear.
@@ -115,7 +115,7 @@ def features_and_head(problem: Problem, variables: Variables, examples: Examples
 def summarised(
     features: Float[Array, "forget features"], head: Params, forget: Examples, classes: int
 ) -> tuple[Float[Array, "forget of_example"], Float[Array, "forget classes of_class"], Float[Array, " summary"]]:
-    """What is known of each example, of each example and class, and of the forget set as a whole, in numbers of order one.
+    """Features of each example, of each example and class, and of the forget set as a whole, in numbers of order one.
 
     The summary holds, by class, mean and standard deviation of the loss, the norm of the head's gradient and the norm of the
     features; zeros for a class that no example has.
@@ -139,7 +139,7 @@ def summarised(
 
 
 def modulated(weights: Params, summary: Float[Array, " summary"], params: Params) -> Params:
-    """Every channel (the last axis of every leaf) scaled, and those of vectors shifted, as the first network says."""
+    """Every channel (the last axis of every leaf) scaled, and those of vectors shifted, by the first network's outputs."""
     leaves, structure = jax.tree.flatten(params)
     layer = np.repeat(np.arange(len(leaves)), [leaf.shape[-1] for leaf in leaves])
     sizes = jnp.concatenate([jnp.sqrt(jnp.mean(jnp.square(leaf.reshape(-1, leaf.shape[-1])), axis=0)) for leaf in leaves])
@@ -157,9 +157,9 @@ def lesson_loss(weights: Params, problem: Problem, lesson: Lesson) -> Float[Arra
     train, held_out = problem.train, problem.held_out
     forget = Examples(train.images[lesson.forget], train.labels[lesson.forget])
     images = jnp.concatenate([forget.images, train.images[lesson.others], held_out.images])
-    said, _ = problem.model.apply(rewritten(weights, problem, lesson.variables, forget), images, train=False)
-    apart = divergence(lesson.oracle, said)
-    parts = jnp.split(apart, np.cumsum([len(lesson.forget), len(lesson.others)]))
+    logits, _ = problem.model.apply(rewritten(weights, problem, lesson.variables, forget), images, train=False)
+    divergences = divergence(lesson.oracle, logits)
+    parts = jnp.split(divergences, np.cumsum([len(lesson.forget), len(lesson.others)]))
     return sum((jnp.mean(part) for part in parts), start=jnp.zeros([]))
 
 

@@ -1,4 +1,4 @@
-"""What methods need of a model: named in the registry, looked up in what the model says of itself, and never guessed."""
+"""What methods need of a model: named in the registry, looked up in what the model declares, never guessed."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Methods that shape what the model says of the forget set as a whole: how sure it is, and how its losses are spread."""
+"""Methods that shape the outputs on the forget set as a whole: their entropy, and the spread of the losses."""
 
 import jax
 import jax.numpy as jnp

@@ -120,7 +120,7 @@ def register(
 
 
 def _guarded(name: str, make: Callable[..., Method], needs: Sequence[str]) -> Callable[..., Method]:
-    """`make`, whose methods look at the model before they do anything."""
+    """`make`, whose methods check what they need of the model first."""
     if not needs:
         return make
 

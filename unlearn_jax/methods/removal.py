@@ -149,7 +149,7 @@ def removal_step(
 
 
 def removal_bound(kept: Float[Array, "kept features"], step: Float[Array, "features classes"]) -> Float[Array, ""]:
-    """The most that the norm of the gradient of Σ CE + decay over the kept examples can be after a `removal_step`.
+    """A bound on the norm of the gradient of Σ CE + decay over the kept examples after a `removal_step`.
 
     γ / 2 |X| sqrt(Σ_i |x_i step|⁴), |X| the largest singular value and γ = √2 / √27 the Lipschitz constant of the softmax's
     Hessian. It depends on the data, as Corollary 1 of arXiv 1911.03030 does for the logistic loss. Divided by the number of
@@ -157,7 +157,7 @@ def removal_bound(kept: Float[Array, "kept features"], step: Float[Array, "featu
 
     Args:
         kept: features of the examples that stay.
-        step: what `removal_step` has found, from an exact optimum.
+        step: of `removal_step`, from an exact optimum.
     """
     moves = jnp.sum((kept @ step) ** 2, axis=1)
     return SOFTMAX_SMOOTHNESS / 2 * jnp.linalg.norm(kept, 2) * jnp.linalg.norm(moves)
@@ -185,13 +185,13 @@ def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) 
         retain, forget = draw(key, [Source(problem.retain, int(sizes[0]), 1), Source(problem.forget, int(sizes[1]), 1)], samples)
         rows = jnp.concatenate([retain[0], forget[0]])
         counts = np.array([retain.size, forget.size])
-        each = np.repeat(np.sqrt(sizes / counts), counts).astype(np.float32)  # examples that a drawn one stands for, as a root
+        scales = np.repeat(np.sqrt(sizes / counts), counts).astype(np.float32)  # examples that a drawn one stands for, as a root
 
         logits, _ = problem.model.apply(variables, problem.train.images[rows], train=False)
         errors = jax.nn.softmax(logits) - jax.nn.one_hot(problem.train.labels[rows], problem.classes)
-        derivatives = each[:, None, None] * jacobian(problem, variables, rows, lambda logits, label: logits)
+        derivatives = scales[:, None, None] * jacobian(problem, variables, rows, lambda logits, label: logits)
         derivatives = derivatives.reshape(-1, weights.size)
-        targets = derivatives @ weights - (each[:, None] * errors).ravel()
+        targets = derivatives @ weights - (scales[:, None] * errors).ravel()
         kernel = jnp.matmul(derivatives, derivatives.T, precision="highest")
 
         def coefficients(drawn, stands_for):

@@ -15,7 +15,7 @@ Stream = Callable[..., Variables]
 
 
 class Anchor(NamedTuple):
-    """What is kept of training when the data is gone: the weights that it ended with, and how much each of them mattered."""
+    """What is kept of training when the data is gone: its last weights, and the importance of each."""
 
     params: Params
     importance: Params  # diagonal Fisher information of the kept examples, 1 on average over all weights

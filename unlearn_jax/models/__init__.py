@@ -1,4 +1,4 @@
-"""What is trained: networks as pure functions. `MODELS` is the registry; `build` makes a model by its name."""
+"""Networks as pure functions. `MODELS` is the registry; `build` makes a model by its name."""
 
 from unlearn_jax.models import mlp, resnet
 from unlearn_jax.models.linen import as_model, draw_kernels

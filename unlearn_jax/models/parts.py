@@ -1,4 +1,4 @@
-"""What the arrays of a network are: told by the types of its modules, where it is Flax's, and never by their names."""
+"""What the arrays of a Flax network are, from the types of its modules and never from their names."""
 
 import functools
 from collections.abc import Sequence
@@ -75,10 +75,10 @@ def parts_of(network: nn.Module, shape: Sequence[int]) -> Parts:
 def widens(model: Model, head: Dense, shape: tuple[int, ...], dtype: Any) -> bool:
     """Whether a head of one more column would give one more output; nothing is computed.
 
-    A Flax module refuses a kernel of another shape than it made. It is believed: what is known of it comes from its type.
+    A Flax module refuses a kernel of another shape than its own; its head is then known from the module's type.
 
     Args:
-        model: whose head it is said to be.
+        model: which declares the head.
         head: its arrays, the last axes of which are as long as there are classes.
         shape: of a batch that it takes.
         dtype: of the batch.

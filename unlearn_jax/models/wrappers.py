@@ -15,9 +15,9 @@ from unlearn_jax.types import Key, Model, Params, Variables
 def mean_of(model: Model) -> Model:
     """An ensemble as one model: its logits are the log of the mean of its networks' probabilities.
 
-    Their softmax is that mean, so that accuracies, margins and divergences are those of the averaged prediction. Its features
-    are those of its networks side by side. Its variables are those of `model`, stacked along a leading axis of networks, so that
-    no kernel has the layout that `Model` speaks of; `init` makes one.
+    Accuracies, margins and divergences are then those of the averaged prediction. The features are those of the networks,
+    concatenated. The variables are those of `model`, stacked along a leading axis of networks, so that no kernel has the layout
+    that `Model` describes; `init` makes one network.
     """
 
     def init(key: Key, images) -> Variables:
@@ -38,11 +38,11 @@ def mean_of(model: Model) -> Model:
 
 @functools.cache
 def through_waves(model: Model, waves: int) -> Model:
-    """The model that sees a point x of the plane as an image of as many pixels: `√2 cos(ω_j · x + b_j)`.
+    """The model behind random waves: a point x of the plane becomes the pixels `√2 cos(ω_j · x + b_j)`.
 
-    A network that reads the two coordinates themselves learns smooth functions long before it can tell neighbours apart, and
-    memorises nothing; waves shorter than their distance let it. The directions ω_j are standard normal and the phases b_j even in
-    0 to 2π, the same for all: how fine the waves are follows from the scale of the points.
+    A network that reads the two coordinates learns smooth functions long before it separates neighbours, and memorises nothing;
+    waves shorter than the distance between neighbours let it. The directions ω_j are standard normal and the phases b_j uniform
+    in 0 to 2π, the same for all models: how fine the waves are follows from the scale of the points.
 
     Args:
         model: reads vectors of length `waves`.
@@ -86,12 +86,12 @@ def through_waves(model: Model, waves: int) -> Model:
 
 
 def with_extra_class(model: Model) -> Model:
-    """The model with one more output, the last, whose weights stand in a parameter group `extra` of their own.
+    """The model with one more output, the last, whose weights are the parameter group `extra`.
 
     Dropping the group gives back the parameters of `model`.
 
     Raises:
-        ValueError: the model does not declare its linear head (now), or has a group `extra` of its own (at `init`).
+        ValueError: the model does not declare its linear head (now), or has a group `extra` already (at `init`).
     """
     if model.head is None:
         raise ValueError("one more class needs Model.head, which this model does not declare")

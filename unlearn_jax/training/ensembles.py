@@ -216,8 +216,8 @@ def over_examples(
     stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
     members = len(jax.tree.leaves(variables)[0])
     read = _reader(function, model, strategy)
-    found = np.concatenate([read(own, stacked) for own in per_call(variables, strategy)])
-    return found.reshape(len(found), batches * batch, *found.shape[3:])[:members, :count]
+    outputs = np.concatenate([read(own, stacked) for own in per_call(variables, strategy)])
+    return outputs.reshape(len(outputs), batches * batch, *outputs.shape[3:])[:members, :count]
 
 
 @functools.lru_cache(maxsize=32)

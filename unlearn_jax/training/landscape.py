@@ -17,7 +17,7 @@ Product = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
 
 class Eigenvalue(NamedTuple):
-    """An eigenvalue that was found by iteration."""
+    """An eigenvalue, found by iteration."""
 
     value: Float[Array, ""]
     residual: Float[Array, ""]  # |H v - λ v| of its unit vector v: some eigenvalue is no further away than this

@@ -1,4 +1,4 @@
-"""Pools: batches of trained members, trained in chunks, kept in a cache, found again by what they are."""
+"""Pools: batches of trained members, trained in chunks, kept in a cache under their identity."""
 
 import dataclasses
 import hashlib
@@ -170,7 +170,7 @@ class _Chunks:
         return sorted((int(name.split("-")[0]), name) for name in names if re.fullmatch(r"\d+-\d+\.npz", name))
 
     def find(self, first: int, *, drop: bool = False) -> _Part | None:
-        """The chunk that begins with a member. One that is damaged is told of, or with `drop` removed."""
+        """The chunk that begins with a member. A damaged one is reported, or removed with `drop`."""
         for start, name in self.there():
             if start == first:
                 found = self.folder.find(name, self.identity, say=not drop)

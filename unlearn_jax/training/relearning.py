@@ -64,8 +64,8 @@ class Relearner:
         for begin in range(0, members, self.chunk):
             end = min(begin + self.chunk, members)
             own = jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], variables)
-            found = [program(self.problem, some) for some in per_call(own, self.strategy)]
-            curves.append(np.concatenate(found)[: end - begin])
+            parts = [program(self.problem, some) for some in per_call(own, self.strategy)]
+            curves.append(np.concatenate(parts)[: end - begin])
         return np.concatenate(curves)
 
 
