@@ -70,6 +70,22 @@ def test_it_does_what_it_says(example):
     assert entropy(after) > entropy(before) and entropy(after) > 0.8 * jnp.log(test_laws.CLASSES)
 
 
+def test_the_readme_evaluates_from_python(tmp_path, monkeypatch, capsys):
+    """Its own words, on fewer and smaller models."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (text,) = re.findall(r"<!-- library -->\n```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), flags=re.DOTALL)
+    small = (
+        text.replace('uj.load("digits",', 'uj.load("digits", train_size=200,')
+        .replace("width=8", "width=2")
+        .replace("resnet8", "mlp")
+    )
+    small = small.replace("members=8", "members=2, splits=4, retain_size=20, recipe=uj.Recipe(epochs=1)")
+    scope = {}
+    exec(compile(small, "README.md", "exec"), scope)
+    assert set(scope["board"].verdict) == {"original", "retrain", "scrub", "halve"}
+    assert "halve" in capsys.readouterr().out
+
+
 def test_the_metric_is_scored_beside_its_null(monkeypatch):
     monkeypatch.setattr("unlearn_jax.metrics.registry.METRICS", dict(METRICS))
     exec(compile(code("add-a-metric.md", "metric"), "add-a-metric.md", "exec"), {})
