@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Descent:
-    """A `Method` that descends, made by `descend`. Its parts `plan`, `begin`, `advance` are for callers that stop between steps."""
+    """A `Method` that descends, made by `descend`. Its parts `plan`, `begin`, `advance` serve callers that stop between steps."""
 
     objectives: tuple[Objective, ...]
     transform: optax.GradientTransformationExtraArgs
