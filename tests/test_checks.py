@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import math
+import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -301,6 +303,48 @@ def test_counts_are_whole_and_within_bounds(value):
     assert checks.count("x", np.int64(3), 2, 8) == 3
     with pytest.raises(ValueError, match=r"^x: .* found, expected an integer from 2 to 8"):
         checks.count("x", value, 2, 8)
+
+
+WRONG = [  # function, one argument that does not go with the others, what is said
+    (gaming.blended, {"shares": np.array([1.0])}, "shares: 1, expected one for each of 2 tables"),
+    (gaming.memory, {"direction": np.zeros(EXAMPLES)}, "direction: all 0"),
+    (agreement.rank_agreement, {"badness": VALUES[0]}, "badness: shape (3,), expected [methods, metrics]"),
+    (attacks.svc_mia, {"member": (np.full((EXAMPLES, 2), 0.5), LABELS % 2)}, "member, nonmember, target: of different numbers"),
+    (attacks.svc_mia, {"size": 0}, "size: 0 found, expected an integer of at least 1"),
+    (attacks.feature_mias, {"nonmember": np.stack([VALUES] * 2)}, "nonmember: 2 models, expected 1 as in member"),
+    (attribution.linear_datamodelling_score, {"removed": REMOVED[:, 1:]}, "estimate (12, 3), removed (5, 11), changes (5, 3)"),
+    (characteristics.class_distances, {"confusion": np.full((3, 3), 0.5)}, "confusion: shape (3, 3), rows up to 1.5"),
+    (characteristics.class_distances, {"confusion": np.full((2, 3), 0.2)}, "confusion: shape (2, 3), rows up to 0.6"),
+    (scores.log_probabilities, {"logits": LOGITS[..., :1]}, "logits: 1 class, expected two or more"),
+    (scores.scaled_logits, {"logits": LOGITS[:, :0], "labels": LABELS[:0]}, "logits: empty, of shape (6, 0, 4)"),
+    (memorisation.exposure, {"trained_on": 2 * MASKS}, "trained_on: expected truth values, or 0 and 1"),
+    (distances.barriers, {"shares": np.array([0.0, 0.5, 0.9])}, "shares: 0 to 0.9 found, expected points that rise from 0 to 1"),
+    (distances.barriers, {"shares": np.array([0.0, 1.0])}, "shares: 2 points, expected one for each of 3 losses"),
+    (features.joined, {"names": ["loss", "margin"]}, "names: margin found, expected some of loss"),
+    (features.joined, {"names": []}, "names: none found, expected some of loss"),
+    (relearning.relearn_steps, {"losses": CURVE[0]}, "losses: shape (3,), expected [members, points]"),
+    (relearning.relearn_steps, {"target": np.ones(3)}, "target: shape (3,), expected one, or one for each of 2 members"),
+    (statistics.chosen_elsewhere, {"allowed": np.zeros(3, bool)}, "distances: 8 sets, 0 allowed settings, expected two sets"),
+    (statistics.chosen_elsewhere, {"distances": VALUES[:1]}, "distances: 1 sets, 3 allowed settings, expected two sets"),
+]
+
+
+@pytest.mark.parametrize(("function", "argument", "said"), WRONG, ids=[f"{name_of(f)}-{next(iter(a))}" for f, a, _ in WRONG])
+def test_what_does_not_go_together_is_refused_by_name(function, argument, said):
+    with pytest.raises(ValueError, match=rf"^{re.escape(said)}"):
+        bare(function)(**{**VALID[function], **argument})
+
+
+def test_more_models_than_oracles_and_unknown_metrics_are_refused():
+    with pytest.raises(ValueError, match=r"^n: 4 models against 4 needs 8 oracles or more, not 7"):
+        null.halves(jax.random.key(0), 7, 4, 2)
+    reference = metrics.reference(pool(8, 0), SPLITS, 4, splits=4)
+    with pytest.raises(ValueError, match=r"^name: \('klon', 'forget'\) found, expected one of "):
+        power.models_needed(reference, ("klon", "forget"), 1.0)
+    with pytest.raises(ValueError, match=r"^unlearned: 3 members, expected 4; see reference.at"):
+        reference.score(pool(3, 1))
+    with pytest.raises(ValueError, match=r"^extra: .*expected the metrics per model of the reference"):
+        metrics.score(pool(4, 1), reference, extra={("mine", "all"): np.zeros(4)})
 
 
 SEEDED = [function for function in VALID if "seed" in inspect.signature(function).parameters]
