@@ -9,6 +9,7 @@ from typing import Any
 _MODULES = {
     "Cube": "types",
     "DATASETS": "data",
+    "Dataset": "data",
     "Examples": "types",
     "Labels": "types",
     "Leaderboard": "bench.api",

@@ -10,7 +10,7 @@ import numpy as np
 
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Images, Run
-from unlearn_jax.data import Dataset, augmentation, load
+from unlearn_jax.data import Dataset, load
 from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.progress import stage
@@ -71,7 +71,7 @@ def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Re
         kept_count=len(everything),
         forget_count=0,
         recipe=recipe,
-        augment=augmentation(data.name),
+        augment=data.augment,
         pixel_scale=data.pixel_scale,
     )
     return Setting(data, shared(problem), {"dataset": data.name, "data": data.fingerprint, **identity})

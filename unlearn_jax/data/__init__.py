@@ -1,8 +1,9 @@
 """Data: image data sets, toys in the plane, and forget sets."""
 
 from unlearn_jax.data.augmentation import augmentation
+from unlearn_jax.data.dataset import Dataset
 from unlearn_jax.data.forget_sets import choose, class_of, places
-from unlearn_jax.data.images import Dataset, load
+from unlearn_jax.data.images import load
 from unlearn_jax.data.registry import DATASETS, dataset
 from unlearn_jax.data.toys import FASHION_PLANE, Mixture, Toy, discs, populations
 

@@ -26,9 +26,13 @@ def augmentation(name: str, kind: str = "own") -> Callable[[Key, Array], Array] 
             data set's, which is one of these.
     """
     entry = DATASETS[name]
-    crops = partial(crop, pad=max(entry.shape[0] // 8, 1))
-    kinds = {"none": None, "crop": partial(crops, flip=False), "crop_flip": partial(crops, flip=True)}
+    kinds = {"none": None, "crop": cropping(entry.shape, flip=False), "crop_flip": cropping(entry.shape, flip=True)}
     return kinds[entry.augment if kind == "own" else kind]
+
+
+def cropping(shape: tuple[int, ...], *, flip: bool) -> Callable[[Key, Array], Array]:
+    """`crop` with the usual padding of images `[height, width, channels]`: an eighth of the height."""
+    return partial(crop, pad=max(shape[0] // 8, 1), flip=flip)
 
 
 def crop(

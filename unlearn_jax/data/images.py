@@ -1,14 +1,13 @@
 """Image data sets as arrays in memory: split, sub-sampled, mislabelled and standardised, all fixed by seeds."""
 
-import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
 
 from unlearn_jax.data import sources
+from unlearn_jax.data.augmentation import augmentation
+from unlearn_jax.data.dataset import Dataset, fingerprint, moments, standardised
 from unlearn_jax.data.registry import DATASETS, DatasetEntry, dataset
 from unlearn_jax.data.sources import Split
 from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
@@ -69,20 +68,6 @@ def from_tfds(entry: DatasetEntry, folder: Path | None, cache: Path) -> tuple[Sp
     return sources.tfds(entry.name, entry.shape, entry.classes, folder, cache)
 
 
-class Dataset(NamedTuple):
-    """A data set as a study uses it. Images are float32 NHWC; labels int32, wrong ones only in `train.labels`."""
-
-    name: str
-    train: Examples  # labels as trained on
-    clean_labels: Int32[np.ndarray, " train"]  # what train.labels are without label noise
-    held_out: Examples  # methods may see it; nothing trains the original models on it
-    test: Examples  # for evaluation alone
-    classes: int
-    fingerprint: str  # SHA-256 over all arrays
-    pixel_scale: tuple[float, ...]  # of each channel: 1 / the standard deviation of pixels in [0, 1]
-    published: Published  # the numbers of the rows of `train` and `held_out`, which files and tables use
-
-
 def load(
     name: str,
     *,
@@ -136,31 +121,17 @@ def load(
     clean_labels = np.array(published.labels[rows])
     labels = mislabel(clean_labels, label_noise, classes, generator("label noise", seed))
 
-    pixels = published.images[..., 0].size
-    mean = published.images.sum((0, 1, 2), dtype=np.int64) / pixels
-    squares = np.einsum("nhwc,nhwc->c", published.images, published.images, dtype=np.int64)
-    std = np.sqrt(squares / pixels - mean**2)
+    mean, std = moments(published.images)
     if not std.all():
         same = f"images that differ are needed: every pixel of channel {np.argmin(std)} has the value {mean[np.argmin(std)]:g}"
         raise UsageError("--data-dir", data_dir or f"(that of {name})", same)
-
-    def standardise(images: np.ndarray) -> np.ndarray:
-        return (images - mean.astype(np.float32)) / std.astype(np.float32)
-
     splits = (
-        Examples(standardise(published.images[rows]), labels),
-        Examples(standardise(published.images[held_out_rows]), np.array(published.labels[held_out_rows])),
-        Examples(standardise(test.images), np.array(test.labels)),
+        Examples(standardised(published.images[rows], mean, std), labels),
+        Examples(standardised(published.images[held_out_rows], mean, std), np.array(published.labels[held_out_rows])),
+        Examples(standardised(test.images, mean, std), np.array(test.labels)),
     )
-    fingerprint = _fingerprint(clean_labels, *(array for split in splits for array in split))
+    digest = fingerprint(clean_labels, *(array for split in splits for array in split))
     pixel_scale = tuple((entry.white / std).tolist())
     numbers = Published(len(order), rows, held_out_rows)
-    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, fingerprint, pixel_scale, numbers)
-
-
-def _fingerprint(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    augment = augmentation(name)
+    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, digest, pixel_scale, numbers, augment)

@@ -1,0 +1,109 @@
+"""Data sets from anybody's arrays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearn_jax import Dataset, Recipe, build, evaluate
+from unlearn_jax.data import load
+from unlearn_jax.data.sources import digits
+from unlearn_jax.data.splits import generator
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(0, 256, (60, 6, 5, 3)).astype(np.uint8), np.arange(60) % 3
+VECTORS = RNG.normal(2.0, [[0.5, 3.0, 0.0, 1.0]], (60, 4)).astype(np.float32)
+
+
+def made(x=IMAGES, y=LABELS, **given):
+    return Dataset.from_arrays(train=(x, y), test=(x[:20], y[:20]), **given)
+
+
+def test_the_digits_from_arrays_are_the_digits():
+    train, test = digits()
+    own, theirs = Dataset.from_arrays(train=tuple(train), test=tuple(test)), load("digits")
+    for part in ("train", "held_out", "test"):
+        for a, b in zip(getattr(own, part), getattr(theirs, part), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert own.classes == 10 and own.published.total == 1437
+    np.testing.assert_array_equal(own.published.train, theirs.published.train)
+
+
+@pytest.mark.parametrize("x", [IMAGES, IMAGES / np.float32(255), VECTORS, VECTORS.astype(np.float16), IMAGES.reshape(60, 6, 15)])
+def test_inputs_of_any_shape_are_standardised_over_the_training_rows(x):
+    data = made(x)
+    everything = np.concatenate([data.train.images, data.held_out.images]).reshape(-1, x.shape[-1])
+    constant = np.ptp(x.reshape(-1, x.shape[-1]), axis=0) == 0
+    np.testing.assert_allclose(everything.mean(0), 0, atol=2e-3)
+    np.testing.assert_allclose(everything.std(0), ~constant, atol=2e-3)
+    assert data.train.images.dtype == np.float32 and data.train.labels.dtype == np.int32
+    assert (len(data.train.labels), len(data.held_out.labels), len(data.test.labels)) == (54, 6, 20)
+
+
+def test_given_held_out_rows_leave_all_training_rows():
+    data = made(held_out=(IMAGES[:7], LABELS[:7]), clean_labels=(LABELS + 1) % 3, classes=5)
+    assert (len(data.train.labels), len(data.held_out.labels), data.classes) == (60, 7, 5)
+    np.testing.assert_array_equal(data.clean_labels, (LABELS + 1) % 3)
+    assert data.published.train.tolist() == list(range(60)) and not len(data.published.held_out)
+
+
+def test_arrays_of_jax_and_torch_are_arrays():
+    torch = pytest.importorskip("torch")
+    plain = made(VECTORS)
+    assert made(jnp.asarray(VECTORS), jnp.asarray(LABELS)).fingerprint == plain.fingerprint
+    assert made(torch.tensor(VECTORS), torch.tensor(LABELS)).fingerprint == plain.fingerprint
+
+
+def test_the_fingerprint_sees_values_labels_and_augmentation():
+    other, wrong = IMAGES.copy(), LABELS.copy()
+    other[59, 0, 0, 0] ^= 1
+    wrong[3] = 1
+    sets = [made(), made(other), made(IMAGES, wrong), made(clean_labels=wrong), made(augment="crop"), made(augment="crop_flip")]
+    sets += [made(augment=lambda key, x, by=by: x + by * jax.random.normal(key, x.shape)) for by in (0.1, 0.2)]
+    assert len({data.fingerprint for data in sets}) == len(sets)
+    assert made(name="other").fingerprint == sets[0].fingerprint
+
+
+def test_an_augmentation_is_used_in_training(tmp_path):
+    data = made(augment="crop_flip")
+    key = jax.random.key(0)
+    changed = data.augment(key, jnp.asarray(data.train.images))
+    assert changed.shape == data.train.images.shape and (np.asarray(changed) != data.train.images).any()
+
+
+def test_vectors_go_through_the_whole_job(tmp_path):
+    data = made(VECTORS, name="table")
+    model = build("mlp", classes=3, width=4)
+    asked = {"forget": np.arange(60) % 10 == generator("any").integers(1), "methods": ["original", "finetune", "retrain"]}
+    asked["forget"][data.published.held_out] = False
+    small = {"members": 2, "splits": 4, "retain_size": 20, "recipe": Recipe(epochs=1, batch_size=16)}
+    board = evaluate(model, data, **asked, **small, cache=tmp_path, hyper={"*": {"epochs": 1}})
+    assert {row.dataset for row in board.rows} == {"table"} and set(board.verdict) == set(asked["methods"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train": IMAGES}, "train: expected a pair"),
+        ({"train": (IMAGES.astype(int), LABELS)}, "train: inputs of int64, expected uint8 or floating point"),
+        ({"train": (np.array([object()]), LABELS[:1])}, "train: inputs of object"),
+        ({"train": (IMAGES[:0], LABELS[:0])}, r"train: inputs of shape \(0, 6, 5, 3\), expected"),
+        ({"train": (LABELS.astype(float), LABELS)}, r"train: inputs of shape \(60,\), expected"),
+        ({"train": (np.where(VECTORS > 3, np.nan, VECTORS), LABELS)}, "train: inputs of .* rows are not finite, the first"),
+        ({"train": (IMAGES, LABELS[1:])}, r"train: labels of int64 and shape \(59,\), expected an integer for each of 60 rows"),
+        ({"train": (IMAGES, LABELS.astype(float))}, "train: labels of float64"),
+        ({"train": (IMAGES, LABELS - 1)}, "train: labels from -1 to 1, expected 0 or more"),
+        ({"test": (IMAGES[:, :5], LABELS)}, r"test: inputs uint8 \(5, 5, 3\), expected uint8 \(6, 5, 3\) as in train"),
+        ({"test": (IMAGES / 255.0, LABELS)}, r"test: inputs float64 .* expected uint8"),
+        ({"held_out": (VECTORS, LABELS)}, r"held_out: inputs float32 \(4,\), expected uint8"),
+        ({"classes": 2}, "classes: 2 found, expected an integer of at least 3"),
+        ({"clean_labels": LABELS + 1}, "clean_labels: labels from 1 to 3, expected 0 to 2"),
+        ({"train": (IMAGES, LABELS * 0), "test": (IMAGES, LABELS * 0), "classes": 1}, "classes: 1 found, expected .* at least 2"),
+        ({"augment": "flip"}, "augment: 'flip' found, expected crop, crop_flip"),
+        ({**dict.fromkeys(("train", "test"), (VECTORS, LABELS)), "augment": "crop"}, r"augment: crop is of images .* \(4,\)"),
+        ({"name": "a/b"}, "name: 'a/b' found"),
+    ],
+)  # fmt: skip
+def test_a_wrong_array_is_one_line_that_names_it(given, said):
+    with pytest.raises(ValueError, match=rf"^{said}[^\n]*$"):
+        Dataset.from_arrays(**{"train": (IMAGES, LABELS), "test": (IMAGES, LABELS), **given})

@@ -1,0 +1,180 @@
+"""A data set in memory, from any arrays: split, standardised, and found again by a fingerprint."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Int32
+
+from unlearn_jax.data.splits import Published, generator, stratified_order
+from unlearn_jax.types import Examples, Key
+
+HELD_OUT = 0.1  # share of the training rows that are held out by default
+Pair = Any  # inputs and labels; whatever comes is checked
+Augmentation = Callable[[Key, Any], Any]
+
+
+class Dataset(NamedTuple):
+    """A data set as a study uses it. Inputs are float32, images NHWC; labels int32, wrong ones only in `train.labels`."""
+
+    name: str
+    train: Examples  # labels as trained on
+    clean_labels: Int32[np.ndarray, " train"]  # what train.labels are without label noise
+    held_out: Examples  # methods may see it; nothing trains the original models on it
+    test: Examples  # for evaluation alone
+    classes: int
+    fingerprint: str  # SHA-256 over all arrays
+    pixel_scale: tuple[float, ...]  # of each channel: 1 / the standard deviation of pixels in [0, 1]
+    published: Published  # the numbers of the rows of `train` and `held_out`, which files and tables use
+    augment: Augmentation | None = None  # of training batches
+
+    @staticmethod
+    def from_arrays(
+        train: Pair,
+        test: Pair,
+        held_out: Pair | None = None,
+        clean_labels: Any = None,
+        classes: int | None = None,
+        name: str = "mine",
+        augment: str | Augmentation | None = None,
+    ) -> "Dataset":
+        """A data set from arrays of NumPy, JAX or PyTorch.
+
+        Inputs become float32 and are standardised by mean and standard deviation over the training rows (held-out ones
+        included): of each channel of an image (its last axis), of each feature of a vector; what is constant becomes 0. Row
+        numbers, of forget sets for instance, are those of the training arrays.
+
+        Args:
+            train: inputs `[N, ...]`, uint8 or floating point, and integer labels `[N]` from 0.
+            test: likewise, for evaluation alone.
+            held_out: likewise: what methods may see and nothing is trained on. By default a tenth of the training rows, drawn
+                in the classes' proportions, which then are not trained on.
+            clean_labels: the right labels of the training rows, where some that are trained on are wrong.
+            classes: how many there are; by default one more than the largest label.
+            name: as in results.csv.
+            augment: of training batches: "crop" or "crop_flip" (images), or `(key, inputs[batch, ...]) -> inputs`.
+
+        Raises:
+            ValueError: an argument cannot be used; the message begins with its name.
+        """
+        parts = {"train": _inputs("train", train), "test": _inputs("test", test)}
+        if held_out is not None:
+            parts["held_out"] = _inputs("held_out", held_out)
+        (x, y), shape = parts["train"], parts["train"][0].shape[1:]
+        for part, (inputs, _) in parts.items():
+            if inputs.shape[1:] != shape or (inputs.dtype == np.uint8) != (x.dtype == np.uint8):
+                raise ValueError(f"{part}: inputs {inputs.dtype} {inputs.shape[1:]}, expected {x.dtype} {shape} as in train")
+        most = max(int(labels.max()) for _, labels in parts.values())
+        classes = most + 1 if classes is None else classes
+        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2 or most >= classes:
+            raise ValueError(f"classes: {classes!r} found, expected an integer of at least {max(most + 1, 2)}")
+        clean = y if clean_labels is None else _labels("clean_labels", clean_labels, len(y), classes)
+        rows, carved = np.arange(len(y)), np.arange(0)
+        if held_out is None:
+            order = stratified_order(y, generator("held out"))
+            carved, rows = (np.sort(part) for part in np.split(order, [round(HELD_OUT * len(order))]))
+            parts["held_out"] = x[carved], y[carved]
+        if len(rows) < 2:
+            raise ValueError(f"train: {len(rows)} rows are trained on, expected 2 or more")
+        mean, std = moments(x)
+        kept = Examples(standardised(x[rows], mean, std), y[rows])
+        spare, tested = (
+            Examples(standardised(inputs, mean, std), labels) for inputs, labels in (parts["held_out"], parts["test"])
+        )
+        changing = _augmentation(augment, shape)
+        program = np.frombuffer(_program(changing, kept).encode(), np.uint8)  # pools are found by what augments them, too
+        return Dataset(
+            name=_name(name),
+            train=kept,
+            clean_labels=clean[rows],
+            held_out=spare,
+            test=tested,
+            classes=classes,
+            fingerprint=fingerprint(clean[rows], *kept, *spare, *tested, program),
+            pixel_scale=tuple(((255.0 if x.dtype == np.uint8 else 1.0) / np.where(std > 0, std, 1)).tolist()),
+            published=Published(len(y), rows, carved),
+            augment=changing,
+        )
+
+
+def moments(inputs: np.ndarray) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
+    """Mean and standard deviation of each channel, or feature: the last axis. Exact for uint8.
+
+    Args:
+        inputs: `[examples, ..., channels]`, uint8 or floating point.
+    """
+    flat = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim > 1 else inputs[:, None]
+    if inputs.dtype == np.uint8:
+        mean = flat.sum(0, dtype=np.int64) / len(flat)
+        return mean, np.sqrt(np.einsum("nc,nc->c", flat, flat, dtype=np.int64) / len(flat) - mean**2)
+    return flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
+
+
+def standardised(inputs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Float[np.ndarray, "..."]:
+    """Inputs in float32, less the mean, in standard deviations; 0 where nothing varies."""
+    divisor = np.where(std > 0, std, 1).astype(np.float32)
+    return ((inputs - mean.astype(np.float32)) / divisor).astype(np.float32)
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """SHA-256 over arrays, their types and shapes included."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _inputs(name: str, given: Pair) -> tuple[np.ndarray, Int32[np.ndarray, " rows"]]:
+    """Inputs and labels of one part, checked."""
+    try:
+        x, y = given
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected a pair, inputs and labels") from None
+    x = np.asarray(x)
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise ValueError(f"{name}: inputs of {x.dtype}, expected uint8 or floating point")
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"{name}: inputs of shape {x.shape}, expected [rows, ...], not empty")
+    if not np.isfinite(x).all():
+        bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
+        raise ValueError(f"{name}: inputs of {len(bad)} rows are not finite, the first of them row {bad[0]}")
+    return x, _labels(name, y, len(x))
+
+
+def _labels(name: str, given: Any, rows: int, classes: int | None = None) -> Int32[np.ndarray, " rows"]:
+    y: Int[np.ndarray, ...] = np.asarray(given)
+    if y.dtype.kind not in "iu" or y.shape != (rows,):
+        raise ValueError(f"{name}: labels of {y.dtype} and shape {y.shape}, expected an integer for each of {rows} rows")
+    if y.min() < 0 or (classes is not None and y.max() >= classes):
+        expected = "0 or more" if classes is None else f"0 to {classes - 1}"
+        raise ValueError(f"{name}: labels from {y.min()} to {y.max()}, expected {expected}")
+    return y.astype(np.int32)
+
+
+def _augmentation(given: str | Augmentation | None, shape: tuple[int, ...]) -> Augmentation | None:
+    from unlearn_jax.data.augmentation import cropping
+
+    if given is None or callable(given):
+        return given
+    if given not in ("crop", "crop_flip"):
+        raise ValueError(f"augment: {given!r} found, expected crop, crop_flip, or a function of a key and a batch")
+    if len(shape) != 3:
+        raise ValueError(f"augment: {given} is of images [height, width, channels], not of inputs {shape}")
+    return cropping(shape, flip=given == "crop_flip")
+
+
+def _program(augment: Augmentation | None, examples: Examples) -> str:
+    """An augmentation as a program for one platform, constants included; an empty text for none."""
+    if augment is None:
+        return ""
+    key, batch = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((16, *examples.images.shape[1:]), np.float32)
+    return jax.jit(augment).trace(key, batch).lower(lowering_platforms=("cpu",)).as_text()
+
+
+def _name(name: str) -> str:
+    if not isinstance(name, str) or not name or not name.isprintable() or "/" in name:
+        raise ValueError(f"name: {name!r} found, expected a printable name without a slash")
+    return name
