@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from unlearn_jax.bench import main_options, tuning_options
+from unlearn_jax.bench import main_options, score_options, tuning_options
 
 
 class Experiment(NamedTuple):
@@ -35,6 +35,9 @@ EXPERIMENTS = {
     ),
     "tuning": Experiment(
         tuning_options, "unlearn_jax.bench.tuning", "Hyperparameters for a data set, on oracles that the evaluation does not use"
+    ),
+    "score": Experiment(
+        score_options, "unlearn_jax.bench.score", "Logits alone, of any framework: unlearned models against retrained ones"
     ),
     **{folder.parent.name: study(folder.parent.name) for folder in sorted(Path(__file__).parent.glob("*/options.py"))},
 }

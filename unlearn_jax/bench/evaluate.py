@@ -155,7 +155,8 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
         write_rows(folder, "over_forget_sets.csv", shown)
         extra |= {"over_forget_sets": shown, "band_over_forget_sets": band}
     write_results(folder, rows, extra)
-    folder.write_csv("examples.csv", statistics.OF_EXAMPLES, [line for result in results for line in result.by_example])
+    if by_example := [line for result in results for line in result.by_example]:
+        folder.write_csv("examples.csv", statistics.OF_EXAMPLES, by_example)
     gone = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
     board = arrange(shown, gone)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
