@@ -85,7 +85,7 @@ def test_the_cpu_offers_a_device_for_each_usable_core(pin, spec, machine):
         ("gpu:", {"gpus": 1}, "--device gpu:: expected auto, cpu, gpu"),
         ("gpu:-1", {"gpus": 1}, "--device gpu:-1: expected auto, cpu, gpu"),
         ("tpu", {"gpus": 1}, "--device tpu: expected auto, cpu, gpu"),
-        ("", {}, "--device : expected auto, cpu, gpu"),
+        ("", {}, "--device: expected auto, cpu, gpu"),
     ],
 )
 def test_a_device_that_is_not_there_gets_a_list_of_those_that_are(pin, spec, machine, message):
