@@ -25,6 +25,8 @@ _MODULES = {
     "build": "models",
     "dataset": "data",
     "evaluate": "bench.api",
+    "from_functions": "models",
+    "from_linen": "models",
     "leave_one_out": "influence",
     "load": "data",
     "metric": "metrics",

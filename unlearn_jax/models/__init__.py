@@ -1,10 +1,23 @@
 """Networks as pure functions. `MODELS` is the registry; `build` makes a model by its name."""
 
 from unlearn_jax.models import mlp, resnet
+from unlearn_jax.models.adapters import from_functions, from_linen
 from unlearn_jax.models.linen import as_model, draw_kernels
 from unlearn_jax.models.registry import MODELS, build, find, model
 from unlearn_jax.models.wrappers import mean_of, through_waves, with_extra_class
 
 _FAMILIES = (resnet, mlp)
 
-__all__ = ["MODELS", "as_model", "build", "draw_kernels", "find", "mean_of", "model", "through_waves", "with_extra_class"]
+__all__ = [
+    "MODELS",
+    "as_model",
+    "build",
+    "draw_kernels",
+    "find",
+    "from_functions",
+    "from_linen",
+    "mean_of",
+    "model",
+    "through_waves",
+    "with_extra_class",
+]

@@ -1,7 +1,8 @@
 """What the arrays of a Flax network are, from the types of its modules and never from their names."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,7 +23,8 @@ class Parts(NamedTuple):
     """What follows from a network's modules. The first four are those of `Model`.
 
     They are None where an array belongs to a module of an unknown type, or a kernel has more axes than its layer gave it (a
-    lifted transform has stacked it). `kernels` are those of all dense layers and convolutions, whatever else there is.
+    lifted transform has stacked it). `kernels` are those of all dense layers and convolutions, whatever else there is; `order`
+    lists the modules that have arrays, by the end of their first call.
     """
 
     norms: tuple[str, ...] | None
@@ -30,14 +32,16 @@ class Parts(NamedTuple):
     dense: tuple[Dense, ...] | None
     head: Dense | None
     kernels: tuple[str, ...]
+    order: tuple[str, ...]
 
 
-def parts_of(network: nn.Module, shape: Sequence[int]) -> Parts:
+def parts_of(network: nn.Module, shape: Sequence[int], mode: Mapping[str, Any] = MappingProxyType({"train": False})) -> Parts:
     """Watches which modules are called, in which order, while the shapes of the network are worked out; nothing is computed.
 
     Args:
-        network: called as `network(images, train)`.
+        network: called as `network(images, **mode)`.
         shape: of a batch that it takes.
+        mode: what says that it is not trained.
     """
     called: dict[str, tuple[nn.Module, Any]] = {}  # each module, and what it gave
 
@@ -49,16 +53,18 @@ def parts_of(network: nn.Module, shape: Sequence[int]) -> Parts:
 
     def init(key, images):
         with nn.intercept_methods(watch):
-            return network.init(key, images, train=False)["params"]
+            return network.init(key, images, **mode)["params"]
 
     key, images = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
     params = arrays(jax.eval_shape(init, key, images))
     layers = {path: module for path, (module, _) in called.items() if _axes(module) and f"{path}/kernel" in params}
     kernels = tuple(f"{path}/kernel" for path in layers)
-    known = all(isinstance(called[_owner(path, called)][0], (*NORMS, *OTHERS, nn.Conv, Convolution, nn.Dense)) for path in params)
+    owners = {path: _owner(path, called) for path in params}
+    order = tuple(path for path in called if path in owners.values())
+    known = all(isinstance(called[owners[path]][0], (*NORMS, *OTHERS, nn.Conv, Convolution, nn.Dense)) for path in params)
     whole = all(params[f"{path}/kernel"].ndim == _axes(layer) for path, layer in layers.items())
     if not known or not whole or any(isinstance(module, CHANGING) for module, _ in called.values()):
-        return Parts(None, None, None, None, kernels)
+        return Parts(None, None, None, None, kernels, order)
     biases = {path: f"{path}/bias" if f"{path}/bias" in params else None for path in layers}
     dense = {path: Dense(f"{path}/kernel", biases[path]) for path, layer in layers.items() if isinstance(layer, nn.Dense)}
     _, outcome = called[""]
@@ -68,6 +74,7 @@ def parts_of(network: nn.Module, shape: Sequence[int]) -> Parts:
         dense=tuple(dense.values()),
         head=next((layer for path, layer in dense.items() if called[path][1] is outcome), None),
         kernels=kernels,
+        order=order,
     )
 
 
