@@ -57,7 +57,7 @@ def from_linen(module: nn.Module, example: Any, train: str | None = "train") -> 
         return Variables(collections["params"], collections.get("batch_stats", {}))
 
     @functools.partial(jax.jit, static_argnames="train")  # traced once for all the programs that it becomes part of
-    def apply(variables: Variables, inputs: Array, train: bool = False) -> tuple[Array, Any]:
+    def apply(variables: Variables, inputs: Array, train: bool = False) -> tuple[Any, Any]:
         collections = {"params": variables.params, "batch_stats": variables.statistics}
         if not train or not mutable:
             return module.apply(collections, inputs, **modes[train]), variables.statistics
