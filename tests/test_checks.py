@@ -335,6 +335,21 @@ def test_what_does_not_go_together_is_refused_by_name(function, argument, said):
         bare(function)(**{**VALID[function], **argument})
 
 
+COUNTS = [
+    (function, name)
+    for function in VALID
+    for name, parameter in inspect.signature(function).parameters.items()
+    if name not in ("seed", "axis") and parameter.annotation in (int, int | None)
+]
+
+
+@pytest.mark.parametrize(("function", "name"), COUNTS, ids=[f"{name_of(function)}-{name}" for function, name in COUNTS])
+@pytest.mark.parametrize("value", [-1, True])
+def test_a_number_of_something_is_at_least_1(function, name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: .* found, expected an integer"):
+        bare(function)(**{**VALID[function], name: value})
+
+
 def test_more_models_than_oracles_and_unknown_metrics_are_refused():
     with pytest.raises(ValueError, match=r"^n: 4 models against 4 needs 8 oracles or more, not 7"):
         null.halves(jax.random.key(0), 7, 4, 2)
