@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import run_in_process
 
-from unlearn_jax import Dataset, Recipe, build, evaluate
+from unlearn_jax import Dataset, Recipe, UsageError, build, evaluate
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import digits
 from unlearn_jax.data.splits import generator
@@ -99,7 +100,7 @@ def test_vectors_go_through_the_whole_job(tmp_path):
         ({"classes": 2}, "classes: 2 found, expected an integer of at least 3"),
         ({"clean_labels": LABELS + 1}, "clean_labels: labels from 1 to 3, expected 0 to 2"),
         ({"train": (IMAGES, LABELS * 0), "test": (IMAGES, LABELS * 0), "classes": 1}, "classes: 1 found, expected .* at least 2"),
-        ({"augment": "flip"}, "augment: 'flip' found, expected crop, crop_flip"),
+        ({"augment": "flip"}, "augment: 'flip' found, expected none, crop, crop_flip"),
         ({**dict.fromkeys(("train", "test"), (VECTORS, LABELS)), "augment": "crop"}, r"augment: crop is of images .* \(4,\)"),
         ({"name": "a/b"}, "name: 'a/b' found"),
     ],
@@ -107,3 +108,61 @@ def test_vectors_go_through_the_whole_job(tmp_path):
 def test_a_wrong_array_is_one_line_that_names_it(given, said):
     with pytest.raises(ValueError, match=rf"^{said}[^\n]*$"):
         Dataset.from_arrays(**{"train": (IMAGES, LABELS), "test": (IMAGES, LABELS), **given})
+
+
+def saved(path, **arrays):
+    np.savez(path, **{"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:20], "y_test": LABELS[:20], **arrays})
+    return path
+
+
+def test_a_file_is_a_data_set(tmp_path):
+    data = load(str(saved(tmp_path / "mine.npz")))
+    assert data.fingerprint == made().fingerprint and data.name == "mine"
+    more = {"x_held_out": IMAGES[:7], "y_held_out": LABELS[:7], "clean_y_train": (LABELS + 1) % 3}
+    whole = load(str(saved(tmp_path / "more.npz", **more)))
+    given = made(held_out=(IMAGES[:7], LABELS[:7]), clean_labels=(LABELS + 1) % 3)
+    assert whole.fingerprint == given.fingerprint
+
+
+def test_a_file_goes_through_the_command_line(tmp_path):
+    file = saved(tmp_path / "table.npz", x_train=VECTORS, x_test=VECTORS[:20])
+    words = "--smoke --device cpu --label-noise 0 --members 2 --evaluation.splits 4 --train.epochs 1 --methods original,finetune"
+    places = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    done = run_in_process("--exp", "unlearning", "--dataset", file, "--forget.size", "6", *words.split(), *places)
+    assert done.returncode == 2 and "--train-size 300: a file is taken as it is; expected None" in done.stderr
+    done = run_in_process(
+        "--exp", "unlearning", "--dataset", file, "--train-size", "None", "--forget.size", "6", *words.split(), *places
+    )
+    assert done.returncode == 0, done.stderr
+    done = run_in_process("--exp", "unlearning", "--dataset", file, "--out", tmp_path / "other", "--cache", tmp_path / "cache")
+    assert done.returncode == 2 and "--label-noise 0.1: a file is taken as it is; expected 0" in done.stderr
+    words = ("--label-noise", "0", "--out", tmp_path / "other", "--cache", tmp_path / "cache")
+    done = run_in_process("--exp", "unlearning", "--dataset", file, *words)
+    assert done.returncode == 2 and "--model resnet8: cannot take examples of shape (4,)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"y_train": LABELS[1:]}, r"train: labels of int64 and shape \(59,\)"),
+        ({"x_held_out": IMAGES}, "x_held_out and y_held_out belong together"),
+        ({"x_test": np.array([{}], dtype=object)}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_a_file_that_is_no_data_set_is_one_line(tmp_path, arrays, said):
+    with pytest.raises(UsageError, match=rf"^--dataset .*mine.npz: an .npz file with x_train, .* is needed \(.*{said}[^\n]*$"):
+        load(str(saved(tmp_path / "mine.npz", **arrays)))
+
+
+def test_a_file_that_lacks_arrays_or_is_none_is_one_line(tmp_path):
+    np.savez(tmp_path / "half.npz", x_train=IMAGES)
+    (tmp_path / "text.npz").write_text("no archive")
+    for name, said in (("half", "y_train, x_test, y_test missing"), ("text", "not a zip file"), ("absent", "No such file")):
+        with pytest.raises(UsageError, match=rf"^--dataset .*{name}.npz: .*\(.*{said}"):
+            load(str(tmp_path / f"{name}.npz"))
+
+
+def test_a_file_that_decompresses_to_more_than_memory_holds_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    with pytest.raises(UsageError, match=r"\(0 GiB, where 0 GiB are accepted\)"):
+        load(str(saved(tmp_path / "mine.npz")))

@@ -316,9 +316,9 @@ def test_correlations_are_over_settings_that_differ_and_shares_over_those_where_
 
 
 def test_a_crop_of_a_small_image_moves_it_by_an_eighth_of_its_side():
-    assert augmentation("digits") is augmentation("digits", "none") is None
+    assert augmentation("none", (8, 8, 1)) is None
     images = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (200, 8, 8, 1))
-    cut = np.asarray(augmentation("digits", "crop")(jax.random.key(0), images))
+    cut = np.asarray(augmentation("crop", (8, 8, 1))(jax.random.key(0), images))
     assert set(np.unique(cut[:, 0, 4, 0])) == {3.0, 4.0, 5.0}
 
 

@@ -182,10 +182,10 @@ def test_a_data_set_is_added_by_one_decorated_function(tmp_path):
         data = load("stripes", data_dir=tmp_path, cache=tmp_path / "cache")
         assert (data.classes, len(data.train.labels), len(data.held_out.labels), len(data.test.labels)) == (2, 18, 2, 20)
         assert data.pixel_scale == (510.0,) and np.abs(data.train.images).max() == 1
-        assert augmentation("stripes")(jax.random.key(0), jnp.asarray(data.train.images)).shape == data.train.images.shape
+        assert data.augment(jax.random.key(0), jnp.asarray(data.train.images)).shape == data.train.images.shape
         with pytest.raises(ValueError, match="stripes: already registered"):
             dataset("stripes")(stripes)
-        with pytest.raises(UsageError, match="svhn_cropped, stripes is needed"):
+        with pytest.raises(UsageError, match=r"svhn_cropped, stripes, or an \.npz file, is needed"):
             load("other")
     finally:
         del DATASETS["stripes"]
@@ -398,12 +398,17 @@ def test_crop_gives_every_window_of_the_reflected_image_and_no_other(flip, pad):
         assert np.abs(counts - 3000 / len(counts)).max() < 5 * np.sqrt(3000 / len(counts))
 
 
+def own(name):
+    """The augmentation of a registered data set."""
+    return augmentation(DATASETS[name].augment, DATASETS[name].shape)
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_augmentation_laws(name):
     if DATASETS[name].augment == "none":
-        assert augmentation(name) is None
+        assert own(name) is None
         return
-    augment = jax.jit(augmentation(name))
+    augment = jax.jit(own(name))
     images = jax.random.normal(jax.random.key(1), (3, 16, *DATASETS[name].shape))
     keys = jax.random.split(jax.random.key(2), 3)
     one_by_one = jnp.stack([augment(key, batch) for key, batch in zip(keys, images, strict=True)])
@@ -415,5 +420,5 @@ def test_augmentation_laws(name):
 
 def test_a_forgotten_row_of_nan_stays_in_its_row():
     images = jnp.ones((8, 32, 32, 3)).at[2].set(jnp.nan)
-    augmented = jax.jit(augmentation("cifar10"))(jax.random.key(0), images)
+    augmented = jax.jit(own("cifar10"))(jax.random.key(0), images)
     np.testing.assert_array_equal(jnp.isnan(augmented).any((1, 2, 3)), jnp.arange(8) == 2)

@@ -89,7 +89,8 @@ def prepared(config: Config) -> Setting:
     setting = prepare(config)
     if config.augmentation == "own":
         return setting
-    problem = dataclasses.replace(setting.problem, augment=augmentation(config.dataset, config.augmentation))
+    augment = augmentation(config.augmentation, setting.data.train.images.shape[1:])
+    problem = dataclasses.replace(setting.problem, augment=augment)
     return setting._replace(problem=problem, identity={**setting.identity, "augmentation": config.augmentation})
 
 

@@ -62,10 +62,11 @@ def run(config: Config, folder: Run) -> None:
         update(1.0, f"{config.seeds} of either")
     measured = {"images": images, "start": list(start), "fitted": list(end)}
     toys = {name: sampled(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
+    names = DATASETS[config.dataset].names if config.dataset in DATASETS else ()
     study = report.Results(
         title=f"{config.dataset}, {config.train_size} examples, {config.members} MLPs of width {config.width}; "
         + (f"points seen through {config.waves} waves" if config.waves else "points seen as two coordinates"),
-        names=DATASETS[config.dataset].names or tuple(map(str, range(classes))),
+        names=names or tuple(map(str, range(classes))),
         measured=measured,
         toys={name: (toy.train.images, toy.train.labels, toy.clean_labels) for name, toy in toys.items()},
         parameters={name: (getattr(begun, name), getattr(fitted, name)) for name in SPACE},

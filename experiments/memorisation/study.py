@@ -6,7 +6,6 @@ from experiments.memorisation import report
 from experiments.memorisation.options import Config
 from unlearn_jax.bench.pools import on_halves
 from unlearn_jax.bench.setting import prepare
-from unlearn_jax.data import DATASETS
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.influence import correlation, datamodels, mask_correlation, subset_influence
 from unlearn_jax.metrics import exposure, memorisation, reliability, scaled_logits
@@ -50,7 +49,7 @@ def run(config: Config, folder: Run) -> None:
 
     study = report.Results(
         title=f"{config.dataset}, {len(data.train.labels)} examples, {len(masks)} models of {config.model} on random halves",
-        names=DATASETS[config.dataset].names or tuple(map(str, range(data.classes))),
+        names=data.class_names,
         rows=data.published.train,
         images=data.train.images,
         labels=data.train.labels,

@@ -11,6 +11,7 @@ import numpy as np
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Images, Run
 from unlearn_jax.data import Dataset, load
+from unlearn_jax.errors import UsageError
 from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.progress import stage
@@ -83,12 +84,16 @@ def decisive(config: Run) -> dict[str, Any]:
 
 
 def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
-    """Raises a UsageError if lower bounds of the memory exceed what the machine has.
+    """Raises a UsageError if the model cannot take the images, or lower bounds of the memory exceed what the machine has.
 
     Counted are the training state of one model, the order of the examples of one model on each device, and the weights of the
     original models, each by itself.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
+    example = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
+    try:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), example)
+    except (TypeError, ValueError) as error:
+        raise UsageError("--model", config.model, f"cannot take examples of shape {images.shape[1:]}") from error
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     members = getattr(config, "members", 1)
     orders = 4 * config.train.epochs * len(images) * jax.device_count()  # drawn before the first step

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unlearn_jax.data.registry import DATASETS
 from unlearn_jax.data.splits import generator
 from unlearn_jax.types import Key
 
@@ -17,22 +16,27 @@ NOISE = 0.3  # standard deviation, of pixels that have about 1
 NOISY = 4  # variations by noise
 
 
-def augmentation(name: str, kind: str = "own") -> Callable[[Key, Array], Array] | None:
+Augmentation = Callable[[Key, Array], Array]
+KINDS = ("none", "crop", "crop_flip")
+
+
+def augmentation(kind: str, shape: tuple[int, ...]) -> Augmentation | None:
     """An augmentation as `(key, images[batch, height, width, channels]) -> images`, or None.
 
     Args:
-        name: a key of `DATASETS`.
-        kind: "none"; "crop" or "crop_flip", padded by an eighth of the image's side (the usual 4 of 32 pixels); or "own", the
-            data set's, which is one of these.
+        kind: "none"; "crop" or "crop_flip", padded by an eighth of the image's height (the usual 4 of 32 pixels).
+        shape: of an image, `(height, width, channels)`.
+
+    Raises:
+        ValueError: no such kind, or inputs that are no images.
     """
-    entry = DATASETS[name]
-    kinds = {"none": None, "crop": cropping(entry.shape, flip=False), "crop_flip": cropping(entry.shape, flip=True)}
-    return kinds[entry.augment if kind == "own" else kind]
-
-
-def cropping(shape: tuple[int, ...], *, flip: bool) -> Callable[[Key, Array], Array]:
-    """`crop` with the usual padding of images `[height, width, channels]`: an eighth of the height."""
-    return partial(crop, pad=max(shape[0] // 8, 1), flip=flip)
+    if kind not in KINDS:
+        raise ValueError(f"augment: {kind!r} found, expected {', '.join(KINDS)}, or a function of a key and a batch")
+    if kind == "none":
+        return None
+    if len(shape) != 3:
+        raise ValueError(f"augment: {kind} is of images [height, width, channels], not of inputs {shape}")
+    return partial(crop, pad=max(shape[0] // 8, 1), flip=kind == "crop_flip")
 
 
 def crop(

@@ -1,19 +1,18 @@
 """A data set in memory, from any arrays: split, standardised, and found again by a fingerprint."""
 
 import hashlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from unlearn_jax.data.augmentation import Augmentation, augmentation
 from unlearn_jax.data.splits import Published, generator, stratified_order
-from unlearn_jax.types import Examples, Key
+from unlearn_jax.types import Examples
 
 HELD_OUT = 0.1  # share of the training rows that are held out by default
 Pair = Any  # inputs and labels; whatever comes is checked
-Augmentation = Callable[[Key, Any], Any]
 
 
 class Dataset(NamedTuple):
@@ -29,6 +28,12 @@ class Dataset(NamedTuple):
     pixel_scale: tuple[float, ...]  # of each channel: 1 / the standard deviation of pixels in [0, 1]
     published: Published  # the numbers of the rows of `train` and `held_out`, which files and tables use
     augment: Augmentation | None = None  # of training batches
+    names: tuple[str, ...] = ()  # of the classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, their numbers where they have none."""
+        return self.names or tuple(map(str, range(self.classes)))
 
     @staticmethod
     def from_arrays(
@@ -83,7 +88,7 @@ class Dataset(NamedTuple):
         spare, tested = (
             Examples(standardised(inputs, mean, std), labels) for inputs, labels in (parts["held_out"], parts["test"])
         )
-        changing = _augmentation(augment, shape)
+        changing = augment if callable(augment) else augmentation(augment or "none", shape)
         program = np.frombuffer(_program(changing, kept).encode(), np.uint8)  # pools are found by what augments them, too
         return Dataset(
             name=_name(name),
@@ -152,18 +157,6 @@ def _labels(name: str, given: Any, rows: int, classes: int | None = None) -> Int
         expected = "0 or more" if classes is None else f"0 to {classes - 1}"
         raise ValueError(f"{name}: labels from {y.min()} to {y.max()}, expected {expected}")
     return y.astype(np.int32)
-
-
-def _augmentation(given: str | Augmentation | None, shape: tuple[int, ...]) -> Augmentation | None:
-    from unlearn_jax.data.augmentation import cropping
-
-    if given is None or callable(given):
-        return given
-    if given not in ("crop", "crop_flip"):
-        raise ValueError(f"augment: {given!r} found, expected crop, crop_flip, or a function of a key and a batch")
-    if len(shape) != 3:
-        raise ValueError(f"augment: {given} is of images [height, width, channels], not of inputs {shape}")
-    return cropping(shape, flip=given == "crop_flip")
 
 
 def _program(augment: Augmentation | None, examples: Examples) -> str:

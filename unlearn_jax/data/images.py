@@ -86,7 +86,7 @@ def load(
     published training split, so they depend neither on the sample nor on the labels.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS`; or the path of an .npz file, which is taken as it is, see `sources.npz`.
         train_size: how many training rows; by default all that are not held out.
         label_noise: the share of training rows that get a wrong label, uniform over the other classes.
         held_out: the share of the published training split that methods may see and training does not.
@@ -98,8 +98,13 @@ def load(
     Raises:
         UsageError: an unknown name, an impossible size or share, or data that cannot be had.
     """
+    if name.endswith(".npz"):
+        for option, given in (("--train-size", train_size), ("--label-noise", label_noise), ("--data-dir", data_dir)):
+            if given:
+                raise UsageError(option, given, f"a file is taken as it is; expected {0 if option == '--label-noise' else None}")
+        return sources.npz(Path(name).expanduser())
     if name not in DATASETS:
-        raise UsageError("--dataset", name, f"one of {', '.join(DATASETS)} is needed")
+        raise UsageError("--dataset", name, f"one of {', '.join(DATASETS)}, or an .npz file, is needed")
     if not 0 <= held_out <= 0.9:
         raise UsageError("--held-out", held_out, "a share between 0 and 0.9 is needed")
     if not 0 <= label_noise <= 1:
@@ -133,5 +138,6 @@ def load(
     digest = fingerprint(clean_labels, *(array for split in splits for array in split))
     pixel_scale = tuple((entry.white / std).tolist())
     numbers = Published(len(order), rows, held_out_rows)
-    augment = augmentation(name)
-    return Dataset(name, splits[0], clean_labels, splits[1], splits[2], classes, digest, pixel_scale, numbers, augment)
+    augment = augmentation(entry.augment, entry.shape)
+    parts = name, splits[0], clean_labels, splits[1], splits[2], classes, digest, pixel_scale, numbers, augment
+    return Dataset(*parts, entry.names)

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import logging
 import math
+import os
+import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from unlearn_jax.data.dataset import Dataset
 from unlearn_jax.data.splits import generator, stratified_order
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
@@ -149,3 +152,33 @@ def _decoded(name: str, data_dir: Path | None) -> list[Split]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         accepted = f"a folder is needed where TFDS finds {name} prepared as array_record, or can prepare it ({reason})"
         raise UsageError("--data-dir", data_dir or "(TFDS's own)", accepted) from error
+
+
+def npz(path: Path) -> Dataset:
+    """Reads a data set of one's own from an .npz file.
+
+    Args:
+        path: of a file with the arrays `x_train`, `y_train`, `x_test`, `y_test` (Keras's convention), and optionally
+            `x_held_out` with `y_held_out`, and `clean_y_train`; see `Dataset.from_arrays`.
+
+    Raises:
+        UsageError: it cannot be read, lacks an array, holds more than half of the memory, or something that is no data set.
+    """
+    needed, optional = ("x_train", "y_train", "x_test", "y_test"), ("x_held_out", "y_held_out", "clean_y_train")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open_regular(path) as file:
+            if (size := sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())) > memory // 2:
+                raise ValueError(f"{size / 2**30:,.0f} GiB, where {memory / 2**31:,.0f} GiB are accepted")
+            with np.load(file, allow_pickle=False) as archive:
+                if missing := [key for key in needed if key not in archive]:
+                    raise ValueError(f"{', '.join(missing)} missing")
+                arrays = {key: archive[key] for key in (*needed, *optional) if key in archive}
+        if ("x_held_out" in arrays) != ("y_held_out" in arrays):
+            raise ValueError("x_held_out and y_held_out belong together")
+        held_out = (arrays["x_held_out"], arrays["y_held_out"]) if "x_held_out" in arrays else None
+        train, test = ((arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS)
+        return Dataset.from_arrays(train, test, held_out, arrays.get("clean_y_train"), name=path.stem)
+    except Exception as error:  # whoever wrote the file: a format can fail in any way
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError("--dataset", path, f"an .npz file with {', '.join(needed)} is needed ({reason})") from error
