@@ -19,6 +19,7 @@ from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
 from unlearn_jax.bench.hyperparameters import hyperparameters_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
+from unlearn_jax.bench.plugins import entry_of
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import Dataset, places
@@ -313,8 +314,7 @@ def _named(methods: Sequence[str | Method] | str) -> tuple[list[str], dict[str, 
 def _entry(method: Method) -> Entry:
     """A function as an entry of the registry, other than all before: nobody knows whether it still computes the same."""
     token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
-    summary = (getattr(method, "__doc__", None) or "A function of the user's.").strip().splitlines()[0]
-    return Entry(functools.partial(_given, token, method=method), "F+R+test-like", "the user's", summary, {}, frozenset())
+    return entry_of(method, functools.partial(_given, token, method=method))
 
 
 def _given(token: np.ndarray, *, method: Callable[..., Variables]) -> Method:

@@ -11,6 +11,7 @@ import numpy as np
 from unlearn_jax import device
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
+from unlearn_jax.bench.plugins import source_of
 from unlearn_jax.bench.pools import compile_all
 from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
 from unlearn_jax.methods import METHODS
@@ -178,7 +179,7 @@ def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str,
     """What the logits of a method with these hyperparameters come from, and of a learned one what it has learned."""
     learned = [] if name in METHODS else jax.tree.leaves(getattr(forget.entries[name].make, "args", ()))
     digests = [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in learned]
-    return {**forget.identity, "values": values, "learned": digests}
+    return {**forget.identity, "values": values, "learned": digests + source_of(forget.entries[name])}
 
 
 def _file(forget: ForgetSet, name: str, seed: int) -> str:

@@ -33,6 +33,8 @@ class Config(Seeded):
     members: Annotated[int, Whole(least=2)] | Literal["auto"] = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
     auto: Auto = Auto()
+    plugin: str | None = None
+    """A Python file, or a module, with methods of your own: registered ones, or functions of key, problem and variables."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
 

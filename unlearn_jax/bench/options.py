@@ -159,7 +159,7 @@ class Run(Group):
     """Also say which ten stages took longest, with a trace of all for Perfetto; with --smoke one of every operation as well."""
 
     immaterial: ClassVar[frozenset[str]] = frozenset(
-        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile"}
+        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin"}
     )
     """Options that do not change the results (to float tolerance), so a run may be resumed with others."""
     extendable: ClassVar[frozenset[str]] = frozenset()
@@ -264,9 +264,12 @@ class Methods(Group):
 
     def method_names(self) -> list[str]:
         """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
-        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+        from unlearn_jax.bench import plugins  # brings JAX with it, which --help must not
+        from unlearn_jax.methods import METHODS
         from unlearn_jax.models import build
 
+        if plugin := getattr(self, "plugin", None):
+            plugins.load(plugin)
         model = getattr(self, "model", "mlp")  # of the toy
         asking = {name for name, entry in METHODS.items() if "convolutions" in entry.needs}
         fitting = [name for name in METHODS if name not in asking or build(model, classes=2).convolutions]
