@@ -76,7 +76,7 @@ def test_masks_that_count_otherwise_than_the_problem_are_refused(setting):
     _, _, masks = setting
     more = masks["forget"].copy()
     more[1] = masks["kept"][1]
-    with pytest.raises(ValueError, match=rf"forget: the masks of all members hold {FORGET} examples, not \[ ?{FORGET} {KEPT}\]"):
+    with pytest.raises(ValueError, match=rf"forget: every member's mask must hold {FORGET} examples, not \[ ?{FORGET} {KEPT}\]"):
         unlearned("finetune", setting, {**masks, "forget": more})
 
 

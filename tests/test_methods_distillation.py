@@ -221,7 +221,7 @@ def test_gated_knowledge_transfer_learns_all_but_a_class_from_nothing():
 
 def test_a_class_that_does_not_exist_is_refused():
     method = METHODS["gated_knowledge_transfer"].make(**hyperparameters("gated_knowledge_transfer", {"label": CLASSES}))
-    with pytest.raises(UsageError, match=r"label 3: there is 0 to 2"):
+    with pytest.raises(UsageError, match=r"label 3: must be 0 to 2"):
         method(KEY, problem(mlp()), start(mlp()))
     assert hyperparameters("gated_knowledge_transfer", {"label": "0"})["label"] == 0
     with pytest.raises(UsageError, match="a whole number, 0 to 1,000,000"):

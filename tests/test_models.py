@@ -341,7 +341,7 @@ def test_a_family_is_one_maker_whose_limit_is_in_the_registry():
 
 
 def test_an_option_that_a_model_does_not_take_is_refused():
-    with pytest.raises(ValueError, match=r"mlp: takes no normalisation; it takes width, layers, activation"):
+    with pytest.raises(ValueError, match=r"mlp: unknown option normalisation, expected some of width, layers, activation"):
         build("mlp", classes=3, normalisation="batch")
 
 

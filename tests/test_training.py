@@ -212,7 +212,7 @@ def test_the_reference_s_gradient_is_handed_to_the_transform():
     [
         ({}, "either steps or program"),
         ({"steps": 1, "program": [0]}, "either steps or program"),
-        ({"steps": 1, "statistics": "thaw"}, "statistics 'thaw': there is 'update' and 'freeze'"),
+        ({"steps": 1, "statistics": "thaw"}, "statistics 'thaw': must be 'update' or 'freeze'"),
     ],
 )
 def test_contradictory_arguments_are_refused(arguments, message):
@@ -411,7 +411,7 @@ def test_the_devices_of_a_cpu_share_the_machines_memory():
 
 @pytest.mark.parametrize("call", [lambda: over_members(jnp.sin, (True,), "loop"), lambda: chunk_size(int, 1, "loop")])
 def test_an_unknown_strategy_is_refused(call):
-    with pytest.raises(ValueError, match="strategy 'loop': there is auto, vmap, map"):
+    with pytest.raises(ValueError, match="strategy 'loop': expected one of auto, vmap, map"):
         call()
 
 

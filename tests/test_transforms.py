@@ -451,9 +451,9 @@ def test_masks_may_be_prefixes_functions_and_single_booleans(frozen, full):
 @pytest.mark.parametrize(
     ("frozen", "message"),
     [
-        ({"a": True}, "has not the structure of the params"),
-        ({"a": True, "b": {"w": True}}, "has not the structure of the params"),
-        ({"a": True, "b": {"w": True, "c": None}}, "has not the structure of the params"),
+        ({"a": True}, "is neither that of the params"),
+        ({"a": True, "b": {"w": True}}, "is neither that of the params"),
+        ({"a": True, "b": {"w": True, "c": None}}, "is neither that of the params"),
         ({"a": 1, "b": False}, "the mask of 'a' is 1, not boolean"),
         ({"a": "True", "b": False}, "the mask of 'a' is 'True', not boolean"),
         ({"a": False, "b": {"w": np.zeros((2, 2)), "c": False}}, "the mask of 'b/w' is float64, not boolean"),

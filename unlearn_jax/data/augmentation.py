@@ -12,8 +12,8 @@ from unlearn_jax.data.splits import generator
 from unlearn_jax.types import Key
 
 PAD = 4
-NOISE = 0.3  # standard deviation, of pixels that have about 1
-NOISY = 4  # variations by noise
+NOISE = 0.3  # standard deviation; that of the pixels is about 1
+NOISY = 4  # variations with noise
 
 
 Augmentation = Callable[[Key, Array], Array]
@@ -42,23 +42,23 @@ def augmentation(kind: str, shape: tuple[int, ...]) -> Augmentation | None:
 def crop(
     key: Key, images: Float[Array, "batch height width channels"], *, flip: bool, pad: int = PAD
 ) -> Float[Array, "batch height width channels"]:
-    """Pads each image by some pixels a side, cuts out a window of the old size at random, and mirrors half of the windows.
+    """Random crop of padded images, and a horizontal flip of half of them.
 
-    Crop and flip as in He et al. 2016 (arXiv:1512.03385, section 4.2), but padded by reflection instead of with zeros, as in
-    Jordan 2024 (arXiv:2404.00498): the border then holds pixels of the image whatever the images were standardised with.
+    As in He et al. 2016 (arXiv:1512.03385, section 4.2), but padded by reflection instead of zeros, as in Jordan 2024
+    (arXiv:2404.00498): the border then holds pixels of the image, however the images are standardised.
 
-    Nothing is padded or cut: a pixel's row and column in the image follow from the offset, and the batch is gathered once
-    by rows and once by columns. On two busy CPU cores 128 images of 32x32x3 take 1 ms, alone and under `lax.map`, and 3 ms
-    per member under `vmap`; one gather by both took 1.1 to 2.8 times as long, a vmapped `dynamic_slice` 3 to 11 times.
+    No padded image is made: a pixel's source row and column follow from the offset, and the batch is gathered once by rows and
+    once by columns. On two busy CPU cores 128 images of 32x32x3 take 1 ms, alone and under `lax.map`, and 3 ms per member under
+    `vmap`; one gather by both took 1.1 to 2.8 times as long, a vmapped `dynamic_slice` 3 to 11 times.
 
     Args:
-        key: draws every image its own offsets and flip.
+        key: draws offsets and flip of each image.
         images: height and width above `pad`.
-        flip: whether windows are mirrored left to right, with probability one half.
-        pad: pixels a side; 4 is usual at 32 pixels.
+        flip: whether to mirror left to right, with probability one half.
+        pad: pixels on each side; 4 is usual for 32 pixels.
 
     Returns:
-        One window per image.
+        One crop per image.
     """
     batch, height, width, _ = images.shape
     offset_key, flip_key = jax.random.split(key)

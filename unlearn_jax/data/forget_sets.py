@@ -1,4 +1,4 @@
-"""Forget sets: which training examples are to be forgotten."""
+"""Forget sets: the training examples to forget."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from unlearn_jax.files import open_regular
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that the caller computes
 OF_CLASS = ("class", "class_part")
-SIGNS = 64  # of a row number in a text, with the white space around it
+SIGNS = 64  # bytes per row number in a text file, white space included
 KINDS = ("random", *OF_CLASS, "mislabelled", "mislabelled_part", *RANKED, "file")
 NAMED = 5  # row numbers that an error lists
 
@@ -31,10 +31,10 @@ def choose(
     seed: int = 0,
     index: int = 0,
 ) -> Bool[np.ndarray, " examples"]:
-    """Marks the rows that are to be forgotten.
+    """Selects the rows to forget.
 
     Args:
-        labels: of the training rows; with label noise the caller says which, those trained on or the clean ones.
+        labels: of the training rows; with label noise the caller decides between those trained on and the clean ones.
         kind: "random" draws `size` of all rows; "class" takes all rows of the class `label`; "class_part" draws `size` of the
             rows of that class; "mislabelled" takes all rows that are wrongly labelled, "mislabelled_part" draws `size` of
             them; "memorised" and "exposed" take the `size` rows of the highest score, "unmemorised" those of the lowest; "file"
@@ -42,21 +42,21 @@ def choose(
         size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones, but not the
             sets of the ranked kinds whose index is above 0.
         label: of the class.
-        file: a text of row numbers separated by white space, or an .npy file of integers with one axis.
+        file: a text file of row numbers separated by white space, or a one-dimensional .npy file of integers.
         published: the numbers of the training rows in the published set ("file"); by default their positions.
         wrong: the rows that are wrongly labelled ("mislabelled", "mislabelled_part").
-        scores: returns what rows are ranked by ("memorised", "unmemorised", "exposed"); called once everything else is valid.
-            Ties are in random order.
-        classes: how many there are.
+        scores: returns the scores that rank the rows ("memorised", "unmemorised", "exposed"); called once everything else is
+            valid. Ties are in random order.
+        classes: number of classes.
         seed: draws the rows.
         index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class (see `class_of`);
             the ranked kinds go on to the next rows in their order; "mislabelled" and "file" give one set only.
 
     Returns:
-        True on the rows to be forgotten: at least one, and not all.
+        True on the rows to forget: at least one, and not all.
 
     Raises:
-        UsageError: such a set does not exist; names the option at fault.
+        UsageError: such a set does not exist; names the wrong option.
     """
     if kind not in KINDS:
         raise UsageError("--forget.kind", kind, f"one of {', '.join(KINDS)} is needed")
@@ -87,12 +87,12 @@ def choose(
 
 
 def class_of(kind: str, label: int, classes: int, index: int = 0) -> int | None:
-    """The class that a forget set holds examples of, and no others; None where it holds any.
+    """The class that a forget set is restricted to; None if it is not.
 
     Args:
         kind: of `KINDS`; "class" goes on to the next class with each index, modulo `classes`, "class_part" stays with its own.
         label: of the first forget set.
-        classes: how many there are.
+        classes: number of classes.
         index: which of the run's forget sets.
     """
     if kind not in OF_CLASS:
@@ -132,7 +132,7 @@ def _count(size: float | int | None, candidates: int, rows: int) -> int:
 
 
 def _listed(file: str | Path | None, published: Published, index: int) -> list[int]:
-    """The places among the training rows of the rows that a file lists by their published numbers."""
+    """The positions, among the training rows, of the rows that a file lists by their published numbers."""
     if index > 0:
         raise UsageError("--forget.file", file, "a file gives one forget set; ask for one")
     accepted = "a text or .npy file of row numbers is needed"
@@ -140,7 +140,7 @@ def _listed(file: str | Path | None, published: Published, index: int) -> list[i
         raise UsageError("--forget.file", file, accepted)
     try:
         listed = _read(Path(file), published.total)
-    except Exception as error:  # whoever wrote the file: a format can fail in any way
+    except Exception as error:  # anyone may have written the file: a format can fail in any way
         raise UsageError("--forget.file", file, f"{accepted} ({error or type(error).__name__})") from error
     try:
         return places(listed, published)
@@ -149,14 +149,14 @@ def _listed(file: str | Path | None, published: Published, index: int) -> list[i
 
 
 def places(listed: list[int], published: Published) -> list[int]:
-    """The places among the training rows of rows that are given by their published numbers.
+    """The positions, among the training rows, of rows given by their published numbers.
 
     Args:
-        listed: the numbers.
-        published: those of the training rows.
+        listed: published row numbers.
+        published: the numbers of the training rows.
 
     Raises:
-        ValueError: a number is there twice, is no row, or is of a row that is not trained on; there are none, or all.
+        ValueError: a number is repeated, out of range, or of a row that is not trained on; or it lists no row, or all.
     """
     rows = len(published.train)
     if not 0 < len(set(listed)) == len(listed) < rows:
@@ -181,7 +181,7 @@ def _shown(rows: list[int]) -> str:
 
 
 def _read(path: Path, rows: int) -> list[int]:
-    """The numbers in a file, of which no more is read than so many rows can fill."""
+    """The numbers in a file; reads no more than `rows` numbers can take."""
     with open_regular(path) as file:
         if path.suffix != ".npy":
             text = file.read(SIGNS * rows + 1)

@@ -80,23 +80,23 @@ def load(
 ) -> Dataset:
     """Loads a data set.
 
-    The held-out rows are carved from the published training split first, stratified by class and the same for every seed.
-    The training rows are a stratified sample of the rest; the smaller `train_size`'s rows are among the larger one's. Rows
-    stay in the published order. Images are standardised with the mean and standard deviation of each channel over the whole
-    published training split, so they depend neither on the sample nor on the labels.
+    The held-out rows are split off the published training set first, stratified by class and the same for every seed. The
+    training rows are a stratified sample of the rest; a smaller sample is part of every larger one. Rows stay in the published
+    order. Images are standardised with the mean and standard deviation of each channel over the whole published training set, so
+    they depend neither on the sample nor on the labels.
 
     Args:
         name: a key of `DATASETS`; or the path of an .npz file, which is taken as it is, see `sources.npz`.
         train_size: how many training rows; by default all that are not held out.
         label_noise: the share of training rows that get a wrong label, uniform over the other classes.
-        held_out: the share of the published training split that methods may see and training does not.
+        held_out: the share of the published training set that methods may see and training does not.
         seed: draws the sample and the wrong labels.
-        data_dir: a folder of what the data set's reader reads: IDX files (Fashion-MNIST) or TFDS's folder. By default TFDS's
-            own; for Fashion-MNIST first where Debian's package puts it.
+        data_dir: the folder of the data set's files: IDX files (Fashion-MNIST) or a TFDS folder. By default TFDS's own; for
+            Fashion-MNIST first that of Debian's package.
         cache: where decoded images are kept; by default the user's cache folder.
 
     Raises:
-        UsageError: an unknown name, an impossible size or share, or data that cannot be had.
+        UsageError: an unknown name, an impossible size or share, or data that cannot be read.
     """
     if name.endswith(".npz"):
         for option, given in (("--train-size", train_size), ("--label-noise", label_noise), ("--data-dir", data_dir)):

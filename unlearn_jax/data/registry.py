@@ -1,4 +1,4 @@
-"""The registry of data sets: what each is called, holds, and is read by."""
+"""The registry of data sets: the reader of each, and what its images are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,13 @@ class DatasetEntry(NamedTuple):
     """One data set.
 
     Attributes:
-        name: what it is called here, and in TFDS where it comes from there.
-        read: gives the published splits.
-        classes: labels are below it.
+        name: its name here, and in TFDS if it comes from there.
+        read: returns the published splits.
+        classes: number of classes; labels are below it.
         shape: height, width and channels of an image.
         augment: "none", "crop" or "crop_flip".
-        reference: who made it, and where it is described.
-        names: of the classes, where they are not numbers.
+        reference: its authors, and where it is described.
+        names: of the classes, if they are not numbers.
         white: the largest value that a pixel may have.
     """
 
@@ -38,7 +38,7 @@ DATASETS: dict[str, DatasetEntry] = {}
 
 
 def dataset(name: str, **facts: Any) -> Callable[[Reader], Reader]:
-    """Enter a data set, read by the decorated function; one function may read several.
+    """Registers a data set, read by the decorated function; one function may read several.
 
     Args:
         name: see `DatasetEntry`.

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn, IDX files, TFDS. All give a training and a test split of uint8 images."""
+"""Sources of images: scikit-learn, IDX files, TFDS. Each gives a training and a test split of uint8 images."""
 
 import gzip
 import hashlib
@@ -96,17 +96,17 @@ def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ".
 
 
 def tfds(name: str, image: tuple[int, int, int], classes: int, data_dir: Path | None, cache: Path) -> tuple[Split, Split]:
-    """Reads a data set through TFDS, prepared as array_record (and prepares it if it is not there).
+    """Reads a data set through TFDS, prepared as array_record (and prepares it if necessary).
 
-    Decoding the records takes a fifth of a millisecond per image, so it happens once: the arrays are kept in the cache, and
-    read from there from then on, without TFDS.
+    Decoding takes a fifth of a millisecond per image, so it happens once: the arrays are cached, and read from the cache from
+    then on, without TFDS.
 
     Args:
         name: in the TFDS catalogue.
         image: height, width and channels that the images must have.
         classes: labels must be below it.
         data_dir: TFDS's folder; by default its own.
-        cache: the project's cache folder. Another `data_dir` has another place in it.
+        cache: the project's cache folder; each `data_dir` has its own place in it.
 
     Raises:
         UsageError: TFDS is not installed, or the data set can be neither read nor prepared, or is another one than named.

@@ -12,18 +12,18 @@ TRADES = 20  # rounds of `random_halves`, in which each member trades once
 
 
 class Published(NamedTuple):
-    """Where a data set's rows stand in its published training set, whose rows are numbered from 0.
+    """The numbers of a data set's rows in its published training set, from 0.
 
     Files and tables use these numbers, whatever the sample.
     """
 
     total: int  # rows of the published training set
-    train: Int[np.ndarray, " train"]  # the number of each row that is trained on, ascending
-    held_out: Int[np.ndarray, " held_out"]  # and of each that is held out; any others are not in the sample
+    train: Int[np.ndarray, " train"]  # the number of each training row, ascending
+    held_out: Int[np.ndarray, " held_out"]  # and of each held-out row; all others are not in the sample
 
 
 def generator(purpose: str, seed: int = 0, index: int = 0) -> np.random.Generator:
-    """A random generator that differs by what it is for, so that for instance label noise and forget sets are independent.
+    """A random generator for one purpose: those for other purposes, such as label noise and forget sets, are independent.
 
     Raises:
         UsageError: the seed is negative.
@@ -34,16 +34,16 @@ def generator(purpose: str, seed: int = 0, index: int = 0) -> np.random.Generato
 
 
 def sample(rows: Int[np.ndarray, " rows"] | int, most: int, rng: np.random.Generator) -> Int[np.ndarray, " sample"]:
-    """At most so many of some rows (or of the first `rows` numbers), drawn at random, ascending."""
+    """At most `most` of some rows (or of the numbers below `rows`), drawn at random, ascending."""
     return np.sort(rng.permutation(rows)[:most])
 
 
 def stratified_order(labels: Int[np.ndarray, " rows"], rng: np.random.Generator) -> Int[np.ndarray, " rows"]:
     """Shuffles the rows so that every prefix holds the classes in their proportions.
 
-    The k-th row drawn of a class of n rows (k from 0) stands at (k + 1/2) / n, and rows follow in the order of where they
-    stand, ties at random: a prefix is then Webster's (Sainte-Laguë's) apportionment of its length to the classes, and a
-    smaller sample lies inside every larger one of the same `rng`.
+    The k-th row drawn of a class of n rows (k from 0) gets the place (k + 1/2) / n, and rows are sorted by their places, ties at
+    random: a prefix is then Webster's (Sainte-Laguë's) apportionment of its length to the classes, and a smaller sample is part
+    of every larger one of the same `rng`.
 
     Args:
         labels: the class of each row.
@@ -66,7 +66,7 @@ def mislabel(labels: Int[np.ndarray, " rows"], share: float, classes: int, rng: 
     Args:
         labels: the true labels.
         share: of the rows, in [0, 1]; the count is rounded to the nearest whole number.
-        classes: how many there are, at least 2.
+        classes: number of classes, at least 2.
         rng: the source of randomness.
 
     Returns:
@@ -81,17 +81,18 @@ def mislabel(labels: Int[np.ndarray, " rows"], share: float, classes: int, rng: 
 def random_halves(rows: int, members: int, rng: np.random.Generator) -> Bool[np.ndarray, "members rows"]:
     """A random half of the rows for each member, such that each row is in half of the members.
 
-    Members begin as halves and their complements and then trade (the Curveball algorithm): in each round they meet in random
-    pairs, and what only one of two holds is dealt anew among both. All matrices with such margins are equally likely in the end.
-    Complements would not do: what a model trained on the one half says leans away from what one trained on the other does.
+    Members begin as random halves and their complements and then trade rows (the Curveball algorithm): in each round they meet in
+    random pairs, and the rows that only one of the two holds are divided anew at random. In the limit all matrices with such
+    margins are equally likely. Complements alone would not do: the outputs of models trained on complementary halves are
+    negatively correlated.
 
     Args:
-        rows: how many there are; of an odd number, each pair of members leaves one out to begin with.
-        members: how many, an even number.
+        rows: number of rows; if odd, each initial pair of members leaves one out.
+        members: number of members, even.
         rng: the source of randomness.
 
     Returns:
-        What each member holds: `rows // 2` rows.
+        The rows of each member: `rows // 2` of them.
 
     Source: Strona et al., "A fast and unbiased procedure to randomize ecological binary matrices with fixed row and column
         totals", Nature Communications 5:4114, 2014.

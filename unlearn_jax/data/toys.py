@@ -1,4 +1,4 @@
-"""Two-dimensional problems, small enough for the exact influence of every point to be had."""
+"""Toy problems in the plane, small enough to compute the exact influence of every point."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from unlearn_jax.types import Examples
 
 MODES = 12  # sub-modes of a class, at most
 RARE = 64  # rare sub-populations of each class
-TIGHT = 0.2  # their width, in widths of a sub-mode
+TIGHT = 0.2  # width of a rare sub-population, in widths of a sub-mode
 
 
 class Toy(NamedTuple):
@@ -37,13 +37,13 @@ def discs(
     (-5, 5) and (5, 5).
 
     Args:
-        points: how many in all; classes take turns, so their counts differ by one at most.
-        classes: how many discs, at least 2.
+        points: number of points; classes take turns, so their counts differ by one at most.
+        classes: number of discs, at least 2.
         radius: of every disc.
         separation: distance of neighbouring centres.
-        centres: where the discs are instead.
+        centres: of the discs, in place of the polygon.
         label_noise: the share of points that get a wrong label, uniform over the other classes.
-        seed: draws the points and the wrong labels, independently: other noise leaves the points where they are.
+        seed: draws the points and the wrong labels, independently: another noise does not move the points.
 
     Raises:
         ValueError: fewer than two classes or fewer points than classes.
@@ -62,18 +62,18 @@ def discs(
 
 
 class Mixture(NamedTuple):
-    """Where the points of `populations` come from. Distances are in widths (standard deviations) of a sub-mode.
+    """The distribution of the points of `populations`. Distances are in widths (standard deviations) of a sub-mode.
 
     Attributes:
         centres: of the classes.
-        separation: times the distance of the centres.
+        separation: factor on the centres.
         modes: sub-modes of each class, 1 to 12; rounded.
-        spread: standard deviation of the sub-modes' places around the centre of their class.
-        tail: the k-th sub-population of a class has a share in proportion to k^-tail: of the sub-modes, and of the rare ones.
+        spread: standard deviation of the sub-modes' positions around the centre of their class.
+        tail: the share of a class's k-th sub-population is proportional to k^-tail, for sub-modes and for rare ones.
         rare: share of all points that belong to rare sub-populations: 64 tight ones in each class.
-        reach: radius of the disc in which those lie anywhere, other classes' places included; in radii of the farthest centre.
+        reach: radius of the disc over which these are spread, across all classes; in distances of the farthest centre from 0.
         label_noise: share of the points that get a wrong label, uniform over the other classes.
-        scale: length of a width: what the learner sees is larger or smaller.
+        scale: factor on all coordinates: the width of a sub-mode in the units of the input.
     """
 
     centres: Float[np.ndarray, "classes 2"]
@@ -117,15 +117,15 @@ FASHION_PLANE = Mixture(
 def populations(points: int, mixture: Mixture, *, draw: int = 0, seed: int = 0) -> Toy:
     """Points of several overlapping classes, each of some sub-modes and a long tail of rare sub-populations.
 
-    It is how Feldman (arXiv 1906.05271) and Feldman and Zhang (2008.03703) picture natural images: what is rare can be known
-    only by who saw it. `--exp fitted_toy` fits the mixture to an image set.
+    Natural images as Feldman (arXiv 1906.05271) and Feldman and Zhang (2008.03703) describe them: rare examples can be predicted
+    only by memorising them. `--exp fitted_toy` fits the mixture to an image set.
 
     Args:
-        points: how many in all; classes take turns.
-        mixture: where they come from.
-        draw: which sample of points, wrong labels included: 0, 1, ... are samples from the same sub-populations.
-        seed: draws where the sub-populations are, and the points. The same draws serve every mixture of as many classes, so that
-            points move little when the mixture changes little.
+        points: number of points; classes take turns.
+        mixture: their distribution.
+        draw: which sample of points and wrong labels: 0, 1, ... come from the same sub-populations.
+        seed: draws the sub-populations' positions, and the points. The same draws serve every mixture with as many classes, so
+            that points move little when the mixture changes little.
 
     Raises:
         ValueError: fewer points than classes.
@@ -150,11 +150,11 @@ def populations(points: int, mixture: Mixture, *, draw: int = 0, seed: int = 0) 
 
 
 def layout(distances: Float[np.ndarray, "classes classes"], starts: int = 16) -> Float[np.ndarray, "classes 2"]:
-    """Places in the plane whose distances are as near as can be to those that are wanted: least `Σ (|c_i - c_j| / d_ij - 1)²`.
+    """Places in the plane with pairwise distances as close as possible to those given: least `Σ (|c_i - c_j| / d_ij - 1)²`.
 
     Args:
-        distances: symmetric; less than a tenth of their mean counts as that, or two classes in one place would outweigh all.
-        starts: random places from which the descent begins; the best end counts.
+        distances: symmetric; those below a tenth of their mean are raised to it, so that no pair in one place dominates.
+        starts: number of random initialisations; the best result is returned.
 
     Returns:
         The places, their mean at 0.
@@ -183,13 +183,13 @@ def layout(distances: Float[np.ndarray, "classes classes"], starts: int = 16) ->
 
 
 def _in_disc(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape 2"]:
-    """Places in the unit disc, evenly."""
+    """Uniform places in the unit disc."""
     distance, angle = np.sqrt(rng.random(shape)), 2 * np.pi * rng.random(shape)
     return distance[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
 def _zipf(place: Float[np.ndarray, " points"], kinds: int, tail: float) -> Int[np.ndarray, " points"]:
-    """Which of so many kinds, with shares in proportion to k^-tail, a place in [0, 1) belongs to."""
+    """The kind, from 0, of each place in [0, 1), with shares of the kinds in proportion to k^-tail."""
     shares = np.cumsum(np.arange(1, kinds + 1) ** -tail)
     return np.minimum(np.searchsorted(shares / shares[-1], place, side="right"), kinds - 1)
 

@@ -1,4 +1,4 @@
-"""What one training example did to a model: exactly, by training without it, and as estimated."""
+"""The influence of single training examples: exact, by retraining without them, and estimated."""
 
 from unlearn_jax.influence.boundary import Contour, NoBoundaryError, Window, contour, displacement
 from unlearn_jax.influence.curvature import (

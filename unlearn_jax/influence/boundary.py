@@ -1,4 +1,4 @@
-"""Where a classifier of points in the plane changes its mind, and how far that line is from another classifier's."""
+"""Decision boundaries of classifiers in the plane, and the distance of one from another."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,17 +10,17 @@ from jaxtyping import Array, Float, Int
 
 from unlearn_jax.types import Model, Variables
 
-STEPS = 64  # of equal length, in which a ray is looked along
-HALVINGS = 10  # of the first step: what lies near is looked at more closely
+STEPS = 64  # of equal length, along a ray
+HALVINGS = 10  # of the first step, for a finer search nearby
 BISECTIONS = 24  # as many bits as a float32 has
 
 
 class NoBoundaryError(ValueError):
-    """A model answers one class everywhere in the window."""
+    """The model predicts one class everywhere in the window."""
 
 
 class Window(NamedTuple):
-    """A part of the plane, and how finely it is looked at."""
+    """A rectangle in the plane, and the resolution of its grid."""
 
     left: float
     right: float
@@ -30,7 +30,7 @@ class Window(NamedTuple):
 
     @property
     def diagonal(self) -> float:
-        """No two points of it are further apart."""
+        """The length of the diagonal: the largest distance of two points in the window."""
         return float(np.hypot(self.right - self.left, self.top - self.bottom))
 
     def axes(self) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " rows"]]:
@@ -43,40 +43,40 @@ class Window(NamedTuple):
 
 
 class Contour(NamedTuple):
-    """Points on a decision boundary, each for the same length of it."""
+    """Points on a decision boundary, evenly spaced along it."""
 
     points: Float[Any, "points 2"]
     normals: Float[Any, "points 2"]  # unit length, towards the class
-    classes: Int[Any, " points"]  # whose boundary against all others it is
+    classes: Int[Any, " points"]  # the boundary separates this class from all others
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def margin(
     model: Model, variables: Variables, points: Float[Any, "points 2"], classes: Int[Any, " points"]
 ) -> Float[Array, " points"]:
-    """z_c - max_{j≠c} z_j in eval mode: above zero where the model answers c."""
+    """z_c - max_{j≠c} z_j in eval mode: positive where the model predicts c."""
     logits, _ = model.apply(variables, points, train=False)
-    own = jnp.arange(logits.shape[1])[None] == classes[:, None]
-    return jnp.sum(jnp.where(own, logits, 0.0), axis=1) - jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)
+    one_hot = jnp.arange(logits.shape[1])[None] == classes[:, None]
+    return jnp.sum(jnp.where(one_hot, logits, 0.0), axis=1) - jnp.max(jnp.where(one_hot, -jnp.inf, logits), axis=1)
 
 
 def contour(model: Model, variables: Variables, window: Window, points: int = 128) -> Contour:
     """The decision boundary inside a window.
 
-    Marching squares on the window's grid finds line segments (of four crossings in one cell, the first two and the last two
-    are joined); points are laid along them, end to end as they were found, at equal distances, and moved across them onto the
-    zero of the margin (the margin's own gradient may vanish where they were laid): their density along the boundary is even,
-    but not their order. With two classes it is the boundary of class 1; with more, that of every class against all others, one
-    after the other.
+    Marching squares on the window's grid finds line segments (with four crossings in one cell, the first two and the last two are
+    joined). Points are placed along them at equal distances, in the order in which the segments were found, and then moved
+    perpendicular to the segments onto the zero of the margin (whose own gradient may vanish where they were placed): they are
+    even along the boundary, but not in its order. With two classes it is the boundary of class 1; with more, that of every class
+    against all others, one after the other.
 
     Args:
         model: classifies points of the plane.
         variables: of one model.
         window: where to look.
-        points: how many.
+        points: their number.
 
     Raises:
-        NoBoundaryError: the model has none inside the window.
+        NoBoundaryError: no boundary lies inside the window.
     """
     grid = jnp.asarray(window.grid())
     outputs = model.apply(variables, grid[:1], train=False)[0].shape[1]
@@ -95,33 +95,33 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
     lengths = np.diff(ends, prepend=0.0)[on]
     share = ((places - (ends[on] - lengths)) / np.maximum(lengths, 1e-12))[:, None]
     start = ((1 - share) * segments[on, 0] + share * segments[on, 1]).astype(np.float32)
-    own = jnp.asarray(classes[on])
+    point_classes = jnp.asarray(classes[on])
     cell = max((window.right - window.left), (window.top - window.bottom)) / (window.resolution - 1)
     along = segments[on, 1] - segments[on, 0]
     across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-12)
-    rough = Contour(start, across.astype(np.float32), own)
+    rough = Contour(start, across.astype(np.float32), point_classes)
     moved = displacement(model, variables, rough, cell)
     exact = start + jnp.where(jnp.abs(moved) < cell, moved, 0.0)[:, None] * rough.normals
-    return Contour(*(np.asarray(leaf) for leaf in (exact, _normals(model, variables, exact, own), own)))
+    return Contour(*(np.asarray(leaf) for leaf in (exact, _normals(model, variables, exact, point_classes), point_classes)))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def displacement(model: Model, variables: Variables, line: Contour, reach: float | Array) -> Float[Array, " points"]:
     """The distance of a model's decision boundary from a contour, along the contour's normals.
 
-    From each point p of the contour with normal n the zero of t -> margin(p + t n) that is nearest to t = 0 is found by
-    bisection, within the nearest of some intervals on either side at whose ends the sign differs. These are `STEPS` of equal
-    length up to `reach`, the first of them halved `HALVINGS` times towards 0. Two zeros within one interval are not seen: a
-    part of the class that is less than a step wide, and lies a step away or more, may be missed.
+    For each point p of the contour, with normal n, bisection finds the zero of t -> margin(p + t n) nearest to t = 0, within the
+    nearest interval on either side whose ends differ in sign. The intervals are `STEPS` equal ones up to `reach`, the first of
+    them halved `HALVINGS` times towards 0. Two zeros within one interval are missed: a part of the class that is narrower than a
+    step, and lies a step away or more, may not be seen.
 
     Args:
         model: classifies points of the plane.
-        variables: of the model whose boundary is looked for.
+        variables: of the model whose boundary is measured.
         line: usually another model's boundary.
-        reach: in units of the plane; where there is no zero that near, it is the answer.
+        reach: the largest distance, in units of the plane; the result where there is no zero within it.
 
     Returns:
-        t, above zero where the boundary has moved in the direction of the normal, into the class.
+        t, positive where the boundary has moved in the direction of the normal, into the class.
     """
     directions = jnp.stack([line.normals, -line.normals])
     shares = np.concatenate([[0.0], 0.5 ** np.arange(HALVINGS, 0, -1), 1 + np.arange(STEPS)]) / STEPS
@@ -133,12 +133,12 @@ def displacement(model: Model, variables: Variables, line: Contour, reach: float
 
     here = positive(jnp.zeros(directions.shape[:2]))
 
-    def look(nearest: Array, which: Array) -> tuple[Array, None]:
+    def search(nearest: Array, which: Array) -> tuple[Array, None]:
         changed = positive(jnp.full(nearest.shape, radii[which])) != here
         return jnp.where(changed & (nearest == len(radii)), which, nearest), None
 
-    nearest, _ = jax.lax.scan(look, jnp.full(directions.shape[:2], len(radii)), jnp.arange(1, len(radii)))
-    found = nearest < len(radii)
+    nearest, _ = jax.lax.scan(search, jnp.full(directions.shape[:2], len(radii)), jnp.arange(1, len(radii)))
+    crossed = nearest < len(radii)
     high = jnp.minimum(nearest, len(radii) - 1)
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -148,13 +148,13 @@ def displacement(model: Model, variables: Variables, line: Contour, reach: float
         return jnp.where(before, middle, low), jnp.where(before, high, middle)
 
     low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (radii[high - 1], radii[high]))
-    forward, backward = jnp.where(found, (low + high) / 2, reach)
+    forward, backward = jnp.where(crossed, (low + high) / 2, reach)
     return jnp.where(forward <= backward, forward, -backward)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _normals(model: Model, variables: Variables, points: Any, classes: Any) -> Float[Array, "points 2"]:
-    """The direction in which the margin grows."""
+    """Unit vectors in the direction in which the margin grows."""
     slope = jax.grad(lambda points: jnp.sum(margin(model, variables, points, classes)))(points)
     return slope / jnp.maximum(jnp.linalg.norm(slope, axis=1, keepdims=True), 1e-30)
 

@@ -1,7 +1,7 @@
-"""Influence functions: where the minimum of the loss would go, by seven ways to (H + λI)^-1.
+"""Influence functions: the shift of the loss's minimum, with seven approximations of (H + λI)^-1.
 
-H is the Hessian of the mean loss; G, the generalised Gauss-Newton matrix (for cross-entropy the Fisher matrix), is what is left
-of it when the network is taken to be linear in its weights. G has no eigenvalue below zero, and is H where the network is linear.
+H is the Hessian of the mean loss; G, the generalised Gauss-Newton matrix (for cross-entropy the Fisher matrix), is that of the
+network linearised in its weights. G has no negative eigenvalue, and equals H where the network is linear.
 """
 
 from collections.abc import Callable
@@ -27,29 +27,29 @@ def influence_functions(
 ) -> Float[Array, "points targets"]:
     """∇f · (H + λI)^-1 r_i.
 
-    The response of the minimum, if `variables` are the minimum of L + λ|θ|²/2, which they seldom are: how training got there,
-    and that it stopped, is left out.
+    The first-order shift of the minimum, if `variables` are the minimum of L + λ|θ|²/2, which they seldom are: the course of
+    training, and its early end, are ignored.
 
     Args:
-        run: names the examples and the model.
+        run: gives the examples and the model.
         variables: of the trained model.
-        targets: whose margins are f.
+        targets: the examples whose margins are f.
         inverse: one of those below. It is applied to pushes or slopes, whichever are fewer.
-        relative: RelatIF: divide each answer by |(H + λI)^-1 r_i|; 0 where that is 0. It ranks otherwise, and is not in nats.
+        relative: RelatIF: divide each answer by |(H + λI)^-1 r_i| (0 where that is 0); for rankings, not in nats.
 
     Source: Koh and Liang 2017, arXiv 1703.04730; Barshan et al. 2020, arXiv 2003.11630 (`relative`).
     """
-    own, wanted = pushes(run, variables), slopes(run, variables, targets)
-    if not relative and len(wanted) < len(own):
-        return own @ inverse(run, variables, wanted).T
-    moved = inverse(run, variables, own)
-    answers = moved @ wanted.T
+    all_pushes, target_slopes = pushes(run, variables), slopes(run, variables, targets)
+    if not relative and len(target_slopes) < len(all_pushes):
+        return all_pushes @ inverse(run, variables, target_slopes).T
+    moved = inverse(run, variables, all_pushes)
+    answers = moved @ target_slopes.T
     lengths = jnp.linalg.norm(moved, axis=1, keepdims=True)
     return answers / jnp.where(lengths > 0, lengths, 1.0) if relative else answers
 
 
 def eigendecomposition(damping: float) -> Inverse:
-    """(H + λI)^-1 by the eigendecomposition of H, whose eigenvalues below zero count as zero; p² memory, p³ time.
+    """(H + λI)^-1 by the eigendecomposition of H, with negative eigenvalues set to 0; p² memory, p³ time.
 
     Args:
         damping: λ, above 0; at least the weight decay of the training.
@@ -66,7 +66,7 @@ def eigendecomposition(damping: float) -> Inverse:
 def woodbury(damping: float) -> Inverse:
     """(G + λI)^-1 by Woodbury: with G = B'B it is (I - B' (BB' + λI)^-1 B) / λ, whose matrix has as many rows as B.
 
-    Leaves out the curvature of the network itself. (n classes) x p memory.
+    Ignores the curvature of the network itself. (n classes) x p memory.
 
     Args:
         damping: λ, above 0.
@@ -81,10 +81,9 @@ def woodbury(damping: float) -> Inverse:
 
 
 def conjugate_gradients(damping: float, steps: int = 64) -> Inverse:
-    """(G + λI)^-1 by conjugate gradients, which asks for products with G alone. Leaves out what `woodbury` does.
+    """(G + λI)^-1 by conjugate gradients, which need only products with G. Ignores what `woodbury` ignores.
 
-    Exact after as many steps as G + λI has distinct eigenvalues, but for rounding; before that, directions of little curvature
-    are the last to come.
+    Exact, up to rounding, after as many steps as G + λI has distinct eigenvalues; directions of low curvature converge last.
 
     Args:
         damping: λ, above 0.
@@ -122,9 +121,9 @@ def conjugate_gradients(damping: float, steps: int = 64) -> Inverse:
 def lissa(damping: float, key: Key, steps: int = 1000, batch: int = 32) -> Inverse:
     """(G + λI)^-1 v as the limit of x <- x + (v - (G_t + λI) x) / σ, G_t of a batch drawn anew each step.
 
-    σ is λ plus the largest trace that the Gauss-Newton matrix of one example has: no batch's curvature is larger, so nothing
-    diverges. Directions whose curvature (with λ) is below σ / steps are left short of their limit, and batches add noise.
-    Leaves out what `woodbury` does. Deviation: the source takes the Hessian, which is not positive in a network, and σ by hand.
+    σ is λ plus the largest trace of any single example's Gauss-Newton matrix: no batch has larger curvature, so nothing diverges.
+    Directions whose curvature (with λ) is below σ / steps do not converge, and batches add noise. Ignores what `woodbury`
+    ignores. Deviation: the source uses the Hessian, which is indefinite for a network, and a σ chosen by hand.
 
     Args:
         damping: λ, above 0.
@@ -151,17 +150,17 @@ def lissa(damping: float, key: Key, steps: int = 1000, batch: int = 32) -> Inver
 
 
 def arnoldi(damping: float, key: Key, steps: int = 64, rank: int = 32) -> Inverse:
-    """Σ_j u_j u_j' / (s_j + λ) over the eigenvalues s_j of H of largest size, found by Arnoldi's iteration.
+    """Σ_j u_j u_j' / (s_j + λ) over the eigenvalues s_j of H with the largest magnitude, found by Arnoldi's iteration.
 
-    H is projected on the Krylov space of a random vector, see `landscape.krylov`. What is outside the chosen eigenvectors is
-    dropped: a push there counts as moving nothing, where the inverse would move it by 1/λ. Eigenvalues below zero count as zero,
-    as in `eigendecomposition`; the source divides by them.
+    H is projected on the Krylov space of a random vector, see `landscape.krylov`. Components outside the chosen eigenvectors are
+    dropped, where the inverse would multiply them by 1/λ. Negative eigenvalues are set to 0, as in `eigendecomposition`; the
+    source divides by them.
 
     Args:
         damping: λ, above 0.
         key: draws the first vector.
         steps: products with H.
-        rank: eigenvectors that are kept, at most `steps`.
+        rank: number of eigenvectors, at most `steps`.
 
     Source: Schioppa et al. 2022, arXiv 2112.03052.
     """
@@ -180,17 +179,17 @@ def arnoldi(damping: float, key: Key, steps: int = 64, rank: int = 32) -> Invers
 
 
 def ek_fac(damping: float) -> Inverse:
-    """(G + λI)^-1 by EK-FAC: each dense layer's block of G in the basis of A ⊗ S, its diagonal there exact.
+    """(G + λI)^-1 by EK-FAC: each dense layer's block of G in the eigenbasis of A ⊗ S, with its exact diagonal there.
 
-    A = E[a a'] of what a layer reads (and a last 1 for the bias), S = E[g g'] of the gradients of what it gives, over examples
-    and over labels as the model itself would draw them. In the basis of their eigenvectors the mean squares of the gradients are
-    the eigenvalues. Leaves out what ties layers together, and the rest of each block off that diagonal.
+    A = E[a a'] of a layer's inputs (with a last 1 for the bias), S = E[g g'] of the gradients of its outputs, over examples and
+    over labels drawn from the model's predictions. In the basis of their eigenvectors the mean squares of the gradients serve as
+    eigenvalues. Ignores what couples layers, and each block's off-diagonal part in that basis.
 
     Args:
         damping: λ, above 0.
 
     Returns:
-        An inverse that raises ValueError for a model that does not declare its dense layers, or has a parameter that is none of
+        An inverse that raises ValueError for a model that does not declare its dense layers, or that has other parameters than
         their kernels and biases.
 
     Source: George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296.
@@ -201,20 +200,20 @@ def ek_fac(damping: float) -> Inverse:
         layers = _dense_layers(run, variables)
         gradients, moved = jax.vmap(restore)(gauss_newton_rows(run, variables)), jax.vmap(restore)(vectors)
         for layer in layers:
-            own, given = ([at(tree, path) for path in layer] for tree in (gradients, moved))
-            found = _kronecker_inverse(own, given, len(run.examples.labels), damping)
-            moved = replaced(moved, dict(zip(layer, found, strict=True)))
+            layer_gradients, layer_vectors = ([at(tree, path) for path in layer] for tree in (gradients, moved))
+            solved = _kronecker_inverse(layer_gradients, layer_vectors, len(run.examples.labels), damping)
+            moved = replaced(moved, dict(zip(layer, solved, strict=True)))
         return jax.vmap(lambda tree: ravel_pytree(tree)[0])(moved)
 
     return inverse
 
 
 def data_inf(damping: float) -> Inverse:
-    """The mean over examples of (∇ℓ_i ∇ℓ_i' + λI)^-1, layer by layer: the inverse of a mean taken for the mean of inverses.
+    """The mean over examples of (∇ℓ_i ∇ℓ_i' + λI)^-1, layer by layer: approximates the inverse of a mean by a mean of inverses.
 
-    Each term is known by Sherman and Morrison, so nothing is solved. Leaves out what ties layers together and, by taking the
-    gradients at the given labels, all that a fitted example would add to the curvature. Deviation: one λ, where the
-    source has one for each layer, a tenth of its mean squared gradient.
+    Each term has a closed form (Sherman and Morrison), so nothing is solved. Ignores what couples layers. Gradients are taken at
+    the given labels, so fitted examples add almost no curvature. Deviation: one λ, where the source has one for each layer, a
+    tenth of its mean squared gradient.
 
     Args:
         damping: λ, above 0.
@@ -223,7 +222,7 @@ def data_inf(damping: float) -> Inverse:
     """
 
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
-        own = per_example(losses, run.model, variables, run.examples)
+        gradients = per_example(losses, run.model, variables, run.examples)
         numbered = {
             name: jax.tree.map(lambda leaf, number=number: jnp.full(leaf.shape, number), layer)
             for number, (name, layer) in enumerate(variables.params.items())
@@ -231,9 +230,9 @@ def data_inf(damping: float) -> Inverse:
         layers, _ = ravel_pytree(numbered)
         moved = vectors
         for number in range(len(numbered)):
-            inside = jnp.where(layers[None] == number, own, 0.0)
+            inside = jnp.where(layers[None] == number, gradients, 0.0)
             shares = vectors @ inside.T / (damping + jnp.sum(inside**2, axis=1))[None]
-            moved = moved - shares @ inside / len(own)
+            moved = moved - shares @ inside / len(gradients)
         return moved / damping
 
     return inverse
@@ -243,17 +242,17 @@ def gauss_newton_rows(run: Training, variables: Variables) -> Float[Array, "rows
     """B with G = B'B: √(p_c / n) ∇(-log p_c) of every example and every class c, the classes of an example in turn."""
     flat, restore = ravel_pytree(variables.params)
 
-    def of(image: Array) -> Array:
+    def example_rows(image: Array) -> Array:
         def logits(flat: Array) -> Array:
             return run.model.apply(variables._replace(params=restore(flat)), image[None], train=False)[0][0]
 
         shares = jax.nn.softmax(logits(flat))
         errors = shares[None] * (1 - jnp.eye(len(shares), dtype=shares.dtype))
-        errors = errors - jnp.diag(jnp.sum(errors, axis=1))  # p_j - 1 of a sure answer, without cancellation
+        errors = errors - jnp.diag(jnp.sum(errors, axis=1))  # p_j - 1 of a confident prediction, without cancellation
         return jnp.sqrt(shares)[:, None] * (errors @ jax.jacrev(logits)(flat))
 
-    found = jax.vmap(of)(jnp.asarray(run.examples.images))
-    return found.reshape(-1, len(flat)) / jnp.sqrt(len(found))
+    rows = jax.vmap(example_rows)(jnp.asarray(run.examples.images))
+    return rows.reshape(-1, len(flat)) / jnp.sqrt(len(rows))
 
 
 def _gauss_newton_product(run: Training, variables: Variables, examples: Examples) -> Callable[[Array], Array]:
@@ -286,18 +285,18 @@ def _hessian_product(run: Training, variables: Variables) -> Callable[[Array], A
 
 
 def _dense_layers(run: Training, variables: Variables) -> list[tuple[str, str]]:
-    """Kernel and bias of every dense layer, of which all parameters must be one."""
+    """Kernel and bias of every dense layer; raises ValueError if there are other parameters."""
     if run.model.dense is None:
         raise ValueError("EK-FAC needs Model.dense, which this model does not declare")
     layers = [(layer.kernel, layer.bias) for layer in run.model.dense if layer.bias]
     others = sorted(set(arrays(variables.params)) - {path for layer in layers for path in layer})
     if others:
-        raise ValueError(f"EK-FAC knows dense layers with a kernel and a bias; {others[0]!r} is something else")
+        raise ValueError(f"EK-FAC supports dense layers with a kernel and a bias; {others[0]!r} is something else")
     return layers
 
 
 def _kronecker_inverse(gradients: list[Array], vectors: list[Array], examples: int, damping: float) -> tuple[Array, Array]:
-    """One layer's kernel and bias in `ek_fac`; gradients are rows of B, which are outer products of input and output gradient."""
+    """One layer of `ek_fac`. The gradients are rows of B, each an outer product of the layer's input and output gradient."""
     kernels, errors = (part.reshape(examples, -1, *part.shape[1:]) for part in gradients)
     strength = jnp.sum(errors**2, axis=(1, 2))[:, None]
     read = jnp.einsum("ncio,nco->ni", kernels, errors) / jnp.where(strength > 0, strength, 1.0)

@@ -1,10 +1,10 @@
-"""Estimates of what removing one example would do, from gradients at some weights and nothing else.
+"""Estimates of the effect of removing one example, from gradients at fixed weights and nothing else.
 
-Every estimator of this room returns Δ of the targets' margins, `f(θ without i) - f(θ)`, in nats: `[points, targets]`, like
-`Change.margins`, so that the exact answer can be held against them; where only its order counts, the docstring says so.
-Removing example i changes the gradient of L(w) = Σ w ℓ / Σ w by -r_i to first order, where r_i = (∇ℓ_i - ∇L) / n is its
-*push*; the estimators differ in how they carry such a push to the end of the training. All are pure functions
-of arrays, in their precision.
+Every estimator of this package returns Δ of the targets' margins, `f(θ without i) - f(θ)`, in nats: `[points, targets]`, like
+`Change.margins`, so that it can be compared with the exact answer; where only the ranking is meaningful, the docstring says so.
+Removing example i changes the gradient of L(w) = Σ w ℓ / Σ w by -r_i to first order, where r_i = (∇ℓ_i - ∇L) / n is its *push*;
+the estimators differ in how they propagate such a push to the end of training. All are pure functions of arrays, in the arrays'
+precision.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def per_example(
     variables: Variables,
     examples: Examples,
 ) -> Float[Array, "examples p"]:
-    """The gradient of each example's own value with respect to all weights, in the order of `ravel_pytree`.
+    """The gradient of each example's value with respect to all weights, in the order of `ravel_pytree`.
 
     Args:
-        function: of a batch of examples, such as `response.losses` or `response.margins`.
+        function: one value per example of a batch, such as `response.losses` or `response.margins`.
         model: the network.
         variables: where the gradients are taken.
-        examples: a row for each.
+        examples: one row of the result each.
     """
 
     def one(example: Examples) -> Array:
@@ -44,8 +44,8 @@ def per_example(
 
 def pushes(run: Training, variables: Variables) -> Float[Array, "points p"]:
     """r_i = (∇ℓ_i - ∇L) / n of every training example."""
-    own = per_example(losses, run.model, variables, run.examples)
-    return (own - jnp.mean(own, axis=0, keepdims=True)) / len(own)
+    gradients = per_example(losses, run.model, variables, run.examples)
+    return (gradients - jnp.mean(gradients, axis=0, keepdims=True)) / len(gradients)
 
 
 def slopes(run: Training, variables: Variables, targets: Examples) -> Float[Array, "targets p"]:
@@ -54,14 +54,15 @@ def slopes(run: Training, variables: Variables, targets: Examples) -> Float[Arra
 
 
 def grad_dot(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
-    """∇f · r_i: what one step of plain gradient descent would do, in nats for a learning rate of 1.
+    """∇f · r_i: the effect through one step of plain gradient descent, in nats for a learning rate of 1.
 
-    Leaves out the training and the curvature. Its order is what counts; with a learning rate, its size does too: see `tracin`.
+    Ignores the course of training and the curvature. The ranking is meaningful; with learning rates, the size is too: see
+    `tracin`.
 
     Args:
-        run: names the examples and the model.
+        run: gives the examples and the model.
         variables: of the trained model.
-        targets: whose margins are f.
+        targets: the examples whose margins are f.
 
     Source: Charpiat et al. 2019, arXiv 2102.05262.
     """
@@ -69,14 +70,14 @@ def grad_dot(run: Training, variables: Variables, targets: Examples) -> Float[Ar
 
 
 def grad_cos(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
-    """∇f · r_i / (|∇f| |r_i|): `grad_dot` without the sizes, so that hard examples do not lead every list.
+    """∇f · r_i / (|∇f| |r_i|): `grad_dot` without the sizes, so that hard examples do not lead every ranking.
 
-    In -1..1: it ranks, and is not in nats. A push or a slope of length 0 has the cosine 0.
+    In [-1, 1]: for rankings, not in nats. A push or a slope of length 0 has the cosine 0.
 
     Args:
-        run: names the examples and the model.
+        run: gives the examples and the model.
         variables: of the trained model.
-        targets: whose margins are f.
+        targets: the examples whose margins are f.
 
     Source: Charpiat et al. 2019, arXiv 2102.05262.
     """
@@ -88,14 +89,14 @@ def tracin(
 ) -> Float[Array, "points targets"]:
     """TracIn: Σ_t η_t ∇f(θ_t) · r_i(θ_t) over checkpoints.
 
-    Leaves out that a push changes all later gradients (the curvature), momentum and Adam's scaling. η_t stands for all steps
-    until the next checkpoint: their learning rates added up.
+    Ignores that a push changes all later gradients (the curvature), momentum and Adam's scaling. η_t is the sum of the learning
+    rates of all steps until the next checkpoint.
 
     Args:
-        run: names the examples and the model.
+        run: gives the examples and the model.
         checkpoints: variables along the run, with a leading axis, see `response.train_in_segments`.
-        learning_rates: of each, see above.
-        targets: whose margins are f.
+        learning_rates: η_t of each checkpoint.
+        targets: the examples whose margins are f.
 
     Source: Pruthi et al. 2020, arXiv 2002.08484.
     """
@@ -111,29 +112,29 @@ def tracin(
 def trak(run: Training, models: Variables, targets: Examples, key: Key, dimensions: int = 32) -> Float[Array, "points targets"]:
     """TRAK: -φ(x) · (Φ'Φ)^-1 φ_i (1 - p_i), φ = P ∇f a random projection of the margins' gradients, Φ those of all examples.
 
-    A Newton step of the logistic regression that the network is near its weights, as published: without the regression's
-    weights p_i (1 - p_i), so the unit is nats but for a factor, and ranks and correlations are meant. Leaves out how training got
-    there. Of several models, the two factors of each are averaged apart, as published.
+    One Newton step of the logistic regression that approximates the network near its weights. As published, it omits the
+    regression's weights p_i (1 - p_i), so scores are in nats only up to a factor: use them for rankings and correlations. Ignores
+    the course of training. With several models, the two factors are averaged over them separately, as published.
 
     Args:
-        run: names the examples and the model.
+        run: gives the examples and the model.
         models: variables of trained models, with a leading axis.
-        targets: whose margins are f.
+        targets: the examples whose margins are f.
         key: draws the projections, one for each model.
-        dimensions: of the projection; Φ'Φ is inverted where it can be.
+        dimensions: of the projection; the inverse is a pseudoinverse.
 
     Source: Park et al. 2023, arXiv 2303.14186.
     """
 
-    def of(model: tuple[Key, Variables]) -> tuple[Array, Array]:
+    def for_model(model: tuple[Key, Variables]) -> tuple[Array, Array]:
         key, variables = model
-        own, wanted = slopes(run, variables, run.examples), slopes(run, variables, targets)
-        projection = jax.random.normal(key, (own.shape[1], dimensions), own.dtype)
+        all_slopes, target_slopes = slopes(run, variables, run.examples), slopes(run, variables, targets)
+        projection = jax.random.normal(key, (all_slopes.shape[1], dimensions), all_slopes.dtype)
         wrong = jax.nn.sigmoid(-margins(run.model, variables, run.examples))
-        return (wanted @ projection @ jnp.linalg.pinv(own @ projection)).T, wrong
+        return (target_slopes @ projection @ jnp.linalg.pinv(all_slopes @ projection)).T, wrong
 
     count = len(jax.tree.leaves(models)[0])
-    scores, wrong = jax.lax.map(of, (jax.random.split(key, count), models))
+    scores, wrong = jax.lax.map(for_model, (jax.random.split(key, count), models))
     return -jnp.mean(scores, axis=0) * jnp.mean(wrong, axis=0)[:, None]
 
 

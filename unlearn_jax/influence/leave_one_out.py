@@ -1,4 +1,4 @@
-"""Exact leave-one-out: the same run once more without each example, and nothing else changed."""
+"""Exact leave-one-out: repeats a training run without each example, with nothing else changed."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from unlearn_jax.types import Examples, Model, Variables
 
 
 class Change(NamedTuple):
-    """The change by leaving out a point: for each point, the model without it minus the model with it.
+    """The effect of removing each point: the model without it minus the model with it.
 
     Attributes:
         parameters: the L2 norm of the change of each layer (top-level parameter group), by name.
@@ -68,22 +68,22 @@ def leave_one_out(
     chunk: int | None = None,
     report: Callable[[float], None] = lambda share: None,
 ) -> LeaveOneOut:
-    """Trains once more for every point, its weight being zero, with the initial variables and all batches the same.
+    """Retrains once for every point, with that point's weight at zero, from the same initial variables on the same batches.
 
-    The original is trained by the same program beside the others, so that a point that changes nothing changes no bit.
-    In a batch that holds the point, the mean is over the others; every other step is as it was.
+    The original is trained by the same program alongside, so that a point without effect changes no bit. In a batch that holds
+    the point, the mean is over the others; every other step is unchanged.
 
     Args:
         run: the training run.
         points: rows of the training set to leave out, one at a time; by default all.
-        targets: what the change of the margins is measured on; by default the training examples.
-        window: the part of the plane in which the boundary is followed, for examples that are points of a plane.
+        targets: the examples whose margins are compared; by default the training examples.
+        window: the part of the plane in which the boundary is measured, if the examples are points in the plane.
         strategy: see `ensembles.over_members`.
         chunk: models trained at a time; by default what fits in memory.
-        report: is told the share done after each chunk.
+        report: called with the share done after each chunk.
 
     Raises:
-        NoBoundaryError: there is a window and no decision boundary of the original in it.
+        NoBoundaryError: the original has no decision boundary in the window.
     """
     count = len(run.examples.labels)
     rows = np.arange(count) if points is None else np.asarray(points)
@@ -92,8 +92,8 @@ def leave_one_out(
     original, without = jax.tree.map(lambda leaf: leaf[0], trained), jax.tree.map(lambda leaf: leaf[1:], trained)
     line = None if window is None else contour(run.model, original, window)
     reach = 0.0 if window is None else window.diagonal
-    found = changes(run, original, without, run.examples if targets is None else targets, line, reach, strategy)
-    return LeaveOneOut(rows, original, without, line, found)
+    change = changes(run, original, without, run.examples if targets is None else targets, line, reach, strategy)
+    return LeaveOneOut(rows, original, without, line, change)
 
 
 def changes(
@@ -105,14 +105,14 @@ def changes(
     reach: float = 0.0,
     strategy: str = "auto",
 ) -> Change:
-    """What differs between models and the original.
+    """The differences of models from the original.
 
     Args:
-        run: names the model and the training examples.
+        run: gives the model and the training examples.
         original: of one model.
         others: with a leading axis.
-        targets: what the change of the margins is measured on.
-        line: the original's contour, where there is one.
+        targets: the examples whose margins are compared.
+        line: the original's contour, if any.
         reach: see `boundary.displacement`.
         strategy: see `ensembles.over_members`.
     """

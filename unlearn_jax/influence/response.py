@@ -1,7 +1,7 @@
-"""θ(w): the variables that one training run ends at, as a function of the examples' weights.
+"""θ(w): the final variables of one training run, as a function of the examples' weights.
 
-Influence is defined through it. The run is fixed, initial variables and batches included, so that two
-weightings differ in nothing else: a removed example keeps its place in every batch, at weight zero.
+Influence is defined by it. The run is fixed, initial variables and batches included, so that two weightings differ in nothing
+else: a removed example keeps its place in every batch, at weight zero.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from unlearn_jax.training.fit import optimiser
 from unlearn_jax.training.sampling import Source, draw, steps_in_pass
 from unlearn_jax.types import Examples, Key, Model, Params, Recipe, Variables
 
-State = tuple[Variables, Any]  # and the optimiser's
+State = tuple[Variables, Any]  # variables and optimiser state
 MEMBERS = 32  # trained on one device at a time, one after the other: seconds of work between two reports
 
 
@@ -30,12 +30,12 @@ class Training:
     """A training run, fixed but for the weights of the examples.
 
     Attributes:
-        initial: where it starts.
-        examples: what it sees.
-        batches: the rows of each step; None: every step sees all, in their order.
+        initial: variables before the first step.
+        examples: the training examples.
+        batches: the rows of each step; None if every step takes all examples, in their order.
         model: the network.
         transform: the optax chain.
-        steps: how many.
+        steps: number of steps.
     """
 
     initial: Variables
@@ -47,12 +47,12 @@ class Training:
 
 
 def training(key: Key, model: Model, examples: Examples, recipe: Recipe) -> Training:
-    """The run that a recipe stands for, all of its randomness drawn; where a batch holds everything, there are no batches.
+    """The training run of a recipe, with all its randomness drawn. If one batch holds all examples, `batches` is None.
 
     Args:
         key: initialisation and batch order.
         model: the network.
-        examples: what to train on.
+        examples: the training examples.
         recipe: see `types.Recipe`.
     """
     init_key, order_key = jax.random.split(key)
@@ -74,13 +74,13 @@ def _transform(recipe: Recipe, steps: int) -> optax.GradientTransformation:
 def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
     """θ(w): descend on Σ w ℓ / Σ w, the sums over the batch of each step; ℓ is the cross-entropy.
 
-    BatchNorm normalises by, and remembers, the statistics of the rows whose weight is not zero. They do not depend on the
-    weights otherwise: a derivative with respect to the weights leaves that path out. A batch whose weights are all zero
-    has the gradient zero; the optimiser takes its step all the same.
+    BatchNorm normalises by, and remembers, the statistics of the rows whose weight is not zero. They do not depend on the size of
+    the weights: derivatives with respect to the weights ignore that path. A batch whose weights are all zero has the gradient
+    zero; the optimiser still takes its step.
 
     Args:
         run: the training run.
-        weights: of the examples, from 0 on.
+        weights: of the examples, 0 or above.
     """
     return _advance(run, weights, _begin(run), run.batches, run.steps)[0]
 
@@ -88,13 +88,13 @@ def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
 def train_in_segments(
     run: Training, weights: Float[Any, " examples"], length: int, rematerialise: bool = False
 ) -> tuple[Variables, Variables]:
-    """θ(w), and where each segment of the training begins.
+    """θ(w), and the variables at the start of each segment of the training.
 
     Args:
         run: the training run.
-        weights: of the examples, from 0 on.
+        weights: of the examples, 0 or above.
         length: steps of a segment; the last one may be shorter.
-        rematerialise: a derivative keeps the beginnings alone, and takes the steps of a segment once more when it gets there.
+        rematerialise: for derivatives, keep only the starts of the segments, and recompute the steps in between.
 
     Returns:
         What `train` returns; and the variables before each segment, with a leading axis of segments.
@@ -123,13 +123,13 @@ def _begin(run: Training) -> State:
 
 
 def _advance(run: Training, weights: Any, state: State, batches: Int[Any, "steps batch"] | None, steps: int) -> State:
-    """Take some steps; the batches are theirs."""
+    """Take `steps` steps on the given batches."""
 
     def step(state: State, rows: Array | None) -> tuple[State, None]:
-        (variables, optimiser_state), seen, own = state, run.examples, weights
+        (variables, optimiser_state), batch, batch_weights = state, run.examples, weights
         if rows is not None:
-            seen, own = jax.tree.map(lambda leaf: leaf[rows], (seen, own))
-        gradient, statistics = weighted_gradient(run.model, variables, seen, own)
+            batch, batch_weights = jax.tree.map(lambda leaf: leaf[rows], (batch, batch_weights))
+        gradient, statistics = weighted_gradient(run.model, variables, batch, batch_weights)
         updates, optimiser_state = run.transform.update(gradient, optimiser_state, variables.params)
         return (Variables(optax.apply_updates(variables.params, updates), statistics), optimiser_state), None
 
@@ -139,7 +139,7 @@ def _advance(run: Training, weights: Any, state: State, batches: Int[Any, "steps
 def weighted_gradient(
     model: Model, variables: Variables, examples: Examples, weights: Float[Any, " examples"]
 ) -> tuple[Params, dict[str, Any]]:
-    """The gradient of Σ w ℓ / Σ w in train mode, and the statistics after it; by the model's own way where it has one."""
+    """The gradient of Σ w ℓ / Σ w in train mode, by `Model.gradient` if there is one, and the updated statistics."""
     total = jnp.sum(weights)
     shares = weights / jnp.where(total > 0, total, 1.0)
     if model.gradient is not None:
@@ -156,22 +156,22 @@ def weighted_gradient(
 def margins(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
     """z_y - log Σ_{j≠y} exp z_j of each example, in eval mode."""
     logits, _ = model.apply(variables, examples.images, train=False)
-    own = jnp.arange(logits.shape[1])[None] == examples.labels[:, None]
-    return jnp.sum(jnp.where(own, logits, 0.0), axis=1) - jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
+    one_hot = jnp.arange(logits.shape[1])[None] == examples.labels[:, None]
+    return jnp.sum(jnp.where(one_hot, logits, 0.0), axis=1) - jax.nn.logsumexp(jnp.where(one_hot, -jnp.inf, logits), axis=1)
 
 
 def losses(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
-    """The cross-entropy of each example, in eval mode; from its margin, since -log p_y of a float32 ends at 1e-7."""
+    """The cross-entropy of each example, in eval mode; from its margin, since -log p_y has no value below 1e-7 in float32."""
     return jax.nn.softplus(-margins(model, variables, examples))
 
 
 def reordered(run: Training, order: Int[Any, " rows"]) -> Training:
-    """The same run but for the order in which each step sums over its rows: what it ends at differs by float noise alone.
+    """The same run with another order of summation in each step; the result differs by float rounding alone.
 
     Args:
         run: the training run.
-        order: a permutation of the examples, which then stand in that order themselves; where there are batches, a permutation
-            of the rows within each of them.
+        order: a permutation of the examples, which are reordered themselves; with batches, a permutation of the rows within each
+            batch.
     """
     if run.batches is None:
         return dataclasses.replace(run, examples=jax.tree.map(lambda leaf: leaf[order], run.examples))
@@ -189,10 +189,10 @@ def retrained(
 
     Args:
         run: the training run.
-        weights: of the examples, a row for each member.
+        weights: of the examples, one row per member.
         strategy: see `ensembles.over_members`.
         chunk: members at a time; by default what fits in memory.
-        report: is told the share done after each chunk.
+        report: called with the share done after each chunk.
 
     Returns:
         The variables of every member, on the host, with a leading axis.
@@ -216,10 +216,10 @@ def for_members(
         members: arrays with a leading axis of members.
         strategy: see `ensembles.over_members`.
         chunk: members at a time; by default what fits in memory.
-        report: is told the share done after each chunk.
+        report: called with the share done after each chunk.
 
     Returns:
-        What it returns, on the host, with a leading axis of members.
+        The results, on the host, with a leading axis of members.
     """
     count, same = len(jax.tree.leaves(members)[0]), shared(same)
     if chunk is None:
@@ -227,14 +227,14 @@ def for_members(
         if resolved(strategy) == "vmap":
             first_one = jax.tree.map(lambda leaf: leaf[0], members)
             chunk = chunk_size(lambda: step_bytes(function, same, first_one), count, strategy)
-    found = []
+    parts = []
     for first in range(0, count, chunk):
         order = np.minimum(np.arange(first, first + min(chunk, count)), count - 1)  # the last chunk has the others' shape
-        own = padded(jax.tree.map(lambda leaf, order=order: leaf[order], members))
-        results = jax.tree.map(np.asarray, _compiled(function, strategy)(same, own))
-        found.append(jax.tree.map(lambda leaf, first=first: leaf[: min(chunk, count - first)], results))
+        chunk_members = padded(jax.tree.map(lambda leaf, order=order: leaf[order], members))
+        results = jax.tree.map(np.asarray, _compiled(function, strategy)(same, chunk_members))
+        parts.append(jax.tree.map(lambda leaf, first=first: leaf[: min(chunk, count - first)], results))
         report(min((first + chunk) / count, 1.0))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 @functools.lru_cache(maxsize=32)
@@ -243,5 +243,5 @@ def _compiled(function: Callable[[Any, Any], Any], strategy: str) -> Any:
 
 
 def all_but_one(examples: int) -> Float[np.ndarray, "examples examples"]:
-    """The weights of leave-one-out: row i is one everywhere but at i."""
+    """The weights of leave-one-out: row i is 1 everywhere except at i."""
     return np.ones((examples, examples), np.float32) - np.eye(examples, dtype=np.float32)

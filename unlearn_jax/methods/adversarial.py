@@ -1,4 +1,4 @@
-"""Makes the forget set look like unseen examples to critics that are trained along to distinguish them."""
+"""Adversarial methods: jointly trained critics judge whether the forget set looks like unseen examples."""
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,12 @@ def adversarial(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """Adversarial: a critic learns to tell the forget set from held-out data by the outputs, and the model to fool it.
+    """Adversarial: trains a critic to tell outputs on the forget set from those on held-out data, and the model to fool it.
 
-    The critic, a small network, sees each example's sorted log-probabilities, loss and margin. Each step moves both, the critic
-    by Adam to tell F from held-out examples, the model by SGD with momentum 0.9 to lower CE(R) + fooling E_F log(1 + exp d), d
-    the critic's log-odds. All batches go through the network as one. Held-out labels are read: where F has wrong labels and the
-    held-out data has not, what F should look like is not what it would look like to a retrained model.
+    The critic, a small network, sees each example's sorted log-probabilities, loss and margin. Each step trains the critic by
+    Adam to separate F from held-out examples, and the model by SGD with momentum 0.9 to minimise CE(R) + fooling E_F log(1 + exp
+    d), where d is the critic's log-odds of F. All batches go through the network as one. Held-out labels are read: if F has wrong
+    labels and the held-out data has none, the target is not what a retrained model would give.
 
     Args:
         fooling: weight of fooling the critic.
@@ -63,10 +63,10 @@ def gan(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """GAN-based: as `adversarial`, with two critics on two disjoint halves of the held-out data, both to be fooled at once.
+    """GAN-based: as `adversarial`, with two critics, each on its own half of the held-out data.
 
-    The model's fooling loss is the mean of both critics'. What only one half has in it is learned by one critic and taught to
-    the model by half; a three-way critic would spend itself on telling the halves apart, where there is nothing to be told.
+    The fooling loss is the mean over both critics, so what is peculiar to one half counts half. (One three-way critic would spend
+    its capacity on separating the two halves, which do not differ.)
 
     Args:
         fooling: weight of fooling the critics.
@@ -89,12 +89,12 @@ def gan(
 def gan_without_retain(
     *, learning_rate: Number = 1e-3, critic_rate: Number = 0.01, epochs: int = 10, batch_size: int = 256
 ) -> Method:
-    """GAN-based, without retain set and held-out data: the losses on F are to look uniform on [0, log classes].
+    """GAN-based, from the forget set alone: fools a critic that separates its losses from uniform ones on [0, log classes].
 
-    A critic sees one loss at a time and learns to tell those of F from uniform draws; the model learns to fool it. Each step
-    moves both, the critic by Adam, the model by SGD with momentum 0.9. A game rather than its closed form (sorted losses against
-    uniform quantiles), so that it is the same game as `gan` with another target. log classes is the loss of a model that knows
-    nothing. Nothing holds utility: the learning rate and the epochs decide. BatchNorm is frozen, for F is all there is.
+    A critic sees single losses and learns to separate those of F from uniform draws; the model learns to fool it. Each step
+    trains both, the critic by Adam, the model by SGD with momentum 0.9. This is the game of `gan` with another target; its closed
+    form would match sorted losses to uniform quantiles. log classes is the loss of a uniform prediction. Nothing preserves
+    utility but a low learning rate and few epochs. BatchNorm is frozen, since batches hold F only.
 
     Args:
         learning_rate: of the model's SGD.
@@ -110,8 +110,8 @@ def gan_without_retain(
             forget = batches["forget"]
             logits, statistics = forward(joint._replace(params=joint.params["model"]), forget.images)
             losses = cross_entropy(logits, forget)
-            wanted = jnp.log(problem.classes) * jax.random.uniform(jax.random.fold_in(forget.key, 1), losses.shape)
-            return sum(contest(joint.params["critics"], losses[:, None], wanted[None, :, None])), statistics
+            target_losses = jnp.log(problem.classes) * jax.random.uniform(jax.random.fold_in(forget.key, 1), losses.shape)
+            return sum(contest(joint.params["critics"], losses[:, None], target_losses[None, :, None])), statistics
 
         critics, steps = fresh_critics(critic_key, 1, 1), steps_for(problem, "forget", epochs, batch_size)
         chains = optax.sgd(learning_rate, 0.9), optax.adam(critic_rate)
@@ -130,13 +130,13 @@ def unlike_the_seen(
     epochs: int,
     batch_size: int,
 ) -> Method:
-    """Makes F look like held-out data to `critics` critics, each with a disjoint part of that data, while R is kept.
+    """Makes F look like held-out data to several critics, each with a disjoint part of that data, while training on R.
 
     Args:
-        critics: how many.
-        fooling: weight of F's loss against them.
+        critics: number of critics.
+        fooling: weight of the fooling loss of F.
         chain: the model's optax chain.
-        critics_chain: theirs.
+        critics_chain: the critics' optax chain.
         epochs: passes over R.
         batch_size: examples per step, of each set and of each critic's part.
     """
@@ -152,13 +152,13 @@ def unlike_the_seen(
 
 
 def fooled_and_kept(problem: Problem, rows: Int[Array, "critics rows"], fooling: float | Array, batch_size: int) -> Objective:
-    """CE(R) + fooling x the loss of F against critics, and the critics' own loss, over joint parameters `model` and `critics`.
+    """CE(R) + fooling x F's loss against the critics + the critics' own loss, over joint parameters `model` and `critics`.
 
     Args:
         problem: the examples.
-        rows: of the held-out examples, those that each critic is to tell F from; some are drawn anew each step.
-        fooling: weight of F's loss.
-        batch_size: the most held-out examples in a step, of each critic.
+        rows: the held-out rows of each critic; each step draws a batch of them.
+        fooling: weight of the fooling loss of F.
+        batch_size: held-out examples per step and critic, at most.
     """
 
     def value(forward, joint: Variables, batches: dict[str, Batch], progress):
@@ -170,9 +170,9 @@ def fooled_and_kept(problem: Problem, rows: Int[Array, "critics rows"], fooling:
         images = [batch.images for batch in (retain, forget, unseen)]
         model = joint._replace(params=joint.params["model"])
         (on_retain, on_forget, on_unseen), statistics = forward_together(forward, model, images)
-        innocents = characteristics(on_unseen, unseen).reshape(critics, places.shape[1], -1)
-        told, fooled = contest(joint.params["critics"], characteristics(on_forget, forget), innocents)
-        return jnp.mean(cross_entropy(on_retain, retain)) + fooling * fooled + told, statistics
+        unseen_inputs = characteristics(on_unseen, unseen).reshape(critics, places.shape[1], -1)
+        critics_loss, fooling_loss = contest(joint.params["critics"], characteristics(on_forget, forget), unseen_inputs)
+        return jnp.mean(cross_entropy(on_retain, retain)) + fooling * fooling_loss + critics_loss, statistics
 
     return Objective(("retain", "forget"), value)
 
@@ -186,14 +186,14 @@ def against(
     batch_size: int,
     statistics: str,
 ) -> Method:
-    """One descent of a model and of its critics, each by an optax chain of its own; the model comes back.
+    """Trains a model jointly with its critics, each by its own optax chain, and returns the model.
 
     Args:
-        critics: their weights before the first step.
-        objective: over joint parameters `model` and `critics`, with the gradients stopped where one must not move the other.
-        chain: the model's.
-        critics_chain: theirs.
-        steps: how many.
+        critics: initial weights.
+        objective: over joint parameters `model` and `critics`; it stops gradients where one must not move the other.
+        chain: the model's optax chain.
+        critics_chain: the critics' optax chain.
+        steps: number of steps.
         batch_size: see `descend`.
         statistics: see `descend`.
     """

@@ -25,23 +25,24 @@ class Unlearned(NamedTuple):
 
 
 class Unlearner:
-    """A method, ready to be applied to `members` models at once. Several may `compile` in threads at a time.
+    """One method, applied to `members` models at once. Different instances may `compile` in parallel threads.
 
-    Float hyperparameters are arguments of the compiled program, one for each member: other numbers do not compile it anew,
-    and a grid of them is one more set of members.
+    Float hyperparameters are arguments of the compiled program, one value per member: other values do not recompile it, and a
+    grid of them is one more set of members.
 
     Args:
-        method: a key of `METHODS`; or an entry of one's own, for a method that is not there, such as one that was learned.
-        values: all its hyperparameters, see `registry.hyperparameters`; a float may be an array with one for each member.
+        method: a key of `METHODS`, or an `Entry` for a method outside the registry.
+        values: every hyperparameter of the method, see `registry.hyperparameters`; a float may be an array with one value per
+            member.
         problem: on the devices, see `ensembles.shared`.
-        variables: the originals, with a leading axis of members.
-        masks: `kept` and `forget` of each member, `[members, examples]`, where they are not all the problem's; each keeps and
-            forgets as many examples as the problem counts, for shapes follow from that.
+        variables: the original models, with a leading axis of members.
+        masks: `kept` and `forget` of each member, `[members, examples]`, in place of the problem's. Each must hold as many
+            examples as the problem's, because shapes follow from these counts.
         strategy: see `ensembles.over_members`.
         chunk: members at a time; by default as many as fit into memory.
 
     Raises:
-        ValueError: masks that count other than the problem does, or a model that the method cannot work on.
+        ValueError: a mask with another count than the problem's, or a model that lacks what the method needs.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class Unlearner:
         require(method if isinstance(method, str) else "the method", entry.needs, problem)
         make = entry.make
 
-        def unlearn(key, own, numbers, masks, problem):
-            return make(**static, **numbers)(key, problem.replace(**masks), own)
+        def unlearn(key, variables, numbers, masks, problem):
+            return make(**static, **numbers)(key, problem.replace(**masks), variables)
 
         self.method = unlearn
         self.members = len(jax.tree.leaves(variables)[0])
@@ -73,31 +74,31 @@ class Unlearner:
         self._compiled: dict[int, Any] = {}
 
     def retune(self, **numbers: Any) -> None:
-        """Give float hyperparameters other values, one for all members or one for each; what is compiled stays."""
+        """Set float hyperparameters, one value for all members or one for each, without recompiling."""
         for key, value in numbers.items():
             self.numbers[key] = np.broadcast_to(np.float32(value), self.members)
 
     def turn_to(
         self, problem: Problem, variables: Variables, masks: dict[str, Bool[np.ndarray, "members examples"]] | None = None
     ) -> None:
-        """Take as many other models, with another problem of the same shapes; what is compiled stays.
+        """Replace the models and the problem by others of the same shapes, without recompiling.
 
         Raises:
-            ValueError: masks that count other than the problem does.
+            ValueError: a mask with another count than the problem's.
         """
         for field, mask in (masks or {}).items():
-            count, found = getattr(problem, f"{field}_count"), np.unique(mask.sum(axis=1))
-            if (found != count).any():
-                raise ValueError(f"{field}: the masks of all members hold {count} examples, not {found}")
-        self.problem, self.own = problem, (variables, self.numbers, masks or {})
+            count, counts = getattr(problem, f"{field}_count"), np.unique(mask.sum(axis=1))
+            if (counts != count).any():
+                raise ValueError(f"{field}: every member's mask must hold {count} examples, not {counts}")
+        self.problem, self.inputs = problem, (variables, self.numbers, masks or {})
 
     def compile(self) -> None:
-        """Compile for every size of chunk; nothing happens the second time."""
+        """Compile for every chunk size; a second call does nothing."""
         if self._compiled:
             return
         start = time.perf_counter()
         key = jax.eval_shape(jax.random.key, 0)
-        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.own)
+        first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.inputs)
         arguments = key, *first, self.problem
         method = recorded(self.method, *arguments)
         self.examples = flops(method, *arguments) / example_flops(self.problem)
@@ -112,12 +113,12 @@ class Unlearner:
         self.compile_seconds = time.perf_counter() - start
 
     def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:
-        """Unlearn, with one key for each member; `report` gets the share of the members that are done."""
+        """Unlearn, with one key per member; `report` is called with the share of the members done."""
         self.compile()
         parts, seconds = [], 0.0
         for chunk in self._chunks():
-            own = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], (keys, *self.own))
-            calls = jax.block_until_ready(per_call(own, self.strategy))
+            inputs = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], (keys, *self.inputs))
+            calls = jax.block_until_ready(per_call(inputs, self.strategy))
             ready = time.perf_counter()
             results = jax.block_until_ready([self._compiled[len(call[0])](*call, self.problem) for call in calls])
             seconds += time.perf_counter() - ready

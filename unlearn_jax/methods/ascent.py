@@ -1,4 +1,4 @@
-"""Ascent on the loss of the forget set, alone or held back by the retain set."""
+"""Ascent on the loss of the forget set, alone or balanced by the retain set."""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,10 @@ from unlearn_jax.types import Key, Method, Problem, Variables
     search={"learning_rate": (1e-5, 1e-1)},
 )
 def gradient_ascent(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
-    """Climbs the loss of the forget set.
+    """Gradient ascent: maximises the loss on the forget set.
 
-    Minimises -CE(F) by SGD with momentum 0.9, no weight decay. Nothing bounds it: the learning rate decides (1e-5 to 0.1).
+    Minimises -CE(F) by SGD with momentum 0.9, without weight decay. The loss is unbounded: the result depends on the learning
+    rate (1e-5 to 0.1).
 
     Args:
         learning_rate: of SGD.
@@ -58,19 +59,19 @@ def neggrad_plus(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """NegGrad+: climbs the loss of the forget set while it descends on the retain set.
+    """NegGrad+: descends on the retain loss and ascends the forget loss, as one weighted sum.
 
-    Minimises alpha (CE(R) + pull / 2 |θ - θ0|²) - (1 - alpha) CE(F) by SGD; F is cycled, one batch for each of R's. The defaults
-    are those of SCRUB's small-scale notebook, the authors' own for this method: plain SGD in eval mode, with a pull to the start.
-    Their other notebooks train in training mode and without the pull, for 5 epochs with alpha 0.9999.
+    Minimises alpha (CE(R) + pull / 2 |θ - θ0|²) - (1 - alpha) CE(F) by SGD; F is cycled, with one batch for each of R's. The
+    defaults are those of SCRUB's small-scale notebook, the authors' own for this method: plain SGD in eval mode, with a pull to
+    θ0. Their other notebooks train in training mode without the pull, for 5 epochs with alpha 0.9999.
 
     Args:
         alpha: weight of the retain set, in [0, 1].
         learning_rate: of SGD.
-        momentum: of SGD; the authors have none.
-        weight_decay: added to the gradient; the authors have none but with a VGG, 5e-4.
-        pull: to the start; theirs is the weight decay that the original was trained with, 0.1.
-        eval_mode: BatchNorm normalises by its running statistics, which stay.
+        momentum: of SGD; the authors use none.
+        weight_decay: added to the gradient; the authors use none, or 5e-4 with a VGG.
+        pull: strength of the pull to θ0; the authors use the original's weight decay, 0.1.
+        eval_mode: normalise by BatchNorm's running statistics, and leave them unchanged.
         epochs: passes over R.
         batch_size: examples per step, of each set; the authors' 64 of F and 32 of R, or 128.
     """
@@ -95,13 +96,13 @@ def neggrad_plus(
     search={"learning_rate": (1e-5, 1e-1)},
 )
 def projected_ascent(*, learning_rate: Number = 1e-3, epochs: int = 5, batch_size: int = 128) -> Method:
-    """Climbs the loss of the forget set in the directions that leave the retain loss alone.
+    """Projected ascent: ascends the forget loss along its gradient's component orthogonal to the retain gradient.
 
-    Each step: u = -∇CE(F), r = ∇CE(R) on a batch, θ -= learning_rate (u - (<u, r> / <r, r>) r). The projection is of every
+    Each step: u = -∇CE(F), r = ∇CE(R) on a batch, θ -= learning_rate (u - (<u, r> / <r, r>) r). Unlike PCGrad, it projects every
     step, whether the two gradients conflict or not.
 
     Args:
-        learning_rate: of plain SGD: momentum would carry a step out of the plane it was projected on.
+        learning_rate: of plain SGD; momentum would undo the projection.
         epochs: passes over F.
         batch_size: examples per step, of each set.
     """
@@ -125,11 +126,11 @@ def projected_ascent(*, learning_rate: Number = 1e-3, epochs: int = 5, batch_siz
     search={"learning_rate": (1e-4, 0.1)},
 )
 def adv_neggrad(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 5, batch_size: int = 128) -> Method:
-    """Advanced NegGrad: climbs the forget loss and descends on the retain loss in one step on one joint batch.
+    """Advanced NegGrad: descends on the retain loss minus the forget loss, on one joint batch.
 
-    Minimises CE(R) - CE(F) by SGD with momentum 0.9; F is cycled, one batch for each of R's. Unlike in `neggrad_plus` the two
-    losses weigh the same and the two batches go through the network as one, so that BatchNorm normalises by both. Learning rate
-    and epochs are this project's.
+    Minimises CE(R) - CE(F) by SGD with momentum 0.9; F is cycled, with one batch for each of R's. Unlike in `neggrad_plus`, both
+    losses have the same weight and both batches go through the network as one, so that BatchNorm normalises by both. Learning
+    rate and epochs are this project's.
 
     Args:
         learning_rate: of SGD.
@@ -166,27 +167,27 @@ def sfron(
     epochs: int = 8,
     batch_size: int = 256,
 ) -> Method:
-    """SFRon: descends on the retain set, now and then climbs the forget loss, on the weights that matter more to the latter.
+    """SFRon: trains on the retain set, interleaved with ascent on the forget loss in the weights most salient to it.
 
-    In front of every `forget_every` steps of CE(R) comes one of -strength (1 + cos(pi t)) / 2 sum_i w_i CE_i(F), t the share of
-    the steps on R that are done, w_i proportional to CE_i^-adaptivity and of sum 1: what is forgotten already is pushed less.
-    That step's gradient is clipped, and 0 but where a weight's Fisher information at θ0, the mean squared gradient of each
-    example, is at least `threshold` times as large on F as on R. SGD with momentum 0.9, its learning rate falling to 0 by a
-    cosine of the same t.
+    Before every `forget_every` steps on CE(R) comes one on -strength (1 + cos(pi t)) / 2 sum_i w_i CE_i(F), t the share of the
+    steps on R done so far. The weights w_i, proportional to CE_i^-adaptivity with sum 1, push forgotten examples less. The
+    gradient of that step is clipped, and 0 except where a weight's Fisher information at θ0 (the mean squared gradient of single
+    examples) is at least `threshold` times as large on F as on R. SGD with momentum 0.9; its learning rate falls to 0 by the same
+    cosine.
 
-    Deviations from the authors' code: Fisher information is squared example by example, so that batching does not matter (theirs
-    squares means of batches); passes over R are counted where theirs takes 1,500 steps, whatever the size of R.
+    Deviations: the Fisher information squares the gradient of each example, so batching does not matter (the authors' code
+    squares batch means); the length is in passes over R (theirs takes 1,500 steps, whatever the size of R).
 
     Args:
-        learning_rate: of SGD, at the start.
-        strength: of the ascent, at the start; the authors' forget_alpha.
+        learning_rate: initial, of SGD.
+        strength: initial, of the ascent; the authors' forget_alpha.
         adaptivity: the authors' lambda.
         threshold: the authors' gamma.
         max_norm: the largest norm of a gradient on F.
         weight_decay: added to the gradient.
         forget_every: steps on R for each on F.
-        mask_retain: this project's: the mask holds in the steps on R too, so that the weights outside of it, their momentum
-            included, stay bit-identical.
+        mask_retain: this project's: apply the mask to the steps on R too, so that the weights outside it, and their momentum,
+            stay bit-identical.
         epochs: passes over R.
         batch_size: examples per step.
     """
@@ -222,12 +223,12 @@ def sfron(
 
 @register(access="F", reference="arXiv 2402.15109", identity_at_zero=True, search={"learning_rate": (1e-6, 1e-1)})
 def mu_mis(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 256) -> Method:
-    """MU-Mis: lowers how sensitive the logit of a forget example's class is to its pixels, and raises it for another class.
+    """MU-Mis: lowers the input gradient of the true class's logit on the forget set, and raises that of another class.
 
     Minimises the mean over F of |∇x f_y|² - |∇x f_y'|², y' another class drawn anew for each example and step, by SGD with
-    momentum 0.9: training on an example has made f_y sensitive to it. Nothing bounds the second part from below, so it must be
-    stopped early: `epochs` and the learning rate decide (the authors stop by a threshold on the first part, tuned for each
-    task). BatchNorm is frozen, so that an image's gradient is its own.
+    momentum 0.9: training on an example has made f_y sensitive to it. The loss is unbounded below, so training must stop early:
+    here by `epochs` and the learning rate, in the authors' code by a threshold on the first part, tuned for each task. BatchNorm
+    is frozen, so that the input gradients of different images do not mix.
 
     Args:
         learning_rate: of SGD.
@@ -241,8 +242,8 @@ def mu_mis(*, learning_rate: Number = 1e-4, epochs: int = 5, batch_size: int = 2
             classes = jnp.stack([batch.labels, other_labels(jax.random.fold_in(batch.key, 1), batch.labels, problem.classes)])
             _, pullback, statistics = jax.vjp(lambda images: forward(variables, images), batch.images, has_aux=True)
             (slopes,) = jax.vmap(pullback)(jax.nn.one_hot(classes, problem.classes))
-            own, other = jnp.sum(jnp.square(slopes).reshape(2, -1), axis=1) / len(batch.labels)
-            return own - other, statistics
+            given, other = jnp.sum(jnp.square(slopes).reshape(2, -1), axis=1) / len(batch.labels)
+            return given - other, statistics
 
         steps = steps_for(problem, "forget", epochs, batch_size)
         transform = optax.sgd(learning_rate, 0.9)
@@ -267,18 +268,18 @@ def neg_merge(
     epochs: int = 10,
     batch_size: int = 256,
 ) -> Method:
-    """NegMerge: fine-tunes several copies on the forget set, and steps back along what they agree on.
+    """NegMerge: fine-tunes several copies on the forget set, and subtracts their task vectors where all agree in sign.
 
-    Copy k minimises CE(F) from θ0 by SGD with momentum 0.9, with its own batches and learning rate, and gives the task vector
-    τ_k = θ_k - θ0; θ = θ0 - scale τ, where τ is the mean of the τ_k wherever all of them have one sign, and 0 elsewhere.
-    BatchNorm's statistics are frozen. With one copy this is the plain negation of a task vector. Deviation: the copies differ
-    in batch order and learning rate only (the authors' in other settings of the training too).
+    Copy k minimises CE(F) from θ0 by SGD with momentum 0.9, with its own batches and learning rate, and gives the task vector τ_k
+    = θ_k - θ0; θ = θ0 - scale τ, where τ is the mean of the τ_k where all of them have the same sign, and 0 elsewhere.
+    BatchNorm's statistics are frozen. With one copy this negates a task vector. Deviation: the copies differ only in batch order
+    and learning rate (the authors' in other training settings too).
 
     Args:
-        scale: of the step back; the authors tune it.
-        learning_rate: of SGD; the copies' lie evenly on a logarithmic scale around it.
-        spread: the highest of the copies' learning rates over the middle one.
-        copies: models that are fine-tuned.
+        scale: factor on τ; the authors tune it.
+        learning_rate: of SGD; those of the copies are log-spaced around it.
+        spread: ratio of the copies' highest learning rate to the middle one.
+        copies: number of fine-tuned models.
         epochs: passes over F.
         batch_size: examples per step.
     """

@@ -1,4 +1,4 @@
-"""Forgetting by the surroundings of the decision boundary: neighbouring classes, adversarial examples, images made of noise."""
+"""Methods that work at the decision boundary: nearest classes, adversarial examples, noise images."""
 
 import dataclasses
 import math
@@ -26,11 +26,11 @@ from unlearn_jax.types import Examples, Key, Method, Problem, Variables
     access="F", reference="arXiv 2303.11570", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-1), "size": (0.01, 0.4)}
 )
 def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
-    """Boundary shrink: gives each forget example the class that lies nearest across the decision boundary.
+    """Boundary shrink: fine-tunes each forget example to the class nearest across the decision boundary.
 
-    The nearest class is what θ0 takes x + size sign(∇x CE(θ0, x, y)) for, found once. Minimises CE to it on F by SGD with
-    momentum 0.9. An example that the step does not carry over the boundary keeps the class that θ0 gives it. Deviation: the
-    moved image is neither rounded to 255 levels nor cut to the range of pixels.
+    The nearest class is θ0's prediction for x + size sign(∇x CE(θ0, x, y)), computed once. Minimises CE to it on F by SGD with
+    momentum 0.9. If the step crosses no boundary, the target is the class that θ0 predicts for x. Deviation: the moved image is
+    neither rounded to 255 levels nor clipped to the range of pixels.
 
     Args:
         size: of the step on the image, in pixels of [0, 1].
@@ -54,10 +54,10 @@ def boundary_shrink(*, size: Number = 0.1, learning_rate: Number = 1e-5, epochs:
     access="F", reference="arXiv 2303.11570", needs=["linear head"], identity_at_zero=True, search={"learning_rate": (1e-5, 1e-1)}
 )
 def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_size: int = 64) -> Method:
-    """Boundary expanding: moves the forget set into a class of its own, and takes the class away.
+    """Boundary expanding: trains the forget set into an extra class, then removes that class.
 
-    The head gets one more neuron, drawn as the authors draw theirs (normal by Xavier, a bias of 0); CE to it on F is minimised by
-    SGD with momentum 0.9; the neuron is pruned, so that the head has as many outputs as before.
+    The head gets one more neuron, initialised as the authors' (Xavier normal, bias 0); SGD with momentum 0.9 minimises CE to it
+    on F; then the neuron is pruned, and the head has as many outputs as before.
 
     Args:
         learning_rate: of SGD.
@@ -80,7 +80,7 @@ def boundary_expanding(*, learning_rate: Number = 1e-5, epochs: int = 10, batch_
 
 
 def xavier(key: Key, shape: tuple[int, ...], outputs: int) -> Float[Array, "*features one"]:
-    """The weights of one neuron of a layer of `outputs`: normal, of variance 2 / (features + outputs); a bias is 0."""
+    """Initial weights of one neuron in a layer of `outputs`: normal with variance 2 / (features + outputs); 0 for a bias."""
     features = math.prod(shape[:-1])
     return math.sqrt(2.0 / (features + outputs)) * jax.random.normal(key, shape) if len(shape) > 1 else jnp.zeros(shape)
 
@@ -96,18 +96,18 @@ def amun(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """AMUN: fine-tunes on the adversarial examples nearest to the forget set, labelled as the original takes them.
+    """AMUN: fine-tunes on all data and the nearest adversarial example of each forget example, with the original's label.
 
-    Minimises CE on R u F u A in one stream by SGD with momentum 0.9: F with its true labels, A one adversarial example for
-    each of F, found by projected gradient ascent in an l2 ball that doubles until θ0 is wrong, with θ0's wrong label; the ascent
-    goes on from the last ball's end point. Deviations: the number of doublings is bounded, and an example that none of them
-    fools keeps the label that θ0 gives it; moved images are not cut to the range of pixels; the learning rate is constant.
+    Minimises CE on R u F u A in one stream by SGD with momentum 0.9. F keeps its true labels. A holds one adversarial example for
+    each of F, labelled with θ0's wrong prediction: projected gradient ascent in an l2 ball that doubles until θ0 is wrong, each
+    ball starting where the last one ended. Deviations: the number of doublings is bounded, and an example that none of them fools
+    keeps θ0's prediction; images are not clipped to the range of pixels; the learning rate is constant.
 
     Args:
         radius: of the first ball, in pixels of [0, 1]: the authors' eps.
         learning_rate: of SGD; the authors search 1e-6 to 0.1.
         weight_decay: added to the gradient.
-        doublings: of the radius, at most; the authors go on until θ0 is wrong.
+        doublings: of the radius, at most; the authors continue until θ0 is wrong.
         attack_steps: of the ascent in each ball, each a tenth of its radius.
         epochs: passes over R u F u A.
         batch_size: examples per step.
@@ -129,7 +129,7 @@ def amun_forget(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """AMUN where the retain set is not to be had: fine-tunes on the forget set and its nearest adversarial examples.
+    """AMUN without the retain set: fine-tunes on the forget set and its nearest adversarial examples.
 
     As `amun`, on F u A.
 
@@ -137,7 +137,7 @@ def amun_forget(
         radius: of the first ball, in pixels of [0, 1]: the authors' eps.
         learning_rate: of SGD; the authors search 1e-6 to 0.1.
         weight_decay: added to the gradient.
-        doublings: of the radius, at most; the authors go on until θ0 is wrong.
+        doublings: of the radius, at most; the authors continue until θ0 is wrong.
         attack_steps: of the ascent in each ball, each a tenth of its radius.
         epochs: passes over F u A.
         batch_size: examples per step.
@@ -166,23 +166,24 @@ def unsir(
     epochs: int = 1,
     batch_size: int = 256,
 ) -> Method:
-    """UNSIR: impairs the network with noise that it takes for anything but the forgotten labels, then repairs it.
+    """UNSIR: trains on error-maximising noise with the forgotten labels (impair), then on the retain set (repair).
 
-    Of the forget set it sees the labels alone. Noise: from standard normal images, labelled as examples of F are, Adam
-    minimises -CE(θ0(x), y) + noise_penalty mean |x|². Impair: Adam minimises CE on the noise and a random share of R in one
-    stream. Repair: Adam minimises CE on that share of R. Deviation: the noise takes the labels of F in turn, 64 images in all
-    (the authors forget whole classes, with 256 images of noise for each).
+    Of F only the labels are read. Noise: from standard normal images with labels of F, Adam minimises -CE(θ0(x), y) +
+    noise_penalty mean |x|². Impair: Adam minimises CE on the noise and a random share of R in one stream. Repair: Adam minimises
+    CE on that share of R. Deviation: the noise takes the labels of F in turn, 64 images in all (the authors forget whole classes,
+    with 256 noise images for each).
 
     Args:
-        impair_rate: learning rate of the impairing Adam.
-        repair_rate: learning rate of the repairing Adam.
+        impair_rate: learning rate of the impair phase's Adam.
+        repair_rate: learning rate of the repair phase's Adam.
         noise_rate: learning rate of the noise's Adam.
-        noise_penalty: on the squared norm of an image of noise.
-        noise_share: of noise in the impairing stream, in [0, 1); the authors mix 5,120 with 9,000. Images repeat to make it up.
+        noise_penalty: weight of the squared norm of a noise image.
+        noise_share: share of noise in the impair stream, in [0, 1), reached by repeating images; the authors mix 5,120 with
+            9,000.
         retain_share: of R that is used, in (0, 1].
-        noise_images: how many are made; the authors' 256 for each class.
+        noise_images: number of noise images; the authors' 256 for each class.
         noise_steps: of the noise's Adam, 5 x 8 in the authors' code.
-        epochs: passes of the impairing, and of the repairing.
+        epochs: passes of the impair phase, and of the repair phase.
         batch_size: examples per step.
     """
 
@@ -225,18 +226,18 @@ def l2ul(
     epochs: int = 10,
     batch_size: int = 256,
 ) -> Method:
-    """L2UL: climbs the forget loss while adversarial examples of the forget set and anchored weights hold the rest in place.
+    """L2UL: ascends the forget loss; adversarial examples and a penalty on weight changes preserve the rest.
 
-    For each forget example `copies` random other labels, and an image moved towards each of them at θ0 by projected gradient
-    descent in an l2 ball: A. Minimises, by SGD with momentum 0.9, the mean over a stream of F u A of -CE on F and CE on A, plus
-    anchor / 2 sum_i (1 - Ω_i) (θ_i - θ0_i)², Ω the mean of |∇θ |f(x)|_2| over F, scaled to [0, 1] within each parameter array:
-    what does not matter for F shall stay. Deviations: a fixed number of passes (the authors stop as soon as all of F is
-    misclassified); F and A shuffled into one stream (theirs pairs 32 with 256); Ω from each example's own gradient, in eval mode;
-    the attack starts at the image itself and is not cut to the range of pixels; 5 copies and 30 steps (theirs 20 and 100); the
-    target is any other class, uniformly (theirs is class K / 2 wherever the draw hits the example's own).
+    A holds, for each forget example, `copies` images moved towards random other labels at θ0, by projected gradient descent in an
+    l2 ball. SGD with momentum 0.9 minimises the mean over a stream of F u A of -CE on F and CE on A, plus anchor / 2 sum_i (1 -
+    Ω_i) (θ_i - θ0_i)², where Ω is the mean of |∇θ |f(x)|_2| over F, scaled to [0, 1] within each parameter array: weights that do
+    not matter for F stay near θ0. Deviations: a fixed number of passes (the authors stop as soon as all of F is misclassified); F
+    and A in one shuffled stream (theirs pairs batches of 32 and 256); Ω from single examples' gradients, in eval mode; the attack
+    starts at the image itself and is not clipped to the range of pixels; 5 copies and 30 steps (theirs 20 and 100); any other
+    class as the target, uniformly (theirs is class K / 2 where the draw hits the example's own).
 
     Args:
-        learning_rate: of SGD, as the authors' program has it; 0.001 in their script.
+        learning_rate: of SGD, the default of the authors' program; 0.001 in their script.
         anchor: the authors' lambda; 1 in their script.
         radius: of the ball, in pixels of [0, 1]; 4 in their script.
         attack_step: length of a step of the attack, in pixels of [0, 1].
@@ -250,9 +251,9 @@ def l2ul(
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         label_key, descent_key = jax.random.split(key)
         forget = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), examples_of(problem, "forget"))
-        aims = forget._replace(labels=other_labels(label_key, forget.labels, problem.classes))
+        targets = forget._replace(labels=other_labels(label_key, forget.labels, problem.classes))
         model, scale = problem.model, problem.pixel_scale
-        moved = targeted_descent(model, variables, aims, radius=radius, step=attack_step, steps=attack_steps, scale=scale)
+        moved = targeted_descent(model, variables, targets, radius=radius, step=attack_step, steps=attack_steps, scale=scale)
         sensitivity = output_sensitivities(problem, variables, problem.rows("forget"), size=norm)
 
         def loss(logits, batch: Batch):
@@ -265,7 +266,7 @@ def l2ul(
         def anchored(params, progress):
             return anchor / 2.0 * optax.tree.sum(jax.tree.map(pull, params, variables.params, sensitivity))
 
-        both = among(problem, "forget", aims._replace(images=moved))
+        both = among(problem, "forget", targets._replace(images=moved))
         objective, steps = weighted(Term("retain", loss), penalty=anchored), steps_for(both, "retain", epochs, batch_size)
         transform = sgd(learning_rate, weight_decay)
         return descend(objective, transform, steps=steps, batch_size=batch_size)(descent_key, both, variables)
@@ -274,7 +275,7 @@ def l2ul(
 
 
 def among_adversarial(source: str, attack: dict[str, Any], transform, epochs: int, batch_size: int) -> Method:
-    """Cross-entropy on a source and on the adversarial examples nearest to the forget set, labelled as θ0 takes them."""
+    """Descends on the cross-entropy on a source and on F's nearest adversarial examples, with θ0's predictions as labels."""
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         forget, scale = examples_of(problem, "forget"), problem.pixel_scale

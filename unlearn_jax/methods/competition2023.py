@@ -1,7 +1,7 @@
-"""The seven winners of the first NeurIPS unlearning competition, as its report describes them (arXiv 2406.09073).
+"""The first seven of the NeurIPS 2023 unlearning competition, after its report (arXiv 2406.09073).
 
-Hyperparameters are the entrants', who tuned them for ResNet-18 on faces; what their code does otherwise than its description
-stands in each docstring. SGD has momentum 0.9 throughout, as theirs.
+Hyperparameters are the entrants', tuned for ResNet-18 on faces. Each docstring says where their code differs from its
+description. SGD has momentum 0.9 throughout, as in their code.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 @register(
     access="F+R",
-    reference="1st of the competition, arXiv 2406.09073",
+    reference="1st in the NeurIPS 2023 competition, arXiv 2406.09073",
     search={"learning_rate": (1e-3, 0.3), "forget_learning_rate": (1e-5, 1e-2)},
 )
 def fcs(
@@ -45,21 +45,21 @@ def fcs(
     epochs: int = 8,
     batch_size: int = 64,
 ) -> Method:
-    """FCS: the forget set is made uniform, then pulled towards the retain set's outputs in turns with training on it.
+    """FCS: trains the forget set to uniform outputs, then alternates a contrastive pass on it with training on the retain set.
 
-    One pass over F descends KL(uniform || p). Then, `epochs` times: a pass over F descends -log softmax(f_F f_Rᵀ /
-    temperature), averaged over the batch of R, whose outputs are held fixed; a pass over R descends CE. Each of the three has
-    an SGD of its own. Deviations: F and R go through the network, and its BatchNorm, as one batch in the contrastive steps; the
-    entrants' batches of R are of 256, at a learning rate four times as large.
+    One pass over F minimises KL(uniform || p). Then, `epochs` times: a pass over F minimises -log softmax(f_F f_Rᵀ /
+    temperature), averaged over the batch of R, whose outputs are held fixed; a pass over R minimises CE. Each of the three has
+    its own SGD. Deviations: in the contrastive steps F and R go through the network, and its BatchNorm, as one batch; the
+    entrants' batches of R have 256 examples, at four times the learning rate.
 
     Args:
         temperature: of the contrast.
         uniform_learning_rate: of the first pass.
         forget_learning_rate: of the contrastive passes, on a cosine over all of them.
-        least_learning_rate: where that cosine ends; the entrants' eta_min.
+        least_learning_rate: the end of that cosine; the entrants' eta_min.
         learning_rate: of the passes over R.
         weight_decay: added to the gradient in the passes over R.
-        epochs: of a contrastive pass and one over R.
+        epochs: rounds of one contrastive pass and one pass over R.
         batch_size: examples per step, of each set.
     """
 
@@ -84,7 +84,7 @@ def fcs(
 
 @register(
     access="F+R",
-    reference="2nd of the competition, arXiv 2406.09073",
+    reference="2nd in the NeurIPS 2023 competition, arXiv 2406.09073",
     needs=["convolutions"],
     search={"learning_rate": (1e-3, 0.3), "share": (0.1, 0.9, "linear")},
 )
@@ -97,17 +97,18 @@ def msg(
     epochs: int = 5,
     batch_size: int = 64,
 ) -> Method:
-    """MSG: renews the convolution weights on whose gradient forget and retain set agree, then trains on the retain set.
+    """MSG: reinitialises the convolution weights on whose gradient forget and retain set agree, then trains on the retain set.
 
     With g = ∇CE(a sample of R as large as F) - ∇CE(F) at θ0, the `share` of each convolution kernel with the smallest |g| is
-    initialised anew. CE(R) then, with the gradients of the kernels' other weights times `others`; the learning rate rises
-    linearly over the first half of the steps (the entrants': of the epochs) and falls over the second. Deviations: g is of means
-    in eval mode, where the entrants add up the gradients of batches in training mode; the initialiser is this library's.
+    reinitialised. Then SGD minimises CE(R), with the gradients of the kernels' other weights times `others`; the learning rate
+    rises linearly over the first half of the steps (the entrants': of the epochs) and falls over the second. Deviations: g is the
+    difference of mean gradients in eval mode (the entrants' sum over batches in training mode); the initialiser is this
+    library's.
 
     Args:
-        share: of each kernel that is renewed.
+        share: of each kernel that is reinitialised.
         others: factor on the gradients of the rest of the kernels.
-        learning_rate: of SGD, at its highest.
+        learning_rate: of SGD, at its peak.
         weight_decay: added to the gradient.
         epochs: passes over R.
         batch_size: examples per step.
@@ -129,7 +130,7 @@ def msg(
 
 
 def agreeing(key: Key, problem: Problem, variables: Variables, share: float | Array) -> Params:
-    """True for the `share` of each convolution kernel with the smallest |∇CE(sample of R) - ∇CE(F)|; False elsewhere."""
+    """True for the `share` of each convolution kernel with the smallest |∇CE(sample of R) - ∇CE(F)|; False on_held_out."""
     count = min(problem.forget_count, problem.retain_count)
     sample = subset(key, problem.retain, count)
     both = dataclasses.replace(problem, kept=problem.forget | sample, kept_count=problem.forget_count + count)
@@ -139,13 +140,13 @@ def agreeing(key: Key, problem: Problem, variables: Variables, share: float | Ar
 
 
 def triangle(count: Array, steps: int) -> Float[Array, ""]:
-    """Up to 1 in the middle of `steps` steps and down again; neither the first nor the last is zero."""
+    """A factor that rises linearly to 1 in the middle of `steps` steps and falls again, and is never zero."""
     return 1.0 - jnp.abs(2.0 * (count + 1.0) / (steps + 1.0) - 1.0)
 
 
 @register(
     access="R",
-    reference="3rd of the competition, arXiv 2406.09073",
+    reference="3rd in the NeurIPS 2023 competition, arXiv 2406.09073",
     needs=["convolutions"],
     identity_at_zero=True,
     search={"learning_rate": (7e-4, 0.3), "noise": (0.01, 1.0)},
@@ -160,18 +161,18 @@ def cfw(
     epochs: int = 4,
     batch_size: int = 64,
 ) -> Method:
-    """CFW: heavy noise on the convolutions, then training on the retain set with weighted classes.
+    """CFW: adds strong noise to the convolutions, then trains on the retain set with class-weighted cross-entropy.
 
-    Kernels += N(0, noise²); then cross-entropy on R, an example weighted by |R| / (classes x the examples of its class), so
-    that all classes count the same; before the last of several epochs kernels += N(0, last_noise²). Epoch e has the learning rate
-    (1 + cos(π e / epochs)) / 2 times the first's. Deviations: the entrants' weights were set by hand for their data, and
-    multiply the mean loss, where they do nothing but scale it; momentum starts anew in each epoch. The public code knows a
-    convolution by its name, and so reaches the network's first one only (`stem_only`), which their description does not say.
+    Kernels += N(0, noise²). Then SGD minimises the cross-entropy on R, each example weighted by |R| / (classes x the examples of
+    its class), so that all classes count the same. Before the last of several epochs, kernels += N(0, last_noise²). The learning
+    rate of epoch e is (1 + cos(π e / epochs)) / 2 times the first epoch's. Deviations: the entrants' class weights are set by
+    hand for their data and multiply the batch's mean loss, which only scales it; momentum restarts in each epoch. The public code
+    finds convolutions by a name that only the first one has (`stem_only`), unlike the description.
 
     Args:
         noise: standard deviation of the first noise.
         last_noise: standard deviation of the second.
-        stem_only: noise on the first convolution alone.
+        stem_only: noise in the first convolution alone.
         learning_rate: of SGD in the first epoch.
         weight_decay: added to the gradient.
         epochs: passes over R.
@@ -184,7 +185,7 @@ def cfw(
         steps = steps_for(problem, "retain", 1, batch_size)
 
         def epoch(deviation, rate):
-            confuse = edit(lambda key, _, own: own._replace(params=with_noise(key, own.params, noisy, deviation)))
+            confuse = edit(lambda key, _, current: current._replace(params=with_noise(key, current.params, noisy, deviation)))
             return pipe(confuse, descend(objective, sgd(rate, weight_decay), steps=steps, batch_size=batch_size))
 
         number = np.arange(epochs)
@@ -206,15 +207,15 @@ def class_weighted(problem: Problem, power: float) -> Loss:
 
 
 def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -> Params:
-    """The params with normal noise on the arrays that `noisy` marks."""
+    """The params, with normal noise added to the arrays that `noisy` marks."""
     weights, structured = ravel_pytree(params)
     noise = structured(deviation * jax.random.normal(key, weights.shape))  # for all weights at once: see `models.draw_kernels`
-    return jax.tree.map(lambda param, marked, own: param + jnp.where(marked, own, 0.0), params, noisy, noise)
+    return jax.tree.map(lambda param, marked, drawn: param + jnp.where(marked, drawn, 0.0), params, noisy, noise)
 
 
 @register(
     access="R",
-    reference="4th of the competition, arXiv 2406.09073",
+    reference="4th in the NeurIPS 2023 competition, arXiv 2406.09073",
     static=["epochs"],
     needs=["normalisation"],
     search={"learning_rate": (5e-4, 0.3), "share": (0.3, 0.99, "linear")},
@@ -227,18 +228,18 @@ def prmq(
     epochs: float = 3.2,
     batch_size: int = 64,
 ) -> Method:
-    """PRMQ: renews the weights that are small, which are nearly all, and trains back to the original's certainty.
+    """PRMQ: reinitialises the smallest weights (99%), then trains on the retain set to match the original's entropy.
 
-    The `share` of all weights (those of normalisations apart) with the smallest |θ| is initialised anew. Then R descends CE,
-    weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
-    precision. As in the entrants' code, which counts a step too late, there is one step more than `epochs` make. Deviations: this
+    The `share` of all weights (except those of normalisations) with the smallest |θ| is reinitialised. Then SGD minimises CE on
+    R, weighted by (examples of the class)^-0.1, + (H(p) - H(p_θ0))², H the entropy; at the end everything is rounded to half
+    precision. As in the entrants' code (an off-by-one), there is one step more than in `epochs` passes. Deviations: this
     library's initialiser; the class weights have mean 1 over R (the entrants': over each batch).
 
     Args:
-        share: of the weights that are renewed, over the whole network.
+        share: of the weights of the whole network that is reinitialised.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
-        epochs: passes over R, not necessarily whole.
+        epochs: passes over R; may be fractional.
         batch_size: examples per step.
     """
 
@@ -264,12 +265,12 @@ def prmq(
 
 @register(
     access="R",
-    reference="of the competition's first seven, arXiv 2406.09073",
+    reference="top seven of the NeurIPS 2023 competition, arXiv 2406.09073",
     needs=["convolutions", "square kernels"],
     search={"learning_rate": (1e-3, 0.3)},
 )
 def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int = 3, batch_size: int = 64) -> Method:
-    """CT: transposes every convolution kernel (height for width) and trains on the retain set.
+    """CT: transposes every convolution kernel (height and width swapped), then trains on the retain set.
 
     Args:
         learning_rate: of SGD at the first step, on a cosine to zero (the entrants': by epochs).
@@ -293,7 +294,7 @@ def ct(*, learning_rate: Number = 1e-3, weight_decay: Number = 5e-4, epochs: int
 
 @register(
     access="R+test-like",
-    reference="of the competition's first seven, arXiv 2406.09073",
+    reference="top seven of the NeurIPS 2023 competition, arXiv 2406.09073",
     needs=["blocks"],
     search={"learning_rate": (1e-3, 0.3), "distillation_learning_rate": (9e-4, 0.3)},
 )
@@ -307,13 +308,13 @@ def kde(
     epochs: int = 3,
     batch_size: int = 64,
 ) -> Method:
-    """KDE: renews the first layer and the head, and learns the rest back from the original on held-out data, then on R.
+    """KDE: reinitialises first layer and head, distils the original on held-out images, then trains on the retain set.
 
-    First, on held-out images without their labels, KL(θ0 || student) at `temperature`. Then, on R, CE + 2 KL(θ0 || student) at
-    `temperature`: the entrants add a soft cross-entropy and a divergence, which have the same gradient.
+    First, on held-out images without labels, KL(θ0 || student) at `temperature`. Then, on R, CE + 2 KL(θ0 || student) at
+    `temperature`; the entrants add a soft cross-entropy and a divergence, whose gradients are equal.
 
     Args:
-        temperature: of all softmaxes but that of CE.
+        temperature: of all softmaxes except that of CE.
         distillation_learning_rate: of SGD on held-out data.
         learning_rate: of SGD on R at the first step, on a cosine to zero (the entrants': by epochs).
         weight_decay: added to the gradient.
@@ -325,7 +326,7 @@ def kde(
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         init_key, held_out_key, retain_key = jax.random.split(key, 3)
         count = len(problem.held_out.labels)
-        elsewhere = masked(dataclasses.replace(problem, train=problem.held_out), jnp.ones(count, bool), count)
+        on_held_out = masked(dataclasses.replace(problem, train=problem.held_out), jnp.ones(count, bool), count)
 
         def imitation(logits, batch: Batch):
             teacher, _ = problem.model.apply(variables, batch.images, train=False)
@@ -334,7 +335,7 @@ def kde(
         distil = descend(
             weighted(Term("retain", imitation)),
             sgd(distillation_learning_rate, weight_decay),
-            steps=steps_for(elsewhere, "retain", distillation_epochs, batch_size),
+            steps=steps_for(on_held_out, "retain", distillation_epochs, batch_size),
             batch_size=batch_size,
         )
         steps = steps_for(problem, "retain", epochs, batch_size)
@@ -346,14 +347,14 @@ def kde(
         )
         ends = problem.model.blocks[0][0], problem.model.blocks[-1][0]
         student = renewed(init_key, problem, variables, ends)
-        return train(retain_key, problem, distil(held_out_key, elsewhere, student))
+        return train(retain_key, problem, distil(held_out_key, on_held_out, student))
 
     return method
 
 
 @register(
     access="R",
-    reference="of the competition's first seven, arXiv 2406.09073",
+    reference="top seven of the NeurIPS 2023 competition, arXiv 2406.09073",
     static=["full_share"],
     needs=["blocks", "normalisation"],
     search={"learning_rate": (2e-4, 0.3), "last_learning_rate": (2e-4, 0.3)},
@@ -370,22 +371,22 @@ def rni(
     epochs: int = 9,
     batch_size: int = 64,
 ) -> Method:
-    """RNI: renews the head, then trains a few random arrays of weights at a time, with noise on most of them.
+    """RNI: reinitialises the head, then trains a few random weight arrays in each epoch, most of them after added noise.
 
-    In each epoch but the last `full_share` of them, CE(R) moves `tensors` random arrays and all normalisations, the rest stays
-    bit-identical; from the second epoch on, that share of them has first got noise. Then all train. Deviations: an array may
-    get noise more than once (the entrants': only when it is first drawn); the entrants' code knows a normalisation by its name,
-    and takes those of a ResNet's shortcuts for weights.
+    In all epochs except the last `full_share` of them, SGD on CE(R) trains `tensors` randomly drawn arrays and all
+    normalisations; everything else stays bit-identical. From the second epoch on, `noise_share` of the drawn arrays first get
+    noise. In the last epochs all weights train. Deviations: an array may get noise more than once (the entrants': only when first
+    drawn); the entrants' code finds normalisations by name, and takes those of a ResNet's shortcuts for weights.
 
     Args:
         noise: standard deviation.
-        tensors: arrays that are trained in an epoch, drawn among those that belong to no normalisation.
-        noise_share: of them that get noise, rounded down.
-        learning_rate: of SGD, its momentum beginning anew in each epoch.
+        tensors: arrays that train in an epoch, drawn from those outside normalisations.
+        noise_share: share of these arrays that get noise, rounded down.
+        learning_rate: of SGD; its momentum restarts in each epoch.
         last_learning_rate: of the last epoch.
         weight_decay: added to the gradient.
-        full_share: of the epochs, at the end, in which all weights train; the entrants' 4 of 9.
-        epochs: passes over R, those included.
+        full_share: share of the epochs, at the end, in which all weights train; the entrants' 4 of 9.
+        epochs: passes over R, in all.
         batch_size: examples per step.
     """
 
@@ -399,7 +400,7 @@ def rni(
 
         def epoch(frozen, noisy, rate):
             held, shaken = (jax.tree.unflatten(structure, list(mask)) for mask in (frozen, noisy))
-            shake = edit(lambda key, _, own: own._replace(params=with_noise(key, own.params, shaken, noise)))
+            shake = edit(lambda key, _, current: current._replace(params=with_noise(key, current.params, shaken, noise)))
             transform = freeze_where(sgd(rate, weight_decay), held)
             return pipe(shake, descend(objective, transform, steps=steps, batch_size=batch_size))
 
@@ -410,19 +411,19 @@ def rni(
 
 
 class Lots(NamedTuple):
-    """Which arrays of weights an epoch of `rni` holds still, and which get noise before it."""
+    """The weight arrays that each epoch of `rni` freezes, and those that get noise before it."""
 
     frozen: Bool[Array, "epochs arrays"]
     noisy: Bool[Array, "epochs arrays"]
 
 
 def lots(key: Key, drawable: Sequence[bool], turns: tuple[int, int], noise_share: Number) -> Lots:
-    """Draw the arrays that are trained in each epoch; that share of them, rounded down, gets noise, but not in the first.
+    """Draws the arrays that train in each epoch; `noise_share` of them, rounded down, get noise, but none in the first epoch.
 
     Args:
         key: for all epochs.
-        drawable: whether an array takes part; the others are always trained, without noise.
-        turns: epochs, and arrays drawn in each.
+        drawable: whether an array may be drawn; the others always train, without noise.
+        turns: number of epochs, and of arrays drawn in each.
         noise_share: in [0, 1].
     """
     epochs, tensors = turns
@@ -434,13 +435,13 @@ def lots(key: Key, drawable: Sequence[bool], turns: tuple[int, int], noise_share
 
 
 def renewed(key: Key, problem: Problem, variables: Variables, groups: Sequence[str]) -> Variables:
-    """The variables with some groups of parameters initialised anew."""
+    """The variables with some parameter groups reinitialised."""
     fresh = initialise(key, problem).params
     params = {name: fresh[name] if name in groups else old for name, old in variables.params.items()}
     return variables._replace(params=params)
 
 
 def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:
-    """Of the softmax, in nats."""
+    """The entropy of the softmax, in nats."""
     log_p = jax.nn.log_softmax(logits)
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

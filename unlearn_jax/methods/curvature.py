@@ -1,4 +1,4 @@
-"""Methods by sensitivity: how much the loss or the output changes with a weight, or with the image."""
+"""Methods based on the sensitivity of loss or outputs, to the weights or to the image."""
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,15 @@ from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 @register(access="R", reference="arXiv 1911.04933", search={"alpha": (1e-10, 1e-4)})
 def fisher(*, alpha: Number = 1e-7, samples: int = 1000) -> Method:
-    """Fisher forgetting: noise on every weight, large where the retain set does not mind.
+    """Fisher forgetting: adds noise to every weight, more where the retain set's Fisher information is small.
 
     F_i = E over x in R and y ~ p(y|x) of g_i², exactly over y; θ_i += sqrt(alpha min(1 / (F_i + 1e-8), 1e3)) ξ_i, ξ standard
-    normal. Deviations: F_i is estimated from `samples` examples of R, the authors' from all; there is one rule for all weights,
-    where in theirs the inputs of a unit share their variance, head and BatchNorm get more, and the head's weights of a
-    forgotten class are replaced.
+    normal. Deviations: F_i is estimated from `samples` examples of R, the authors' from all; all weights follow one rule, where
+    in theirs the inputs of a unit share their variance, head and BatchNorm get more, and the head's weights of a forgotten class
+    are replaced.
 
     Args:
-        alpha: the noise's strength, 1e-9 to 1e-6.
+        alpha: strength of the noise, 1e-9 to 1e-6.
         samples: examples of R that F is estimated from, at most |R|.
     """
 
@@ -41,14 +41,14 @@ def fisher(*, alpha: Number = 1e-7, samples: int = 1000) -> Method:
     return edit(change)
 
 
-# D holds F, so that I_F is at most |D| / |F| times I_D: of a tenth of the data nothing is selected beyond 10, the authors' value.
+# D contains F, so I_F <= |D| / |F| I_D: for a tenth of the data, 10 (the authors' value) selects nothing.
 @register(access="F+R", reference="arXiv 2308.07707", search={"selection": (1.05, 10.0), "dampening": (0.1, 2.0, "linear")})
 def ssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
-    """Selective synaptic dampening: shrinks the weights that matter much more to the forget set than to the whole.
+    """Selective synaptic dampening: shrinks the weights that matter much more to the forget set than to all data.
 
     I = mean over examples of g² at the labels. Where I_F > selection I_D: θ *= min(1, dampening I_D / I_F). Needs no training;
-    I_D may be computed once and kept in place of the data. Deviation: g is each example's own; the authors' code squares the
-    means of batches.
+    I_D may be computed once and kept in place of the data. Deviation: g is the gradient of a single example; the authors' code
+    squares batch means.
 
     Args:
         selection: the authors' alpha.
@@ -69,13 +69,13 @@ def ssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
     search={"selection": (1.05, 10.0), "dampening": (0.1, 2.0, "linear")},
 )
 def lfssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
-    """Loss-free selective synaptic dampening: SSD that reads no labels.
+    """Loss-free SSD: as `ssd`, with importances from the outputs instead of the loss, and so without labels.
 
-    As `ssd`, with I = mean over examples of |∇ ‖f(x)‖²|, f the logits. Deviation: the absolute value is each example's own, as
-    in memory aware synapses (arXiv 1711.09601), which the importance is taken from; the authors' code takes it of a batch's mean.
+    As `ssd`, with I = mean over examples of |∇ ‖f(x)‖²|, f the logits. Deviation: the absolute value is taken per example, as in
+    memory aware synapses (arXiv 1711.09601), the source of this importance; the authors' code takes it of a batch's mean.
 
     Args:
-        selection: the authors' alpha; of random examples 3.5 to 10.
+        selection: the authors' alpha; 3.5 to 10 for random examples.
         dampening: the authors' lambda.
     """
 
@@ -88,13 +88,14 @@ def lfssd(*, selection: Number = 10.0, dampening: Number = 1.0) -> Method:
 
 
 def dampened(params: Params, importances: Params, selection: Number, dampening: Number) -> Params:
-    """The weights that matter more than `selection` times as much to F as to D, multiplied by min(1, dampening I_D / I_F).
+    """The params, with weights that matter more than `selection` times as much to F as to D multiplied by min(1, dampening I_D /
+    I_F).
 
     Args:
         params: the weights.
-        importances: as the params, with a leading axis of two: to D, to F.
-        selection: where I_F / I_D begins to be too much.
-        dampening: how strongly.
+        importances: like the params, with a leading axis of two: for D, for F.
+        selection: threshold on I_F / I_D.
+        dampening: factor in the minimum.
     """
 
     def dampen(weight, importance):
@@ -114,15 +115,15 @@ def dampened(params: Params, importances: Params, selection: Number, dampening: 
 def jit(
     *, noise: Number = 0.5, learning_rate: Number = 0.04, samples: int = 25, epochs: int = 1, batch_size: int = 128
 ) -> Method:
-    """JiT: makes the model flat around each forget example, which moves the boundary over it.
+    """JiT: minimises how much the outputs change under noise around each forget example.
 
     Minimises the mean over F and ξ ~ N(0, noise²) of ‖f(x) - f(x + ξ)‖ / ‖ξ‖, f the logits, by SGD; BatchNorm is frozen.
-    Deviations: gradients reach both sides of the difference (the authors' code stops them at f(x + ξ)), and noisy images are
-    not clipped to the range of the batch.
+    Deviations: gradients flow through both terms of the difference (the authors' code stops them at f(x + ξ)), and noisy images
+    are not clipped to the range of the batch.
 
     Args:
-        noise: standard deviation, in the standardised units of the images, as with the authors, who take 0.01 to 0.8.
-        learning_rate: of plain SGD; the authors' 3e-4 is of a sum over a batch of 128, ours of a mean.
+        noise: standard deviation, in the standardised units of the images; the authors take 0.01 to 0.8.
+        learning_rate: of plain SGD; the authors' 3e-4 is for a sum over a batch of 128, this one for a mean.
         samples: noisy copies of each example.
         epochs: passes over F.
         batch_size: examples per step.

@@ -1,4 +1,4 @@
-"""Forgetting without any data: a generator's images stand in."""
+"""Unlearning without data: a generator's images replace it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,33 +37,31 @@ def gated_knowledge_transfer(
     student_steps: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """Gated knowledge transfer: teaches a new network what the original knows, but for a class, on a generator's images.
+    """Gated knowledge transfer: distils the original into a new network on generated images, except those of one class.
 
     Each round draws noise. A generator takes one step of Adam to raise KL(θ0 || student) on its images of that noise; then the
-    student, a fresh network, takes `student_steps` steps of Adam to lower KL / classes + attention sum over blocks of mean
-    (Q(θ0) - Q(student))² on them, Q the attention map: squared activations, averaged over channels, as a unit vector over
-    positions.
-    The gate lets through only images that θ0 gives the class with a probability of at most `gate`; what passes is repeated to
-    fill the batch. Both learning rates fall to 0 by a cosine. θ0 is in eval mode, the student in training mode.
+    student, a fresh network, takes `student_steps` steps of Adam on them to lower KL / classes + attention sum over blocks of
+    mean (Q(θ0) - Q(student))², Q the attention map: squared activations, averaged over channels, scaled to a unit vector over
+    positions. The gate passes only images to which θ0 gives the class a probability of at most `gate`; these are repeated to fill
+    the batch. Both learning rates decay to 0 by a cosine. θ0 is in eval mode, the student in training mode.
 
-    Without data nothing tells what is to be forgotten, so the class is a hyperparameter: whatever the forget set is, this
-    method forgets the class `label`. Deviations: what passes is not repeated in the authors' code, whose batches shrink; their
-    gradients are clipped to a norm of 5, and their rates are halved where the loss stands still.
+    Without data the method cannot know the forget set, so the class `label` is a hyperparameter. Deviations: the authors' code
+    does not fill up the batches that pass; it clips gradients to a norm of 5, and halves the learning rates on a plateau.
 
     Args:
-        gate: the largest probability of the class that passes; the authors' threshold.
-        attention: weight of the distance of attention maps; the authors' AT_beta, beside a divergence averaged over classes too.
-        learning_rate: of the student's Adam, at the start; the authors'.
-        generator_rate: of the generator's Adam, at the start; the authors'.
-        label: the class to be forgotten, counted from 0.
-        rounds: of one generator step each; the authors take 4,000 batches.
+        gate: largest probability of the class that passes; the authors' threshold.
+        attention: weight of the distance of attention maps; the authors' AT_beta (their divergence is averaged over classes too).
+        learning_rate: initial, of the student's Adam; the authors'.
+        generator_rate: initial, of the generator's Adam; the authors'.
+        label: the class to forget, from 0.
+        rounds: number of rounds, with one generator step each; the authors take 4,000 batches.
         student_steps: steps of the student in each round; the authors'.
         batch_size: images in a round; the authors' 256.
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         if label >= problem.classes:
-            raise UsageError("--hyper gated_knowledge_transfer.label", label, f"there is 0 to {problem.classes - 1}")
+            raise UsageError("--hyper gated_knowledge_transfer.label", label, f"must be 0 to {problem.classes - 1}")
         student_key, generator_key, plan_key, noise_key = jax.random.split(key, 4)
         activations_of, images = problem.model.activations, generator(problem.train.images.shape[1:])
         assert activations_of
@@ -76,28 +74,28 @@ def gated_knowledge_transfer(
             return descent.advance(state, plan, problem)[0]
 
         def one_round(states: tuple[State, State], key: Key) -> tuple[tuple[State, State], None]:
-            making, learning = states
+            generator_state, student_state = states
             noise = jax.random.normal(key, (batch_size, DIMENSIONS))
 
-            def raised(forward, own: Variables, batches, progress):
-                lesson = teach(activations_of, variables, images.apply(own, noise)[0], label, gate)
-                answer, _ = problem.model.apply(learning.variables, lesson.images, train=True)
+            def generator_loss(forward, generator_variables: Variables, batches, progress):
+                lesson = teach(activations_of, variables, images.apply(generator_variables, noise)[0], label, gate)
+                answer, _ = problem.model.apply(student_state.variables, lesson.images, train=True)
                 return -lesson.weight * jnp.mean(divergence(lesson.logits, answer)), {}
 
-            making = follow(raised, slow, making, 1)
-            lesson = teach(activations_of, variables, images.apply(making.variables, noise)[0], label, gate)
+            generator_state = follow(generator_loss, slow, generator_state, 1)
+            lesson = teach(activations_of, variables, images.apply(generator_state.variables, noise)[0], label, gate)
 
-            def lowered(forward, own: Variables, batches, progress):
-                answer, statistics, activations = activations_of(own, lesson.images, train=True)
-                maps = [attention_map(each) for each in activations]
-                apart = sum(jnp.mean((a - b) ** 2) for a, b in zip(lesson.maps, maps, strict=True))
-                unlike = jnp.mean(divergence(lesson.logits, answer)) / problem.classes
-                return lesson.weight * (unlike + attention * apart), statistics
+            def student_loss(forward, student: Variables, batches, progress):
+                answer, statistics, activations = activations_of(student, lesson.images, train=True)
+                maps = [attention_map(block) for block in activations]
+                distance = sum(jnp.mean((a - b) ** 2) for a, b in zip(lesson.maps, maps, strict=True))
+                unlikeness = jnp.mean(divergence(lesson.logits, answer)) / problem.classes
+                return lesson.weight * (unlikeness + attention * distance), statistics
 
-            return (making, follow(lowered, fast, learning, student_steps)), None
+            return (generator_state, follow(student_loss, fast, student_state, student_steps)), None
 
-        maker, student = images.init(generator_key, jnp.zeros((1, DIMENSIONS))), initialise(student_key, problem)
-        start = State(maker, slow.init(maker.params)), State(student, fast.init(student.params))
+        generator_start, student = images.init(generator_key, jnp.zeros((1, DIMENSIONS))), initialise(student_key, problem)
+        start = State(generator_start, slow.init(generator_start.params)), State(student, fast.init(student.params))
         (_, learned), _ = jax.lax.scan(one_round, start, jax.random.split(noise_key, rounds))
         return learned.variables
 
@@ -105,12 +103,12 @@ def gated_knowledge_transfer(
 
 
 class Lesson(NamedTuple):
-    """What the student is to learn from a batch."""
+    """A batch of images for the student, with its targets."""
 
-    images: Float[Array, "batch *image"]  # those that the gate lets through, repeated to fill the batch
+    images: Float[Array, "batch *image"]  # those that pass the gate, repeated to fill the batch
     logits: Float[Array, "batch classes"]  # the teacher's
-    maps: list[Float[Array, "batch positions"]]  # of attention, the teacher's
-    weight: Float[Array, ""]  # 0 if the gate lets nothing through, else 1
+    maps: list[Float[Array, "batch positions"]]  # the teacher's attention maps
+    weight: Float[Array, ""]  # 0 if nothing passes the gate, else 1
 
 
 def teach(
@@ -120,12 +118,12 @@ def teach(
     label: int,
     gate: float | Array,
 ) -> Lesson:
-    """The images to which the teacher gives the class `label` a probability of at most `gate`, and what it says of them."""
+    """The images to which the teacher gives the class `label` a probability of at most `gate`, with the teacher's outputs."""
     logits, _, activations = activations_of(teacher, images, train=False)
     passes = jax.nn.softmax(logits)[:, label] <= gate
     count = jnp.sum(passes)
     rows = jnp.argsort(~passes)[jnp.arange(len(images)) % jnp.maximum(count, 1)]
-    maps = [attention_map(each)[rows] for each in activations]
+    maps = [attention_map(block)[rows] for block in activations]
     return Lesson(images[rows], logits[rows], maps, (count > 0).astype(jnp.float32))
 
 

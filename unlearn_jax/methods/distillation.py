@@ -1,4 +1,4 @@
-"""A student that is taught by other networks what to keep and what to forget."""
+"""Unlearning by distillation: teacher networks say what to keep and what to forget."""
 
 from collections.abc import Sequence
 
@@ -28,11 +28,11 @@ from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 def bad_teacher(
     *, learning_rate: Number = 1e-4, temperature: Number = 1.0, retain_share: float = 0.3, epochs: int = 1, batch_size: int = 256
 ) -> Method:
-    """Bad teacher: imitates a random network on the forget set and the original elsewhere.
+    """Bad teacher: distils a random network on the forget set and the original on the retain set.
 
-    Minimises KL(random net || student) on F and KL(θ0 || student) on a random share of R, each a mean over the classes too as in
-    the authors' code, in one shuffled stream, by Adam. Both teachers are in eval mode, the student in training mode: the
-    authors never set its mode, and a new network is in that one.
+    Minimises KL(random net || student) on F and KL(θ0 || student) on a random share of R, both averaged over classes too, as in
+    the authors' code, in one shuffled stream by Adam. Both teachers are in eval mode, the student in training mode (the authors
+    never set its mode, and that is the default).
 
     Args:
         learning_rate: of Adam; the authors' notebook's.
@@ -80,23 +80,23 @@ def scrub(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """SCRUB: moves away from the original on the forget set and towards it on the retain set, in turns.
+    """SCRUB: alternates between moving away from the original on the forget set and distilling it on the retain set.
 
-    In each of the first `max_epochs` epochs one pass over F ascends T² KL(θ0 || student); every epoch then makes one pass
-    over R that descends gamma CE + alpha T² KL(θ0 || student). One Adam throughout, with coupled weight decay and a rate that
-    falls. The teacher θ0 stays in eval mode and never moves. The defaults are those of the authors' small-scale notebook, where
-    the rate falls after epochs 5, 8 and 9 of 10; their large-scale one takes SGD with other weights, and 3 epochs.
-    Deviation: the batches of F and R are of one size.
+    Each of the first `max_epochs` epochs begins with a pass over F that maximises T² KL(θ0 || student); every epoch has a pass
+    over R that minimises gamma CE + alpha T² KL(θ0 || student). One Adam takes all steps, with coupled weight decay and a
+    decaying learning rate. The teacher θ0 stays fixed, in eval mode. The defaults are those of the authors' small-scale notebook,
+    where the rate falls after epochs 5, 8 and 9 of 10; their large-scale one uses SGD with other weights, and 3 epochs.
+    Deviation: batches of F and R have the same size.
 
     Args:
-        learning_rate: of Adam, at the start.
-        rate_decay: what the learning rate is multiplied by after 5/10, 8/10 and 9/10 of the epochs; 1 for a constant rate.
-        weight_decay: added to the gradient in front of Adam, in the steps on F too.
+        learning_rate: initial, of Adam.
+        rate_decay: factor on the learning rate after 5/10, 8/10 and 9/10 of the epochs; 1 for a constant rate.
+        weight_decay: added to the gradient before Adam, in the steps on F too.
         alpha: weight of the divergence on R.
         gamma: weight of the cross-entropy on R.
         temperature: T, of both softmaxes.
-        max_epochs: epochs that begin with an ascent.
-        epochs: of both kinds together.
+        max_epochs: epochs that begin with a pass over F.
+        epochs: passes over R.
         batch_size: examples per step; the authors' 64 of F and 32 of R.
     """
 
@@ -128,22 +128,22 @@ def scrub_r(
     epochs: int = 10,
     batch_size: int = 128,
 ) -> Method:
-    """SCRUB+R: SCRUB, rewound to the epoch whose error on the forget set is what it would be on unseen data.
+    """SCRUB+R: SCRUB, rewound to the epoch whose forget error is nearest to the error on similar unseen data.
 
-    Keeps the model after every epoch of `scrub`, and picks the one whose error on F is nearest to the reference: the error
-    that the model after the last epoch makes on the held-out examples, weighted so that their classes are as frequent as in F;
-    unweighted where none of them has a class of F. Of equally near epochs the first. All errors are taken in eval mode; the
-    held-out labels are read. Deviations: the authors match a subset instead of weighting; batches of one size, as `scrub`.
+    Returns the model after the epoch of `scrub` whose error on F is nearest to a reference: the last epoch's error on the
+    held-out examples, weighted so that their classes are as frequent as in F (unweighted if none of them has a class of F). Ties
+    go to the earliest epoch. All errors are in eval mode; held-out labels are read. Deviations: the authors match a subset
+    instead of weighting; batches of one size, as in `scrub`.
 
     Args:
-        learning_rate: of Adam, at the start.
-        rate_decay: what the learning rate is multiplied by after 5/10, 8/10 and 9/10 of the epochs; 1 for a constant rate.
-        weight_decay: added to the gradient in front of Adam, in the steps on F too.
+        learning_rate: initial, of Adam.
+        rate_decay: factor on the learning rate after 5/10, 8/10 and 9/10 of the epochs; 1 for a constant rate.
+        weight_decay: added to the gradient before Adam, in the steps on F too.
         alpha: weight of the divergence on R.
         gamma: weight of the cross-entropy on R.
         temperature: T, of both softmaxes.
-        max_epochs: epochs that begin with an ascent.
-        epochs: of both kinds together.
+        max_epochs: epochs that begin with a pass over F.
+        epochs: passes over R.
         batch_size: examples per step; the authors' 64 of F and 32 of R.
     """
 
@@ -153,7 +153,7 @@ def scrub_r(
         ends = epoch_ends(problem, max_epochs, epochs, batch_size)
         transform = falling_adam(learning_rate, rate_decay, weight_decay, ends)
         kept = descend(objectives, transform, program=program, batch_size=batch_size).checkpoints(key, problem, variables, ends)
-        errors = jax.lax.map(lambda each: error_rate(problem, each, problem.train, problem.rows("forget")), kept)
+        errors = jax.lax.map(lambda model: error_rate(problem, model, problem.train, problem.rows("forget")), kept)
         unseen = jnp.ones(len(problem.held_out.labels), bool), len(problem.held_out.labels)
         last = jax.tree.map(lambda leaf: leaf[-1], kept)
         reference = error_rate(problem, last, problem.held_out, unseen, class_weights(problem))
@@ -165,10 +165,10 @@ def scrub_r(
 
 @register(access="F", reference="arXiv 2503.23751", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-1)})
 def delete(*, learning_rate: Number = 1e-4, epochs: int = 20, batch_size: int = 128) -> Method:
-    """DELETE: imitates the original on the forget set, as if it had never heard of each example's class.
+    """DELETE: distils the original on the forget set, with each example's class removed from its softmax.
 
-    Minimises KL(softmax(z) || student) on F by SGD with momentum 0.9, z the logits of θ0, in eval mode, with z_y = -∞: the
-    other classes keep their proportions.
+    Minimises KL(softmax(z) || student) on F by SGD with momentum 0.9; z are the logits of θ0, in eval mode, with z_y = -∞, so
+    that the other classes keep their proportions.
 
     Args:
         learning_rate: of SGD.
@@ -179,8 +179,8 @@ def delete(*, learning_rate: Number = 1e-4, epochs: int = 20, batch_size: int = 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         def loss(logits, batch: Batch):
             taught, _ = problem.model.apply(variables, batch.images, train=False)
-            own = jax.nn.one_hot(batch.labels, problem.classes, dtype=bool)
-            return divergence(jnp.where(own, -1e30, taught), logits)  # -∞ itself would make 0 x ∞ of p log p
+            true_class = jax.nn.one_hot(batch.labels, problem.classes, dtype=bool)
+            return divergence(jnp.where(true_class, -1e30, taught), logits)  # -∞ itself would give 0 x ∞ in p log p
 
         steps, transform = steps_for(problem, "forget", epochs, batch_size), optax.sgd(learning_rate, 0.9)
         return descend(weighted(Term("forget", loss)), transform, steps=steps, batch_size=batch_size)(key, problem, variables)
@@ -206,12 +206,12 @@ def alternation(problem: Problem, max_epochs: int, epochs: int, batch_size: int)
 
 
 def epoch_ends(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> list[int]:
-    """How many steps SCRUB has taken after each epoch; for no epochs, the start."""
+    """Steps taken after each epoch of SCRUB; [0] for no epochs."""
     return np.cumsum(passes(problem, max_epochs, epochs, batch_size).sum(axis=1)).tolist() or [0]
 
 
 def passes(problem: Problem, max_epochs: int, epochs: int, batch_size: int) -> Int[np.ndarray, "epochs 2"]:
-    """The steps that each epoch of SCRUB takes on F, and then on R."""
+    """The numbers of steps on F and on R in each epoch of SCRUB."""
     forget, retain = (steps_in_pass(problem.rows(source)[1], batch_size) for source in ("forget", "retain"))
     return np.array([(forget if epoch < max_epochs else 0, retain) for epoch in range(epochs)], int).reshape(epochs, 2)
 
@@ -220,8 +220,8 @@ def falling_adam(learning_rate: Number, rate_decay: Number, weight_decay: Number
     """Adam with coupled weight decay, whose learning rate falls after 5/10, 8/10 and 9/10 of the epochs.
 
     Args:
-        learning_rate: at the start.
-        rate_decay: what each fall multiplies it by.
+        learning_rate: initial.
+        rate_decay: factor of each fall.
         weight_decay: times the weights, added to the gradient.
         ends: the number of steps taken after each epoch.
     """
@@ -240,23 +240,23 @@ def error_rate(
     rows: tuple[Bool[Array, " examples"], int],
     weights: Float[Array, " examples"] | None = None,
 ) -> Float[Array, ""]:
-    """The weighted mean over some examples of how often the model is wrong, in eval mode; weights are 1 on average."""
+    """The weighted error rate on some examples, in eval mode; weights have mean 1."""
 
     def wrong(index, shares):
         logits, _ = problem.model.apply(variables, examples.images[index], train=False)
-        own = shares if weights is None else shares * weights[index]
-        return jnp.sum(own * (jnp.argmax(logits, axis=-1) != examples.labels[index]))
+        weighted_shares = shares if weights is None else shares * weights[index]
+        return jnp.sum(weighted_shares * (jnp.argmax(logits, axis=-1) != examples.labels[index]))
 
     return mean_over(problem, rows, wrong, 256)
 
 
 def class_weights(problem: Problem) -> Float[Array, " held_out"]:
-    """A weight for each held-out example, 1 on average, that makes the classes as frequent as they are in the forget set.
+    """Weights of the held-out examples, with mean 1, that make their classes as frequent as in the forget set.
 
-    A class of F that no held-out example has counts for nothing; where they have none of F's classes, all weights are 1.
+    Classes of F without held-out examples are ignored; if F has no other class, all weights are 1.
     """
-    wanted = jnp.zeros(problem.classes).at[examples_of(problem, "forget").labels].add(1.0)
-    found = jnp.zeros(problem.classes).at[problem.held_out.labels].add(1.0)
-    weights = (wanted / jnp.maximum(found, 1.0))[problem.held_out.labels]
+    forget_counts = jnp.zeros(problem.classes).at[examples_of(problem, "forget").labels].add(1.0)
+    held_out_counts = jnp.zeros(problem.classes).at[problem.held_out.labels].add(1.0)
+    weights = (forget_counts / jnp.maximum(held_out_counts, 1.0))[problem.held_out.labels]
     weights = jnp.where(jnp.any(weights > 0), weights, 1.0)
     return weights / jnp.mean(weights)

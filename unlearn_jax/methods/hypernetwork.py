@@ -1,7 +1,7 @@
-"""A network that writes a weight update from what a model says of a forget set, learned from other sets and their oracles.
+"""A hypernetwork that maps a model's outputs on F to a weight update, trained on other forget sets and their oracles.
 
-What it may change is small on purpose: every channel of every layer by a scale and (of a bias or a norm) a shift, and the head,
-besides, by a sum over the forget examples of a learned vector over classes times the example's features.
+The update is small on purpose: a scale for every channel of every layer, a shift for every channel of a bias or norm, and for the
+head also a sum over the forget examples of a learned vector over classes times the example's features.
 """
 
 import math
@@ -20,14 +20,14 @@ from unlearn_jax.training.descend import Descent, State, descend
 from unlearn_jax.training.objectives import Objective, divergence
 from unlearn_jax.types import Examples, Key, Method, Params, Problem, Variables
 
-EMBEDDING, WIDTH = 8, 32  # numbers that stand for a layer; hidden units
-OF_EXAMPLE, OF_CLASS, OF_CHANNEL = 5, 3, 1  # what is known of a forget example, of it and a class, and of a channel
-SUMMARISED = 3  # quantities whose mean and spread by class are the summary of a forget set
+EMBEDDING, WIDTH = 8, 32  # length of a layer's embedding; hidden units
+OF_EXAMPLE, OF_CLASS, OF_CHANNEL = 5, 3, 1  # inputs per forget example, per example and class, per channel
+SUMMARISED = 3  # quantities whose mean and spread by class summarise a forget set
 NEEDS = ("features", "linear head")
 
 
 class Lesson(NamedTuple):
-    """A forget set, a model to unlearn it from, and what a model retrained without it says. Stacked, one for each forget set."""
+    """A forget set, a model to unlearn it from, and the logits of its oracle. Stacked over forget sets."""
 
     variables: Variables
     forget: Int[Array, "*lessons forget"]  # rows of the training set
@@ -36,7 +36,7 @@ class Lesson(NamedTuple):
 
 
 def hypernetwork(weights: Params) -> Method:
-    """Unlearns in one forward pass of a trained hypernetwork, and one of the model on F; nothing is differentiated.
+    """Unlearns by one forward pass of a trained hypernetwork and one of the model on F, without any gradient.
 
     Each forget example has the features h, probabilities p and one-hot label y. The summary s of F is the mean and the spread,
     class by class, of the loss, of |p - y| |h| (the norm of the head's gradient) and of |h|. One small network gives for each
@@ -44,8 +44,8 @@ def hypernetwork(weights: Params) -> Method:
     e of the head, p, y, loss, margin and entropy, a coefficient c. The head's weights and bias, as one matrix W, become
     W + (H'H / n + λ I)^-1 H'C / n, where H are the n examples' (h, 1) and λ is learned, in units of the mean square of H.
 
-    What it reads at that moment is F alone; what it learned from is all training sets it was meta-trained on, retrained models
-    and held-out data. BatchNorm's statistics stay. The model must say what its head reads, and that it is linear (`NEEDS`).
+    At unlearning time it reads F alone; meta-training read the training set, retrained models and held-out data. BatchNorm's
+    statistics stay. The model must declare its features and a linear head (`NEEDS`).
 
     Args:
         weights: from `meta_trained`.
@@ -54,7 +54,7 @@ def hypernetwork(weights: Params) -> Method:
 
 
 def fresh_hypernetwork(key: Key, problem: Problem) -> Params:
-    """The weights before meta-training: a hypernetwork that changes nothing."""
+    """Initial weights, with which the hypernetwork changes nothing."""
     params = jax.eval_shape(problem.model.init, key, problem.train.images[:1]).params
     embedding_key, network_key = jax.random.split(key)
     known = EMBEDDING + 2 * SUMMARISED * problem.classes
@@ -72,15 +72,15 @@ def fresh_hypernetwork(key: Key, problem: Problem) -> Params:
 
 
 def rewritten(weights: Params, problem: Problem, variables: Variables, forget: Examples) -> Variables:
-    """The model as the hypernetwork rewrites it from its outputs on `forget`; see `hypernetwork`."""
+    """The variables after the hypernetwork's update from the outputs on `forget`; see `hypernetwork`."""
     features, head = features_and_head(problem, variables, forget)
     of_examples, of_classes, summary = summarised(features, head, forget, problem.classes)
     params = modulated(weights, summary, variables.params)
     size = len(forget.labels)
-    own = jnp.concatenate([weights["embeddings"][-1], summary])
+    set_inputs = jnp.concatenate([weights["embeddings"][-1], summary])
     inputs = jnp.concatenate(
         [
-            jnp.broadcast_to(own, (size, problem.classes, len(own))),
+            jnp.broadcast_to(set_inputs, (size, problem.classes, len(set_inputs))),
             jnp.broadcast_to(of_examples[:, None], (size, problem.classes, OF_EXAMPLE)),
             of_classes,
         ],
@@ -100,10 +100,10 @@ def rewritten(weights: Params, problem: Problem, variables: Variables, forget: E
 
 
 def features_and_head(problem: Problem, variables: Variables, examples: Examples) -> tuple[Array, Params]:
-    """What the head reads of each example, and the head's own weights; a missing bias is 0.
+    """The features of each example, and the head's weights; a missing bias is 0.
 
     Raises:
-        ValueError: the model does not declare what its head reads, or that it is linear.
+        ValueError: the model does not declare its features, or a linear head.
     """
     require("hypernetwork", NEEDS, problem)
     model, head = problem.model, problem.model.head
@@ -115,37 +115,37 @@ def features_and_head(problem: Problem, variables: Variables, examples: Examples
 def summarised(
     features: Float[Array, "forget features"], head: Params, forget: Examples, classes: int
 ) -> tuple[Float[Array, "forget of_example"], Float[Array, "forget classes of_class"], Float[Array, " summary"]]:
-    """Features of each example, of each example and class, and of the forget set as a whole, in numbers of order one.
+    """The hypernetwork's inputs, of order one: by example, by example and class, and for the whole forget set.
 
     The summary holds, by class, mean and standard deviation of the loss, the norm of the head's gradient and the norm of the
     features; zeros for a class that no example has.
     """
-    own = jax.nn.one_hot(forget.labels, classes)
+    one_hot = jax.nn.one_hot(forget.labels, classes)
     logits = features @ head["kernel"] + head["bias"][None]
     log_p = jax.nn.log_softmax(logits)
     p = jnp.exp(log_p)
-    losses, entropies = -jnp.sum(own * log_p, axis=1), -jnp.sum(p * log_p, axis=1)
-    others = jax.nn.logsumexp(jnp.where(own > 0, -jnp.inf, logits), axis=1)
-    margins = jnp.tanh((jnp.sum(own * logits, axis=1) - others) / 5.0)
+    losses, entropies = -jnp.sum(one_hot * log_p, axis=1), -jnp.sum(p * log_p, axis=1)
+    others = jax.nn.logsumexp(jnp.where(one_hot > 0, -jnp.inf, logits), axis=1)
+    margins = jnp.tanh((jnp.sum(one_hot * logits, axis=1) - others) / 5.0)
     lengths = jnp.sqrt(jnp.mean(jnp.square(features), axis=1))
-    slopes = jnp.linalg.norm(p - own, axis=1) * lengths
+    slopes = jnp.linalg.norm(p - one_hot, axis=1) * lengths
     quantities = jnp.stack([jnp.log1p(losses), slopes, lengths], axis=1)
-    share = own / jnp.maximum(jnp.sum(own, axis=0), 1.0)[None]
+    share = one_hot / jnp.maximum(jnp.sum(one_hot, axis=0), 1.0)[None]
     means = share.T @ quantities
     spreads = jnp.sqrt(jnp.maximum(share.T @ jnp.square(quantities) - jnp.square(means), 0.0) + 1e-12)
     of_examples = jnp.concatenate([quantities, margins[:, None], entropies[:, None]], axis=1)
-    of_classes = jnp.stack([p, own, jnp.maximum(log_p, -10.0) / 5.0], axis=-1)
+    of_classes = jnp.stack([p, one_hot, jnp.maximum(log_p, -10.0) / 5.0], axis=-1)
     return of_examples, of_classes, jnp.concatenate([means.reshape(-1), spreads.reshape(-1)])
 
 
 def modulated(weights: Params, summary: Float[Array, " summary"], params: Params) -> Params:
-    """Every channel (the last axis of every leaf) scaled, and those of vectors shifted, by the first network's outputs."""
+    """Scales every channel (the last axis of every leaf), and shifts those of vectors, by the first network's outputs."""
     leaves, structure = jax.tree.flatten(params)
     layer = np.repeat(np.arange(len(leaves)), [leaf.shape[-1] for leaf in leaves])
     sizes = jnp.concatenate([jnp.sqrt(jnp.mean(jnp.square(leaf.reshape(-1, leaf.shape[-1])), axis=0)) for leaf in leaves])
     known = jnp.broadcast_to(summary, (len(layer), len(summary)))
-    said = _network(weights["channels"], jnp.concatenate([weights["embeddings"][layer], known, sizes[:, None]], axis=1))
-    parts = jnp.split(said, np.flatnonzero(np.diff(layer)) + 1)
+    outputs = _network(weights["channels"], jnp.concatenate([weights["embeddings"][layer], known, sizes[:, None]], axis=1))
+    parts = jnp.split(outputs, np.flatnonzero(np.diff(layer)) + 1)
     scales = [part[:, 0].reshape(*[1] * (leaf.ndim - 1), -1) for leaf, part in zip(leaves, parts, strict=True)]
     shifts = [part[:, 1] if leaf.ndim == 1 else 0.0 for leaf, part in zip(leaves, parts, strict=True)]
     changed = [leaf + leaf * scale + shift for leaf, scale, shift in zip(leaves, scales, shifts, strict=True)]
@@ -166,24 +166,24 @@ def lesson_loss(weights: Params, problem: Problem, lesson: Lesson) -> Float[Arra
 def meta_training(
     key: Key, problem: Problem, lessons: Lesson, *, steps: int, batch_size: int, learning_rate: float | Array
 ) -> Descent:
-    """The descent of a hypernetwork's weights on the mean of `lesson_loss` over some of the lessons, drawn anew each step.
+    """The descent that meta-trains a hypernetwork, on the mean of `lesson_loss` over lessons drawn anew each step.
 
-    Adam, its learning rate falling to 0 by a cosine.
+    By Adam, with a learning rate that decays to 0 by a cosine.
 
     Args:
         key: draws the lessons.
         problem: the examples and the model.
         lessons: stacked.
-        steps: how many.
+        steps: number of steps.
         batch_size: lessons per step.
-        learning_rate: at the start.
+        learning_rate: initial.
     """
     count = len(lessons.forget)
 
-    def value(forward, own: Variables, batches: dict[str, Any], progress):
+    def value(forward, variables: Variables, batches: dict[str, Any], progress):
         drawn = jax.random.randint(jax.random.fold_in(key, jnp.rint(progress * steps).astype(jnp.int32)), (batch_size,), 0, count)
         chosen = jax.tree.map(lambda leaf: leaf[drawn], lessons)
-        return jnp.mean(jax.vmap(lambda lesson: lesson_loss(own.params, problem, lesson))(chosen)), own.statistics
+        return jnp.mean(jax.vmap(lambda lesson: lesson_loss(variables.params, problem, lesson))(chosen)), variables.statistics
 
     chain = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
     return descend(Objective((), value), chain, steps=steps)
@@ -192,7 +192,7 @@ def meta_training(
 def meta_trained(
     key: Key, problem: Problem, lessons: Lesson, *, steps: int, batch_size: int = 8, learning_rate: float | Array = 3e-3
 ) -> tuple[Params, Float[Array, " steps"]]:
-    """A hypernetwork meta-trained from fresh weights, and the loss before each step; see `meta_training`."""
+    """Meta-trains a hypernetwork from fresh weights; gives its weights and the loss before each step, see `meta_training`."""
     init_key, lesson_key, plan_key = jax.random.split(key, 3)
     descent = meta_training(lesson_key, problem, lessons, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
     start: State = descent.begin(Variables(fresh_hypernetwork(init_key, problem), {}))
@@ -203,5 +203,5 @@ def meta_trained(
 def _network(weights: Params, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
     rows = inputs.reshape(-1, inputs.shape[-1])
     hidden = jax.nn.relu(rows @ weights["hidden"]["kernel"] + weights["hidden"]["bias"][None])
-    said = hidden @ weights["out"]["kernel"] + weights["out"]["bias"][None]
-    return said.reshape(*inputs.shape[:-1], -1)
+    outputs = hidden @ weights["out"]["kernel"] + weights["out"]["bias"][None]
+    return outputs.reshape(*inputs.shape[:-1], -1)

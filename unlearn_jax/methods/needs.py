@@ -1,4 +1,4 @@
-"""What methods need of a model: named in the registry, looked up in what the model declares, never guessed."""
+"""What methods need of a model: named in the registry, checked against what the model declares, never guessed."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ from unlearn_jax.types import Model, Problem
 
 
 def unmet(needs: Sequence[str], problem: Problem) -> str | None:
-    """Returns the first need that the problem's model does not meet, in words that follow "needs", or None if it meets all.
+    """The first need that the problem's model does not meet, phrased to follow "needs"; None if it meets all.
 
     Args:
-        needs: of `NEEDS`.
-        problem: its model, and the shape of its examples.
+        needs: keys of `NEEDS`.
+        problem: gives the model and the shape of its examples.
     """
     return next((reason for need in needs if (reason := NEEDS[need](problem))), None)
 
 
 def require(name: str, needs: Sequence[str], problem: Problem) -> None:
-    """Raises ValueError, in one line, if the problem's model does not meet what `name` needs."""
+    """Raises a one-line ValueError if the problem's model does not meet the needs of `name`."""
     if reason := unmet(needs, problem):
         raise ValueError(f"{name} needs {reason}")
 
 
 def _declared(fact: str) -> Callable[[Problem], str | None]:
-    """The need for a fact that the model declares, whatever it is."""
+    """A check that the model declares `fact`, whatever its value."""
     return lambda problem: None if getattr(problem.model, fact) not in (None, ()) else _undeclared(fact)
 
 
@@ -73,7 +73,7 @@ def _linear_head(problem: Problem) -> str | None:
             return f"a linear head; Model.head names {path}, of shape {list(shape)}; {classes} classes need {wanted}"
     shape = problem.train.images.shape[1:]
     if not widens(problem.model, head, (1, *shape), problem.train.images.dtype):
-        return f"a linear head; Model.head names {head.kernel}, but one more column of it does not give one more output"
+        return f"a linear head; Model.head names {head.kernel}, but one more column in it does not give one more output"
     return None
 
 
@@ -100,6 +100,6 @@ def _shapes(problem: Problem) -> dict[str, tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=64)
 def _shapes_of(model: Model, shape: tuple[int, ...], dtype) -> dict[str, tuple[int, ...]]:
-    """The shapes of the params, by path; nothing is computed."""
+    """The shapes of the params, by path; no weights are computed."""
     key, images = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1, *shape), dtype)
     return {path: leaf.shape for path, leaf in arrays(jax.eval_shape(model.init, key, images).params).items()}

@@ -1,4 +1,4 @@
-"""Methods that shape the outputs on the forget set as a whole: their entropy, and the spread of the losses."""
+"""Methods that shape the outputs on the forget set: their entropy, or the mean and spread of the losses."""
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ def entropy(
     epochs: int = 5,
     batch_size: int = 256,
 ) -> Method:
-    """Entropy: climbs the forget loss and makes the model sure of what it then says, or, as a switch, unsure.
+    """Entropy: ascends the forget loss and lowers the entropy of the predictions there (or raises it).
 
-    Minimises -CE(F) + entropy_weight H(F), H the entropy of the predicted classes; with `maximise` -CE(F) - entropy_weight H(F).
-    SGD with momentum 0.9. Minimised, entropy ends in confident wrong answers; maximised, in a flat prediction, where -CE(F)
-    alone would not stop.
+    Minimises -CE(F) + entropy_weight H(F), H the entropy of the predicted classes; with `maximise`, -CE(F) - entropy_weight H(F).
+    SGD with momentum 0.9. Lowering the entropy leads to confident wrong answers; raising it to uniform predictions, at which
+    -CE(F) alone would not stop.
 
     Args:
         entropy_weight: of the entropy, in nats as the loss is.
@@ -66,16 +66,16 @@ def entropy_with_retain(
     epochs: int = 5,
     batch_size: int = 128,
 ) -> Method:
-    """Entropy with the retain set: as `entropy`, held back by the loss on the retain set.
+    """Entropy with the retain set: as `entropy`, plus the loss on the retain set.
 
     Minimises retain_weight CE(R) - forget_weight CE(F) + entropy_weight H(F), with `maximise` - entropy_weight H(F), by SGD with
-    momentum 0.9. F is cycled, one batch for each of R's, and both go through the network as one. In code a weight may be
-    negative, which turns its term around: a grid of signs then is one more axis of members.
+    momentum 0.9. F is cycled, with one batch for each of R's, and both go through the network as one. From Python a weight may be
+    negative, which flips its term; a grid of signs is then one more axis of members.
 
     Args:
-        forget_weight: of the forget loss, which climbs.
+        forget_weight: of the forget loss, which is maximised.
         entropy_weight: of the entropy, in nats as the loss is.
-        retain_weight: of the loss on R; at 0 R only shares in the batch, by which BatchNorm normalises.
+        retain_weight: of the loss on R; at 0, R still enters BatchNorm's batch statistics.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
         maximise: raise the entropy instead of lowering it.
@@ -112,15 +112,15 @@ def variance_matching(
     epochs: int = 5,
     batch_size: int = 128,
 ) -> Method:
-    """Variance matching: gives the losses on the forget set the mean and the spread that they have on held-out data.
+    """Variance matching: trains on the retain set and matches mean and spread of the forget losses to held-out losses.
 
     Minimises CE(R) + mean_weight (m_F - m_H)² + spread_weight (s_F - s_H)² by SGD with momentum 0.9, m and s the mean and the
-    standard deviation of the cross-entropy over a batch of F and one of the held-out examples, drawn anew each step. Only F is
-    to follow: no gradient flows into m_H and s_H. All three batches go through the network as one.
+    standard deviation of the cross-entropy over a batch of F and one of the held-out examples, drawn anew each step. No gradient
+    flows into m_H and s_H, so that only F adapts. All three batches go through the network as one.
 
     Args:
         mean_weight: of the distance of the means.
-        spread_weight: of the distance of the standard deviations; 0 would match means alone.
+        spread_weight: of the distance of the standard deviations; 0 matches means alone.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
         epochs: passes over R.
@@ -136,9 +136,9 @@ def variance_matching(
             parts = retain, forget, held_out
             logits, statistics = forward_together(forward, variables, [part.images for part in parts])
             on_retain, on_forget, on_held_out = (cross_entropy(*pair) for pair in zip(logits, parts, strict=True))
-            wanted = jax.lax.stop_gradient(on_held_out)
-            means = jnp.mean(on_forget) - jnp.mean(wanted)
-            spreads = standard_deviation(on_forget) - standard_deviation(wanted)
+            target = jax.lax.stop_gradient(on_held_out)
+            means = jnp.mean(on_forget) - jnp.mean(target)
+            spreads = standard_deviation(on_forget) - standard_deviation(target)
             return jnp.mean(on_retain) + mean_weight * means**2 + spread_weight * spreads**2, statistics
 
         steps, transform = steps_for(problem, "retain", epochs, batch_size), sgd(learning_rate, weight_decay)
@@ -149,5 +149,5 @@ def variance_matching(
 
 
 def standard_deviation(losses):
-    """With a gradient where all losses are equal: a variance of 0 has an infinite slope in its root."""
+    """The standard deviation, with a finite gradient where all losses are equal (the root's slope at 0 is infinite)."""
     return jnp.sqrt(jnp.var(losses) + 1e-12)

@@ -14,32 +14,32 @@ from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
 
 def edit(change: Callable[[Key, Problem, Variables], Variables]) -> Method:
-    """A method that changes the weights once, with no direction of descent."""
+    """A method that changes the weights in one step, without gradient descent."""
     return change
 
 
 def pipe(*methods: Method) -> Method:
-    """One method after the other, each with a key of its own."""
+    """Applies methods one after another, each with its own key."""
 
     def piped(key: Key, problem: Problem, variables: Variables) -> Variables:
-        for method, own in zip(methods, jax.random.split(key, max(len(methods), 1)), strict=False):
-            variables = method(own, problem, variables)
+        for method, method_key in zip(methods, jax.random.split(key, max(len(methods), 1)), strict=False):
+            variables = method(method_key, problem, variables)
         return variables
 
     return piped
 
 
 def in_turns(method: Callable[..., Method], *turns: Any) -> Method:
-    """`method(*turn)` for one turn after the other, each with a key of its own; compiled once for all of them.
+    """Applies `method(*turn)` for each turn in order, each with its own key; compiled once for all turns.
 
     Args:
-        method: makes the method of a turn, such as one epoch with a learning rate and a mask of its own.
+        method: makes the method of one turn, such as an epoch with its own learning rate and mask.
         turns: arrays, or trees of them, with a leading axis of turns.
     """
 
     def turned(key: Key, problem: Problem, variables: Variables) -> Variables:
-        def take(variables, own):
-            key, turn = own
+        def take(variables, key_and_turn):
+            key, turn = key_and_turn
             return method(*turn)(key, problem, variables), None
 
         keys = jax.random.split(key, len(jax.tree.leaves(turns)[0]))
@@ -49,7 +49,7 @@ def in_turns(method: Callable[..., Method], *turns: Any) -> Method:
 
 
 def steps_for(problem: Problem, source: str, epochs: int, batch_size: int) -> int:
-    """The steps of `epochs` passes over a source (`kept`, `forget` or `retain`)."""
+    """The number of steps in `epochs` passes over a source (`kept`, `forget` or `retain`)."""
     return epochs * steps_in_pass(problem.rows(source)[1], batch_size)
 
 
@@ -61,7 +61,7 @@ def examples_of(problem: Problem, source: str) -> Examples:
 
 
 def among(problem: Problem, source: str, extra: Examples) -> Problem:
-    """The problem that retains the rows of `source` and, behind the training set, the rows of `extra`; it forgets none."""
+    """A problem whose retain set is `source` plus `extra`, which is appended to the training set; its forget set is empty."""
     mask, count = problem.rows(source)
     return dataclasses.replace(
         problem,
@@ -74,18 +74,18 @@ def among(problem: Problem, source: str, extra: Examples) -> Problem:
 
 
 def with_share_of_retain(key: Key, problem: Problem, share: float) -> Problem:
-    """The problem that keeps, besides the forget set, a random share of the retain set only.
+    """The problem with a random share of its retain set in place of the whole.
 
     Raises:
-        UsageError: a share that is no example.
+        UsageError: the share rounds to no example.
     """
     count = round(share * problem.retain_count)
     if not count:
-        raise UsageError("--hyper METHOD.retain_share", share, f"a share of the {problem.retain_count} retained examples")
+        raise UsageError("--hyper METHOD.retain_share", share, f"must make up at least one of {problem.retain_count} examples")
     kept = problem.forget | subset(key, problem.retain, count)
     return dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
 
 
 def other_labels(key: Key, labels: Int[Array, "*shape"], classes: int) -> Int[Array, "*shape"]:
-    """For each label another one, uniformly."""
+    """A different label for each, uniform over the other classes."""
     return (labels + jax.random.randint(key, labels.shape, 1, classes)) % classes

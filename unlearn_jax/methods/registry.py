@@ -1,4 +1,4 @@
-"""The registry of methods: what each is called, may see, is described in, and takes."""
+"""The registry of methods: access, reference and hyperparameters of each."""
 
 import functools
 import inspect
@@ -20,14 +20,14 @@ ACCESS = ("none", "F", "R", "F+R", "R+test-like", "F+R+test-like", "data-free")
 
 
 class Range(NamedTuple):
-    """Where a search looks for a hyperparameter: from `low` to `high`, evenly on a scale, `log` or `linear`."""
+    """The search range of a hyperparameter: `low` to `high`, even on a `log` or `linear` scale."""
 
     low: float
     high: float
     scale: str = "log"
 
     def spaced(self, count: int) -> np.ndarray:
-        """Values evenly over the range, both ends included."""
+        """`count` evenly spaced values, both ends included."""
         return (np.geomspace if self.scale == "log" else np.linspace)(self.low, self.high, count)
 
 
@@ -36,15 +36,15 @@ class Entry(NamedTuple):
 
     Attributes:
         make: `(**hyperparameters) -> Method`. Floats may be traced, and so batched; counts and choices are static.
-        access: what it may see: one of `ACCESS`.
-        reference: arXiv number or venue, and whose defaults these are.
-        summary: one line.
-        defaults: every hyperparameter and its value where the authors' code starts.
-        static: the hyperparameters that shapes or the program follow from; the others may be traced.
-        needs: what it needs of a model, of `needs.NEEDS`.
-        identity_at_zero: zero epochs or steps leave the model as it is.
-        ensemble: it makes several networks of one, stacked along a leading axis of every leaf.
-        search: the ranges of the main hyperparameters, around the authors' values; the first is the one that matters most.
+        access: what the method may see, one of `ACCESS`.
+        reference: arXiv number or venue.
+        summary: what the method does, in one line.
+        defaults: every hyperparameter and its default, the authors' unless the docstring says otherwise.
+        static: the hyperparameters that determine shapes or the program; the others may be traced.
+        needs: what it needs of a model, keys of `needs.NEEDS`.
+        identity_at_zero: whether zero epochs or steps leave the model unchanged.
+        ensemble: whether it returns several networks, stacked along a leading axis of every leaf.
+        search: ranges of the main hyperparameters, around the authors' values, the most important first.
     """
 
     make: Callable[..., Method]
@@ -59,11 +59,11 @@ class Entry(NamedTuple):
     search: Mapping[str, Range] = MappingProxyType({})
 
     def unmet(self, problem: Problem) -> str | None:
-        """What the method needs and the problem's model lacks, in words that follow "needs"; None if it lacks nothing."""
+        """What the method needs and the problem's model lacks, phrased to follow "needs"; None if nothing."""
         return unmet(self.needs, problem)
 
     def outcome(self, model: Model) -> Model:
-        """The model of the variables that the method returns, given the model of those that it takes."""
+        """The model of the returned variables, given the model of the original: for an ensemble, the mean of its networks."""
         return mean_of(model) if self.ensemble else model
 
 
@@ -80,19 +80,20 @@ def register(
     ensemble: bool = False,
     search: Mapping[str, tuple] = MappingProxyType({}),
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
-    """Enter a method under its function's name; its keyword defaults are the hyperparameters.
+    """Registers a method under its function's name; its keyword defaults are the hyperparameters.
 
     Args:
         access: see `Entry`.
         reference: see `Entry`.
-        static: floats that shapes follow from; counts, switches and names always are static.
-        needs: see `Entry`. What is made raises ValueError, in one line, where it meets a problem whose model does not meet them.
+        static: floats that determine shapes; counts, switches and names are always static.
+        needs: see `Entry`; the method raises a one-line ValueError for a model that does not meet them.
         identity_at_zero: see `Entry`.
         ensemble: see `Entry`.
-        search: see `Entry`: `(low, high)`, or `(low, high, "linear")`.
+        search: see `Entry`; `(low, high)` or `(low, high, "linear")` by hyperparameter.
 
     Raises:
-        ValueError: unknown access or need, a name that is already registered, or a range that is none of a traced hyperparameter.
+        ValueError: an unknown access or need, a name already registered, or a search range that is invalid or of no traced
+            hyperparameter.
     """
 
     def enter(make: Callable[..., Method]) -> Callable[..., Method]:
@@ -120,7 +121,7 @@ def register(
 
 
 def _guarded(name: str, make: Callable[..., Method], needs: Sequence[str]) -> Callable[..., Method]:
-    """`make`, whose methods check what they need of the model first."""
+    """Wraps `make` so that its methods first check what they need of the model."""
     if not needs:
         return make
 
@@ -128,28 +129,28 @@ def _guarded(name: str, make: Callable[..., Method], needs: Sequence[str]) -> Ca
     def guarded(**values: Any) -> Method:
         method = make(**values)
 
-        def looked(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def checked(key: Key, problem: Problem, variables: Variables) -> Variables:
             require(name, needs, problem)
             return method(key, problem, variables)
 
-        return looked
+        return checked
 
     return guarded
 
 
 def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> dict[str, Any]:
-    """The defaults of a method with some of them replaced.
+    """The hyperparameters of a method: its defaults, with some replaced.
 
     Args:
         name: of the method.
-        given: values, or their text as typed.
+        given: values, or their text from the command line.
 
     Raises:
-        UsageError: no such method or hyperparameter, or a value that is of the wrong type, negative or not finite, a
-            share above 1, or a count of 0 (but of epochs; a label may be 0 too).
+        UsageError: an unknown method or hyperparameter, or an invalid value: of the wrong type, negative, not finite, a share
+            above 1, or a count of 0 (allowed for epochs and labels).
     """
     if name not in METHODS:
-        raise UsageError("--methods", name, f"there is {', '.join(METHODS)}")
+        raise UsageError("--methods", name, f"expected one of {', '.join(METHODS)}")
     values = dict(METHODS[name].defaults)
     for key, value in given.items():
         option = f"--hyper {name}.{key}"
@@ -160,12 +161,12 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
 
 
 def searchable() -> list[str]:
-    """The methods that have a hyperparameter to search."""
+    """The methods that have hyperparameters to search."""
     return [name for name, entry in METHODS.items() if entry.search]
 
 
 def traceable(method: str | Entry, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The hyperparameters of a method as those that are static and those that may be traced."""
+    """Splits hyperparameters into those that are static and those that may be traced."""
     static = (METHODS[method] if isinstance(method, str) else method).static
     return {k: v for k, v in values.items() if k in static}, {k: v for k, v in values.items() if k not in static}
 

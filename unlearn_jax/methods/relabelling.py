@@ -19,9 +19,9 @@ from unlearn_jax.types import Key, Method, Params, Problem, Variables
     access="F+R", reference="Amnesiac unlearning, arXiv 2010.10981", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-2)}
 )
 def random_label(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
-    """Amnesiac unlearning: trains on with one fixed wrong label for each forget example, among the retain set.
+    """Amnesiac unlearning: trains on all data, with one fixed random wrong label for each forget example.
 
-    Minimises CE on F u R in one shuffled stream by Adam, F's labels replaced by another class drawn uniformly.
+    Minimises CE on F u R in one shuffled stream by Adam; the wrong labels are uniform over the other classes.
 
     Args:
         learning_rate: of Adam.
@@ -41,10 +41,10 @@ def random_label(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: i
     access="F+R", reference="in the comparison of arXiv 2311.02240", identity_at_zero=True, search={"learning_rate": (1e-5, 1e-2)}
 )
 def successive_random_labels(*, learning_rate: Number = 1e-4, epochs: int = 3, batch_size: int = 256) -> Method:
-    """Successive random labels: as `random_label`, but the wrong labels of the forget set are drawn anew for every batch.
+    """Successive random labels: as `random_label`, with new wrong labels for the forget set in every batch.
 
-    Minimises CE on F u R in one shuffled stream by Adam. Over the passes a forget example is pushed towards all other classes
-    alike, rather than towards one. Deviation: one stream, as `random_label`.
+    Minimises CE on F u R in one shuffled stream by Adam. Over the passes, forget examples are pushed towards all other classes
+    alike instead of one. Deviation: one stream, as `random_label`.
 
     Args:
         learning_rate: of Adam.
@@ -74,12 +74,12 @@ def successive_random_labels(*, learning_rate: Number = 1e-4, epochs: int = 3, b
 def salun(
     *, share: Number = 0.5, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
-    """SalUn: random labels through a mask of the weights that matter most to the forget loss.
+    """SalUn: trains with random labels on the forget set, updating only the weights with the largest forget gradients.
 
-    The mask holds the `share` of all weights with the largest |sum over F of ∇CE| at θ0 (eval mode), by rank, so that no more
-    may move where many are 0, as in a relu network that forgets one example; the others, their momentum included, stay
-    bit-identical. Deviation: one fixed wrong label for each forget example, in one stream with R, where the authors redraw the
-    label each epoch, among all classes, and on CIFAR-10 and SVHN pass over F before R.
+    The mask selects the `share` of all weights with the largest |sum over F of ∇CE| at θ0 (eval mode). It goes by rank, so that
+    ties at 0, as in a relu network that forgets one example, do not enlarge it. All other weights, and their momentum, stay
+    bit-identical. Deviation: one fixed wrong label for each forget example, in one stream with R; the authors redraw it each
+    epoch among all classes, and on CIFAR-10 and SVHN pass over F before R.
 
     Args:
         share: of the weights that may move, over the whole network.
@@ -99,13 +99,13 @@ def salun(
 
 
 def wrong_labels(key: Key, problem: Problem) -> Int[Array, " examples"]:
-    """The labels of the training set, those of the forget set replaced by another class drawn uniformly."""
+    """The labels of the training set, with wrong ones on the forget set, uniform over the other classes."""
     labels = problem.train.labels
     return jnp.where(problem.forget, other_labels(key, labels, problem.classes), labels)
 
 
 def descend_on_wrong_labels(key: Key, problem: Problem, transform, epochs: int, batch_size: int) -> Descent:
-    """Cross-entropy on F u R with wrong labels on F."""
+    """Descends on the cross-entropy on F u R, with wrong labels on F."""
     steps = steps_for(problem, "kept", epochs, batch_size)
     return descend(weighted(Term("kept", relabelled(wrong_labels(key, problem)))), transform, steps=steps, batch_size=batch_size)
 

@@ -1,4 +1,4 @@
-"""Jumps to where training without the forget set would have ended: linear equations, solved once."""
+"""One-step estimates of the retrained weights, each by solving a linear system."""
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +23,19 @@ SOFTMAX_SMOOTHNESS = 2**0.5 / 27**0.5
     search={"alpha": (0.02, 5.0), "damping": (1e-3, 1.0)},
 )
 def woodfisher(*, alpha: Number = 0.2, damping: Number = 1.0, samples: int = 1000, authors_recursion: bool = False) -> Method:
-    """Influence unlearning: one step back along the influence of the forget set, by an empirical Fisher matrix.
+    """Influence unlearning: removes the forget set's influence in one step, with an inverse empirical Fisher matrix.
 
     With n = |D| and v = Σ_F ∇ / n - |F| / (n |R|) Σ_R ∇, θ += alpha F^-1 v, where F = damping I + mean of g gᵀ over single
-    examples of R. The Woodbury identity takes all examples at once instead of one by one: the same matrix. Deviation: the
-    authors' code never updates the direction that it takes from the first example, so that what it computes is no
-    inverse; `authors_recursion` does as they do, on two examples more (their loop ends late) or on all of a smaller R, whose
-    number their formula takes for `samples` nevertheless.
+    examples of R. The Woodbury identity inverts F with all examples at once, where the paper recurses over them: the same matrix.
+    Deviation: the authors' code never updates the direction it takes from the first example, so its result is not an inverse.
+    `authors_recursion` reproduces that code, on two more examples (their loop ends late) or on all of a smaller R; its formula
+    has the constant `samples` even then.
 
     Args:
-        alpha: length of the step; 1 is the influence function's own.
+        alpha: step length; 1 for the influence function's own.
         damping: keeps the inverse finite; 1 in the authors' code.
-        samples: examples of R that F is made of, at most |R|; samples x weights numbers are held.
-        authors_recursion: F^-1 v as the authors' code has it (damping plays no part).
+        samples: examples of R in F, at most |R|; takes memory for samples x weights numbers.
+        authors_recursion: compute F^-1 v as the authors' code does, without damping.
     """
 
     def change(key: Key, problem: Problem, variables: Variables) -> Variables:
@@ -62,7 +62,7 @@ def loss(logits: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array
 def inverse_product(
     gradients: Float[Array, "samples weights"], vector: Float[Array, " weights"], damping: float | Array
 ) -> Float[Array, " weights"]:
-    """(damping I + mean of g gᵀ)^-1 vector, by a system of as many equations as there are samples (Woodbury)."""
+    """(damping I + mean of g gᵀ)^-1 vector, by a linear system with one unknown per sample (Woodbury)."""
     count = len(gradients)
     gram = jnp.matmul(gradients, gradients.T, precision="highest")
     inner = jnp.linalg.solve(gram + damping * count * jnp.eye(count), gradients @ vector)
@@ -72,9 +72,9 @@ def inverse_product(
 def published_product(
     gradients: Float[Array, "examples weights"], vector: Float[Array, " weights"], samples: int
 ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
-    """What the authors' code computes for F^-1 vector, and its `o`: ever the first gradient, only shorter.
+    """What the authors' code computes for F^-1 vector, and its final `o`, which stays a multiple of the first gradient.
 
-    `samples` is their constant N, however many gradients there are.
+    `samples` is their constant N, whatever the number of gradients.
     """
 
     def step(carry, gradient):
@@ -92,15 +92,15 @@ def published_product(
     search={"weight_decay": (1e-5, 1e-2)},
 )
 def newton(*, weight_decay: Number = 5e-4) -> Method:
-    """Newton removal on the head: its softmax regression, solved once more for the retain set, to second order.
+    """Certified removal on the head: one Newton step from the head's optimum on all data to that on the retain set.
 
     With features held fixed, head += H^-1 Δ, where Δ = Σ_F ∇CE + |F| weight_decay W and H is the Hessian of Σ_R CE + |R|
-    weight_decay / 2 |W|². Where W is the optimum on D, the gradient that is left on R is at most `removal_bound`. No
-    certificate is claimed here: the features have seen F and stay. Deviations: one softmax head, where the authors have a
-    logistic regression for each class; no loss perturbation in training.
+    weight_decay / 2 |W|². If W is the optimum on D, the gradient that remains on R is at most `removal_bound`. This certifies
+    nothing about the network, whose features were trained on F. Deviations: one softmax head (the authors': a logistic regression
+    per class); no loss perturbation in training.
 
     Args:
-        weight_decay: of the head; that of the training recipe makes W nearly an optimum.
+        weight_decay: of the head; with the value of the training recipe, W is close to the optimum.
     """
 
     def change(key: Key, problem: Problem, variables: Variables) -> Variables:
@@ -165,18 +165,18 @@ def removal_bound(kept: Float[Array, "kept features"], step: Float[Array, "featu
 
 @register(access="F+R", reference="arXiv 2003.02960", search={"scale": (0.03, 3.0), "weight_decay": (1e-5, 0.1)})
 def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) -> Method:
-    """NTK forgetting: shifts the weights as the forget set's absence would shift those of the linearised network.
+    """NTK forgetting: adds the weight change that removing the forget set causes in the linearised network.
 
-    The network linearised at θ and trained on S has w_S = G_S (G_Sᵀ G_S + |S| weight_decay I)^-1 (y - f_0), G_S the
-    derivatives of all logits on S; θ += scale (w_R - w_D). Here y - f_0 = G_Sᵀ θ - (softmax(f) - label): the weights from which
-    training sets out are taken to be zero, where weight decay pulls. Deviations: the authors set out from known (pretrained)
-    weights and estimate `scale` by them; their code takes y - f(θ) for y - f_0, which is next to nothing where θ fits; a
-    sample stands, weighted, for F and one for R; their noise is `fisher`'s, to be piped behind.
+    The network linearised at θ and trained on S has w_S = G_S (G_Sᵀ G_S + |S| weight_decay I)^-1 (y - f_0), G_S the derivatives
+    of all logits on S; θ += scale (w_R - w_D). Here y - f_0 = G_Sᵀ θ - (softmax(f) - label), which takes the initial weights to
+    be zero, where weight decay pulls. Deviations: the authors start from known (pretrained) weights and estimate `scale` from
+    them; their code uses y - f(θ) for y - f_0, which nearly vanishes where θ fits; F and R are each represented by a weighted
+    sample; their noise is left out (it is `fisher`, to be piped behind).
 
     Args:
-        scale: of the shift.
+        scale: factor on the weight change.
         weight_decay: of the training recipe.
-        samples: examples of each of F and R, at most; 2 x samples x classes x weights numbers are held.
+        samples: examples of each of F and R, at most; takes memory for 2 x samples x classes x weights numbers.
     """
 
     def change(key: Key, problem: Problem, variables: Variables) -> Variables:
@@ -185,7 +185,8 @@ def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) 
         retain, forget = draw(key, [Source(problem.retain, int(sizes[0]), 1), Source(problem.forget, int(sizes[1]), 1)], samples)
         rows = jnp.concatenate([retain[0], forget[0]])
         counts = np.array([retain.size, forget.size])
-        scales = np.repeat(np.sqrt(sizes / counts), counts).astype(np.float32)  # examples that a drawn one stands for, as a root
+        # an example stands for sizes / counts of its set
+        scales = np.repeat(np.sqrt(sizes / counts), counts).astype(np.float32)
 
         logits, _ = problem.model.apply(variables, problem.train.images[rows], train=False)
         errors = jax.nn.softmax(logits) - jax.nn.one_hot(problem.train.labels[rows], problem.classes)

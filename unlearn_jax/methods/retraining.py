@@ -1,4 +1,4 @@
-"""Retraining, whole or in part: the two ends, fine-tuning, and the last k blocks."""
+"""Retraining in full or in part: original, retraining, fine-tuning, and the last k blocks."""
 
 import optax
 
@@ -14,13 +14,13 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 
 @register(access="none", reference="-", identity_at_zero=True)
 def original() -> Method:
-    """Does nothing: the end that every method must leave."""
+    """Returns the original model unchanged: no unlearning at all."""
     return pipe()
 
 
 @register(access="R", reference="-")
 def retrain() -> Method:
-    """Trains a new model on the retain set by the original's recipe: the end that every method wants to reach."""
+    """Trains a new model on the retain set by the original's recipe: the result that all methods approximate."""
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         return refit(key, problem)
@@ -35,7 +35,7 @@ def retrain() -> Method:
     search={"learning_rate": (1e-3, 0.3)},
 )
 def finetune(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256) -> Method:
-    """Goes on training on the retain set and hopes that the forget set fades.
+    """Fine-tunes on the retain set and relies on catastrophic forgetting of the forget set.
 
     Minimises CE(R) by SGD with momentum 0.9.
 
@@ -59,17 +59,17 @@ def finetune(*, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epoch
 def cf_k(
     *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
-    """Catastrophically forgetting k: only the last k blocks go on training on the retain set.
+    """CF-k (catastrophic forgetting): fine-tunes only the last k blocks on the retain set.
 
-    All other weights stay bit-identical. Deviations: BatchNorm's running statistics are frozen everywhere; the authors' code
-    lets them move, which changes the frozen blocks after all. k counts blocks, which is what a model declares; the authors count
-    convolutions and dense layers, with the norms behind them: the same for k = 1 and for an MLP, where a residual block is two
-    or three of theirs.
+    All other weights stay bit-identical. Deviations: BatchNorm's running statistics are frozen everywhere; in the authors' code
+    they move, and so change the frozen blocks after all. k counts the blocks that a model declares; the authors' counts
+    convolutions and dense layers, each with its norm. Both agree for k = 1 and for an MLP; a residual block is two or three of
+    their layers.
 
     Args:
         blocks: k; the head is the last block.
-        learning_rate: of SGD with momentum 0.9; as in SCRUB's comparison (2302.09880), where the authors' goes up and down
-            between 0.1 and 0.005.
+        learning_rate: of SGD with momentum 0.9; that of SCRUB's comparison (2302.09880). The authors' cycles between 0.1 and
+            0.005.
         weight_decay: added to the gradient; the authors' 5e-5.
         epochs: passes over R.
         batch_size: examples per step.
@@ -86,10 +86,10 @@ def cf_k(
 def eu_k(
     *, blocks: int = 1, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
-    """Exact unlearning of the last k blocks: they are initialised anew and trained on the retain set.
+    """EU-k (exact unlearning): reinitialises the last k blocks and trains only them on the retain set.
 
-    As `cf_k`, its deviations included, behind a fresh draw of the last k blocks' parameters, those of their norms included (the
-    authors draw kernels and biases anew and keep the norms').
+    Reinitialises all parameters of these blocks, their norms included (the authors keep the norms), then trains as `cf_k`, with
+    its deviations.
 
     Args:
         blocks: k; the head is the last block.
@@ -109,12 +109,12 @@ def eu_k(
 
 
 def sgd(learning_rate, weight_decay, momentum=0.9) -> optax.GradientTransformation:
-    """SGD with coupled weight decay, and momentum 0.9 as in most of the papers' code."""
+    """SGD with coupled weight decay; momentum 0.9 as in most of the papers' code."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
 
 
 def descend_on_retain(problem: Problem, transform, epochs: int, batch_size: int, statistics: str = "update") -> Descent:
-    """Cross-entropy on the retain set."""
+    """Descends on the cross-entropy on the retain set."""
     steps = steps_for(problem, "retain", epochs, batch_size)
     return descend(weighted(Term("retain", cross_entropy)), transform, steps=steps, batch_size=batch_size, statistics=statistics)
 
@@ -123,7 +123,7 @@ def all_but_last(problem: Problem, blocks: int) -> list[str]:
     """The names of the parameter groups in front of the last `blocks` blocks.
 
     Raises:
-        UsageError: the model has not so many blocks.
+        UsageError: `blocks` is below 1 or above the model's number of blocks.
     """
     total = len(problem.model.blocks)
     if not 1 <= blocks <= total:

@@ -1,4 +1,4 @@
-"""Which weights: masks over the params, as trees of booleans."""
+"""Selections of weights: masks over the params, as trees of booleans."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from unlearn_jax.types import Model, Params
 
 
 def smallest(tree: Params, share: float | Array, *, among: Any, each: bool) -> Params:
-    """True for the entries of smallest magnitude: exactly the nearest whole number to `share` of them, whatever the ties.
+    """True for the `share` of entries with the smallest magnitude, rounded to a whole number and exact despite ties.
 
-    Of equal ones the first are taken, in the order of the tree and of each array's rows.
+    Of equal entries the first are taken, in the order of the tree and of each array.
 
     Args:
         tree: of arrays.
         share: of the entries, in [0, 1]; it may be traced.
-        among: one boolean for each array, not traced: whether its entries take part. The others are False.
-        each: that share of every array, or (False) of all that take part together.
+        among: one boolean per array, not traced: whether its entries may be selected.
+        each: select that share in every array, or (False) of all arrays together.
     """
     leaves, structure = jax.tree.flatten(tree)
     part = [number for number, takes_part in enumerate(jax.tree.leaves(among)) if takes_part]
@@ -38,10 +38,10 @@ def smallest(tree: Params, share: float | Array, *, among: Any, each: bool) -> P
 
 
 def convolutions(model: Model, params: Params, first: bool = False) -> Any:
-    """True for the kernels of convolutions, of all of them or of the first; one boolean for an array."""
+    """True for the kernels of all convolutions, or of the first alone; one boolean per array."""
     return marked(params, (model.convolutions or ())[: 1 if first else None])
 
 
 def unnormalising(model: Model, params: Params) -> Any:
-    """True for all but what belongs to a normalisation; one boolean for an array."""
+    """True for all arrays outside normalisation layers; one boolean per array."""
     return jax.tree.map(lambda normalises: not normalises, marked(params, model.norms or ()))

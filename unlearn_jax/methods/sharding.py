@@ -15,35 +15,34 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 
 
 class Division(NamedTuple):
-    """Which stage an example enters training in: a slice of a shard. Drawn once; it never changes, whatever is forgotten."""
+    """The shard and the slice of each example, drawn once and unchanged by forgetting."""
 
     shard: Int[Array, " examples"]  # -1 for rows that are not trained on
-    part: Int[Array, " examples"]  # number of the slice
+    part: Int[Array, " examples"]  # slice within the shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sisa:
     """Sharded, isolated, sliced and aggregated training (arXiv 1912.03817).
 
-    Each shard trains a network of its own, in stages: stage s on the shard's slices 0 to s, from where stage s - 1 ended, which
-    is kept. To forget, a shard that holds a forgotten example goes back to the stage in front of the first one that saw it.
-    The result is, bit for bit, what training without the example would have given under the same keys.
+    Each shard trains its own network in stages: stage s trains on slices 0 to s, from the checkpoint of stage s - 1. To forget, a
+    shard with forgotten examples returns to the checkpoint before the first stage that saw one of them. The result is, bit for
+    bit, what training without these examples would have given under the same keys.
 
-    Stages are equally many steps of the problem's recipe: `epochs / slices` passes over as many rows as a shard has (at least
-    one), beginning anew with its schedule and momentum. The paper's are equally many passes over the slices there are so far.
-    With fewer rows than that, because some are in later slices or forgotten, the same rows come again; with none the network
-    stays as it is.
+    Deviation: all stages take equally many steps, those of `epochs / slices` passes (at least one) over a whole shard, and each
+    restarts the schedule and momentum; the paper's are equally many passes over the slices so far. A stage with fewer rows,
+    because others come later or are forgotten, repeats its rows; one without rows leaves the network unchanged.
 
     Attributes:
-        shards: networks.
-        slices: stages of each.
+        shards: number of networks.
+        slices: stages of each, and so its checkpoints.
     """
 
     shards: int
     slices: int
 
     def divide(self, key: Key, problem: Problem) -> Division:
-        """Deal the kept rows of a problem, in random order, to the slices of all shards."""
+        """Deal the kept rows of a problem at random to the slices of all shards."""
         ((order,),) = draw(key, [Source(problem.kept, problem.kept_count, 1)], problem.kept_count)
         number = jnp.arange(problem.kept_count)
         nowhere = jnp.full(len(problem.kept), -1)
@@ -51,9 +50,9 @@ class Sisa:
         return Division(nowhere.at[order].set(number % self.shards), nowhere.at[order].set(part))
 
     def stages(self, division: Division, rows: Bool[Array, " examples"]) -> Bool[Array, "shards slices"]:
-        """The stages that have seen one of the rows: those that must be trained again when the rows are forgotten.
+        """The stages that trained on any of `rows`, which are retrained when these rows are forgotten.
 
-        Their share of all stages is the cost of forgetting, in trainings of the ensemble.
+        Their share of all stages is the cost of forgetting, relative to training the ensemble.
         """
         shard = jnp.where(rows, division.shard, -1)[None, None] == jnp.arange(self.shards)[:, None, None]
         return jnp.any(shard & (division.part[None, None] <= jnp.arange(self.slices)[None, :, None]), axis=-1)
@@ -75,14 +74,14 @@ class Sisa:
         trained: Variables,
         requested: Bool[Array, " examples"] | None = None,
     ) -> Variables:
-        """Train the stages again that have seen the forget set of `problem`; all others stay as they are.
+        """Retrain the stages that saw the forget set of `problem`; all others stay as they are.
 
         Args:
             key: that of `train`.
             problem: as in `train`, with a forget set.
             division: that of `train`.
             trained: what `train` (or `unlearn`) returned.
-            requested: the rows of the forget set that `trained` has seen; by default all.
+            requested: the rows of the forget set that `trained` was trained on; by default all.
         """
         again = self.stages(division, problem.forget if requested is None else requested)
         return self._run(key, problem, division, again, trained)
@@ -90,17 +89,17 @@ class Sisa:
     def answer(
         self, key: Key, problem: Problem, division: Division, trained: Variables, requests: Int[Array, "requests size"]
     ) -> Variables:
-        """Forget the rows of requests that arrive one after another, each time from the checkpoints that the last one left.
+        """Answer forget requests one after another, each from the checkpoints that the last one left.
 
         Args:
             key: that of `train`.
             problem: as in `train`.
             division: that of `train`.
             trained: what `train` returned.
-            requests: row numbers.
+            requests: the row numbers to forget, by request.
 
         Returns:
-            The networks that answer after each request: leaves `[requests, shards, ...]`.
+            The final networks after each request: leaves `[requests, shards, ...]`.
         """
 
         def one(carry, rows):
@@ -120,12 +119,12 @@ class Sisa:
         descent = training(recipe, count)
         number, keys = jnp.arange(self.shards), jax.random.split(key, self.shards)
 
-        def one_shard(own):
-            number, key, again, trained = own
+        def one_shard(shard_inputs):
+            number, key, again, trained = shard_inputs
             init_key, stage_key = jax.random.split(key)
 
-            def stage(variables, own):
-                part, key, again, before = own
+            def stage(variables, stage_inputs):
+                part, key, again, before = stage_inputs
                 rows = problem.retain & (division.shard == number) & (division.part <= part)
 
                 def train():
@@ -143,30 +142,29 @@ class Sisa:
 
 
 def last_stages(trained: Variables) -> Variables:
-    """The networks that answer: those after the last stage; leaves `[shards, ...]`."""
+    """The networks after their last stage, which make the predictions; leaves `[shards, ...]`."""
     return jax.tree.map(lambda leaf: leaf[:, -1], trained)
 
 
 @register(access="R", reference="arXiv 1912.03817", ensemble=True)
 def sisa(*, shards: int = 5, slices: int = 3) -> Method:
-    """SISA: the mean of networks trained on a shard each, as it stands after retraining those that saw the forget set.
+    """SISA: averages networks trained on one shard each, after retraining those that saw forget data.
 
-    An ensemble takes the place of the original, which plays no part; the oracles are single networks, so that what stands here
-    is the price of sharding, not a failure to forget: of its own kind of retraining the result is an exact copy. It is
-    computed from nothing, which gives the bits that `Sisa.unlearn` gives from its checkpoints, and its cost is that of
-    all stages: `Sisa.stages` says which of them SISA itself pays for (all, as soon as |F| is a few times the number of shards).
-    The networks' probabilities are averaged, as in the paper for tasks where votes lose too much.
+    The original is ignored. The ensemble is trained from scratch on R, which gives bit for bit what `Sisa.unlearn` gives from
+    checkpoints, and costs all stages; `Sisa.stages` says which ones SISA would retrain (all, once |F| is a few times the number
+    of shards). Forgetting is exact: since the oracles are single networks, the distance to them is the price of sharding.
+    Probabilities are averaged, as in the paper where votes lose too much accuracy.
 
     Args:
-        shards: networks.
-        slices: stages of each; its checkpoints.
+        shards: number of networks.
+        slices: stages of each, and so its checkpoints.
     """
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         if shards > problem.kept_count:
-            raise UsageError("--hyper sisa.shards", shards, f"at most {problem.kept_count}, the examples there are")
+            raise UsageError("--hyper sisa.shards", shards, f"at most {problem.kept_count}, the number of training examples")
         divide_key, train_key = jax.random.split(key)
-        own = Sisa(shards=shards, slices=slices)
-        return last_stages(own.train(train_key, problem, own.divide(divide_key, problem)))
+        ensemble = Sisa(shards=shards, slices=slices)
+        return last_stages(ensemble.train(train_key, problem, ensemble.divide(divide_key, problem)))
 
     return method

@@ -22,13 +22,13 @@ from unlearn_jax.types import Key, Method, Problem, Variables
 def l1_sparse(
     *, penalty: Number = 5e-4, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
-    """l1-sparse: fine-tunes on the retain set with an l1 penalty that fades.
+    """l1-sparse: fine-tunes on the retain set with an l1 penalty that decays linearly to zero.
 
     Minimises CE(R) + penalty (1 - t) |θ|_1 by SGD with momentum 0.9, t the share of the steps done. Deviation: the authors' t
     is the share of the epochs.
 
     Args:
-        penalty: of the l1 norm at the start.
+        penalty: initial weight of the l1 norm.
         learning_rate: of SGD.
         weight_decay: added to the gradient.
         epochs: passes over R.
@@ -56,12 +56,12 @@ def l1_sparse(
 def l1_sparse_proximal(
     *, penalty: Number = 5e-4, learning_rate: Number = 0.01, weight_decay: Number = 5e-4, epochs: int = 10, batch_size: int = 256
 ) -> Method:
-    """l1-sparse by proximal steps: a soft threshold after each update, so that weights become exactly zero.
+    """l1-sparse by proximal steps: as `l1_sparse`, with soft thresholding, which sets weights exactly to zero.
 
-    The same objective as `l1_sparse`; the threshold of a step is learning_rate x penalty (1 - t).
+    Soft thresholding follows each update; its threshold is learning_rate x penalty (1 - t).
 
     Args:
-        penalty: of the l1 norm at the start.
+        penalty: initial weight of the l1 norm.
         learning_rate: of SGD with momentum 0.9.
         weight_decay: added to the gradient.
         epochs: passes over R.

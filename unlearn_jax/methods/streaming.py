@@ -1,4 +1,4 @@
-"""Requests that arrive one after another: any method that needs the forget set alone, lifted to a stream of them."""
+"""Streams of forget requests, for any method that needs only the forget set."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,14 +15,14 @@ Stream = Callable[..., Variables]
 
 
 class Anchor(NamedTuple):
-    """What is kept of training when the data is gone: its last weights, and the importance of each."""
+    """What is kept once the training data is deleted: the final weights, and the importance of each."""
 
     params: Params
     importance: Params  # diagonal Fisher information of the kept examples, 1 on average over all weights
 
 
 def anchor(problem: Problem, variables: Variables) -> Anchor:
-    """The summary to be taken before the data goes: as in elastic weight consolidation (arXiv 1612.00796)."""
+    """The anchor of a trained model, to compute before its data is deleted; elastic weight consolidation, arXiv 1612.00796."""
     information = squared_gradients(problem, variables, problem.rows("kept"))
     leaves = jax.tree.leaves(information)
     mean = sum(jnp.sum(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)
@@ -39,10 +39,10 @@ def pulled(params: Params, held: Anchor, strength: float | Array) -> Params:
 
 
 def lift(method: Method) -> Stream:
-    """A method for one request as one for a stream: each request is answered from where the last one left the model.
+    """Extends a method to a stream of requests, each of which starts from the model that the last one left.
 
-    A request is all that the method sees: the problem that it gets holds the rows of the request, as forget set, and no others,
-    so that a method which needs the retain set finds none. Requests are of equal size, and the method is compiled once.
+    The method sees the request alone: its problem holds those rows, as forget set, and no others, so that the retain set is
+    empty. Requests are of equal size, and the method is compiled once.
 
     Returns:
         `(key, problem, variables, requests, held=None, strength=0.0) -> variables`, the models after each request along a
@@ -58,8 +58,8 @@ def lift(method: Method) -> Stream:
         strength: float | Float[Array, ""] = 0.0,
     ) -> Variables:
         def answer(variables: Variables, request: tuple[Key, Array]) -> tuple[Variables, Variables]:
-            own_key, rows = request
-            after = method(own_key, alone(problem, rows), variables)
+            request_key, rows = request
+            after = method(request_key, alone(problem, rows), variables)
             if held is not None:
                 after = after._replace(params=pulled(after.params, held, strength))
             return after, after
@@ -70,7 +70,7 @@ def lift(method: Method) -> Stream:
 
 
 def alone(problem: Problem, rows: Int[Array, " size"]) -> Problem:
-    """The problem whose training set is these rows and nothing else, all of them to be forgotten."""
+    """A problem whose training set, and forget set, is exactly these rows."""
     everything = jnp.ones(len(rows), bool)
     return dataclasses.replace(
         problem,

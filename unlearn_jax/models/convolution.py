@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 FORMS = ("products", "patches", "xla")
-# GPUs get `xla`, unmeasured: benchmarks/strategies.py is to say.
+# GPUs get `xla`, not yet measured (benchmarks/strategies.py).
 FASTEST = {"cpu": "products"}
-# `products` saves multiplications from here on; below, it gains less than it costs to compile (docs/performance.md).
-BATCH = 16  # for few images, gradients of single examples above all, the kernel's way there and back costs more than it saves
+# From these sizes on `products` saves multiplications; below, it gains less than it costs to compile (docs/performance.md).
+BATCH = 16  # for fewer images, above all for gradients of single examples, transforming the kernel costs more than it saves
 CHANNELS = 8  # of the input, for Winograd's form
 SIZE = 2**14  # channels x features x height x width, for Winograd's form
-# F(rows, 3): what rows of the image are combined to, what rows of the kernel are, and what their products are (Lavin and Gray).
+# F(rows, 3): the transforms of image rows, of kernel rows, and of their products (Lavin and Gray).
 WINOGRAD = {
     2: (
         ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
@@ -53,7 +53,7 @@ WINOGRAD = {
 
 
 def fastest() -> str:
-    """The form that was measured fastest, batched over members, on the backend in use."""
+    """The form measured fastest on the backend in use, batched over members."""
     return FASTEST.get(jax.default_backend(), "xla")
 
 
@@ -94,7 +94,7 @@ def convolve(
         ValueError: unknown form.
     """
     if form not in FORMS:
-        raise ValueError(f"form {form!r}: there is {', '.join(FORMS)}")
+        raise ValueError(f"form {form!r}: expected one of {', '.join(FORMS)}")
     if form == "xla":
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("CHWN", "HWIO", "CHWN"))
     size, _, channels, features = kernel.shape
@@ -114,18 +114,18 @@ def _product(kernel: Array, columns: Array) -> Array:
 
 
 def counted_as(definition: int, done: int) -> AbstractContextManager:
-    """Marks products: of a convolution that by definition takes `definition` multiplications they do only `done`.
+    """Marks products that compute a convolution of `definition` multiplications with only `done`.
 
-    `training.cost.flops` counts the former, so that what a computation costs does not depend on the form. The mark is in the
-    names of the operations, which derivatives and batches of them keep.
+    `training.cost.flops` counts the former, so that the cost does not depend on the form. The mark is in the names of the
+    operations, which survive differentiation and batching.
     """
     return jax.named_scope(f"counted_as_{definition}_for_{done}")
 
 
 def _windows(x: Array, kernel: Array, stride: int) -> Array:
-    """For at most 2x2 outputs: a product for each, of what it sees of the image with that part of the kernel.
+    """For at most 2x2 outputs: one product for each, of the pixels that it sees with that part of the kernel.
 
-    Patches would be zeros for five ninths on an image of 2x2 pixels, for a third on one of 4x4 with a stride of 2.
+    Patches would be five ninths zeros on an image of 2x2 pixels, and a third on one of 4x4 with a stride of 2.
     """
     size, _, _, features = kernel.shape
     pixels = jnp.transpose(x, (1, 2, 0, 3))
@@ -149,7 +149,7 @@ def _seen(length: int, size: int, stride: int) -> list[tuple[slice, slice]]:
 def _winograd(x: Array, kernel: Array, rows: int) -> Array:
     """F(rows, 3) along the height (Lavin and Gray 2015, arXiv 1509.09308): four products for two rows, or six for four.
 
-    Along the width it is patches still, a third as many for each product.
+    Along the width it uses patches, a third as many for each product.
     """
     of_image, of_kernel, of_products = WINOGRAD[rows]
     _, height, width, _ = x.shape

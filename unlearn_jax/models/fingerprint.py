@@ -1,4 +1,4 @@
-"""What a model computes, as a digest: two models of the same digest are the same functions."""
+"""A digest of what a model computes: two models with the same digest are the same functions."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ BATCH = 16  # examples that a model is traced for
 def fingerprint(model: Model, shape: tuple[int, ...]) -> str:
     """SHA-256 over the programs of `init`, of `apply` in training and outside it, and of `gradient`, constants included.
 
-    Another version of JAX may write the same program in another way, and then the digest is another.
+    Another version of JAX may lower the same program differently, and then the digest differs.
 
     Args:
         model: any model.
@@ -25,7 +25,7 @@ def fingerprint(model: Model, shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256()
 
     def add(function, *arguments) -> None:
-        # As a program for one platform, whatever the devices here; what jaxprs print leaves nested constants out.
+        # Lowered for one platform, whatever the devices here. A printed jaxpr would leave nested constants out.
         digest.update(jax.jit(function).trace(*arguments).lower(lowering_platforms=("cpu",)).as_text().encode())
 
     add(model.init, key, images)

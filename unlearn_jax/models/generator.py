@@ -18,10 +18,10 @@ def generator(shape: tuple[int, int, int], width: int = 32) -> Model:
 
 
 class Generator(nn.Module):
-    """Noise to images: a linear layer, two convolutions that each double the size, one that sets the channels.
+    """Noise to images: a linear layer, two convolutions that each double the size, one that sets the number of channels.
 
-    As in zero-shot knowledge transfer (arXiv 1905.09768): every layer's output is standardised over the batch, and so are
-    the images, channel by channel. It has no running statistics: it is used on whole batches only.
+    As in zero-shot knowledge transfer (arXiv 1905.09768), every layer's output is standardised over the batch, and so are the
+    images, channel by channel. It has no running statistics, so it needs whole batches.
 
     Attributes:
         shape: of an image: height, width, channels.

@@ -20,15 +20,15 @@ def as_model(
 ) -> Model:
     """Pure functions from a Flax linen module whose call takes `(images, train)` and sows its penultimate `features`.
 
-    Kernels of dense layers and convolutions are drawn by `draw_kernels`, with a gain of 1 in the head and 2 elsewhere; everything
-    else starts where its Flax initialiser puts it. A network with BatchNorm also takes `counted`.
+    Kernels of dense layers and convolutions are drawn by `draw_kernels`, with a gain of 1 in the head and 2 elsewhere; all other
+    parameters keep their Flax initialisation. A network with BatchNorm also takes `counted`.
 
     Args:
         network: the module.
         blocks: see `Model`.
         gradient: see `Model`.
-        unrolled: the same network with each block called by its name, where `network` loops over some.
-        shape: of a batch that it takes, from which the facts about its params are learned.
+        unrolled: the same network with each block called by its name, if `network` loops over some.
+        shape: of an input batch, for working out the facts about its params.
     """
     parts = parts_of(network, shape)
     head = parts.head.kernel if parts.head else None
@@ -80,14 +80,14 @@ def _positions(output):
 
 
 def draw_kernels(key: Key, params: Params, gains: dict[str, float]) -> Params:
-    """Replace kernels, whose last axis is that of the outputs, by normal draws of variance gain / fan-in.
+    """Replaces kernels, whose last axis is that of the outputs, by normal draws of variance gain / fan-in.
 
     He et al. 2015 (arXiv 1502.01852). One draw serves all kernels: a generator for each leaf takes longer to compile than
     the whole training step.
 
     Args:
-        key: of the draw.
-        params: in which all else stays.
+        key: for the draw.
+        params: all other arrays are kept.
         gains: of the kernels, by their paths.
     """
     kernels = [(path, leaf) for path, leaf in arrays(params).items() if path in gains]

@@ -10,10 +10,10 @@ from unlearn_jax.models.registry import model
 from unlearn_jax.types import Model, Params
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu}
-FEW = 4  # terms of a product, up to which it is not worth a matrix product
+FEW = 4  # largest number of terms for which a matrix product is not worth it
 
 
-@model("mlp", "two relu layers of --width units", points=True)
+@model("mlp", "MLP with two hidden relu layers of --width units", points=True)
 def mlp(*, classes: int, width: int = 16, layers: int = 2, activation: str = "relu") -> Model:
     """An `MLP` as pure functions.
 
@@ -61,8 +61,8 @@ def gradient(
 ) -> Params:
     """The gradient of a relu `MLP`'s weighted sum of cross-entropies Σ w ℓ, of any depth, written by hand.
 
-    Samples are on the last axis throughout, so that every product reads and writes long rows: on a CPU that is worth more than
-    the order of the operations (docs/findings/influence-speed.md).
+    Samples are on the last axis throughout, so that every product reads and writes long rows: on a CPU that matters more than the
+    order of the operations (docs/findings/influence-speed.md).
     """
     names = [*(f"hidden{layer + 1}" for layer in range(len(params) - 1)), "head"]
     inputs = [images.reshape(images.shape[0], -1).T]
@@ -86,7 +86,7 @@ def gradient(
 
 
 def _product(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    """`a @ b`; of few terms as a sum of outer products, which the compiler merges with what follows.
+    """`a @ b`; for few terms a sum of outer products, which the compiler merges with what follows.
 
     The barrier keeps the compiler from multiplying by a transposed kernel in place, which takes twice as long as to
     transpose it first.

@@ -1,4 +1,4 @@
-"""What the arrays of a Flax network are, from the types of its modules and never from their names."""
+"""The roles of a Flax network's arrays, from the types of its modules and never from their names."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from unlearn_jax.models.paths import arrays, at, replaced
 from unlearn_jax.types import Dense, Model, Variables
 
 NORMS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm)
-OTHERS = (nn.ConvLocal, nn.ConvTranspose, nn.DenseGeneral, nn.Einsum, nn.Embed, nn.PReLU)  # known to be nothing named here
-CHANGING = (nn.SpectralNorm, nn.WeightNorm)  # the layer inside does not compute with its kernel as it stands
+OTHERS = (nn.ConvLocal, nn.ConvTranspose, nn.DenseGeneral, nn.Einsum, nn.Embed, nn.PReLU)  # known to have none of these roles
+CHANGING = (nn.SpectralNorm, nn.WeightNorm)  # the layer inside computes with a changed kernel
 
 
 class Parts(NamedTuple):
-    """What follows from a network's modules. The first four are those of `Model`.
+    """The roles of a network's arrays. The first four fields are those of `Model`.
 
     They are None where an array belongs to a module of an unknown type, or a kernel has more axes than its layer gave it (a
     lifted transform has stacked it). `kernels` are those of all dense layers and convolutions, whatever else there is; `order`
@@ -36,14 +36,14 @@ class Parts(NamedTuple):
 
 
 def parts_of(network: nn.Module, shape: Sequence[int], mode: Mapping[str, Any] = MappingProxyType({"train": False})) -> Parts:
-    """Watches which modules are called, in which order, while the shapes of the network are worked out; nothing is computed.
+    """Records which modules are called, and in which order, while shapes are inferred; no weights are computed.
 
     Args:
         network: called as `network(images, **mode)`.
-        shape: of a batch that it takes.
-        mode: what says that it is not trained.
+        shape: of an input batch.
+        mode: arguments for a call outside training.
     """
-    called: dict[str, tuple[nn.Module, Any]] = {}  # each module, and what it gave
+    called: dict[str, tuple[nn.Module, Any]] = {}  # each module, and its output
 
     def watch(function, arguments, keywords, context):
         result = function(*arguments, **keywords)
@@ -80,14 +80,14 @@ def parts_of(network: nn.Module, shape: Sequence[int], mode: Mapping[str, Any] =
 
 @functools.lru_cache(maxsize=64)
 def widens(model: Model, head: Dense, shape: tuple[int, ...], dtype: Any) -> bool:
-    """Whether a head of one more column would give one more output; nothing is computed.
+    """Whether one more column in the head gives one more output; only shapes are computed.
 
-    A Flax module refuses a kernel of another shape than its own; its head is then known from the module's type.
+    A Flax module rejects a kernel of another shape; True then, since its head is known from the module's type.
 
     Args:
-        model: which declares the head.
-        head: its arrays, the last axes of which are as long as there are classes.
-        shape: of a batch that it takes.
+        model: declares the head.
+        head: its arrays, with one entry per class on the last axis.
+        shape: of an input batch.
         dtype: of the batch.
     """
 
@@ -103,13 +103,13 @@ def widens(model: Model, head: Dense, shape: tuple[int, ...], dtype: Any) -> boo
         before, after = jax.eval_shape(outputs, key, images)
     except ScopeParamShapeError:
         return True
-    except (TypeError, ValueError):  # the shapes do not fit each other, as those of a kernel that is stored [out, in]
+    except (TypeError, ValueError):  # the shapes do not fit, for instance of a kernel stored as [out, in]
         return False
     return after.shape == (*before.shape[:-1], before.shape[-1] + 1)
 
 
 def _axes(module: nn.Module) -> int:
-    """How many axes the kernel of a dense layer or a convolution has; 0 for every other module."""
+    """The number of axes of the kernel of a dense layer or a convolution; 0 for every other module."""
     if isinstance(module, nn.Conv):
         return 2 + (1 if isinstance(module.kernel_size, int) else len(module.kernel_size))
     return 2 if isinstance(module, nn.Dense) else 4 if isinstance(module, Convolution) else 0

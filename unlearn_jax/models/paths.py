@@ -25,7 +25,7 @@ def arrays(params: Params) -> dict[str, Any]:
 
 
 def replaced(params: Params, changed: dict[str, Any]) -> Params:
-    """The params with the arrays at some paths exchanged."""
+    """The params with the arrays at some paths replaced."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: changed.get(_named(path), leaf), params)
 
 
@@ -42,9 +42,9 @@ def nested(leaves: dict[str, Any]) -> Params:
 
 
 def marked(params: Params, paths: Iterable[str]) -> Any:
-    """True for the arrays at one of the paths or below it; one boolean for an array."""
-    wanted = tuple(paths)
-    return jax.tree_util.tree_map_with_path(lambda path, _: any(f"{_named(path)}/".startswith(f"{p}/") for p in wanted), params)
+    """True for the arrays at or below one of the paths; one boolean per array."""
+    prefixes = tuple(paths)
+    return jax.tree_util.tree_map_with_path(lambda path, _: any(f"{_named(path)}/".startswith(f"{p}/") for p in prefixes), params)
 
 
 def _named(path: Any) -> str:

@@ -1,4 +1,4 @@
-"""The registry of models: what each is called, is described in, and takes."""
+"""The registry of models: the maker, the names and the options of each."""
 
 import functools
 import inspect
@@ -15,9 +15,9 @@ class Entry(NamedTuple):
     Attributes:
         make: `(*, classes, **options) -> Model`.
         summary: one line.
-        names: every name that is accepted, and the options that it stands for.
+        names: every accepted name, and the options that it sets.
         defaults: the other options and their values.
-        points: it takes examples of any shape, points of the plane included; otherwise images.
+        points: whether it takes examples of any shape, points in the plane included; otherwise images only.
     """
 
     make: Callable[..., Model]
@@ -33,12 +33,12 @@ MODELS: dict[str, Entry] = {}
 def model(
     name: str, summary: str, *, depths: Iterable[int] = (), points: bool = False
 ) -> Callable[[Callable[..., Model]], Callable[..., Model]]:
-    """Enter a model; the keyword defaults of its maker are its options.
+    """Registers a model; the keyword defaults of its maker are its options.
 
     Args:
-        name: of the model; of a family, with a word in braces in place of the depth.
+        name: of the model; for a family, with a word in braces in place of the depth.
         summary: see `Entry`.
-        depths: of a family, from the least to the largest; the maker takes each as `depth`.
+        depths: of a family, ascending; the maker takes each as `depth`.
         points: see `Entry`.
 
     Raises:
@@ -61,13 +61,13 @@ def find(name: str) -> Entry:
     """The entry that accepts a name.
 
     Raises:
-        UsageError: no such model.
+        UsageError: an unknown model.
     """
     for entry in MODELS.values():
         if name in entry.names:
             return entry
     accepted = [shown if shown in entry.names else f"{shown} up to {[*entry.names][-1]}" for shown, entry in MODELS.items()]
-    raise UsageError("--model", name, f"there is {', '.join(accepted)}")
+    raise UsageError("--model", name, f"expected one of {', '.join(accepted)}")
 
 
 @functools.cache
@@ -77,13 +77,13 @@ def build(name: str, *, classes: int, **options: Any) -> Model:
     Args:
         name: of `MODELS`, with a depth in place of the braces.
         classes: outputs.
-        options: of the model, see its maker; by default `Entry.defaults`.
+        options: of the maker; by default `Entry.defaults`.
 
     Raises:
-        UsageError: no such model.
+        UsageError: an unknown model.
         ValueError: an option that the model does not take.
     """
     entry = find(name)
     if unknown := sorted(options.keys() - entry.defaults.keys()):
-        raise ValueError(f"{name}: takes no {', '.join(unknown)}; it takes {', '.join(entry.defaults)}")
+        raise ValueError(f"{name}: unknown option {', '.join(unknown)}, expected some of {', '.join(entry.defaults)}")
     return entry.make(classes=classes, **entry.names[name], **options)

@@ -19,7 +19,7 @@ GROUPS = 8
 
 @model(
     "resnet{6n+2}",
-    "CIFAR ResNet of depth 8, 14, 20, ... (three stages; --width is that of the first), arXiv 1512.03385",
+    "CIFAR ResNet of depth 8, 14, 20, ... (three stages, the first of --width channels), arXiv 1512.03385",
     depths=range(8, 1203, 6),  # the source's deepest has 1202 layers
 )
 def cifar_resnet(
@@ -35,12 +35,12 @@ def cifar_resnet(
         convolution: `products`, `patches` or `xla`, see `convolution.convolve`.
 
     Raises:
-        UsageError: no such form of convolution.
+        UsageError: an unknown form of convolution.
     """
     return _resnet(classes, ((depth - 2) // 6,) * 3, width, normalisation, convolution)
 
 
-@model("resnet18", "ResNet-18 with the CIFAR stem (four stages of two blocks; its usual width is 64), arXiv 1512.03385")
+@model("resnet18", "ResNet-18 with the CIFAR stem (four stages of two blocks; usually --width 64), arXiv 1512.03385")
 def resnet18(*, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "products") -> Model:
     """A `ResNet` of four stages of two blocks, as pure functions; see `cifar_resnet`."""
     return _resnet(classes, (2,) * 4, width, normalisation, convolution)
@@ -48,7 +48,7 @@ def resnet18(*, classes: int, width: int = 16, normalisation: str = "batch", con
 
 def _resnet(classes: int, stages: Sequence[int], width: int, normalisation: str, convolution: str) -> Model:
     if convolution not in FORMS:
-        raise UsageError("--convolution", convolution, f"there is {', '.join(FORMS)}")
+        raise UsageError("--convolution", convolution, f"expected one of {', '.join(FORMS)}")
     network = ResNet(classes, stages, width, normalisation, convolution)
     return as_model(network, block_names(stages), unrolled=network.clone(scanned=False))
 
@@ -65,7 +65,7 @@ class Normalisation(nn.Module):
     def __call__(
         self, x: Float[Array, "channels height width batch"], train: bool, counted: Bool[Array, "1 1 1 batch"] | None = None
     ) -> Float[Array, "channels height width batch"]:
-        """Normalise; BatchNorm by the statistics of the batch's `counted` rows when `train`, by the running ones otherwise."""
+        """Normalise; BatchNorm by the statistics of the batch's `counted` rows if `train`, else by the running ones."""
         if self.kind == "batch":
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis=0, name="batch")(x, mask=counted)
         groups = next(n for n in range(min(GROUPS, x.shape[0]), 0, -1) if x.shape[0] % n == 0)
@@ -104,8 +104,8 @@ class ResNet(nn.Module):
         width: channels of the stem and the first stage.
         normalisation: `batch` or `group`.
         form: how convolutions are computed, see `convolution.convolve`.
-        scanned: whether the equal blocks of a stage are one program in a loop: then a deep network compiles as fast as one of
-            two blocks a stage. Without, each can be looked into by its name. The parameters are the same.
+        scanned: whether the equal blocks of a stage are one program in a loop, so that a deep network compiles as fast as one
+            with two blocks per stage. Otherwise each block is called by its name. The parameters are the same.
     """
 
     classes: int
@@ -119,7 +119,7 @@ class ResNet(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool, counted: Bool[Array, " batch"] | None = None
     ) -> Float[Array, "batch classes"]:
-        """Logits of a batch; when `train`, BatchNorm's statistics are those of the rows that are `counted`, or of all."""
+        """Logits of a batch; with `train`, BatchNorm's statistics are those of the `counted` rows, by default of all."""
         x = jnp.transpose(images, (3, 1, 2, 0))
         counted = None if counted is None else counted[None, None, None]
         x = Convolution(self.width, form=self.form, name="stem")(x)
@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         train: bool,
         counted: Bool[Array, "1 1 1 batch"] | None,
     ) -> Float[Array, "features height width batch"]:
-        """Blocks that keep the shape, one after the other in one loop over their stacked parameters."""
+        """Applies blocks that keep the shape, in one loop over their stacked parameters."""
         block = Block(features, 1, self.normalisation, self.form, parent=None)
         collections = ["params", *(["batch_stats"] if self.normalisation == "batch" else [])]
         own = [{kind: self.variables[kind][name] for kind in collections} for name in names]

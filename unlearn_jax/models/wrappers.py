@@ -30,8 +30,8 @@ def mean_of(model: Model) -> Model:
 
     def features(variables: Variables, images) -> jax.Array:
         assert model.features
-        each = jax.vmap(model.features, in_axes=(0, None))(variables, images)
-        return jnp.concatenate(each, axis=-1)
+        by_network = jax.vmap(model.features, in_axes=(0, None))(variables, images)
+        return jnp.concatenate(by_network, axis=-1)
 
     return Model(init, apply, model.blocks, features if model.features else None, norms=model.norms)
 
@@ -40,13 +40,13 @@ def mean_of(model: Model) -> Model:
 def through_waves(model: Model, waves: int) -> Model:
     """The model behind random waves: a point x of the plane becomes the pixels `√2 cos(ω_j · x + b_j)`.
 
-    A network that reads the two coordinates learns smooth functions long before it separates neighbours, and memorises nothing;
-    waves shorter than the distance between neighbours let it. The directions ω_j are standard normal and the phases b_j uniform
-    in 0 to 2π, the same for all models: how fine the waves are follows from the scale of the points.
+    A network on the two coordinates learns smooth functions long before it separates neighbours, and memorises nothing; waves
+    shorter than the distance of neighbours make it possible. The directions ω_j are standard normal and the phases b_j uniform in
+    0 to 2π, the same for all models: how fine the waves are depends on the scale of the points.
 
     Args:
         model: reads vectors of length `waves`.
-        waves: pixels.
+        waves: number of pixels.
 
     Source: Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
         arXiv 2006.10739; Rahimi & Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
@@ -91,14 +91,14 @@ def with_extra_class(model: Model) -> Model:
     Dropping the group gives back the parameters of `model`.
 
     Raises:
-        ValueError: the model does not declare its linear head (now), or has a group `extra` already (at `init`).
+        ValueError: the model does not declare its linear head; or, on `init`, has a group `extra` already.
     """
     if model.head is None:
         raise ValueError("one more class needs Model.head, which this model does not declare")
     paths = [path for path in model.head if path]
 
     def init(key: Key, images) -> Variables:
-        own, other = (model.init(each, images) for each in jax.random.split(key))
+        own, other = (model.init(init_key, images) for init_key in jax.random.split(key))
         if "extra" in own.params:
             raise ValueError("one more class needs the name `extra`, which is a parameter group of the model")
         return own._replace(params={**own.params, "extra": nested({path: at(other.params, path)[..., :1] for path in paths})})
@@ -110,8 +110,8 @@ def with_extra_class(model: Model) -> Model:
             own, extra = at(params, path), at(variables.params["extra"], path)
             heads[path] = jnp.stack([own, jnp.broadcast_to(extra, own.shape)])
 
-        def with_head(own) -> tuple:
-            return model.apply(Variables(replaced(params, own), variables.statistics), images, train=train)
+        def with_head(arrays) -> tuple:
+            return model.apply(Variables(replaced(params, arrays), variables.statistics), images, train=train)
 
         # Two heads behind one body: what does not depend on the batched head is computed once.
         logits, statistics = jax.vmap(with_head, out_axes=(0, None))(heads)

@@ -1,4 +1,4 @@
-"""What a computation costs on any hardware: floating-point operations, counted from its jaxpr."""
+"""Cost on any hardware: floating-point operations, counted from the jaxpr."""
 
 import functools
 import math
@@ -19,8 +19,8 @@ COUNTED_AS = re.compile(r"counted_as_(\d+)_for_(\d+)")
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
     """The multiplications and additions in matrix products and convolutions of one call; everything else is left out.
 
-    A convolution counts by its definition, in whatever form it is computed (`models.convolution.counted_as`).
-    Loops count once for each turn (a `while` of unknown length once), and of a switch the dearest branch.
+    A convolution counts by its definition, in whatever form it is computed (`models.convolution.counted_as`). A loop counts once
+    per iteration (a `while` of unknown length once), a switch as its most expensive branch.
 
     Args:
         function: anything that JAX can trace.
@@ -56,9 +56,9 @@ def _operations(equation: Any) -> float:
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        done = 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        operations = 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
         marked = COUNTED_AS.search(str(equation.source_info.name_stack))
-        return done * int(marked[1]) / int(marked[2]) if marked else done
+        return operations * int(marked[1]) / int(marked[2]) if marked else operations
     if name == "conv_general_dilated":
         kernel, numbers = equation.invars[1].aval.shape, parameters["dimension_numbers"]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]

@@ -1,4 +1,4 @@
-"""Critics: small networks that tell two sets of examples apart by what a model says of them, and the game of fooling them."""
+"""Critics: small networks that separate two sets of examples by a model's outputs, and the game of fooling them."""
 
 import math
 
@@ -10,23 +10,23 @@ from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Key, Params
 
 WIDTH = 32  # hidden units of a critic
-LEAST_SPREAD = 0.1  # nats; a characteristic that hardly varies is not blown up
+LEAST_SPREAD = 0.1  # nats; keeps characteristics that hardly vary from being amplified
 
 
 def characteristics(logits: Float[Array, "batch classes"], batch: Batch) -> Float[Array, "batch characteristics"]:
-    """What a critic sees of each example: its log-probabilities in descending order, its loss, its margin; all in nats.
+    """A critic's inputs for each example: log-probabilities in descending order, loss, margin; all in nats.
 
     The margin is log p_y - log (1 - p_y).
     """
-    own = jax.nn.one_hot(batch.labels, logits.shape[-1], dtype=bool)
-    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
-    margins = jnp.sum(jnp.where(own, logits, 0.0), axis=-1) - others
+    one_hot = jax.nn.one_hot(batch.labels, logits.shape[-1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(one_hot, -jnp.inf, logits), axis=-1)
+    margins = jnp.sum(jnp.where(one_hot, logits, 0.0), axis=-1) - others
     ranked = -jnp.sort(-jax.nn.log_softmax(logits), axis=-1)
     return jnp.concatenate([ranked, cross_entropy(logits, batch)[:, None], margins[:, None]], axis=-1)
 
 
 def fresh_critics(key: Key, critics: int, inputs: int) -> Params:
-    """The weights of critics with one hidden layer of relus, stacked along a leading axis."""
+    """Initial weights of critics with one hidden layer of relus, stacked along a leading axis."""
     noise = jax.random.normal(key, (critics, inputs + 1, WIDTH))
     return {
         "hidden": {"kernel": noise[:, :-1] * math.sqrt(2.0 / inputs), "bias": jnp.zeros((critics, WIDTH))},
@@ -35,7 +35,7 @@ def fresh_critics(key: Key, critics: int, inputs: int) -> Params:
 
 
 def suspicion(critic: Params, seen: Float[Array, "batch inputs"]) -> Float[Array, " batch"]:
-    """What one critic thinks of each example: its log-odds of being of the first set."""
+    """One critic's log-odds that each example belongs to the first set."""
     hidden = jax.nn.relu(seen @ critic["hidden"]["kernel"] + critic["hidden"]["bias"][None])
     return hidden @ critic["out"]["kernel"] + critic["out"]["bias"]
 
@@ -43,11 +43,12 @@ def suspicion(critic: Params, seen: Float[Array, "batch inputs"]) -> Float[Array
 def contest(
     critics: Params, suspects: Float[Array, "batch inputs"], innocents: Float[Array, "critics unseen inputs"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The two losses of a game: critics tell suspects from innocents, each from a set of its own; suspects fool all of them.
+    """The two losses of the game: each critic separates the suspects from its own innocents; the suspects fool all critics.
 
-    With d the log-odds of a critic, the critics' loss is E log(1 + exp(-d(suspects))) + E log(1 + exp(d(innocents))) and moves
-    only them; that of the suspects E log(1 + exp(d(suspects))), the form that does not saturate (arXiv 1406.2661), moves only
-    them. Both are means over the critics. Inputs are standardised by the innocents' mean and spread, which are held.
+    With d the log-odds of a critic, the critics' loss is E log(1 + exp(-d(suspects))) + E log(1 + exp(d(innocents))); its
+    gradient reaches only the critics. The suspects' loss is E log(1 + exp(d(suspects))), the non-saturating form (arXiv
+    1406.2661); its gradient reaches only the suspects. Both are means over the critics. Inputs are standardised by the innocents'
+    mean and spread, without gradient.
 
     Returns:
         The critics' loss and the suspects'.
@@ -63,6 +64,6 @@ def contest(
 
 
 def disjoint_rows(key: Key, count: int, parts: int) -> Int[Array, "parts rows"]:
-    """Row numbers below `count`, dealt at random into parts of equal size; what does not go round is left out."""
+    """Splits the row numbers below `count` at random into parts of equal size; a remainder is left out."""
     order = jnp.argsort(jax.random.bits(key, (count,)))
     return order[: count // parts * parts].reshape(parts, -1)

@@ -17,16 +17,16 @@ from unlearn_jax.types import Key, Problem, Variables
 
 
 class Plan(NamedTuple):
-    """What every step will do, decided before the first: all that is random about a descent."""
+    """All random choices of a descent, drawn before the first step."""
 
     step: Int[Array, " steps"]
-    choice: Int[Array, " steps"]  # which objective
+    choice: Int[Array, " steps"]  # index of the objective
     rows: dict[str, Int[Array, "steps batch"]]  # rows of the training set, by source
     keys: Key  # [steps]; augmentation and noise
 
 
 class State(NamedTuple):
-    """Where a descent stands."""
+    """The state of a descent between two steps."""
 
     variables: Variables
     optimiser: Any
@@ -58,8 +58,8 @@ class Descent:
         )
         steps = len(self.program)
         rows = {
-            name: jnp.zeros((steps, own.shape[1]), jnp.int32).at[at].set(own)
-            for name, at, own in zip(names, used, drawn, strict=True)
+            name: jnp.zeros((steps, batches.shape[1]), jnp.int32).at[at].set(batches)
+            for name, at, batches in zip(names, used, drawn, strict=True)
         }
         keys = jax.random.split(step_key, steps)
         return Plan(jnp.arange(steps), jnp.asarray(self.program, jnp.int32), rows, keys)
@@ -73,7 +73,7 @@ class Descent:
         return jax.lax.scan(functools.partial(self._step, problem), state, plan)
 
     def checkpoints(self, key: Key, problem: Problem, variables: Variables, counts: Sequence[int]) -> Variables:
-        """The variables after each of `counts` steps, which ascend, stacked along a leading axis."""
+        """The variables after each of `counts` (ascending) steps, stacked along a leading axis."""
         slots = np.searchsorted(counts, np.arange(len(self.program)), side="right")  # steps after the last count fall outside
 
         def step(carry: tuple[State, Variables], part: tuple[Plan, Array]) -> tuple[tuple[State, Variables], None]:
@@ -127,18 +127,18 @@ def descend(
     statistics: str = "update",
     reference: Objective | None = None,
 ) -> Descent:
-    """Follow the gradient of `objective` through `transform`.
+    """Minimises `objective` by the updates of `transform`.
 
     Args:
-        objective: what to minimise; or several, of which `program` picks one each step.
-        transform: an optax chain, learning rate and sign included. Transforms in it that take an extra argument `choice` are
-            told which objective each gradient is of; see `transforms.alternate`.
-        steps: how many, where there is one objective. Zero is the identity.
-        program: the index of the objective of each step, where there are several.
-        batch_size: rows of a batch, of each source; a smaller source gives all its rows.
+        objective: what to minimise, or several objectives, of which `program` picks one per step.
+        transform: an optax chain, learning rate and sign included. Transforms that take an extra argument `choice` get the index
+            of the objective of each gradient; see `transforms.alternate`.
+        steps: number of steps, for a single objective; with 0 the variables stay as they are.
+        program: the index of each step's objective, for several objectives.
+        batch_size: rows per batch and source; a smaller source gives all its rows.
         statistics: `update` normalises by the batch and moves BatchNorm's running statistics; `freeze` does neither.
-        reference: a second objective, never descended on. Its gradient at each step is handed to the transforms in the
-            chain that take an extra argument `reference`, such as `transforms.project_out`.
+        reference: a second objective, which is not minimised. Its gradient at each step is passed to transforms that take an
+            extra argument `reference`, such as `transforms.project_out`.
 
     Raises:
         ValueError: neither or both of `steps` and `program`, or an unknown `statistics`.
@@ -146,7 +146,7 @@ def descend(
     if (steps is None) == (program is None):
         raise ValueError("give either steps or program")
     if statistics not in ("update", "freeze"):
-        raise ValueError(f"statistics {statistics!r}: there is 'update' and 'freeze'")
+        raise ValueError(f"statistics {statistics!r}: must be 'update' or 'freeze'")
     objectives = (objective,) if isinstance(objective, Objective) else tuple(objective)
     choices = np.zeros(steps or 0, np.int32) if program is None else np.asarray(program, np.int32)
     transform = optax.with_extra_args_support(transform)

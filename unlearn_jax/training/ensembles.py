@@ -16,17 +16,17 @@ from jaxtyping import Array, Float
 from unlearn_jax.types import Model, Variables
 
 STRATEGIES = ("auto", "vmap", "map")
-# One member a core keeps its working set in the core's cache. GPUs get `vmap`, unmeasured: benchmarks/strategies.py is to say.
+# One member per core keeps its working set in the core's cache. GPUs get `vmap`, not yet measured (benchmarks/strategies.py).
 FASTEST = {"cpu": "map"}
 CHUNK = 6  # members per device in one chunk under `map`: few enough to lose little when killed
-BATCH = 128  # examples that are read at a time: on a CPU a fifth faster than 500, whose activations leave the core's cache
-MEMORY_SHARE = 0.5  # of a device's memory that a vmapped chunk may plan for; the bound of `step_bytes` is generous already
+BATCH = 128  # examples per forward pass: on a CPU a fifth faster than 500, whose activations leave the core's cache
+MEMORY_SHARE = 0.5  # of a device's memory, for a vmapped chunk; `step_bytes` is an upper bound already
 
 
 def over_members(
     function: Callable[..., Any], batched: Sequence[bool], strategy: str = "auto", donate: Sequence[int] = ()
 ) -> Any:
-    """`function` for every member at once, members spread over all devices.
+    """Compiles `function` for all members at once, spread over all devices.
 
     Args:
         function: pure, of arrays or trees of them, for one member.
@@ -48,13 +48,13 @@ def over_members(
     def shard(*arguments):
         if strategy == "vmap":
             return jax.vmap(function, in_axes=axes)(*arguments)
-        own = tuple(a for a, b in zip(arguments, batched, strict=True) if b)
+        member_arguments = tuple(a for a, b in zip(arguments, batched, strict=True) if b)
 
-        def one(own):
-            rest = iter(own)
+        def one(member):
+            rest = iter(member)
             return function(*(next(rest) if b else a for a, b in zip(arguments, batched, strict=True)))
 
-        return jax.lax.map(one, own)
+        return jax.lax.map(one, member_arguments)
 
     specs = tuple(PartitionSpec("member") if b else PartitionSpec() for b in batched)
     sharded = jax.shard_map(shard, mesh=mesh(), in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False)
@@ -62,13 +62,13 @@ def over_members(
 
 
 def resolved(strategy: str) -> str:
-    """`vmap` or `map`: what a strategy means on the backend in use.
+    """The strategy on the backend in use, `vmap` or `map`.
 
     Raises:
         ValueError: unknown strategy.
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"strategy {strategy!r}: there is {', '.join(STRATEGIES)}")
+        raise ValueError(f"strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}")
     return FASTEST.get(jax.default_backend(), "vmap") if strategy == "auto" else strategy
 
 
@@ -79,7 +79,7 @@ def mesh() -> Mesh:
 
 
 def compile_all(lowered: Sequence[Any]) -> list[Any]:
-    """Compile several lowered programs side by side: the compiler uses one core for much of its time."""
+    """Compile several lowered programs in parallel: the compiler uses one core for much of its time."""
     with concurrent.futures.ThreadPoolExecutor() as threads:
         return list(threads.map(lambda program: program.compile(), lowered))
 
@@ -100,11 +100,11 @@ def padded(tree: Any) -> Any:
 
 
 def chunk_size(member_bytes: Callable[[], int], members: int, strategy: str = "auto") -> int:
-    """How many members to hold at a time: in equal chunks, a multiple of the number of devices, no more than fit.
+    """Members per chunk: equal chunks that fit in memory, a multiple of the number of devices.
 
     Args:
-        member_bytes: gives what one member needs while it trains, see `step_bytes`; asked only where it matters.
-        members: how many there are in all.
+        member_bytes: returns the memory that one member needs in training, see `step_bytes`; called only if it matters.
+        members: their number in all.
         strategy: of `over_members`; `map` needs that memory once per device, `vmap` once per member.
     """
     devices = mesh().size
@@ -116,17 +116,17 @@ def chunk_size(member_bytes: Callable[[], int], members: int, strategy: str = "a
 
 
 def per_call(members: Any, strategy: str = "auto") -> list[Any]:
-    """A tree of members as a program of `over_members` takes them, call by call: padded, on the devices, under `map` one on each.
+    """Splits members into calls of an `over_members` program: padded, on the devices; under `map` one member per device.
 
     A loop over members inside the program saves nothing where a member takes milliseconds, and reading and writing each of its
-    arrays costs the compiler up to a third of its time; without it one program serves any number of members. Under `vmap` a call
-    takes all.
+    arrays costs the compiler up to a third of its time; without it one program serves any number of members. Under `vmap` one
+    call takes all members.
     """
-    whole, own = padded(members), NamedSharding(mesh(), PartitionSpec("member"))
+    whole, sharding = padded(members), NamedSharding(mesh(), PartitionSpec("member"))
     count = len(jax.tree.leaves(whole)[0])
     size = call_size(count, strategy)
     calls = [slice(first, first + size) for first in range(0, max(count, 1), size)]
-    return [jax.device_put(jax.tree.map(lambda leaf, some=some: leaf[some], whole), own) for some in calls]
+    return [jax.device_put(jax.tree.map(lambda leaf, some=some: leaf[some], whole), sharding) for some in calls]
 
 
 def call_size(members: int, strategy: str = "auto") -> int:
@@ -136,7 +136,7 @@ def call_size(members: int, strategy: str = "auto") -> int:
 
 
 def recorded(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """What a function does with arguments of these shapes, traced once: to call and to transform without tracing it again.
+    """Traces a function once for arguments of these shapes; the result is called and transformed without tracing it again.
 
     Args:
         function: pure.
@@ -187,7 +187,7 @@ def predict(
 def features(
     model: Model, variables: Variables, images: Float[Any, "examples *image"], strategy: str = "auto", batch: int = BATCH
 ) -> Float[np.ndarray, "members examples features"]:
-    """What the head of every member reads of every image, in eval mode; arguments as of `predict`."""
+    """The inputs of every member's head (penultimate features) on every image, in eval mode; arguments as of `predict`."""
     return over_examples(_features, model, variables, images, strategy, batch)
 
 
@@ -199,7 +199,7 @@ def over_examples(
     strategy: str = "auto",
     batch: int = BATCH,
 ) -> Float[np.ndarray, "members examples ..."]:
-    """What a function of one model and a batch of examples says of every member and every example.
+    """Applies a function of one model and a batch of examples to every member and every example.
 
     Args:
         function: `(model, variables, batch of examples) -> [batch, ...]`, pure; compiled once for each function and model.
@@ -207,7 +207,7 @@ def over_examples(
         variables: with a leading axis of members.
         examples: an array or a tree of arrays with a leading axis of examples, the same for all members.
         strategy: see `over_members`.
-        batch: examples at a time, at most: as many as make the batches equal.
+        batch: examples at a time, at most; batches have equal sizes.
     """
     count = len(jax.tree.leaves(examples)[0])
     batches = -(-count // batch)
@@ -216,7 +216,7 @@ def over_examples(
     stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
     members = len(jax.tree.leaves(variables)[0])
     read = _reader(function, model, strategy)
-    outputs = np.concatenate([read(own, stacked) for own in per_call(variables, strategy)])
+    outputs = np.concatenate([read(members_of_call, stacked) for members_of_call in per_call(variables, strategy)])
     return outputs.reshape(len(outputs), batches * batch, *outputs.shape[3:])[:members, :count]
 
 

@@ -21,7 +21,7 @@ def fit(key: Key, mask: Bool[Array, " examples"], *, count: int, problem: Proble
     Args:
         key: initialisation, batch order and augmentation.
         mask: the examples to train on.
-        count: how many `mask` keeps (static: shapes follow from it).
+        count: number of examples that `mask` keeps (static: it determines shapes).
         problem: the examples, the model and the recipe; its own masks are not used.
     """
     return refit(key, masked(problem, mask, count))
@@ -35,7 +35,7 @@ def refit(key: Key, problem: Problem) -> Variables:
 
 
 def masked(problem: Problem, mask: Bool[Array, " examples"], count: int) -> Problem:
-    """The problem whose kept examples are those of `mask`, none of them to be forgotten."""
+    """The problem with `mask` as its kept examples and an empty forget set."""
     return dataclasses.replace(problem, kept=mask, forget=jnp.zeros_like(mask), kept_count=count, forget_count=0)
 
 
@@ -45,7 +45,7 @@ def initialise(key: Key, problem: Problem) -> Variables:
 
 
 def training(recipe: Recipe, count: int) -> Descent:
-    """The descent that a recipe stands for, on the retain set of a problem with `count` retained examples."""
+    """The descent of a recipe on a retain set of `count` examples."""
     steps = recipe.epochs * steps_in_pass(count, recipe.batch_size)
     objective = weighted(Term("retain", cross_entropy))
     return descend(objective, optimiser(recipe, steps), steps=steps, batch_size=recipe.batch_size)

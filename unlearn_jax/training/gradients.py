@@ -1,4 +1,4 @@
-"""Gradients of the loss at fixed weights and in eval mode: over whole sets of examples, and of single ones."""
+"""Gradients of the loss at fixed weights, in eval mode: over sets of examples, and of single examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Examples, Model, Params, Problem, Variables
 
-CHUNK = 32  # examples whose own gradients are held at a time
+CHUNK = 32  # single examples' gradients held at a time
 
 
 def batch_gradient(
@@ -29,14 +29,14 @@ def batch_gradient(
         variables: where the gradient is taken.
         source: `kept`, `forget` or `retain`.
         chunk: examples that go through the network at a time.
-        weights: of each example's cross-entropy in the mean, by its row in the training set; by default 1.
+        weights: of each training row's cross-entropy in the mean; by default 1.
     """
 
     def total(params, rows, filled):
         logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[rows], train=False)
         batch = Batch(problem.train.images[rows], problem.train.labels[rows], rows, jax.random.key(0))
-        own = filled if weights is None else filled * weights[rows]
-        return jnp.sum(own * cross_entropy(logits, batch))
+        row_weights = filled if weights is None else filled * weights[rows]
+        return jnp.sum(row_weights * cross_entropy(logits, batch))
 
     return mean_over(problem, problem.rows(source), lambda rows, weights: jax.grad(total)(variables.params, rows, weights), chunk)
 
@@ -48,7 +48,7 @@ def squared_gradients(
     labels: str = "given",
     parts: Bool[Array, "parts examples"] | None = None,
 ) -> Params:
-    """The mean over examples of each example's own squared gradient of the cross-entropy: the diagonal of the Fisher matrix.
+    """The mean over examples of each example's squared gradient of the cross-entropy: the diagonal of the Fisher matrix.
 
     The square is taken example by example, so the result does not depend on how they are batched. Eval mode, no augmentation.
 
@@ -58,13 +58,13 @@ def squared_gradients(
         rows: a mask over the training set and its count, as `problem.rows(source)` gives them.
         labels: `given`: g² at the example's label (the empirical Fisher); `expected`: the expectation of g² over labels drawn
             from the model's own prediction, computed exactly, one backward pass for each class.
-        parts: subsets of `rows`: with them, the mean over each instead, stacked along a leading axis, in the same pass.
+        parts: subsets of `rows`; if given, the mean over each, stacked along a leading axis, from the same pass.
 
     Raises:
         ValueError: unknown `labels`.
     """
     if labels not in ("given", "expected"):
-        raise ValueError(f"labels {labels!r}: there is 'given' and 'expected'")
+        raise ValueError(f"labels {labels!r}: must be 'given' or 'expected'")
 
     def log_probabilities(params, row):
         logits, _ = problem.model.apply(variables._replace(params=params), problem.train.images[row][None], train=False)
@@ -97,7 +97,7 @@ def output_sensitivities(
     parts: Bool[Array, "parts examples"] | None = None,
     size: Callable[[Float[Array, " classes"]], Float[Array, ""]] = lambda logits: jnp.sum(logits**2),
 ) -> Params:
-    """The mean over examples of each example's own |∇ size(f(x))|, f the logits: how much a weight matters, without labels.
+    """The mean over examples of each example's |∇ size(f(x))|, f the logits: how much a weight matters, without labels.
 
     Memory aware synapses, arXiv 1711.09601. The absolute value is taken example by example, so the result does not depend on
     how they are batched. Eval mode, no augmentation.
@@ -126,7 +126,7 @@ def jacobian(
     rows: Int[Array, " rows"],
     read: Callable[[Float[Array, " classes"], Int[Array, ""]], Float[Array, " *outputs"]],
 ) -> Float[Array, "rows *outputs weights"]:
-    """The derivative of `read(logits, label)` of each example with respect to all weights, in the order of `ravel_pytree`.
+    """The derivatives of `read(logits, label)` of each example with respect to all weights, in the order of `ravel_pytree`.
 
     Eval mode, no augmentation. The result is held whole: rows x outputs x weights numbers.
 
@@ -134,7 +134,7 @@ def jacobian(
         problem: the examples and the model.
         variables: where the derivatives are taken.
         rows: of the training set.
-        read: what is derived: the logits themselves, or a loss.
+        read: what to differentiate, as a function of one example's logits and label.
     """
     weights, structured = ravel_pytree(variables.params)
 
@@ -150,7 +150,7 @@ def jacobian(
 
 
 def head_features(problem: Problem, variables: Variables, rows: Int[Array, " rows"]) -> Float[Array, "rows features"]:
-    """What the head multiplies with its kernel, in eval mode; where it has a bias, a last feature of 1.
+    """The head's inputs, in eval mode; if it has a bias, with a last feature of 1.
 
     Args:
         problem: the examples and the model.
@@ -158,14 +158,14 @@ def head_features(problem: Problem, variables: Variables, rows: Int[Array, " row
         rows: of the training set.
 
     Raises:
-        ValueError: the model does not declare what its head reads, or that it is linear.
+        ValueError: the model does not declare its features, or a linear head.
     """
     read, head = problem.model.features, problem.model.head
     if read is None or head is None:
         missing = "Model.features" if read is None else "Model.head"
         raise ValueError(f"the features of a linear head need {missing}, which this model does not declare")
-    found = _chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
-    return jnp.concatenate([found, jnp.ones((len(rows), 1))], axis=1) if head.bias else found
+    inputs = _chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
+    return jnp.concatenate([inputs, jnp.ones((len(rows), 1))], axis=1) if head.bias else inputs
 
 
 def _chunk_by_chunk(function: Callable[[Array], Array], rows: Array, chunk: int) -> Array:
@@ -194,14 +194,14 @@ def _mean_of_parts(
 
 
 def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
-    """The weighted sums of trees that are stacked along a leading axis."""
+    """Weighted sums over the leading axis of stacked trees."""
     return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), trees)
 
 
 def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Float[Array, "examples blocks"]:
-    """The Euclidean norm of each example's own gradient of the cross-entropy, for each of `model.blocks`.
+    """The Euclidean norm of each example's gradient of the cross-entropy, for each of `model.blocks`.
 
-    Eval mode, no augmentation. The norm over all weights is that of the row.
+    Eval mode, no augmentation. The norm over all weights is the norm of a row.
 
     Raises:
         ValueError: the model does not declare its blocks.
@@ -223,7 +223,7 @@ def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Fl
 def mean_over(
     problem: Problem, rows: tuple[Bool[Array, " examples"], int], weighted_sum: Callable[[Array, Array], Any], chunk: int
 ) -> Any:
-    """The mean over a set of examples of a tree that `weighted_sum(rows[chunk], weights[chunk])` sums for some of them.
+    """The mean over a set of examples, where `weighted_sum(rows[chunk], weights[chunk])` gives the sum over some of them.
 
     The last chunk is filled with its own first row at weight zero, so that no row outside the set is ever read.
     """

@@ -13,34 +13,34 @@ from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Key, Model, Problem, Variables
 
 Product = Callable[[Float[Array, " p"]], Float[Array, " p"]]
-"""A symmetric matrix as what it does to a vector."""
+"""A symmetric matrix, as its product with a vector."""
 
 
 class Eigenvalue(NamedTuple):
-    """An eigenvalue, found by iteration."""
+    """An estimate of an eigenvalue."""
 
     value: Float[Array, ""]
-    residual: Float[Array, ""]  # |H v - λ v| of its unit vector v: some eigenvalue is no further away than this
+    residual: Float[Array, ""]  # |H v - λ v| of its unit vector v: an eigenvalue is at most this far away
 
 
 def combined(models: Variables, shares: Float[Array, " models"]) -> Variables:
-    """`Σ_i w_i θ_i`: a point of the line, the plane, ... through some models, where the shares sum to 1.
+    """`Σ_i w_i θ_i`: a point on the line, the plane, ... through some models, if the shares sum to 1.
 
-    BatchNorm statistics are combined in the same way, which makes them nobody's: see `recalibrated`.
+    BatchNorm statistics are combined too, and then fit no network: see `recalibrated`.
 
     Args:
         models: with a leading axis of models.
-        shares: one of each model; negative ones lie beyond the others.
+        shares: one per model; negative ones extrapolate.
     """
     return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, axes=1), models)
 
 
 def recalibrated(model: Model, variables: Variables, images: Float[Array, "batches batch *image"]) -> Variables:
-    """The same weights with the BatchNorm statistics that they have on some images, averaged over batches.
+    """The same weights, with BatchNorm statistics measured on some images and averaged over batches.
 
-    What a layer gives out is not linear in the weights, so means and variances between two models are not those of the network
-    whose weights lie between theirs: with interpolated statistics a line shows the mistake of the statistics beside the loss.
-    The statistics that `variables` bring do not matter. A model without statistics comes back as it is.
+    Activations are not linear in the weights, so interpolated means and variances are not those of the interpolated network, and
+    would add their own error to the loss along a line. The statistics in `variables` are ignored. A model without statistics is
+    returned unchanged.
 
     Args:
         model: whose running statistics move by `s <- m s + (1 - m) batch` in train mode; m is measured on two images.
@@ -122,15 +122,15 @@ def krylov(product: Product, first: Float[Array, " p"], steps: int) -> tuple[Flo
 
 
 def largest_eigenvalue(product: Product, first: Float[Array, " p"], steps: int) -> Eigenvalue:
-    """The algebraically largest eigenvalue, by Lanczos' iteration with full reorthogonalisation.
+    """The (algebraically) largest eigenvalue, by Lanczos' iteration with full reorthogonalisation.
 
-    The largest eigenvalue of H on the Krylov space of `first`: it is never above that of H, but for rounding, and comes near
-    within some 12 steps where the largest eigenvalues stand apart; `residual` says how near. 0 where no eigenvalue is above 0 and
-    the space is exhausted.
+    The largest eigenvalue of H on the Krylov space of `first`: up to rounding a lower bound for that of H, and close after some
+    12 steps if the largest eigenvalues are well separated; `residual` says how close. 0 if no eigenvalue is above 0 and the space
+    is exhausted.
 
     Args:
         product: of the symmetric matrix H.
-        first: where the iteration starts, for instance normal noise.
+        first: start vector, for instance normal noise.
         steps: products with H.
 
     Source: Lanczos 1950; Golub & Van Loan, "Matrix Computations", chapter 10.
@@ -147,8 +147,8 @@ def sharpness(
 ) -> Eigenvalue:
     """The largest eigenvalue of the Hessian of the mean cross-entropy over some training examples.
 
-    It depends on the scale of the weights: a network that computes the same with other weights (Dinh et al., arXiv 1703.04933)
-    has another. Between models that were trained alike it can be compared.
+    It depends on the parametrisation: a network that computes the same function with rescaled weights has another (Dinh et al.,
+    arXiv 1703.04933). Models that were trained alike can be compared.
 
     Args:
         key: draws the first vector.

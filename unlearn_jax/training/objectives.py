@@ -1,4 +1,4 @@
-"""What is minimised: weighted terms over named sources of examples, one backward pass for all of them."""
+"""Objectives: weighted loss terms over named sources of examples, with one backward pass for all of them."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from unlearn_jax.types import Key, Params, Statistics, Variables
 
 
 class Batch(NamedTuple):
-    """What one step sees of one source."""
+    """One step's examples from one source."""
 
     images: Float[Array, "batch *image"]
     labels: Int[Array, " batch"]
-    rows: Int[Array, " batch"]  # where the examples stand in the training set
+    rows: Int[Array, " batch"]  # of the training set
     key: Key
 
 
@@ -27,12 +27,12 @@ Forward = Callable[[Variables, Array], tuple[Array, Statistics]]
 
 
 class Objective(NamedTuple):
-    """A scalar to descend on.
+    """A scalar to minimise.
 
     Attributes:
         sources: the names of the sources it reads: `kept`, `forget`, `retain`.
-        value: `(forward, variables, {source: Batch}, progress) -> (scalar, statistics)`, where `forward` is the model in the
-            mode that `descend` was asked for and `progress` is the share of the steps already done, in [0, 1).
+        value: `(forward, variables, {source: Batch}, progress) -> (scalar, statistics)`, where `forward` is the model in the mode
+            of the descent and `progress` is the share of the steps already done, in [0, 1).
     """
 
     sources: tuple[str, ...]
@@ -50,8 +50,8 @@ class Term(NamedTuple):
 def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = None, together: bool = False) -> Objective:
     """The sum of the terms, and of `penalty(params, progress)`.
 
-    Each source goes through the network once, in the order in which the terms name them, and BatchNorm's running
-    statistics follow in that order; or, `together`, all of them as one batch, by which BatchNorm then normalises.
+    Each source goes through the network once, in the order of the terms, and updates BatchNorm's running statistics in that
+    order; with `together`, all of them go through as one batch, by which BatchNorm then normalises.
     """
     sources = tuple(dict.fromkeys(term.source for term in terms))
 
@@ -73,10 +73,10 @@ def weighted(*terms: Term, penalty: Callable[[Params, Array], Array] | None = No
 
 
 def holding(objective: Objective, held: Params) -> Objective:
-    """The objective with a gradient of exactly zero in some weights, so that its steps alone leave them in place.
+    """The objective with a gradient of exactly zero in some weights, so that it does not move them by itself.
 
     Args:
-        objective: of the same value and statistics.
+        objective: keeps its value and statistics.
         held: a pytree of booleans like the params, True where the gradient is to be zero; it may be traced.
     """
 
@@ -88,7 +88,7 @@ def holding(objective: Objective, held: Params) -> Objective:
 
 
 def forward_together(forward: Forward, variables: Variables, images: Sequence[Array]) -> tuple[list[Array], Statistics]:
-    """The logits of several batches that go through the network as one, and the statistics after it."""
+    """The logits of several batches that go through the network as one, and the updated statistics."""
     logits, statistics = forward(variables, jnp.concatenate(images))
     return jnp.split(logits, np.cumsum([len(batch) for batch in images])[:-1]), statistics
 
@@ -96,7 +96,7 @@ def forward_together(forward: Forward, variables: Variables, images: Sequence[Ar
 def local_lipschitz(source: str, noise: float | Array, samples: int) -> Objective:
     """The mean over a batch and `samples` draws of ξ ~ N(0, noise²) of ‖f(x) - f(x + ξ)‖ / ‖ξ‖, f the logits.
 
-    How fast the output changes around an example (arXiv 2402.01401). Gradients reach both sides of the difference; all
+    How fast the outputs change around an example (arXiv 2402.01401). Gradients flow through both terms of the difference; all
     images go through the network at once. Where the output does not change, its gradient is zero.
     """
 
@@ -117,21 +117,21 @@ def local_lipschitz(source: str, noise: float | Array, samples: int) -> Objectiv
 def contrast(source: str, other: str, temperature: float | Array) -> Objective:
     """-log softmax(f(x) f(x')ᵀ / temperature), the mean over x of `source` and x' of `other`, f the logits.
 
-    The softmax runs over the batch of `other`, whose outputs are held fixed: pulls each output of `source` evenly towards
-    those of `other` (arXiv 2406.09073, the first place's). Both batches go through the network as one.
+    The softmax runs over the batch of `other`, whose outputs are held fixed: it pulls each output of `source` evenly towards
+    those of `other` (arXiv 2406.09073, the first place). Both batches go through the network as one.
     """
 
     def value(forward: Forward, variables: Variables, batches: dict[str, Batch], progress: Array) -> tuple[Array, Statistics]:
-        own, others = batches[source].images, batches[other].images
-        logits, statistics = forward(variables, jnp.concatenate([own, others]))
-        similarity = logits[: len(own)] @ jax.lax.stop_gradient(logits[len(own) :]).T / temperature
+        images, other_images = batches[source].images, batches[other].images
+        logits, statistics = forward(variables, jnp.concatenate([images, other_images]))
+        similarity = logits[: len(images)] @ jax.lax.stop_gradient(logits[len(images) :]).T / temperature
         return -jnp.mean(jax.nn.log_softmax(similarity)), statistics
 
     return Objective((source, other), value)
 
 
 def norm(vectors: Float[Array, "*batch entries"]) -> Float[Array, "*batch"]:
-    """Euclidean norms, whose gradient at 0 is 0: that of `jnp.linalg.norm` is not a number."""
+    """Euclidean norms with gradient 0 at 0, where that of `jnp.linalg.norm` is NaN."""
     squares = jnp.sum(jnp.square(vectors), axis=-1)
     return jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
 
@@ -148,7 +148,7 @@ def predictive_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> F
 
 
 def relabelled(labels: Int[Array, " examples"]) -> Loss:
-    """Cross-entropy to other labels than the examples' own; `labels` covers the whole training set."""
+    """Cross-entropy to other labels than the examples' own; `labels` has one for every training row."""
     return lambda logits, batch: optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch.rows])
 
 

@@ -1,8 +1,8 @@
-"""Images moved against a model: adversarial examples, all in eval mode and without clipping.
+"""Adversarial examples, all in eval mode and without clipping.
 
-Sizes and radii are in pixels of [0, 1], as the attacks' authors give them, while the images are as the model reads them: `scale`,
-one number for each channel or one for all, says how far these move for a pixel (see `Problem.pixel_scale`). Norms and steepest
-directions are those of pixels too.
+Sizes and radii are in pixels of [0, 1], as in the attacks' papers, while the images are as the model reads them: `scale`, one
+number for each channel or one for all, is the size of a pixel in their units (see `Problem.pixel_scale`). Norms and steepest
+directions are in pixels too.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ CHUNK = 256  # examples that go through the network at a time
 def fast_gradient_sign(
     model: Model, variables: Variables, examples: Examples, size: float | Array, scale: Sequence[float] = (1.0,)
 ) -> Float[Array, "examples *image"]:
-    """One step that raises the loss: every pixel by size, in the direction sign(∇x CE(x, y)) (arXiv 1412.6572)."""
+    """One fast gradient sign step: every pixel moves by `size` in the direction sign(∇x CE(x, y)) (arXiv 1412.6572)."""
 
-    def attack(own: Examples) -> Array:
-        slope, _ = _loss_slope(model, variables, own, jnp.zeros_like(own.images), scale)
-        return _moved(own.images, size * jnp.sign(slope), scale)
+    def attack(chunk: Examples) -> Array:
+        slope, _ = _loss_slope(model, variables, chunk, jnp.zeros_like(chunk.images), scale)
+        return _moved(chunk.images, size * jnp.sign(slope), scale)
 
     return in_chunks(attack, examples)
 
@@ -45,19 +45,19 @@ def targeted_descent(
     Args:
         model: the network.
         variables: its weights.
-        examples: where to start, and the labels to end at.
+        examples: initial images, and the target labels.
         radius: of the ball around each image, in pixels.
         step: length of each step, in pixels.
-        steps: how many.
-        scale: units of the images for a pixel.
+        steps: number of steps.
+        scale: see the module.
     """
 
-    def attack(own: Examples) -> Array:
+    def attack(chunk: Examples) -> Array:
         def move(change: Array, _: None) -> tuple[Array, None]:
-            slope = _loss_slope(model, variables, own, change, scale)[0]
+            slope = _loss_slope(model, variables, chunk, change, scale)[0]
             return _into_ball(change - step * _unit(slope), radius), None
 
-        return _moved(own.images, jax.lax.scan(move, jnp.zeros_like(own.images), None, steps)[0], scale)
+        return _moved(chunk.images, jax.lax.scan(move, jnp.zeros_like(chunk.images), None, steps)[0], scale)
 
     return in_chunks(attack, examples)
 
@@ -72,42 +72,42 @@ def nearest_adversarial(
     steps: int,
     scale: Sequence[float] = (1.0,),
 ) -> Examples:
-    """For each example the first one met that the model takes for another class, searched in growing l2 balls.
+    """The first misclassified image found for each example, searched in growing l2 balls.
 
-    In each ball projected gradient ascent on the loss goes on from where the last one ended, by steps of a tenth of the radius,
-    and stops as soon as the model is wrong; whoever is not fooled then goes on in a ball of twice the radius.
+    In each ball projected gradient ascent on the loss continues from where the last one ended, by steps of a tenth of the radius,
+    until the model is wrong; examples that are still classified correctly continue in a ball of twice the radius.
 
     Args:
         model: the network.
         variables: its weights.
-        examples: what to start from; an example that is misclassified already stays where it is.
+        examples: initial images; one that is misclassified already is not moved.
         radius: of the first ball, in pixels.
-        doublings: balls after the first; what none of them fools keeps its image of the last.
+        doublings: balls after the first; an example that none of them fools keeps its image from the last one.
         steps: in each ball.
-        scale: units of the images for a pixel.
+        scale: see the module.
 
     Returns:
-        The moved images, and what the model takes them for.
+        The moved images, labelled with the model's predictions.
     """
 
-    def attack(own: Examples) -> Examples:
+    def attack(chunk: Examples) -> Examples:
         def search(change: Array, size: Array) -> tuple[Array, None]:
             def climb(change: Array, _: None) -> tuple[Array, None]:
-                slope, guess = _loss_slope(model, variables, own, change, scale)
-                return _choose(guess != own.labels, change, _into_ball(change + 0.1 * size * _unit(slope), size)), None
+                slope, guess = _loss_slope(model, variables, chunk, change, scale)
+                return _choose(guess != chunk.labels, change, _into_ball(change + 0.1 * size * _unit(slope), size)), None
 
-            fooled = predicted(model, variables, _moved(own.images, change, scale)) != own.labels
+            fooled = predicted(model, variables, _moved(chunk.images, change, scale)) != chunk.labels
             return jax.lax.cond(jnp.all(fooled), lambda: change, lambda: jax.lax.scan(climb, change, None, steps)[0]), None
 
-        change, _ = jax.lax.scan(search, jnp.zeros_like(own.images), radius * 2.0 ** jnp.arange(doublings + 1))
-        images = _moved(own.images, change, scale)
+        change, _ = jax.lax.scan(search, jnp.zeros_like(chunk.images), radius * 2.0 ** jnp.arange(doublings + 1))
+        images = _moved(chunk.images, change, scale)
         return Examples(images, predicted(model, variables, images))
 
     return in_chunks(attack, examples)
 
 
 def predicted(model: Model, variables: Variables, images: Float[Array, "examples *image"]) -> Int[Array, " examples"]:
-    """The class of the largest logit, of all images at once."""
+    """The class of the largest logit, for all images at once."""
     return jnp.argmax(model.apply(variables, images, train=False)[0], axis=-1).astype(jnp.int32)
 
 
@@ -117,7 +117,7 @@ def in_chunks(function: Callable[[Any], Any], arrays: Any) -> Any:
     chunk = min(CHUNK, count)
     chunks = -(-count // chunk)
     rows = jnp.minimum(jnp.arange(chunks * chunk), count - 1).reshape(chunks, chunk)
-    results = jax.lax.map(lambda own: function(jax.tree.map(lambda leaf: leaf[own], arrays)), rows)
+    results = jax.lax.map(lambda chunk_rows: function(jax.tree.map(lambda leaf: leaf[chunk_rows], arrays)), rows)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
 
 
@@ -129,18 +129,18 @@ def _moved(images: Array, change: Array, scale: Sequence[float]) -> Array:
 def _loss_slope(
     model: Model, variables: Variables, examples: Examples, change: Array, scale: Sequence[float]
 ) -> tuple[Array, Array]:
-    """The gradient of each moved example's cross-entropy in its own pixels, and what the model takes the image for.
+    """The gradient of each moved example's cross-entropy with respect to its pixels, and the model's prediction.
 
-    p_y - 1 is taken as minus the sum of the other probabilities: of a sure model it would round to 0.
+    p_y - 1 is computed as minus the sum of the other probabilities: for a confident model it would round to 0.
     """
 
     def answer(change: Array) -> Array:
         return model.apply(variables, _moved(examples.images, change, scale), train=False)[0]
 
     logits, pullback = jax.vjp(answer, change)
-    own = jax.nn.one_hot(examples.labels, logits.shape[-1])
-    others = (1.0 - own) * jax.nn.softmax(logits)
-    (slope,) = pullback(others - own * jnp.sum(others, axis=-1, keepdims=True))
+    one_hot = jax.nn.one_hot(examples.labels, logits.shape[-1])
+    others = (1.0 - one_hot) * jax.nn.softmax(logits)
+    (slope,) = pullback(others - one_hot * jnp.sum(others, axis=-1, keepdims=True))
     return slope, jnp.argmax(logits, axis=-1)
 
 

@@ -26,17 +26,17 @@ WATCHED = 64  # held-out examples whose accuracy is reported during training: 25
 
 
 class Pool(NamedTuple):
-    """Trained members and what is known of them."""
+    """Trained members, and how they came about."""
 
     variables: Variables  # NumPy leaves with a leading axis of members
     diverged: tuple[int, ...]  # members with a weight or statistic that is not finite
-    seconds: float  # steady-state training time of one member: the median over members, whenever they were trained
+    seconds: float  # steady-state training time of one member: the median over all members, cached ones included
     compile_seconds: float  # of this call; 0 when all members came from the cache
-    made_with: tuple[str, ...] = ()  # see `device.made_with`: several if versions or backends trained some each
+    made_with: tuple[str, ...] = ()  # see `device.made_with`; several if versions or backends differ between members
 
 
 class Progress(NamedTuple):
-    """How far a pool is. Sent after every epoch."""
+    """Progress of a pool in training, reported after every epoch."""
 
     role: str
     first: int  # number of the first member in training
@@ -68,28 +68,28 @@ def train_pool(
     chunk: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Pool:
-    """Train models by `problem.recipe` on the examples that their masks keep, or find them in the cache.
+    """Train models by `problem.recipe` on the examples that their masks keep, or load them from the cache.
 
-    Finished chunks are saved at once: a run that is killed goes on behind the last of them, and a larger pool begins with
-    the smaller one's members. Of several runs that want the same pool at the same time one trains a chunk, and the others wait.
-    Member i is the same model whatever the number of members and the chunk, and, up to float rounding (which long training
-    amplifies), the strategy.
+    Finished chunks are saved at once: a killed run resumes after the last of them, and a larger pool begins with the smaller
+    one's members. Of several runs that want the same pool at the same time one trains a chunk, and the others wait. Member i is
+    the same model whatever the number of members and the chunk, and, up to float rounding (which long training amplifies), the
+    strategy.
 
     Args:
         problem: the examples (on the devices: see `ensembles.shared`), model and recipe; its masks are not used.
         masks: the examples to train on: one mask for all members, or one for each, all keeping equally many.
-        members: how many models.
+        members: number of models.
         role: what the pool is for; its keys are drawn from it.
         seed: of the run.
-        identity: whatever else the result depends on: the names and fingerprints of model and data.
+        identity: everything else that the result depends on: the names and fingerprints of model and data.
         cache: the folder that all runs share.
         strategy: see `ensembles.over_members`.
         chunk: members trained at a time; by default as many as fit into memory.
         report: called after every epoch.
 
     Raises:
-        ValueError: masks that keep different numbers of examples, or that contradict those of a cached pool.
-        StorageError: the cache cannot be written, and something is to be trained.
+        ValueError: masks that keep different numbers of examples, or that differ from those of a cached pool.
+        StorageError: something is to be trained, and the cache cannot be written.
     """
     trainer = _Trainer(problem, masks, strategy)
     chunks = _Chunks(cache, problem, masks, role, seed, identity)
@@ -98,7 +98,7 @@ def train_pool(
     def train(first: int) -> _Part:
         size = chunk or chunk_size(trainer.member_bytes, members - first, strategy)
         last = min(first + size, members, *(start for start, _ in chunks.there() if start > first))
-        wanted = masks if masks.ndim == 1 else masks[first:last]
+        chunk_masks = masks if masks.ndim == 1 else masks[first:last]
 
         def epoch_done(epoch: int, accuracy: np.ndarray) -> None:
             share = (first + (last - first) * epoch / trainer.epochs) / members
@@ -106,8 +106,8 @@ def train_pool(
             known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
             report(Progress(role, first, last, members, epoch, trainer.epochs, share, known, lost))
 
-        variables, seconds = trainer.train(keys[first:last], wanted, epoch_done)
-        return chunks.keep(first, last, variables, np.packbits(wanted, axis=-1), seconds)
+        variables, seconds = trainer.train(keys[first:last], chunk_masks, epoch_done)
+        return chunks.keep(first, last, variables, np.packbits(chunk_masks, axis=-1), seconds)
 
     parts: list[_Part] = []
     first = 0
@@ -145,9 +145,9 @@ class _Part(NamedTuple):
 
 
 class _Chunks:
-    """The chunks of a pool in the cache, each a file `FIRST-LAST.npz` in a folder named by what the pool is.
+    """The chunks of a pool in the cache, each a file `FIRST-LAST.npz` in a folder named by the pool's identity.
 
-    Of masks of their own for each member the first tells: a pool can grow; all are compared later.
+    Where each member has its own mask, the identity holds the first one only, so that a pool can grow; all are compared later.
     """
 
     def __init__(self, cache: pathlib.Path, problem: Problem, masks: np.ndarray, role: str, seed: int, identity: dict[str, Any]):
@@ -173,17 +173,17 @@ class _Chunks:
         """The chunk that begins with a member. A damaged one is reported, or removed with `drop`."""
         for start, name in self.there():
             if start == first:
-                found = self.folder.find(name, self.identity, say=not drop)
-                if found is not None:
-                    leaves = [found[each] for each in self.names]
-                    variables, seconds = jax.tree.unflatten(self.structure, leaves), found["seconds"]
-                    return _Part(first + len(seconds), variables, found["masks"], seconds, str(found["made_with"]))
+                arrays = self.folder.find(name, self.identity, say=not drop)
+                if arrays is not None:
+                    leaves = [arrays[name] for name in self.names]
+                    variables, seconds = jax.tree.unflatten(self.structure, leaves), arrays["seconds"]
+                    return _Part(first + len(seconds), variables, arrays["masks"], seconds, str(arrays["made_with"]))
                 if drop:
                     self.folder.drop(name)
         return None
 
     def keep(self, first: int, last: int, variables: Variables, masks: np.ndarray, seconds: float) -> _Part:
-        """Keeps a chunk that was trained in so many seconds."""
+        """Saves a chunk, which took `seconds` to train."""
         part = _Part(last, variables, masks, np.full(last - first, seconds / (last - first)), made_with())
         leaves = dict(zip(self.names, jax.tree.leaves(variables), strict=True))
         facts = {field: getattr(part, field) for field in ("masks", "seconds", "made_with")}
@@ -209,7 +209,7 @@ class _Trainer:
     def __init__(self, problem: Problem, masks: np.ndarray, strategy: str):
         counts = np.unique(masks.sum(axis=-1))
         if len(counts) > 1:
-            raise ValueError(f"members of one pool keep equally many examples, not {counts}")
+            raise ValueError(f"members of one pool must keep equally many examples, not {counts}")
         self.count = int(counts[0])
         self.problem, self.strategy = problem, strategy
         self.epochs = problem.recipe.epochs
@@ -237,18 +237,18 @@ class _Trainer:
         return step_bytes(self._epoch_one, state, plan, jnp.int32(0), self.problem)
 
     def train(self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]) -> tuple[Variables, float]:
-        """The members of these keys, and the seconds it took without compilation."""
+        """The members with these keys, and the seconds of training without compilation."""
         members = len(keys)
-        own = per_call((keys, masks) if masks.ndim == 2 else (keys,), self.strategy)
+        calls = per_call((keys, masks) if masks.ndim == 2 else (keys,), self.strategy)
         if masks.ndim == 1:
             same = shared(masks)
-            own = [(key, same) for (key,) in own]
+            calls = [(key, same) for (key,) in calls]
         start = time.perf_counter()
-        size = len(own[0][0])
+        size = len(calls[0][0])
         if size not in self._compiled:
-            state, plan = jax.eval_shape(self._begin, *own[0], self.problem)
+            state, plan = jax.eval_shape(self._begin, *calls[0], self.problem)
             lowered = (
-                self._begin.lower(*own[0], self.problem),
+                self._begin.lower(*calls[0], self.problem),
                 self._epoch.lower(state, plan, jnp.int32(0), self.problem),
                 self._accuracy.lower(state.variables, self.problem),
             )
@@ -256,10 +256,10 @@ class _Trainer:
         begin, epoch, accuracy = self._compiled[size]
         ready = time.perf_counter()
         self.compile_seconds += ready - start
-        states, plans = zip(*(begin(*each, self.problem) for each in own), strict=True)
+        states, plans = zip(*(begin(*call, self.problem) for call in calls), strict=True)
         for number in range(self.epochs):
             states = tuple(epoch(state, plan, jnp.int32(number), self.problem) for state, plan in zip(states, plans, strict=True))
-            seen = [accuracy(state.variables, self.problem) for state in states]
-            epoch_done(number + 1, np.concatenate(seen)[:members])
+            accuracies = [accuracy(state.variables, self.problem) for state in states]
+            epoch_done(number + 1, np.concatenate(accuracies)[:members])
         variables = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(state.variables for state in states))
         return variables, time.perf_counter() - ready

@@ -1,4 +1,4 @@
-"""Training on the forget set again, to see how fast it comes back."""
+"""Relearning: how fast a model learns the forget set again."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ def relearning_curve(problem: Problem, variables: Variables) -> Float[Array, " p
 
 
 class Relearner:
-    """`relearning_curve` for any number of members and pools, by one program.
+    """`relearning_curve` for any number of members and pools, with one program.
 
     Args:
         problem: on the devices, see `ensembles.shared`.
@@ -63,8 +63,8 @@ class Relearner:
         curves = []
         for begin in range(0, members, self.chunk):
             end = min(begin + self.chunk, members)
-            own = jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], variables)
-            parts = [program(self.problem, some) for some in per_call(own, self.strategy)]
+            chunk_variables = jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], variables)
+            parts = [program(self.problem, some) for some in per_call(chunk_variables, self.strategy)]
             curves.append(np.concatenate(parts)[: end - begin])
         return np.concatenate(curves)
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Inexact
 def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformationExtraArgs:
     """Run `inner` on the entries that are not frozen; frozen weights and their optimiser state stay bit-identical.
 
-    Unlike `optax.masked`, which hands the raw gradient through where its mask is False (optax#159), a frozen entry gets an
-    update of exactly zero, weight decay and momentum included. The others move as if they were the only ones:
+    Unlike `optax.masked`, which passes the raw gradient on where its mask is False (optax#159), a frozen entry gets an update of
+    exactly zero, weight decay and momentum included. The others move as if they were the only ones:
 
     * A leaf frozen by a plain boolean (of Python or NumPy) does not exist for `inner`.
     * A mask in a jax array is data: it may be traced, and `vmap` may batch it. What it freezes looks to `inner` as if it had
@@ -25,18 +25,18 @@ def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.Grad
       through norms of a leaf; a mean over a leaf counts the zeros, and Muon sees a matrix that has them. Noise is drawn as for
       all leaves.
 
-    What the loop hands to `inner` beside the gradient is treated alike: trees like the params, and functions of the params
-    (a line search's `value_fn`), which get the frozen values back. The state has the structure of `inner`'s own.
+    Extra arguments of `update` are treated alike: trees like the params, and functions of the params (a line search's
+    `value_fn`), which get the frozen values back. The state has the structure of `inner`'s own.
 
     Args:
         inner: any chain, weight decay included.
         frozen: booleans, each for a leaf, or elementwise (of a shape that broadcasts to the leaf's), or for all leaves of a
-            subtree: a pytree like the params or a prefix of it, such as True. Or a function that makes one from the params;
-            as it is asked at each step, it should look at names and shapes only.
+            subtree: a pytree like the params or a prefix of it, such as True. Or a function that makes one from the params; it is
+            called at each step, so it should use names and shapes only.
 
     Raises:
-        ValueError: `frozen` does not fit the params, or is elementwise where the optimiser's state for that leaf is neither
-            copies of it nor one number (the factors of Adafactor, SM3 and GaLore); when the optimiser is initialised.
+        ValueError: on `init`: `frozen` does not fit the params, or is elementwise where the optimiser's state for that leaf is
+            neither copies of it nor one number (the factors of Adafactor, SM3 and GaLore).
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -49,7 +49,7 @@ def freeze_where(inner: optax.GradientTransformation, frozen: Any) -> optax.Grad
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
-        if not jax.tree.leaves(params):  # nothing to freeze; or what optax.tree_map_params shows to tell a state's parts apart
+        if not jax.tree.leaves(params):  # nothing to freeze, or a call from optax.tree_map_params
             return inner.init(params)
         parts = _Parts(frozen, params)
         state = inner.init(params)
@@ -87,10 +87,10 @@ def freeze_by_name(inner: optax.GradientTransformation, patterns: str | Iterable
 
     Args:
         inner: any chain, weight decay included.
-        patterns: in the manner of a shell (`*`, `?`, `[ab]`); `*` passes over slashes. One may come without a list.
+        patterns: shell-style (`*`, `?`, `[ab]`); `*` matches slashes too. A single one may be a string.
 
     Raises:
-        ValueError: a pattern matches no path (when the optimiser is initialised).
+        ValueError: on `init`: a pattern matches no path.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -130,7 +130,7 @@ def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformatio
         strength: the threshold of one step, that is learning rate x penalty; or a schedule of it over the step count.
 
     Raises:
-        ValueError: updated without params.
+        ValueError: `update` is called without params.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -166,13 +166,13 @@ def proximal_l1(strength: optax.ScalarOrSchedule) -> optax.GradientTransformatio
 def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
     """Remove from a gradient its component along a second one: u - (<r, u> / (<r, r> + eps)) r.
 
-    The two-source projection: with u the gradient of forgetting and r that of the retain loss, a step along the result
-    leaves the retain loss unchanged to first order. Inner products run over the whole tree, and conjugate r; with real
-    leaves beside complex ones they are real parts, as in the real space that both span. It computes in float32 at least,
-    and keeps the dtypes of u. A leaf without a gradient (None) stays out, one without a reference stays as it is.
+    With u the gradient of forgetting and r that of the retain loss, a step along the result leaves the retain loss unchanged to
+    first order. Inner products run over the whole tree, and conjugate r; if some leaves are real and others complex, they are
+    real parts, as in the real space that both span. It computes in float32 at least, and keeps the dtypes of u. A leaf without a
+    gradient (None) stays None; one without a reference is not changed.
 
     Args:
-        eps: keeps a vanishing reference harmless; in squared gradient units.
+        eps: added to <r, r>, against a vanishing reference; in squared gradient units.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -201,15 +201,15 @@ def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
 def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Several optimisers that take turns, each with a state of its own.
 
-    The update's extra argument `choice` says whose turn it is, counted from 0. The others' momentum and step counts stand
-    still. Where `choice` is not batched, only one of them is computed.
+    The update's extra argument `choice` says whose turn it is, from 0. The others' momentum and step counts stand still. Where
+    `choice` is not batched, only one of them is computed.
 
     Args:
         inner: an optax chain for each choice.
 
     Raises:
-        ValueError: no optimiser; or `choice` is out of range. One that is traced cannot be refused: it is taken for the
-            nearest in range, as by `jax.lax.switch`.
+        ValueError: no optimiser, or a `choice` out of range. A traced one is clamped to the range instead, as by
+            `jax.lax.switch`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -228,12 +228,12 @@ def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformat
             raise ValueError(f"alternate: choice {choice} is not one of 0 to {len(members) - 1}")
 
         def turn(index, updates, state):
-            updates, own = members[index].update(updates, state[index], params, choice=choice, **extra)
-            return updates, (*state[:index], own, *state[index + 1 :])
+            updates, own_state = members[index].update(updates, state[index], params, choice=choice, **extra)
+            return updates, (*state[:index], own_state, *state[index + 1 :])
 
         return jax.lax.switch(choice, [functools.partial(turn, index) for index in range(len(members))], updates, state)
 
-    return optax.GradientTransformationExtraArgs(lambda params: tuple(each.init(params) for each in members), update)
+    return optax.GradientTransformationExtraArgs(lambda params: tuple(member.init(params) for member in members), update)
 
 
 def tree_dot(a: Any, b: Any) -> Inexact[Array, ""]:
@@ -248,23 +248,23 @@ def tree_dot(a: Any, b: Any) -> Inexact[Array, ""]:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Stands for a leaf of the params with a mask: a node without leaves, so that a state tells where that leaf has its part."""
+    """Marks a leaf of the params that has a mask. A node without leaves, it shows where a state has its part of that leaf."""
 
     leaf: int
 
 
 class _Parts:
-    """Which parts of a tree are frozen, and the same parts of a state."""
+    """The frozen parts of a tree, and the matching parts of an optimiser's state."""
 
     def __init__(self, frozen: Any, like: Any):
-        """Settle `frozen` (see `freeze_where`) for the tree `like`."""
+        """Resolve `frozen` (see `freeze_where`) for the tree `like`."""
         given = jax.tree.leaves(frozen)
         if given and all(map(callable, given)):
             frozen = frozen(like)
         try:
             masks = jax.tree.leaves(jax.tree.broadcast(frozen, like))
         except ValueError:
-            raise ValueError("freeze_where: the mask has not the structure of the params, nor of a prefix of it") from None
+            raise ValueError("freeze_where: the mask's structure is neither that of the params nor a prefix of it") from None
 
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         self.like = like
@@ -301,22 +301,22 @@ class _Parts:
             ) from error
 
     def check(self, places: Any, state: Any) -> None:
-        """Refuse elementwise masks where the state is neither copies of the leaf nor one number for it."""
+        """Raise ValueError for an elementwise mask where the state is neither copies of the leaf nor one number for it."""
 
         def check_place(place, part):
             if isinstance(place, _Place) and self.masks[place.leaf].ndim:
                 shape = self.shapes[place.leaf]
-                for own in map(np.shape, jax.tree.leaves(part)):
-                    if own and own[-len(shape) :] != shape:
+                for part_shape in map(np.shape, jax.tree.leaves(part)):
+                    if part_shape and part_shape[-len(shape) :] != shape:
                         raise ValueError(
                             f"freeze_where: the mask of {self.names[place.leaf]!r} is elementwise, but the optimiser's state for "
-                            f"its {shape} values is {own}: freeze whole leaves, or take another optimiser"
+                            f"its {shape} values is {part_shape}: freeze whole leaves, or take another optimiser"
                         )
 
         jax.tree.map(check_place, places, state, is_leaf=_is_place)
 
     def choose(self, places: Any, frozen: Any, free: Any) -> Any:
-        """What is frozen from one tree or state, what is free from another."""
+        """Takes the frozen parts from one tree or state, the free parts from another."""
 
         def choose_place(place, frozen, free):
             if isinstance(place, optax.MaskedNode):
@@ -370,7 +370,7 @@ def _is_none(node: Any) -> bool:
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(own in (1, full) for own, full in zip(shape[::-1], to[::-1], strict=False))
+    return len(shape) <= len(to) and all(size in (1, full) for size, full in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _name(path: tuple) -> str:
