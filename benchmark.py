@@ -1,4 +1,4 @@
-"""Runs one experiment: parses the command line, pins the device, runs, and says where the results are."""
+"""Runs one experiment: parses the command line, pins the device, runs, and prints where the results are."""
 
 if __name__ == "__main__":  # before all other imports, which take seconds: a signal may come during them
     from unlearn_jax import process
@@ -20,7 +20,7 @@ from unlearn_jax.bench.options import Run
 
 
 def main(words: list[str]) -> int:
-    """Runs the command line; returns the exit status: 0, 2 for a user error, 1 where a folder cannot be written any more."""
+    """Runs the command line; returns the exit status: 0, 2 for a user error, 1 for a full disk or memory."""
     if "--list" in words:
         command_line.show_list(EXPERIMENTS)
         return 0
@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
     try:
         run(dataclasses.replace(config, cache=cache))
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        return command_line.complain_of(error)
+        return command_line.report_error(error)
     return 0
 
 
@@ -42,13 +42,13 @@ def run(config: Run) -> None:
 
     device.pin(config.device)
     config.check()
-    made = [] if config.out else runs.claim(Path("runs") / f"{config.exp}-{time.strftime('%Y%m%d-%H%M%S')}")
-    out = config.out or made[-1]
+    created = [] if config.out else runs.claim(Path("runs") / f"{config.exp}-{time.strftime('%Y%m%d-%H%M%S')}")
+    out = config.out or created[-1]
     config = dataclasses.replace(config, out=out)
     assert config.cache
-    process.advise(f"the same command with --out {out} resumes")
+    process.advise(f"run the same command with --out {out} to resume")
     extendable = config.immaterial | config.extendable
-    folder = runs.open_run(out, config.recorded(), extendable=extendable, cache=config.cache, made=made)
+    folder = runs.open_run(out, config.recorded(), extendable=extendable, cache=config.cache, made=created)
     traces = out / "profile" if config.profile and config.smoke else None
     traced_before = traces is not None and traces.exists()
     try:
@@ -60,7 +60,7 @@ def run(config: Run) -> None:
             with stage("imports"):
                 experiment = importlib.import_module(EXPERIMENTS[config.exp].module)
             experiment.run(config, folder)
-    except UsageError:  # as if nothing had been asked, or the corrected command would contradict it
+    except UsageError:  # leave no config.json that the corrected command would contradict
         if traces and not traced_before:
             shutil.rmtree(traces, ignore_errors=True)
         folder.withdraw()

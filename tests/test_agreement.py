@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from unlearn_jax.bench.agreement import clustered, metric_agreement, write_agreement
+from unlearn_jax.bench.agreement import cluster_order, metric_agreement, write_agreement
 from unlearn_jax.metrics.agreement import rank_agreement, reliability
 from unlearn_jax.report.drawing import save
-from unlearn_jax.report.rows import Row, deviations, short
+from unlearn_jax.report.rows import Row, deviations, short_name
 from unlearn_jax.runs import Run
 
 RNG = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_fewer_than_five_methods_leave_everything_open():
 
 
 def test_a_missing_value_is_refused():
-    with pytest.raises(ValueError, match="no rank"):
+    with pytest.raises(ValueError, match="badness: NaN found"):
         rank_agreement(np.array([[1.0, np.nan], [2.0, 3.0]]))
 
 
@@ -126,17 +126,17 @@ def test_deviations_are_absolute():
     assert methods == ("ours", "theirs")
     assert metrics == (("klom", "forget"), ("accuracy", "retain"), ("tow", "all"))
     np.testing.assert_array_equal(sizes, [[3, np.inf, np.nan], [0, 0, 4]])
-    assert [short(metric) for metric in metrics] == ["klom F", "accuracy R", "tow"]
+    assert [short_name(metric) for metric in metrics] == ["klom F", "accuracy R", "tow"]
     assert deviations([]).sizes.shape == (0, 0)
 
 
 def test_clustering_puts_groups_together():
     group = np.array([0, 1, 0, 1, 0, 1])
     correlation = np.where(group[:, None] == group, 0.9, -0.2) + 0.1 * np.eye(6)
-    ordered = group[clustered(correlation)]
+    ordered = group[cluster_order(correlation)]
     assert (np.diff(ordered) != 0).sum() == 1
-    assert sorted(clustered(np.full((4, 4), np.nan))) == [0, 1, 2, 3]
-    assert clustered(np.ones((2, 2))).tolist() == [0, 1]
+    assert sorted(cluster_order(np.full((4, 4), np.nan))) == [0, 1, 2, 3]
+    assert cluster_order(np.ones((2, 2))).tolist() == [0, 1]
 
 
 METRICS = (("klom", "forget"), ("accuracy", "test"), ("tow", "all"), ("constant", ""))

@@ -168,7 +168,7 @@ def test_anything_else_in_its_place_counts_as_absent(file, tmp_path, capsys, kin
     assert equal(found) and made == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (kind != "a link to nowhere")
-    assert all(re.fullmatch(rf"{re.escape(str(file))}: damaged \(.+\), so it counts as absent", line) for line in lines)
+    assert all(re.fullmatch(rf"{re.escape(str(file))}: damaged \(.+\), so it is ignored", line) for line in lines)
     assert kept(tmp_path)[1] == 0 and capsys.readouterr().err == ""
     assert [path.is_dir() for path in file.parent.glob("*.aside")] == [True] * (kind == "a folder")
 
@@ -324,7 +324,7 @@ def test_several_runs_at_once_train_each_chunk_once(tmp_path):
     assert len({digest for digest, _, _ in found}) == 1
     assert sorted(member for _, members, _ in found for member in members) == [0, 1, 2, 3, 4]
     assert all(err.count("waiting for another run") <= 1 for _, _, err in found)
-    assert any("waiting for another run that makes the same: oracle models" in err for _, _, err in found)
+    assert any("waiting for another run that is making the same: oracle models" in err for _, _, err in found)
     pool, events = train(tmp_path / "cache", 5)
     assert events == [] and pool.variables.params["head"]["kernel"].shape[0] == 5
     assert pool.variables.params["head"]["kernel"].shape[-1] == CLASSES

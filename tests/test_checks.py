@@ -309,23 +309,27 @@ WRONG = [  # function, one argument that does not go with the others, what is sa
     (gaming.blended, {"shares": np.array([1.0])}, "shares: 1, expected one for each of 2 tables"),
     (gaming.memory, {"direction": np.zeros(EXAMPLES)}, "direction: all 0"),
     (agreement.rank_agreement, {"badness": VALUES[0]}, "badness: shape (3,), expected [methods, metrics]"),
-    (attacks.svc_mia, {"member": (np.full((EXAMPLES, 2), 0.5), LABELS % 2)}, "member, nonmember, target: of different numbers"),
+    (attacks.svc_mia, {"member": (np.full((EXAMPLES, 2), 0.5), LABELS % 2)}, "member, nonmember, target: different numbers"),
     (attacks.svc_mia, {"size": 0}, "size: 0 found, expected an integer of at least 1"),
     (attacks.feature_mias, {"nonmember": np.stack([VALUES] * 2)}, "nonmember: 2 models, expected 1 as in member"),
     (attribution.linear_datamodelling_score, {"removed": REMOVED[:, 1:]}, "estimate (12, 3), removed (5, 11), changes (5, 3)"),
-    (characteristics.class_distances, {"confusion": np.full((3, 3), 0.5)}, "confusion: shape (3, 3), rows up to 1.5"),
-    (characteristics.class_distances, {"confusion": np.full((2, 3), 0.2)}, "confusion: shape (2, 3), rows up to 0.6"),
+    (characteristics.class_distances, {"confusion": np.full((3, 3), 0.5)}, "confusion: shape (3, 3), rows add up to 1.5"),
+    (characteristics.class_distances, {"confusion": np.full((2, 3), 0.2)}, "confusion: shape (2, 3), rows add up to 0.6"),
     (scores.log_probabilities, {"logits": LOGITS[..., :1]}, "logits: 1 class, expected two or more"),
     (scores.scaled_logits, {"logits": LOGITS[:, :0], "labels": LABELS[:0]}, "logits: empty, of shape (6, 0, 4)"),
-    (memorisation.exposure, {"trained_on": 2 * MASKS}, "trained_on: expected truth values, or 0 and 1"),
+    (memorisation.exposure, {"trained_on": 2 * MASKS}, "trained_on: expected booleans, or 0 and 1"),
     (distances.barriers, {"shares": np.array([0.0, 0.5, 0.9])}, "shares: 0 to 0.9 found, expected points that rise from 0 to 1"),
     (distances.barriers, {"shares": np.array([0.0, 1.0])}, "shares: 2 points, expected one for each of 3 losses"),
     (features.joined, {"names": ["loss", "margin"]}, "names: margin found, expected some of loss"),
     (features.joined, {"names": []}, "names: none found, expected some of loss"),
     (relearning.relearn_steps, {"losses": CURVE[0]}, "losses: shape (3,), expected [members, points]"),
-    (relearning.relearn_steps, {"target": np.ones(3)}, "target: shape (3,), expected one, or one for each of 2 members"),
-    (statistics.chosen_elsewhere, {"allowed": np.zeros(3, bool)}, "distances: 8 sets, 0 allowed settings, expected two sets"),
-    (statistics.chosen_elsewhere, {"distances": VALUES[:1]}, "distances: 1 sets, 3 allowed settings, expected two sets"),
+    (relearning.relearn_steps, {"target": np.ones(3)}, "target: shape (3,), expected one number, or one for each of 2 members"),
+    (
+        statistics.chosen_elsewhere,
+        {"allowed": np.zeros(3, bool)},
+        "distances: 8 sets, 0 allowed settings; expected at least two sets",
+    ),
+    (statistics.chosen_elsewhere, {"distances": VALUES[:1]}, "distances: 1 sets, 3 allowed settings; expected at least two sets"),
 ]
 
 
@@ -358,7 +362,7 @@ def test_more_models_than_oracles_and_unknown_metrics_are_refused():
         power.models_needed(reference, ("klon", "forget"), 1.0)
     with pytest.raises(ValueError, match=r"^unlearned: 3 members, expected 4; see reference.at"):
         reference.score(pool(3, 1))
-    with pytest.raises(ValueError, match=r"^extra: .*expected the metrics per model of the reference"):
+    with pytest.raises(ValueError, match=r"^extra: .*expected the same per-model metrics as in the reference"):
         metrics.score(pool(4, 1), reference, extra={("mine", "all"): np.zeros(4)})
 
 
@@ -373,7 +377,7 @@ def test_a_seed_is_a_whole_number_of_at_least_0(function, seed):
 
 
 def test_what_is_correlated_has_shapes_that_go_together():
-    with pytest.raises(ValueError, match=r"^first, second: of shapes \(8,\) and \(5,\)"):
+    with pytest.raises(ValueError, match=r"^first, second: shapes \(8,\) and \(5,\)"):
         statistics.correlation(VALUES[:, 0], VALUES[:5, 0])
 
 
@@ -452,9 +456,9 @@ def test_there_is_no_verdict_with_fewer_than_eight_models(yardstick, members):
 
 def test_evaluations_of_several_sets_belong_together(yardstick):
     one = metrics.score(pool(8, 1), yardstick)
-    with pytest.raises(ValueError, match=r"^references: 1, expected one for each of 2"):
+    with pytest.raises(ValueError, match=r"^references: 1 for 2 evaluations; expected one for each"):
         metrics.pooled([one, one], [yardstick])
-    with pytest.raises(ValueError, match=r"^evaluations: of other metrics"):
+    with pytest.raises(ValueError, match=r"^evaluations: different metrics"):
         metrics.pooled([one, one._replace(scores=one.scores[1:])], [yardstick, yardstick])
 
 

@@ -54,8 +54,8 @@ def complaint(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--exp influenza", "--exp influenza: there is unlearning"),
-        ("--exp", "--exp: there is unlearning"),
+        ("--exp influenza", "--exp influenza: expected one of unlearning"),
+        ("--exp", "--exp: expected one of unlearning"),
         ("--train.epochs x", "--train.epochs x: expected an integer"),
         ("--train.epochs 1.5", "--train.epochs 1.5: expected an integer"),
         ("--train.epochs -1", "--train.epochs -1: expected an integer of at least 1"),
@@ -93,28 +93,28 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--forget.kind mislabelled --label-noise 0", "--forget.kind mislabelled: no label is wrong"),
         ("--forget.kind exposed --forget.models 3", "--forget.models 3: expected an integer of at least 4"),
         ("--forget.kind exposed --forget.models 5", "--forget.models 5: expected an even number"),
-        ("--forget.models 8", "--forget.models 8: is used with memorised, unmemorised and exposed only"),
-        ("--forget.kind class --forget.size 50", "--forget.size 50.0: --forget.kind class has a size of its own"),
+        ("--forget.models 8", "--forget.models 8: needs --forget.kind memorised, unmemorised or exposed"),
+        ("--forget.kind class --forget.size 50", "--forget.size 50.0: --forget.kind class takes no size"),
         ("--hyper *.leraning_rate=1", "--hyper *.leraning_rate: no method has"),
         ("--exp sensitivity --methods original,retrain", "--methods original,retrain: hyperparameters that can be varied"),
-        ("--exp tuning --methods original", "--methods original: hyperparameters that can be searched"),
-        ("--exp tuning --forget.kind mislabelled", "--forget.kind mislabelled: settings are judged on another"),
-        ("--forget.label 3", "--forget.label 3: is used with class and class_part only"),
-        ("--auto.difference 2", "--members 24: --auto is used with --members auto only"),
+        ("--exp tuning --methods original", "--methods original: nothing to search; expected some of "),
+        ("--exp tuning --forget.kind mislabelled", "--forget.kind mislabelled: tuning needs a second set of this kind"),
+        ("--forget.label 3", "--forget.label 3: needs --forget.kind class or class_part"),
+        ("--auto.difference 2", "--members 24: the --auto options need --members auto"),
         ("--exp ulira --unlearning-seeds 2", "--unlearning-seeds 2: no such option"),
         ("--exp calibration --methods scrub", "--methods scrub: no such option"),
         ("--exp tuning --forget-sets 2", "--forget-sets 2: no such option; perhaps --forget.size"),
         ("--exp sensitivity --fine nope", "--fine nope: there is original"),
         ("--exp sensitivity --grid 1", "--grid 1: expected"),
-        ("--forget.file rows.txt", "--forget.file rows.txt: is used with"),
+        ("--forget.file rows.txt", "--forget.file rows.txt: needs --forget.kind file"),
         ("--data-dir .", "--data-dir .: digits comes with"),
         ("--dataset fashion_mnist --data-dir .", "--data-dir .: the four IDX files"),
         ("--evaluation.splits 1", "--evaluation.splits 1: expected"),
         ("--hyper scrub", "--hyper scrub: expected METHOD.NAME=VALUE"),
         ("--hyper scrub.epochs=1,.x=2", "--hyper .x=2: expected METHOD.NAME=VALUE"),
-        ("--methods scrub,scrap", "--methods scrap: there is "),
-        ("--model mlp --methods msg", "--methods msg: needs convolutions, which --model mlp has not"),
-        ("--methods ,", "--methods: there is "),
+        ("--methods scrub,scrap", "--methods scrap: expected main, all, or names among "),
+        ("--model mlp --methods msg", "--methods msg: needs convolutions, which --model mlp does not have"),
+        ("--methods ,", "--methods: expected main, all, or names among "),
         ("--dataset mnits", "--dataset mnits: "),
         ("--members 1000000000", "--members 1000000000: expected an integer of at least 2, at most 1,000,000"),
         (f"--train.epochs {10**20}", f"--train.epochs {10**20}: expected an integer of at least 1, at most 1,000,000"),
@@ -267,7 +267,7 @@ def test_a_folder_that_can_no_longer_be_written_is_one_line_and_status_1(capsys,
 
     monkeypatch.setattr(benchmark, "run", full)
     assert benchmark.main([]) == 1
-    line = "benchmark.py: --out here: cannot be written (No space left on device); the same command resumes once it can be\n"
+    line = "benchmark.py: --out here: cannot be written (No space left on device); to resume, free space or fix access, and run the same command\n"
     assert capsys.readouterr().err == line
 
 
@@ -343,7 +343,7 @@ def test_every_option_takes_its_default_as_a_word(experiment):
         written = [kind.write(value) for kind in option.kinds if kind.holds(value)]
         assert written or value is False
         if written and option.name != "--hyper":  # which adds to its default
-            assert option.given(config, written[0]) == config
+            assert option.apply(config, written[0]) == config
 
 
 def test_a_value_from_python_is_checked_as_a_word_is():

@@ -46,7 +46,7 @@ def test_words_count_more_than_the_file_and_lists_and_switches_are_read(tmp_path
         ("\xff", "--config {}: expected a TOML file of options"),
         ("[train]\nepoch = 3", "--train.epoch 3: no such option; perhaps --train.epochs"),
         ("[train]\nepochs = 'x'", "--train.epochs x: expected an integer"),
-        ("exp = 'nothing'", "--exp nothing: there is unlearning"),
+        ("exp = 'nothing'", "--exp nothing: expected one of unlearning"),
         (None, "--config {}: expected a TOML file of options (No such file or directory)"),
         ("fifo", "--config {}: expected a TOML file of options"),
     ],

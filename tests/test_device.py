@@ -81,7 +81,11 @@ def test_the_cpu_offers_a_device_for_each_usable_core(pin, spec, machine):
         ("gpu:7", {"gpus": 2}, "--device gpu:7: available here: cpu, gpu:0, gpu:1"),
         ("gpu:1", {"gpus": 3, "visible": "2"}, "--device gpu:1: available here: cpu, gpu:0"),
         ("gpu", {}, "--device gpu: available here: cpu"),
-        ("gpu:0", {"gpus": 1, "cuda": False}, "--device gpu:0: available here: cpu (there is a GPU, but jax has no CUDA"),
+        (
+            "gpu:0",
+            {"gpus": 1, "cuda": False},
+            "--device gpu:0: available here: cpu (there is a GPU, but jax is installed without CUDA",
+        ),
         ("gpu:", {"gpus": 1}, "--device gpu:: expected auto, cpu, gpu"),
         ("gpu:-1", {"gpus": 1}, "--device gpu:-1: expected auto, cpu, gpu"),
         ("tpu", {"gpus": 1}, "--device tpu: expected auto, cpu, gpu"),
@@ -132,7 +136,7 @@ def test_flags_of_xla_count_where_they_may_change_a_result(monkeypatch):
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--cache .*file: cannot be made"):
+    with pytest.raises(UsageError, match=r"--cache .*file: cannot be created"):
         device.keep_compiled(tmp_path / "file" / "xla")
 
 

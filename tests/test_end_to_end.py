@@ -144,7 +144,7 @@ def test_every_example_of_the_forget_set_by_every_method(finished):
     gap = shares["original"] - shares["oracle"]
     said = re.sub(r"\s+", " ", (out / "summary.md").read_text())
     if gap.sum() > 0:
-        assert f"{100 * gap.mean():.1f} points more often than oracles; {gap[gap >= 0.2].sum() / gap.sum():.0%} of that" in said
+        assert f"{100 * gap.mean():.1f} points above the oracles'; {gap[gap >= 0.2].sum() / gap.sum():.0%} of this gap" in said
 
 
 def test_results_csv_is_tidy(finished):
@@ -344,7 +344,7 @@ def test_a_configuration_that_contradicts_the_folder_is_refused_and_nothing_chan
     done = run(out, cache, *words, **options)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"benchmark.py: --out {out}: holds results of another configuration: {field}")
+    assert line.startswith(f"benchmark.py: --out {out}: contains results of another configuration: {field}")
     assert contents(out) == before
 
 
@@ -368,7 +368,7 @@ def test_a_method_that_diverges_is_named_and_never_averaged(finished, cache, tmp
 def test_models_that_diverge_are_a_mistake_in_one_line(cache, tmp_path):
     done = run(tmp_path / "out", cache, "--train.learning-rate", "1e30", methods=("original",))
     assert done.returncode == 2
-    said = "4 of 4 original models diverged and at least 2 are needed; expected a smaller number"
+    said = "4 of 4 original models diverged and at least 2 must be left; try a smaller learning rate"
     assert done.stderr.splitlines()[-1] == f"benchmark.py: --train.learning-rate 1e+30: {said}"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out/results.csv").exists()
@@ -415,7 +415,7 @@ def test_members_auto_takes_as_many_as_the_difference_needs(cache, tmp_path):
     assert {row.n_members for row in rows_in(out)} == {chosen}
     done = run(tmp_path / "wrong", cache, "--members", "auto", "--auto.metric", "tow", methods=["original"])
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("benchmark.py: --auto.metric tow: on forget there is ")
+    assert done.stderr.splitlines()[-1].startswith("benchmark.py: --auto.metric tow: expected a metric on forget: ")
 
 
 def seen(out, models):

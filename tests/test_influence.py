@@ -18,7 +18,7 @@ from experiments.influence import study
 from experiments.influence.options import Config, smoke
 from unlearn_jax import influence
 from unlearn_jax.bench.options import Discs
-from unlearn_jax.bench.toy import drawn
+from unlearn_jax.bench.toy import draw_toy
 from unlearn_jax.data import FASHION_PLANE, discs
 from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
@@ -364,11 +364,11 @@ def test_a_mistake_names_its_option(changed, option):
 
 
 def test_the_plane_that_is_like_images_has_ten_classes():
-    toy = drawn(Config(dataset="fashion_plane", train_size=400), 0)
+    toy = draw_toy(Config(dataset="fashion_plane", train_size=400), 0)
     assert toy.train.images.shape == (400, 2) and len(toy.centres) == 10
     assert (np.bincount(toy.clean_labels) == 40).all()
     assert (toy.train.labels != toy.clean_labels).sum() == round(400 * FASHION_PLANE.label_noise)
-    np.testing.assert_array_equal(drawn(Config(train_size=30), 0).train.images, discs(30).train.images)
+    np.testing.assert_array_equal(draw_toy(Config(train_size=30), 0).train.images, discs(30).train.images)
 
 
 @pytest.mark.parametrize("with_one", [0, 1])

@@ -321,7 +321,7 @@ def test_a_diverged_member_is_named():
 def test_too_few_members_of_a_kind_are_refused(flip):
     phi, trained_on = population()
     trained_on[:, 0] = np.arange(9) < 2
-    with pytest.raises(ValueError, match="3 members or more"):
+    with pytest.raises(ValueError, match="at least 3 members"):
         lira(phi, trained_on ^ flip)
 
 
@@ -362,7 +362,7 @@ def test_the_standard_error_is_the_spread_over_fresh_members():
 
 def test_memorisation_needs_two_members_of_each_kind():
     trained_on = np.arange(6)[:, None] < 1
-    with pytest.raises(ValueError, match="two members or more"):
+    with pytest.raises(ValueError, match="at least two members"):
         memorisation(trained_on, trained_on)
 
 

@@ -17,7 +17,7 @@ from unlearn_jax.bench import pools as shared
 from unlearn_jax.bench.forget_set import ranking
 from unlearn_jax.bench.main_options import Config as Unlearning
 from unlearn_jax.bench.options import Forget, Train
-from unlearn_jax.bench.pools import on_halves
+from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics import memorisation, scaled_logits
@@ -47,7 +47,7 @@ def config(cache):
 @pytest.fixture(scope="module")
 def begun(config):
     """The pool of half as many models, which is there first."""
-    return on_halves(config, prepare(config), MEMBERS // 2)
+    return train_on_halves(config, prepare(config), MEMBERS // 2)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def columns(path):
 
 
 def test_a_pool_on_halves_begins_with_the_smaller_one(begun, finished, config, cache):
-    whole = on_halves(config, prepare(config), MEMBERS)
+    whole = train_on_halves(config, prepare(config), MEMBERS)
     np.testing.assert_array_equal(whole.masks[: MEMBERS // 2], begun.masks)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[: MEMBERS // 2], b), whole.variables, begun.variables)
     for half in np.split(whole.masks, 2):
@@ -82,7 +82,7 @@ def test_halves_of_another_last_block_are_another_pool(config, monkeypatch):
 
     monkeypatch.setattr(shared, "pool", pool)
     setting = prepare(config)
-    found = {models: on_halves(config, setting, models) for models in (8, 12, 32, 40, 64)}
+    found = {models: train_on_halves(config, setting, models) for models in (8, 12, 32, 40, 64)}
     same = [[asked[a][0] == asked[b][0] for b in asked] for a in asked]
     assert same == [[a % 32 == b % 32 for b in asked] for a in asked]
     np.testing.assert_array_equal(asked[40][1][:32], asked[64][1][:32])
@@ -103,7 +103,7 @@ def test_forget_sets_are_ranked_by_the_same_pool(finished, config, cache):
 
 def test_the_tables_hold_what_the_models_say(finished, config):
     setting = prepare(config)
-    masks, variables = on_halves(config, setting, MEMBERS)
+    masks, variables = train_on_halves(config, setting, MEMBERS)
     data = setting.data
     logits = predict(setting.problem.model, variables, data.train.images)
     right, table = logits.argmax(-1) == data.train.labels, columns(finished / "memorisation.csv")

@@ -90,7 +90,7 @@ def test_what_cannot_be_registered_is_refused(given, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         metric(**given)(mine)
     mine.__name__ = "klom"
-    with pytest.raises(ValueError, match=r"^klom: already registered"):
+    with pytest.raises(ValueError, match=r"^klom: a metric of this name is already registered"):
         metric(PER_MODEL)(mine)
     with pytest.raises(ValueError, match=r"^split: 'all' found, expected forget or test for kl_to_oracle"):
         METRICS["kl_to_oracle"].on("all")

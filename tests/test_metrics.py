@@ -310,7 +310,7 @@ def test_identical_distributions_score_about_a_fifth():
 
 
 def test_forgetting_quality_needs_two_models():
-    with pytest.raises(ValueError, match="two models"):
+    with pytest.raises(ValueError, match="1 and 4 models, expected two or more on each side"):
         metrics.forgetting_quality(np.zeros((1, 3)), np.zeros((4, 3)))
 
 

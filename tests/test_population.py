@@ -61,10 +61,10 @@ def test_members_are_counted_and_too_few_are_one_line():
     models = Variables({"w": np.array([[0.0], [np.nan], [1.0], [np.inf]])}, {})
     assert lost_members(Config(), "oracle", models, 2) == (1, 3)
     np.testing.assert_array_equal(without(models, (1, 3)).params["w"], [[0], [1]])
-    said = "--train.learning-rate 0.1: 2 of 4 oracle models diverged and at least 3 are needed; expected a smaller number"
+    said = "--train.learning-rate 0.1: 2 of 4 oracle models diverged and at least 3 must be left; try a smaller learning rate"
     with pytest.raises(UsageError, match=re.escape(said)):
         lost_members(Config(), "oracle", models, 3)
-    with pytest.raises(UsageError, match="2 of 4 twin models diverged and at least 4 are needed"):
+    with pytest.raises(UsageError, match="2 of 4 twin models diverged and at least 4 must be left"):
         whole(Config(), "twin", models)
     assert [comparable(*each) for each in ((4, 8), (4, 7), (2, 7), (4, 3))] == [4, 3, 2, 1]
 
@@ -110,7 +110,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     with (tmp_path / "out/streaming.csv").open() as file:
         assert {line["members"] for line in csv.DictReader(file)} == {"3"}
     assert {row.n_oracles for row in read_results(tmp_path / "out/results.csv")} == {7}
-    assert "n=3 models a method" in (tmp_path / "out/summary.md").read_text()
+    assert "n=3 models per method" in (tmp_path / "out/summary.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -120,23 +120,23 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
             "unlearning",
             {"oracle": range(5)},
             ("--forget-sets", "2"),
-            "5 of 8 retrained models diverged and at least 4 are needed",
+            "5 of 8 retrained models diverged and at least 4 must be left",
         ),
-        ("unlearning", {"original": range(3)}, (), "3 of 4 original models diverged and at least 2 are needed"),
-        ("streaming", {"oracle": range(5)}, (), "5 of 8 retrained models diverged and at least 4 are needed"),
+        ("unlearning", {"original": range(3)}, (), "3 of 4 original models diverged and at least 2 must be left"),
+        ("streaming", {"oracle": range(5)}, (), "5 of 8 retrained models diverged and at least 4 must be left"),
         (
             "attack_features",
             {"oracle": range(5)},
             ("--together", "1"),
-            "5 of 8 retrained models diverged and at least 4 are needed",
+            "5 of 8 retrained models diverged and at least 4 must be left",
         ),
         (
             "attack_features",
             {"original": range(3)},
             ("--together", "1"),
-            "3 of 4 original models diverged and at least 2 are needed",
+            "3 of 4 original models diverged and at least 2 must be left",
         ),
-        ("gaming", {"cheat": range(3)}, (), "3 of 4 retrained models diverged and at least 2 are needed"),
+        ("gaming", {"cheat": range(3)}, (), "3 of 4 retrained models diverged and at least 2 must be left"),
     ],
 )
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
@@ -179,14 +179,14 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
         capacity_study, "predict", lambda model, variables, images, _: np.zeros((len(variables.params["w"]), 3, 10))
     )
     monkeypatch.setattr(capacity_study, "compile_all", lambda _: pytest.fail("methods were compiled"))
-    with pytest.raises(UsageError, match="2 of 3 original models diverged and at least 3 are needed"):
+    with pytest.raises(UsageError, match="2 of 3 original models diverged and at least 3 must be left"):
         capacity_study.predicted(config, prepared, forget, {})
 
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):
     poison(oracle=(0,))
     config = dataclasses.replace(tuning.smoke(tuning.Config()), train_size=100, cache=cache)
-    with pytest.raises(UsageError, match="1 of 2 oracle models diverged and at least 2 are needed"):
+    with pytest.raises(UsageError, match="1 of 2 oracle models diverged and at least 2 must be left"):
         Judge(config, setting.prepare(config))
 
 
@@ -224,4 +224,4 @@ def test_logits_made_with_another_version_are_said(cache, tmp_path, monkeypatch)
     monkeypatch.undo()
     done = run("unlearning", out, cache, "original")
     assert done.returncode == 0
-    assert "Part of this was made with jax 0.1, cpu, not with jax" in (out / "summary.md").read_text()
+    assert "Part of this was computed with jax 0.1, cpu, not with jax" in (out / "summary.md").read_text()

@@ -102,7 +102,7 @@ def test_what_is_printed_onto_a_full_disk_is_lost_with_one_line():
     program = [sys.executable, "-c", BEGIN + "print('x' * 10**5); print('y', flush=True); sys.exit(3)"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(program, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (3, "what is printed cannot be written (No space left on device)\n")
+    assert (done.returncode, done.stderr) == (3, "output cannot be written (No space left on device)\n")
 
 
 def test_closed_streams_are_never_taken_for_files(tmp_path):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from unlearn_jax import progress
-from unlearn_jax.profile import events, expensive, profiled
+from unlearn_jax.profile import events, longest_stages, profiled
 from unlearn_jax.progress import SECONDS, SPANS, stage
 from unlearn_jax.runs import Run
 
@@ -64,7 +64,7 @@ def test_a_stage_that_fails_is_charged_and_does_not_hide_the_mistake(clock):
 
 
 def test_the_table_has_the_ten_longest_and_the_rest_in_one_line():
-    rows = [line.split(" | ") for line in expensive({f"s{i}": float(i) for i in range(1, 13)}, 100.0).splitlines()]
+    rows = [line.split(" | ") for line in longest_stages({f"s{i}": float(i) for i in range(1, 13)}, 100.0).splitlines()]
     assert [row[0] for row in rows[2:12]] == [f"| s{i}" for i in range(12, 2, -1)]
     assert rows[2][1:] == ["12.0", "12% |"]
     assert [row[:2] for row in rows[12:]] == [

@@ -124,5 +124,5 @@ def test_what_needs_the_model_is_scored_against_the_oracles(problem):
         assert scores[name].null.mean == pytest.approx(of_oracles[name].mean())
         np.testing.assert_allclose(scores[name].members, values)
     assert set(yardstick.of_members(Cube(*(logits[1],) * 3), extra)) >= set(extra)
-    with pytest.raises(ValueError, match="extra: lacks relearn_steps forget, weight_distance all, zrf forget and has nothing"):
+    with pytest.raises(ValueError, match="extra: missing relearn_steps forget, weight_distance all, zrf forget, unknown nothing"):
         metrics.score(Cube(*(logits[1],) * 3), yardstick)

@@ -130,7 +130,7 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
     assert [line.method for line in board.lines] == ["original", "retrain", *expected]
     assert [line.method for line in board.lines if line.reference] == ["original", "retrain"]
     assert {line.method for line in board.lines if line.inside} == {"retrain", "scrub"}
-    assert any("indistinguishable from retraining at this sample size (n=24)" in note for note in board.caption)
+    assert any("not distinguished from retraining at this sample size (n=24)" in note for note in board.caption)
     cells = dict(zip(board.headings, board.lines[2].cells, strict=True))
     assert (
         cells["acc F"] == "82.0"
@@ -179,7 +179,7 @@ def test_a_constant_null_that_is_met_is_inside():
 def test_diverged_members_are_named_and_take_the_mark_away():
     rows = [row._replace(n_members=23) for row in rows_of(["scrub"])] + rows_of(["retrain"])
     board = arrange(judged(rows, lost=["scrub"]), {"scrub": ["random #7"]})
-    assert "scrub: 23 of 24 (1 diverged: random #7)" in " ".join(board.caption)
+    assert "scrub: 23 of 24 models (1 diverged: random #7)" in " ".join(board.caption)
     assert not board.lines[1].inside and "23 of 24" in board.lines[1].cells
     assert any("(n=24)" in note for note in board.caption)
 

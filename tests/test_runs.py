@@ -131,7 +131,7 @@ def test_a_config_json_that_is_no_file_is_refused_at_once(tmp_path):
         out = tmp_path / str(len(list(tmp_path.iterdir())))
         out.mkdir()
         make(out / "config.json")
-        assert "holds a config.json that cannot be read" in refuse(out, CONFIG)
+        assert "contains a config.json that cannot be read" in refuse(out, CONFIG)
         assert len(list(out.iterdir())) == 1
 
 
@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
         "    except OSError as error: print(error.status, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", limited], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    said = "cannot be written (File too large); the same command resumes once it can be"
+    said = "cannot be written (File too large); to resume, free space or fix access, and run the same command"
     assert done.stdout.splitlines() == [f"1 --out {tmp_path / name}: {said}" for name in ("a.txt", "a.npz")]
     assert done.stderr == ""
     assert contents(tmp_path) == {"a.txt": b"old"}
@@ -319,7 +319,7 @@ def test_csv_has_empty_cells_and_every_digit(tmp_path):
     run = runs.open_run(tmp_path, CONFIG)
     run.write_csv("a.csv", ("name", "value"), [("a,b", 0.1 + 0.2), ("c", None)])
     assert (tmp_path / "a.csv").read_text() == 'name,value\n"a,b",0.30000000000000004\nc,\n'
-    with pytest.raises(ValueError, match="1 cells under 2 columns"):
+    with pytest.raises(ValueError, match="a row has 1 cells, expected 2, one for each column"):
         run.write_csv("a.csv", ("name", "value"), [("a",)])
 
 

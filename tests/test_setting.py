@@ -10,7 +10,7 @@ from in_process import run_in_process
 
 from unlearn_jax.bench import hyperparameters as shared
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
-from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
+from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.main_options import Config, smoke
 from unlearn_jax.bench.options import Evaluation, Forget
 from unlearn_jax.bench.setting import prepare
@@ -54,10 +54,10 @@ def test_name_settings_and_rows_are_of_one_class(config, kind, names, classes, m
         assert held == {label} or (label is None and len(held) > 1)
 
 
-def test_files_say_settings_by_set_where_they_differ():
+def test_files_say_settings_by_set_merge_sets():
     values = {"class-3": {"a": {"label": 3, "rate": 0.1}, "b": {}}, "class-4": {"a": {"label": 4, "rate": 0.1}, "b": {}}}
-    assert where_they_differ(values) == {"a": {"label": {"class-3": 3, "class-4": 4}, "rate": 0.1}, "b": {}}
-    assert where_they_differ({"class-3": values["class-3"]}) == values["class-3"]
+    assert merge_sets(values) == {"a": {"label": {"class-3": 3, "class-4": 4}, "rate": 0.1}, "b": {}}
+    assert merge_sets({"class-3": values["class-3"]}) == values["class-3"]
 
 
 def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):

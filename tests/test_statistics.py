@@ -91,7 +91,7 @@ def test_components_name_only_what_the_design_can_tell():
     assert np.isnan(one_seed.seed) and one_seed.interaction > 0
     constant = np.broadcast_to(rng.normal(size=(6, 3, 1)), (6, 3, 2))
     assert statistics.components(constant).seed == 0  # a method without chance
-    with pytest.raises(ValueError, match="two originals"):
+    with pytest.raises(ValueError, match="1 original, expected two or more"):
         statistics.components(np.zeros((1, 3, 2)))
 
 

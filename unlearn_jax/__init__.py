@@ -1,6 +1,6 @@
 """Machine unlearning, measured against the distribution of retrained models.
 
-The names below are imported with what they need where they are first used: `import unlearn_jax` itself brings no JAX.
+The names below are imported when they are first used: `import unlearn_jax` itself does not import JAX.
 """
 
 import importlib

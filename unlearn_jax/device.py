@@ -1,7 +1,7 @@
-"""`--device gpu:2` -> a selection that JAX obeys, made before anything touches a device.
+"""Selects the devices that JAX uses, from words such as `gpu:2`, before JAX touches any device.
 
-The GPUs that were not asked for are hidden from the process (`CUDA_VISIBLE_DEVICES`), so no memory is taken on them. Finding out
-which GPUs there are must not initialise CUDA either: `nvidia-smi` is asked, or else the driver's own files.
+Other GPUs are hidden from the process (`CUDA_VISIBLE_DEVICES`), so that it takes no memory on them. Listing the GPUs must not
+initialise CUDA either, so they are counted by `nvidia-smi` or in the files of the driver.
 """
 
 import math
@@ -33,7 +33,7 @@ PINNED = {
     "jax_high_dynamic_range_gumbel": False,
     "jax_numpy_dtype_promotion": "standard",
 }
-"""Settings of JAX on which all results rest: `pin` sets them, whatever the environment says."""
+"""Settings of JAX on which all results depend: `pin` sets them and overrides the environment."""
 CHOSEN = (
     "jax_default_matmul_precision",
     "jax_disable_most_optimizations",
@@ -42,21 +42,21 @@ CHOSEN = (
 )
 """Settings of JAX that change rounding, and that the user may choose."""
 NOT_NUMERIC = ("--xla_dump", "--xla_hlo_profile", "--xla_force_host_platform_device_count", "--xla_gpu_cuda_data_dir")
-"""Beginnings of XLA flags that change no result."""
+"""Prefixes of XLA flags that change no result."""
 
 
 def pin(spec: str) -> None:
-    """Lets JAX see only the devices that were asked for, and sets `PINNED`. Call it once, before JAX makes its first array.
+    """Lets JAX see only the selected devices, and sets `PINNED`. Call it once, before JAX makes its first array.
 
-    On a CPU every usable core becomes a JAX device of its own, which is what batched training shards its members over. A pinned
-    setting that the environment sets otherwise is overruled, and a line on standard error says so.
+    On a CPU every usable core becomes a JAX device, so that batched training can shard its members over the cores. If the
+    environment sets a pinned setting differently, a line on standard error says that it is ignored.
 
     Args:
         spec: `auto` (every GPU that JAX can use, else the CPU), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for `gpu`. The
-            numbers count the GPUs that the process may see: those that `CUDA_VISIBLE_DEVICES` names where it is set.
+            numbers count the GPUs that the process may see: all, or those in `CUDA_VISIBLE_DEVICES` if it is set.
 
     Raises:
-        UsageError: the specification is malformed, or a device that it names is not there.
+        UsageError: the specification is malformed, or names a device that does not exist.
     """
     match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
     if not match:
@@ -77,73 +77,72 @@ def pin(spec: str) -> None:
 
 
 def describe() -> str:
-    """The devices in use, as people say it: `NVIDIA H100 80GB HBM3 (1 device)`, `cpu (2 devices, AMD EPYC)`."""
+    """Describes the devices in use: `NVIDIA H100 80GB HBM3 (1 device)`, `cpu (2 devices, AMD EPYC)`."""
     devices = jax.devices()
     count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
     return f"cpu ({count}, {_processor()})" if devices[0].platform == "cpu" else f"{devices[0].device_kind} ({count})"
 
 
 def numerics() -> dict[str, Any]:
-    """Every setting of JAX and XLA that changes what a program computes: part of the identity of whatever is kept.
+    """Returns every setting of JAX and XLA that changes what a program computes: part of the identity of all kept files.
 
-    Options that a user sets on purpose are part of it. The device, the backend and versions are not: they change rounding only
-    (see `made_with`).
+    The device, the backend and versions are no part of it: they change only rounding (see `made_with`).
 
     Returns:
-        Of `PINNED` and `CHOSEN` what JAX has now (inside a context manager such as `jax.enable_x64`, what that says), and under
-        `xla_flags` the flags of the environment that may matter.
+        The current values of `PINNED` and `CHOSEN` (inside a context manager such as `jax.enable_x64`, those that it sets), and
+        as `xla_flags` the flags in the environment that may change results.
     """
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(NOT_NUMERIC)]
     return {**{name: _setting(name) for name in (*PINNED, *CHOSEN)}, "xla_flags": flags}
 
 
 def made_with() -> str:
-    """What computes here, as it is recorded with everything kept: `jax 0.10.0, jaxlib 0.10.0, cpu`."""
+    """Returns the versions and the backend, which are recorded with everything that is kept: `jax 0.10.0, jaxlib 0.10.0, cpu`."""
     return f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, {jax.default_backend()}"
 
 
 def keep_compiled(folder: Path) -> None:
-    """Lets JAX keep compiled programs in a folder, so that a second run need not compile them again.
+    """Lets JAX keep compiled programs in a folder, so that later runs need not compile them again.
 
-    A folder that cannot be written is only read, and if it is not there, nothing is kept: all else that a run needs may be in a
-    cache that can only be read. Programs that JAX cannot read, as one that another run is writing, are compiled anew.
+    A read-only cache is fine: its programs are read, and no new ones are kept. Programs that JAX cannot read, such as one that
+    another run is writing, are compiled again.
 
     Args:
         folder: in the cache.
 
     Raises:
-        UsageError: the cache is not there and cannot be made.
+        UsageError: the cache does not exist and cannot be created.
     """
-    keep = 0.02  # seconds that compiling takes at least
+    least = 0.02  # seconds of compilation from which a program is kept
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         if not folder.parent.is_dir():
-            said = f"cannot be made ({error.strerror}); expected a folder that is there or can be made"
-            raise UsageError("--cache", folder.parent, said) from error
+            problem = f"cannot be created ({error.strerror}); expected a folder that exists or can be created"
+            raise UsageError("--cache", folder.parent, problem) from error
         if not folder.is_dir():
             return
-        keep = math.inf
+        least = math.inf
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", keep)
-    # XLA's own files are written even so, and their place is part of what a program is found by: a cache could not be moved.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+    # XLA's own caches would be written even to a read-only cache, and their path is part of a program's key: no cache could move.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
 
 
 def compile_quickly() -> None:
-    """Lets the compiler optimise little: for smoke runs, which take longer to compile than to run."""
+    """Makes the compiler optimise less, for smoke runs, which take longer to compile than to run."""
     jax.config.update("jax_disable_most_optimizations", True)
 
 
 def usable_gpus() -> list[str]:
-    """The GPUs that JAX may use, each as `CUDA_VISIBLE_DEVICES` would name it; none where jax is installed without CUDA."""
+    """Returns the GPUs that JAX can use, named as in `CUDA_VISIBLE_DEVICES`; none if jax is installed without CUDA."""
     return _visible_gpus() if _jax_has_cuda() else []
 
 
 def _visible_gpus() -> list[str]:
-    """The machine's GPUs, or those of them that an inherited `CUDA_VISIBLE_DEVICES` leaves."""
+    """The GPUs of the machine, or those in an inherited `CUDA_VISIBLE_DEVICES`."""
     inherited, count = os.environ.get("CUDA_VISIBLE_DEVICES"), _count_gpus()
     if inherited is None:
         return [str(index) for index in range(count)]
@@ -178,11 +177,13 @@ def _select(platforms: str, gpus: list[str]) -> None:
 def _available(gpus: list[str]) -> str:
     here = "available here: " + ", ".join(["cpu", *(f"gpu:{index}" for index in range(len(gpus)))])
     without_cuda = not _jax_has_cuda() and _visible_gpus()
-    return here + (" (there is a GPU, but jax has no CUDA: pip install -r requirements.txt)" if without_cuda else "")
+    return here + (
+        " (there is a GPU, but jax is installed without CUDA: pip install -r requirements.txt)" if without_cuda else ""
+    )
 
 
 def _setting(name: str) -> Any:
-    """As JSON holds it: of an enumeration its value."""
+    """A setting of JAX; of an enumeration its value, which JSON can hold."""
     value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
     return getattr(value, "value", value)
 

@@ -1,4 +1,4 @@
-"""Errors that a user causes, or the disk."""
+"""Errors that a user or the disk causes."""
 
 
 class UsageError(ValueError):
@@ -7,9 +7,9 @@ class UsageError(ValueError):
     `benchmark.py` prints the line and exits with status 2.
 
     Args:
-        option: as typed on the command line, for instance `--dataset`.
-        value: what was given.
-        accepted: what would have been accepted, in words.
+        option: as typed on the command line, such as `--dataset`.
+        value: the value given.
+        accepted: what would be accepted, in words.
     """
 
     status = 2
@@ -20,21 +20,23 @@ class UsageError(ValueError):
 
 
 class StorageError(OSError):
-    """A folder that cannot be written any more, as when the disk is full: one line that names the option.
+    """A folder can no longer be written, for instance because the disk is full: one line that names the option.
 
-    `benchmark.py` prints the line and exits with status 1. Everything that was written before is whole.
+    `benchmark.py` prints the line and exits with status 1. Everything that was written before is complete.
 
     Args:
         option: as typed on the command line: `--out` or `--cache`.
-        path: what could not be written.
-        error: why.
+        path: the file or folder.
+        error: the cause.
     """
 
     status = 1
 
     def __init__(self, option: str, path: object, error: OSError):
         reason = error.strerror or str(error)
-        super().__init__(f"{option} {path}: cannot be written ({reason}); the same command resumes once it can be")
+        super().__init__(
+            f"{option} {path}: cannot be written ({reason}); to resume, free space or fix access, and run the same command"
+        )
         self.errno, self.strerror = error.errno, reason
 
     def __str__(self) -> str:

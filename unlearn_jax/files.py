@@ -1,4 +1,4 @@
-"""Reading files that anybody may have written: regular ones only, and no more of them than is asked for."""
+"""Reads files from any source safely: only regular files, and only up to a maximal size."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file for reading, without waiting as one does for a pipe.
+    """Opens a file for reading; never waits, as for a pipe.
 
     Raises:
         OSError: it cannot be opened, or is a pipe, a device or a folder.
@@ -24,7 +24,7 @@ def read_regular(path: Path, most: int) -> bytes:
     """Returns the content of a file of at most `most` bytes.
 
     Raises:
-        OSError: as `open_regular`, or the file is larger.
+        OSError: see `open_regular`; or the file is larger.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)

@@ -1,8 +1,8 @@
-"""What becomes of a process that is told to stop, or whose reader goes away. Imports nothing heavy: a signal may come at once.
+"""Stop signals, and output that nobody reads. Imports nothing heavy, since a signal may arrive at once.
 
-Every file of a run appears whole or not at all, so a run may end at any moment. A signal therefore ends it there and then, from
-a thread of its own: an exception in the main thread would come only after the compiler's next return, which can take a minute,
-and is lost where it is raised inside a callback (of the garbage collector, of JAX).
+Every file of a run is written whole or not at all, so a run may end at any moment. A separate thread therefore ends the process
+as soon as a signal arrives: an exception in the main thread would wait for the compiler, which can take a minute, and would be
+lost if raised inside a callback (of the garbage collector or JAX).
 """
 
 import atexit
@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TextIO
 
 STOPPED = (signal.SIGINT, signal.SIGTERM)
-_advice = "nothing was begun"
+_advice = "nothing was started"
 
 
 def prepare(program: str) -> None:
-    """Makes SIGINT and SIGTERM end the process with one line and status 130 or 143, and lost readers of its output harmless.
+    """Makes SIGINT and SIGTERM end the process with one line and status 130 or 143, and ignores a closed or full output.
 
-    Signals that the process was started to ignore (`nohup`, a job in the background) stay ignored. Call it once, first of all.
+    Signals that the process inherited as ignored (`nohup`, a background job) stay ignored. Call it once, before anything else.
     """
-    for descriptor in range(3):  # one that is closed would become the next file that is opened
+    for descriptor in range(3):  # the next file opened would take the number of a closed one
         try:
             os.fstat(descriptor)
         except OSError:
@@ -43,7 +43,7 @@ def prepare(program: str) -> None:
 
 
 def advise(text: str) -> None:
-    """Sets what is said if the process is stopped from now on, for instance how to resume."""
+    """Sets the advice that is printed if the process is stopped from now on, such as how to resume."""
     global _advice
     _advice = text
 
@@ -65,7 +65,7 @@ def _wait(reading: int, program: str) -> None:
 
 
 class _Forgiving(io.FileIO):
-    """A file that takes for written what cannot be: neither a closed pipe nor a full disk is a reason to lose results."""
+    """A file that ignores failed writes: a closed pipe or a full disk must not end a run."""
 
     complained = False
 
@@ -75,12 +75,12 @@ class _Forgiving(io.FileIO):
         except OSError as error:
             if not (self.complained or isinstance(error, BrokenPipeError)):
                 self.complained = True
-                print(f"what is printed cannot be written ({error.strerror})", file=sys.stderr)
+                print(f"output cannot be written ({error.strerror})", file=sys.stderr)
             return len(data)
 
 
 def _stream(descriptor: int, inherited: TextIO | None) -> io.TextIOWrapper:
-    """The standard stream, forgiving; a character that its encoding lacks is written as an escape."""
+    """A standard stream that ignores failed writes, and escapes characters that its encoding lacks."""
     file = io.BufferedWriter(_Forgiving(descriptor, "w", closefd=False))
     encoding = (inherited and inherited.encoding) or "utf-8"
     return io.TextIOWrapper(file, encoding, errors="backslashreplace", line_buffering=descriptor == 2 or os.isatty(descriptor))

@@ -1,4 +1,4 @@
-"""Where a run's time goes: its most expensive stages, and traces that Perfetto and TensorBoard open."""
+"""Where the time of a run goes: its longest stages, and traces for Perfetto and TensorBoard."""
 
 import contextlib
 import time
@@ -16,15 +16,15 @@ SHOWN = 10
 
 @contextlib.contextmanager
 def profiled(folder: Folder, programs: Path | None = None) -> Iterator[None]:
-    """Say which stages took longest, on stdout and in the run folder's stages.md, and write them as a trace, `stages.json`.
+    """Prints the longest stages and writes them as stages.md and, as a trace of all stages, `stages.json`.
 
-    Perfetto (ui.perfetto.dev) opens it, and so does chrome://tracing.
+    Open the trace in Perfetto (ui.perfetto.dev) or chrome://tracing.
 
     Args:
         folder: the run folder.
-        programs: a folder for JAX's own trace too: every operation of every program, in
-            `plugins/profile/*/perfetto_trace.json.gz` for Perfetto, and for `tensorboard --logdir`. Short runs only: it is
-            held in memory until the end, 15 GB after eleven minutes of the main job.
+        programs: a folder for JAX's trace of every operation: `plugins/profile/*/perfetto_trace.json.gz` for Perfetto, the
+            folder for `tensorboard --logdir`. For short runs only: it is held in memory until the end, 15 GB after eleven
+            minutes of the main job.
     """
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -37,17 +37,17 @@ def profiled(folder: Folder, programs: Path | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        taken = time.perf_counter() - start
+        total = time.perf_counter() - start
         if programs is not None:
             jax.profiler.stop_trace()
     folder.write_json("stages.json", {"traceEvents": events(SPANS, start)})
-    text = expensive(SECONDS, taken)
+    text = longest_stages(SECONDS, total)
     folder.write_text("stages.md", text)
     print(text)
 
 
 def events(spans: Sequence[tuple[str, int, float, float]], start: float) -> list[dict[str, str | int | float]]:
-    """Spans in the format of Chrome's trace events: "complete" ones, a row for each thread, in microseconds from `start`."""
+    """Converts spans to Chrome's "complete" trace events: a row for each thread, times in microseconds from `start`."""
     rows = {thread: row for row, thread in enumerate(dict.fromkeys(thread for _, thread, _, _ in spans))}
     return [
         {"name": label, "ph": "X", "pid": 0, "tid": rows[thread], "ts": 1e6 * (began - start), "dur": 1e6 * took}
@@ -55,12 +55,12 @@ def events(spans: Sequence[tuple[str, int, float, float]], start: float) -> list
     ]
 
 
-def expensive(seconds: Mapping[str, float], total: float) -> str:
-    """A Markdown table of the stages that took longest.
+def longest_stages(seconds: Mapping[str, float], total: float) -> str:
+    """Returns a Markdown table of the longest stages.
 
     Args:
         seconds: of each stage.
-        total: of the whole run. Stages that ran beside each other may come to more than it.
+        total: seconds of the whole run. Stages in parallel may sum to more.
     """
     longest = sorted(seconds.items(), key=lambda item: -item[1])
     rows = longest[:SHOWN]

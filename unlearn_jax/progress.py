@@ -1,4 +1,4 @@
-"""How far a run is: one line that keeps changing on a terminal, a line for each piece of work elsewhere; and what each took."""
+"""Progress of a run: a bar on a terminal, elsewhere one line per finished piece of work; and the time of each."""
 
 import collections
 import contextlib
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 import jax
 
 Update = Callable[[float, str], None]
-SECONDS: collections.Counter[str] = collections.Counter()  # of each stage so far, without those inside it
-SPANS: list[tuple[str, int, float, float]] = []  # of each stage that has ended: thread, when it began, how long it took
+SECONDS: collections.Counter[str] = collections.Counter()  # of each stage so far, without the stages inside it
+SPANS: list[tuple[str, int, float, float]] = []  # of each finished stage: label, thread, start, seconds
 _open = threading.local()
 
 
 @contextlib.contextmanager
 def stage(label: str) -> Iterator[None]:
-    """Count a piece of work among those that the run's time goes into, and name it in a trace; nothing is shown."""
+    """Times a piece of work and names it in traces; shows nothing."""
     start, within = time.perf_counter(), _open.__dict__.setdefault("within", [])
     within.append(0.0)  # seconds of the stages inside
     try:
@@ -33,11 +33,11 @@ def stage(label: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def working(label: str) -> Iterator[Update]:
-    """Show a piece of work while it lasts.
+    """Shows the progress of a piece of work.
 
     Yields:
-        A function of the share done, in [0, 1], and of what there is to say about it. On a terminal it moves a bar with the
-        time left; elsewhere only the last thing said is printed, with the seconds taken.
+        A function of the share done, in [0, 1], and a text. On a terminal it moves a bar with the time left; elsewhere only the
+        last text is printed, with the seconds taken.
     """
     with stage(label), _shown(label) as update:
         yield update
@@ -45,15 +45,15 @@ def working(label: str) -> Iterator[Update]:
 
 @contextlib.contextmanager
 def _shown(label: str) -> Iterator[Update]:
-    start, said = time.perf_counter(), ""
+    start, last = time.perf_counter(), ""
     if not sys.stderr.isatty():
 
         def remember(share: float, text: str) -> None:
-            nonlocal said
-            said = text
+            nonlocal last
+            last = text
 
         yield remember
-        print(f"{label}: {said + ', ' if said else ''}{time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        print(f"{label}: {last + '; ' if last else ''}{time.perf_counter() - start:.1f} s in total", file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -61,11 +61,11 @@ def _shown(label: str) -> Iterator[Update]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=1.0, said="")
-        yield lambda share, text: bar.update(task, completed=share, said=text)
+        task = bar.add_task(label, total=1.0, text="")
+        yield lambda share, text: bar.update(task, completed=share, text=text)

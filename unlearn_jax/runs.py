@@ -1,12 +1,12 @@
-"""The run folder: opened once, written atomically, read back to resume.
+"""The run folder and the cache: written atomically, read back to resume.
 
-A file appears under its name whole or not at all: it is written beside its place and then moved there. A killed run can
-therefore leave a stray `.<name>.<host>.<pid>.<random>.part`, which nobody reads and which the next run that opens the folder on
-the same host sweeps away.
+A file is written whole or not at all: first under a temporary name beside its place, then moved. A killed run may therefore
+leave a file `.<name>.<host>.<pid>.<random>.part`, which is never read, and which the next run that opens the folder on the same
+host removes.
 
-All arrays that are read back, from the run folder and from the cache that runs share, go through `Run.find` and `Run.keep`
-(`Run.cached` is both): a sealed file that holds its identity, that is, all that its arrays depend on. What is not whole, or of
-another identity, counts as absent. docs/reliability.md says what is promised.
+All arrays that are read back, from the run folder or the cache, go through `Run.find` and `Run.keep` (`Run.cached` is both):
+sealed files that contain their identity, that is, all that the arrays depend on. A file that is damaged or of another identity
+is ignored. The guarantees are in docs/reliability.md.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from unlearn_jax.device import numerics
 from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.files import read_regular
 
-FORMAT = 3  # of all that is kept: raise it when it is kept in another way, or when training or a study computes something else
+FORMAT = 3  # part of every identity: raise it when the file format changes, or what training or a study computes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 MOST = 1 << 26  # bytes of a config.json
@@ -48,26 +48,26 @@ _ABSENT = "(absent)"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """An open run folder. Names are paths relative to it, such as `figures/loss.svg`; missing folders are made.
+    """An open run folder. Names are paths relative to it, such as `figures/loss.svg`; missing folders are created.
 
     Attributes:
-        folder: where it is.
-        made: the files and folders that this opening made, each after the folder that it is in.
-        before: what config.json held when the folder was opened; None for a new run.
+        folder: its path.
+        made: the files and folders created since it was opened, each after the folder that it is in.
+        before: the content of config.json when the folder was opened; None for a new run.
     """
 
     folder: Path
-    option: ClassVar[str] = "--out"  # that named it
+    option: ClassVar[str] = "--out"  # the option that sets the folder
     made: list[Path] = dataclasses.field(default_factory=list, compare=False)
     before: bytes | None = dataclasses.field(default=None, compare=False)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """Yields a binary file that takes its place as `name` when the block ends, and vanishes if the block fails.
+        """Yields a binary file that becomes `name` when the block ends, and is removed if the block fails.
 
         Raises:
-            StorageError: if the disk is full or the folder has become read-only; what stood under `name` still stands there.
-            UsageError: if a symbolic link would lead the file out of the folder, or leads to itself.
+            StorageError: the disk is full or the folder has become read-only; an earlier file `name` is unchanged.
+            UsageError: a symbolic link leads out of the folder, or to itself.
         """
         target = self.folder / name
         try:
@@ -83,8 +83,8 @@ class Run:
                 with partial.open("x+b") as file:
                     yield file
                     file.flush()
-                    os.fsync(file.fileno())  # some file systems say only then that they are full
-                if target.is_dir() and not target.is_symlink():  # whose place a file cannot take
+                    os.fsync(file.fileno())  # some file systems report only here that they are full
+                if target.is_dir() and not target.is_symlink():  # a file cannot replace a folder
                     self.drop(name)
                 if not os.path.lexists(target):
                     self.made.append(target)
@@ -95,9 +95,9 @@ class Run:
             raise StorageError(self.option, target, error) from error
 
     def withdraw(self) -> None:
-        """Takes back what this opening made, so that a corrected command finds the folder as it was.
+        """Removes what was created since the folder was opened, so that a corrected command finds it as it was.
 
-        What others put there stays, and so does a folder that is not empty then.
+        Files of others stay, and so do folders that hold some.
         """
         for path in reversed(self.made):
             with contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ class Run:
             self.write_bytes("config.json", self.before)
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Writes bytes as they are."""
+        """Writes bytes."""
         with self.writing(name) as file:
             file.write(data)
 
@@ -122,7 +122,7 @@ class Run:
         """Writes valid JSON: NaN and the infinities become null, arrays become lists, paths become strings.
 
         Raises:
-            TypeError: if `value` holds something that is none of these, nor a dataclass or a named tuple.
+            TypeError: `value` contains something that JSON cannot hold; see `plain`.
         """
         self.write_text(name, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
@@ -130,19 +130,19 @@ class Run:
         """Writes a table with a header; None is an empty cell, and floats keep every digit.
 
         Raises:
-            ValueError: if a row has not as many cells as there are columns.
+            ValueError: a row does not have one cell for each column.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
             if len(row) != len(columns):
-                raise ValueError(f"{name}: a row of {len(row)} cells under {len(columns)} columns")
+                raise ValueError(f"{name}: a row has {len(row)} cells, expected {len(columns)}, one for each column")
             writer.writerow(row)
         self.write_text(name, text.getvalue())
 
     def write_npz(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Writes named arrays of any shape for people to read, sealed but without an identity; see `keep` for what is read back.
+        """Writes named arrays for users, sealed but without an identity. Arrays that are read back use `keep`.
 
         Raises:
             TypeError: an array of objects.
@@ -151,53 +151,53 @@ class Run:
             sealed.write(file, {key: np.asarray(array) for key, array in arrays.items()})
 
     def read_json(self, name: str) -> Any:
-        """Returns what an earlier run wrote, or None if it did not get that far."""
+        """Returns the JSON that an earlier run wrote, or None if there is none."""
         try:
             return json.loads(read_regular(self.folder / name, MOST))
         except FileNotFoundError:
             return None
 
     def record(self, **facts: Any) -> None:
-        """Adds facts to config.json that are known only later, for instance `device="NVIDIA H100 80GB"`."""
+        """Adds facts to config.json that become known later, such as `device="NVIDIA H100 80GB"`."""
         self.write_json("config.json", {**(self.read_json("config.json") or {}), **facts})
 
     def cached(self, name: str, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """Returns what an earlier run kept as `name`, or makes it now and keeps it.
+        """Returns the arrays that an earlier run kept as `name`, or makes and keeps them.
 
         Args:
-            name: of an npz.
-            identity: all that the arrays depend on, as `json_text` takes it; `FORMAT`, the numerics and the name are added.
-            make: gives the named arrays. It is called if there is nothing, or something of another identity or damaged.
+            name: of an npz file.
+            identity: all that the arrays depend on; see `json_text`. `FORMAT`, the numerics and the name are added.
+            make: makes the named arrays. It is called if the file is missing, damaged or of another identity.
 
         Raises:
             StorageError: as `writing`.
         """
-        found = self.find(name, identity)
-        return self.keep(name, identity, make()) if found is None else found
+        arrays = self.find(name, identity)
+        return self.keep(name, identity, make()) if arrays is None else arrays
 
     def find(self, name: str, identity: Mapping[str, Any], *, say: bool = True) -> dict[str, np.ndarray] | None:
-        """Returns what was kept as `name`; None if it is absent, of another identity, or damaged, which one line reports.
+        """Returns the arrays kept as `name`; None if the file is missing, of another identity, or damaged.
 
         Args:
-            name: as `cached` had it.
-            identity: likewise.
-            say: whether to print that line.
+            name: as in `cached`.
+            identity: as in `cached`.
+            say: whether to print a line about a damaged file.
         """
         path = self.folder / name
         try:
             arrays = sealed.read(path)
-            whole = str(arrays.pop("identity"))
+            kept_identity = str(arrays.pop("identity"))
         except FileNotFoundError:
             return None
-        except Exception as error:  # a file can be wrong in any way
+        except Exception as error:  # a damaged file can raise anything
             if say:
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                print(f"{path}: damaged ({reason.splitlines()[0]}), so it counts as absent", file=sys.stderr, flush=True)
+                print(f"{path}: damaged ({reason.splitlines()[0]}), so it is ignored", file=sys.stderr, flush=True)
             return None
-        return arrays if whole == self._whole(name, identity) else None
+        return arrays if kept_identity == self._identity(name, identity) else None
 
     def keep(self, name: str, identity: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Keeps named arrays, and returns them as `find` will.
+        """Keeps named arrays, and returns them as `find` does.
 
         Raises:
             StorageError: as `writing`.
@@ -205,11 +205,11 @@ class Run:
         """
         kept = {key: np.asarray(array) for key, array in arrays.items()}
         with self.writing(name) as file:
-            sealed.write(file, {"identity": np.array(self._whole(name, identity)), **kept})
+            sealed.write(file, {"identity": np.array(self._identity(name, identity)), **kept})
         return kept
 
     def drop(self, name: str) -> None:
-        """Removes what stands as `name`; a folder, which is not ours, is only renamed.
+        """Removes the file `name`; a folder of that name belongs to somebody else, and is only renamed.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -223,24 +223,24 @@ class Run:
         except OSError as error:
             raise StorageError(self.option, path, error) from error
 
-    def _whole(self, name: str, identity: Mapping[str, Any]) -> str:
+    def _identity(self, name: str, identity: Mapping[str, Any]) -> str:
         return json_text({"name": name, "format": FORMAT, "numerics": numerics(), **identity})
 
 
 class Cache(Run):
-    """A folder of what runs share, several at the same time. It is only written into when something is to be made."""
+    """A folder that runs share, also at the same time. It is written only when something is made."""
 
     option: ClassVar[str] = "--cache"
 
     @contextlib.contextmanager
     def alone(self, work: str) -> Iterator[None]:
-        """Waits until no other run works in this folder, and says so once if one does.
+        """Locks the folder for one run; others wait, and print a line.
 
-        The lock is the kernel's, and vanishes with the process that holds it, however that ends. On a file system without locks
-        nobody waits: the work may then be done twice, and what is finished last stays.
+        The kernel holds the lock and releases it when the process ends in any way. On a file system without locks nobody waits:
+        the work may then be done twice, and the later result stays.
 
         Args:
-            work: what is to be made, for the line that says what is waited for.
+            work: what the run makes, for the line that waiting runs print.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -248,13 +248,13 @@ class Cache(Run):
         lock = filelock.FileLock(self.folder / ".lock", fallback_to_soft=False)
         try:
             for path, wrong in ((self.folder, os.path.isfile), (self.folder / ".lock", os.path.isdir)):
-                if wrong(path):  # somebody's, and in the way
+                if wrong(path):  # somebody else's
                     _set_aside(path)
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                print(f"waiting for another run that makes the same: {work}", file=sys.stderr, flush=True)
+                print(f"waiting for another run that is making the same: {work}", file=sys.stderr, flush=True)
                 lock.acquire()
             _sweep(self.folder)
         except OSError as error:
@@ -267,13 +267,13 @@ class Cache(Run):
 
 
 def claim(folder: Path) -> list[Path]:
-    """Makes a folder that was not there: `folder`, or `folder-2`, `folder-3`, ... where that is taken. No two runs get the same.
+    """Creates a new folder: `folder`, or `folder-2`, `folder-3`, ... if it exists. No two runs get the same.
 
     Returns:
-        All folders that were made, outermost first; the last is the claimed one.
+        All folders that were created, outermost first; the last is the new run folder.
 
     Raises:
-        UsageError: option `--out`, if none can be made.
+        UsageError: no folder can be created.
     """
     made: list[Path] = []
     try:
@@ -284,7 +284,7 @@ def claim(folder: Path) -> list[Path]:
                 claimed.mkdir()
                 return [*made, claimed]
     except OSError as error:
-        raise UsageError("--out", folder, f"cannot be made ({error.strerror}); give a folder that can be") from error
+        raise UsageError("--out", folder, f"cannot be created ({error.strerror}); give another folder") from error
     raise AssertionError("unreachable")
 
 
@@ -296,44 +296,44 @@ def open_run(
     cache: Path | None = None,
     made: Sequence[Path] = (),
 ) -> Run:
-    """Makes the run folder, or opens it again to resume or to extend what is in it.
+    """Creates the run folder, or opens it again to resume or extend a run.
 
-    `config.json` gets the keys `config` (everything resolved), `versions`, `device`, `git`, `command`, `started`, and `earlier`:
-    the same, without `config`, of each time that the folder was opened before, oldest first.
+    `config.json` gets the keys `config` (with all defaults), `versions`, `device`, `git`, `command`, `started`, and `earlier`:
+    the same, without `config`, for every earlier time that the folder was opened, oldest first.
 
     Args:
         out: the folder.
-        config: the full resolved configuration. Nested mappings are compared field by field, as `optimizer.momentum`.
-        extendable: fields that may differ from what is there (name a nested field or the mapping that it is in). A list
-            may gain entries and a number may grow, neither may lose; anything else (a path, a device) may change freely.
+        config: the full configuration. Nested mappings are compared field by field, as `optimizer.momentum`.
+        extendable: fields (or mappings of fields) that may differ from the earlier run. A list may gain entries and a number
+            may grow, but not the reverse; anything else (a path, a device) may change freely.
         cache: a folder that may lie in `out` without being part of the run.
-        made: what `claim` made for this run.
+        made: the folders that `claim` created for this run.
 
     Returns:
         The open folder.
 
     Raises:
-        UsageError: option `--out`, if the folder is a file, cannot be written, holds files but no config.json, or holds the
-            results of a configuration that `config` contradicts. Nothing in it has been changed then.
-        StorageError: if the disk is full; nothing has been changed either.
+        UsageError: the folder is a file, cannot be written, contains files but no config.json, or contains results of another
+            configuration. Nothing in it has been changed then.
+        StorageError: the disk is full; nothing has been changed either.
     """
     out, extendable = Path(out), frozenset(extendable)
     new = plain(config)
     run = Run(out, list(made))
     try:
         if out.exists() and not out.is_dir():
-            raise UsageError("--out", out, "is a file; give a folder, new or of an earlier run")
-        text = _earlier(out, cache)
-        earlier = None if text is None else _parsed(out, text)
+            raise UsageError("--out", out, "is a file; give a new folder, or that of an earlier run")
+        text = _read_config(out, cache)
+        earlier = None if text is None else _parse_config(out, text)
         if earlier is not None:
-            _agree(out, earlier["config"], new, extendable)
+            _require_agreement(out, earlier["config"], new, extendable)
         _make(out, run.made)
         run.write_json("config.json", {"config": new, **_provenance(new), "earlier": _history(earlier)})
     except (UsageError, OSError) as error:
         run.withdraw()
         if isinstance(error, UsageError) or error.errno in FULL:
             raise
-        raise UsageError("--out", out, f"cannot be written ({error.strerror or error}); give a folder that can be") from error
+        raise UsageError("--out", out, f"cannot be written ({error.strerror or error}); give another folder") from error
     _sweep(out)
     return dataclasses.replace(run, before=text)
 
@@ -343,7 +343,7 @@ def _set_aside(path: Path) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Returns a value as JSON text with sorted keys, the same text for equal values; other types as `plain` converts them.
+    """Returns a value as JSON text with sorted keys: equal values give the same text. Other types are converted by `plain`.
 
     Raises:
         TypeError: see `plain`.
@@ -352,10 +352,10 @@ def json_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Returns `value` as JSON holds it: NaN and the infinities as None, arrays, tuples and sets as lists, paths as strings.
+    """Converts a value to JSON types: NaN and the infinities as None, arrays, tuples and sets as lists, paths as strings.
 
     Raises:
-        TypeError: if a part of it has no such form.
+        TypeError: a part of it cannot be converted.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -379,7 +379,7 @@ def plain(value: Any) -> Any:
 
 
 def _make(folder: Path, made: list[Path]) -> None:
-    """Makes a folder and those that it is in, and adds to `made` what was not there."""
+    """Creates a folder and its parents, and appends those that did not exist to `made`."""
     for path in (*reversed(folder.parents), folder):
         if not path.is_dir():
             try:
@@ -391,46 +391,46 @@ def _make(folder: Path, made: list[Path]) -> None:
                 made.append(path)
 
 
-def _earlier(out: Path, cache: Path | None) -> bytes | None:
-    """The content of config.json, or None for a folder that is new, or empty but for the cache."""
+def _read_config(out: Path, cache: Path | None) -> bytes | None:
+    """The content of config.json; None if the folder is new, or empty except for the cache."""
     try:
         entries = [path for path in out.iterdir() if not _is_partial(path)]
     except FileNotFoundError:
         return None
     if cache is not None and cache.resolve() == out.resolve():
-        raise UsageError("--cache", cache, "is the run folder itself; expected another, which may be in it")
+        raise UsageError("--cache", cache, "is the run folder itself; expected another folder, which may be inside it")
     file = out / "config.json"
     if file not in entries:
-        if all(_holds_nothing(path, cache) for path in entries):
+        if all(_is_empty(path, cache) for path in entries):
             return None
-        raise UsageError("--out", out, "holds files but no config.json, so it is no run folder; give a new or an empty one")
+        raise UsageError("--out", out, "contains files but no config.json, so it is not a run folder; give a new or empty folder")
     try:
         return read_regular(file, MOST)
     except OSError as error:
-        reason = f"holds a config.json that cannot be read ({error.strerror or error})"
-        raise UsageError("--out", out, f"{reason}; give a new or an empty folder") from error
+        reason = f"contains a config.json that cannot be read ({error.strerror or error})"
+        raise UsageError("--out", out, f"{reason}; give a new or empty folder") from error
 
 
-def _holds_nothing(entry: Path, cache: Path | None) -> bool:
-    """Whether all that an entry of a folder holds are empty folders, or the cache."""
+def _is_empty(entry: Path, cache: Path | None) -> bool:
+    """Whether an entry of a folder contains nothing but empty folders and the cache."""
     if cache is not None and cache.resolve().is_relative_to(entry.resolve()):
         return True
-    return entry.is_dir() and not entry.is_symlink() and all(_holds_nothing(path, cache) for path in entry.iterdir())
+    return entry.is_dir() and not entry.is_symlink() and all(_is_empty(path, cache) for path in entry.iterdir())
 
 
-def _parsed(out: Path, text: bytes) -> dict[str, Any]:
-    """What config.json says."""
+def _parse_config(out: Path, text: bytes) -> dict[str, Any]:
+    """Parses the content of config.json."""
     try:
         earlier = json.loads(text.decode("utf-8-sig"))
         if isinstance(earlier["config"], dict) and isinstance(earlier.get("earlier", []), list):
             return earlier
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise UsageError("--out", out, "holds a config.json that is not of this project; give a new or an empty folder")
+    raise UsageError("--out", out, "contains a config.json that is not of this project; give a new or empty folder")
 
 
-def _agree(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: frozenset[str]) -> None:
-    """Refuses the first field in which the new configuration contradicts the old one."""
+def _require_agreement(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: frozenset[str]) -> None:
+    """Raises UsageError on the first field in which the new configuration contradicts the old one."""
     old, new = dict(_fields(old)), dict(_fields(new))
     for field in {**new, **old}:
         before, now = old.get(field, _ABSENT), new.get(field, _ABSENT)
@@ -439,11 +439,11 @@ def _agree(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: froz
             continue
         change = f"{field} is {json.dumps(before)} there and {json.dumps(now)} here"
         remedy = "add to the old value" if may_extend else "use the old value"
-        raise UsageError("--out", out, f"holds results of another configuration: {change}; {remedy}, or give another folder")
+        raise UsageError("--out", out, f"contains results of another configuration: {change}; {remedy}, or give another folder")
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested configuration, by dotted name."""
+    """Yields the leaves of a nested configuration by dotted name."""
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _fields(value, f"{prefix}{name}.")
@@ -452,7 +452,7 @@ def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _extends(old: Any, new: Any) -> bool:
-    """Whether results for `old` are still results for `new`."""
+    """Whether a run with `new` may extend the results of a run with `old`."""
     if isinstance(old, list) and isinstance(new, list):
         return all(entry in new for entry in old)
     if _is_number(old) and _is_number(new):
@@ -465,7 +465,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _history(earlier: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Who wrote into the folder before, oldest first."""
+    """The provenance of every earlier opening of the folder, oldest first."""
     if earlier is None:
         return []
     last = {key: value for key, value in earlier.items() if key not in ("config", "earlier")}
@@ -473,7 +473,7 @@ def _history(earlier: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What computed the results, and when; the device is as asked for until `Run.record` knows better."""
+    """Versions, commit, command and time; the device is the `--device` option until `Run.record` replaces it."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": config.get("device"),
@@ -491,7 +491,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit(checkout: Path) -> dict[str, Any] | None:
-    """The commit of the code, and whether tracked files differ from it; None if it does not run from a checkout."""
+    """The commit of the code, and whether tracked files differ from it; None outside a checkout."""
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -507,7 +507,7 @@ def _is_partial(path: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes the partial files of runs on this host that are no longer alive; another run's are its own business."""
+    """Removes the partial files of dead runs on this host; those of other hosts and of living runs stay."""
     for path in folder.rglob(f".*{_PARTIAL}"):
         name = path.name.removesuffix(_PARTIAL)
         owner, _, process = name.rpartition(".")[0].rpartition(".")

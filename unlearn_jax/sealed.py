@@ -1,6 +1,6 @@
-"""Sealed files: an npz that ends in the SHA-256 of all that comes before, so that it is read as it was written or not at all.
+"""Sealed files: npz files that end in the SHA-256 of their content, so that a damaged one is never read.
 
-Any reader of npz files reads one: the checksum is the comment of the zip file that an npz is.
+Any npz reader can read them: an npz is a zip file, and the checksum is its comment.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ import numpy as np
 
 from unlearn_jax.files import open_regular
 
-SEAL = b"sha256 "  # and then the digits
+SEAL = b"sha256 "  # followed by the digits
 DIGITS = 64
-KINDS = "biufcU"  # of arrays that an npz holds without pickle: numbers, booleans, text
+KINDS = "biufcU"  # array types that need no pickle: numbers, booleans, text
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
@@ -24,11 +24,11 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         OSError: the disk is full.
-        TypeError: an array of objects, or of a type that an npz does not know.
+        TypeError: an array of objects, or of another type that would need pickle.
     """
     for name, array in arrays.items():
         if array.dtype.kind not in KINDS:
-            raise TypeError(f"an array of {array.dtype} ({name}) cannot be kept")
+            raise TypeError(f"{name}: arrays of {array.dtype} cannot be kept; expected numbers, booleans or text")
     np.savez(file, **arrays)  # type: ignore[arg-type]
     file.seek(-2, os.SEEK_END)  # a zip file ends in the length of its comment
     file.write((len(SEAL) + DIGITS).to_bytes(2, "little") + SEAL)
@@ -38,31 +38,31 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads what `write` wrote. Nothing is interpreted before the checksum is seen to be right, and no pickle ever.
+    """Reads a sealed file. Nothing is parsed before the checksum has been verified, and nothing is unpickled.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such file.
         OSError: it cannot be read, or is a folder, a pipe or a device.
-        ValueError: it is anything else than a whole sealed file.
+        ValueError: it is not a complete sealed file.
     """
     with open_regular(path) as file:
-        whole = file.seek(0, os.SEEK_END)
-        file.seek(max(whole - DIGITS - len(SEAL), 0))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - DIGITS - len(SEAL), 0))
         seal, digits = file.read(len(SEAL)), file.read(DIGITS)
         if seal != SEAL:
-            raise ValueError("its end is missing" if whole else "it is empty")
-        if _digest(file, whole - DIGITS) != digits:
-            raise ValueError("it is not as it was written, by its checksum")
+            raise ValueError("the end is missing" if size else "the file is empty")
+        if _digest(file, size - DIGITS) != digits:
+            raise ValueError("the checksum does not match")
         with zipfile.ZipFile(file) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("it is compressed")
+                raise ValueError("the file is compressed")
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:
-    """Of the beginning of a file."""
+    """The digits of the checksum of the first `size` bytes of a file."""
     digest = hashlib.sha256()
     file.seek(0)
     for start in range(0, size, 1 << 20):

@@ -1,7 +1,4 @@
-"""The vocabulary: what the other modules say to each other in.
-
-Nothing here imports anything of the project's own.
-"""
+"""The types that all modules share. Imports no other module of the project."""
 
 import dataclasses
 import math
@@ -14,13 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 Key = jax.Array
 Params = dict[str, Any]
 Statistics = dict[str, Any]
-STATIC = {"static": True}  # of a field that JAX does not trace
+STATIC = {"static": True}  # marks a field that JAX does not trace
 
 
 class Interval(NamedTuple):
-    """A value and its 95% interval; an end is infinite or NaN where it cannot be known.
+    """A value and its 95% interval; an unknown end is infinite or NaN.
 
-    `f"{interval:.2f}"` is `0.53 (0.40 to 0.61)`, or `0.53` alone where an end is not finite.
+    `f"{interval:.2f}"` is `0.53 (0.40 to 0.61)`, or `0.53` alone if an end is not finite.
     """
 
     value: float
@@ -33,42 +30,40 @@ class Interval(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """All that training changes in a model."""
+    """Everything in a model that training changes."""
 
     params: Params
     statistics: Statistics  # BatchNorm's running means and variances; {} for a model without them
 
 
 class Dense(NamedTuple):
-    """Where a layer `x @ kernel + bias` has its arrays among the params, as paths such as `head/kernel`."""
+    """The paths of the arrays of a layer `x @ kernel + bias`, such as `head/kernel`."""
 
     kernel: str  # [in, out]
     bias: str | None  # [out]
 
 
 class Model(NamedTuple):
-    """A network as pure functions, and facts about its params, which nothing here guesses from a name or a shape.
+    """A network as pure functions, and facts about its params, which are never guessed from names or shapes.
 
-    A group or an array is named by its path: keys from the top, joined by slashes, such as `stage1_block1/conv1/kernel`. Where
-    a fact is not declared (None; `blocks`: empty), what needs it refuses in one line that names it; everything else works.
+    Groups and arrays of params are named by their path, such as `stage1_block1/conv1/kernel`. If a fact is not declared (None,
+    or empty `blocks`), methods and metrics that need it raise a one-line error that names it; everything else works.
 
     Attributes:
         init: `(key, images[1, ...]) -> Variables`.
-        apply: `(variables, images[batch, ...], train) -> (logits[batch, classes], statistics)`. With `train` the batch's
-            own statistics normalise and the running ones move; without, the running ones normalise and come back unchanged.
-            A model that has statistics also takes `counted[batch]`, bool: the rows that they are computed from.
-        blocks: the names of the top-level parameter groups from the input to the output, grouped in blocks;
-            the last is the head.
-        features: `(variables, images[batch, ...]) -> [batch, features]`, what the head reads, without training's own
-            normalisation.
-        activations: `(variables, images, train) -> (logits, statistics, activations)`, the last a tuple of
-            `[batch, positions, channels]`, one for each block but the head, what its last module gives (a dense layer and a
-            stem before their relu); a dense layer's units are positions of one channel.
+        apply: `(variables, images[batch, ...], train) -> (logits[batch, classes], statistics)`. With `train`, batches
+            are normalised by their own statistics, and the running ones are updated; without, by the running ones, which do
+            not change. A model with statistics also takes `counted[batch]`, bool: the rows to compute them from.
+        blocks: the names of the top-level parameter groups from input to output, grouped in blocks; the last is the head.
+        features: `(variables, images[batch, ...]) -> [batch, features]`, the input of the head in evaluation mode.
+        activations: `(variables, images, train) -> (logits, statistics, activations)`; the last is a tuple of
+            `[batch, positions, channels]`, the output of the last module of each block but the head (of a dense layer and a
+            stem before the relu); the units of a dense layer are positions with one channel.
         gradient: `(params, images[batch, ...], labels[batch], weights[batch]) -> params`, the gradient of the weighted sum of
-            the cross-entropies by a faster way than automatic differentiation, if there is one.
-        norms: the groups that belong to a normalisation; () if there are none.
-        convolutions: the kernels of all two-dimensional convolutions, `[height, width, in, out]`, in the order in which an
-            image meets them; () if there are none.
+            the cross-entropies, if there is a faster way than automatic differentiation.
+        norms: the parameter groups of normalisation layers; () if there are none.
+        convolutions: the kernels of all two-dimensional convolutions, `[height, width, in, out]`, from input to output; ()
+            if there are none.
         dense: all dense layers; () if there are none.
         head: the dense layer that reads `features` and gives the logits.
     """
@@ -86,7 +81,7 @@ class Model(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Images and the labels that training sees."""
+    """Images and their labels, as seen in training."""
 
     images: Float[Any, "examples *image"]
     labels: Int[Any, " examples"]
@@ -99,7 +94,7 @@ class Recipe:
     Attributes:
         epochs: passes over the examples that the mask keeps.
         batch_size: examples per step.
-        learning_rate: the largest one of the schedule.
+        learning_rate: the largest of the schedule.
         momentum: of SGD; Adam ignores it.
         weight_decay: coupled (added to the gradient) for SGD, decoupled for Adam.
         schedule: `cosine` (to zero, after a linear warm-up of one tenth of the steps) or `constant`.
@@ -118,14 +113,14 @@ class Recipe:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One unlearning problem: everything a method may look at. The test set is not in it.
+    """One unlearning problem: everything that a method may see. The test set is not in it.
 
     `retain` is `kept & ~forget`. The counts are static because array shapes follow from them.
 
     Attributes:
-        pixel_scale: what 1 in pixels of [0, 1] is in the units that the model reads: one over the standard deviation of each
-            channel, one number for each or one for all. Methods whose published sizes are in pixels multiply them by it. 1
-            where the inputs are not standardised images.
+        pixel_scale: a pixel difference of 1 (pixels being in [0, 1]) in units of the model's input: one over the standard
+            deviation of each channel, or one number for all. Methods whose published step sizes are in pixels multiply them
+            by it. 1 if the inputs are not standardised images.
     """
 
     train: Examples
@@ -141,11 +136,11 @@ class Problem:
     pixel_scale: tuple[float, ...] = dataclasses.field(metadata=STATIC, default=(1.0,))
 
     def replace(self, **fields: Any) -> "Problem":
-        """The same problem but for some fields."""
+        """Returns the problem with some fields replaced."""
         return dataclasses.replace(self, **fields)
 
     def rows(self, source: str) -> tuple[Bool[Any, " examples"], int]:
-        """Which rows of `train` the source `kept`, `forget` or `retain` holds, and how many they are."""
+        """Returns the mask and the number of the rows of `train` in `kept`, `forget` or `retain`."""
         return {
             "kept": (self.kept, self.kept_count),
             "forget": (self.forget, self.forget_count),
@@ -154,12 +149,12 @@ class Problem:
 
     @property
     def retain(self) -> Bool[Any, " examples"]:
-        """Training rows that are kept and not to be forgotten."""
+        """The retain set: training rows that are kept and not to be forgotten."""
         return self.kept & ~self.forget
 
     @property
     def retain_count(self) -> int:
-        """Their number."""
+        """The number of rows in the retain set."""
         return self.kept_count - self.forget_count
 
 
@@ -167,7 +162,7 @@ Method = Callable[[Key, Problem, Variables], Variables]
 
 
 class Cube(NamedTuple):
-    """The logits of a pool of models on the three splits: what nearly every metric is a function of."""
+    """The logits of a pool of models on the three splits, the input of nearly every metric."""
 
     forget: Float[Any, "members forget classes"]
     retain: Float[Any, "members retain classes"]
@@ -175,7 +170,7 @@ class Cube(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """The labels that belong to a `Cube`; on forget and retain, those trained on (wrong ones included)."""
+    """The labels for a `Cube`; on forget and retain those used in training, wrong ones included."""
 
     forget: Int[Any, " forget"]
     retain: Int[Any, " retain"]

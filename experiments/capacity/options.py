@@ -28,7 +28,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Suppress
 
-from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, changed, fixed, require
+from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, fixed, replace_field, require
 from unlearn_jax.bench.options import SETS, Comparison, Evaluation, Forget, Train
 from unlearn_jax.errors import UsageError
 
@@ -124,7 +124,7 @@ class Config(Comparison):
             for value in getattr(self, values):
                 given = f"resnet{value}" if axis == "depth" else value
                 written = f"{value:g}" if isinstance(value, float) else str(value)
-                on_axes.append((axis, written, changed(self, tuple(varied.split(".")), given)))
+                on_axes.append((axis, written, replace_field(self, tuple(varied.split(".")), given)))
         return [("base", "", self), *on_axes]
 
 

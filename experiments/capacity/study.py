@@ -14,11 +14,11 @@ from experiments.capacity import report
 from experiments.capacity.options import FEWEST, Config
 from unlearn_jax.bench.forget_set import forget_mask, forget_name
 from unlearn_jax.bench.hyperparameters import settings
-from unlearn_jax.bench.pools import compile_all, mixture, pool
+from unlearn_jax.bench.pools import compile_all, pool, version_note
 from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
-from unlearn_jax.bench.tuning import tiled
+from unlearn_jax.bench.tuning import tile
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
@@ -75,7 +75,7 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("differences.csv", *report.differences(study))
     facts = {"hyperparameters": values, "settings": [each.name for each in found], "made_with": sorted(made_with)}
     folder.write_json("results.json", facts)
-    summary = "\n".join([report.summary(study), *mixture(made_with)])
+    summary = "\n".join([report.summary(study), *version_note(made_with)])
     folder.write_text("summary.md", summary)
     save(report.glance(study), folder, "losses")
     save(report.trends(study), folder, "trends")
@@ -123,7 +123,7 @@ def predicted(config: Config, setting: Setting, forget: np.ndarray, values: Valu
     masks = ~forget[np.arange(2 * members * sets) % sets]  # a larger pool begins with a smaller one
     oracles = pool(config, own, setting.problem, masks, "oracle", 2 * members * sets)
     by_set = jax.tree.map(lambda leaf: np.concatenate([leaf[index::sets] for index in range(sets)]), oracles.variables)
-    copies = tiled(originals.variables, sets)
+    copies = tile(originals.variables, sets)
     told = {"forget": np.repeat(forget, members, axis=0)}
     names = [forget_name(config, setting, index) for index in range(sets)]
     rows = [np.flatnonzero(mask) for mask in forget]

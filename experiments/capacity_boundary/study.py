@@ -15,8 +15,8 @@ from experiments.capacity_boundary.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import decisive
-from unlearn_jax.bench.toy import around, drawn, float_noise, prepared, shuffled, surfaces
+from unlearn_jax.bench.setting import deciding_options
+from unlearn_jax.bench.toy import draw_orders, draw_toy, float_noise, prepare_training, surfaces, window_around
 from unlearn_jax.data import Toy
 from unlearn_jax.influence import NoBoundaryError, Window
 from unlearn_jax.metrics.changes import carriers, common_share, gini
@@ -37,8 +37,8 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    toy = drawn(config, config.seed)
-    window = around(toy.train.images, config.resolution)
+    toy = draw_toy(config, config.seed)
+    window = window_around(toy.train.images, config.resolution)
     found: list[tuple[str, str, dict[int, Seed]]] = []  # of each network the seeds that have a boundary
     for axis, value, own in config.variants():
         seeds: dict[int, Seed] = {}
@@ -91,25 +91,25 @@ def run(config: Config, folder: Run) -> None:
 def of_seed(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
     """The influence of every point from one seed, read where an earlier run kept it; see `left_out`."""
     name, make = f"seeds/{named(config)}-{seed}.npz", partial(left_out, config, toy, window, seed)
-    return load_or_make(folder, name, {**decisive(config), "of_seed": seed}, make)
+    return load_or_make(folder, name, {**deciding_options(config), "of_seed": seed}, make)
 
 
 def named(config: Config) -> str:
     """Names a network by everything that its results depend on: two on different axes may be one, and two alike may not be."""
-    digest = hashlib.sha256(json_text(decisive(config)).encode()).hexdigest()
+    digest = hashlib.sha256(json_text(deciding_options(config)).encode()).hexdigest()
     return f"{config.activation}-{config.layers}x{config.width}-{digest[:16]}"
 
 
 def left_out(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
     """The exact influence of every point from one seed; displacements of no point where there is no boundary in the window."""
-    original = prepared(config, toy, seed)
+    original = prepare_training(config, toy, seed)
     try:
         exact = influence.leave_one_out(original, window=window, strategy=config.strategy, chunk=config.chunk)
     except NoBoundaryError:
         return {"displacement": np.zeros(0)}
-    noise = float_noise(config, original, exact, window, shuffled(config.seed, original, config.reorderings))
+    noise = float_noise(config, original, exact, window, draw_orders(config.seed, original, config.reorderings))
     one = jax.tree.map(lambda leaf: leaf[None], exact.original)
-    fresh = drawn(dataclasses.replace(config, train_size=FRESH_POINTS), config.seed + FRESH)
+    fresh = draw_toy(dataclasses.replace(config, train_size=FRESH_POINTS), config.seed + FRESH)
     seen, unseen = (predict(original.model, one, points)[0] for points in (toy.train.images, fresh.train.images))
     return {
         "displacement": exact.change.mean_displacement,

@@ -14,11 +14,11 @@ from experiments.entropy import report
 from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config, Under
 from experiments.entropy.report import SPLITS, Tried
 from unlearn_jax.bench.forget_set import forget_mask
-from unlearn_jax.bench.pools import mixture, pool
+from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
-from unlearn_jax.bench.tuning import distance, tiled
+from unlearn_jax.bench.tuning import distance, tile
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
@@ -102,7 +102,7 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("entropy.csv", *report.table(study))
     measures = {each.name: {name: tuple(interval) for name, interval in each.measures.items()} for each in found}
     folder.write_json("results.json", {**measures, "made_with": sorted(made_with)})
-    summary = "\n".join([report.summary(study), *mixture(made_with)])
+    summary = "\n".join([report.summary(study), *version_note(made_with)])
     folder.write_text("summary.md", summary)
     save(report.maps(study), folder, "maps")
     save(report.signs(study), folder, "signs")
@@ -199,7 +199,7 @@ def after_all(
     weights = {"entropy_weight": entropy_weight, "forget_weight": -loss_weight}
     keys = member_keys(config.seed, f"entropy on {name}", members)[np.tile(rows, len(settings))]
     batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    unlearner = Unlearner(METHOD, values | weights, problem, tiled(originals, len(settings)), **batching)
+    unlearner = Unlearner(METHOD, values | weights, problem, tile(originals, len(settings)), **batching)
     return unlearn(f"{name}: {len(settings)} settings", unlearner, keys).variables
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Suppress
 
-from unlearn_jax.bench.kinds import Names, Real, Whole, changed, fixed, require
+from unlearn_jax.bench.kinds import Names, Real, Whole, fixed, replace_field, require
 from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Train, Training
 
 OVERLAPPING = Discs(separation=3.0)
@@ -113,7 +113,7 @@ class Config(Training):
         config = self
         for word in setting.split("+"):
             for path, value in VARIATIONS[word].items():
-                config = changed(config, tuple(path.split(".")), value)
+                config = replace_field(config, tuple(path.split(".")), value)
         return config
 
 

@@ -16,7 +16,7 @@ from experiments.estimators.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import decisive
+from unlearn_jax.bench.setting import deciding_options
 from unlearn_jax.data import Toy, discs
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.influence import Training
@@ -55,7 +55,7 @@ def run(config: Config, folder: Run) -> None:
     studies = []
     for setting in config.setting_names():
         varied = config.varied(setting)
-        arrays = load_or_make(folder, f"settings/{setting}.npz", decisive(varied), partial(estimated, varied, setting))
+        arrays = load_or_make(folder, f"settings/{setting}.npz", deciding_options(varied), partial(estimated, varied, setting))
         studies.append(measured(config, setting, arrays))
     folder.write_csv("estimators.csv", *report.table(studies))
     folder.write_json("results.json", {"settings": studies})

@@ -13,9 +13,9 @@ from scipy.stats.qmc import LatinHypercube
 from experiments.fitted_toy import report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.pools import on_halves
+from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import decisive, prepare
+from unlearn_jax.bench.setting import deciding_options, prepare
 from unlearn_jax.data import DATASETS, Mixture, Toy, populations
 from unlearn_jax.data.splits import generator, random_halves, sample
 from unlearn_jax.data.toys import layout
@@ -91,7 +91,7 @@ def of_images(config: Config) -> Characteristics:
     """The characteristics of the image set, from a pool on random halves."""
     setting = prepare(config)
     data, model = setting.data, setting.problem.model
-    masks, variables = on_halves(config, setting, config.members)
+    masks, variables = train_on_halves(config, setting, config.members)
     rows = sample(len(data.test.labels), config.test_size, generator("test examples", config.seed))
     train, test = (predict(model, variables, each, config.strategy) for each in (data.train.images, data.test.images[rows]))
     return judged(masks, train, test, data.train, data.test.labels[rows], data.classes)
@@ -166,7 +166,7 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
     Source: Rubinstein, "The Cross-Entropy Method for Combinatorial and Continuous Optimization", 1999.
     """
     wanted = hashlib.sha256(json_text([centres, target]).encode()).hexdigest()
-    identity = {**decisive(config), "space": SPACE, "tolerance": TOLERANCE, "wanted": wanted}
+    identity = {**deciding_options(config), "space": SPACE, "tolerance": TOLERANCE, "wanted": wanted}
     shape = (config.candidates, len(SPACE))
     places, losses = np.zeros((0, *shape)), np.zeros((0, config.candidates))
 

@@ -9,7 +9,7 @@ import numpy as np
 from unlearn_jax.metrics.catalogue import accuracy, average_gap, forgetting_quality, kl_to_oracle, klom, svc_mia
 from unlearn_jax.report import Folder
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, name_cells, open_frame, write_cells
-from unlearn_jax.report.rows import Row, short, subject
+from unlearn_jax.report.rows import Row, short_name, subject
 from unlearn_jax.report.tables import markdown, page
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Scores:
         """The largest |z|, and of which metric."""
         sizes = {metric: abs(self.z(method, metric)) for metric in self.metrics if not math.isnan(self.z(method, metric))}
         metric = max(sizes, key=lambda each: sizes[each])
-        return f"{sizes[metric]:.1f} {short(metric)}"
+        return f"{sizes[metric]:.1f} {short_name(metric)}"
 
 
 def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matplotlib.figure.Figure":
@@ -142,7 +142,7 @@ def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matpl
     write_cells(beside, wrong, np.zeros(wrong.shape, bool), 6.0)
     beside.set_xlim(-0.6, len(WRONGNESS) - 0.4)
     names = [f"{claim.method} {'●' if claim.inside else ' '}" for claim in claims]
-    name_cells(axes, names, [short(metric) for metric in metrics], 7.0)
+    name_cells(axes, names, [short_name(metric) for metric in metrics], 7.0)
     name_cells(beside, names, WRONG_HEADINGS, 7.0)
     legend = "z of every cheat; blue: inside the metric's null band; framed: made for it; ●: passes the joint verdict"
     figure.suptitle(f"{title}\n{legend}", fontsize=9)
@@ -166,7 +166,7 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
     lines: dict[str, dict[int, list[float]]] = {}
     for each in prices:
         if (each.metric, each.split) in PRICED and each.z is not None:
-            lines.setdefault(short((each.metric, each.split)), {}).setdefault(each.retrained, []).append(abs(each.z))
+            lines.setdefault(short_name((each.metric, each.split)), {}).setdefault(each.retrained, []).append(abs(each.z))
     for count, _, largest in sorted({(each.retrained, each.first, each.largest) for each in prices}):
         lines.setdefault("largest of all", {}).setdefault(count, []).append(largest)
     colours = [*COLOURS[: len(PRICED)], "black"]
@@ -223,7 +223,7 @@ def write_summary(folder: Folder, rows: Sequence[Row], claims: Sequence[Claim], 
 def _cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str], members: int) -> tuple[str, ...]:
     fooling = [claim for claim in cheats if scores.inside(claim.method, metric)]
     if not fooling:
-        return short(metric), "0", "none", "", "", "", "", ""
+        return short_name(metric), "0", "none", "", "", "", "", ""
 
     def price(claim: Claim) -> tuple[int, float]:
         retrained = members if claim.retrained is None else claim.retrained
@@ -232,7 +232,7 @@ def _cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str],
     best = min(fooling, key=price)
     wrong = [f"{scores.wrongness(best.method, measure):.2f}" for measure in ("untouched", "memory_nudged")]
     z = f"{scores.z(best.method, metric):+.1f}"
-    return short(metric), str(len(fooling)), best.method, z, best.needs, *wrong, scores.worst(best.method)
+    return short_name(metric), str(len(fooling)), best.method, z, best.needs, *wrong, scores.worst(best.method)
 
 
 def _described(scores: _Scores, claim: Claim) -> tuple[str, ...]:

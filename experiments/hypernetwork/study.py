@@ -15,7 +15,7 @@ from unlearn_jax.bench.evaluate import compare
 from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members, without
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import Setting, decisive, prepare
+from unlearn_jax.bench.setting import Setting, deciding_options, prepare
 from unlearn_jax.data import choose
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import Entry
@@ -71,7 +71,7 @@ def load_or_train(config: Config, folder: Run, setting: Setting) -> Trained:
         trained = train(config, setting)
         return {**trained._asdict(), "weights": ravel_pytree(trained.weights)[0]}
 
-    found = load_or_make(folder, "hypernetwork.npz", {**setting.identity, **decisive(config)}, make)
+    found = load_or_make(folder, "hypernetwork.npz", {**setting.identity, **deciding_options(config)}, make)
     weights = jax.device_get(unravel(jnp.asarray(found["weights"], flat.dtype)))
     seconds = float(found["pool_seconds"]), float(found["seconds"])
     return Trained(weights, found["losses"], found["before"], found["after"], *seconds)

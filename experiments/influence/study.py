@@ -10,7 +10,16 @@ import numpy as np
 from experiments.influence import report
 from experiments.influence.options import Config
 from unlearn_jax import influence
-from unlearn_jax.bench.toy import around, bounded, drawn, float_noise, prepared, shuffled, surfaces, towards_nearest
+from unlearn_jax.bench.toy import (
+    draw_orders,
+    draw_toy,
+    float_noise,
+    label_grid,
+    prepare_training,
+    require_boundary,
+    surfaces,
+    window_around,
+)
 from unlearn_jax.data import Toy
 from unlearn_jax.influence import LeaveOneOut, Training, Window
 from unlearn_jax.metrics.agreement import rank_agreement
@@ -28,13 +37,13 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         UsageError: something in the configuration cannot be done.
     """
-    toy = drawn(config, config.seed)
-    window = around(toy.train.images, config.resolution)
-    original, another = (prepared(config, toy, seed) for seed in (config.seed, config.seed + 1))
-    with bounded(config), working("boundaries of the originals"):  # before 3 n trainings that would be for nothing
+    toy = draw_toy(config, config.seed)
+    window = window_around(toy.train.images, config.resolution)
+    original, another = (prepare_training(config, toy, seed) for seed in (config.seed, config.seed + 1))
+    with require_boundary(config), working("boundaries of the originals"):  # before 3 n trainings that would be for nothing
         for own in (original, another):
             influence.contour(own.model, jax.jit(influence.train)(own, jnp.ones(config.train_size)), window)
-    orders = shuffled(config.seed, original, config.reorderings)
+    orders = draw_orders(config.seed, original, config.reorderings)
     repeats = 1 if config.smoke else 3
     before = peak(repeats)
     exact, speed = left_out(config, original, toy, window, "leave-one-out")
@@ -81,10 +90,10 @@ def left_out(config: Config, original: Training, toy: Toy, window: Window, label
         Beside the leave-one-out: seconds of training, compilation included, its matrix products in GFLOP, and GF/s from the end
         of the first chunk to that of the last.
     """
-    targets = towards_nearest(window, toy)
+    targets = label_grid(window, toy)
     start = time.perf_counter()
     ends: list[tuple[float, float]] = []
-    with bounded(config), working(label) as update:
+    with require_boundary(config), working(label) as update:
 
         def report_chunk(share: float) -> None:
             ends.append((share, time.perf_counter() - start))

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.memorisation import report
 from experiments.memorisation.options import Config
-from unlearn_jax.bench.pools import on_halves
+from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.influence import correlation, datamodels, mask_correlation, subset_influence
@@ -26,7 +26,7 @@ def run(config: Config, folder: Run) -> None:
     """
     setting = prepare(config)
     data, model = setting.data, setting.problem.model
-    masks, variables = on_halves(config, setting, config.members)
+    masks, variables = train_on_halves(config, setting, config.members)
     tested = sample(len(data.test.labels), config.test_size, generator("influence on test examples", config.seed))
     test_images, test_labels = data.test.images[tested], data.test.labels[tested]
     with working("answers") as update:

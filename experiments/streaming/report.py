@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unlearn_jax.metrics import Null
 from unlearn_jax.metrics.verdict import deviation
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, open_frame
-from unlearn_jax.report.rows import Row, counted
+from unlearn_jax.report.rows import Row, format_counts
 from unlearn_jax.report.tables import markdown, page
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def cells(step: Step) -> list[Any]:
 def title(rows: Iterable[Row], requests: int, size: int) -> str:
     """The title of a stream: data set, model, requests, and how many models."""
     rows = list(rows)
-    members, oracles = (counted(getattr(row, field) for row in rows) for field in ("n_members", "n_oracles"))
+    members, oracles = (format_counts(getattr(row, field) for row in rows) for field in ("n_members", "n_oracles"))
     about = f"{requests} requests of {size} examples", f"n={members} models a method", f"{oracles} oracles a request"
     return " · ".join([rows[0].dataset, rows[0].model, *about])
 

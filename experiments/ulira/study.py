@@ -16,7 +16,7 @@ from unlearn_jax import device
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.pools import mixture, pool
+from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.resume import load_or_make_all, unlearn
 from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.data.splits import generator, random_halves
@@ -107,7 +107,7 @@ def run(config: Config, folder: Run) -> None:
     write_results(folder, rows, {"bands": {population.name: nulls.band}, "diverged": lost, "made_with": sorted(made_with)})
     folder.write_csv("memorisation.csv", *attacker.targets(attacks))
     board = report.arrange(rows, nulls.band)
-    board = board._replace(caption=(*board.caption, *mixture(made_with)))
+    board = board._replace(caption=(*board.caption, *version_note(made_with)))
     leaderboard.write(folder, board)
     drawn = [line.method for line in board.lines if attacks.get(line.method)]
     curves = {

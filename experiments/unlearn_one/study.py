@@ -17,8 +17,8 @@ from experiments.unlearn_one.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.resume import load_or_make_all
-from unlearn_jax.bench.setting import decisive
-from unlearn_jax.bench.toy import around, bounded, drawn, prepared, shuffled, surfaces, towards_nearest
+from unlearn_jax.bench.setting import deciding_options
+from unlearn_jax.bench.toy import draw_orders, draw_toy, label_grid, prepare_training, require_boundary, surfaces, window_around
 from unlearn_jax.data.splits import generator
 from unlearn_jax.influence import LeaveOneOut, Training
 from unlearn_jax.methods import METHODS
@@ -65,14 +65,14 @@ def run(config: Config, folder: Run) -> None:
         null = answers(config, own, report.REORDERED, reordered(config, own))
         update(1.0, f"{config.train_size} points, twice, and {len(search.exact.points)} of the search")
     identities = {
-        name: {**decisive(config), "values": budgeted(config, name), "space": METHODS[name].search or None}
+        name: {**deciding_options(config), "values": budgeted(config, name), "space": METHODS[name].search or None}
         for name in config.method_names()
     }
     files = {name: (f"methods/{name}.npz", identity) for name, identity in identities.items()}
     begin, make = partial(unlearner, config, search), partial(forgotten, config, search, own)
     kept = load_or_make_all(folder, files, begin, lambda name, method: make(name, method).arrays())
     found = {report.REORDERED: null, **{name: report.Forgotten.of(arrays) for name, arrays in kept.items()}}
-    toy, layers = drawn(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
+    toy, layers = draw_toy(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
     study = report.Results(
         title=f"{config.train_size} points, {layers}, {own.run.steps} steps of {config.train.optimiser}",
         points=toy.train.images,
@@ -100,12 +100,12 @@ def run(config: Config, folder: Run) -> None:
 
 def world(config: Config, seed: int, points: np.ndarray) -> World:
     """The points of a seed, the original trained on them, and the models trained without each of some points."""
-    toy, held_out = drawn(config, seed), drawn(config, seed + HELD_OUT).train
-    window = around(toy.train.images, config.resolution)
-    targets = towards_nearest(window, toy)
-    original = prepared(config, toy, seed)
+    toy, held_out = draw_toy(config, seed), draw_toy(config, seed + HELD_OUT).train
+    window = window_around(toy.train.images, config.resolution)
+    targets = label_grid(window, toy)
+    original = prepare_training(config, toy, seed)
     options: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    with bounded(config):
+    with require_boundary(config):
         exact = influence.leave_one_out(original, points, targets=targets, window=window, **options)
     everything = np.ones(len(toy.clean_labels), bool)
     problem = Problem(
@@ -124,7 +124,7 @@ def world(config: Config, seed: int, points: np.ndarray) -> World:
 
 def reordered(config: Config, own: World) -> Variables:
     """The models without each point, each step's sums in another order: the exact answers again but for float noise."""
-    order = shuffled(config.seed, own.run, 1)[0]
+    order = draw_orders(config.seed, own.run, 1)[0]
     found = influence.leave_one_out(influence.reordered(own.run, order), strategy=config.strategy, chunk=config.chunk)
     return at(found.without, np.argsort(order)) if own.run.batches is None else found.without
 

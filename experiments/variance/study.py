@@ -11,7 +11,7 @@ from experiments.variance.landscape import Look, Measured, Probe, oracles, whole
 from experiments.variance.options import Config
 from experiments.variance.report import Row
 from unlearn_jax.bench.forget_set import ForgetSet, forget_mask, forget_set
-from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
+from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data.splits import generator
@@ -63,9 +63,7 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("lines.csv", *report.table(report.Line._fields, lines))
     folder.write_csv("models.csv", *report.table(*of_columns(models)))
     folder.write_csv("examples.csv", *report.table(*of_columns(examples)))
-    folder.write_json(
-        "results.json", {"rows": rows, "lines": lines, "diverged": lost, "hyperparameters": where_they_differ(values)}
-    )
+    folder.write_json("results.json", {"rows": rows, "lines": lines, "diverged": lost, "hyperparameters": merge_sets(values)})
     summary = report.summary(rows, title, lost)
     folder.write_text("summary.md", summary)
     save(report.decomposition(rows, groups, title), folder, "decomposition")

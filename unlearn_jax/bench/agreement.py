@@ -1,4 +1,4 @@
-"""The figure and the table of how far metrics agree on which methods are good."""
+"""How far metrics agree on the order of methods, as a table and a figure."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.report import Folder
 from unlearn_jax.report.drawing import WIDTH, blank
-from unlearn_jax.report.rows import short
+from unlearn_jax.report.rows import short_name
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -20,7 +20,7 @@ Metrics = Sequence[tuple[str, str]]  # metric, split
 
 
 def write_agreement(folder: Folder, metrics: Metrics, correlation: Square, low: Square, high: Square, methods: int) -> None:
-    """Writes agreement.csv: one row for each pair of metrics; an empty cell where a metric ties all methods.
+    """Writes agreement.csv: one row for each pair of metrics; cells are empty where a metric ties all methods.
 
     Args:
         folder: the run folder.
@@ -38,32 +38,32 @@ def write_agreement(folder: Folder, metrics: Metrics, correlation: Square, low: 
 
 
 def metric_agreement(metrics: Metrics, correlation: Square, low: Square, high: Square, title: str) -> "matplotlib.figure.Figure":
-    """Draws the rank correlation of every pair of metrics; those that agree stand together.
+    """Draws the rank correlation of every pair of metrics, ordered so that similar metrics are neighbours.
 
-    Metrics are ordered by hierarchical clustering (average linkage of 1 - ρ). A cell is grey where the interval over methods
-    holds 0: too few methods.
+    The order is that of hierarchical clustering (average linkage of 1 - ρ). A cell is grey where the interval over methods
+    contains 0: too few methods.
 
     Args:
         metrics: the name and the split of each metric.
         correlation: rank correlations; NaN where a metric ties all methods.
         low: lower ends of their intervals.
         high: upper ends.
-        title: what was ranked.
+        title: of the figure.
 
     Returns:
         The figure.
     """
-    order = clustered(correlation)
-    names = [short(metrics[i]) for i in order]
-    values, open_ = correlation[np.ix_(order, order)], ((low <= 0) & (high >= 0))[np.ix_(order, order)]
+    order = cluster_order(correlation)
+    names = [short_name(metrics[i]) for i in order]
+    values, unclear = correlation[np.ix_(order, order)], ((low <= 0) & (high >= 0))[np.ix_(order, order)]
     figure = blank(WIDTH, WIDTH - 0.6)
     axes = figure.add_subplot()
     axes.set_facecolor("#DDDDDD")
-    picture = axes.imshow(np.ma.masked_where(open_ | np.isnan(values), values), cmap="PuOr_r", vmin=-1, vmax=1)
+    picture = axes.imshow(np.ma.masked_where(unclear | np.isnan(values), values), cmap="PuOr_r", vmin=-1, vmax=1)
     size = min(8.0, 190 / max(len(names), 1))
     for (y, x), value in np.ndenumerate(values):
         if not np.isnan(value):
-            colour = "#777777" if open_[y, x] else "white" if abs(value) > 0.62 else "black"
+            colour = "#777777" if unclear[y, x] else "white" if abs(value) > 0.62 else "black"
             text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−")
             axes.text(x, y, text, ha="center", va="center", fontsize=0.8 * size, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
@@ -71,14 +71,14 @@ def metric_agreement(metrics: Metrics, correlation: Square, low: Square, high: S
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axes, shrink=0.4, pad=0.01)
-    bar.set_label("Spearman's ρ of the methods' |z|\n(grey: its 95% interval over methods holds 0)", fontsize=8)
+    bar.set_label("Spearman's ρ of the methods' |z|\n(grey: its 95% interval over methods contains 0)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     axes.set_title(title, fontsize=10)
     return figure
 
 
-def clustered(correlation: Square) -> Int[np.ndarray, " metrics"]:
-    """The order in which similar metrics stand together; an undefined correlation counts as 0."""
+def cluster_order(correlation: Square) -> Int[np.ndarray, " metrics"]:
+    """Returns an order in which similar metrics are neighbours; an undefined correlation counts as 0."""
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     if len(correlation) < 3:

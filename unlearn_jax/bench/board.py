@@ -1,4 +1,4 @@
-"""The leaderboard that the rows of a run make: which columns it has, in which order methods stand, and who is marked."""
+"""The leaderboard of a run: its columns, the order of the methods, and which methods are marked."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 from unlearn_jax.metrics import FEWEST_JUDGED, METRICS, Metric
 from unlearn_jax.metrics.catalogue import accuracy, average_gap, forgetting_quality, klom, rte, seconds, svc_mia, tow
 from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
-from unlearn_jax.report.rows import REFERENCES, Row, counted, subject
+from unlearn_jax.report.rows import REFERENCES, Row, format_counts, subject
 
 
 def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
     """Arranges rows as one line per method: references first, then by |z| of KLOM on the forget set.
 
     Args:
-        rows: of one forget set, or of the means over several. A method is marked where its rows say that it is inside.
-        diverged: by method, the names of the members that diverged and are in no value.
+        rows: of one forget set, or of the means over several. Methods that are `inside` are marked.
+        diverged: by method, the names of the members that diverged; they are in no value.
 
     Returns:
         The table.
@@ -35,7 +35,7 @@ def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = 
 
 
 class _Entry(NamedTuple):
-    """A method as the columns see it."""
+    """A method and its rows."""
 
     method: str
     rows: list[Row]
@@ -56,7 +56,7 @@ class _Entry(NamedTuple):
 
 class _Column(NamedTuple):
     heading: str
-    importance: int  # on a narrow terminal, 0 the greatest
+    importance: int  # 0 is the last to be dropped on a narrow terminal
     cell: Callable[[_Entry], str]
 
 
@@ -81,7 +81,7 @@ def _klom_z(entry: _Entry) -> str:
 
 
 def _worst(entry: _Entry) -> str:
-    """The largest evidence and the metric that it is of, named as the column headings name it."""
+    """The largest evidence, and the heading of its metric."""
     scored = [row for row in entry.rows if row.evidence is not None]
     row = max(scored, key=lambda row: _size(row.evidence), default=None)
     if row is None or row.evidence is None:
@@ -143,14 +143,15 @@ _COLUMNS = (
     _value(seconds, "", 15, _short),
     _value(rte, "", 5, _short),
 )
-_READ = (
-    "acc: accuracy in % on forget (F), retain (R) and test (T); FQ: forgetting quality; ToW: tug of war; gap: mean gap to the "
-    "oracles; RTE: share of retraining's time. Lines are ordered by |z| of KLOM on F; compare methods of the same access."
+_COLUMNS_EXPLAINED = (
+    "acc: accuracy in % on forget (F), retain (R) and test (T). KLOM: distance of the margins from the oracles'. FQ: forgetting "
+    "quality. ToW: tug of war. gap: average gap to the oracles. RTE: time as a share of retraining's. Methods are ordered by |z| "
+    "of KLOM on F; compare those with the same access (the data that a method sees)."
 )
 
 
 def _size(z: float | None) -> tuple[int, float]:
-    """Sorts by |z|, then NaN, then None."""
+    """A key that sorts by |z|, then NaN, then None."""
     if z is None or math.isnan(z):
         return (2 if z is None else 1), 0.0
     return 0, abs(z)
@@ -165,24 +166,24 @@ def _rank(entry: _Entry) -> tuple[Any, ...]:
 
 
 def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    n = counted(entry.members for entry in entries if not entry.lost)
+    n = format_counts(entry.members for entry in entries if not entry.lost)
     reading = (
-        f"z: standard deviations from the null, that is from what retraining itself scores with as many models. "
-        f"{MARK}: indistinguishable from retraining at this sample size (n={n}), the largest |z| over all metrics being inside "
-        f"its band of {_bands(entries)}. max |z| counts attacks, which flip on single models, in their own standard "
-        f"errors where those are larger."
+        f"z: distance from the null (what as many retrained models score), in standard deviations of the null. "
+        f"{MARK}: not distinguished from retraining at this sample size (n={n}): the largest |z| over all metrics is within "
+        f"the band of {_bands(entries)}. In max |z|, attacks count in their own standard errors if these are larger, because "
+        f"an attack can flip on single models."
     )
     notes = []
     if any(entry.members < FEWEST_JUDGED for entry in entries):
-        notes.append(f"Fewer than {FEWEST_JUDGED} models say too little for a verdict: no method with so few is marked.")
+        notes.append(f"A verdict needs at least {FEWEST_JUDGED} models: methods with fewer are never marked.")
     for entry in entries:
         if entry.lost:
             names = ", ".join(diverged[entry.method])
-            notes.append(f"{entry.method}: {_models(entry)} ({entry.lost} diverged: {names}); never marked.")
-    return f"{subject(rows)}.", reading, _READ, *notes
+            notes.append(f"{entry.method}: {_models(entry)} models ({entry.lost} diverged: {names}); never marked.")
+    return f"{subject(rows)}.", reading, _COLUMNS_EXPLAINED, *notes
 
 
 def _bands(entries: Iterable[_Entry]) -> str:
     """The band of the methods that can be marked: one number, since all are compared with the same oracles."""
-    whole = [entry.rows[0].band for entry in entries if not entry.lost] or [entry.rows[0].band for entry in entries]
-    return " or ".join(_two(band) for band in sorted({band for band in whole if band is not None})) or "?"
+    bands = [entry.rows[0].band for entry in entries if not entry.lost] or [entry.rows[0].band for entry in entries]
+    return " or ".join(_two(band) for band in sorted({band for band in bands if band is not None})) or "?"

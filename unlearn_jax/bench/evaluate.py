@@ -1,4 +1,4 @@
-"""The main study: every method of the registry, measured against the distribution of retrained models."""
+"""The main job: unlearning methods, measured against the distribution of retrained models."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import numpy as np
 from unlearn_jax.bench import statistics
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.forget_set import forget_mask, forget_name, forget_set
-from unlearn_jax.bench.hyperparameters import settings_of_sets, where_they_differ
+from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import Seeded
-from unlearn_jax.bench.pools import mixture, pool
+from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
@@ -27,55 +27,56 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, subject, write_results, write_rows
 from unlearn_jax.runs import Run
 
-FIRST = 8  # models of the first look with `--members auto`
+FIRST = 8  # original models that `--members auto` begins with
 QUALITY = figures.Axis(klom.on("forget"), f"{klom.label} on the forget set")
 UTILITY = figures.Axis(accuracy.on("test"), f"test {accuracy.label}")
 
 
 class Result(NamedTuple):
-    """What came out on one forget set."""
+    """The results on one forget set."""
 
     name: str
     rows: list[Row]
-    scored: dict[str, Scored]  # by method; none of one that diverged
+    scored: dict[str, Scored]  # by method; without methods of which fewer than two members are left
     band: float  # of the null
     lost: dict[str, tuple[int, ...]]  # members that diverged, by method and of the oracles
     made_with: set[str]  # see `device.made_with`
-    by_example: list[tuple]  # rows of examples.csv
+    examples: list[tuple]  # rows of examples.csv
     notes: list[str]  # for the board's caption
 
 
 class Outcome(NamedTuple):
-    """What came out of a run."""
+    """The results of a run."""
 
     rows: list[Row]  # of results.csv
     board: leaderboard.Leaderboard
-    results: list[Result]  # of every forget set
+    results: list[Result]  # one for each forget set
 
 
 def run(config: Config, folder: Run) -> None:
-    """Train originals and oracles, unlearn by every method, score each against its null, and report.
+    """Trains originals and oracles, unlearns by every method, scores each method against the null, and reports.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        UsageError: the configuration cannot be run.
     """
     compare(config, folder, prepare(config), {})
 
 
 def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str, Entry]) -> list[Row]:
-    """As `run`, of the methods that the configuration asks for and of `learned` ones, which the registry has not.
+    """As `run`, with the configured methods and `learned` ones, which are not in the registry.
 
     Returns:
         The rows of results.csv.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        UsageError: the configuration cannot be run.
     """
-    asked, entries = config.method_names(), {**METHODS, **learned}
-    values = {name: own | {method: {} for method in learned} for name, own in settings_of_sets(config, setting, asked).items()}
+    names, entries = config.method_names(), {**METHODS, **learned}
+    none: dict[str, dict[str, Any]] = {method: {} for method in learned}
+    values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     if isinstance(config, Config):
-        config = dataclasses.replace(config, members=settled(config, folder, setting, masks[0]))
+        config = dataclasses.replace(config, members=choose_members(config, folder, setting, masks[0]))
     outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries)
     leaderboard.show(outcome.board)
     return outcome.rows
@@ -89,24 +90,24 @@ def evaluate_sets(
     values: Mapping[str, dict[str, dict[str, Any]]],
     entries: Mapping[str, Entry],
 ) -> Outcome:
-    """Trains originals and oracles, unlearns, scores and reports, for any forget sets and any methods.
+    """Trains originals and oracles, unlearns, scores and reports, for any forget sets and methods.
 
     Args:
-        config: how many members, how they are batched and judged; `config.members` is a number.
-        folder: where everything is written.
+        config: the number of members, batching and evaluation; `config.members` is a number.
+        folder: the run folder.
         setting: data and model.
         masks: the training rows to forget, by forget set.
         values: the hyperparameters of each method on each forget set: set -> method -> name -> value.
         entries: the methods by name.
 
     Raises:
-        UsageError: too few models are left, the others having diverged.
+        UsageError: so many models diverged that too few are left.
     """
-    folder.write_json("hyperparameters.json", where_they_differ(dict(values)))
+    folder.write_json("hyperparameters.json", merge_sets(dict(values)))
     assert config.members != "auto"
     originals = pool(config, setting, setting.problem, np.ones_like(next(iter(masks.values()))), "original", config.members)
     lost_members(config, "original", originals.variables, 2)
-    for name in list(masks)[1:]:  # if they do not suffice, then before a method is trained; read from the cache in their turn
+    for name in list(masks)[1:]:  # if too many diverge, stop before any method runs; below they come from the cache
         train_oracles(forget_set(config, folder, setting, masks[name], name, entries))
     results: list[Result] = []
     for name, mask in masks.items():
@@ -114,31 +115,34 @@ def evaluate_sets(
         judgement = judge(forget, values[name], originals, train_oracles(forget), config.unlearning_seeds)
         null, scored = score_methods(forget, judgement)
         rows = rows_of(forget, judgement, scored)
-        by_example, sentence = statistics.examples(forget, judgement)
-        made_with = {*judgement.oracles.made_with, *(each.made_with for seeds in judgement.methods.values() for each in seeds)}
+        examples, sentence = statistics.examples(forget, judgement)
+        made_with = {
+            *judgement.oracles.made_with,
+            *(judged.made_with for seeds in judgement.methods.values() for judged in seeds),
+        }
         lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
-        notes = [sentence] * bool(sentence) + of_lost_oracles(name, judgement.oracles, null)
-        results.append(Result(name, rows, scored, null.band, lost, made_with, by_example, notes))
+        notes = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null)
+        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, notes))
         if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
     return report(folder, results, {*originals.made_with})
 
 
-def of_lost_oracles(name: str, oracles: Oracles, null: Reference) -> list[str]:
-    """A sentence if oracles of a forget set diverged."""
+def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]:
+    """Returns a sentence if oracles of a forget set diverged."""
     if not oracles.lost:
         return []
-    made = oracles.members + len(oracles.lost)
-    return [f"{name}: {len(oracles.lost)} of {made} oracles diverged; at most {null.n} models are compared."]
+    trained = oracles.members + len(oracles.lost)
+    return [f"{name}: {len(oracles.lost)} of {trained} oracles diverged, so at most {null.n} models of a method are compared."]
 
 
 def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
-    """Writes, draws and prints what came out over all forget sets.
+    """Writes and draws the results over all forget sets.
 
     Args:
-        folder: of the run.
-        results: of every forget set.
+        folder: the run folder.
+        results: one for each forget set.
         made_with: of the originals, see `device.made_with`.
     """
     names = [name for name in results[0].lost if name != "oracle"]
@@ -147,7 +151,7 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     bands = {result.name: result.band for result in results}
     diverged = {f"{result.name}/{name}": lost for result in results for name, lost in result.lost.items()}
     made_with = made_with.union(*(result.made_with for result in results))
-    notes = [note for result in results for note in result.notes] + mixture(made_with)
+    notes = [note for result in results for note in result.notes] + version_note(made_with)
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
     shown = rows
     if len(results) > 1:
@@ -155,10 +159,10 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
         write_rows(folder, "over_forget_sets.csv", shown)
         extra |= {"over_forget_sets": shown, "band_over_forget_sets": band}
     write_results(folder, rows, extra)
-    if by_example := [line for result in results for line in result.by_example]:
-        folder.write_csv("examples.csv", statistics.OF_EXAMPLES, by_example)
-    gone = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
-    board = arrange(shown, gone)
+    if examples := [line for result in results for line in result.examples]:
+        folder.write_csv("examples.csv", statistics.EXAMPLE_COLUMNS, examples)
+    lost = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
+    board = arrange(shown, lost)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
     leaderboard.write(folder, board)
     save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
@@ -167,27 +171,26 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     return Outcome(rows, board, results)
 
 
-def settled(config: Config, folder: Run, setting: Setting, mask: np.ndarray) -> int:
-    """The number of members; with `auto`, the least that was seen to make the asked difference visible.
+def choose_members(config: Config, folder: Run, setting: Setting, mask: np.ndarray) -> int:
+    """Returns the number of members; with `auto`, one that makes the difference of `--auto` visible.
 
-    Begins with few oracles, extrapolates how many are needed, trains those (the first ones stay part of the pool), and looks
-    again.
+    Begins with few oracles, extrapolates how many are needed, trains those (the pool is extended), and checks again.
     """
     if config.members != "auto":
         return config.members
-    asked, members = config.auto, FIRST
-    wanted = asked.metric, asked.split
+    auto, members = config.auto, FIRST
+    name = auto.metric, auto.split
     while True:
-        now = dataclasses.replace(config, members=members)
-        forget = forget_set(now, folder, setting, mask, forget_name(config, setting, 0))
+        sized = dataclasses.replace(config, members=members)
+        forget = forget_set(sized, folder, setting, mask, forget_name(config, setting, 0))
         null = null_of(forget, train_oracles(forget).cube)
-        there = ", ".join(metric for metric, split in null.nulls if split == asked.split)
-        require(wanted in null.nulls, "--auto.metric", asked.metric, f"on {asked.split} there is {there}")
-        seen = visible(null, wanted)
-        outcome = "are too few for a verdict" if seen is None else f"make a difference of {seen:.3g} in {asked.metric} visible"
+        metrics = ", ".join(metric for metric, split in null.nulls if split == auto.split)
+        require(name in null.nulls, "--auto.metric", auto.metric, f"expected a metric on {auto.split}: {metrics}")
+        least = visible(null, name)
+        outcome = "are too few for a verdict" if least is None else f"make a difference of {least:.3g} in {auto.metric} visible"
         print(f"{null.n} models {outcome}")
-        needed = models_needed(null, wanted, asked.difference)
-        if needed <= members or members >= asked.most:
+        needed = models_needed(null, name, auto.difference)
+        if needed <= members or members >= auto.most:
             folder.record(members=members)
             return members
-        members = min(max(needed, members + 1), asked.most)
+        members = min(max(needed, members + 1), auto.most)

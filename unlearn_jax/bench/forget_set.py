@@ -1,4 +1,4 @@
-"""One forget set: which rows it holds, what is judged on it, and models trained without it."""
+"""One forget set: its rows, the examples that models are evaluated on, and models trained without it."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from unlearn_jax.bench.model_metrics import metrics_for
 from unlearn_jax.bench.options import Judging, Requests
-from unlearn_jax.bench.pools import on_halves, pool
+from unlearn_jax.bench.pools import pool, train_on_halves
 from unlearn_jax.bench.setting import Setting, forgetting
 from unlearn_jax.data import choose, class_of
 from unlearn_jax.data.splits import generator
@@ -30,19 +30,19 @@ class ForgetSet:
 
     Attributes:
         config: of the run; `config.members` is a number.
-        folder: of the run.
+        folder: the run folder.
         setting: data and model.
         entries: the methods by name.
         name: of the set, as in results.csv.
         mask: the training rows to forget.
-        problem: of forgetting them.
-        rows: the training rows that are judged, by split.
-        published: their numbers in the published training set, by split.
-        labels: what is judged is measured against.
-        images: what is judged.
-        clean_labels: the right labels of the forget set, where all that were trained on are wrong: forgetting repairs them. None
-            elsewhere.
-        identity: whatever logits in the run folder depend on besides the method: what was made from something else is made anew.
+        problem: the unlearning problem that methods are given.
+        rows: by split, the training rows that models are evaluated on.
+        published: by split, their row numbers in the published training set.
+        labels: of the examples that models are evaluated on.
+        images: of the same examples.
+        clean_labels: the right labels of the forget set if all of its training labels are wrong, so that forgetting repairs the
+            model; else None.
+        identity: all that logits in the run folder depend on besides the method: logits of another identity are made anew.
     """
 
     config: Judging
@@ -66,28 +66,28 @@ class ForgetSet:
         return self.config.members
 
     def pool(self, role: str, members: int) -> Pool:
-        """Models trained without the forget set."""
+        """Trains models without the forget set, or finds them in the cache."""
         return pool(self.config, self.setting, self.problem, ~self.mask, role, members)
 
     @stage("predictions")
     def logits(self, variables: Variables, model: Model | None = None) -> Cube:
-        """The logits of a pool on forget, retain and test, by one program; `model` where it is not the problem's own."""
+        """Returns the logits of models on forget, retain and test; `model` if it is not that of the problem."""
         logits = predict(model or self.problem.model, variables, np.concatenate(self.images), self.config.strategy)
         return Cube(*np.split(logits, np.cumsum([len(images) for images in self.images])[:2], axis=1))
 
     def losses(self, cube: Cube) -> dict[str, np.ndarray]:
-        """Cross-entropy of every member on every example, by split."""
+        """Returns the cross-entropy of every member on every example, by split."""
         return {split: cross_entropy_losses(getattr(cube, split), getattr(self.labels, split)) for split in Cube._fields}
 
 
 def forget_set(
     config: Judging, folder: Run, setting: Setting, mask: np.ndarray, name: str, entries: Mapping[str, Entry] = METHODS
 ) -> ForgetSet:
-    """A forget set, whose rows and labels are written to the run folder.
+    """Makes a forget set, and writes its rows and labels to the run folder.
 
     Args:
         config: of the run; `config.members` is a number.
-        folder: of the run.
+        folder: the run folder.
         setting: data and model.
         mask: the training rows to forget.
         name: of the set.
@@ -101,9 +101,9 @@ def forget_set(
     labels = Labels(train.labels[rows["forget"]], train.labels[rows["retain"]], test.labels)
     clean = setting.data.clean_labels[rows["forget"]]
     clean_labels = clean if np.all(clean != labels.forget) else None
-    published = {split: setting.data.published.train[own] for split, own in rows.items()}
+    published = {split: setting.data.published.train[of_split] for split, of_split in rows.items()}
     folder.write_text(f"forget_sets/{name}.txt", "".join(f"{row}\n" for row in published["forget"]))
-    numbers = {f"{split}_rows": own for split, own in published.items()}
+    numbers = {f"{split}_rows": of_split for split, of_split in published.items()}
     folder.write_npz(f"logits/{name}/labels.npz", {**labels._asdict(), **numbers})
     return ForgetSet(
         config=config,
@@ -132,17 +132,17 @@ def forget_set(
 
 
 def forget_mask(config: Requests, setting: Setting, index: int) -> np.ndarray:
-    """Which training rows the forget set number `index` holds."""
-    asked, data = config.forget, setting.data
+    """Returns the mask of the training rows in forget set number `index`."""
+    request, data = config.forget, setting.data
     return choose(
         data.train.labels,
-        kind=asked.kind,
-        size=asked.size,
-        label=asked.label,
-        file=asked.file,
+        kind=request.kind,
+        size=request.size,
+        label=request.label,
+        file=request.file,
         published=data.published,
         wrong=data.train.labels != data.clean_labels,
-        scores=lambda: ranking(config, setting, asked.kind),
+        scores=lambda: ranking(config, setting, request.kind),
         classes=data.classes,
         seed=config.seed,
         index=index,
@@ -150,8 +150,8 @@ def forget_mask(config: Requests, setting: Setting, index: int) -> np.ndarray:
 
 
 def ranking(config: Requests, setting: Setting, kind: str) -> np.ndarray:
-    """What examples are ranked by, exposure or memorisation, measured with models on random halves of the training set."""
-    masks, variables = on_halves(config, setting, config.forget.models)
+    """Returns the exposure or memorisation of each example, from models trained on random halves of the training set."""
+    masks, variables = train_on_halves(config, setting, config.forget.models)
     logits = predict(setting.problem.model, variables, setting.data.train.images, config.strategy)
     labels = setting.data.train.labels
     if kind == "exposed":
@@ -160,12 +160,12 @@ def ranking(config: Requests, setting: Setting, kind: str) -> np.ndarray:
 
 
 def forget_class(config: Requests, setting: Setting, index: int) -> int | None:
-    """The class that the forget set number `index` holds, whole or in part, and no other; None where it holds any."""
+    """Returns the class whose examples forget set number `index` holds; None if it may hold several classes."""
     return class_of(config.forget.kind, config.forget.label, setting.data.classes, index)
 
 
 def forget_name(config: Requests, setting: Setting, index: int) -> str:
-    """What a forget set is called: `random-0`, `file-0`, `class-3`; parts of one class `class_part-3`, `class_part-3-1`, ..."""
+    """The name of a forget set: `random-0`, `file-0`, `class-3`; parts of a class: `class_part-3`, `class_part-3-1`, ..."""
     kind, label = config.forget.kind, forget_class(config, setting, index)
     if label is None:
         return f"{kind}-{index}"

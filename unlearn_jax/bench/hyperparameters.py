@@ -1,4 +1,4 @@
-"""Hyperparameters of the methods of a run: the authors', then the tuned ones, then those given."""
+"""Hyperparameters of the methods of a run: the authors', replaced by tuned ones, replaced by those given."""
 
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from unlearn_jax.methods import METHODS, hyperparameters
 
 
 class Given(Protocol):
-    """Hyperparameters that are given, and the data set whose tuned ones they replace."""
+    """Given hyperparameters, and the data set whose tuned ones they replace."""
 
     @property
     def dataset(self) -> str:
@@ -22,15 +22,15 @@ class Given(Protocol):
 
 
 def settings(config: Given, names: list[str], label: int | None = None) -> dict[str, dict[str, Any]]:
-    """The hyperparameters of each method: the authors' defaults, then the tuned ones of the data set, then those given.
+    """Returns the hyperparameters of each method: those given, else the tuned ones of the data set, else the authors'.
 
     Args:
-        config: what is given.
+        config: the given ones, and the data set.
         names: of the methods.
-        label: see `forget_class`: a method that can forget a class only forgets this one, unless it is given another.
+        label: see `forget_class`. Class-wise methods forget this class unless given another.
 
     Raises:
-        UsageError: a hyperparameter that no method has, or a value that it cannot take.
+        UsageError: no method has such a hyperparameter, or its value is not accepted.
     """
     return hyperparameters_of(config.dataset, names, config.hyperparameters(), label)
 
@@ -41,9 +41,9 @@ def hyperparameters_of(
     """As `settings`.
 
     Args:
-        dataset: whose tuned hyperparameters are taken.
+        dataset: whose tuned hyperparameters are used.
         names: of the methods.
-        given: method, or `*` for every method that has it -> hyperparameter -> value.
+        given: method (`*`: every method that has it) -> hyperparameter -> value.
         label: as in `settings`.
 
     Raises:
@@ -52,18 +52,18 @@ def hyperparameters_of(
     given = dict(given)
     everywhere = given.pop("*", {})
     for name in given:
-        require(name in METHODS, "--hyper", name, f"there is {', '.join(METHODS)}")
+        require(name in METHODS, "--hyper", name, f"expected one of {', '.join(METHODS)}")
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
-        having = [name for name in METHODS if key in METHODS[name].defaults]
-        require(bool(having), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
-        hyperparameters(having[0], {key: value})
-    found = tuned(dataset)
+        methods = [name for name in METHODS if key in METHODS[name].defaults]
+        require(bool(methods), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
+        hyperparameters(methods[0], {key: value})
+    from_search = tuned(dataset)
     return {
         name: hyperparameters(
             name,
             {
-                **found.get(name, {}),
+                **from_search.get(name, {}),
                 **({"label": label} if label is not None and "label" in METHODS[name].defaults else {}),
                 **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
                 **given.get(name, {}),
@@ -74,7 +74,7 @@ def hyperparameters_of(
 
 
 def settings_of_sets(config: Comparison, setting: Setting, names: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The hyperparameters of each method on each forget set of a run: name of the set -> `settings`.
+    """Returns the hyperparameters of each method on each forget set of a run: name of the set -> `settings`.
 
     Raises:
         UsageError: see `settings`.
@@ -83,15 +83,15 @@ def settings_of_sets(config: Comparison, setting: Setting, names: list[str]) -> 
     return {forget_name(config, setting, index): settings(config, names, forget_class(config, setting, index)) for index in sets}
 
 
-def where_they_differ(values: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Hyperparameters as files list them: method -> name -> value, or forget set -> value where the sets differ."""
+def merge_sets(values: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Returns hyperparameters as files list them: method -> name -> value, or forget set -> value where the sets differ."""
     sets = list(values.values())
     return {
         method: {
             key: value
-            if all(each[method][key] == value for each in sets)
+            if all(of_set[method][key] == value for of_set in sets)
             else {name: values[name][method][key] for name in values}
-            for key, value in own.items()
+            for key, value in first.items()
         }
-        for method, own in sets[0].items()
+        for method, first in sets[0].items()
     }

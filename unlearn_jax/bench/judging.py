@@ -1,4 +1,4 @@
-"""The models of one forget set: the oracles, and the originals after every method, with their logits and costs."""
+"""The models to compare on one forget set: oracles, and originals unlearned by every method, with logits and costs."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ class Oracles(Population):
     """The models retrained without a forget set.
 
     Attributes:
-        seconds: of training one.
+        seconds: to train one.
         made_with: see `device.made_with`.
     """
 
@@ -39,14 +39,14 @@ class Oracles(Population):
 
 
 class Judged(NamedTuple):
-    """A method's models on one forget set, by their logits, and what they cost."""
+    """The logits of a method's models on one forget set, and their cost."""
 
     cube: Cube  # of the members that did not diverge
-    lost: tuple[int, ...]  # the others
+    lost: tuple[int, ...]  # the members that diverged
     seconds: float
     compile_seconds: float
     examples: float
-    extra: dict[Name, np.ndarray]  # what needs the models themselves, see `ModelMetrics`
+    extra: dict[Name, np.ndarray]  # metrics that need more than logits, see `ModelMetrics`
     made_with: str  # see `device.made_with`
 
 
@@ -54,15 +54,15 @@ class Judgement(NamedTuple):
     """All methods on one forget set."""
 
     oracles: Oracles
-    of_oracles: dict[Name, np.ndarray]  # what needs the oracles themselves, see `ModelMetrics`
-    methods: dict[str, list[Judged]]  # by unlearning seed
+    of_oracles: dict[Name, np.ndarray]  # their metrics that need more than logits, see `ModelMetrics`
+    methods: dict[str, list[Judged]]  # of each method, one for each unlearning seed
 
 
 def train_oracles(forget: ForgetSet) -> Oracles:
-    """Retrains models without the forget set, two for each original, and writes their logits.
+    """Trains oracles without the forget set, two for each original, and writes their logits.
 
     Raises:
-        UsageError: so many diverged that there is no null.
+        UsageError: so many diverged that no null can be made.
     """
     trained = forget.pool("oracle", 2 * forget.members)
     cube = forget.logits(trained.variables)
@@ -74,20 +74,20 @@ def train_oracles(forget: ForgetSet) -> Oracles:
 
 
 def measure_models(forget: ForgetSet, originals: Pool, oracles: Oracles) -> ModelMetrics:
-    """What measures models themselves, against the oracles."""
-    own = without(originals.variables, originals.diverged)
-    return ModelMetrics(forget.config, forget.problem, forget.images.forget, own, oracles.variables, forget.clean_labels)
+    """Makes the metrics that need more than logits."""
+    alive = without(originals.variables, originals.diverged)
+    return ModelMetrics(forget.config, forget.problem, forget.images.forget, alive, oracles.variables, forget.clean_labels)
 
 
 def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool, oracles: Oracles, repeats: int = 1) -> Judgement:
-    """Unlearns by every method: what an earlier run left in the run folder is read, the rest made now.
+    """Unlearns by every method. What an earlier run left in the run folder is read, the rest is made now.
 
     Args:
         forget: the forget set.
         values: the hyperparameters of every method.
-        originals: the models that are to forget.
-        oracles: what they are held against.
-        repeats: times that each method unlearns each original, with other keys.
+        originals: the models to unlearn.
+        oracles: the models to compare with.
+        repeats: times that each method unlearns each original, with different keys.
     """
     config, seeds = forget.config, range(repeats)
     saved = {(name, seed): _saved(forget, name, values[name], seed) for name in values for seed in seeds}
@@ -102,38 +102,38 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
         compile_all(waiting.values())
         models = measuring.result()
     methods = {
-        name: [saved[name, seed] or _judge(forget, name, own, originals, waiting.get(name), seed, models) for seed in seeds]
-        for name, own in values.items()
+        name: [saved[name, seed] or _judge(forget, name, settings, originals, waiting.get(name), seed, models) for seed in seeds]
+        for name, settings in values.items()
     }
     return Judgement(oracles, models.of_oracles(oracles.cube.forget), methods)
 
 
 def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
-    """The originals after a method. The two references are pools: cached, and resumed as pools are.
+    """Returns the originals unlearned by a method. The two references are pools: cached and resumed as such.
 
     Args:
         forget: the forget set.
         name: of the method.
-        originals: the models that are to forget.
-        unlearner: the method on them; None for a reference.
-        seed: the number of the attempt: other seeds have other keys.
+        originals: the models to unlearn.
+        unlearner: the method; None for a reference.
+        seed: number of the repeat; each has its own keys.
     """
     members = forget.members
     if name == "original":
         return Unlearned(originals.variables, 0.0, 0.0, 0.0)
-    if unlearner is None:  # retrain: `fit.refit`, as the method's own; another seed is so many members further on
+    if unlearner is None:  # retrain: a pool instead of the method; each seed takes the next members
         trained = forget.pool("retrain", members * (seed + 1))
         variables = jax.tree.map(lambda leaf: leaf[members * seed :], trained.variables)
         return Unlearned(variables, trained.seconds, trained.compile_seconds, retraining_examples(forget))
     with working(name) as update:
         keys = member_keys(forget.config.seed, f"{name} on {forget.name}{f', seed {seed}' if seed else ''}", members)
         done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
-        update(1.0, f"{done.seconds:.2f} s a member")
+        update(1.0, f"{done.seconds:.2f} s per member")
     return done
 
 
 def retraining_examples(forget: ForgetSet) -> float:
-    """The work of one retraining, in training examples seen forward and backward."""
+    """Returns the work of one retraining, in training examples (one forward and backward pass each)."""
     return flops(refit, jax.random.key(0), forget.problem) / example_flops(forget.problem)
 
 
@@ -146,7 +146,7 @@ def _judge(
     seed: int,
     models: ModelMetrics,
 ) -> Judged:
-    """Applies a method to every original and keeps the logits in the run folder."""
+    """Unlearns every original by a method and keeps the logits in the run folder."""
     done = unlearn(forget, name, originals, unlearner, seed)
     model = forget.entries[name].outcome(forget.problem.model)
     cube = forget.logits(done.variables, model)
@@ -160,9 +160,9 @@ def _judge(
 
 
 def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> Judged | None:
-    """What an earlier run left of a method, if it was made in the same way and of as many members, and has all metrics.
+    """Returns what an earlier run with the same settings, members and metrics kept of a method, or None.
 
-    Metrics of models cannot be had from logits: where one is missing, as after the project got another, all is made anew.
+    Some metrics need the models, which are not kept: when a metric is added, everything is made anew.
     """
     arrays = forget.folder.find(_file(forget, name, seed), _identity(forget, name, values))
     if arrays is None:
@@ -176,12 +176,12 @@ def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> J
 
 
 def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What the logits of a method with these hyperparameters come from, and of a learned one what it has learned."""
+    """All that the logits of a method depend on: of a learned method also its weights."""
     learned = [] if name in METHODS else jax.tree.leaves(getattr(forget.entries[name].make, "args", ()))
     digests = [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in learned]
     return {**forget.identity, "values": values, "learned": digests + source_of(forget.entries[name])}
 
 
 def _file(forget: ForgetSet, name: str, seed: int) -> str:
-    """Where the logits of a method are kept."""
+    """The file of a method's logits."""
     return f"logits/{forget.name}/{name}{f'-seed{seed}' if seed else ''}.npz"

@@ -1,4 +1,4 @@
-"""What an option takes: declared once beside it, read from words, checked, and shown by `--help`.
+"""The values that an option accepts: declared once beside it, parsed from words, checked, and shown by `--help`.
 
 epochs: Annotated[int, Whole(least=1)] = 15
 label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
@@ -19,18 +19,18 @@ from tyro.constructors import PrimitiveConstructorSpec
 from unlearn_jax.errors import UsageError
 
 MOST = 10**6
-"""The largest whole number of an option that declares no other: what is beyond it is a typing error."""
+"""The upper limit of an integer option that declares none: a larger number is taken for a typing error."""
 
 
 class Kind(PrimitiveConstructorSpec):
-    """What an option takes; tyro shows it in `--help`.
+    """The values that an option accepts; tyro shows them in `--help`.
 
     Args:
-        metavar: for `--help`: `INT ≥1`.
-        accepted: for messages: `an integer of at least 1, at most 1,000,000`.
-        read: from a word to a value, whatever the range; raises ValueError.
-        holds: whether a value is of the kind and in the range.
-        write: from a value to a word.
+        metavar: what `--help` shows: `INT ≥1`.
+        accepted: what messages say: `an integer of at least 1, at most 1,000,000`.
+        read: parses a word, without checking the range; raises ValueError.
+        holds: whether a value is of this kind and in the range.
+        write: turns a value into a word.
     """
 
     accepted: str
@@ -52,7 +52,7 @@ class Kind(PrimitiveConstructorSpec):
 
 
 class Number(Kind):
-    """A finite number in a range: `least` and `most` belong to it, `above` and `below` do not."""
+    """A finite number in a range that includes `least` and `most`, and excludes `above` and `below`."""
 
     def __init__(self, number: type, noun: str, least: float, most: float, above: float, below: float):
         bounds = (
@@ -93,7 +93,7 @@ class Text(Kind):
 
 
 class Name(Kind):
-    """One of some words."""
+    """One of the given words."""
 
     def __init__(self, *names: str):
         accepted = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
@@ -101,11 +101,11 @@ class Name(Kind):
 
 
 class Several(Kind):
-    """A tuple of values, separated by commas; the empty word is none.
+    """A tuple of values, separated by commas; the empty word is the empty tuple.
 
     Args:
-        item: what each of them is.
-        adds: whether what is given adds to what was there, instead of replacing it.
+        item: the kind of each value.
+        adds: whether new values are added to the earlier ones instead of replacing them.
     """
 
     def __init__(self, item: Kind, adds: bool = False):
@@ -138,7 +138,7 @@ PLAIN = {
     Path: Kind("PATH", "a path", Path, lambda value: isinstance(value, Path)),
     type(None): Kind("None", "None", _none, lambda value: value is None),
 }
-"""What a type takes by itself."""
+"""The kind of a type that declares none."""
 Count = typing.Annotated[int, Whole(least=1)]
 Names = typing.Annotated[tuple[str, ...], Several(Text("NAME", "a name"))]
 Settings = typing.Annotated[tuple[str, ...], Several(Text("METHOD.NAME=VALUE", "METHOD.NAME=VALUE"), adds=True)]
@@ -151,7 +151,7 @@ class Option:
     Attributes:
         name: as typed: `--train.batch-size`.
         path: the fields that lead to it: `("train", "batch_size")`.
-        kinds: what it takes, any of them; none for a switch.
+        kinds: the accepted kinds of value; empty for a switch.
     """
 
     name: str
@@ -159,27 +159,27 @@ class Option:
     kinds: tuple[Kind, ...]
 
     def of(self, config: Any) -> Any:
-        """Its value in a configuration."""
+        """Returns its value in a configuration."""
         return functools.reduce(getattr, self.path, config)
 
     def check(self, value: Any) -> None:
-        """Raises UsageError if it cannot have the value."""
+        """Raises UsageError if the option does not accept the value."""
         if not (any(kind.holds(value) for kind in self.kinds) if self.kinds else isinstance(value, bool)):
             self.refuse(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
-    def given(self, config: Any, word: str | None) -> Any:
-        """A configuration in which it has the value that a word stands for.
+    def apply(self, config: Any, word: str | None) -> Any:
+        """Returns the configuration with the option set to the value of a word.
 
         Args:
             config: the configuration so far.
-            word: what was typed; None: the option alone.
+            word: as typed; None for an option without a value.
 
         Raises:
-            UsageError: the word stands for no value, or for one out of range.
+            UsageError: the word cannot be parsed, or its value is out of range.
         """
         if not self.kinds:
             require(word is None, self.name, word, "takes no value")
-            return changed(config, self.path, True)
+            return replace_field(config, self.path, True)
         if word is None:
             raise UsageError(self.name, "", f"expected {self._accepted}")
         for kind in self.kinds:
@@ -188,7 +188,7 @@ class Option:
             except ValueError:
                 continue
             self.check(value)
-            return changed(config, self.path, self.of(config) + value if getattr(kind, "adds", False) else value)
+            return replace_field(config, self.path, self.of(config) + value if getattr(kind, "adds", False) else value)
         return self.refuse(word)
 
     def refuse(self, value: Any) -> None:
@@ -201,7 +201,7 @@ class Option:
 
 
 def options(config: type, path: tuple[str, ...] = ()) -> Iterator[Option]:
-    """Every option of a configuration's class, those of its groups included; `path` leads to it from the configuration."""
+    """Yields every option of a configuration class, those of its groups included; `path` leads to the class."""
     hints = typing.get_type_hints(config, include_extras=True)
     for field in dataclasses.fields(config):
         hint, inner = hints[field.name], (*path, field.name)
@@ -211,14 +211,14 @@ def options(config: type, path: tuple[str, ...] = ()) -> Iterator[Option]:
             yield Option("--" + ".".join(inner).replace("_", "-"), inner, _kinds(hint))
 
 
-def changed(config: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A configuration with another value of the field that a path leads to."""
+def replace_field(config: Any, path: tuple[str, ...], value: Any) -> Any:
+    """Returns a configuration with a new value in the field that a path leads to."""
     name, *inner = path
-    return dataclasses.replace(config, **{name: changed(getattr(config, name), tuple(inner), value) if inner else value})
+    return dataclasses.replace(config, **{name: replace_field(getattr(config, name), tuple(inner), value) if inner else value})
 
 
 def fixed(value: Any) -> Any:
-    """The value of a field that is no option here, but that functions of several studies read; mark its type `Suppress`."""
+    """A field with a constant value: shared functions read it, but it is no option of this study. Mark its type `Suppress`."""
     return dataclasses.field(init=False, default=value)
 
 
@@ -230,7 +230,8 @@ def require(condition: bool, option: str, value: object, accepted: str) -> None:
 
 def _kinds(hint: Any) -> tuple[Kind, ...]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        parts = sorted(typing.get_args(hint), key=lambda part: part is not type(None))  # or None would be a path
+        # None comes last, or it would be read as a path.
+        parts = sorted(typing.get_args(hint), key=lambda part: part is not type(None))
         return tuple(kind for part in parts for kind in _kinds(part))
     if typing.get_origin(hint) is Literal:
         return (Name(*typing.get_args(hint)),)

@@ -1,6 +1,6 @@
 """Every unlearning method, measured against the distribution of models retrained without the forget set.
 
-The defaults are the main job, on digits: 24 originals, 48 oracles, every method; minutes on two cores.
+The defaults are the main job on digits: 24 originals, 48 oracles, 16 methods; minutes on two cores.
 
     python benchmark.py --exp unlearning
 """
@@ -14,16 +14,16 @@ from unlearn_jax.bench.options import FEWEST, QUICK, Seeded, small
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto:
-    """With `--members auto`: which difference is to become visible, that is be called outside the null in 80 of 100 runs."""
+    """With `--members auto`: the difference to be detected, that is, called outside the null in 80 of 100 runs."""
 
     metric: str = "accuracy"
-    """A metric of results.csv."""
+    """The metric, as named in results.csv."""
     split: Literal["forget", "retain", "test", "all"] = "forget"
-    """Its split."""
+    """The split of the metric."""
     difference: Annotated[float, Real(above=0)] = 3.0
-    """From what retrained models score on average, in the metric's unit (accuracy: percentage points)."""
+    """Difference from the mean score of retrained models, in the metric's unit (accuracy: percentage points)."""
     most: Annotated[int, Whole(least=FEWEST)] = 64
-    """No more models than these."""
+    """The most original models to train."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Config(Seeded):
     """The options of the experiment `unlearning`."""
 
     members: Annotated[int, Whole(least=2)] | Literal["auto"] = 24
-    """Original models, each unlearned by each method; twice as many oracles are trained, for the null. auto: see --auto."""
+    """Number of original models, each unlearned by every method; twice as many oracles are trained. auto: see --auto."""
     auto: Auto = Auto()
     plugin: str | None = None
     """A Python file, or a module, with methods of your own: registered ones, or functions of key, problem and variables."""
@@ -41,10 +41,10 @@ class Config(Seeded):
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
-        used = self.members == "auto" or self.auto == Auto()
-        require(used, "--members", self.members, "--auto is used with --members auto only")
+        consistent = self.members == "auto" or self.auto == Auto()
+        require(consistent, "--members", self.members, "the --auto options need --members auto")
 
 
 def smoke(config: Config) -> Config:
-    """The whole path in under a minute: tiny data, a small net, few models, one epoch for every method."""
+    """The whole job in under a minute: little data, a small network, few models, one epoch for every method."""
     return small(config, hyper=QUICK)

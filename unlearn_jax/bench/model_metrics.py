@@ -1,4 +1,4 @@
-"""The metrics per model that need more than logits: weights, relearning, untrained nets."""
+"""The per-model metrics that need more than logits: weights, relearning, untrained networks."""
 
 import dataclasses
 
@@ -17,15 +17,15 @@ from unlearn_jax.types import Model, Params, Problem, Variables
 
 
 class ModelMetrics:
-    """All of `metrics_for` on one forget set, per model.
+    """Computes the metrics of `metrics_for` on one forget set.
 
     Args:
-        config: how members are batched; number (as many as originals, whose program they share) and seed of the untrained nets.
+        config: batching, and the seed and number of the untrained networks (as many as originals, to share their program).
         problem: the forget set and the model.
         images: of the forget set.
-        originals: whose loss on the forget set relearning is to reach; those that did not diverge.
-        oracles: retrained models; those that did not diverge.
-        right: the right labels of the forget set, where all that were trained on are wrong: whether forgetting repairs.
+        originals: those that did not diverge; relearning aims at their loss on the forget set.
+        oracles: those that did not diverge.
+        right: the right labels of the forget set if all of its training labels are wrong, so that forgetting repairs the model.
     """
 
     def __init__(
@@ -42,41 +42,43 @@ class ModelMetrics:
         self.relearner = Relearner(problem, config.strategy, config.chunk)
         losses = self.relearner(originals)[:, 0] if len(jax.tree.leaves(originals)[0]) else np.zeros(1)
         self.target = float(losses.mean())
-        drawn = jax.jit(jax.vmap(lambda key: initialise(key, problem)))
-        nets = drawn(member_keys(config.seed, "untrained", config.members))
+        draw = jax.jit(jax.vmap(lambda key: initialise(key, problem)))
+        nets = draw(member_keys(config.seed, "untrained", config.members))
         self.untrained = probabilities(predict(problem.model, nets, images, config.strategy))
 
     def of_oracles(self, logits: np.ndarray) -> dict[Name, np.ndarray]:
-        """The metrics of the oracles, the weights of each compared with the others'.
+        """Returns the metrics of the oracles; the weights of each are compared with those of the others.
 
         Args:
-            logits: the oracles' on the forget set.
+            logits: of the oracles on the forget set.
         """
-        return self._measured(self.oracles, logits, None, self.relearner)
+        return self._measure(self.oracles, logits, None, self.relearner)
 
     @stage("metrics of models")
     def of(self, variables: Variables, logits: np.ndarray, model: Model | None = None) -> dict[Name, np.ndarray]:
-        """The metrics of other models. An ensemble relearns as one; its weight distance is the root mean square of its networks'.
+        """Returns the metrics of other models.
+
+        An ensemble relearns as one model; its weight distance is the root mean square of those of its networks.
 
         Args:
             variables: of the models, none of which diverged.
-            logits: the models' on the forget set.
-            model: what the variables belong to, where that is an ensemble of the problem's model.
+            logits: of the models on the forget set.
+            model: that the variables belong to, if it is an ensemble of the problem's model.
         """
         relearner = self.relearner
         if model not in (None, self.problem.model):
             relearner = Relearner(dataclasses.replace(self.problem, model=model), self.config.strategy, self.config.chunk)
-        return self._measured(variables, logits, self.oracles.params, relearner)
+        return self._measure(variables, logits, self.oracles.params, relearner)
 
-    def _measured(
+    def _measure(
         self, variables: Variables, logits: np.ndarray, oracles: Params | None, relearner: Relearner
     ) -> dict[Name, np.ndarray]:
-        given, one = (jax.tree.leaves(params)[0][0] for params in (variables.params, self.oracles.params))
+        member, network = (jax.tree.leaves(params)[0][0] for params in (variables.params, self.oracles.params))
         models = Models(
             logits=logits,
             weights=variables.params,
             oracles=oracles,
-            networks=given.size // one.size,
+            networks=member.size // network.size,
             losses=relearner(variables),
             target=self.target,
             untrained=self.untrained,
@@ -86,6 +88,6 @@ class ModelMetrics:
 
 
 def metrics_for(right: np.ndarray | None) -> list[tuple[Metric, str]]:
-    """The metrics per model of a forget set that need more than logits, with their splits; `right` as `ModelMetrics` takes it."""
-    beyond = [(each, split) for each, split in in_order(PER_MODEL) if each.needs != ("logits",)]
-    return [(each, split) for each, split in beyond if right is not None or "right labels" not in each.needs]
+    """Returns the per-model metrics that need more than logits, with their splits; `right` as in `ModelMetrics`."""
+    beyond = [(metric, split) for metric, split in in_order(PER_MODEL) if metric.needs != ("logits",)]
+    return [(metric, split) for metric, split in beyond if right is not None or "right labels" not in metric.needs]

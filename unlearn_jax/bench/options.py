@@ -1,4 +1,4 @@
-"""The groups that configurations are composed of: a study lists those that it uses, and shows no other."""
+"""Groups of options. A study composes its configuration of the groups that it uses, and `--help` shows only those."""
 
 import contextlib
 import dataclasses
@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, require
 
 SETS = 1000
-"""The most forget sets: each has oracles of its own."""
+"""The most forget sets (each has its own oracles), and unlearning seeds."""
 FEWEST = 8
-"""Models that a verdict takes: `metrics.FEWEST_JUDGED`, whose import would bring JAX with it."""
+"""The fewest models for a verdict. A copy of `metrics.FEWEST_JUDGED`, whose import would import JAX."""
 MAIN = (
     "original",
     "retrain",
@@ -29,14 +29,14 @@ MAIN = (
     "l1_sparse",
     "l1_sparse_proximal",
 )
-"""The methods of the main job: the two ends, and what most tables compare."""
+"""The methods of the main job: the two references, and those that most papers compare."""
 Request = Literal[
     "random", "class", "class_part", "mislabelled", "mislabelled_part", "memorised", "unmemorised", "exposed", "file"
 ]
 
 
 class Group:
-    """A group of options, or several: dataclasses with keyword arguments only."""
+    """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
@@ -47,39 +47,39 @@ class Group:
                 group.check()
 
     def recorded(self) -> dict[str, Any]:
-        """What config.json records and a resumed run has to agree with."""
+        """What config.json records. A run that resumes must have the same."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
 
-# Groups with a name of their own: `--train.epochs`
+# Groups whose options have a prefix: `--train.epochs`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """How one model is trained, the originals and the retrained ones alike."""
+    """How originals and oracles (retrained models) are trained."""
 
     epochs: Count = 15
-    """Passes over the examples that the model is trained on."""
+    """Passes over the training examples."""
     batch_size: Count = 64
-    """Examples in one step."""
+    """Examples per step."""
     learning_rate: Annotated[float, Real(above=0)] = 0.1
-    """The peak of the schedule."""
+    """The largest learning rate of the schedule."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """cosine warms up over the first tenth of the steps and falls to 0 at the last; constant stays."""
+    """cosine: linear warm-up over the first tenth of the steps, then decay to 0; constant: no change."""
     optimiser: Literal["sgd", "adam"] = "sgd"
-    """sgd with momentum, or adam with decoupled weight decay (AdamW)."""
+    """sgd (with momentum) or adam (AdamW: with decoupled weight decay)."""
     momentum: Annotated[float, Real(least=0, below=1)] = 0.9
-    """Of sgd; adam has its own."""
+    """Momentum of sgd; adam ignores it."""
     weight_decay: Annotated[float, Real(least=0)] = 5e-4
-    """Added to the gradient by sgd, decoupled by adam."""
+    """Weight decay: added to the gradient by sgd, decoupled by adam."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Halves:
-    """Models on random halves of the examples."""
+    """Models trained on random halves of the training set."""
 
     models: Annotated[int, Whole(least=4)] = 32
-    """Models on random halves of the examples, from which memorisation and exposure are measured: an even number."""
+    """Models trained on random halves of the training set, to measure memorisation and exposure; an even number."""
 
     def check(self) -> None:
         """Raises UsageError for an odd number of models."""
@@ -88,55 +88,55 @@ class Halves:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forget(Halves):
-    """Which training examples are to be forgotten."""
+    """Which training examples to forget."""
 
     kind: Request = "random"
-    """Some of all, a whole class, some of a class, all or some wrongly labelled, the most or the least memorised, those that an
-    attack on the originals would know best (the worst case), or those that a file lists."""
+    """random examples; a whole class, or part of it; all mislabelled examples, or part of them; the most (memorised) or the least
+    (unmemorised) memorised; exposed: those that a membership attack on the originals detects best; or those that a file lists."""
     size: Annotated[float, Real(above=0)] = 0.1
-    """A share (below 1) or a count: of the class (class_part), of the wrong labels (mislabelled_part) or of all training examples
-    (the others)."""
+    """A share (below 1) or a number of examples: of the class (class_part), of the mislabelled examples (mislabelled_part) or of
+    all training examples (other kinds)."""
     label: Annotated[int, Whole(least=0)] = 0
-    """The class, counted from 0; of several forget sets each is of the next class (class), or all of the same (class_part)."""
+    """The class, counted from 0. Several forget sets take consecutive classes (class) or parts of this one (class_part)."""
     file: Path | None = None
-    """Row numbers of the published training set, counted from 0, as forget_sets/ has them: text, or a .npy file (file)."""
+    """For --forget.kind file: a text or .npy file of row numbers in the published training set, from 0, as in forget_sets/."""
 
     def check(self) -> None:
-        """Raises UsageError for an option that the kind has no use for, or needs and is not given."""
-        needed = self.kind == "file"
-        require(needed or self.file is None, "--forget.file", self.file, "is used with --forget.kind file only")
-        require(not needed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+        """Raises UsageError if an option is missing that the kind needs, or given that it does not use."""
+        listed = self.kind == "file"
+        require(listed or self.file is None, "--forget.file", self.file, "needs --forget.kind file")
+        require(not listed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
         of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
-        require(of_class or self.label == Forget.label, "--forget.label", self.label, "is used with class and class_part only")
+        require(of_class or self.label == Forget.label, "--forget.label", self.label, "needs --forget.kind class or class_part")
         sized = self.kind not in ("class", "mislabelled", "file") or self.size == type(self).size
-        require(sized, "--forget.size", self.size, f"--forget.kind {self.kind} has a size of its own")
-        accepted = "is used with memorised, unmemorised and exposed only"
+        require(sized, "--forget.size", self.size, f"--forget.kind {self.kind} takes no size")
+        accepted = "needs --forget.kind memorised, unmemorised or exposed"
         require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
         super().check()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Which retained examples are judged."""
+    """Which retained examples models are evaluated on."""
 
     retain_size: Count = 2000
-    """Retained examples, drawn at random, whose logits are kept and judged."""
+    """Retained examples that models are evaluated on, drawn at random; their logits are saved."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Null:
-    """From what the null comes."""
+    """How the null is estimated."""
 
     splits: Annotated[int, Whole(least=2, most=10**5)] = 100
-    """Random splits of the oracles in two halves, from which each metric's null distribution comes."""
+    """Random splits of the oracles into two halves. Each half scored against the other gives the null of every metric."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation(Judged, Null):
-    """How the unlearned models are compared with the oracles."""
+    """How unlearned models are compared with the oracles."""
 
 
-# Groups without a name of their own
+# Groups whose options have no prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,63 +144,64 @@ class Run(Group):
     """The run itself."""
 
     exp: str = "unlearning"
-    """The experiment. `--list` shows all."""
+    """The experiment. `--list` shows all of them."""
     device: str = "auto"
-    """auto (the GPUs, else the CPU), cpu, gpu (all of them), gpu:2, gpu:0,1; cuda means gpu. Also -d."""
+    """auto (all GPUs, or the CPU if there is none), cpu, gpu (all GPUs), gpu:2 or gpu:0,1; cuda means gpu. Short: -d."""
     out: Path | None = None
-    """The run folder; one that holds an unfinished run is taken up again. None: runs/EXPERIMENT-TIME."""
+    """The run folder. An unfinished run in it is resumed. None: runs/EXPERIMENT-TIME."""
     smoke: bool = False
-    """A small version of everything, in under a minute on two cores. Options given besides it still count."""
+    """Run a small version of the experiment, in about a minute on two cores. Other options still apply."""
     seed: Annotated[int, Whole(least=0, most=2**32 - 1)] = 0
-    """Everything random follows from it."""
+    """Seed of all random numbers."""
     cache: Path | None = None
-    """Where decoded data, trained models and compiled programs are kept for other runs; None: ~/.cache/unlearn_jax."""
+    """Folder where all runs share decoded data, trained models and compiled programs. None: ~/.cache/unlearn_jax."""
     profile: bool = False
-    """Also say which ten stages took longest, with a trace of all for Perfetto; with --smoke one of every operation as well."""
+    """Print the ten longest stages and write a trace of all for Perfetto; with --smoke, also a trace of every operation."""
 
     immaterial: ClassVar[frozenset[str]] = frozenset(
         {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin"}
     )
-    """Options that do not change the results (to float tolerance), so a run may be resumed with others."""
+    """Options that change results by rounding at most: a run may resume with other values of them."""
     extendable: ClassVar[frozenset[str]] = frozenset()
-    """Options in which a finished run may be extended."""
+    """Options that may grow when a run is opened again, such as the list of methods."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training(Run):
-    """A run that trains pools: what training, batching and diverged members are about."""
+    """A run that trains pools of models: how they are trained and batched."""
 
     train: Train = Train()
     strategy: Literal["auto", "vmap", "map"] = "auto"
-    """The members of a chunk on one device: all at once or one by one; auto: what was measured to be faster there."""
+    """How a device trains the members of a chunk: all at once (vmap) or one by one (map). auto: the faster one, as measured."""
     chunk: Count | None = None
-    """Members trained, and saved, at a time; None: what fits in memory."""
+    """Members that are trained and saved at a time. None: as many as fit in memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images(Training):
-    """A run on a data set of images: what `setting.prepare` reads."""
+    """A run on images: the options that `setting.prepare` reads."""
 
     dataset: str = "digits"
-    """What is learned. `--list` shows all."""
+    """The data set. `--list` shows all of them."""
     data_dir: Path | None = None
-    """Where the data set's files are; None: where its package put them."""
+    """Folder with the data set's files. None: where its package installs them."""
     train_size: Annotated[int, Whole(least=2)] | None = None
-    """Training examples to keep, drawn at random; None: all."""
+    """Number of training examples, drawn at random. None: all."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
-    """Share of the training labels that are made wrong: without any, digits leaves nothing to forget."""
+    """Share of training labels that are made wrong. Without any, there is almost nothing to forget in digits."""
     model: str = "resnet8"
-    """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
+    """resnet8, resnet14, resnet20, ... (6n+2), resnet18 or mlp."""
     width: Count = 8
-    """Channels of the first stage, or hidden units of the MLP. 8 will do for digits; CIFAR ResNets have 16, ResNet-18 has 64."""
+    """Channels of a ResNet's first stage, or hidden units of the MLP. For digits 8 is enough; published: 16, ResNet-18 64."""
     normalisation: Literal["batch", "group"] = "batch"
-    """BatchNorm or GroupNorm."""
+    """Normalisation layers: BatchNorm or GroupNorm."""
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
-    """products: matrix products, few multiplications; patches: one each; xla: its own; auto: products on CPUs, xla on GPUs."""
+    """How convolutions are computed. patches: as one matrix product; products: as several, with fewer multiplications; xla: by
+    XLA's own convolution; auto: products on CPUs, xla on GPUs."""
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
-        from unlearn_jax.models import find  # brings JAX with it, which --help must not
+        from unlearn_jax.models import find  # imports JAX, which --help must not
 
         super().check()
         find(self.model)
@@ -208,17 +209,17 @@ class Images(Training):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requests(Images):
-    """A run that forgets: what `setting.forget_mask` reads."""
+    """A run that forgets: the options that `forget_set.forget_mask` reads."""
 
     forget: Forget = Forget()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judging(Images):
-    """A run that compares models with oracles: what `forget_set.Study` reads."""
+    """A run that compares models with oracles: the options that `forget_set.forget_set` reads."""
 
     members: Annotated[int, Whole(least=2)] | Literal["auto"] = 24
-    """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
+    """Number of original models, each unlearned by every method. Twice as many oracles are trained."""
     evaluation: Evaluation = Evaluation()
 
 
@@ -227,7 +228,7 @@ class Hyper(Group):
     """Hyperparameters of methods."""
 
     hyper: Settings = ()
-    """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
+    """Hyperparameters, separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * means every method that has it."""
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
@@ -235,7 +236,7 @@ class Hyper(Group):
         self.hyperparameters()
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
-        """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; what is given last counts."""
+        """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; the last value given counts."""
         parsed: dict[str, dict[str, Any]] = {}
         for setting in self.hyper:
             name, equals, value = setting.partition("=")
@@ -248,10 +249,10 @@ class Hyper(Group):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Methods(Group):
-    """Which methods."""
+    """Which methods run."""
 
     methods: Names = ("main",)
-    """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
+    """Names, separated by commas; main: the sixteen of the main job; all: all that the model supports. `--list` shows them."""
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
@@ -259,51 +260,51 @@ class Methods(Group):
         self.method_names()
 
     def recorded(self) -> dict[str, Any]:
-        """What config.json records: the methods one by one, so that a run can be extended by some."""
+        """What config.json records: every method by name, so that a later run can add some."""
         return {**super().recorded(), "methods": self.method_names()}
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for, in order, each once; `all` are those that the model can have."""
-        from unlearn_jax.bench import plugins  # brings JAX with it, which --help must not
+        """The names in `methods`, in order and without repeats; `all` stands for every method that the model supports."""
+        from unlearn_jax.bench import plugins  # imports JAX, which --help must not
         from unlearn_jax.methods import METHODS
         from unlearn_jax.models import build
 
         if plugin := getattr(self, "plugin", None):
             plugins.load(plugin)
         model = getattr(self, "model", "mlp")  # of the toy
-        asking = {name for name, entry in METHODS.items() if "convolutions" in entry.needs}
-        fitting = [name for name in METHODS if name not in asking or build(model, classes=2).convolutions]
-        groups = {"all": fitting, "main": MAIN}
+        convolutional = {name for name, entry in METHODS.items() if "convolutions" in entry.needs}
+        supported = [name for name in METHODS if name not in convolutional or build(model, classes=2).convolutions]
+        groups = {"all": supported, "main": MAIN}
         names = list(dict.fromkeys(name for word in self.methods for name in groups.get(word, [word])))
         for name in names or [""]:
-            require(name in METHODS, "--methods", name, f"there is {', '.join(METHODS)}; main or all")
-            require(name in fitting, "--methods", name, f"needs convolutions, which --model {model} has not")
+            require(name in METHODS, "--methods", name, f"expected main, all, or names among {', '.join(METHODS)}")
+            require(name in supported, "--methods", name, f"needs convolutions, which --model {model} does not have")
         return names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison(Methods, Hyper, Requests, Judging):
-    """A run that compares methods on several forget sets."""
+    """A run that compares methods on one or several forget sets."""
 
     forget_sets: Annotated[int, Whole(least=1, most=SETS)] = 1
-    """Forget sets, each with oracles of its own; several make intervals and the verdict count for other sets too."""
+    """Number of forget sets, each with its own oracles. With several, intervals and verdict generalise to other sets."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seeded(Comparison):
-    """A comparison in which a method may run several times: what `evaluate.compare` reads."""
+    """A comparison that may repeat each method with other seeds: the options that `evaluate.compare` reads."""
 
     unlearning_seeds: Annotated[int, Whole(least=1, most=SETS)] = 1
-    """Times that each method unlearns each original, with other keys: 2 or more tell the method's own chance from the rest."""
+    """Times that each method unlearns each original, with different keys. 2 or more measure the method's own randomness."""
 
 
 Judges = TypeVar("Judges", bound=Judging)
 QUICK = ("*.epochs=1", "*.rounds=10")
-"""Hyperparameters with which every method takes seconds."""
+"""Hyperparameters with which every method takes only seconds."""
 
 
 def small(config: Judges, **given: Any) -> Judges:
-    """A configuration of tiny data, a small net and few models; `given` are further fields."""
+    """The configuration with little data, a small network and few models; `given` replaces further fields."""
     sizes = {"train_size": 300, "model": "mlp", "width": 16, "members": 4}
     evaluation = Evaluation(splits=20, retain_size=200)
     settings = {"smoke": True, **sizes, "train": Train(epochs=2, batch_size=64), "evaluation": evaluation, **given}
@@ -313,55 +314,55 @@ def small(config: Judges, **given: Any) -> Judges:
 # The toy in the plane
 
 POINTS, WIDEST = 20_000, 4096
-"""The most points (there is a model without each), and hidden units."""
+"""The most points (one model is trained without each), and the most hidden units."""
 FULL_BATCH = Train(epochs=500, batch_size=512, learning_rate=1e-2, schedule="constant", optimiser="adam", weight_decay=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Discs:
-    """Where the points are: uniformly in discs, one for each class."""
+    """Where the points lie: uniformly in discs, one for each class."""
 
     classes: Annotated[int, Whole(least=2)] = 2
-    """Discs; their centres are the corners of a regular polygon. Two are at (-5, 5) and (5, 5)."""
+    """Number of discs. Their centres are the corners of a regular polygon; two are at (-5, 5) and (5, 5)."""
     radius: Annotated[float, Real(above=0)] = 2.0
-    """Of every disc."""
+    """Radius of every disc."""
     separation: Annotated[float, Real(least=0)] = 10.0
-    """Distance of neighbouring centres."""
+    """Distance between neighbouring centres."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plane(Training):
-    """A run on points in the plane: what `bench.toy` reads."""
+    """A run on points in the plane: the options that `bench.toy` reads."""
 
     dataset: Literal["discs", "fashion_plane"] = "discs"
     """Points in the plane: discs, or ten classes that are as hard to learn as Fashion-MNIST (see `--exp fitted_toy`)."""
     discs: Discs = Discs()
     train_size: Annotated[int, Whole(least=4, most=POINTS)] = 512
-    """Points."""
+    """Number of points."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.0
-    """Share of the points that get a wrong label."""
+    """Share of the points with a wrong label."""
     width: Annotated[int, Whole(least=1, most=WIDEST)] = 64
     """Hidden units of each layer."""
     waves: Annotated[int, Whole(least=0)] = 0
-    """Pixels that the learner sees of a point, waves across the plane; 0: its two coordinates, which it can hardly memorise."""
+    """Number of inputs of the model: waves across the plane. 0: a point's two coordinates, which it can hardly memorise."""
     layers: Annotated[int, Whole(least=1, most=100)] = 2
     """Hidden layers."""
     activation: Literal["relu", "tanh", "gelu"] = "relu"
-    """Of the hidden units."""
+    """Activation function of the hidden units."""
     train: Train = FULL_BATCH
     resolution: Annotated[int, Whole(least=8, most=1024)] = 64
-    """Grid points along each side of the window, on which margins and boundaries are looked at."""
+    """Grid points along each side of the window on which margins and boundaries are computed."""
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
         plain = self.dataset == "discs" or (self.discs, self.label_noise) == (type(self).discs, type(self).label_noise)
-        require(plain, "--dataset", self.dataset, "has its own places and wrong labels; expected no --discs and no --label-noise")
+        require(plain, "--dataset", self.dataset, "fixes its points and labels; expected no --discs option and no --label-noise")
         least = 2 * (self.discs.classes if self.dataset == "discs" else 10)
-        accepted = f"expected at least {least}, two points of each class"
+        accepted = f"expected at least {least}, two for each class"
         require(self.train_size >= least, "--train-size", self.train_size, accepted)
         batch = self.train.batch_size
-        require(batch >= 2, "--train.batch-size", batch, "expected at least 2: one is left out")
+        require(batch >= 2, "--train.batch-size", batch, "expected at least 2, since one example is left out")
 
 
 def _number(text: str) -> Any:

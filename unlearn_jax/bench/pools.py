@@ -1,4 +1,4 @@
-"""Pools of a run: trained under a progress bar, or found in the cache."""
+"""Pools of models: trained under a progress bar, or found in the cache."""
 
 import os
 from collections.abc import Collection, Iterable
@@ -21,38 +21,38 @@ from unlearn_jax.types import Problem, Variables
 BLOCK = 32  # halves drawn together: each example is in 16 of them
 
 
-class OnHalves(NamedTuple):
-    """Models on random halves of the training set, without those that diverged."""
+class HalfModels(NamedTuple):
+    """Models trained on random halves of the training set, without those that diverged."""
 
-    masks: np.ndarray  # [models, examples], what each trained on
+    masks: np.ndarray  # [models, examples]: which examples each model trained on
     variables: Variables  # with a leading axis of models
 
 
-def on_halves(config: Training, setting: Setting, models: int) -> OnHalves:
-    """Models on random halves, each example in half of them: what memorisation and influence are measured with.
+def train_on_halves(config: Training, setting: Setting, models: int) -> HalfModels:
+    """Trains models on random halves of the training set, to measure memorisation and exposure. Each example is in half of them.
 
-    A cached pool of 32 is the beginning of one of 64, 96, ...
+    A pool of 64, 96, ... begins with the cached pool of 32.
 
     Raises:
-        UsageError: so many diverged that some example has fewer than two models of either kind.
+        UsageError: so many diverged that some example has fewer than two models with it, or without it.
     """
     count = len(setting.data.train.labels)
     blocks = [min(BLOCK, models - first) for first in range(0, models, BLOCK)]
     draws = [generator("halves of the training set", config.seed, index) for index in range(len(blocks))]
     masks = np.concatenate([random_halves(count, size, rng) for size, rng in zip(blocks, draws, strict=True)])
-    own = setting._replace(identity={**setting.identity, "halves": blocks[-1]})  # a smaller last block has halves of its own
-    trained = pool(config, own, setting.problem, masks, "half", models)
+    halves = setting._replace(identity={**setting.identity, "halves": blocks[-1]})  # a smaller last block has other halves
+    trained = pool(config, halves, setting.problem, masks, "half", models)
     kept = np.delete(masks, trained.diverged, axis=0)
-    few = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min()) < 2
-    said = f"{len(trained.diverged)} of {models} models on halves diverged and each example needs 2 with and 2 without it"
-    require(not few, "--train.learning-rate", config.train.learning_rate, f"{said}; expected a smaller number")
-    return OnHalves(kept, without(trained.variables, trained.diverged))
+    fewest = min(kept.sum(axis=0).min(), (~kept).sum(axis=0).min())
+    problem = f"{len(trained.diverged)} of {models} models on halves diverged, and each example needs 2 with and 2 without it"
+    require(fewest >= 2, "--train.learning-rate", config.train.learning_rate, f"{problem}; try a smaller learning rate")
+    return HalfModels(kept, without(trained.variables, trained.diverged))
 
 
 def pool(
     config: Training, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
 ) -> Pool:
-    """A pool from the cache, or trained under a progress bar; `seed` in place of the run's."""
+    """Returns a pool from the cache, or trains it under a progress bar; `seed` replaces the seed of the run."""
     assert config.cache
     with working(f"{role} models") as update:
         trained = train_pool(
@@ -72,23 +72,23 @@ def pool(
             ),
         )
         done = f"{members} members, {trained.seconds:.2f} s each"
-        gone = f", diverged: {trained.diverged}" if trained.diverged else ""
-        update(1.0, ". ".join([done + gone, *mixture(trained.made_with)]))
+        lost = f", diverged: {trained.diverged}" if trained.diverged else ""
+        update(1.0, ". ".join([done + lost, *version_note(trained.made_with)]))
     return trained
 
 
-def mixture(made_with: Iterable[str]) -> list[str]:
-    """A sentence if parts of a result were made elsewhere (another version or backend), which agrees up to rounding only.
+def version_note(made_with: Iterable[str]) -> list[str]:
+    """Returns a sentence if parts of a result come from another version or backend, whose results differ by rounding.
 
     Args:
         made_with: of each part, see `device.made_with`.
     """
     others = sorted({*made_with} - {device.made_with()})
-    return [f"Part of this was made with {'; '.join(others)}, not with {device.made_with()}."] if others else []
+    return [f"Part of this was computed with {'; '.join(others)}, not with {device.made_with()}."] if others else []
 
 
 def compile_all(unlearners: Collection[Unlearner]) -> None:
-    """Compile side by side, before the first one runs: the compiler uses one core for much of its time."""
+    """Compiles unlearners in parallel, before the first one runs: one compilation mostly keeps a single core busy."""
     if not unlearners:
         return
     with working("compiling") as update, ThreadPoolExecutor(os.cpu_count()) as threads:

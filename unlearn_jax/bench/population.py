@@ -1,4 +1,4 @@
-"""Models made alike. Those that diverged are left out, n counts the rest, and too few stop a run before methods are trained."""
+"""Models without those that diverged. If too few are left, the run stops before any method is trained."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,18 +14,18 @@ from unlearn_jax.metrics.views import Extra
 from unlearn_jax.training.pools import diverged
 from unlearn_jax.types import Cube, Variables
 
-NULL = 4  # oracles of the smallest null: two against two
+NULL = 4  # the fewest oracles for a null: two against two
 Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
 class Population:
-    """Models made alike, all of them finite: `population` leaves out those that diverged.
+    """Models of one kind that did not diverge. Made by `population`.
 
     Attributes:
-        variables: theirs, with a leading axis of models.
+        variables: with a leading axis of models.
         cube: their logits.
-        lost: the numbers of those that diverged, among all that were made.
+        lost: the numbers of the models that diverged.
     """
 
     variables: Variables
@@ -34,71 +34,71 @@ class Population:
 
     @property
     def members(self) -> int:
-        """How many are left."""
+        """The number of models that are left."""
         return len(self.cube.forget)
 
 
 def population(variables: Variables, cube: Cube, lost: Iterable[int] = ()) -> Population:
-    """The models whose variables and logits are finite.
+    """Returns the models whose variables and logits are finite.
 
     Args:
         variables: of all models.
         cube: of all models.
-        lost: models that count as lost whatever they hold, such as those made from an original that diverged.
+        lost: models to leave out in any case, such as those unlearned from an original that diverged.
     """
-    gone = tuple(sorted({*diverged((variables, cube)), *lost}))
-    return Population(without(variables, gone), without(cube, gone), gone)
+    lost = tuple(sorted({*diverged((variables, cube)), *lost}))
+    return Population(without(variables, lost), without(cube, lost), lost)
 
 
 def lost_members(config: Training, role: str, models: Any, needed: int) -> tuple[int, ...]:
-    """The members of a population that diverged.
+    """Returns the members that diverged, and requires that enough others are left.
 
     Args:
-        config: whose learning rate is to blame.
-        role: what the population is, for the message.
-        models: what is known of them, such as variables and logits: a tree whose leaves have a leading axis of members.
-        needed: members that have to be left.
+        config: with the learning rate, which the message names.
+        role: of the models, for the message.
+        models: variables, logits or both: a tree whose leaves have a leading axis of members.
+        needed: the fewest members to be left.
 
     Raises:
-        UsageError: fewer are left.
+        UsageError: fewer than `needed` are left.
     """
     lost, members = diverged(models), len(jax.tree.leaves(models)[0])
-    said = f"{len(lost)} of {members} {role} models diverged and at least {needed} are needed; expected a smaller number"
-    require(members - len(lost) >= needed, "--train.learning-rate", config.train.learning_rate, said)
+    problem = f"{len(lost)} of {members} {role} models diverged and at least {needed} must be left; try a smaller learning rate"
+    require(members - len(lost) >= needed, "--train.learning-rate", config.train.learning_rate, problem)
     return lost
 
 
 def without(tree: Tree, lost: tuple[int, ...]) -> Tree:
-    """Members of a tree (of weights, or of logits) without those that diverged."""
+    """Drops members from a tree of weights or logits."""
     return jax.tree.map(lambda leaf: np.delete(leaf, lost, axis=0), tree)
 
 
-def first(tree: Tree, count: int) -> Tree:
-    """The first members of a tree."""
+def first_members(tree: Tree, count: int) -> Tree:
+    """Takes the first members of a tree."""
     return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 
 def comparable(members: int, oracles: int) -> int:
-    """How many of so many models can be compared with so many oracles: n against n, and a null of n against n."""
+    """The largest n such that n members can be compared with n oracles, and n oracles with n others for the null."""
     return min(members, oracles // 2)
 
 
 def score_alive(
-    cube: Cube, yardstick: Reference, groups: np.ndarray | None = None, extra: Extra | None = None
+    cube: Cube, reference: Reference, groups: np.ndarray | None = None, extra: Extra | None = None
 ) -> tuple[Evaluation | None, int]:
-    """The scores of models that did not diverge, of the first n of them where the oracles suffice for no more.
+    """Scores models that did not diverge; only the first n of them if there are oracles for no more.
 
     Args:
         cube: their logits.
-        yardstick: the oracles that did not diverge; its n is what these suffice for.
+        reference: the oracles that did not diverge; its n is the most models that can be compared with them.
         groups: see `metrics.score`.
         extra: see `metrics.score`.
 
     Returns:
-        The scores, None of fewer than two models, and n.
+        The scores (None with fewer than two models), and n.
     """
-    n = min(len(cube.forget), yardstick.n)
+    n = min(len(cube.forget), reference.n)
     if n < 2:
         return None, n
     groups, extra = groups if groups is None else groups[:n], {name: values[:n] for name, values in (extra or {}).items()}
-    return score(first(cube, n), yardstick, groups, extra), n
+    return score(first_members(cube, n), reference, groups, extra), n

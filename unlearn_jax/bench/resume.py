@@ -1,4 +1,4 @@
-"""What a study keeps in its run folder: read where an earlier run left it, made and kept where not."""
+"""Results that a study keeps in its run folder: read if an earlier run left them, else made and kept."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 
 from unlearn_jax import device
 from unlearn_jax.bench.options import Judged
-from unlearn_jax.bench.pools import compile_all, mixture
+from unlearn_jax.bench.pools import compile_all, version_note
 from unlearn_jax.bench.setting import Setting
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.progress import working
@@ -26,7 +26,7 @@ class Sized(Protocol):
 
     @property
     def members(self) -> Any:
-        """Original models."""
+        """The number of original models."""
 
     @property
     def evaluation(self) -> Judged:
@@ -34,14 +34,14 @@ class Sized(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """The seed of the run."""
 
 
 def identity_of(config: Sized, setting: Setting, forget: np.ndarray) -> dict[str, Any]:
-    """What the models of a setting depend on, whatever is done with them.
+    """Returns all that the originals and oracles of a setting depend on.
 
     Args:
-        config: the number of members and of retained examples that are judged, and the seed.
+        config: the number of members, the number of retained examples that are evaluated, and the seed.
         setting: the data, the model and the recipe.
         forget: masks of the forget sets, `[..., examples]`.
     """
@@ -56,12 +56,12 @@ def identity_of(config: Sized, setting: Setting, forget: np.ndarray) -> dict[str
 
 
 def load_or_make(folder: Run, name: str, identity: Identity, make: Callable[[], Mapping[str, Any]]) -> Arrays:
-    """As `Run.cached`, with what made the arrays among them, as `made_with`.
+    """As `Run.cached`, and adds an array `made_with`: the versions and the backend.
 
-    Arrays that were made by another version or backend are used, and one line on stderr says so.
+    Arrays from another version or backend are used; one line on stderr says so.
     """
-    found = _load(folder, name, identity)
-    return _keep(folder, name, identity, make()) if found is None else found
+    arrays = _load(folder, name, identity)
+    return _keep(folder, name, identity, make()) if arrays is None else arrays
 
 
 def load_or_make_all(
@@ -70,38 +70,38 @@ def load_or_make_all(
     begin: Callable[[str], Unlearner | None],
     make: Callable[[str, Unlearner | None], Mapping[str, Any]],
 ) -> dict[str, Arrays]:
-    """As `load_or_make`, of several methods; the unlearners that are needed are compiled side by side, before the first is used.
+    """As `load_or_make`, for several methods. The unlearners that are needed are compiled in parallel, before the first is used.
 
     Args:
         folder: the run folder.
         files: by method, the name of the file and the identity.
-        begin: the unlearner of a method that is to be made; None where it takes none.
-        make: gives the arrays of a method.
+        begin: makes the unlearner of a method; None for a method without one.
+        make: makes the arrays of a method.
     """
-    found = {method: _load(folder, *file) for method, file in files.items()}
-    unlearners = {method: begin(method) for method in files if found[method] is None}
+    loaded = {method: _load(folder, *file) for method, file in files.items()}
+    unlearners = {method: begin(method) for method in files if loaded[method] is None}
     compile_all([unlearner for unlearner in unlearners.values() if unlearner])
     return {
         method: _keep(folder, *files[method], make(method, unlearners.pop(method))) if arrays is None else arrays
-        for method, arrays in found.items()
+        for method, arrays in loaded.items()
     }
 
 
 def unlearn(label: str, unlearner: Unlearner, keys: Key) -> Unlearned:
-    """Applies a method to its members, under a progress bar."""
+    """Unlearns all members by a method, under a progress bar."""
     with working(label) as update:
         done = unlearner.apply(keys, lambda share: update(share, f"{round(share * len(keys))} of {len(keys)} members"))
-        update(1.0, f"{done.seconds:.2f} s a member")
+        update(1.0, f"{done.seconds:.2f} s per member")
     return done
 
 
 def _load(folder: Run, name: str, identity: Identity) -> Arrays | None:
-    found = folder.find(name, identity)
-    if found is not None:
-        found.setdefault("made_with", np.array("a version that did not say"))
-        for sentence in mixture([str(found["made_with"])]):
+    arrays = folder.find(name, identity)
+    if arrays is not None:
+        arrays.setdefault("made_with", np.array("an unknown version"))
+        for sentence in version_note([str(arrays["made_with"])]):
             print(f"{name}: {sentence}", file=sys.stderr, flush=True)
-    return found
+    return arrays
 
 
 def _keep(folder: Run, name: str, identity: Identity, arrays: Mapping[str, Any]) -> Arrays:

@@ -1,4 +1,4 @@
-"""What the methods on one forget set score against its oracles, as rows and figures."""
+"""Scores the methods on one forget set against its oracles; the scores as rows and figures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,20 +19,20 @@ from unlearn_jax.types import Cube
 
 
 class Scored(NamedTuple):
-    """A method on one forget set; methods of which fewer than two members are left have no score."""
+    """The scores of a method on one forget set. It takes at least two members that did not diverge."""
 
     evaluation: Evaluation
-    n: int  # models that were compared, the first of those that did not diverge where the oracles suffice for no more
+    n: int  # models that were compared: those that did not diverge, or the first of them if there are too few oracles
     reference: Reference
-    members: dict[Name, np.ndarray]  # [originals, seeds] of each metric that every member has a value of; NaN if it diverged
+    members: dict[Name, np.ndarray]  # [originals, seeds] for each metric with a value per member; NaN where one diverged
 
 
 def null_of(forget: ForgetSet, oracles: Cube, extra: dict[Name, np.ndarray] | None = None) -> Reference:
-    """What retrained models score against each other.
+    """Scores retrained models against each other.
 
     Args:
         forget: the forget set.
-        oracles: the logits of those that did not diverge.
+        oracles: the logits of the oracles that did not diverge.
         extra: their metrics that need more than logits.
     """
     config = forget.config
@@ -41,7 +41,7 @@ def null_of(forget: ForgetSet, oracles: Cube, extra: dict[Name, np.ndarray] | No
 
 
 def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, dict[str, Scored]]:
-    """What retrained models score against each other, and what every method scores against them."""
+    """Scores retrained models against each other, and every method against them."""
     groups = np.arange(forget.members) * min(GROUPS, forget.members) // forget.members
     scored: dict[str, Scored] = {}
     with working("scores") as update:
@@ -66,15 +66,15 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
 
 
 def _with_gaps(by_seed: Sequence[Sequence[float] | np.ndarray], lost: Sequence[tuple[int, ...]], members: int) -> np.ndarray:
-    """A value of each original and seed, NaN for those that are lost or, at the end, were not compared."""
-    whole = np.full((members, len(by_seed)), np.nan)
-    for seed, (values, gone) in enumerate(zip(by_seed, lost, strict=True)):
-        whole[np.delete(np.arange(members), gone)[: len(values)], seed] = values
-    return whole
+    """Arranges values as [originals, seeds], with NaN for members that diverged or were not compared."""
+    table = np.full((members, len(by_seed)), np.nan)
+    for seed, (values, diverged) in enumerate(zip(by_seed, lost, strict=True)):
+        table[np.delete(np.arange(members), diverged)[: len(values)], seed] = values
+    return table
 
 
 def rows_of(forget: ForgetSet, judgement: Judgement, scored: dict[str, Scored]) -> list[Row]:
-    """The scores and costs of every method."""
+    """Returns the scores and costs of every method as rows."""
     retraining, seconds = retraining_examples(forget), judgement.oracles.seconds
     rows: list[Row] = []
     for name, (first, *_) in judgement.methods.items():
@@ -85,7 +85,7 @@ def rows_of(forget: ForgetSet, judgement: Judgement, scored: dict[str, Scored]) 
 def _rows(
     forget: ForgetSet, name: str, judged: Judged, scored: Scored | None, oracles: int, retraining: tuple[float, float]
 ) -> list[Row]:
-    """Those of one method; `retraining` is what it is held against, in seconds and in examples."""
+    """The rows of one method; `retraining` is the cost of retraining, in seconds and in examples."""
     config = forget.config
     common = Row(
         experiment=config.exp,
@@ -109,7 +109,7 @@ def _rows(
 
 
 def scored_row(common: Row, score: Score) -> Row:
-    """A row of what all rows of a method have in common, and a score."""
+    """Returns the row of a score; `common` has the columns that all rows of a method share."""
     null = score.null
     return common._replace(
         metric=score.metric,
@@ -128,7 +128,7 @@ def scored_row(common: Row, score: Score) -> Row:
 
 
 def draw(forget: ForgetSet, judgement: Judgement, rows: list[Row]) -> None:
-    """The figures that show single members and examples."""
+    """Draws the figures that show single members and examples."""
     title, oracles = subject(rows), judgement.oracles.cube
     cubes = {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
     losses = {name: forget.losses(cube) for name, cube in cubes.items()}

@@ -1,4 +1,4 @@
-"""What every study begins with: the data and the model that a configuration asks for, on the devices."""
+"""The data and the model of a configuration, on the devices: where every study begins."""
 
 import dataclasses
 import math
@@ -18,25 +18,25 @@ from unlearn_jax.progress import stage
 from unlearn_jax.training.ensembles import shared
 from unlearn_jax.types import Model, Problem, Recipe
 
-TRAINING = 3  # times its weights that training a model holds: they, their gradients, the momentum
+TRAINING = 3  # copies of the weights in memory during training: weights, gradients, momentum
 
 
 class Setting(NamedTuple):
-    """Data, model, and the problem in which nothing is to be forgotten yet."""
+    """The data and the model, with an empty forget set."""
 
     data: Dataset
     problem: Problem  # on the devices
-    identity: dict[str, Any]  # what a pool depends on besides the recipe, the mask, the role and the seed
+    identity: dict[str, Any]  # all that a pool depends on besides the recipe, the mask, the role and the seed
 
 
 @stage("data")
 def prepare(config: Images) -> Setting:
-    """Load the data and build the model.
+    """Loads the data and builds the model.
 
     Raises:
-        UsageError: the data set or the model is not there.
+        UsageError: there is no such data set or model, or the data cannot be read.
     """
-    form = fastest() if config.convolution == "auto" else config.convolution
+    convolution = fastest() if config.convolution == "auto" else config.convolution
     data = load(
         config.dataset,
         train_size=config.train_size,
@@ -46,19 +46,19 @@ def prepare(config: Images) -> Setting:
         cache=config.cache,
     )
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
-    options = {**kind, "convolution": form}
+    options = {**kind, "convolution": convolution}
     model = build(config.model, **{name: options[name] for name in ("classes", *find(config.model).defaults) if name in options})
     require_memory(config, model, data.train.images)
     return setting_of(data, model, {"model": config.model, **kind}, Recipe(**dataclasses.asdict(config.train)))
 
 
 def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Recipe) -> Setting:
-    """Data and a model, on the devices.
+    """Puts data and a model on the devices.
 
     Args:
-        data: as loaded.
-        model: as built.
-        identity: of the model: what a pool of it is found by.
+        data: see `data.load`.
+        model: see `models.build`.
+        identity: of the model, by which its pools are found in the cache.
         recipe: how it is trained.
     """
     everything = np.ones(len(data.train.labels), bool)
@@ -78,16 +78,16 @@ def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Re
     return Setting(data, shared(problem), {"dataset": data.name, "data": data.fingerprint, **identity})
 
 
-def decisive(config: Run) -> dict[str, Any]:
-    """The options that decide a run's results: all but those that are immaterial or that may be extended."""
+def deciding_options(config: Run) -> dict[str, Any]:
+    """Returns the options that results depend on: all but immaterial and extendable ones."""
     return {name: value for name, value in config.recorded().items() if name not in config.immaterial | config.extendable}
 
 
 def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
-    """Raises a UsageError if the model cannot take the images, or lower bounds of the memory exceed what the machine has.
+    """Raises a UsageError if the model cannot take the images, or the run surely needs more memory than the machine has.
 
-    Counted are the training state of one model, the order of the examples of one model on each device, and the weights of the
-    original models, each by itself.
+    Checks three lower bounds, each by itself: the training state of one model, the order of the examples of one model on each
+    device, and the weights of the original models.
     """
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
     try:
@@ -102,12 +102,12 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
         ("--train.epochs", config.train.epochs): (orders, "for the order of the examples in one model on each device"),
         ("--members", members): (weights * members if members != "auto" else 0, "for the weights of the original models"),
     }
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for (option, value), (needed, what) in needs.items():
-        said = f"{needed / 2**30:,.0f} GiB of memory are needed {what}; this machine has {there / 2**30:,.0f}"
-        require(needed <= there, option, value, said)
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for (option, value), (needed, purpose) in needs.items():
+        problem = f"{needed / 2**30:,.0f} GiB of memory are needed {purpose}; this machine has {available / 2**30:,.0f}"
+        require(needed <= available, option, value, problem)
 
 
 def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
-    """The problem of forgetting the rows of a mask."""
+    """Returns the problem of forgetting the rows of a mask."""
     return dataclasses.replace(setting.problem, forget=shared(forget), forget_count=int(forget.sum()))

@@ -1,4 +1,4 @@
-"""Where the variance of a method's results comes from, as a figure."""
+"""The components of the variance of a method's results, as a figure."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,22 +21,22 @@ SHOWN = ((accuracy, "forget"), (accuracy, "test"), (kl_to_oracle, "forget"))
 PANELS = {metric.on(split): metric.title(split) for metric, split in SHOWN}
 
 
-def bars(found: Mapping[str, Mapping[tuple[str, str], Any]], title: str) -> "matplotlib.figure.Figure":
-    """Draws the variance components of each method, stacked, as a share of their sum; the total standard deviation beside them.
+def variance_bars(components: Mapping[str, Mapping[tuple[str, str], Any]], title: str) -> "matplotlib.figure.Figure":
+    """Draws the variance components of each method as stacked shares of their sum, and the total standard deviation beside them.
 
     Args:
-        found: by method, and by metric and split, its `metrics.statistics.Components`.
-        title: what they are about, see `rows.subject`.
+        components: by method, and by metric and split, see `metrics.statistics.Components`.
+        title: see `rows.subject`.
 
     Returns:
         The figure.
     """
-    methods = list(found)
+    methods = list(components)
     figure = blank(WIDTH, 1.6 + 0.27 * len(methods))
     places = np.arange(len(methods))
     panels = figure.subplots(1, len(PANELS), sharey=True)
     for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
-        parts = np.array([[getattr(found[method][name], part) for part in PARTS] for method in methods])
+        parts = np.array([[getattr(components[method][name], part) for part in PARTS] for method in methods])
         known = np.nan_to_num(parts)
         total = known.sum(axis=1)
         shares = np.divide(known, total[:, None], out=np.zeros_like(known), where=total[:, None] > 0)

@@ -1,4 +1,4 @@
-"""Results of a run beside its scores: power, single examples, pairs of methods, sources of variance, agreement of metrics."""
+"""Statistics of a run beyond its scores: power, single examples, pairs of methods, sources of variance, agreement of metrics."""
 
 from typing import NamedTuple
 
@@ -29,14 +29,14 @@ COMPARED = (
     average_gap.on("all"),
     accuracy.on("test"),
 )
-SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models that the power curve shows, where there are as many
+SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models in the power curve, up to those at hand
 SIGNIFICANT = 0.05
-LARGE = 0.2  # difference in the share of models that are right, from which an example counts as carrying the gap
-OF_EXAMPLES = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd")
+LARGE = 0.2  # gap in accuracy from which an example counts as carrying the gap of the forget set
+EXAMPLE_COLUMNS = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd")
 
 
-class OnExamples(NamedTuple):
-    """The predictions of one method's models on each example of a forget set."""
+class ExampleSummary(NamedTuple):
+    """How one method's models predict each example of a forget set."""
 
     models: int
     right: Float[np.ndarray, " examples"]  # share of the models that predict the label
@@ -45,7 +45,7 @@ class OnExamples(NamedTuple):
 
 
 def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> tuple[list[Row], float]:
-    """Rows of the mean over the forget sets, and the band of their joint verdict."""
+    """Returns rows of the means over the forget sets, and the band of the joint verdict."""
     sets = list(dict.fromkeys(row.forget_set for row in rows))
     band, means = 0.0, []
     for method, by_set in scored.items():
@@ -53,7 +53,9 @@ def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> t
         members, oracles = (min(getattr(row, field) or 0 for row in of_method) for field in ("n_members", "n_oracles"))
         common = Row(*of_method[0][:8])._replace(forget_set=f"mean of {len(sets)}", n_members=members, n_oracles=oracles)
         if len(by_set) == len(sets):
-            evaluation = pooled([each.evaluation for each in by_set.values()], [each.reference for each in by_set.values()])
+            evaluation = pooled(
+                [on_set.evaluation for on_set in by_set.values()], [on_set.reference for on_set in by_set.values()]
+            )
             band = max(band, evaluation.band)
             common = common._replace(band=evaluation.band, inside=evaluation.inside)
             means += [scored_row(common, score) for score in evaluation.scores]
@@ -64,11 +66,11 @@ def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> t
 
 
 def power(folder: Run, reference: Reference, original: Scored | None, title: str) -> None:
-    """Write, draw and print the null's width and the visible difference by the number of oracles; beside them no unlearning."""
+    """Writes, draws and prints the width of the null and the smallest visible difference, by the number of oracles."""
     sizes = [size for size in SIZES if size < reference.n] + [reference.n]
     with working("power") as update:
         curve = power_curve(reference, sizes)
-        update(1.0, f"nulls of {', '.join(str(2 * size) for size in sizes)} oracles")
+        update(1.0, f"nulls with {', '.join(str(2 * size) for size in sizes)} oracles")
     columns = ("metric", "split", "models", "oracles", *(f"null_{field}" for field in Null._fields), "band", "visible")
     folder.write_csv("power.csv", columns, [(*point[:4], *point.null, point.band, point.visible) for point in curve])
     scores = original.evaluation.scores if original else []
@@ -77,73 +79,75 @@ def power(folder: Run, reference: Reference, original: Scored | None, title: str
     sample_size.show(curve, distances)
 
 
-def on_examples(cube: Cube, labels: Labels) -> OnExamples:
-    """The predictions of some models on each example of a forget set."""
+def summarise_examples(cube: Cube, labels: Labels) -> ExampleSummary:
+    """Summarises how models predict each example of a forget set."""
     margins = scaled_logits(cube.forget, labels.forget)
     right = (np.argmax(cube.forget, axis=-1) == labels.forget[None]).mean(axis=0)
-    return OnExamples(len(margins), right, margins.mean(axis=0), margins.std(axis=0, ddof=1) if len(margins) > 1 else 0 * right)
+    return ExampleSummary(
+        len(margins), right, margins.mean(axis=0), margins.std(axis=0, ddof=1) if len(margins) > 1 else 0 * right
+    )
 
 
 def examples(forget: ForgetSet, judgement: Judgement) -> tuple[list[tuple], str]:
-    """The rows of examples.csv of one forget set, and a sentence on which examples carry what the originals remember."""
+    """Returns the rows of examples.csv for one forget set, and a sentence on which examples carry the gap in accuracy."""
     cubes = {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
     cubes = {"oracle": judgement.oracles.cube, **cubes}
-    by_method = {name: on_examples(cube, forget.labels) for name, cube in cubes.items()}
+    by_method = {name: summarise_examples(cube, forget.labels) for name, cube in cubes.items()}
     label, clean = forget.labels.forget, forget.setting.data.clean_labels[forget.rows["forget"]]
     rows = [
-        (forget.name, int(row), int(label[i]), int(clean[i]), name, on.models, *(float(part[i]) for part in on[1:]))
-        for name, on in by_method.items()
+        (forget.name, int(row), int(label[i]), int(clean[i]), name, summary.models, *(float(part[i]) for part in summary[1:]))
+        for name, summary in by_method.items()
         for i, row in enumerate(forget.published["forget"])
     ]
     if "original" not in by_method:
         return rows, ""
     gap = by_method["original"].right - by_method["oracle"].right
     if gap.sum() <= 0:
-        return rows, f"{forget.name}: the originals are right on F no more often than the oracles."
+        return rows, f"{forget.name}: the originals' accuracy on F is not above the oracles'."
     large, wrong = gap >= LARGE, label != clean
-    carried = f"{gap[large].sum() / gap.sum():.0%} of that lies on the {large.sum()} examples of {len(gap)}"
-    shares = [f"{carried} where it is {LARGE:.0%} or more"]
-    shares += [f"{gap[wrong].sum() / gap.sum():.0%} on the {wrong.sum()} wrongly labelled"] * bool(wrong.any())
-    more = f"{forget.name}: originals are right on F {100 * gap.mean():.1f} points more often than oracles"
-    return rows, f"{more}; {', '.join(shares)} (examples.csv)."
+    share = f"{gap[large].sum() / gap.sum():.0%} of this gap comes from the {large.sum()} of {len(gap)} examples"
+    shares = [f"{share} where it is {100 * LARGE:.0f} points or more"]
+    shares += [f"{gap[wrong].sum() / gap.sum():.0%} from the {wrong.sum()} mislabelled ones"] * bool(wrong.any())
+    total = f"{forget.name}: the originals' accuracy on F is {100 * gap.mean():.1f} points above the oracles'"
+    return rows, f"{total}; {', '.join(shares)} (examples.csv)."
 
 
 def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
-    """Write every pair of methods, paired by original and forget set; returns a sentence on ties with the nearest by KLOM."""
+    """Writes comparisons of all pairs of methods; returns a sentence on which methods tie with the nearest by KLOM."""
     rows: list[tuple] = []
     notes: list[str] = []
     sets = max(map(len, scored.values()))
     for name in COMPARED:
-        parts, ideal = {}, {}
+        parts, null_means = {}, {}
         for method, by_set in scored.items():
-            scores = [score for scored_on in by_set.values() for score in scored_on.evaluation.scores if score.name == name]
+            scores = [score for on_set in by_set.values() for score in on_set.evaluation.scores if score.name == name]
             if len(scores) == sets > 0:
                 parts[method] = np.array([score.parts for score in scores]).T
-                ideal[method] = np.mean([score.null.mean for score in scores])
+                null_means[method] = np.mean([score.null.mean for score in scores])
         compared = comparisons(parts)
         rows += [(*name, pair.first, pair.second, *pair.difference, pair.adjusted_p) for pair in compared]
         known = {method: part[np.isfinite(part)] for method, part in parts.items() if method not in REFERENCES}
-        distances = {method: abs(float(part.mean()) - ideal[method]) for method, part in known.items() if len(part)}
+        distances = {method: abs(float(part.mean()) - null_means[method]) for method, part in known.items() if len(part)}
         if name == klom.on("forget") and len(distances) > 1:
             nearest = min(distances, key=distances.__getitem__)
-            open_ = [pair[:2] for pair in compared if nearest in pair[:2] and not pair.adjusted_p < SIGNIFICANT]
-            ties = {method for both in open_ for method in both}
+            undecided = [pair[:2] for pair in compared if nearest in pair[:2] and not pair.adjusted_p < SIGNIFICANT]
+            ties = {method for pair in undecided for method in pair}
             tied = sorted(ties & distances.keys() - {nearest}, key=distances.__getitem__)
             others = f"not distinguished from it: {', '.join(tied)}" if tied else "all others are distinguished from it"
-            notes = [f"Nearest by KLOM on F: {nearest}; {others} (paired by original and forget set, Holm's correction, 5%)."]
+            notes = [f"Nearest by KLOM on F: {nearest}; {others} (paired by original and forget set, 5% with Holm's correction)."]
     folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Estimate._fields, "adjusted_p"), rows)
     return notes
 
 
 def variance(folder: Run, scored: dict[str, dict[str, Scored]], title: str) -> None:
-    """Write and draw which part of each method's variance comes from the original, the forget set and the method's randomness.
+    """Writes and draws how much of each method's variance comes from the original, the forget set and the unlearning seed.
 
-    With one forget set and one seed nothing is written: the parts cannot be separated.
+    Writes nothing for one forget set and one seed: the components cannot be separated.
     """
     by_method: dict[str, dict[Name, Components]] = {}
     for method, by_set in scored.items():
         for name in next(iter(by_set.values())).members if by_set else ():
-            values = np.stack([scored_on.members[name] for scored_on in by_set.values()], axis=1)
+            values = np.stack([on_set.members[name] for on_set in by_set.values()], axis=1)
             whole = values[np.isfinite(values).all(axis=(1, 2))]
             if len(whole) > 1 and whole.shape[1:] != (1, 1):
                 by_method.setdefault(method, {})[name] = components(whole)
@@ -156,19 +160,19 @@ def variance(folder: Run, scored: dict[str, dict[str, Scored]], title: str) -> N
         for part, value, error in zip(Components._fields, parts[:4], parts.errors, strict=False)
     ]
     folder.write_csv("variance.csv", ("method", "metric", "split", "component", "variance", "standard_error"), rows)
-    save(sources_of_variance.bars(by_method, title), folder, "variance")
+    save(sources_of_variance.variance_bars(by_method, title), folder, "variance")
 
 
 def agreement(folder: Run, rows: list[Row]) -> None:
-    """Write and draw how far metrics agree on the order of the methods, without the references, on which all metrics agree.
+    """Writes and draws how far metrics agree on the order of the methods. References are left out: all metrics agree on them.
 
-    With fewer than two methods nothing is written.
+    Writes nothing for fewer than two methods.
     """
     _, metrics, sizes = deviations(row for row in rows if row.method not in REFERENCES)
     ranked = sizes[~np.isnan(sizes).any(1)]
     if len(ranked) < 2:
         return
-    agreed = rank_agreement(ranked)
-    write_agreement(folder, metrics, *agreed, len(ranked))
-    title = f"{subject(rows)}\nhow far metrics agree on the order of {len(ranked)} methods"
-    save(metric_agreement(metrics, *agreed, title), folder, "metric_agreement")
+    correlations = rank_agreement(ranked)
+    write_agreement(folder, metrics, *correlations, len(ranked))
+    title = f"{subject(rows)}\nagreement of metrics on the order of {len(ranked)} methods"
+    save(metric_agreement(metrics, *correlations, title), folder, "metric_agreement")

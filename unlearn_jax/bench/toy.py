@@ -1,4 +1,4 @@
-"""The toy in the plane, trained once with every point and once without each: what the studies of single points begin with."""
+"""The toy in the plane, for studies of single points: a model trained with all points, and one without each."""
 
 import contextlib
 import dataclasses
@@ -19,32 +19,32 @@ from unlearn_jax.models import build, through_waves
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.types import Examples, Recipe, Variables
 
-AROUND = 1.0  # from the outermost points to the window's edges
+BORDER = 1.0  # from the outermost points to the window's edges
 
 
-def drawn(config: Plane, seed: int) -> Toy:
-    """The points of a seed."""
+def draw_toy(config: Plane, seed: int) -> Toy:
+    """Draws the points."""
     if config.dataset == "fashion_plane":
         return populations(config.train_size, FASHION_PLANE, seed=seed)
     return discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=seed)
 
 
 @contextlib.contextmanager
-def bounded(config: Plane) -> Iterator[None]:
-    """Within it, an original without a boundary is a mistake of who asked for so little training.
+def require_boundary(config: Plane) -> Iterator[None]:
+    """Turns a `NoBoundaryError` in its block into a user error: too little training.
 
     Raises:
-        UsageError: instead of `NoBoundaryError`.
+        UsageError: the original has no boundary.
     """
     try:
         yield
     except NoBoundaryError as error:
-        remedy = f"{error}; expected more, or a larger --train.learning-rate than {config.train.learning_rate:g}"
+        remedy = f"{error}; try more epochs, or a larger --train.learning-rate than {config.train.learning_rate:g}"
         raise UsageError("--train.epochs", config.train.epochs, remedy) from error
 
 
-def prepared(config: Plane, toy: Toy, seed: int) -> Training:
-    """The training run of a seed."""
+def prepare_training(config: Plane, toy: Toy, seed: int) -> Training:
+    """Prepares the training of the original."""
     shape: dict[str, Any] = {"width": config.width, "layers": config.layers, "activation": config.activation}
     model = build("mlp", classes=len(toy.centres), **shape)
     model = through_waves(model, config.waves) if config.waves else model
@@ -52,28 +52,28 @@ def prepared(config: Plane, toy: Toy, seed: int) -> Training:
     return influence.training(jax.random.key(seed), model, examples, Recipe(**dataclasses.asdict(config.train)))
 
 
-def around(points: np.ndarray, resolution: int) -> Window:
-    """The part of the plane that the points are in."""
-    (left, bottom), (right, top) = points.min(0) - AROUND, points.max(0) + AROUND
+def window_around(points: np.ndarray, resolution: int) -> Window:
+    """Returns the part of the plane that holds the points."""
+    (left, bottom), (right, top) = points.min(0) - BORDER, points.max(0) + BORDER
     return Window(float(left), float(right), float(bottom), float(top), resolution)
 
 
-def towards_nearest(window: Window, toy: Toy) -> Examples:
-    """The points of the window's grid, each labelled with the class whose centre is nearest."""
+def label_grid(window: Window, toy: Toy) -> Examples:
+    """Returns the points of the window's grid, each labelled with the class of the nearest centre."""
     grid = window.grid()
     nearest = np.linalg.norm(grid[:, None] - toy.centres[None], axis=2).argmin(1)
     return Examples(jnp.asarray(grid), jnp.asarray(nearest))
 
 
-def shuffled(seed: int, original: Training, reorderings: int) -> np.ndarray:
-    """Orders to sum in, a row for each."""
+def draw_orders(seed: int, original: Training, reorderings: int) -> np.ndarray:
+    """Draws random orders of summation for training, one in each row."""
     rows = len(original.examples.labels) if original.batches is None else original.batches.shape[1]
     rng = generator("reorderings", seed)
     return np.stack([rng.permutation(rows) for _ in range(reorderings)]).astype(np.int32)
 
 
 def float_noise(config: Plane, original: Training, exact: LeaveOneOut, window: Window, orders: np.ndarray) -> np.ndarray:
-    """How far the original's boundary moves, on average along it, when the sums of its training are in another order."""
+    """Measures the mean displacement of the original's boundary when training sums in other orders: the effect of rounding."""
     trained = influence.for_members(train_in_order, original, orders, config.strategy, config.chunk)
     examples, line = original.examples, exact.contour
     return influence.changes(
@@ -82,13 +82,13 @@ def float_noise(config: Plane, original: Training, exact: LeaveOneOut, window: W
 
 
 def train_in_order(original: Training, order: jax.Array) -> Variables:
-    """The original, its sums in another order."""
+    """Trains the original with its sums in another order."""
     return influence.train(influence.reordered(original, order), jnp.ones(len(original.examples.labels)))
 
 
 def surfaces(original: Training, variables: Variables, window: Window) -> np.ndarray:
-    """z_c - max_{j≠c} z_j of models on the window's grid: [models, classes, rows, columns]."""
+    """Returns the margins z_c - max_{j≠c} z_j on the window's grid: [models, classes, rows, columns]."""
     logits = predict(original.model, variables, window.grid()).astype(np.float64)
-    own = np.eye(logits.shape[2], dtype=bool)
-    margins = [logits[..., c] - np.where(own[c], -np.inf, logits).max(2) for c in range(logits.shape[2])]
+    is_class = np.eye(logits.shape[2], dtype=bool)
+    margins = [logits[..., c] - np.where(is_class[c], -np.inf, logits).max(2) for c in range(logits.shape[2])]
     return np.stack(margins, axis=1).reshape(len(logits), -1, window.resolution, window.resolution)

@@ -1,4 +1,4 @@
-"""Hyperparameters found by `python benchmark.py --exp tuning`, one file for each data set, beside how they were found."""
+"""Hyperparameters found by `python benchmark.py --exp tuning`: one file for each data set, which also says how."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,6 @@ FOLDER = Path(__file__).parent / "tuned"
 
 
 def tuned(dataset: str) -> dict[str, dict[str, Any]]:
-    """Method -> hyperparameter -> value, for the methods that were tuned on a data set; {} where none were."""
+    """Returns method -> hyperparameter -> value for the methods that were tuned on a data set; {} if none were."""
     file = {file.stem: file for file in FOLDER.glob("*.json")}.get(dataset)  # a name is no path
     return json.loads(file.read_text())["hyperparameters"] if file else {}

@@ -1,4 +1,4 @@
-"""The search for each method's hyperparameters, at the same budget for all, away from everything that the evaluation uses."""
+"""The search for hyperparameters: the same budget for every method, and no data or model that the evaluation uses."""
 
 import dataclasses
 import hashlib
@@ -28,33 +28,33 @@ from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
-AWAY = 1  # the forget set of this number is the tuning's; the evaluation counts from 0, its first is another draw
-NARROW = 0.25  # of the space's width: how far around the best the later rounds draw
-SEED = 0x7E57  # added to the run's seed: keys that no evaluation with a seed nearby uses
+AWAY = 1  # number of the forget set for tuning; number 0 is the evaluation's first
+NARROW = 0.25  # width of the range around the best in later rounds, as a share of the whole range
+SEED = 0x7E57  # added to the run's seed, for keys that no evaluation with a similar seed uses
 
 
 def run(config: Config, folder: Run) -> None:
-    """Search, and write `tuned.json`: hyperparameters, what each scored, and what the search cost.
+    """Searches, and writes hyperparameters (`tuned.json`), the scores of all trials, and the cost of the search.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        UsageError: the configuration cannot be run.
     """
-    asked = [name for name in config.method_names() if METHODS[name].search]
-    accepted = f"hyperparameters that can be searched have {', '.join(searchable())}"
-    require(bool(asked), "--methods", ",".join(config.methods), accepted)
+    names = [name for name in config.method_names() if METHODS[name].search]
+    accepted = f"nothing to search; expected some of {', '.join(searchable())}"
+    require(bool(names), "--methods", ",".join(config.methods), accepted)
     setting = prepare(config)
     search = Search(config, folder, setting)
-    found: dict[str, dict[str, Any]] = {}
-    for name in asked:
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:
         with working(name) as update:
-            found[name] = search.tune(name)
-            update(1.0, f"{found[name]['authors']:.2f} -> {found[name]['score']:.2f} by {found[name]['values']}")
+            best = results[name] = search.tune(name)
+            update(1.0, f"distance {best['authors']:.2f} (authors' values) -> {best['score']:.2f} ({best['values']})")
     columns = ("method", "authors", "score", "doing_nothing", "retrain", "trials", "retrainings")
     ends = search.judge.nothing.sum(), search.judge.floor.sum()
-    rows = [[name, each["authors"], each["score"], *ends, config.trials, each["cost"]] for name, each in found.items()]
+    rows = [[name, best["authors"], best["score"], *ends, config.trials, best["cost"]] for name, best in results.items()]
     folder.write_csv("tuning.csv", columns, rows)
-    folder.write_json("trials.json", {name: each["trials"] for name, each in found.items()})
-    chosen = {name: each["values"] for name, each in found.items()}
+    folder.write_json("trials.json", {name: best["trials"] for name, best in results.items()})
+    chosen = {name: best["values"] for name, best in results.items()}
     found_by = folder.read_json("config.json")
     found_by["config"] = {key: value for key, value in found_by["config"].items() if key not in config.immaterial}
     found_by.pop("command", None)
@@ -62,19 +62,19 @@ def run(config: Config, folder: Run) -> None:
 
 
 class Judge:
-    """Originals and oracles of the tuning's own, and the score of a setting against them.
+    """Originals and oracles for tuning only, and the score of a setting against them.
 
-    The score is, on the forget set, retained and held-out examples each, how far the margins are from the oracles': the
-    Wasserstein distance between Gaussians fitted to each example, in standard deviations of the oracles. It is smooth with few
-    models, where a histogram metric such as KLOM says nothing yet. `floor` is what retrained
-    models score, `nothing` what the originals do.
+    The score is the distance of the margins from the oracles' on the forget set, on retained and on held-out examples: the
+    Wasserstein distance between Gaussians fitted to each example, in standard deviations of the oracles. It is smooth even
+    with few models, unlike a histogram metric such as KLOM. `floor` is the score of retrained models, `nothing` that of the
+    originals.
     """
 
     def __init__(self, config: Budget, setting: Setting):
         self.config, self.seed, self.label = config, config.seed + SEED, forget_class(config, setting, AWAY)
         mask = forget_mask(config, setting, AWAY)
         self.problem: Problem = forgetting(setting, mask)
-        self.identity = {  # whatever a score depends on besides the method and its hyperparameters
+        self.identity = {  # all that a score depends on besides the method and its hyperparameters
             **setting.identity,
             "forget": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
             "recipe": dataclasses.asdict(self.problem.recipe),
@@ -94,7 +94,7 @@ class Judge:
                 ("retrain", ~mask, config.members),
             )
         }
-        for role, models in trained.items():  # settings are judged on few models: all are needed
+        for role, models in trained.items():  # they are few: none may diverge
             lost_members(config, role, (models, self.logits(models)), config.members)
         self.originals: Variables = trained["original"]
         self.oracles = self.margins(self.logits(trained["oracle"]))
@@ -103,15 +103,15 @@ class Judge:
         self.retraining = flops(refit, member_keys(0, "", 1)[0], self.problem) / example_flops(self.problem)
 
     def judge(self, name: str, base: dict[str, Any], settings: list[dict[str, float]]) -> tuple[np.ndarray, np.ndarray, float]:
-        """The scores of every setting, all in one batch of members.
+        """Scores every setting, all in one batch of members.
 
         Returns:
-            The distances `[settings, splits]`, infinite where a member diverged; accuracies of the same, in %; and the work of
+            The distances `[settings, splits]`, infinite where a member diverged; the accuracies, in %; and the work for
             one member in training examples.
         """
         members = self.config.members
-        values = base | {key: np.repeat([each[key] for each in settings], members) for key in settings[0]}
-        repeated = tiled(self.originals, len(settings))
+        values = base | {key: np.repeat([setting[key] for setting in settings], members) for key in settings[0]}
+        repeated = tile(self.originals, len(settings))
         unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
         done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
         logits = self.logits(done.variables)
@@ -119,50 +119,50 @@ class Judge:
         margins_of = self.margins(logits)
         distances, shares = [], []
         for first in range(0, members * len(settings), members):
-            own = [split[first : first + members] for split in margins_of]
+            unlearned = [split[first : first + members] for split in margins_of]
             alive = not lost & set(range(first, first + members))
-            distances.append(self.score(own) if alive else np.full(len(own), np.inf))
-            shares.append([100 * float(np.mean(split > 0)) if alive else np.nan for split in own])
+            distances.append(self.score(unlearned) if alive else np.full(len(unlearned), np.inf))
+            shares.append([100 * float(np.mean(split > 0)) if alive else np.nan for split in unlearned])
         return np.array(distances), np.array(shares), done.examples
 
     def logits(self, variables: Variables) -> list[np.ndarray]:
-        """Logits of each member on the three splits."""
+        """Returns the logits of each member on the three splits."""
         return [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
 
     def margins(self, logits: list[np.ndarray]) -> list[np.ndarray]:
-        """Margins of each member on the three splits; a diverged one's mean nothing, and no score is made of them."""
-        return [margins(np.nan_to_num(each), labels) for each, labels in zip(logits, self.labels, strict=True)]
+        """Returns the margins of each member on the three splits; those of a diverged member are meaningless and never scored."""
+        return [margins(np.nan_to_num(of_split), labels) for of_split, labels in zip(logits, self.labels, strict=True)]
 
-    def score(self, own: list[np.ndarray]) -> np.ndarray:
-        """The distance on each split."""
-        return np.array([distance(unlearned, oracle) for unlearned, oracle in zip(own, self.oracles, strict=True)])
+    def score(self, unlearned: list[np.ndarray]) -> np.ndarray:
+        """Returns the distance of margins from the oracles' on each split."""
+        return np.array([distance(*pair) for pair in zip(unlearned, self.oracles, strict=True)])
 
 
 class Search:
-    """The best of a number of trials, the distances of the splits added up."""
+    """A search for the setting with the smallest distance, summed over the splits."""
 
     def __init__(self, config: Config, folder: Run, setting: Setting):
         self.config, self.folder, self.judge = config, folder, Judge(config, setting)
 
     def tune(self, name: str) -> dict[str, Any]:
-        """The best of the trials of one method, those that an earlier run left in the run folder or new ones."""
+        """Returns the best trial of one method; trials that an earlier run left in the run folder are read."""
         config, space = self.config, METHODS[name].search
         budget = {"epochs": config.epochs, "batch_size": config.batch_size}
-        given = {**budget, **({} if self.judge.label is None else {"label": self.judge.label})}
-        base = hyperparameters(name, {key: value for key, value in given.items() if key in METHODS[name].defaults})
-        asked = {**self.judge.identity, "base": base, "space": space, "trials": config.trials, "rounds": config.rounds}
-        found = self.folder.cached(f"searches/{name}.npz", asked, partial(self.search, name, base))
-        trials = [dict(zip(space, trial, strict=True)) for trial in found["trials"].tolist()]
-        scores = found["scores"].tolist()
+        fixed = {**budget, **({} if self.judge.label is None else {"label": self.judge.label})}
+        base = hyperparameters(name, {key: value for key, value in fixed.items() if key in METHODS[name].defaults})
+        identity = {**self.judge.identity, "base": base, "space": space, "trials": config.trials, "rounds": config.rounds}
+        saved = self.folder.cached(f"searches/{name}.npz", identity, partial(self.search, name, base))
+        trials = [dict(zip(space, trial, strict=True)) for trial in saved["trials"].tolist()]
+        scores = saved["scores"].tolist()
         best = int(np.argmin(scores))
         values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
-        values.pop("label", None)  # of the set that was searched with
+        values.pop("label", None)  # it belongs to the forget set
         record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
-        spent = float(found["cost"]) * config.members / self.judge.retraining
+        spent = float(saved["cost"]) * config.members / self.judge.retraining
         return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}
 
     def search(self, name: str, base: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The trials of one method, `[trials, hyperparameters]`, the score of each, and the work of all in training examples."""
+        """Returns the trials of one method, `[trials, hyperparameters]`, their scores, and the work in training examples."""
         config, space = self.config, METHODS[name].search
         trials: list[dict[str, float]] = []
         scores: list[float] = []
@@ -181,7 +181,7 @@ class Search:
     def place(
         self, space: Mapping[str, Range], point: np.ndarray, trials: list[dict[str, float]], scores: list[float]
     ) -> dict[str, float]:
-        """A point of the unit cube as hyperparameters: anywhere at first, then near the best so far."""
+        """Maps a point of the unit cube to hyperparameters: in the whole space at first, then near the best so far."""
         placed = {}
         for share, (key, (low, high, scale)) in zip(point, space.items(), strict=True):
             ends = np.log([low, high]) if scale == "log" else np.array([low, high])
@@ -200,12 +200,12 @@ def distance(unlearned: np.ndarray, oracle: np.ndarray) -> float:
 
     Args:
         unlearned: margins `[members, examples]`.
-        oracle: those of the oracles.
+        oracle: margins of the oracles.
     """
-    apart = (unlearned.mean(0) - oracle.mean(0)) ** 2 + (unlearned.std(0) - oracle.std(0)) ** 2
-    return float(np.sqrt(apart.mean() / oracle.var(0).mean()))
+    squared = (unlearned.mean(0) - oracle.mean(0)) ** 2 + (unlearned.std(0) - oracle.std(0)) ** 2
+    return float(np.sqrt(squared.mean() / oracle.var(0).mean()))
 
 
-def tiled(tree: Any, times: int) -> Any:
-    """All members again and again: one set of them for each setting."""
+def tile(tree: Any, times: int) -> Any:
+    """Repeats all members, once for each setting."""
     return jax.tree.map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), tree)

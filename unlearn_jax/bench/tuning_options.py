@@ -3,8 +3,8 @@
     python benchmark.py --exp tuning --dataset digits --out runs/tuning-digits
     cp runs/tuning-digits/tuned.json unlearn_jax/bench/tuned/digits.json
 
-Originals, oracles and forget set are its own (their keys come from another seed), and utility is measured on held-out
-training data: nothing that the evaluation uses is seen. Minutes on two cores for digits.
+The search has its own originals, oracles and forget set (their keys come from another seed), and measures utility on
+held-out training data: it sees nothing that the evaluation uses. Minutes on two cores for digits.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from unlearn_jax.bench.options import Forget, Judged, Methods, Requests, Train
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawn(Forget):
-    """Which training examples are to be forgotten: the next of the kind after the evaluation's."""
+    """Which training examples to forget: the next forget set of the kind after the evaluation's."""
 
     file: Suppress[Path | None] = fixed(None)
 
     def check(self) -> None:
-        """Raises UsageError for a kind of which there is one set, and as for other forget sets."""
-        another = self.kind not in ("mislabelled", "file")
-        require(another, "--forget.kind", self.kind, "settings are judged on another set of the kind: there is none")
+        """Raises UsageError as for other forget sets, and for a kind of which only one set exists."""
+        several = self.kind not in ("mislabelled", "file")
+        require(several, "--forget.kind", self.kind, "tuning needs a second set of this kind, and only one exists")
         super().check()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget(Methods, Requests):
-    """What every setting of every method may spend."""
+    """The budget of every trial."""
 
     members: Annotated[int, Whole(least=2)] = 4
-    """Original models that each setting unlearns; as many oracles judge it."""
+    """Original models that each trial unlearns; as many oracles judge it."""
     epochs: Count = 5
-    """Passes of every method that makes passes, instead of the authors': the same for all."""
+    """Passes over the data of every method that makes passes: the same for all, instead of the authors'."""
     batch_size: Count = 64
-    """Examples per step of every method that takes steps."""
+    """Examples per step, for every method that takes steps."""
     forget: Drawn = Drawn()
     evaluation: Judged = Judged()
 
@@ -49,11 +49,11 @@ class Config(Budget):
     """The options of the experiment `tuning`."""
 
     exp: str = "tuning"
-    """The experiment. `--list` shows all."""
+    """The experiment. `--list` shows all of them."""
     trials: Annotated[int, Whole(least=2)] = 12
-    """Settings of each method, the authors' own among them."""
+    """Hyperparameter settings to try for each method; the first is the authors'."""
     rounds: Count = 2
-    """Trials are drawn from the whole space in the first round, around the best so far in the others."""
+    """The first round draws trials from the whole search space, later rounds around the best so far."""
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
@@ -62,7 +62,7 @@ class Config(Budget):
 
 
 def smoke(config: Config) -> Config:
-    """The whole path in seconds."""
+    """The whole search in seconds."""
     return dataclasses.replace(
         config,
         smoke=True,

@@ -1,4 +1,4 @@
-"""How well it was forgotten: pure functions of arrays, each with its null."""
+"""Metrics of unlearning as pure functions of arrays, each with its null."""
 
 from unlearn_jax.metrics.accuracy import (
     Accuracies,

@@ -1,4 +1,4 @@
-"""Accuracies, and scores made of them."""
+"""Accuracies, and scores computed from them."""
 
 from typing import Any, NamedTuple
 
@@ -58,10 +58,10 @@ def tow(
 
     `paired`, as in the authors' code: the mean over runs i of `Π_{F,R,T} (1 - |accuracy_i - oracle accuracy_i|)`, where run i
     has one unlearned and one retrained model. It also falls with the spread of single models, so a perfect method scores further
-    below 1 (0.568 where that of the means is 0.884, in twenty runs of random accuracies). All tables here are of means.
+    below 1 (in twenty runs of random accuracies, 0.568 instead of 0.884). All tables here use means.
 
     Args:
-        forget: accuracy in 0..1, one number or one per member; the same for all the others.
+        forget: accuracy in 0..1, one number or one per member; likewise for all others.
         retain: on the retain set.
         test: on the test set.
         oracle_forget: of the retrained models.
@@ -97,8 +97,8 @@ def tow_mia(
     `(1 - |Δ MIA|) (1 - |Δ RA|) (1 - |Δ TA|)`, of means over the models; or, `paired`, the mean of that over runs, see `tow`.
 
     Args:
-        mia: MIA-efficacy of the confidence attack, `svc_mia(...)["confidence"]`; one number or one per member, as all the
-            others.
+        mia: MIA-efficacy of the confidence attack, `svc_mia(...)["confidence"]`; one number or one per member, likewise for
+            all others.
         retain: accuracy in 0..1 on the retain set.
         test: on the test set.
         oracle_mia: of the retrained models.
@@ -124,17 +124,17 @@ def competition_score(
 ) -> float:
     """The final score of the NeurIPS 2023 competition: `forgetting quality x (RA_u / RA_r) x (TA_u / TA_r)`.
 
-    Of identical distributions about 0.19, like the forgetting quality itself. Accuracies above the oracles' raise it.
+    About 0.19 for identical distributions, like the forgetting quality itself. Accuracies above the oracles' raise it.
 
     Args:
         forgetting_quality: the score, `forgetting_quality(...).score`.
-        retain: accuracy in 0..1 of the unlearned models on the retain set, one number or one per member, as all the others.
+        retain: accuracy in 0..1 of the unlearned models on the retain set, one number or one per member, likewise for all others.
         test: on the test set.
         oracle_retain: of the retrained models.
         oracle_test: of the retrained models.
 
     Returns:
-        A number from 0 on; 0 where the retrained models are never right.
+        A number of at least 0; 0 if the retrained models are never right.
 
     Raises:
         ValueError: if the quality or an accuracy is not in 0..1.
@@ -150,14 +150,14 @@ def competition_score(
 def interclass_confusion(
     logits: Float[Any, "members examples classes"], labels: Int[Any, " examples"], confused: tuple[int, int]
 ) -> Float[np.ndarray, " members"]:
-    """The share of the examples of two classes that are taken for the other of the two.
+    """The share of the examples of two classes that are predicted to be of the other class.
 
-    `(#{y = a, ŷ = b} + #{y = b, ŷ = a}) / #{y ∈ {a, b}}`. The test that it belongs to swaps the labels of some examples of
-    the two classes before training and then asks to forget those: what is left of the confusion, on them or on the test set,
-    was not forgotten. The aim is the retrained models' value, which is not 0 where the classes are similar.
+    `(#{y = a, ŷ = b} + #{y = b, ŷ = a}) / #{y ∈ {a, b}}`. For the interclass-confusion test: the labels of some
+    examples of the two classes are swapped before training, and these examples are then unlearned. Confusion that is left, on
+    them or on the test set, was not forgotten. The aim is the retrained models' value, which is not 0 for similar classes.
 
     Args:
-        logits: of the models on any examples; those of other classes are not counted.
+        logits: of the models on any examples; examples of other classes are ignored.
         labels: the true classes, not the swapped ones.
         confused: the two classes.
 
@@ -165,7 +165,7 @@ def interclass_confusion(
         A number in 0..1 for each member.
 
     Raises:
-        ValueError: if a member's logits are not finite, a label is no class, the two classes are one, or neither has an example.
+        ValueError: if a member's logits are not finite, a label is no class, the classes are equal, or neither has an example.
 
     Source: Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", arXiv:2201.06640 (the targeted
     error).
@@ -174,7 +174,7 @@ def interclass_confusion(
     labels = checks.labels("labels", labels, *logits.shape[1:])
     of_either = np.isin(labels, confused)
     if confused[0] == confused[1] or not of_either.any():
-        raise ValueError(f"confused: {confused} found, expected two different classes that some example is of")
+        raise ValueError(f"confused: {confused} found, expected two different classes, at least one of them with examples")
     other = sum(confused) - labels[of_either]
     return (logits[:, of_either].argmax(-1) == other).mean(-1)
 
@@ -192,7 +192,7 @@ def average_gap(
     """The mean of |Δ UA|, |Δ RA|, |Δ TA| and |Δ MIA-efficacy| to the oracles' means, in percentage points; 0 is perfect.
 
     Args:
-        forget: accuracy in 0..1, one number or one per member; the same for all the others. |Δ UA| = |Δ FA|.
+        forget: accuracy in 0..1, one number or one per member; likewise for all others. |Δ UA| = |Δ FA|.
         retain: on the retain set.
         test: on the test set.
         mia: MIA-efficacy of the confidence attack, `svc_mia(...)["confidence"]`.
@@ -215,7 +215,7 @@ def average_gap(
 
 
 def _shares(**values: Shares) -> dict[str, np.ndarray]:
-    """Each in 0..1; percent are refused."""
+    """Checks that all are in 0..1, not percent."""
     return {name: checks.numbers(name, value, low=0, high=1) for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""How far metrics agree on which methods are good, with intervals for few methods; how reliable a score is."""
+"""How far metrics agree on the order of methods, with intervals; how reliable a score is."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.statistics import correlation
 from unlearn_jax.types import Interval
 
-FEWEST = 5  # methods that an interval takes: resamples of fewer are mostly ties
+FEWEST = 5  # methods for an interval: resamples of fewer are mostly ties
 
 
 class Agreement(NamedTuple):
@@ -21,19 +21,19 @@ class Agreement(NamedTuple):
     high: Float[np.ndarray, "metrics metrics"]
 
     def between(self, first: int, second: int) -> Interval:
-        """The correlation of two metrics, by their numbers."""
+        """The correlation of two metrics, given by their indices."""
         return Interval(*(float(part[first, second]) for part in self))
 
 
 def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_000, seed: int = 0) -> Agreement:
-    """`ρ_ab = corr(rank(badness_a), rank(badness_b))` over methods, ties at the mean of their ranks.
+    """`ρ_ab = corr(rank(badness_a), rank(badness_b))` over methods; ties get the mean of their ranks.
 
     The interval is a percentile bootstrap over methods. A resample in which a metric ties all methods counts as 0.
-    With fewer than 5 methods the interval is [-1, 1]: of a perfect order of four it would have no width.
+    With fewer than 5 methods the interval is [-1, 1]: for a perfect order of four its width would be 0.
 
     Args:
         badness: how bad each method is by each metric, in any unit: only the order within a column counts. May be infinite.
-        resamples: of the methods.
+        resamples: number of bootstrap resamples.
         seed: draws them.
 
     Returns:
@@ -46,7 +46,7 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
     """
     table = np.asarray(badness, np.float64)
     if np.isnan(table).any():
-        raise ValueError("badness: a method without a value by some metric has no rank; leave the method or the metric out")
+        raise ValueError("badness: NaN found; leave out methods or metrics with missing values")
     if table.ndim != 2 or not table.size:
         raise ValueError(f"badness: shape {table.shape}, expected [methods, metrics]")
     checks.count("resamples", resamples, 1)
@@ -59,15 +59,15 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
 
 
 def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"]) -> tuple[float, float]:
-    """How reliable a score is: the correlation of the score by one half of the models with that by the other half.
+    """The split-half reliability of a score: its correlation between two halves of the models.
 
     Args:
-        first: the score of each example by half of the models.
-        second: the same by the other half, which shares no model with the first.
+        first: the score of each example from half of the models.
+        second: the same from the other half.
 
     Returns:
-        Pearson's correlation r, and `2 r / (1 + r)`: what it would be between two scores by all the models (Spearman and Brown).
-        NaN where a half gives all examples the same score.
+        Pearson's correlation r, and `2 r / (1 + r)`: what it would be between two scores from as many models as both halves
+        together (Spearman and Brown). NaN where a half gives all examples the same score.
 
     Raises:
         ValueError: if a score is not finite, or the halves are of different examples.

@@ -1,4 +1,4 @@
-"""Membership attacks on one model: which examples were in its training set, judged by its outputs."""
+"""Membership attacks on single models: which examples were in the training set, inferred from the outputs."""
 
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from unlearn_jax.metrics.statistics import unit, varies
 
 Answers = tuple[Float[Any, "_ classes"], Int[Any, " _"]]  # probabilities and labels of as many examples
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
-LARGEST = 2_000  # examples a side that `svc_mia` is trained on at most: an SVC's cost is quadratic
-SVC_ROWS = 500  # examples that the attacker `svc` is trained on at most
+LARGEST = 2_000  # most training examples of `svc_mia` on each side: the cost of an SVC is quadratic
+SVC_ROWS = 500  # most training examples of the attacker `svc`
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `FeatureAttack.tpr` may call members
 NEWTON_STEPS = 100  # many more than needed: it stops where the gradient vanishes
 HALVINGS = 40  # of a Newton step that goes too far
-LEAST = 1e-100  # spread of the losses: any penalty leaves no slope there, and the square of its inverse is still a number
+LEAST = 1e-100  # floor of the spread of the losses: there the penalised slope is 0, and the squared inverse is still finite
 
 
 class FeatureAttack(NamedTuple):
@@ -29,7 +29,7 @@ class FeatureAttack(NamedTuple):
     Attributes:
         auc: the chance that a member scores higher than a non-member; ties count half.
         accuracy: balanced, the mean of the true positive and the true negative rate.
-        tpr: true positive rate at a false positive rate of at most 1%.
+        tpr: the true positive rate at a false positive rate of at most 1%.
     """
 
     auc: float
@@ -42,8 +42,8 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
 
     One attack for each feature of the probabilities p: *correctness* (is the largest the label's), *confidence* p_y, *entropy*,
     modified entropy *m_entropy*, and the whole p, *prob*. Each is an SVC(C=3, rbf, gamma="auto") trained on members (a random
-    sample of the retain set) against equally many non-members (the test set). Where only one is used, as in
-    the average gap of SalUn, it is *confidence*. The target value is that of a retrained model, not 0.5 and not 1.
+    sample of the retain set) against equally many non-members (the test set). Metrics that use a single one, such as SalUn's
+    average gap, use *confidence*. The ideal value is that of a retrained model, not 0.5 and not 1.
 
     Args:
         member: probabilities and labels of retain examples.
@@ -57,16 +57,16 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
         For each feature a number in 0..1.
 
     Raises:
-        ValueError: if one of the three holds no probabilities, labels that are no classes, or other classes than the rest.
+        ValueError: if probabilities or labels are invalid, or the numbers of classes differ.
 
     Source: Jia et al., "Model Sparsity Can Simplify Machine Unlearning", arXiv:2304.04934; Fan et al. (SalUn), arXiv:2310.12508.
     """
     from sklearn.svm import SVC
 
-    known = {"member": member, "nonmember": nonmember, "target": target}
-    member, nonmember, target = (_answers(name, *each) for name, each in known.items())
+    answers_of = {"member": member, "nonmember": nonmember, "target": target}
+    member, nonmember, target = (_check_answers(name, *answers) for name, answers in answers_of.items())
     if len({answers.shape[1] for answers, _ in (member, nonmember, target)}) > 1:
-        raise ValueError("member, nonmember, target: of different numbers of classes")
+        raise ValueError("member, nonmember, target: different numbers of classes, expected the same")
     if size is not None:
         checks.count("size", size, 1)
     rng = checks.generator(seed)
@@ -75,7 +75,7 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
     for answers, labels in (member, nonmember):
         rows = rng.permutation(len(labels))[:size]
         sides.append(_features(answers[rows], labels[rows]))
-    aims = _features(*target)
+    target_features = _features(*target)
     is_member = np.repeat([1, 0], [len(side["prob"]) for side in sides])
     efficacy = {}
     for name in FEATURES:
@@ -83,7 +83,7 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
         rows = np.column_stack([np.concatenate([side[name] for side in sides]), is_member])
         rows, weights = np.unique(rows, axis=0, return_counts=True)
         attack = SVC(C=3, kernel="rbf", gamma="auto").fit(rows[:, :-1], rows[:, -1], sample_weight=weights)
-        efficacy[name] = float((attack.predict(aims[name]) == 0).mean())
+        efficacy[name] = float((attack.predict(target_features[name]) == 0).mean())
     return efficacy
 
 
@@ -101,20 +101,20 @@ def logistic_mia(
         w² / 2 + C Σ_i log(1 + exp(-s_i (w x_i + b)))
 
     where x is the loss and s is 1 for members and -1 for the others; all models and folds are solved at once by Newton's
-    method. C = 1 on losses as they are is scikit-learn's default, hence the starter kit's, and what published figures have.
-    It matters little: the sides being equal, a penalised slope moves the threshold towards the mean loss and changes no side.
+    method. C = 1 on unscaled losses is the default of scikit-learn, of the starter kit and of published results. It matters
+    little: with equal sides, a penalised slope only moves the threshold towards the mean loss.
 
-    The starter kit tests on ten random tenths, which may overlap; here an example is tested once.
+    The starter kit tests on ten random tenths, which may overlap; here every example is tested once.
 
     Args:
         member: losses of the forget set under each model.
         nonmember: of the test set.
-        folds: at most; as many as there are examples a side, if those are fewer.
+        folds: number of folds, at most the number of examples on a side.
         inverse_penalty: C.
         seed: draws the sample and the folds, the same for all models.
 
     Returns:
-        A number in 0..1 for each model; 0.5 where there are fewer than two examples a side.
+        A number in 0..1 for each model; 0.5 with fewer than two examples on each side.
 
     Raises:
         ValueError: if a model's losses are not finite, the sides have different numbers of models, `folds` is below 2, or C
@@ -142,10 +142,10 @@ def feature_mia(
     folds: int = 5,
     seed: int = 0,
 ) -> FeatureAttack:
-    """A cross-validated attack on one model by any features of its examples, see `features.joined`; else as `feature_mias`.
+    """A cross-validated attack on one model by any features of the examples, see `features.joined`; as `feature_mias`.
 
     Raises:
-        ValueError: if features are not finite, there are fewer than two examples a side, or no such attacker.
+        ValueError: if features are not finite, a side has fewer than two examples, or there is no such attacker.
     """
     member, nonmember = (
         checks.numbers(name, side, "examples columns") for name, side in (("member", member), ("nonmember", nonmember))
@@ -160,38 +160,37 @@ def feature_mias(
     folds: int = 5,
     seed: int = 0,
 ) -> list[FeatureAttack]:
-    """A cross-validated attack on each of several models by any features of its examples, by one attacker for all.
+    """A cross-validated attack on each of several models by any features of the examples, with one attacker for all models.
 
-    The attacker is trained on the other folds' examples in all models and tested on this fold's: it has as many times the data as
-    one model gives, but in no model has it seen an example that it is tested on. Folds are
-    stratified and both sides weigh equally. Columns are standardised.
+    For each fold, an attacker is trained on the examples of the other folds in all models and tested on those of the fold: it
+    has more data than from one model, but has not seen its test examples in any model. Folds are stratified, both sides have
+    equal weight, and columns are standardised.
 
-    The attackers are scikit-learn's, by default but for what is named: `logistic` regression, `svc` (rbf; 500 training
+    The attackers are those of scikit-learn with these settings: `logistic` regression, `svc` (rbf; 500 training
     examples at most), `trees` (histogram gradient boosting, 30 trees of at most 8 leaves, learning rate 0.2), `neighbours`
-    (the square root of the number of training examples). Trees do not depend on the scale of a feature; the others gain by a
-    better scale.
+    (the square root of the number of training examples). Trees do not depend on the scale of a feature; the others do.
 
-    Without any signal the AUC is a little below 0.5, since a fold that is high leaves the others low: compare with a
-    retrained model's value.
+    Without any signal the AUC is a little below 0.5, since the folds are negatively correlated: compare with the value of a
+    retrained model.
 
     Args:
-        member: features of the forget set; or of members, where the attack is on membership.
-        nonmember: of examples that the models never saw.
+        member: features of the forget set, or of training examples for an attack on membership.
+        nonmember: features of examples that the models never saw.
         attacker: one of `ATTACKERS`.
-        folds: at most; as many as there are examples on the smaller side, if those are fewer.
+        folds: number of folds, at most the number of examples on the smaller side.
         seed: draws the folds.
 
     Returns:
         One attack for each model.
 
     Raises:
-        ValueError: if features are not finite, the sides have different models or columns, there are fewer than two examples a
-            side, or there is no such attacker.
+        ValueError: if features are not finite, the sides have different models or columns, a side has fewer than two
+            examples, or there is no such attacker.
     """
     sides = _sides(member, nonmember, "models examples columns")
     counts = [side.shape[1] for side in sides]
     if min(counts) < 2:
-        raise ValueError(f"member, nonmember: {counts[0]} and {counts[1]} examples, expected two a side or more")
+        raise ValueError(f"member, nonmember: {counts[0]} and {counts[1]} examples, expected two or more on each side")
     if attacker not in ATTACKERS:
         raise ValueError(f"attacker: {attacker!r} found, expected one of {', '.join(ATTACKERS)}")
     checks.count("folds", folds, 2)
@@ -209,7 +208,7 @@ def feature_mias(
 
 
 def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, " nonmembers"]) -> FeatureAttack:
-    """Measures of an attack by its scores; above 0 it calls an example a member."""
+    """Evaluates an attack by its scores; above 0 it calls an example a member."""
     ranks = rankdata(np.concatenate([member, nonmember]))[: len(member)]
     auc = (ranks.mean() - (len(member) + 1) / 2) / len(nonmember)
     threshold = np.sort(nonmember)[::-1][int(FALSE_POSITIVES * len(nonmember))]
@@ -220,7 +219,7 @@ def _attack(member: Float[np.ndarray, " members"], nonmember: Float[np.ndarray, 
 def _balanced(
     members: int, nonmembers: int, folds: int, seed: int
 ) -> tuple[list[Int[np.ndarray, " size"]], Bool[np.ndarray, " both"], Int[np.ndarray, " both"]]:
-    """Rows of equal sides, which of both together are members, and the fold in which each is tested."""
+    """The rows of two equal sides; for both together, which are members, and the fold in which each is tested."""
     rng = checks.generator(seed)
     size = min(members, nonmembers)
     rows = [rng.permutation(count)[:size] for count in (members, nonmembers)]  # shuffled: folds may follow the order
@@ -228,7 +227,7 @@ def _balanced(
 
 
 def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    """Scores of tested examples by an attacker trained on the columns; above 0 it calls an example a member."""
+    """Trains an attacker and scores the tested examples; above 0 it calls an example a member."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -245,17 +244,17 @@ def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: n
     scale, vary = unit(columns, 0), varies(columns, 0)[0]
     columns, tested = columns / scale, tested / scale
     share, mean, spread = is_member.mean(), columns.mean(0), columns.std(0)
-    # A constant column holds only rounding errors, which standardising would enlarge.
-    columns, tested = (np.where(vary, (each - mean) / np.where(vary, spread, 1), 0) for each in (columns, tested))
+    # A constant column contains only rounding errors, which standardising would enlarge.
+    columns, tested = (np.where(vary, (rows - mean) / np.where(vary, spread, 1), 0) for rows in (columns, tested))
     if attacker == "svc" and len(columns) > SVC_ROWS:
         rows = np.random.default_rng(0).permutation(len(columns))[:SVC_ROWS]
         columns, is_member = columns[rows], is_member[rows]
-    # So small trees gain nothing from threads, which wait for each other.
+    # Trees this small gain nothing from threads, which wait for each other.
     with threadpool_limits(1) if attacker == "trees" else nullcontext():
         trained = attackers[attacker]().fit(columns, is_member)
         if attacker == "neighbours":
             return trained.predict_proba(tested)[:, 1] - share
-        # Equivalent to weights, with which scikit-learn takes twenty times as long to bin rows.
+        # Subtracting the prior has the same effect as class weights, with which scikit-learn bins rows twenty times as slowly.
         return trained.decision_function(tested) - (logit(share) if attacker == "trees" else 0)
 
 
@@ -265,13 +264,13 @@ def _logistic_regressions(
     trained_on: Bool[np.ndarray, "folds examples"],
     inverse_penalty: float,
 ) -> tuple[Float[np.ndarray, "models folds"], Float[np.ndarray, "models folds"]]:
-    """Slope and intercept of a logistic regression on x for every model and fold, the slope alone being penalised.
+    """Slope and intercept of a logistic regression on x for every model and fold; only the slope is penalised.
 
-    Solved for standardised x, since squares of large numbers would overflow and their gradient never get small; the penalty is
-    that on the original slope.
+    Solved for standardised x, since squares of large numbers could overflow and Newton's method would not converge; the penalty
+    is on the original slope.
     """
     scale = unit(x, 1)
-    centre = (x / scale).mean(1, keepdims=True)  # moves the intercept, which is free, and nothing else
+    centre = (x / scale).mean(1, keepdims=True)  # changes only the intercept, which is not penalised
     x = x / scale - centre
     spread = unit(x, 1)
     x, sign = (x / spread)[:, None], np.where(is_member, 1.0, -1.0)
@@ -307,7 +306,7 @@ def _logistic_regressions(
 
 
 def _sides(member: Any, nonmember: Any, axes: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, of the same models and columns."""
+    """Checks that both sides have the same models and columns; returns them in float64."""
     one, other = checks.numbers("member", member, axes), checks.numbers("nonmember", nonmember, axes)
     if len(one) != len(other):
         raise ValueError(f"nonmember: {len(other)} models, expected {len(one)} as in member")
@@ -315,7 +314,7 @@ def _sides(member: Any, nonmember: Any, axes: str) -> tuple[np.ndarray, np.ndarr
     return one, other
 
 
-def _answers(name: str, probabilities: Any, labels: Any) -> Answers:
+def _check_answers(name: str, probabilities: Any, labels: Any) -> Answers:
     p = checks.probabilities(f"{name} probabilities", probabilities, "examples classes")
     return p, checks.labels(f"{name} labels", labels, *p.shape)
 

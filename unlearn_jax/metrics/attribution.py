@@ -1,7 +1,7 @@
-"""How good an estimate of influence is: how far it agrees with the exact influence, and how well it screens.
+"""How good estimates of influence are: agreement with the exact influence, and screening.
 
-Pure functions of arrays. Influences are `[points, targets]`: what removing each point does to each target. Leading axes are
-resamples or the like, and every measure keeps them.
+Pure functions of arrays. An influence is `[points, targets]`: the change of each target when each point is removed. Leading axes,
+such as resamples, are kept by every measure.
 """
 
 from collections.abc import Callable
@@ -22,41 +22,41 @@ Value = Float[Any, "*batch"]
 def pearson(estimate: Influence, exact: Influence) -> Value:
     """Pearson's correlation over points, the mean over targets.
 
-    A target for which either is constant has no correlation (`statistics.correlation`) and counts as 0: a constant estimate ranks
-    nothing.
+    A target for which either is constant has no correlation (`statistics.correlation`) and counts as 0, since a constant
+    estimate does not rank points.
 
     Raises:
         ValueError: a value is not finite, or the two are of different points or targets.
     """
-    return np.nan_to_num(correlation(*_both(estimate, exact), axis=-2)).mean(axis=-1)
+    return np.nan_to_num(correlation(*_check_pair(estimate, exact), axis=-2)).mean(axis=-1)
 
 
 def spearman(estimate: Influence, exact: Influence) -> Value:
-    """Spearman's rank correlation over points, ties at the mean of their ranks; the mean over targets, see `pearson`.
+    """Spearman's rank correlation over points (ties get the mean of their ranks); the mean over targets, see `pearson`.
 
     Raises:
         ValueError: see `pearson`.
     """
-    estimate, exact = _both(estimate, exact)
+    estimate, exact = _check_pair(estimate, exact)
     return pearson(rankdata(estimate, axis=-2), rankdata(exact, axis=-2))
 
 
 def top_recall(estimate: Influence, exact: Influence, k: int) -> Value:
-    """The share of the k points that change a target most, either way, that are among the estimate's k; mean over targets.
+    """The share of the true top k points, by |influence|, that are in the top k of the estimate; the mean over targets.
 
-    Chance gives k / points.
+    By chance it is k / points.
 
     Args:
         estimate: in any unit, of either sign.
-        exact: what it is compared with.
+        exact: the exact influence.
         k: at most the number of points.
 
     Raises:
         ValueError: see `pearson`; or k is not from 1 to the number of points.
     """
-    estimate, exact = _both(estimate, exact)
+    estimate, exact = _check_pair(estimate, exact)
     checks.count("k", k, 1, estimate.shape[-2])
-    chosen = [np.argsort(-np.abs(each), axis=-2, kind="stable")[..., :k, :] for each in (estimate, exact)]
+    chosen = [np.argsort(-np.abs(influence), axis=-2, kind="stable")[..., :k, :] for influence in (estimate, exact)]
     recalled = (chosen[0][..., :, None, :] == chosen[1][..., None, :, :]).any(axis=-3)
     return recalled.mean(axis=(-2, -1))
 
@@ -66,7 +66,7 @@ def linear_datamodelling_score(
     removed: Bool[Any, "*batch subsets points"],
     changes: Float[Any, "*batch subsets targets"],
 ) -> Value:
-    """LDS: the rank correlation, over subsets, of Σ Δ_i over the removed points with the change; mean over targets.
+    """LDS: the rank correlation over subsets between the sum of Δ of the removed points and the change; mean over targets.
 
     Args:
         estimate: Δ of every point.
@@ -74,8 +74,7 @@ def linear_datamodelling_score(
         changes: the model's outputs minus those of the model that was trained on all.
 
     Raises:
-        ValueError: a value is not finite, `removed` holds something else than truth values, or the three are of different points,
-            subsets or targets.
+        ValueError: a value is not finite, `removed` is not boolean, or points, subsets or targets differ.
 
     Source: Park et al. 2023 (TRAK), arXiv 2303.14186.
     """
@@ -90,16 +89,16 @@ def linear_datamodelling_score(
 
 
 def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resamples: int = 200) -> Interval:
-    """A measure, and the percentile bootstrap of it over the rows that its arrays share.
+    """A measure with its percentile-bootstrap interval over the rows of its arrays.
 
     Args:
-        measure: of arrays with leading axes, such as those here.
+        measure: a function of arrays with leading axes, such as those here.
         arrays: `[rows, ...]`.
         seed: draws the rows.
-        resamples: how many times.
+        resamples: number of resamples.
 
     Raises:
-        ValueError: the arrays have different numbers of rows; and see the measure.
+        ValueError: the arrays have different numbers of rows; or see the measure.
     """
     checks.count("resamples", resamples, 1)
     if not arrays or len({len(array) for array in arrays}) > 1:
@@ -112,28 +111,28 @@ def interval(measure: Callable[..., Value], *arrays: Any, seed: int = 0, resampl
 def screening(
     estimate: Float[Any, "points targets"], exact: Float[Any, "points targets"], k: int
 ) -> Float[np.ndarray, " verified"]:
-    """Screen then verify: the share of the true top k among the estimate's first m, which are verified by retraining.
+    """Screening, then verification by retraining: the share of the true top k among the first m points of the estimate.
 
     Points are ordered by the mean of |Δ| over the targets.
 
     Args:
         estimate: orders the points.
         exact: the influence by retraining.
-        k: how many true top points count.
+        k: the number of true top points.
 
     Returns:
-        For m = 0 ... points.
+        The share for m = 0 ... points.
 
     Raises:
         ValueError: a value is not finite, the two are of different points or targets, or k is not from 1 to the number of points.
     """
-    estimate, exact = _both(estimate, exact, "points targets")
+    estimate, exact = _check_pair(estimate, exact, "points targets")
     checks.count("k", k, 1, len(exact))
-    order, best = (np.argsort(-np.abs(each).mean(axis=1), kind="stable") for each in (estimate, exact))
+    order, best = (np.argsort(-np.abs(influence).mean(axis=1), kind="stable") for influence in (estimate, exact))
     return np.concatenate([[0.0], np.cumsum(np.isin(order, best[:k])) / k])
 
 
-def _both(estimate: Any, exact: Any, axes: str = "... points targets") -> tuple[np.ndarray, np.ndarray]:
+def _check_pair(estimate: Any, exact: Any, axes: str = "... points targets") -> tuple[np.ndarray, np.ndarray]:
     estimate, exact = checks.numbers("estimate", estimate, axes), checks.numbers("exact", exact, axes)
     checks.alike("estimate", estimate, "exact", exact, 0)
     return estimate, exact

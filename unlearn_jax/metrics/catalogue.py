@@ -1,6 +1,6 @@
-"""The metrics of results.csv, in the order of its rows. To add one, write one more function here, and its test.
+"""The metrics of results.csv, in the order of its rows. To add one, write a function here, and its test.
 
-What is computed is in the modules that are imported; here each metric says what it takes from its view, and what it is.
+The formulas are in the imported modules; here each metric takes their arguments from its view and declares its facts.
 """
 
 from typing import Any
@@ -33,13 +33,13 @@ MEANS = "2205.08096 and others"
     needs=PAIR,
 )
 def klom(pair: Pair, split: str) -> float:
-    """KL divergence between the margins of unlearned models and oracles, mean over the examples."""
+    """KL divergence between the margins of unlearned models and oracles; mean over the examples."""
     return float(pair.klom(split).mean())
 
 
 @metric(TWO_SAMPLE, SPLITS, unit="nats", label="KLOM (95th percentile)", perfect="above 0", source="arXiv 2410.23232", needs=PAIR)
 def klom_p95(pair: Pair, split: str) -> float:
-    """The same, 95th percentile over the examples."""
+    """KLOM, 95th percentile over the examples."""
     return float(np.percentile(pair.klom(split), 95))
 
 
@@ -53,12 +53,12 @@ def klom_p95(pair: Pair, split: str) -> float:
     needs=PAIR,
 )
 def forgetting_quality(pair: Pair, split: str) -> float:
-    """How well attacks on single examples distinguish unlearned models from oracles."""
+    """How little attacks on single examples distinguish unlearned models from oracles."""
     return pair.quality()
 
 
 def _distance(pair: Pair, split: str, measure: Any) -> np.ndarray:
-    """To the oracles' mean prediction, mean over the examples."""
+    """Distance to the mean prediction of the oracles; mean over the examples."""
     return measure(pair.unlearned.probabilities[split], pair.oracles.probabilities[split]).mean(-1)
 
 
@@ -115,7 +115,7 @@ def _confidence(models: Measured) -> np.ndarray:
     needs=PAIR,
 )
 def tow(pair: Pair, split: str) -> float:
-    """Product of one minus the gaps in accuracy on forget, retain and test."""
+    """Product of (1 - gap in accuracy) on forget, retain and test."""
     return tug_of_war(*_shares(pair.unlearned), *_shares(pair.oracles))
 
 
@@ -144,7 +144,7 @@ def tow_mia(pair: Pair, split: str) -> float:
     needs=PAIR,
 )
 def competition_score(pair: Pair, split: str) -> float:
-    """Forgetting quality times the shares of the oracles' accuracies on retain and test."""
+    """Forgetting quality times the accuracies on retain and test as shares of the oracles'."""
     return competition_score_of(pair.quality(), *_shares(pair.unlearned)[1:], *_shares(pair.oracles)[1:])
 
 
@@ -167,7 +167,7 @@ def average_gap(pair: Pair, split: str) -> float:
 
 @metric(PER_MODEL, SPLITS, unit="%", label="accuracy", short="acc")
 def accuracy(models: Seen, split: str) -> np.ndarray:
-    """Share of examples answered with their label."""
+    """Share of examples that are predicted to be of their label."""
     return accuracy_of(getattr(models.cube, split), getattr(models.labels, split))
 
 
@@ -214,28 +214,28 @@ def svc_mia_prob(models: Seen, split: str) -> np.ndarray:
     attack=True,
 )
 def logistic_mia(models: Seen, split: str) -> np.ndarray:
-    """Accuracy of a logistic regression on the loss that distinguishes F from test."""
+    """Accuracy of a logistic regression on the loss in distinguishing F from test."""
     return models.logistic_mia
 
 
-# What needs more than logits: computed by the bench, on `Models`
+# Metrics that need more than logits: computed by the bench, on `Models`
 
 
 @metric(PER_MODEL, ("forget",), unit="%", label="accuracy with right labels", needs=("logits", "right labels"))
 def accuracy_repaired(models: Models, split: str) -> np.ndarray:
-    """Share of F answered with its right label; where F is examples trained on with a wrong one."""
+    """Share of F predicted with its right label; only if all training labels of F are wrong."""
     return accuracy_of(models.logits, models.right)
 
 
 @metric(PER_MODEL, ("all",), label="weight distance", perfect="the oracles' mean, not 0", needs=("weights", "oracles"))
 def weight_distance(models: Models, split: str) -> np.ndarray:
-    """L2 distance to the oracles' mean weights; of an ensemble the root mean square of its networks'."""
+    """L2 distance to the oracles' mean weights; of an ensemble, the root mean square over its networks."""
     return distances.weight_distance(models.weights, models.oracles)["all"] / np.sqrt(models.networks)
 
 
 @metric(PER_MODEL, ("forget",), unit="steps", label="relearning", source="1911.04933, 2201.05629", needs=("relearning",))
 def relearn_steps(models: Models, split: str) -> np.ndarray:
-    """Steps of the recipe's optimiser on F until the loss is back at the originals', 11 at most."""
+    """Steps of the recipe's optimiser on F until the loss is back at that of the originals; at most 11."""
     return steps_to(models.losses, models.target)
 
 
@@ -248,7 +248,7 @@ def relearn_steps(models: Models, split: str) -> np.ndarray:
     needs=("logits", "untrained nets"),
 )
 def zrf(models: Models, split: str) -> np.ndarray:
-    """One minus the Jensen-Shannon divergence from untrained nets, as many as originals."""
+    """One minus the Jensen-Shannon divergence from untrained networks, as many as originals."""
     return distances.zrf(probabilities(models.logits), models.untrained)
 
 
@@ -257,7 +257,7 @@ NO_NULL = "no null: a cost"
 
 @metric(COST, unit="s", short="s/model", perfect=NO_NULL, needs=())
 def seconds(spent: Spent, split: str) -> float:
-    """Steady time of one model, compilation apart."""
+    """Time for one model, without compilation."""
     return spent.seconds
 
 
@@ -269,17 +269,17 @@ def compile_seconds(spent: Spent, split: str) -> float:
 
 @metric(COST, short="RTE", perfect=NO_NULL, needs=())
 def rte(spent: Spent, split: str) -> float:
-    """Time of one model as a share of one retraining's."""
+    """Time for one model as a share of one retraining's."""
     return spent.seconds / spent.retraining_seconds
 
 
 @metric(COST, unit="examples", perfect=NO_NULL, needs=())
 def examples(spent: Spent, split: str) -> float:
-    """Work of one model, in training examples seen forward and backward."""
+    """Work for one model, in training examples (one forward and backward pass each)."""
     return spent.examples
 
 
 @metric(COST, perfect=NO_NULL, needs=())
 def rte_examples(spent: Spent, split: str) -> float:
-    """Work of one model as a share of one retraining's."""
+    """Work for one model as a share of one retraining's."""
     return spent.examples / spent.retraining_examples

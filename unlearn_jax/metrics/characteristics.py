@@ -1,4 +1,4 @@
-"""How hard a classification problem is to learn, in numbers that compare a toy with images."""
+"""Numbers that describe how hard a classification problem is to learn, to compare a toy with images."""
 
 from typing import Any, NamedTuple
 
@@ -9,15 +9,15 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.features import squared_distances
 from unlearn_jax.metrics.memorisation import memorisation
 
-LEVELS = (np.arange(50) + 0.5) / 50  # at which distributions are described by their quantiles
+LEVELS = (np.arange(50) + 0.5) / 50  # of the quantiles that describe distributions
 
 
 class Characteristics(NamedTuple):
-    """How models trained on random subsets perform on a problem, and how its examples lie.
+    """How models trained on random subsets perform on a problem, and how its examples are distributed.
 
     Attributes:
         test_error: share of wrong answers on the test set.
-        gap: that minus the share on the examples that each model trained on.
+        gap: the test error minus the error on the examples that each model trained on.
         memorisation: quantiles over the training examples, at `LEVELS`.
         margins: quantiles over test examples and models, in nats.
         purity: quantiles over the training examples of `neighbour_purity`.
@@ -46,17 +46,17 @@ def characteristics(
     Scores from few models are noisy: compare problems at equal numbers of models.
 
     Args:
-        masks: which model trained on which example; two models or more of both kinds for each.
-        right: whether a model's answer is the label trained on.
+        masks: which model trained on which example; each example needs two models with it and two without.
+        right: whether a model predicts the training label.
         purity: see `neighbour_purity`.
         test_answers: predicted classes.
         test_margins: see `scores.margins`.
         test_labels: the true classes.
-        classes: how many there are.
+        classes: number of classes.
 
     Raises:
-        ValueError: something is not finite or of another shape, a label or an answer is no class, or an example has fewer than
-            two models of a kind.
+        ValueError: a value is not finite or has the wrong shape, a label or a prediction is no class, or an example has fewer
+            than two models with or without it.
     """
     checks.count("classes", classes, 2)
     masks, right = checks.truths("masks", masks, "models examples"), checks.truths("right", right, "models examples")
@@ -86,18 +86,18 @@ def characteristics(
 
 
 def mismatch(found: Characteristics, target: Characteristics) -> dict[str, float]:
-    """How far the characteristics of two problems are apart, each in its unit.
+    """The differences between the characteristics of two problems, each in its unit.
 
     Args:
         found: of one problem.
-        target: of another with as many classes, in the same order.
+        target: of another problem with as many classes, in the same order.
 
     Returns:
         Shares: |difference|. Distributions: the mean |difference| of their quantiles (the Wasserstein distance). Confusion: the
         mean over classes of half the sum of |differences| (total variation), the diagonal included.
 
     Raises:
-        ValueError: they are not finite, or of different numbers of classes.
+        ValueError: a characteristic is not finite, or the numbers of classes differ.
     """
     for name in Characteristics._fields:
         pair = [checks.numbers(f"{which}.{name}", getattr(of, name)) for which, of in (("found", found), ("target", target))]
@@ -121,7 +121,7 @@ def neighbour_purity(
     Args:
         points: the examples, flattened.
         labels: their classes.
-        neighbours: how many; fewer than there are examples.
+        neighbours: their number, below that of the examples.
 
     Raises:
         ValueError: a value is not finite, there is not one label for each example, or `neighbours` is not from 1 to examples - 1.
@@ -131,28 +131,30 @@ def neighbour_purity(
     checks.count("neighbours", neighbours, 1, len(points) - 1)
     squared = squared_distances(points, points)
     np.fill_diagonal(squared, np.inf)
-    nearest = np.argsort(squared, axis=1, kind="stable")[:, :neighbours]  # of equal distances the first, on any machine
+    nearest = np.argsort(squared, axis=1, kind="stable")[:, :neighbours]  # stable: ties give the same on any machine
     return (labels[nearest] == labels[:, None]).mean(1)
 
 
 def class_distances(confusion: Float[Any, "classes classes"], examples: int) -> Float[np.ndarray, "classes classes"]:
-    """How far apart the centres of two classes would lie if both were unit Gaussians, confused as often as they are.
+    """The distance between the centres of two unit Gaussians that would be confused as often as two classes are.
 
-    `d = -2 Φ⁻¹(p)`, p the share of the two classes' examples, among those classified as either, that are confused.
+    `d = -2 Φ⁻¹(p)`; p is the share of confused examples among those of the two classes that are classified as either.
 
     Args:
         confusion: shares, see `Characteristics`.
-        examples: of a class; p counts as half an example at least, the resolution of so many.
+        examples: number of examples of a class; p is at least that of half an example.
 
     Raises:
-        ValueError: a share is not in 0..1, shares of a class add up to more than 1, or there is no example.
+        ValueError: a share is not in 0..1, the shares of a class add up to more than 1, or `examples` is below 1.
     """
     from scipy.stats import norm
 
     confusion = checks.numbers("confusion", confusion, "classes classes", low=0, high=1)
     checks.count("examples", examples, 1)
     if confusion.shape[0] != confusion.shape[1] or confusion.sum(1).max() > 1 + checks.ROUNDING:
-        raise ValueError(f"confusion: shape {confusion.shape}, rows up to {confusion.sum(1).max():g}, expected shares of a class")
+        raise ValueError(
+            f"confusion: shape {confusion.shape}, rows add up to {confusion.sum(1).max():g}; expected a square, rows up to 1"
+        )
     right = np.diagonal(confusion)
     crossed = confusion + confusion.T
     whole = crossed + right[:, None] + right[None]

@@ -1,7 +1,7 @@
-"""Checks of the arguments of metrics. An invalid one is a ValueError of one line that begins with the argument's name.
+"""Checks of the arguments of metrics. An invalid argument raises a one-line ValueError that begins with its name.
 
-Every public metric checks here, so that none gives a plausible number for invalid input: values that are not finite, other
-shapes, labels counted from 1, probabilities in place of logits.
+Every public metric uses them, so that none returns a plausible number for invalid input: values that are not finite, wrong
+shapes, labels counted from 1, probabilities instead of logits.
 
 Axes are named in one string, `"members examples classes"`; `...` stands for any number of them.
 """
@@ -14,27 +14,27 @@ from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.types import Cube, Labels
 
-ROUNDING = 1e-3  # by which the sum of a row of probabilities may differ from 1: as in half precision
-LOOSE = 0.03  # the same where logits are expected: two digits of ten classes, or bfloat16
-NAMED = 10  # rows that a message names
+ROUNDING = 1e-3  # tolerance of the sum of probabilities, for half precision
+LOOSE = 0.03  # tolerance in detecting probabilities among logits: two digits of ten classes, or bfloat16
+NAMED = 10  # most rows that a message names
 
 
 def numbers(
     name: str, values: Any, axes: str = "...", *, low: int | float = -np.inf, high: int | float = np.inf
 ) -> Float[np.ndarray, "..."]:
-    """The values in float64, once all of them are finite and within bounds.
+    """Checks that values are finite and within bounds; returns them in float64.
 
-    Diverged members are to be dropped first, and compared at the smaller number of members.
+    Drop diverged members first, and compare with the null for the smaller number of members.
 
     Args:
         name: of the argument.
-        values: numbers of any kind but complex.
-        axes: their names; the first one's rows are named where they hold something that is not finite.
-        low: the least accepted.
-        high: the most.
+        values: real numbers.
+        axes: names of the axes; the message on values that are not finite lists rows of the first.
+        low: the smallest accepted value.
+        high: the largest.
 
     Raises:
-        ValueError: they are not numbers, of another shape, empty, not finite or out of bounds.
+        ValueError: the values are not numbers, have the wrong shape, or are empty, not finite or out of bounds.
     """
     array = _numeric(name, values, axes)
     if not np.isfinite(array).all():
@@ -52,10 +52,10 @@ def numbers(
 
 
 def logits(name: str, values: Any, axes: str = "members examples classes") -> Float[np.ndarray, "..."]:
-    """Logits of two classes or more in float64. If every row is a distribution they are probabilities, and are refused.
+    """Checks logits of two or more classes; returns them in float64. Probabilities (every row is a distribution) are refused.
 
     Raises:
-        ValueError: see `numbers`; there is one class only, or they are probabilities.
+        ValueError: see `numbers`; there is only one class, or the values are probabilities.
     """
     array = numbers(name, values, axes)
     if array.shape[-1] < 2:
@@ -66,7 +66,7 @@ def logits(name: str, values: Any, axes: str = "members examples classes") -> Fl
 
 
 def probabilities(name: str, values: Any, axes: str = "... classes") -> Float[np.ndarray, "..."]:
-    """Probabilities in float64.
+    """Checks probabilities; returns them in float64.
 
     Raises:
         ValueError: see `numbers`; a value is below 0, or a row does not add up to 1, within 0.001.
@@ -79,10 +79,10 @@ def probabilities(name: str, values: Any, axes: str = "... classes") -> Float[np
 
 
 def labels(name: str, values: Any, examples: int, classes: int | None = None) -> Int[np.ndarray, " examples"]:
-    """One class for each example, counted from 0; any integers where `classes` is None.
+    """Checks labels, one for each example, counted from 0; any integers if `classes` is None.
 
     Raises:
-        ValueError: they are not integers, not as many as examples, or one of them is no class.
+        ValueError: the labels are not integers, not one for each example, or one of them is no class.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
@@ -98,32 +98,32 @@ def labels(name: str, values: Any, examples: int, classes: int | None = None) ->
 
 
 def truths(name: str, values: Any, axes: str) -> Bool[np.ndarray, "..."]:
-    """Truth values; 0 and 1 are accepted.
+    """Checks booleans, or 0 and 1; returns booleans.
 
     Raises:
-        ValueError: they are anything else, of another shape, or empty.
+        ValueError: the values are anything else, have the wrong shape, or are empty.
     """
     array = np.asarray(values)
     _numeric(name, array, axes)
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
-        raise ValueError(f"{name}: expected truth values, or 0 and 1")
+        raise ValueError(f"{name}: expected booleans, or 0 and 1")
     return array.astype(bool)
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """The random generator of a seed.
+    """Returns a random generator for a seed.
 
     Raises:
-        ValueError: the seed is not a whole number, or below 0.
+        ValueError: the seed is not an integer, or below 0.
     """
     return np.random.default_rng(count("seed", seed, 0))
 
 
 def count(name: str, value: Any, least: int, most: int | float = np.inf) -> int:
-    """A whole number within bounds.
+    """Checks an integer within bounds.
 
     Raises:
-        ValueError: it is not a whole number, or out of bounds.
+        ValueError: the value is not an integer, or out of bounds.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
         bounds = f"from {least} to {most:g}" if np.isfinite(most) else f"of at least {least}"
@@ -143,16 +143,16 @@ def alike(name: str, values: np.ndarray, other_name: str, other: np.ndarray, fir
 
 
 def cube(name: str, values: Cube, of: Labels, check: Callable[..., np.ndarray] = logits) -> None:
-    """Checks that a cube holds logits of the same members on all splits, with a label for each example.
+    """Checks that a cube has logits of the same members and classes on all splits, and a label for each example.
 
     Args:
         name: of the argument.
-        values: of the models.
-        of: one label for each example of a split.
-        check: of the logits of a split: `numbers` where probabilities are accepted.
+        values: the cube.
+        of: its labels.
+        check: for the logits of a split; `numbers` to accept probabilities.
 
     Raises:
-        ValueError: see the check and `labels`; the splits have different members or classes.
+        ValueError: see `check` and `labels`; the splits have different members or classes.
     """
     splits = [check(f"{name}.{split}", getattr(values, split), "members examples classes") for split in Cube._fields]
     for split, logits_of in zip(Cube._fields, splits, strict=True):
@@ -163,7 +163,7 @@ def cube(name: str, values: Cube, of: Labels, check: Callable[..., np.ndarray] =
 
 
 def _numeric(name: str, values: Any, axes: str) -> Float[np.ndarray, "..."]:
-    """In float64, with the named axes, and not empty."""
+    """Checks that values are numbers with the named axes and not empty; returns them in float64."""
     try:
         array = None if np.iscomplexobj(values) else np.asarray(values, np.float64)
     except (TypeError, ValueError):
@@ -184,6 +184,6 @@ def _are_probabilities(values: Float[np.ndarray, "..."]) -> bool:
 
 
 def _look_like_probabilities(values: Float[np.ndarray, "..."]) -> bool:
-    """Whether all rows are probabilities or percentages, rounded to two digits or to bfloat16, as logits never are."""
+    """Whether all rows are probabilities or percentages, perhaps rounded to two digits or bfloat16; logits never are."""
     sums = values.sum(-1)
     return bool(values.min() >= 0 and any((np.abs(sums / whole - 1) <= LOOSE).all() for whole in (1.0, 100.0)))

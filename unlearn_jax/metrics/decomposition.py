@@ -1,4 +1,4 @@
-"""How much of the expected loss is bias, and how much is variance over seeds."""
+"""The expected loss over seeds as a sum of bias and variance."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from unlearn_jax.metrics.scores import log_probabilities, probabilities
 
 
 class Decomposition(NamedTuple):
-    """The expected loss of each example over a pool of models, `loss = bias + variance`; the bias includes noise of the label."""
+    """The expected loss of each example over a pool of models, `loss = bias + variance`; the bias includes label noise."""
 
     loss: Float[np.ndarray, " examples"]
     bias: Float[np.ndarray, " examples"]

@@ -1,4 +1,4 @@
-"""Distances of models to the oracles (of probabilities, of weights) and to untrained nets; loss barriers between models."""
+"""Distances of probabilities and weights to the oracles and to untrained networks; loss barriers between models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,9 +26,9 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         Nats.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have different examples or classes.
+        ValueError: if the values are not probabilities, or the two sides have different examples or classes.
     """
-    p, oracle = _both(unlearned=unlearned, oracle=oracle)
+    p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
     return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
 
 
@@ -45,11 +45,11 @@ def activation_distance(
         A number in 0..√2.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have different examples or classes.
+        ValueError: if the values are not probabilities, or the two sides have different examples or classes.
 
-    Source: Golatkar et al., arXiv:1911.04933; to one retrained model there.
+    Source: Golatkar et al., arXiv:1911.04933, with a single retrained model.
     """
-    p, oracle = _both(unlearned=unlearned, oracle=oracle)
+    p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
     return np.sqrt(((p - oracle.mean(0)) ** 2).sum(-1))
 
 
@@ -64,11 +64,11 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
         Bits, in 0..1.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have different examples or classes.
+        ValueError: if the values are not probabilities, or the two sides have different examples or classes.
 
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
-    p, oracle = _both(unlearned=unlearned, oracle=oracle)
+    p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
     return _js(p, oracle.mean(0))
 
 
@@ -78,30 +78,30 @@ def zrf(
     *,
     authors: bool = False,
 ) -> Float[np.ndarray, " members"]:
-    """The zero retrain forgetting score, `1 - mean JS(p, r)` over the forget set, r being the probabilities of an untrained net.
+    """The zero retrain forgetting score, `1 - mean JS(p, r)` over the forget set, where r is the prediction of an untrained net.
 
-    Near 1 a model predicts on F like an untrained one. A retrained model, which has learned other examples of the same classes,
-    does not: the aim is the oracles' value, not 1.
+    A value near 1 means that a model predicts like an untrained one on F. A retrained model, which has learned other examples of
+    the same classes, does not: the aim is the oracles' value, not 1.
 
-    The authors' code computes something else, and so do the figures published with it, which are much closer to 1 (0.928 where
-    the definition gives 0.504): nats, the divergences the other way round, `(KL(m ∥ p) + KL(m ∥ r)) / 2` with
-    `m = (p + r) / 2`, and the mean over examples *and classes*. `authors` gives that, for comparison with published figures.
+    The authors' code and published values differ from the definition and are much closer to 1 (0.928 instead of 0.504): they
+    are in nats, with reversed divergences, `(KL(m ∥ p) + KL(m ∥ r)) / 2` with `m = (p + r) / 2`, and the mean is over examples
+    *and classes*. `authors` computes that form, for comparison with published values.
 
     Args:
         probabilities: of the models, on the forget set.
-        untrained: of freshly initialised nets; the divergence is averaged over them.
-        authors: as in the authors' code, which has one untrained net, and is infinite where a probability is 0 (here: at
-            least 1e-30).
+        untrained: of freshly initialised networks; the divergence is averaged over them.
+        authors: the form of the authors' code. That has one untrained network, and is infinite if a probability is 0 (here
+            probabilities are at least 1e-30).
 
     Returns:
-        A number in 0..1 for each member, the divergence being in bits; of the authors' form, at most 1.
+        A number in 0..1 for each member (divergence in bits); in the authors' form, at most 1.
 
     Raises:
-        ValueError: if they are no probabilities, or the two sides have different examples or classes.
+        ValueError: if the values are not probabilities, or the two sides have different examples or classes.
 
     Source: Chundawat et al., "Can Bad Teaching Induce Forgetting?", arXiv:2205.08096.
     """
-    p, nets = _both(probabilities=probabilities, untrained=untrained)
+    p, nets = _check_pair(probabilities=probabilities, untrained=untrained)
     if authors:
         return 1 - np.mean([_reversed_js(p, net).mean(1) for net in nets], axis=0) / p.shape[-1]
     return 1 - np.mean([_js(p, net).mean(1) for net in nets], axis=0)
@@ -112,29 +112,28 @@ def weight_distance(
 ) -> dict[str, Float[np.ndarray, " members"]]:
     """The Euclidean distance of each model's weights to the oracles' mean weights, in all and layer by layer.
 
-    Oracles of different initialisations have their features in different orders, so that their mean is no model and lies near
-    the origin: the distance is then mostly a norm. It is most informative where originals and oracles share an initialisation.
+    Oracles with different initialisations have permuted features, so their mean is near the origin and the distance is mostly a
+    norm. It is most informative if originals and oracles share an initialisation.
 
     Args:
-        weights: arrays with the members first, nested by name; the outermost names are the layers. Of ensembles, their networks
-            second.
-        oracles: those of the retrained models. None: the members are the oracles, and each is compared with the mean of
-            the others, as an unlearned model is compared with models that do not include it.
+        weights: arrays with the members first, nested by name; the outermost names are the layers. For ensembles the second
+            axis is their networks.
+        oracles: weights of the retrained models. None: the members are the oracles, and each is compared with the mean of the
+            others, since an unlearned model is not among the models that it is compared with either.
 
     Returns:
         The distances, under `all` and under the name of each layer.
 
     Raises:
-        ValueError: if weights are not finite, those of the two sides have different shapes, or fewer than two oracles are
-            compared with each other.
+        ValueError: if weights are not finite, their shapes differ, or fewer than two oracles are compared with each other.
     """
-    _same_networks(weights, weights if oracles is None else oracles)
+    _require_same_networks(weights, weights if oracles is None else oracles)
     layers = {name: jax.tree.leaves(layer) for name, layer in weights.items()}
     others = layers if oracles is None else {name: jax.tree.leaves(oracles[name]) for name in layers}
     count = len(next(leaf for leaves in others.values() for leaf in leaves))
     if oracles is None and count < 2:
-        raise ValueError("weights: one oracle, expected two or more to be compared with each other")
-    scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = that times (θ_i - mean of all)
+        raise ValueError("weights: one oracle, expected two or more to compare with each other")
+    scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = scale x (θ_i - mean of all)
 
     def squared(leaf: Any, other: Any) -> np.ndarray:
         mean = checks.numbers("weights" if oracles is None else "oracles", np.asarray(other).mean(0, dtype=np.float64))
@@ -142,7 +141,7 @@ def weight_distance(
 
     sums = {name: sum(map(squared, leaves, others[name])) for name, leaves in layers.items()}
     squares = {"all": sum(sums.values()), **sums}
-    return {name: scale * np.sqrt(checks.numbers("weights", each, "members")) for name, each in squares.items()}
+    return {name: scale * np.sqrt(checks.numbers("weights", square, "members")) for name, square in squares.items()}
 
 
 def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) -> Float[np.ndarray, " lines"]:
@@ -158,7 +157,7 @@ def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) 
     Raises:
         ValueError: if a loss is not finite, or the points do not go from 0 to 1.
 
-    Source: Frankle et al., arXiv 1912.05671 (there from the mean of the ends); Entezari et al., arXiv 2110.06296.
+    Source: Frankle et al., arXiv 1912.05671 (above the mean of the ends); Entezari et al., arXiv 2110.06296.
     """
     values, t = checks.numbers("losses", losses, "lines points"), checks.numbers("shares", shares, "points", low=0, high=1)
     if len(t) < 2 or t[0] != 0 or t[-1] != 1 or (np.diff(t) < 0).any():
@@ -168,8 +167,8 @@ def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) 
     return (values - ((1 - t)[None] * values[:, :1] + t[None] * values[:, -1:])).max(1)
 
 
-def _both(**sides: Any) -> list[np.ndarray]:
-    """Probabilities of two groups of models on the same examples."""
+def _check_pair(**sides: Any) -> list[np.ndarray]:
+    """Checks probabilities of two groups of models on the same examples."""
     rows = {name: "nets" if name == "untrained" else "members" for name in sides}
     checked = {name: checks.probabilities(name, side, f"{rows[name]} examples classes") for name, side in sides.items()}
     (name, one), (other_name, other) = checked.items()
@@ -177,7 +176,7 @@ def _both(**sides: Any) -> list[np.ndarray]:
     return [one, other]
 
 
-def _same_networks(weights: Mapping[str, Any], oracles: Mapping[str, Any]) -> None:
+def _require_same_networks(weights: Mapping[str, Any], oracles: Mapping[str, Any]) -> None:
     if weights.keys() != oracles.keys() or not weights:
         raise ValueError(f"oracles: layers {sorted(oracles)}, expected {sorted(weights)}")
     for name in weights:

@@ -4,7 +4,7 @@ The metrics are those of the registry. There are two kinds of comparison, two ki
 
 * *two-sample* metrics and *distances* compare n unlearned models with n oracles. The value is the mean over both halves of the
   first splits; the null is one half against the other, widened as below.
-* *per-model* metrics (also those handed over as `extra`, which need more than logits) are a mean over models. The null is
+* *per-model* metrics (also those given as `extra`, which need more than logits) are a mean over models. The null is
   centred at the oracles' mean and has the spread of the difference between the means of two halves.
 
 The halves A and B of one pool understate how much a mean over models varies between pools: where D(A, B) is a mean over A,
@@ -36,12 +36,12 @@ GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparis
 
 
 class Reference:
-    """The oracles of one forget set, and what retrained models score against them, n against n. Made by `reference`.
+    """The oracles of one forget set, and the scores of retrained models against them, n against n. Made by `reference`.
 
     Attributes:
         n: number of models on each side.
-        draws: by metric and split, what each split of the oracles scored.
-        nulls: their summary.
+        draws: by metric and split, the score of each split of the oracles.
+        nulls: by metric and split, the summary of the draws.
         band: the 95% quantile of the largest |z|.
     """
 
@@ -52,12 +52,12 @@ class Reference:
         self.halves = halves(jax.random.key(seed), len(oracles), n, splits)
         both = [oracles.take(half) for half in self.halves.reshape(-1, n)]
         forth = on_threads(lambda first: _compare(Pair(both[first], both[first + 1])), range(0, len(both), 2))
-        # Forgetting quality takes the longest; it is the same either way where no medians or ranges tie.
+        # Forgetting quality takes longest; it is the same both ways unless medians or ranges tie.
         quality = [scores[catalogue.forgetting_quality.on("forget")] for scores in forth]
         back = on_threads(lambda first: _compare(Pair(both[first + 1], both[first], quality[first // 2])), range(0, len(both), 2))
         # Halves of one pool are too similar: widened here, see the module's docstring.
-        both_ways = [{name: 1.5 * a[name] - 0.5 * b[name] for name in a} for a, b in zip(forth, back, strict=True)]
-        self.draws = {name: np.array([scores[name] for scores in both_ways]) for name in forth[0]}
+        widened = [{name: 1.5 * a[name] - 0.5 * b[name] for name in a} for a, b in zip(forth, back, strict=True)]
+        self.draws = {name: np.array([scores[name] for scores in widened]) for name in forth[0]}
         centres: dict[Name, float] = {}
         for name, values in oracles.per_model.items():
             self.draws[name], centres[name] = of_means(values, self.halves)
@@ -74,15 +74,15 @@ class Reference:
         return self._at[n]
 
     def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None, extra: Extra | None = None) -> Evaluation:
-        """See `score`; the number of members is n."""
+        """See `score`; the number of members must be n."""
         if len(unlearned.forget) != self.n:
             raise ValueError(f"unlearned: {len(unlearned.forget)} members, expected {self.n}; see reference.at")
         measured = self._measured(unlearned, extra)
         names = self._oracles.per_model.keys(), measured.per_model.keys()
         if names[0] != names[1]:
             missing, unknown = (sorted(" ".join(name) for name in one - other) for one, other in itertools.permutations(names))
-            given = f"lacks {', '.join(missing) or 'nothing'} and has {', '.join(unknown) or 'nothing'} besides"
-            raise ValueError(f"extra: {given}, expected the metrics per model of the reference")
+            problem = f"missing {', '.join(missing) or 'nothing'}, unknown {', '.join(unknown) or 'nothing'}"
+            raise ValueError(f"extra: {problem}; expected the same per-model metrics as in the reference")
         if groups is None:
             groups = np.arange(self.n) * min(GROUPS, self.n) // self.n
         groups = checks.labels("groups", groups, self.n, GROUPS)
@@ -95,7 +95,7 @@ class Reference:
         return _verdict(scores, self.band, self.n)
 
     def of_members(self, cube: Cube, extra: Extra | None = None) -> dict[Name, Float[np.ndarray, " members"]]:
-        """The metrics that have a value for every member: those per model, and distances to the oracles' mean.
+        """Returns the metrics with a value for every member: per-model metrics, and distances to the oracles' mean.
 
         Raises:
             ValueError: see `score`.
@@ -136,19 +136,19 @@ class Reference:
 def reference(
     oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed: int = 0, rows: int = 1_000, extra: Extra | None = None
 ) -> Reference:
-    """Prepares the nulls of all metrics, and the band of the largest |z| over them, on the same splits of the oracles.
+    """Computes the nulls of all metrics, and the band of the largest |z| over them, from the same splits of the oracles.
 
     Args:
-        oracles: logits of models retrained without the forget set, with keys of their own; 2n or more of them.
-        labels: those of the accuracies; on forget and retain, those trained on.
-        n: number of unlearned models to be compared.
+        oracles: logits of 2n or more models retrained without the forget set, each with its own key.
+        labels: of the examples; on forget and retain, the training labels.
+        n: number of unlearned models to compare.
         splits: number of random splits of the oracles.
         seed: draws the splits, the rows, and the samples of SVC-MIA.
-        rows: the most examples of a split that any metric but accuracy looks at.
-        extra: metrics per model that need more than logits, of the oracles, by metric and split.
+        rows: most examples of a split that metrics other than accuracy use.
+        extra: per-model metrics of the oracles that need more than logits, by metric and split.
 
     Returns:
-        What `score` compares with.
+        The reference that `score` takes.
 
     Raises:
         ValueError: if an oracle's logits are not finite, its splits have different oracles or classes, a label is no class, there
@@ -156,7 +156,7 @@ def reference(
     """
     checks.cube("oracles", oracles, labels)
     checks.count("rows", rows, 1)
-    if len(oracles.forget) < 2 * checks.count("n", n, 2):  # before they are measured, which takes a while
+    if len(oracles.forget) < 2 * checks.count("n", n, 2):  # checked before the slow measurements
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {len(oracles.forget)}")
     rng = checks.generator(seed)
     seen = {split: rng.permutation(len(of_split))[:rows] for split, of_split in labels._asdict().items()}
@@ -174,88 +174,93 @@ def score(
     groups: Int[np.ndarray, " members"] | None = None,
     extra: Extra | None = None,
 ) -> Evaluation:
-    """Scores unlearned models against the oracles, n against n, where n is the number of the unlearned.
+    """Scores unlearned models against the oracles, n against n, where n is the number of unlearned models.
 
-    If that is not the reference's own n, as when members diverged, `reference.at(n)` is used (and kept).
+    If n differs from that of the reference, as when members diverged, `reference.at(n)` is used (and kept).
 
     Intervals are over the unlearned members. For a per-model metric: percentile bootstrap of the mean. For a two-sample metric:
-    jackknife over eight groups of members and Student's t (unbounded for two members), since a bootstrap repeats members and
-    so moves every histogram away from the oracles'.
+    jackknife over eight groups of members and Student's t (unbounded for two members), since a bootstrap repeats members, which
+    moves every histogram away from the oracles'.
 
-    The verdict counts each metric by `Score.evidence`, which is defined even where the null has no spread and z is None (all
-    oracles right on every retain example, say). With fewer than 8 members there is none: `Evaluation.inside` is None.
+    The verdict uses `Score.evidence`, which is defined even if the null has no spread and z is None (for instance if all
+    oracles are right on every retained example). With fewer than 8 members there is no verdict: `Evaluation.inside` is None.
 
     Args:
         unlearned: logits of the finite members.
         reference: from `reference`.
-        groups: which group of originals each member comes from, counted from 0; by default eight equal ones in order.
+        groups: the group of originals of each member, counted from 0; by default eight equal groups in order.
         extra: the same metrics as the reference's `extra`, of the unlearned models.
 
     Returns:
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if a member's logits are not finite, the splits have different members, or other classes than the
-            reference, a label is no class, a group is not in 0..7, there are too few oracles for so many members, or `extra`
-            holds other metrics than the reference's, or not a finite number for each member.
+        ValueError: if a member's logits are not finite, the splits have different members, the classes differ from those of
+            the reference, a label is no class, a group is not in 0..7, there are too few oracles, or `extra` has other metrics
+            than the reference or not a finite number for each member.
     """
-    if np.ndim(unlearned.forget) != 3:  # before its first axis is taken for the number of members
+    if np.ndim(unlearned.forget) != 3:  # before the first axis is read as the number of members
         raise ValueError(f"unlearned.forget: shape {np.shape(unlearned.forget)}, expected [members, examples, classes]")
     return reference.at(len(unlearned.forget)).score(unlearned, groups, extra)
 
 
 def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -> Evaluation:
-    """The scores of one method over several forget sets, and one verdict for all of them.
+    """The mean scores of one method over several forget sets, and one verdict for all of them.
 
-    The value is the mean over the sets. The null is that of the same mean, each set having other oracles: its
-    sd falls with the number of sets, so that a smaller difference becomes visible. Intervals generalise to other originals and
-    forget sets, see `statistics.crossed_mean`; a group of originals that lost all its members on some set is left
-    out of them.
+    The null is that of the mean. Since each set has its own oracles, its sd falls with the number of sets, so that smaller
+    differences become visible. Intervals generalise to other originals and forget sets, see `statistics.crossed_mean`; a group
+    of originals whose members all diverged on some set is left out of them.
 
     Args:
-        evaluations: of the method, one for each forget set, by the same groups of originals.
-        references: those that the evaluations were made with, `reference.at(n)` if members were lost.
+        evaluations: of the method, one for each forget set, with the same groups of originals.
+        references: of the evaluations; `reference.at(n)` if members diverged.
 
     Returns:
         The scores and the joint verdict.
 
     Raises:
-        ValueError: if there is not one reference for each evaluation, or evaluations are of different metrics.
+        ValueError: if there is not one reference for each evaluation, or the evaluations have different metrics.
     """
     if not evaluations or len(evaluations) != len(references):
-        raise ValueError(f"references: {len(references)}, expected one for each of {len(evaluations)} evaluations, one or more")
+        raise ValueError(
+            f"references: {len(references)} for {len(evaluations)} evaluations; expected one for each, and at least one"
+        )
     if len({tuple(score.name for score in evaluation.scores) for evaluation in evaluations}) > 1:
-        raise ValueError("evaluations: of other metrics, expected the same in all")
+        raise ValueError("evaluations: different metrics, expected the same in all")
     names = [score.name for score in evaluations[0].scores]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
     nulls, band = joint(draws, centres)
     scores = []
     for name, *sets in zip(names, *(evaluation.scores for evaluation in evaluations), strict=True):
-        value = float(np.mean([each.value for each in sets]))
-        parts = np.array([each.parts for each in sets]).T
+        value = float(np.mean([score.value for score in sets]))
+        parts = np.array([score.parts for score in sets]).T
         whole = parts[np.isfinite(parts).all(axis=1)]
         crossed = crossed_mean(whole) if len(whole) else None
         low, high = (crossed.low - crossed.mean, crossed.high - crossed.mean) if crossed else (-np.inf, np.inf)
         scores.append(_score(name, nulls[name], value, value + low, value + high, parts.mean(axis=1)))
-    members, lost = min(each.members for each in evaluations), sum(each.lost for each in evaluations)
+    members = min(evaluation.members for evaluation in evaluations)
+    lost = sum(evaluation.lost for evaluation in evaluations)
     return _verdict(scores, band, members)._replace(lost=lost)
 
 
 def _measure(seen: Seen) -> Measured:
-    per_model = {each.on(split): each.measure(seen, split) for each, split in in_order(PER_MODEL) if each.needs == ("logits",)}
+    from_logits = [(metric, split) for metric, split in in_order(PER_MODEL) if metric.needs == ("logits",)]
+    per_model = {metric.on(split): metric.measure(seen, split) for metric, split in from_logits}
     compared = dict.fromkeys(split for _, split in in_order(DISTANCE))
     return Measured(seen.margins, {split: seen.probabilities[split] for split in compared}, per_model)
 
 
 def _compare(pair: Pair) -> dict[Name, float]:
-    """Every metric that compares two pools."""
-    return {each.on(split): float(np.mean(each.measure(pair, split))) for each, split in in_order(TWO_SAMPLE, DISTANCE)}
+    """Computes every metric that compares two pools."""
+    return {metric.on(split): float(np.mean(metric.measure(pair, split))) for metric, split in in_order(TWO_SAMPLE, DISTANCE)}
 
 
 def _mean_distances(pairs: Sequence[Pair]) -> dict[Name, Float[np.ndarray, " members"]]:
-    """Of each member, the mean over the halves of the oracles."""
-    return {each.on(split): np.mean([each.measure(pair, split) for pair in pairs], axis=0) for each, split in in_order(DISTANCE)}
+    """Computes the distances of each member, the mean over the halves of the oracles."""
+    return {
+        metric.on(split): np.mean([metric.measure(pair, split) for pair in pairs], axis=0) for metric, split in in_order(DISTANCE)
+    }
 
 
 def _score(
@@ -266,4 +271,4 @@ def _score(
 
 
 def _verdict(scores: list[Score], band: float, members: int) -> Evaluation:
-    return Evaluation(scores, float(max(each.evidence for each in scores)), band, members)
+    return Evaluation(scores, float(max(score.evidence for score in scores)), band, members)

@@ -1,7 +1,7 @@
-"""Features of single examples that an attacker can compute from a model, by name, of one column or more.
+"""Features of single examples that an attacker can compute from a model: by name, one or more columns each.
 
-`joined` puts features side by side for an attack such as `attacks.feature_mia`. Whatever needs the model itself (the loss
-under augmentation, norms of gradients) is computed elsewhere and joins the others as one more entry of the dictionary.
+`joined` puts features side by side for an attack such as `attacks.feature_mia`. Features that need the model itself (the loss
+under augmentation, norms of gradients) are computed elsewhere and added to the dictionary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,30 @@ from unlearn_jax.metrics.statistics import unit
 
 Columns = Float[Any, "examples _"]
 TOP = 3  # gaps between the most probable classes
-RIDGE = 1e-3  # of the mean variance, added to each, so that units that are always 0 do no harm
+RIDGE = 1e-3  # share of the mean variance that is added to each variance, for units that are always 0
 
 
 def output_features(
     probabilities: Float[Any, "examples classes"], labels: Int[Any, " examples"]
 ) -> dict[str, Float[np.ndarray, "examples _"]]:
-    """What attacks in the literature compute from one model's probabilities p of an example with the label y.
+    """Features of published attacks, from one model's probabilities p of examples with labels y.
 
-    * *loss* `-log p_y`, *confidence* p_y, *margin* `log p_y - log Σ_{j≠y} p_j`: three scales of one number: what
-      an attack gains by one over another is due to the scale, not to more information.
-    * *correctness*, *modified_entropy*: depend on the label too. *entropy*, *top_gaps* (`log p_(i) - log p_(i+1)` of the three
+    * *loss* `-log p_y`, *confidence* p_y, *margin* `log p_y - log Σ_{j≠y} p_j`: three scales of one number. If an attack
+      succeeds better with one of them, it is because of the scale, not because of more information.
+    * *correctness*, *modified_entropy*: also depend on the label. *entropy*, *top_gaps* (`log p_(i) - log p_(i+1)` of the three
       most probable classes and the next), *sorted_probabilities* (`log p_(i)`, most probable first): do not.
 
     Logarithms are floored at log 1e-30.
 
     Args:
         probabilities: of one model.
-        labels: known to the attacker; of members, those trained on.
+        labels: known to the attacker; of members, the training labels.
 
     Returns:
-        Columns by the feature's name.
+        The columns of each feature, by name.
 
     Raises:
-        ValueError: if they are no probabilities, or a label is no class.
+        ValueError: if the values are not probabilities, or a label is no class.
 
     Source: the loss, Yeom et al., arXiv:1709.01604; margin, Carlini et al., arXiv:2112.03570; sorted probabilities, Salem et
     al., arXiv:1806.01246; modified entropy, Song & Mittal, arXiv:2003.10595.
@@ -65,17 +65,17 @@ def output_features(
 def neighbour_distances(
     points: Float[Any, "examples dimensions"], references: Float[Any, "references dimensions"], neighbours: int = 10
 ) -> Float[np.ndarray, " examples"]:
-    """The mean Euclidean distance to the nearest references: small where they are dense.
+    """The mean Euclidean distance to the nearest references: small where references are dense.
 
-    Distances of `hellinger(p)` are Hellinger distances of the probabilities p.
+    Between `hellinger(p)`, these are Hellinger distances of the probabilities p.
 
     Args:
-        points: where it is measured.
-        references: none of the points themselves.
-        neighbours: how many are averaged over; all, if there are fewer.
+        points: where the distance is measured.
+        references: other points.
+        neighbours: number of references to average over; all, if there are fewer.
 
     Raises:
-        ValueError: if a value is not finite, both have different dimensions, or `neighbours` is below 1.
+        ValueError: if a value is not finite, the dimensions differ, or `neighbours` is below 1.
     """
     checks.count("neighbours", neighbours, 1)
     squared = squared_distances(points, references)
@@ -87,12 +87,12 @@ def neighbour_distances(
 def squared_distances(
     points: Float[Any, "examples dimensions"], references: Float[Any, "references dimensions"]
 ) -> Float[np.ndarray, "examples references"]:
-    """Squared Euclidean distances by one matrix product; a small one is rounded as the largest are, and may fall below 0.
+    """Squared Euclidean distances by one matrix product. Its rounding error may make small distances negative.
 
-    Both are centred at the references' mean first: far from 0 rounding would remove the differences.
+    Both are first centred at the mean of the references: far from 0, rounding would hide the differences.
 
     Raises:
-        ValueError: if a value is not finite, or both have different dimensions.
+        ValueError: if a value is not finite, or the dimensions differ.
     """
     points = checks.numbers("points", points, "examples dimensions")
     references = checks.numbers("references", references, "references dimensions")
@@ -106,7 +106,7 @@ def hellinger(probabilities: Float[Any, "examples classes"]) -> Float[np.ndarray
     """`√(p / 2)`: points whose Euclidean distance is the Hellinger distance, in 0..1.
 
     Raises:
-        ValueError: if they are no probabilities.
+        ValueError: if the values are not probabilities.
     """
     return np.sqrt(checks.probabilities("probabilities", probabilities, "examples classes") / 2)
 
@@ -116,18 +116,18 @@ def mahalanobis_distances(
     references: Float[Any, "references dimensions"],
     labels: Int[Any, " references"],
 ) -> Float[np.ndarray, " examples"]:
-    """The distance to the nearest class's mean, in the metric of the covariance that the classes share.
+    """The Mahalanobis distance to the mean of the nearest class, with one covariance for all classes.
 
-    `min_c √((x - μ_c)ᵀ Σ⁻¹ (x - μ_c))`: the class-conditional Gaussian density, up to a constant. A thousandth of the mean
-    variance is added to every variance.
+    `min_c √((x - μ_c)ᵀ Σ⁻¹ (x - μ_c))`: equivalent to the class-conditional Gaussian density. A thousandth of the
+    mean variance is added to every variance.
 
     Args:
-        points: where it is measured.
-        references: to which the Gaussians are fitted.
-        labels: the references' classes; classes without references are left out.
+        points: where the distance is measured.
+        references: the points to which the Gaussians are fitted.
+        labels: classes of the references; classes without references are ignored.
 
     Raises:
-        ValueError: if a value is not finite, both have different dimensions, or there is not one label for each reference.
+        ValueError: if a value is not finite, the dimensions differ, or there is not one label for each reference.
 
     Source: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", arXiv:1807.03888.
     """
@@ -135,10 +135,10 @@ def mahalanobis_distances(
     references = checks.numbers("references", references, "references dimensions")
     checks.alike("points", points, "references", references)
     labels = checks.labels("labels", labels, len(references))
-    scale = unit(references)  # which the distance does not depend on
+    scale = unit(references)  # the distance does not depend on it
     points, references = points / scale, references / scale
     classes, index = np.unique(labels, return_inverse=True)
-    means = np.stack([references[labels == each].mean(0) for each in classes])
+    means = np.stack([references[labels == label].mean(0) for label in classes])
     centred = references - means[index]
     covariance = centred.T @ centred / len(references)
     ridge = RIDGE * np.trace(covariance) / len(covariance) + TINY
@@ -150,17 +150,17 @@ def mahalanobis_distances(
 def shuffled_among_alike(
     columns: Columns, key: Float[Any, " examples"], seed: int = 0, alike: int = 10
 ) -> Float[np.ndarray, "examples _"]:
-    """Rows exchanged among examples of about the same key: what the columns know of the key stays, what they know beyond it goes.
+    """Shuffles rows among examples with similar keys: information about the key is kept, all other information is lost.
 
-    The control of an attack by the loss and a feature is one by the loss and the feature so shuffled (the key being the loss):
-    as many columns, as dependent on the loss, without further information. The loss alone is no fair control: more columns
-    overfit more.
+    The control for an attack by the loss and a feature is an attack by the loss and the feature shuffled with the loss as key:
+    it has as many columns, as dependent on the loss, but no further information. An attack by the loss alone is not a fair
+    control, since more columns overfit more.
 
     Args:
         columns: of a feature.
-        key: by which examples are similar; ties are in random order.
+        key: examples with similar keys exchange rows; ties are in random order.
         seed: draws the order.
-        alike: examples in a group, consecutive when sorted by the key.
+        alike: number of examples in a group; a group is consecutive in the order of the key.
 
     Raises:
         ValueError: if a value is not finite, there is not one key for each row, or `alike` is below 1.
@@ -182,7 +182,7 @@ def joined(features: Mapping[str, Columns], names: Sequence[str]) -> Float[np.nd
     """The columns of several features side by side.
 
     Raises:
-        ValueError: if there is no such feature, a value is not finite, or features are of different examples.
+        ValueError: if there is no such feature, a value is not finite, or the numbers of examples differ.
     """
     missing = [name for name in names if name not in features]
     if missing or not names:

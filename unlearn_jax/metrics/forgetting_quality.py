@@ -1,9 +1,8 @@
 """Forgetting quality: how well threshold rules distinguish unlearned models from retrained ones, example by example.
 
-The definition sweeps some 160,000 thresholds for each example. A threshold matters only through the two numbers of models that
-it gets wrong, and so only through the *gap* between two neighbouring samples that it falls into: with N samples there are
-N + 1 gaps, and the sweep becomes a look-up of ε by counts for the gaps (single thresholds) or pairs of gaps (double
-thresholds) that some threshold of the definition falls into.
+The definition sweeps some 160,000 thresholds for each example. But ε depends only on how many models of each side a threshold
+misclassifies, that is, on the *gap* between neighbouring samples that it falls into. With N samples there are N + 1 gaps, so the
+sweep becomes a table look-up for all gaps (single thresholds) or pairs of gaps (double thresholds) that contain a threshold.
 """
 
 import functools
@@ -20,17 +19,17 @@ from unlearn_jax.metrics import checks
 CAP = 50.0  # the largest ε
 PEAKY = 0.01  # below this ratio of ranges ε is CAP
 DENSITY = 100  # single thresholds per unit of φ
-BUFFER = 2.0  # double thresholds reach this far beyond
-EDGES = 400  # right edges, and left edges for each
+BUFFER = 2.0  # double thresholds extend this far beyond the samples
+EDGES = 400  # number of right edges, and of left edges for each
 BIN = 0.5  # width of a bin of ε
-PAIRS = 4_096  # of an example and a doubtful s, swept at a time
+PAIRS = 4_096  # pairs of an example and a doubtful s that are swept at a time
 BLOCK = 2**19  # pairs of gaps that one thread holds at a time
 
 Number = float | np.ndarray
 
 
 class ForgettingQuality(NamedTuple):
-    """The score (1 is best), and the ε of each example that it is made of."""
+    """The score (higher is better), and the ε of each example."""
 
     score: float
     epsilon: Float[np.ndarray, " examples"]
@@ -42,8 +41,8 @@ def forgetting_quality(
     """The forgetting score of the NeurIPS 2023 unlearning competition.
 
     For each example, a rule that calls models "positive" with rates FPR and FNR certifies
-    `ε = max(log(1 - δ - FPR) - log FNR, log(1 - δ - FNR) - log FPR)`, not below 0: infinite where both rates are zero, and
-    nothing where one is. The example's ε is the largest over these rules, cut at 50:
+    `ε = max(log(1 - δ - FPR) - log FNR, log(1 - δ - FNR) - log FPR)`, not below 0: infinite if both rates are zero, and
+    no bound if only one is. The example's ε is the largest over these rules, cut at 50:
 
     * *single thresholds*: `φ ≥ t`, positive being the side with the larger median (if equal the unlearned), t at
       ceil(100 range) points spread evenly over the pooled range;
@@ -54,8 +53,8 @@ def forgetting_quality(
     It is 50 outright where the smaller range is less than a hundredth of the larger. An ε in `[b/2, b/2 + 1/2)` then earns
     `2^-b`, but nothing from `ceil(ln(models - 1))` on, models being the smaller of the two numbers; the score is the mean.
 
-    The largest over so many rules is biased upwards: two samples of one distribution score about 0.2, not 1, so never read
-    a score without its null. The ε are those of a literal sweep to the last bit (proved by the tests).
+    The maximum over so many rules is biased upwards: two samples of one distribution score about 0.2, not 1, so never read a
+    score without its null. The ε equal those of a literal sweep to the last bit (checked by the tests).
 
     Args:
         unlearned: φ (`scaled_logits`) of the unlearned models.
@@ -78,7 +77,7 @@ def forgetting_quality(
     unlearned, retrained = unlearned.T, retrained.T
     (examples, n), m = unlearned.shape, retrained.shape[1]
     if min(n, m) < 2:
-        raise ValueError(f"forgetting quality needs two models or more on each side, not {n} and {m}")
+        raise ValueError(f"unlearned, retrained: {n} and {m} models, expected two or more on each side")
     table = _epsilon_of_counts(n, m, delta)
     samples = n + m
     step = max(1, BLOCK // (min(samples, EDGES) * min(samples, 2 * EDGES)))
@@ -94,7 +93,7 @@ def forgetting_quality(
 def _epsilon_of_counts(n: int, m: int, delta: float) -> Float[np.ndarray, " counts"]:
     """ε by the numbers of models that a rule gets wrong, flattened from [unlearned, retrained] (ε is symmetric in them)."""
     u, r = np.arange(n + 1)[:, None] / n, np.arange(m + 1) / m
-    with np.errstate(divide="ignore", invalid="ignore"):  # a rate of 1 leaves a logarithm of a negative number: no bound
+    with np.errstate(divide="ignore", invalid="ignore"):  # at a rate of 1 the logarithm is NaN: no bound
         epsilon = np.fmax(np.log(1 - delta - u) - np.log(r), np.log(1 - delta - r) - np.log(u))
     epsilon = np.where((u == 0) | (r == 0), 0, np.clip(np.nan_to_num(epsilon, nan=0), 0, CAP))
     epsilon[0, 0] = CAP
@@ -102,7 +101,7 @@ def _epsilon_of_counts(n: int, m: int, delta: float) -> Float[np.ndarray, " coun
 
 
 def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: np.ndarray) -> Float[np.ndarray, " examples"]:
-    """ε of a block of examples, from [examples, models]."""
+    """ε of a block of examples; inputs are [examples, models]."""
     n, m = unlearned.shape[1], retrained.shape[1]
     pooled = np.concatenate([unlearned, retrained], 1)
     order = pooled.argsort(1)
@@ -130,7 +129,7 @@ def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: np.ndarray) ->
 
 
 def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The largest ε over the gaps that hold a threshold: those between samples, as the outer two make one rate zero."""
+    """The largest ε over the gaps between samples that contain a threshold; in the outer two gaps one rate is zero."""
     low, high = samples[:, :1], samples[:, -1:]
     not_above = _grid_count(samples, low, high, np.ceil(DENSITY * (high - low)), closed=True)
     held = np.diff(not_above, axis=1) > 0
@@ -140,26 +139,26 @@ def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: np.ndarray
 def _double_thresholds(
     samples: np.ndarray, right_of: np.ndarray, left_of: np.ndarray, top: np.ndarray, width: np.ndarray, table: np.ndarray
 ) -> np.ndarray:
-    """The largest ε over the pairs of gaps that some left and right edge fall into.
+    """The largest ε over the pairs of gaps that contain a left and a right edge.
 
     Right edge i with its left edge j leaves the flat index `right_of[gap of right] - left_of[gap of left]`. Left edge (i, j)
-    is `top - 2 + 4 i / 399 - width - 2 + 4 j / 399`: it depends on s = i + j alone, but for rounding. So a gap holds the
-    right edges of an interval of i and the left edges of an interval of s; and the few s whose edges come so close to a
-    sample that rounding decides (s = 399 always: there the left edge is the least sample of the narrower side) are left out
-    here and swept literally.
+    is `top - 2 + 4 i / 399 - width - 2 + 4 j / 399`: except for rounding it depends only on s = i + j. So a gap contains the
+    right edges of an interval of i and the left edges of an interval of s. The few s whose edges are so close to a sample that
+    rounding decides (always s = 399, whose left edge is the smallest sample of the narrower side) are excluded and swept
+    literally.
     """
     last = EDGES - 1
     right = _grid_count(samples, top[:, None] - BUFFER, top[:, None] + BUFFER, EDGES, closed=False).astype(np.int16)
-    first_i, last_i = _padded(right, 0), _padded(right, EDGES, after=True) - 1
+    first_i, last_i = _pad(right, 0), _pad(right, EDGES, after=True) - 1
 
     least, pace = (top - width - 2 * BUFFER)[:, None], 2 * BUFFER / last
     near = 64 * np.finfo(np.float64).eps * (np.abs(top) + width + 4 * BUFFER)[:, None]
     surely_below = np.clip(np.ceil((samples - near - least) / pace), 0, 2 * last + 1).astype(np.int16)
     not_surely_above = np.clip(np.floor((samples + near - least) / pace) + 1, 0, 2 * last + 1).astype(np.int16)
-    first_s, last_s = _padded(not_surely_above, 0), _padded(surely_below, 2 * last + 1, after=True) - 1
+    first_s, last_s = _pad(not_surely_above, 0), _pad(surely_below, 2 * last + 1, after=True) - 1
 
-    rights, first_i, last_i, right_index = _held(first_i, last_i, right_of)
-    lefts, first_s, last_s, left_index = _held(first_s, last_s, left_of)
+    rights, first_i, last_i, right_index = _nonempty_gaps(first_i, last_i, right_of)
+    lefts, first_s, last_s, left_index = _nonempty_gaps(first_s, last_s, left_of)
     met = lefts[:, None] < rights[..., None]
     met &= last_s[:, None] >= first_i[..., None]
     met &= first_s[:, None] <= last_i[..., None] + last
@@ -174,20 +173,20 @@ def _double_thresholds(
     after_edge = not_above.reshape(len(right), EDGES + 1).cumsum(1)
     for part in np.array_split(doubtful, -(-len(doubtful) // PAIRS)):
         e, s = part.T[..., None]
-        there = (i <= s) & (s - i <= last)
+        valid = (i <= s) & (s - i <= last)
         edge = _grid(i, top[e] - BUFFER, top[e] + BUFFER, EDGES)
         left = _grid(s - i, edge - width[e] - BUFFER, edge - width[e] + BUFFER, EDGES)
-        after, before = after_edge[e, i], _below(samples[e[:, 0]], left, there)
-        met = there & (before < after)
-        found = table[right_of[e, after][met] - left_of[e, before][met]]
-        np.maximum.at(epsilon, np.broadcast_to(e, met.shape)[met], found)
+        after, before = after_edge[e, i], _count_below(samples[e[:, 0]], left, valid)
+        met = valid & (before < after)
+        swept = table[right_of[e, after][met] - left_of[e, before][met]]
+        np.maximum.at(epsilon, np.broadcast_to(e, met.shape)[met], swept)
     return epsilon
 
 
-def _below(samples: np.ndarray, points: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """How many samples of a row are below each point of the row that is `there`: cheap, for the points lie close together."""
-    below_all = (samples < np.where(there, points, np.inf).min(1)[:, None]).sum(1)
-    below_some = (samples < np.where(there, points, -np.inf).max(1)[:, None]).sum(1)
+def _count_below(samples: np.ndarray, points: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """How many samples of a row are below each valid point of the row. Fast, because the points are close together."""
+    below_all = (samples < np.where(valid, points, np.inf).min(1)[:, None]).sum(1)
+    below_some = (samples < np.where(valid, points, -np.inf).max(1)[:, None]).sum(1)
     count = np.repeat(below_all[:, None], points.shape[1], axis=1)
     for further in range(int((below_some - below_all).max())):
         rank = below_all + further
@@ -203,23 +202,23 @@ def _grid(k: np.ndarray, start: Number, stop: Number, number: int | np.ndarray) 
 
 
 def _grid_count(samples: np.ndarray, start: np.ndarray, stop: np.ndarray, number: int | np.ndarray, closed: bool) -> np.ndarray:
-    """How many points of `np.linspace(start, stop, number)` are below each sample, or also equal to it if `closed`."""
+    """How many points of `np.linspace(start, stop, number)` are below each sample, or equal to it if `closed`."""
     step = (stop - start) / np.maximum(number - 1, 1)
     guess = np.floor(np.divide(samples - start, step, out=np.zeros_like(samples), where=step > 0))
     count = np.zeros_like(samples)
-    for k in (guess - 1, guess, guess + 1):  # the quotient is rounded: the points themselves decide
+    for k in (guess - 1, guess, guess + 1):  # the quotient is rounded, so compare with the points themselves
         k = np.clip(k, 0, number - 1)
         point = _grid(k, start, stop, number)
         count = np.where((point <= samples) if closed else (point < samples), k + 1, count)
     return np.minimum(count, number)
 
 
-def _padded(counts: np.ndarray, value: int, after: bool = False) -> np.ndarray:
+def _pad(counts: np.ndarray, value: int, after: bool = False) -> np.ndarray:
     return np.pad(counts, ((0, 0), (not after, after)), constant_values=value)
 
 
-def _held(first: np.ndarray, last: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The gaps that hold an edge, with their intervals and indices; rows are filled up with gaps whose interval ends at -1000."""
+def _nonempty_gaps(first: np.ndarray, last: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The gaps that contain an edge, with their intervals and indices; rows are padded with gaps whose interval ends at -1000."""
     empty = last < first
     gaps = np.argsort(empty, axis=1, kind="stable")[:, : max(1, (~empty).sum(1).max())]
     first, last, index = (np.take_along_axis(values, gaps, 1) for values in (first, np.where(empty, -1000, last), index))

@@ -1,4 +1,4 @@
-"""KLOM: how far the margins of unlearned models are from those of retrained ones, example by example."""
+"""KLOM: the KL divergence between the margins of unlearned and retrained models, example by example."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ def klom(
 ) -> Float[np.ndarray, " examples"]:
     """KL divergence of margins: `Σ_{b: p_b > 0} p_b log(p_b / max(q_b, eps))` for each example.
 
-    p and q are the histograms of the unlearned and of the oracle margins over `bins` equal bins between the least and the
-    greatest of both; the last bin holds the greatest. (EasyDUB's own code drops the greatest margin instead.) A histogram
-    of few models is far from its distribution: two samples of 24 from one distribution have a KLOM of about 2.4, so
-    never read a value without the null of as many models. Since q is floored and not renormalised, a value may
-    fall below 0, by bins x eps at most.
+    p and q are the histograms of the unlearned and of the oracle margins over `bins` equal bins between the smallest
+    and the largest of both; the last bin includes the largest. (The code of EasyDUB drops the largest margin.) A histogram of
+    few models is far from its distribution: two samples of 24 from one distribution have a KLOM of about 2.4, so never read a
+    value without the null of as many models. Since q is floored and not renormalised, a value may be negative, but not below
+    -bins x eps.
 
     Args:
         unlearned: margins (`scaled_logits`) of the unlearned models.
@@ -41,7 +41,7 @@ def klom(
 
     Source: Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching", arXiv:2410.23232.
     """
-    checks.count("bins", bins, 2)  # a single one would hold all margins of both sides
+    checks.count("bins", bins, 2)  # a single one would contain all margins of both sides
     for name, value in (("clip", clip), ("eps", eps)):
         checks.numbers(name, value, low=np.finfo(float).tiny)
     unlearned, oracle = checks.numbers("unlearned", unlearned, MARGINS), checks.numbers("oracle", oracle, MARGINS)
@@ -49,11 +49,11 @@ def klom(
     unlearned, oracle = (np.clip(side, -clip, clip) for side in (unlearned, oracle))
     low = np.minimum(unlearned.min(0), oracle.min(0))
     width = (np.maximum(unlearned.max(0), oracle.max(0)) - low) / bins
-    # Adjacent bins must not overlap by rounding, so an index is corrected against the edges that it lies between.
+    # Rounding must not make adjacent bins overlap, so indices are corrected by comparing with the edges.
     edges = low + np.arange(1, bins)[:, None] * width
     p, q = _histogram(unlearned, low, width, edges), _histogram(oracle, low, width, edges)
-    held = p > 0
-    return np.where(held, p * np.log(np.where(held, p, 1) / np.maximum(q, eps)), 0).sum(-1)
+    nonempty = p > 0
+    return np.where(nonempty, p * np.log(np.where(nonempty, p, 1) / np.maximum(q, eps)), 0).sum(-1)
 
 
 def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray, edges: np.ndarray) -> Float[np.ndarray, "examples bins"]:

@@ -1,8 +1,8 @@
-"""Likelihood-ratio attacks: was an example in the training set of a model, judged by its φ (`scaled_logits`)?
+"""Likelihood-ratio attacks: was an example in the training set of a model, according to its φ (`scaled_logits`)?
 
 A *population* of members, each trained on a random half of the examples, gives for every example the distribution of φ in
-models that trained on it and in models that did not. `lira` attacks the models as they are, `u_lira` models that then unlearned
-the example: what it still distinguishes has not been forgotten.
+models that trained on it and in models that did not. `lira` attacks the models as trained, `u_lira` the models after unlearning:
+examples that it still detects have not been forgotten.
 """
 
 from typing import Any, NamedTuple
@@ -14,30 +14,30 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.null import Null, summarise
 from unlearn_jax.types import Interval
 
-FEWEST = 3  # members a side: a variance without the one under attack takes two
-FLOOR = 1e-6  # of a variance, as a share of that of both sides together
-RESAMPLES = 1_000  # of the bootstrap
-BLOCK = 2**22  # weights of scores that are held at a time
+FEWEST = 3  # members on each side: a variance needs two besides the one under attack
+FLOOR = 1e-6  # floor of a variance, as a share of the variance of both sides together
+RESAMPLES = 1_000  # number of bootstrap resamples
+BLOCK = 2**22  # weights of scores in memory at a time
 FALSE_POSITIVE_RATES = 10.0 ** (np.arange(-50, 1) / 10)  # 0.001% to 100%
-AT_0_1, AT_1 = 20, 30  # which of them are 0.1% and 1%
-REPORTED = (0, 1, 2 + AT_1, 2 + AT_0_1)  # the columns that `_measure` gives of `MEASURES`
+AT_0_1, AT_1 = 20, 30  # indices of 0.1% and 1%
+REPORTED = (0, 1, 2 + AT_1, 2 + AT_0_1)  # columns of `_measure` for `MEASURES`
 
 
 class Attack(NamedTuple):
-    """How well a likelihood-ratio attack detects who trained on what; guessing gives 1/2, or the false positive rate itself.
+    """How well a likelihood-ratio attack detects which member trained on which target.
 
-    A score is one (member, target). All scores together are compared with one threshold. A true positive rate is that of the
-    lowest threshold whose false positive rate is at most the one asked for, and NaN where fewer than one false positive was
-    allowed: 0.1% needs 1,000 scores of members that never saw the target.
+    Guessing gives 1/2, or a true positive rate equal to the false positive rate. There is a score for each member and target; one
+    threshold is used for all. A true positive rate is that of the lowest threshold with at most the given false positive rate,
+    and NaN if that rate allows less than one false positive: 0.1% needs 1,000 scores of members that never saw the target.
 
     Attributes:
         ratios: log likelihood ratio of each score, in nats; above 0 the attack predicts "trained on".
         auc: area under the ROC curve, ties counting half.
-        balanced_accuracy: mean of true positive and true negative rate at the ratio's own threshold, 0.
+        balanced_accuracy: mean of true positive and true negative rate at a log ratio of 0.
         tpr_at_1: true positive rate at a false positive rate of 1%.
-        tpr_at_0_1: at 0.1%.
+        tpr_at_0_1: true positive rate at a false positive rate of 0.1%.
         roc: true positive rate at each of `FALSE_POSITIVE_RATES`.
-        example_accuracy: balanced accuracy, at 0, of the scores of each target alone; NaN where a side is empty.
+        example_accuracy: balanced accuracy, at a log ratio of 0, of each target alone; NaN if a side is empty.
     """
 
     ratios: Float[np.ndarray, "members targets"]
@@ -50,7 +50,7 @@ class Attack(NamedTuple):
 
 
 class AttackNull(NamedTuple):
-    """What the attack scores on a perfect method: the null of each measure, and the draws of the AUC for a joint band."""
+    """The null of each measure, that is, its score on a perfect method; and the draws of the AUC, for a joint band."""
 
     auc: Null
     balanced_accuracy: Null
@@ -73,27 +73,27 @@ def lira(
 ) -> Attack:
     """The likelihood-ratio attack on each member, by Gaussians fitted to the others.
 
-    With the mean and variance of φ on target x over the *other* members that trained on x, and over the other members that
-    did not, a score is `log N(φ; μ_in, σ²_in) - log N(φ; μ_out, σ²_out)`. The member under attack is in neither fit. That
-    leaves the fit of its side one member smaller than the other, so that guessing scores a little below 1/2: see `u_lira_null`.
+    A score is `log N(φ; μ_in, σ²_in) - log N(φ; μ_out, σ²_out)`, with the mean and variance of φ on target x over the *other*
+    members that trained on x, and over the other members that did not. Since the member under attack is in neither fit, the fit
+    of its side has one member fewer, and guessing scores a little below 1/2: see `u_lira_null`.
 
-    Deviations from the authors' code: means where it takes medians, unbiased variances where it divides by n. And a shared
-    variance is the mean over the targets of those within a side, where it takes that of all φ together, in which the
-    differences between targets hide those within one.
+    Deviations from the authors' code: means instead of medians; unbiased variances instead of dividing by n; and a shared
+    variance is the mean over targets of the variances within a side. The authors take the variance of all φ together, in which
+    differences between targets hide those within a target.
 
     Args:
         phi: φ of each member on each target.
-        trained_on: which member trained on which target; each target has three members or more of both kinds.
-        shared_variance: one variance for all targets and each side, better with few members, in place of one for each target.
-        judged: the scores that count; by default all. The Gaussians are always fitted to all.
-        seed: draws the bootstrap, which resamples members and leaves the Gaussians as they are.
+        trained_on: which member trained on which target; each target needs three members with it and three without.
+        shared_variance: one variance per side for all targets (better with few members) instead of one for each target.
+        judged: the scores to evaluate; by default all. The Gaussians are always fitted to all.
+        seed: draws the bootstrap, which resamples members but does not refit the Gaussians.
 
     Returns:
-        The scores, and how well they distinguish both kinds.
+        The scores, and how well they detect training.
 
     Raises:
-        ValueError: if a member's φ are not finite, `trained_on` or `judged` are no truth values or of different members or
-            targets, or a target has fewer than three members of a kind.
+        ValueError: if φ is not finite, `trained_on` or `judged` is not boolean or of another shape, or a target has fewer than
+            three members with or without it.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles", arXiv:2112.03570.
     """
@@ -119,26 +119,26 @@ def u_lira(
     judged: Bool[Any, "members targets"] | None = None,
     seed: int = 0,
 ) -> Attack:
-    """The likelihood-ratio attack on unlearned models: does one that trained on x and unlearned it look as if it never saw x?
+    """The likelihood-ratio attack on unlearned models: can a model that unlearned x be told from one that never saw x?
 
-    `lira` on the unlearned φ of the members that had trained on a target and the never-saw φ of the members that had not.
-    Member i trained on its half D_i and then unlearned T ∩ D_i, T being all targets. The never-saw side has two forms:
+    This is `lira` on the unlearned φ of members that had trained on a target, and the never-saw φ of members that had not.
+    Member i trained on its half D_i and then unlearned T ∩ D_i, where T is all targets. The never-saw side has two forms:
 
-    * `never_saw = unlearned`: members that likewise unlearned their own T ∩ D_i, in which x was not. What the method does to
-      a model as a whole is on both sides, so what is left is x itself.
-    * `never_saw` of members retrained on D_i minus T: the definition of unlearning. Whatever distinguishes the method's models
-      from retrained ones counts, the trace of x as well as damage.
+    * `never_saw = unlearned`: members that unlearned their own T ∩ D_i, without x. Both sides have the method's general effect
+      on a model, so the attack detects only traces of x itself.
+    * `never_saw` from members retrained on D_i minus T: the definition of unlearning. The attack detects all differences from
+      retrained models, traces of x as well as damage.
 
     Args:
-        unlearned: φ of each member after unlearning; targets that it never trained on are not read.
-        never_saw: φ of as many members that never saw the targets; only targets that the member's half did not hold are read.
-        trained_on: which half held which target; each target is in three or more and missing in three or more.
+        unlearned: φ of each member after unlearning; only targets that the member trained on are used.
+        never_saw: φ of as many members that never saw the targets; only targets outside the member's half are used.
+        trained_on: which half contains which target; each target needs three halves with it and three without.
         shared_variance: see `lira`.
         judged: see `lira`.
         seed: see `lira`.
 
     Returns:
-        The scores, and how well they distinguish both sides. Read them against `u_lira_null`.
+        The scores, and how well they distinguish both sides. Compare them with `u_lira_null`.
 
     Raises:
         ValueError: see `lira`.
@@ -165,15 +165,15 @@ def u_lira_null(
     splits: int = 100,
     seed: int = 0,
 ) -> AttackNull:
-    """What `u_lira` (or `lira`) scores when no member saw a target: retrained members against retrained members.
+    """The null of `u_lira` (or `lira`): retrained members against retrained members, none of which saw a target.
 
     In each split the members exchange their rows of `trained_on`, so that every target is "in" half of the members, none of
-    which saw it: as many against as many as in the attack. Each member's models are replicates of one retraining on D_i minus
-    T, drawn at random; with `same_models` one of them stands for both sides, as where both sides unlearned, otherwise one
-    for each, as where the never-saw side was retrained apart. The splits depend on the seed alone.
+    which saw it: the same numbers as in the attack. The models of a member are replicates of its retraining on D_i minus T, drawn
+    at random. With `same_models` one replicate serves both sides, as when both sides unlearned; otherwise each side has its own,
+    as when the never-saw side was retrained separately. The splits depend only on the seed.
 
     Args:
-        retrained: φ of the replicates; two or more, unless `same_models`.
+        retrained: φ of the replicates; two or more replicates unless `same_models`.
         trained_on: see `u_lira`.
         same_models: whether both sides of the attack come from the same models.
         shared_variance: see `lira`.
@@ -182,10 +182,11 @@ def u_lira_null(
         seed: draws the splits.
 
     Returns:
-        Mean, standard deviation and quantiles of each measure; NaN where it cannot be known, see `Attack`.
+        Mean, standard deviation and quantiles of each measure; NaN if undefined, see `Attack`.
 
     Raises:
-        ValueError: if the φ are not finite, there are too few replicates, or a target has fewer than three members of a kind.
+        ValueError: if φ is not finite, there are too few replicates, or a target has fewer than three members with or without
+            it.
     """
     retrained = checks.numbers("retrained", retrained, "replicates members targets")
     trained_on, judged = _masks(trained_on, judged)
@@ -193,7 +194,7 @@ def u_lira_null(
     checks.count("splits", splits, 2)
     replicates, members, _ = retrained.shape
     if replicates < 2 - same_models:
-        raise ValueError("retrained: 1 replicate, expected two or more where the sides are different models")
+        raise ValueError("retrained: 1 replicate, expected two or more, or same_models=True")
     rng = checks.generator(seed)
     draws = []
     for _ in range(splits):
@@ -213,8 +214,8 @@ def likelihood_ratios(
 ) -> Float[np.ndarray, "members targets"]:
     """The scores of `lira`: the log likelihood ratio of "trained on it" against "never saw it", in nats.
 
-    A variance is at least a millionth of that of both sides together: where models agree to the last digit, it is a rounding
-    error. Adding a constant to φ, or scaling it, changes nothing.
+    Variances are at least a millionth of the variance of both sides together, since smaller ones may be rounding errors. Adding a
+    constant to φ, or scaling it, changes nothing.
 
     Args:
         phi: see `lira`.
@@ -228,21 +229,21 @@ def likelihood_ratios(
     checks.alike("phi", phi, "trained_on", trained_on, 0)
     counts = trained_on.sum(0)
     if min(counts.min(), len(phi) - counts.max()) < FEWEST:
-        raise ValueError(f"trained_on: each target needs {FEWEST} members or more that trained on it, and as many that did not")
-    phi = phi - np.median(phi, axis=0)  # sums of squares keep their digits where φ is far from 0
+        raise ValueError(f"trained_on: each target needs at least {FEWEST} members that trained on it, and {FEWEST} that did not")
+    phi = phi - np.median(phi, axis=0)  # keeps the precision of sums of squares if φ is far from 0
     floor = FLOOR * _shared(_leave_one_out(phi, np.ones_like(trained_on))[1], shared_variance)
 
     def log_density(side: np.ndarray) -> np.ndarray:
         mean, variance = _leave_one_out(phi, side)
         variance = np.maximum(_shared(variance, shared_variance), floor)
-        variance = np.where(variance > 0, variance, 1)  # all others agree: both densities are the same
+        variance = np.where(variance > 0, variance, 1)  # all others agree: both densities are equal
         return -((phi - mean) ** 2 / variance + np.log(variance)) / 2
 
     return log_density(trained_on) - log_density(~trained_on)
 
 
 def _masks(trained_on: Any, judged: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as truth values; by default all scores are judged."""
+    """Checks both masks; by default all scores are judged."""
     trained_on = checks.truths("trained_on", trained_on, "members targets")
     judged = np.ones_like(trained_on) if judged is None else checks.truths("judged", judged, "members targets")
     checks.alike("judged", judged, "trained_on", trained_on, 0)
@@ -255,14 +256,14 @@ def _shared(variance: np.ndarray, shared: bool) -> np.ndarray:
 
 def _leave_one_out(values: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased variance over one side, without the member itself: two arrays `[members, targets]`."""
-    kept = np.where(side, values, 0)
-    count, total, squares = (_of_others(part) for part in (side.astype(float), kept, kept**2))
+    on_side = np.where(side, values, 0)
+    count, total, squares = (_sum_of_others(part) for part in (side.astype(float), on_side, on_side**2))
     mean = total / count
     return mean, np.maximum(squares - total * mean, 0) / (count - 1)
 
 
-def _of_others(values: Float[np.ndarray, "members targets"]) -> Float[np.ndarray, "members targets"]:
-    """The sum over all members but one: over those before it and those after, since subtracting a huge one loses the rest."""
+def _sum_of_others(values: Float[np.ndarray, "members targets"]) -> Float[np.ndarray, "members targets"]:
+    """The sum over the other members, as a sum before and a sum after: subtracting a huge value would lose the rest."""
     before, after = (np.pad(np.cumsum(part, axis=0), ((1, 0), (0, 0))) for part in (values[:-1], values[:0:-1]))
     return before + after[::-1]
 
@@ -270,13 +271,13 @@ def _of_others(values: Float[np.ndarray, "members targets"]) -> Float[np.ndarray
 def _measure(
     ratios: np.ndarray, trained_on: np.ndarray, judged: np.ndarray, weights: np.ndarray, rates: np.ndarray
 ) -> Float[np.ndarray, "resamples measures"]:
-    """AUC, balanced accuracy and the true positive rate at each false positive rate; member i counts `weights[:, i]` times."""
+    """AUC, balanced accuracy and the true positive rate at each false positive rate; member i has weight `weights[:, i]`."""
     sides = []
     for side in (judged & trained_on, judged & ~trained_on):
         order = np.argsort(-ratios[side], kind="stable")
         sides.append((-ratios[side][order], np.nonzero(side)[0][order]))
     (positive, _), (negative, _) = sides  # minus the ratios, so in rising order
-    # Positives above each negative, and those equal to it too; after the last negative all of them.
+    # Number of positives above each negative, without and with those equal to it; after the last negative, all.
     above, level = (np.append(positive.searchsorted(negative, where), len(positive)) for where in ("left", "right"))
     predicted = [values.searchsorted(0, "left") for values in (positive, negative)]
     resolved = len(negative) * rates >= 1
@@ -286,7 +287,7 @@ def _measure(
         weight = weights[start : start + step]
         true, false = (np.cumsum(np.pad(weight[:, member], ((0, 0), (1, 0))), axis=1) for _, member in sides)
         full = (true[:, -1:] > 0) & (false[:, -1:] > 0)
-        true, false = (each / np.maximum(each[:, -1:], 1) for each in (true, false))
+        true, false = (counts / np.maximum(counts[:, -1:], 1) for counts in (true, false))
         balanced = (true[:, predicted[0]] + 1 - false[:, predicted[1]]) / 2
         auc = (np.diff(false, axis=1) * (true[:, above[:-1]] + true[:, level[:-1]])).sum(1) / 2
         passed = np.array([row[1:].searchsorted(rates * (1 + 1e-12), "right") for row in false])

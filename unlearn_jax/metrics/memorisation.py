@@ -19,20 +19,20 @@ class Memorisation(NamedTuple):
 def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "members examples"]) -> Memorisation:
     """`E[correct | trained on it] - E[correct | not]`, over models that trained on random subsets.
 
-    Near 1 only models trained on the label predict it: mislabelled, atypical or ambiguous examples. Near 0 the others do too.
-    To divide results by memorisation, take it from other members than those that are scored, or it selects their noise.
+    Near 1, only models trained on the example predict its label: it is mislabelled, atypical or ambiguous. Near 0, other models
+    predict it as well. To group results by memorisation, measure it with other members than those that are scored, or the
+    grouping selects their noise.
 
     Args:
-        correct: whether each member's answer is the label that was trained on.
-        trained_on: which member trained on which example; each has two members or more of both kinds.
+        correct: whether each member predicts the training label.
+        trained_on: which member trained on which example; each example needs two members with it and two without.
 
     Returns:
-        The difference, and `sqrt(var_in / n_in + var_out / n_out)` by the unbiased variances of each kind (0 where all members
-        of each kind agree, which few members often do).
+        The difference, and `sqrt(var_in / n_in + var_out / n_out)` with unbiased variances (0 if all members with it agree
+        and all without it agree, as few members often do).
 
     Raises:
-        ValueError: something is no truth value, the two are of different members or examples, or an example has fewer than two
-            members of a kind.
+        ValueError: an argument is not boolean, the shapes differ, or an example has fewer than two members with or without it.
 
     Source: Feldman & Zhang, "What Neural Networks Memorize and Why", arXiv:2008.03703.
     """
@@ -47,20 +47,19 @@ def memorisation(correct: Bool[Any, "members examples"], trained_on: Bool[Any, "
 
 
 def exposure(scores: Float[Any, "members examples"], trained_on: Bool[Any, "members examples"]) -> Float[np.ndarray, " examples"]:
-    """How far the scores of models that trained on an example are from those of models that did not.
+    """The standardised difference between the scores of models that trained on an example and of models that did not.
 
     `(mean_in - mean_out) / sqrt((var_in + var_out) / 2)`: the d' of the likelihood-ratio attack on one model.
 
     Args:
         scores: scaled logits, see `scores.scaled_logits`.
-        trained_on: which member trained on which example; each has two members or more of both kinds.
+        trained_on: which member trained on which example; each example needs two members with it and two without.
 
     Returns:
-        In standard deviations; 0 where neither side varies, beyond the scores' own rounding.
+        The difference in standard deviations; 0 if neither side varies by more than rounding.
 
     Raises:
-        ValueError: a score is not finite, the two are of different members or examples, or an example has fewer than two members
-            of a kind.
+        ValueError: a score is not finite, the shapes differ, or an example has fewer than two members with or without it.
 
     Source: the Gaussians of LiRA, Carlini et al., arXiv:2112.03570.
     """
@@ -82,5 +81,5 @@ def _sides(name: str, values: np.ndarray, trained_on: Any) -> tuple[np.ndarray, 
     checks.alike("trained_on", trained_on, name, values, 0)
     counts = trained_on.sum(0)
     if min(counts.min(), len(trained_on) - counts.max()) < 2:
-        raise ValueError("trained_on: each example needs two members or more that trained on it, and as many that did not")
+        raise ValueError("trained_on: each example needs at least two members that trained on it, and two that did not")
     return trained_on, ~trained_on

@@ -1,4 +1,4 @@
-"""The null: what a perfect method would have scored with this many models."""
+"""The null: the score of a perfect method with the same number of models."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +15,7 @@ Metric = TypeVar("Metric")
 
 
 class Null(NamedTuple):
-    """The distribution of a metric when the unlearned models are retrained ones."""
+    """The distribution of a metric if the unlearned models are retrained models."""
 
     mean: float
     sd: float
@@ -33,11 +33,11 @@ def null(
 ) -> Null:
     """The null of a two-sample metric: n oracles against n others, over random splits of the pool.
 
-    Always n against n, since such metrics depend on the sample sizes: against all 2n oracles a perfect method scores far below.
+    Always n against n, because such metrics depend on sample sizes: against all 2n oracles a perfect method scores much lower.
 
     Args:
-        metric: `metric(unlearned, oracle)`, of two arrays with the members first.
-        oracle_logits: the pool; logits, or whatever the metric takes.
+        metric: `metric(unlearned, oracle)`, a function of two arrays with the members first.
+        oracle_logits: the pool: logits, or other arrays that the metric takes.
         n: number of models on each side.
         splits: number of random splits.
         key: draws the splits.
@@ -54,7 +54,7 @@ def null(
 
 
 def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "splits 2 n"]:
-    """Random disjoint pairs of n members.
+    """Draws random pairs of disjoint sets of n members.
 
     Raises:
         ValueError: if there are fewer than 2n members, or n or `splits` is below 2.
@@ -63,16 +63,16 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
     checks.count("splits", splits, 2)
     if members < 2 * n:
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {members}")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: too little to be worth compiling
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))  # on the host: not worth compiling
     orders = rng.permuted(np.tile(np.arange(members), (splits, 1)), axis=1)
     return orders[:, : 2 * n].reshape(splits, 2, n)
 
 
 def of_means(values: Float[Any, " oracles"], splits: Int[np.ndarray, "splits 2 n"]) -> tuple[Float[np.ndarray, " splits"], float]:
-    """Draws of the null of a mean over n models, such as an accuracy, and their centre: the mean over all oracles.
+    """Returns draws of the null of a mean over n models, such as an accuracy, and their centre, the mean over all oracles.
 
-    They have the spread of the difference between the means of two halves, see `halves`: the unlearned models' mean and the
-    oracles' mean are both over few models.
+    Their spread is that of the difference between the means of two halves (`halves`), because both the mean of the unlearned
+    models and that of the oracles are over few models.
 
     Raises:
         ValueError: if a value is not finite.
@@ -85,20 +85,20 @@ def of_means(values: Float[Any, " oracles"], splits: Int[np.ndarray, "splits 2 n
 def joint(
     draws: Mapping[Metric, Float[np.ndarray, " splits"]], centres: Mapping[Metric, float]
 ) -> tuple[dict[Metric, Null], float]:
-    """The null of each of several metrics, and the 95% band of the largest |z| over all of them.
+    """Returns the null of each metric, and the 95% band of the largest |z| over all metrics.
 
     Args:
-        draws: what each split of the oracles scored, by metric.
-        centres: means of the nulls of some metrics, more exact than those of the draws.
+        draws: by metric, the score of each split of the oracles.
+        centres: for some metrics, a more exact mean of the null than that of the draws.
     """
     nulls = {name: summarise(values) for name, values in draws.items()}
     nulls |= {name: nulls[name]._replace(mean=centre) for name, centre in centres.items()}
-    z = [abs(draws[name] - each.mean) / each.sd for name, each in nulls.items() if each.sd > 0]
+    z = [abs(draws[name] - null.mean) / null.sd for name, null in nulls.items() if null.sd > 0]
     return nulls, float(np.quantile(np.max(z, axis=0), CONFIDENCE)) if z else 0.0
 
 
 def summarise(values: Float[np.ndarray, " splits"]) -> Null:
-    """Mean, standard deviation (0 where it is mere rounding) and 95% quantiles of the values.
+    """Returns the mean, the standard deviation (0 if it is only rounding) and the 95% quantiles of the values.
 
     Raises:
         ValueError: if a value is not finite, or there is only one.

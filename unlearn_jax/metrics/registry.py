@@ -1,4 +1,4 @@
-"""The registry of metrics: what each is called, compares, is measured in and needs, and how tables and axes name it."""
+"""The registry of metrics: name, kind, splits, unit, needs and labels of each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -10,8 +10,8 @@ Name = tuple[str, str]  # metric, split
 SPLITS = Cube._fields
 TWO_SAMPLE, DISTANCE, PER_MODEL, COST = KINDS = ("two-sample", "distance", "per-model", "cost")
 NEEDS = ("logits", "oracles", "weights", "relearning", "untrained nets", "right labels")
-ON = {"forget": "F", "retain": "R", "test": "test"}  # how axes name a split
-LETTERS = {"forget": "F", "retain": "R", "test": "T"}  # how columns do
+ON = {"forget": "F", "retain": "R", "test": "test"}  # names of splits on axes
+LETTERS = {"forget": "F", "retain": "R", "test": "T"}  # names of splits in column headings
 
 
 class Metric(NamedTuple):
@@ -19,19 +19,19 @@ class Metric(NamedTuple):
 
     Attributes:
         name: as in results.csv.
-        measure: what computes it on a split, from what the kind says.
-        kind: *two-sample*, of a `views.Pair`, one number; *distance*, of a `Pair` too, one number for each unlearned model, whose
-            mean is the value; *per-model*, of `views.Seen`, or of `views.Models` where it needs more than logits, one number for
-            each model; *cost*, of `views.Spent`, one number without a null.
-        splits: those that it is computed on; `all` where it uses several at once, empty for a cost.
+        measure: the function `(view, split) -> value`; the kind determines the view.
+        kind: *two-sample*: one number from a `views.Pair`; *distance*: one number for each unlearned model from a `Pair`, whose
+            mean is the value; *per-model*: one number for each model from `views.Seen`, or from `views.Models` if it needs more
+            than logits; *cost*: one number from `views.Spent`, without a null.
+        splits: the splits that it is computed on; `all` if it uses several at once, empty for a cost.
         unit: of the value.
-        label: how axes and titles name it.
-        short: how columns name it.
-        perfect: what a perfect method scores, in words.
+        label: its name on axes and in titles.
+        short: its name in column headings.
+        perfect: the score of a perfect method, in words.
         source: where it was published.
         summary: one line.
-        needs: of `NEEDS`.
-        attack: whether it is a membership attack on single models, or made of one; such attacks flip on some models as a whole.
+        needs: a subset of `NEEDS`.
+        attack: whether it is, or contains, a membership attack on single models; such an attack can flip on a whole model.
     """
 
     name: str
@@ -48,23 +48,23 @@ class Metric(NamedTuple):
     attack: bool
 
     def on(self, split: str) -> Name:
-        """The metric's name, with one of its splits: the key of its scores.
+        """Returns (name, split), the key of its scores.
 
         Raises:
-            ValueError: it is not computed on that split.
+            ValueError: the metric is not computed on that split.
         """
         if split not in self.splits:
             raise ValueError(f"split: {split!r} found, expected {' or '.join(self.splits)} for {self.name}")
         return self.name, split
 
     def title(self, split: str) -> str:
-        """What an axis says of a difference on a split: `KLOM on F (nats)`."""
+        """Returns the label of an axis for differences on a split: `KLOM on F (nats)`."""
         unit = "points" if self.unit == "%" else self.unit
         where = f" on {ON[split]}" if len(self.splits) > 1 else ""
         return f"{self.label}{where}{f' ({unit})' if unit else ''}"
 
     def heading(self, split: str) -> str:
-        """What a column says of it: `KLOM F`; the split only where it is computed on all three."""
+        """Returns the heading of a column: `KLOM F`; the split is left out unless the metric has all three."""
         return f"{self.short} {LETTERS.get(split, split)}" if self.splits == SPLITS else self.short
 
 
@@ -83,27 +83,27 @@ def metric(
     needs: Sequence[str] = ("logits",),
     attack: bool = False,
 ) -> Callable[[Callable[..., Any]], Metric]:
-    """Enters a metric under its function's name; the first line of the docstring is its summary.
+    """Registers a metric under the name of its function; the first line of the docstring is its summary.
 
     Args:
-        kind: see `Metric`, as all others.
-        splits: see there.
-        unit: see there.
-        label: see there; by default the name.
-        short: see there; by default the name.
-        perfect: see there.
-        source: see there.
-        needs: see there. `metrics.reference` and `metrics.score` compute what needs logits and oracles alone, the bench the rest.
-        attack: see there.
+        kind: see `Metric`, as for all arguments.
+        splits: see `Metric`.
+        unit: see `Metric`.
+        label: by default the name.
+        short: by default the name.
+        perfect: see `Metric`.
+        source: see `Metric`.
+        needs: `metrics.reference` and `metrics.score` compute metrics that need only logits and oracles, the bench the others.
+        attack: see `Metric`.
 
     Raises:
         ValueError: unknown kind or need, or a name that is already registered.
     """
 
-    def enter(measure: Callable[..., Any]) -> Metric:
+    def register(measure: Callable[..., Any]) -> Metric:
         name = measure.__name__
         if name in METRICS:
-            raise ValueError(f"{name}: already registered")
+            raise ValueError(f"{name}: a metric of this name is already registered")
         if kind not in KINDS:
             raise ValueError(f"{name}: unknown kind {kind}, expected one of {', '.join(KINDS)}")
         if unknown := set(needs) - set(NEEDS):
@@ -113,20 +113,20 @@ def metric(
         METRICS[name] = Metric(name, measure, kind, tuple(splits), unit, *names, perfect, source, summary, tuple(needs), attack)
         return METRICS[name]
 
-    return enter
+    return register
 
 
 def in_order(*kinds: str) -> Iterator[tuple[Metric, str]]:
-    """The metrics of some kinds with their splits, in the order of the rows of results.csv.
+    """Yields the metrics of some kinds with their splits, in the order of the rows of results.csv.
 
-    That is the order of registration, but neighbours on the same splits take turns: all on forget, then all on retain.
+    That is the order of registration, except that consecutive metrics with the same splits are grouped by split.
     """
-    chosen = [each for each in METRICS.values() if each.kind in kinds]
-    for splits, neighbours in groupby(chosen, key=lambda each: each.splits):
+    chosen = [metric for metric in METRICS.values() if metric.kind in kinds]
+    for splits, neighbours in groupby(chosen, key=lambda metric: metric.splits):
         group = list(neighbours)
-        yield from ((each, split) for split in splits for each in group)
+        yield from ((metric, split) for split in splits for metric in group)
 
 
 def is_attack(name: str) -> bool:
-    """Whether a name is that of a membership attack; one that is not registered is none."""
+    """Whether a name is that of a registered membership attack."""
     return name in METRICS and METRICS[name].attack

@@ -1,4 +1,4 @@
-"""How fast a model learns again what it forgot."""
+"""Relearning: how fast a model learns the forget set again."""
 
 from typing import Any
 
@@ -11,24 +11,24 @@ NEVER = np.finfo(float).max
 
 
 def relearn_steps(losses: Float[Any, "members points"], target: float | Float[Any, " members"]) -> Float[np.ndarray, " members"]:
-    """The first step of finetuning on the forget set at which the loss there is back at the original model's.
+    """The first step of finetuning on the forget set at which its loss is back at that of the original model.
 
-    Between two points of the curve the loss is taken to be linear, so a result need not be whole. A curve that never gets
-    there is *censored*: it counts as the number of steps taken. Means stay defined, slow models look faster than they are, and
-    where all are censored there is no information. A loss that is not finite is above any level. Compare curves of one length.
+    The loss is interpolated linearly between steps, so a result need not be an integer. A curve that never reaches the target is
+    *censored*: it counts as the number of steps taken. Means stay defined, but slow models look faster than they are, and if all
+    are censored there is no information. A loss that is not finite counts as infinite. Compare only curves of the same length.
 
-    Read it relative to a retrained model's: a model that relearns faster than the oracles had not forgotten. The ratio of the
-    two means is the anamnesis index.
+    Compare with retrained models: a model that relearns faster than the oracles had not forgotten. The ratio of the two means
+    is the anamnesis index.
 
     Args:
         losses: on the forget set before the first step, after the first, and so on.
-        target: the original models' loss, one for all or one for each member; a member that starts at or below it takes 0 steps.
+        target: the loss of the originals, one number or one for each member; a member that starts at or below it takes 0 steps.
 
     Returns:
-        Steps, in 0..points - 1.
+        Steps in 0..points - 1.
 
     Raises:
-        ValueError: a target is not finite, there is not one for all or one for each member, or a curve is empty.
+        ValueError: a target is not finite, the number of targets is neither one nor that of the members, or a curve is empty.
 
     Source: Golatkar et al., arXiv:1911.04933 (relearn time); Chundawat et al., arXiv:2201.05629 (the index).
     """
@@ -38,7 +38,7 @@ def relearn_steps(losses: Float[Any, "members points"], target: float | Float[An
     curve = np.where(np.isfinite(curve), curve, NEVER)
     level = checks.numbers("target", target)
     if level.shape not in ((), (len(curve),)):
-        raise ValueError(f"target: shape {level.shape}, expected one, or one for each of {len(curve)} members")
+        raise ValueError(f"target: shape {level.shape}, expected one number, or one for each of {len(curve)} members")
     level = np.broadcast_to(level, (len(curve),))
     reached = curve <= level[:, None]
     first = np.where(reached.any(1), reached.argmax(1), curve.shape[1] - 1)

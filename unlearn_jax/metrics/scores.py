@@ -7,14 +7,14 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.metrics import checks
 
-TINY = 1e-30  # a smaller probability counts as this in a logarithm
+TINY = 1e-30  # floor of probabilities in logarithms
 
 
 def log_probabilities(logits: Float[Any, "*members classes"]) -> Float[np.ndarray, "*members classes"]:
     """`log p_c = z_c - log Σ_j exp z_j`, in nats.
 
     Raises:
-        ValueError: if a member's logits are not finite, of one class, or probabilities.
+        ValueError: if logits are not finite, have only one class, or are probabilities.
     """
     logits = checks.logits("logits", logits, "members ... classes" if np.ndim(logits) > 1 else "classes")
     shifted = logits - logits.max(-1, keepdims=True)
@@ -35,7 +35,7 @@ def scaled_logits(
 ) -> Float[np.ndarray, "members examples"]:
     """The logit of the probability of the label, `φ = log p_y - log Σ_{j≠y} p_j = z_y - log Σ_{j≠y} exp z_j`.
 
-    Near-Gaussian over retrained models, which is why attacks and KLOM work on it. Also called the margin.
+    It is nearly Gaussian over retrained models, so attacks and KLOM use it. Also called the margin.
 
     Args:
         logits: at least two classes.
@@ -45,7 +45,7 @@ def scaled_logits(
         φ, in nats.
 
     Raises:
-        ValueError: if a member's logits are not finite, of one class, or probabilities; or a label is no class.
+        ValueError: if logits are not finite, have only one class, or are probabilities; or a label is no class.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles", arXiv:2112.03570.
     """
@@ -77,7 +77,7 @@ def entropies(probabilities: Float[Any, "*batch classes"]) -> Float[np.ndarray, 
     """`-Σ_c p_c log p_c`, in nats; `0 log 0 = 0`.
 
     Raises:
-        ValueError: if they are no probabilities.
+        ValueError: if the values are not probabilities.
     """
     p = checks.probabilities("probabilities", probabilities)
     return -(p * np.log(np.maximum(p, TINY))).sum(-1)
@@ -88,10 +88,10 @@ def modified_entropies(
 ) -> Float[np.ndarray, "*batch examples"]:
     """`-(1 - p_y) log p_y - Σ_{j≠y} p_j log(1 - p_j)`, in nats: an entropy that takes the label into account.
 
-    Zero where the model is right and sure, large where it is wrong and sure. Logarithms are floored at log 1e-30.
+    Zero for confident right predictions, large for confident wrong ones. Logarithms are floored at log 1e-30.
 
     Raises:
-        ValueError: if they are no probabilities, or a label is no class.
+        ValueError: if the values are not probabilities, or a label is no class.
 
     Source: Song & Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning Models", arXiv:2003.10595.
     """

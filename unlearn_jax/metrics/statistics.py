@@ -1,6 +1,6 @@
-"""Means, intervals and variance where originals and forget sets are crossed: every original is unlearned on every forget set.
+"""Means, intervals and variances for crossed designs: every original is unlearned on every forget set.
 
-The model throughout is that of two crossed random factors, `value = mean + original + forget set + interaction (+ seed)`.
+The statistical model has two crossed random factors, `value = mean + original + forget set + interaction (+ seed)`.
 """
 
 import itertools
@@ -15,18 +15,18 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.types import Interval
 
 CONFIDENCE = 0.95
-ROUNDING = 8 * np.finfo(float).eps  # relative to the largest of some numbers: smaller differences are rounding
-NEGLIGIBLE = 1e-9  # the same of scores, which are long sums
+ROUNDING = 8 * np.finfo(float).eps  # relative differences below this are rounding
+NEGLIGIBLE = 1e-9  # the same for scores, which are long sums
 
 
 class Estimate(NamedTuple):
-    """A mean, its 95% interval, and the two-sided p-value of its being 0.
+    """A mean, its 95% interval, and its two-sided p-value against 0.
 
     Attributes:
         mean: over all values.
-        low: lower end; -inf where nothing is repeated.
+        low: lower end; -inf if there is only one value.
         high: upper end.
-        p: NaN where nothing is repeated.
+        p: NaN if there is only one value.
     """
 
     mean: float
@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """The same without the p-value."""
+        """The mean and its interval."""
         return Interval(self.mean, self.low, self.high)
 
 
@@ -46,9 +46,9 @@ class Components(NamedTuple):
     Attributes:
         original: between original models, common to all forget sets.
         forget_set: between forget sets, common to all originals.
-        interaction: of the two. With one seed it includes the seed's variance.
-        seed: between unlearning seeds, original and forget set being the same.
-        errors: standard errors of these four, by leaving out one original at a time.
+        interaction: of the two. With one seed it includes the variance of the seed.
+        seed: between unlearning seeds for the same original and forget set.
+        errors: standard errors of these four, by a jackknife over originals.
     """
 
     original: float
@@ -65,7 +65,7 @@ class Comparison(NamedTuple):
         first: one method.
         second: the other.
         difference: first minus second.
-        adjusted_p: its p-value adjusted for the number of pairs; NaN where nothing is repeated.
+        adjusted_p: its p-value adjusted for the number of pairs; NaN if there is only one value.
     """
 
     first: str
@@ -75,34 +75,34 @@ class Comparison(NamedTuple):
 
 
 def unit(values: Float[np.ndarray, "..."], axis: int | None = None) -> Float[np.ndarray, "..."]:
-    """A power of two near the largest |value|: dividing by it is exact, and squares then neither vanish nor overflow.
+    """Returns a power of two near the largest |value|. Dividing by it is exact, and squares then neither vanish nor overflow.
 
     Args:
         values: finite.
-        axis: along which the largest is taken, and which is kept; None: over all.
+        axis: of the maximum; it is kept. None: over all values.
 
     Returns:
-        Powers of two; 1 where all values are 0.
+        Powers of two; 1 if all values are 0.
     """
     largest = np.abs(values).max(axis=axis, keepdims=axis is not None)
     return np.where(largest > 0, np.ldexp(1.0, np.frexp(largest)[1] - 1), 1.0)
 
 
 def varies(values: Float[np.ndarray, "..."], axis: int | None = None) -> Bool[np.ndarray, "..."]:
-    """Whether values differ by more than their own rounding, whatever their unit; the axis is kept."""
+    """Whether values differ by more than rounding, relative to the largest; the axis is kept."""
     scaled = values / unit(values, axis)
-    kept = {"axis": axis, "keepdims": axis is not None}
-    return scaled.max(**kept) - scaled.min(**kept) > ROUNDING * np.abs(scaled).max(**kept)
+    over = {"axis": axis, "keepdims": axis is not None}
+    return scaled.max(**over) - scaled.min(**over) > ROUNDING * np.abs(scaled).max(**over)
 
 
 def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int = 0) -> Float[np.ndarray, "..."]:
-    """Pearson's correlation along an axis; NaN, as it is not defined, where a side does not vary (`varies`).
+    """Pearson's correlation along an axis; NaN if a side does not vary (`varies`).
 
-    Works for numbers of any size.
+    Numbers of any size neither overflow nor vanish.
 
     Args:
-        first: of the same shape as the second, or one that broadcasts with it.
-        second: what it is correlated with.
+        first: one side.
+        second: the other side; its shape broadcasts with that of the first.
         axis: of the pairs.
 
     Raises:
@@ -113,7 +113,7 @@ def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int =
     try:
         np.broadcast_shapes(*shapes)
     except ValueError as error:
-        raise ValueError(f"first, second: of shapes {shapes[0]} and {shapes[1]}, which do not go together") from error
+        raise ValueError(f"first, second: shapes {shapes[0]} and {shapes[1]}, expected shapes that broadcast") from error
     pair = []
     for values in sides.values():
         scaled = values / unit(values, axis)
@@ -127,18 +127,18 @@ def correlation(first: Float[Any, "..."], second: Float[Any, "..."], axis: int =
 
 
 def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
-    """The mean over originals and forget sets, with an interval that generalises to others of both.
+    """The mean over originals and forget sets, with an interval that generalises to other originals and sets.
 
-    The variance of the mean is that of two crossed random factors, `(MS_o + MS_s - MS_os) / (originals x sets)`, a mean square
-    below the interaction's being raised to it; Student's t at Satterthwaite's degrees of freedom. With one set it is
-    the plain t interval over originals, and does not generalise to other sets. A bootstrap of sets and then of members is too
-    narrow with about five sets (`tests/test_statistics.py` measures the coverage).
+    The variance of the mean is that of two crossed random factors, `(MS_o + MS_s - MS_os) / (originals x sets)`, where MS_o and
+    MS_s are at least MS_os; the interval is Student's t with Satterthwaite's degrees of freedom. With one set it is the plain t
+    interval over originals, which does not generalise to other sets. A bootstrap over sets and then members is too narrow with
+    about five sets (`tests/test_statistics.py` measures the coverage).
 
     Args:
         values: one for each original and forget set; for two methods, their paired differences.
 
     Returns:
-        The interval. Where all values are equal it has no width, and p is 0, or 1 if they are 0.
+        The estimate. If all values are equal, the interval has no width, and p is 0, or 1 if the values are 0.
 
     Raises:
         ValueError: if a value is not finite.
@@ -169,9 +169,9 @@ def crossed_mean(values: Float[np.ndarray, "originals sets"]) -> Estimate:
 
 
 def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
-    """Decomposes the variance of a value into original, forget set, their interaction, and unlearning seed.
+    """Splits the variance of a value into original, forget set, their interaction, and unlearning seed.
 
-    The analysis of variance of two crossed random factors with seeds nested in their cells; estimates below 0 are set to 0.
+    This is an analysis of variance with two crossed random factors and seeds nested in their cells; estimates below 0 become 0.
 
     Args:
         values: one for each original, forget set and seed of the unlearning method.
@@ -186,7 +186,7 @@ def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
     """
     values = checks.numbers("values", values, "originals sets seeds")
     if len(values) < 2:
-        raise ValueError("values: 1 original, expected two originals or more")
+        raise ValueError("values: 1 original, expected two or more")
     estimates = _components(values)
     errors = np.full(4, np.nan)
     count = len(values)
@@ -198,24 +198,24 @@ def components(values: Float[np.ndarray, "originals sets seeds"]) -> Components:
 
 
 def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> list[Comparison]:
-    """Every pair of methods, paired by original and forget set.
+    """Compares every pair of methods, paired by original and forget set.
 
     Args:
-        parts: by method, what each original (or group of originals) contributes on each forget set; NaN where it is missing:
-            such an original is left out of the pairs concerned.
+        parts: by method, the contribution of each original (or group of originals) on each forget set. Originals with NaN are
+            left out of the comparison.
 
     Returns:
-        One for each pair that has an original left, p-values adjusted by `holm` over all of them.
+        A comparison for each pair with an original left; p-values are adjusted by `holm` over all of them.
 
     Raises:
-        ValueError: if a value is infinite, or methods are of different originals or forget sets.
+        ValueError: if a value is infinite, or the methods have different numbers of originals or forget sets.
     """
     shapes = {name: np.shape(values) for name, values in parts.items()}
     for name, shape in shapes.items():
         if len(shape) != 2 or shape != next(iter(shapes.values())):
             raise ValueError(f"parts: {name} has shape {shape}, expected [originals, sets], the same for all methods")
         if np.isinf(parts[name]).any():
-            raise ValueError(f"parts: {name} has an infinite value, expected numbers, and NaN where one is missing")
+            raise ValueError(f"parts: {name} has an infinite value, expected finite numbers, or NaN for a missing one")
     pairs: list[tuple[str, str, Estimate]] = []
     for first, second in itertools.combinations(parts, 2):
         difference = parts[first] - parts[second]
@@ -232,7 +232,7 @@ def comparisons(parts: Mapping[str, Float[np.ndarray, "originals sets"]]) -> lis
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """p-values adjusted for their number, so that the chance of any false one below 5% is 5%.
+    """Adjusts p-values for their number: the chance that any false one falls below 5% is then at most 5%.
 
     Args:
         p: of all tests that have a p-value.
@@ -256,7 +256,7 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 def bootstrap(
     values: Float[np.ndarray, "members *rest"], seed: int, resamples: int = 1_000, statistic: Callable[..., Any] = np.mean
 ) -> Interval:
-    """A statistic of members (one that takes an `axis`), by default the mean, and its 95% percentile interval.
+    """A statistic of members (a function with an `axis`), by default the mean, and its 95% percentile interval.
 
     Raises:
         ValueError: if a value is not finite.
@@ -269,7 +269,7 @@ def bootstrap(
 
 
 def jackknifed(value: float, parts: Float[np.ndarray, " groups"]) -> tuple[float, float]:
-    """The 95% interval of a value from its pseudo-values, one for each group of members that was left out; Student's t.
+    """The 95% interval (Student's t) of a value from its pseudo-values, one for each group of members left out.
 
     Raises:
         ValueError: if the value or a pseudo-value is not finite.
@@ -289,11 +289,11 @@ def jackknife(
 
     Args:
         statistic: of any number of units.
-        values: of each unit, or the units' numbers; with two or fewer the interval is infinite, since a statistic of pairs is
-            not defined for one.
+        values: of each unit, or the indices of units. With two or fewer the interval is infinite, since a statistic of pairs
+            is not defined for one.
 
     Raises:
-        ValueError: if the statistic is not finite, with all units or without one.
+        ValueError: if the statistic is not finite, of all units or with one left out.
     """
     count, value = len(values), statistic(values)
     checks.numbers("statistic", value)
@@ -307,11 +307,11 @@ def jackknife(
 def chosen_elsewhere(
     distances: Float[np.ndarray, "sets settings"], allowed: Bool[np.ndarray, " settings"]
 ) -> Int[np.ndarray, " sets"]:
-    """For each forget set, the setting that is best on average on the others, so that no set chooses for itself.
+    """For each forget set, chooses the setting that is best on average on the other sets.
 
     Args:
         distances: smaller is better.
-        allowed: the settings that may be chosen.
+        allowed: the settings to choose from.
 
     Returns:
         Indices of settings.
@@ -321,11 +321,11 @@ def chosen_elsewhere(
     """
     distances, allowed = np.asarray(distances, np.float64), checks.truths("allowed", allowed, "settings")
     if distances.ndim != 2 or distances.shape[1:] != allowed.shape or np.isnan(distances).any():
-        raise ValueError(f"distances: NaN, or of shape {distances.shape}, expected numbers for sets and {len(allowed)} settings")
+        raise ValueError(f"distances: NaN, or shape {distances.shape}; expected numbers for sets and {len(allowed)} settings")
     left = np.flatnonzero(allowed)
     if len(distances) < 2 or not len(left):
         raise ValueError(
-            f"distances: {len(distances)} sets, {len(left)} allowed settings, expected two sets and one setting or more"
+            f"distances: {len(distances)} sets, {len(left)} allowed settings; expected at least two sets and one setting"
         )
     others = [np.delete(distances[:, left], out, axis=0).mean(axis=0) for out in range(len(distances))]
     return left[np.argmin(others, axis=1)]
@@ -334,14 +334,14 @@ def chosen_elsewhere(
 def pseudo_values(
     statistic: Callable[[Float[np.ndarray, "units *rest"]], Float[Any, "*found"]], values: Float[np.ndarray, "units *rest"]
 ) -> Float[np.ndarray, "units *found"]:
-    """`n θ - (n-1) θ_{-i}`: what each unit contributes to a statistic θ of n of them, θ_{-i} being the statistic without it.
+    """`n θ - (n-1) θ_{-i}`: the contribution of unit i to a statistic θ of n units, where θ_{-i} is the statistic without it.
 
-    Their mean is θ without its bias of order 1/n (of a plug-in variance exactly the unbiased one), and their spread over units
+    Their mean is θ without its bias of order 1/n (for a plug-in variance, exactly the unbiased one); their spread over units
     gives the interval of that mean.
 
     Args:
-        statistic: of any number of units, at least one fewer than there are.
-        values: of each unit, at least two.
+        statistic: a function of n or n - 1 units.
+        values: of at least two units.
 
     Raises:
         ValueError: a value is not finite, or there is only one unit.
@@ -355,7 +355,7 @@ def pseudo_values(
 
 
 def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:
-    """Of originals, sets, and their interaction, in the analysis of variance without repetition; 0 where there is one."""
+    """Mean squares of originals, sets, and their interaction, without repetition; 0 without degrees of freedom."""
     originals, sets = values.shape
     row, column, mean = values.mean(1, keepdims=True), values.mean(0, keepdims=True), values.mean()
     sums = sets * ((row - mean) ** 2).sum(), originals * ((column - mean) ** 2).sum(), ((values - row - column + mean) ** 2).sum()

@@ -1,4 +1,4 @@
-"""Scores, what each is as evidence against a perfect method, and one verdict over all of them."""
+"""Scores, the evidence of each against a perfect method, and one verdict over all of them."""
 
 import math
 from collections.abc import Iterable
@@ -8,35 +8,35 @@ from unlearn_jax.metrics.null import Null
 from unlearn_jax.metrics.registry import Name, is_attack
 from unlearn_jax.metrics.statistics import NEGLIGIBLE
 
-FEWEST_JUDGED = 8  # models that a verdict takes: with fewer, its band is a quantile of very few, very similar halves
+FEWEST_JUDGED = 8  # fewest models for a verdict: with fewer, the band is a quantile over few, very similar halves
 WIDTH = 3.92  # of a 95% interval, in standard errors
 
 
 def deviation(value: float, null: Null) -> float:
-    """z, `(value - null.mean) / null.sd`. Where the null has no spread, 0 on it and infinite off it: no score there is chance.
+    """z, `(value - null.mean) / null.sd`. If the null has no spread, 0 for a value equal to it, else infinite.
 
-    A value within a billionth of the null's mean is on it.
+    Values within a relative difference of 1e-9 are equal.
     """
     if null.sd > 0:
         return float((value - null.mean) / null.sd)
-    return math.copysign(math.inf, value - null.mean) if _is_off(value, null) else 0.0
+    return math.copysign(math.inf, value - null.mean) if _differs(value, null) else 0.0
 
 
 def evidence(value: float, low: float, high: float, null: Null, attack: bool) -> float:
     """|z|; of an attack, in units of the null's sd or of the value's standard error, whichever is larger.
 
-    Attacks flip on some models as a whole, and a null from oracles none of which flipped does not show it: a score that few
-    members carry is then no evidence, however narrow the null. For other metrics it is: a method that ruins some of its models is
-    not inside. Where the null has no spread the standard error alone counts; infinite where that is 0 too.
+    An attack can flip on a whole model. If it flipped on no oracle, the null is too narrow, and a score that comes from few
+    members is no evidence. For other metrics such a score is evidence: a method that ruins some of its models is not inside. If
+    the null has no spread, the unit is the standard error; if that is 0 too, the evidence is infinite.
 
     Args:
         value: the score.
         low: lower end of its 95% interval.
         high: upper end.
-        null: what retrained models score.
-        attack: whether the metric is a membership attack, or made of one.
+        null: the scores of retrained models.
+        attack: whether the metric is, or contains, a membership attack.
     """
-    if not _is_off(value, null):
+    if not _differs(value, null):
         return 0.0
     error = (high - low) / WIDTH
     unit = max(null.sd, error) if attack or not null.sd else null.sd
@@ -44,13 +44,13 @@ def evidence(value: float, low: float, high: float, null: Null, attack: bool) ->
 
 
 def is_inside(evidences: Iterable[float], band: float, members: int, lost: int = 0) -> bool | None:
-    """Whether models are indistinguishable from retrained ones at this sample size.
+    """Whether models are not distinguished from retrained ones at this sample size.
 
     Args:
-        evidences: of all scores, one or more; NaN is outside.
+        evidences: of all scores, one or more; NaN counts as outside.
         band: the 95% quantile of the largest |z| of retrained models.
         members: models that were scored.
-        lost: models that diverged: a method that loses some is not inside.
+        lost: models that diverged; a method with any is not inside.
 
     Returns:
         None with fewer than 8 models.
@@ -58,10 +58,10 @@ def is_inside(evidences: Iterable[float], band: float, members: int, lost: int =
     if members < FEWEST_JUDGED:
         return None
     evidences = [*evidences]
-    return bool(evidences) and not lost and all(each <= band for each in evidences)
+    return bool(evidences) and not lost and all(evidence <= band for evidence in evidences)
 
 
-def _is_off(value: float, null: Null) -> bool:
+def _differs(value: float, null: Null) -> bool:
     return not math.isclose(value, null.mean, rel_tol=NEGLIGIBLE)
 
 
@@ -74,11 +74,11 @@ class Score(NamedTuple):
         value: in the metric's unit.
         low: lower end of a 95% interval over the unlearned members.
         high: upper end.
-        null: what retrained models score.
+        null: the scores of retrained models.
         z: (value - null.mean) / null.sd; None where the null's sd is 0.
-        parts: what each group of originals contributes, pseudo-values whose mean is the value (but for bias); NaN for a group
-            without members.
-        members: the value of each member, where the metric has one.
+        parts: the contribution of each group of originals: pseudo-values whose mean is the value, except for bias; NaN for a
+            group without members.
+        members: the value of each member, if the metric has one.
     """
 
     metric: str

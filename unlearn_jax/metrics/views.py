@@ -1,7 +1,7 @@
-"""What a metric is given: a pool's logits, two pools side by side, the models themselves, or what a method cost.
+"""The views that metrics are computed from: the logits of a pool, two pools, the models themselves, or the cost of a method.
 
-To bound the time, all but the accuracies look at `Seen.rows`; of these forgetting quality looks at no more than 500, and SVC-MIA
-trains on no more than 500 a side.
+To limit the time, metrics other than accuracy use only `Seen.rows`; of these, forgetting quality uses at most 500, and SVC-MIA
+trains on at most 500 on each side.
 """
 
 import os
@@ -22,21 +22,21 @@ from unlearn_jax.metrics.registry import SPLITS, Name
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
 from unlearn_jax.types import Cube, Labels
 
-QUALITY_ROWS = 500  # that forgetting quality looks at
-SVC_ROWS = 500  # a side, that SVC-MIA trains on
-Extra = Mapping[Name, Float[Any, " members"]]  # metrics per model that need more than logits
+QUALITY_ROWS = 500  # most rows for forgetting quality
+SVC_ROWS = 500  # most training rows of SVC-MIA on each side
+Extra = Mapping[Name, Float[Any, " members"]]  # per-model metrics that need more than logits
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A pool's logits with their labels. What several metrics share is computed once.
+    """The logits and labels of a pool. Results that several metrics share are computed once.
 
     Attributes:
         cube: all logits.
-        labels: theirs.
-        rows: the rows of each split that metrics other than the accuracy look at.
+        labels: of the logits.
+        rows: by split, the rows for metrics other than accuracy.
         seed: draws samples.
     """
 
@@ -57,7 +57,7 @@ class Seen:
 
     @cached_property
     def probabilities(self) -> dict[str, Float[np.ndarray, "members rows classes"]]:
-        """Their softmax."""
+        """Probabilities of the rows, by split."""
         return {split: probabilities(logits) for split, logits in self.logits.items()}
 
     @cached_property
@@ -67,7 +67,7 @@ class Seen:
 
     @cached_property
     def svc_mia(self) -> dict[str, Float[np.ndarray, " members"]]:
-        """MIA-efficacy of the SVC by feature, see `attacks.svc_mia`."""
+        """MIA-efficacy by feature, see `attacks.svc_mia`."""
         labels, size = self.labels_seen, min(len(self.labels_seen["test"]), SVC_ROWS)
 
         def attack(member: int) -> dict[str, float]:
@@ -75,7 +75,7 @@ class Seen:
             return svc_mia(retain, test, forget, size=size, seed=self.seed)
 
         attacks = on_threads(attack, range(len(self.cube.forget)))
-        return {feature: np.array([each[feature] for each in attacks]) for feature in attacks[0]}
+        return {feature: np.array([efficacy[feature] for efficacy in attacks]) for feature in attacks[0]}
 
     @cached_property
     def logistic_mia(self) -> Float[np.ndarray, " members"]:
@@ -86,12 +86,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is kept of a pool for comparisons; members first in every array.
+    """The measurements of a pool for comparisons; members come first in every array.
 
     Attributes:
         margins: of the rows, by split.
         probabilities: of the rows, by split.
-        per_model: every metric per model.
+        per_model: every per-model metric.
     """
 
     margins: dict[str, Float[np.ndarray, "members rows"]]
@@ -102,10 +102,10 @@ class Measured:
         return len(self.margins[SPLITS[0]])
 
     def with_extra(self, extra: Extra | None) -> "Measured":
-        """With metrics per model that were computed elsewhere.
+        """Adds per-model metrics that were computed elsewhere.
 
         Raises:
-            ValueError: one is not finite, or not a number for each member.
+            ValueError: a metric is not finite, or does not have one value for each member.
         """
         for name, values in (extra or {}).items():
             if checks.numbers(f"extra {name}", values, "members").shape != (len(self),):
@@ -113,7 +113,7 @@ class Measured:
         return replace(self, per_model=self.per_model | {name: np.asarray(values) for name, values in (extra or {}).items()})
 
     def take(self, members: Int[np.ndarray, " some"]) -> "Measured":
-        """The same of some members."""
+        """Selects some members."""
         return Measured(
             {split: values[members] for split, values in self.margins.items()},
             {split: values[members] for split, values in self.probabilities.items()},
@@ -122,12 +122,12 @@ class Measured:
 
 
 class Pair:
-    """n unlearned models beside n oracles. What several metrics share is computed once.
+    """n unlearned models and n oracles. Results that several metrics share are computed once.
 
     Args:
         unlearned: the unlearned models.
         oracles: the retrained models.
-        quality: the forgetting quality, where it is known.
+        quality: the forgetting quality, if it is known.
     """
 
     def __init__(self, unlearned: Measured, oracles: Measured, quality: float | None = None):
@@ -150,17 +150,17 @@ class Pair:
 
 
 class Models(NamedTuple):
-    """Models themselves, for the metrics that need more than logits.
+    """Models, for metrics that need more than logits.
 
     Attributes:
         logits: on the whole forget set.
         weights: arrays with the members first, nested by name.
-        oracles: the retrained models' weights; None: the models are the oracles, each compared with the others.
-        networks: of each member; more than 1 for ensembles.
+        oracles: weights of the retrained models; None: the models are the oracles, and each is compared with the others.
+        networks: number of networks in each member; more than 1 for ensembles.
         losses: on the forget set while the models are finetuned on it, `[members, points]`.
-        target: the original models' loss there.
-        untrained: probabilities of untrained nets on the forget set, `[nets, forget, classes]`.
-        right: the right labels of the forget set, where all that were trained on are wrong.
+        target: the loss of the original models there.
+        untrained: probabilities of untrained networks on the forget set, `[nets, forget, classes]`.
+        right: the right labels of the forget set, if all of its training labels are wrong.
     """
 
     logits: Float[np.ndarray, "members forget classes"]
@@ -174,14 +174,14 @@ class Models(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a method cost, and what one retraining cost.
+    """The cost of a method, and that of retraining.
 
     Attributes:
-        seconds: of one model, compilation apart.
-        compile_seconds: of the method's program.
-        examples: floating-point work of one model, in training examples seen forward and backward.
-        retraining_seconds: of one retrained model.
-        retraining_examples: its work.
+        seconds: for one model, without compilation.
+        compile_seconds: to compile the method.
+        examples: floating-point work for one model, in training examples (one forward and backward pass each).
+        retraining_seconds: to retrain one model.
+        retraining_examples: the work of retraining one model.
     """
 
     seconds: float
@@ -192,6 +192,6 @@ class Spent(NamedTuple):
 
 
 def on_threads(function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
-    """Maps on as many threads as there are cores: NumPy and libsvm release the interpreter's lock."""
+    """Maps a function over items, with a thread for each core: NumPy and libsvm release the interpreter lock."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(function, items))

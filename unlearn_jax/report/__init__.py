@@ -1,11 +1,11 @@
-"""The reporting kit: tables and figures. Rows and arrays come in, text and pictures go out into a folder."""
+"""The reporting kit: turns rows and arrays into tables and figures in a folder."""
 
 from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
 class Folder(Protocol):
-    """Where a report goes: names relative to a folder, each file written whole or not at all (`unlearn_jax.runs.Run`)."""
+    """The folder of a report. Names are relative to it; each file is written whole or not at all (`unlearn_jax.runs.Run`)."""
 
     def write_text(self, name: str, text: str) -> None:
         """Writes text as UTF-8."""

@@ -1,7 +1,7 @@
-"""What all figures share: colours, an empty figure, and how one is saved.
+"""What all figures share: colours, empty figures, labels, and saving.
 
-Figures are matplotlib `Figure` objects without pyplot: nothing global is touched, and the same input gives the same bytes.
-Colours are Okabe and Ito's, which colour-blind people can tell apart. All are drawn 9 inches wide.
+Figures are matplotlib `Figure` objects, made without pyplot and its global state: the same input gives the same bytes. The
+colours are those of Okabe and Ito, safe for colour-blind readers. Figures are 9 inches wide.
 """
 
 import io
@@ -34,13 +34,13 @@ ACCESS = {
 REFERENCE = ("*", "black")
 ELSE = ("X", "#666666")
 BAND = "#BBBBBB"
-LINE = "#888888"  # of a value to compare with
+LINE = "#888888"  # marks a value to compare with
 GRID = "#EEEEEE"
 WIDTH = 9.0  # inches
 
 
 def blank(width: float, height: float) -> "matplotlib.figure.Figure":
-    """An empty figure of that size in inches, its layout settled by constraints."""
+    """Returns an empty figure of a size in inches, with constrained layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -52,16 +52,16 @@ def blank(width: float, height: float) -> "matplotlib.figure.Figure":
 def panels_of(
     count: int, most: int, height: Callable[[int, int], float], width: float = WIDTH
 ) -> tuple["matplotlib.figure.Figure", list["matplotlib.axes.Axes"]]:
-    """A figure with a panel for each of some things, row by row, all on the same axes.
+    """Returns a figure with a grid of panels that share their axes.
 
     Args:
-        count: how many panels.
-        most: of them side by side.
-        height: of the figure in inches, given the numbers of rows and of columns.
+        count: number of panels.
+        most: the most panels in a row.
+        height: gives the height of the figure in inches from the numbers of rows and columns.
         width: of the figure in inches.
 
     Returns:
-        The figure and the panels; places that are left over stay empty.
+        The figure, and the panels row by row; left-over places stay empty.
     """
     across = min(most, count)
     down = -(-count // across)
@@ -73,13 +73,13 @@ def panels_of(
 
 
 def open_frame(*panels: "matplotlib.axes.Axes") -> None:
-    """Takes away the lines above and to the right of panels."""
+    """Removes the frame above and to the right of panels."""
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
 
 
 def name_rows(axes: "matplotlib.axes.Axes", names: Collection[str], size: float = 9.0) -> None:
-    """Names the rows of a panel, the first on top, in letters of that size; no frame but the axis below."""
+    """Labels the rows of a panel, the first on top, and removes the frame except for the axis below."""
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -88,7 +88,7 @@ def name_rows(axes: "matplotlib.axes.Axes", names: Collection[str], size: float 
 
 
 def name_cells(axes: "matplotlib.axes.Axes", rows: Sequence[str], columns: Sequence[str], size: float = 8.0) -> None:
-    """Names the rows and the columns of a heat map, in letters of that size; no ticks, no frame."""
+    """Labels the rows and the columns of a heat map, and removes ticks and frame."""
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
     axes.set_yticks(range(len(rows)), rows, fontsize=size)
     axes.tick_params(length=0)
@@ -98,41 +98,43 @@ def name_cells(axes: "matplotlib.axes.Axes", rows: Sequence[str], columns: Seque
 def write_cells(
     axes: "matplotlib.axes.Axes", texts: Shaped[np.ndarray, "rows columns"], dark: Bool[np.ndarray, "rows columns"], size: float
 ) -> None:
-    """Writes into the cells of a heat map, white where they are dark, in letters of that size."""
+    """Writes texts into the cells of a heat map, in white where the cell is dark."""
     for row, column in np.argwhere(texts != ""):
         colour = "white" if dark[row, column] else "black"
         axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=size, color=colour)
 
 
 def hundredths(value: float, sign: str = "-") -> str:
-    """A number from -1 to 1 for where there is little room: .97, −.03, 0, 1; with `sign="+"`: +.97."""
+    """Formats a number from -1 to 1 in little space: .97, −.03, 0, 1; with `sign="+"`: +.97."""
     rounded = round(value, 2)
     return f"{rounded:{sign}.2f}".replace("0.", ".", 1).replace("-", "−").removesuffix(".00") if rounded else "0"
 
 
 def draw_trend(
-    axes: "matplotlib.axes.Axes", found: "Sequence[Interval | None]", colour: str, label: str, line: str = "o-"
+    axes: "matplotlib.axes.Axes", intervals: "Sequence[Interval | None]", colour: str, label: str, line: str = "o-"
 ) -> None:
-    """Draws values side by side, each with its interval where that is finite; nothing where there is no value."""
-    known = {place: each for place, each in enumerate(found) if each is not None}
-    axes.plot([*known], [each.value for each in known.values()], line, color=colour, markersize=3, linewidth=1.0, label=label)
+    """Draws values side by side, with their intervals where these are finite; None leaves a gap."""
+    known = {place: interval for place, interval in enumerate(intervals) if interval is not None}
+    axes.plot(
+        [*known], [interval.value for interval in known.values()], line, color=colour, markersize=3, linewidth=1.0, label=label
+    )
     for place, (_, low, high) in known.items():
         if math.isfinite(high - low):
             axes.plot([place, place], [low, high], color=colour, linewidth=1.0, alpha=0.6)
 
 
 def cut(axes: "matplotlib.axes.Axes", values: Iterable[float]) -> None:
-    """Lets the y axis reach a little beyond the values; intervals may be cut."""
-    some: Float[np.ndarray, " values"] = np.array([*values])
-    margin = 0.15 * max(np.ptp(some), 1e-3)
-    axes.set_ylim(some.min() - margin, some.max() + margin)
+    """Limits the y axis to the values and a margin; intervals may be cut off."""
+    finite: Float[np.ndarray, " values"] = np.array([*values])
+    margin = 0.15 * max(np.ptp(finite), 1e-3)
+    axes.set_ylim(finite.min() - margin, finite.max() + margin)
 
 
 def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:
     """Writes figures/<name>.svg and figures/<name>.png, the same bytes each time (for one version of matplotlib).
 
     Args:
-        figure: what to save.
+        figure: the figure.
         folder: the run folder.
         name: without suffix.
     """
@@ -140,7 +142,7 @@ def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:
 
     with stage("figures"), matplotlib.rc_context({"svg.hashsalt": name}):
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is settled now, and settling it takes longer than drawing
+        figure.set_layout_engine("none")  # computed once: it takes longer than drawing
         for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
             data = io.BytesIO()
             figure.savefig(data, format=suffix, dpi=200, metadata=metadata)

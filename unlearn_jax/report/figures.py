@@ -1,4 +1,4 @@
-"""The figures of the main study: how well each method forgets, what it costs, losses, accuracies."""
+"""The figures of the main job: forgetting against utility, losses, accuracies."""
 
 import math
 import textwrap
@@ -26,17 +26,17 @@ class Axis(NamedTuple):
 
 
 def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, title: str) -> "matplotlib.figure.Figure":
-    """Draws how well each method forgets against what it costs in test accuracy, one labelled point per method.
+    """Draws how well each method forgets against its test accuracy, one labelled point per method.
 
-    To the right: z of the quality. Upwards: the utility minus the oracles', in percentage points. A perfect
-    method is at the origin, give or take the shaded null bands (95% of what as many retrained models score). Bars are the
-    values' 95% intervals. Axes are linear near the null and logarithmic beyond where some method is far away.
+    The x axis is z of the quality, the y axis the utility minus the oracles', in percentage points. A perfect method is at the
+    origin, within the shaded bands of the null (95% of what as many retrained models score). Bars are 95% intervals. If a
+    method is far from the null, the axis is logarithmic except near the null.
 
     Args:
-        rows: of one forget set or of the means over several. A method without finite values of both metrics is named below.
-        quality: how well a method forgets.
+        rows: of one forget set or of the means over several. Methods without finite values of both metrics are listed below.
+        quality: the metric of forgetting.
         utility: an accuracy.
-        title: their subject, see `rows.subject`.
+        title: see `rows.subject`.
 
     Returns:
         The figure.
@@ -63,7 +63,7 @@ def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, t
     _scale(axes, "x", [klom[method][:3] for method in drawn], 4.0)
     _scale(axes, "y", [accuracy[method][:3] for method in drawn], 2.0)
     missing = [method for method in access if method not in drawn]
-    note = textwrap.fill(f"not drawn, having no finite value: {', '.join(missing)}", 110) if missing else ""
+    note = textwrap.fill(f"not drawn, no finite value: {', '.join(missing)}", 110) if missing else ""
     axes.set_xlabel("\n".join([f"{quality.label}, in null standard deviations (0: as retraining)", *note.splitlines()]))
     axes.set_ylabel(f"{utility.label} minus the oracles' (percentage points)")
     axes.set_title(title, fontsize=10)
@@ -84,13 +84,13 @@ def loss_histograms(
     oracles: Mapping[str, Float[np.ndarray, "_oracles _examples"]],
     title: str,
 ) -> "matplotlib.figure.Figure":
-    """Draws the distribution of the loss on forget, retain and test: a row per method, the oracles' as an outline.
+    """Draws histograms of the loss on forget, retain and test: a row per method, the oracles' as an outline.
 
     Args:
-        losses: cross-entropy per member and example (nats) by method, in the order to draw, and by split. NaN is left out,
-            and its share written beside the histogram.
-        oracles: those of the oracles, by split.
-        title: their subject, see `rows.subject`.
+        losses: by method (drawn in this order) and split, the cross-entropy per member and example, in nats. NaN is left out;
+            its share is written beside the histogram.
+        oracles: losses of the oracles, by split.
+        title: see `rows.subject`.
 
     Returns:
         The figure.
@@ -117,7 +117,8 @@ def loss_histograms(
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
     figure.suptitle(
-        f"{title}\nheight: share of examples, cut where far above others; filled: the method, outline: the oracles", fontsize=10
+        f"{title}\nheight: share of examples (the highest peaks are cut off); filled: the method; outline: the oracles",
+        fontsize=10,
     )
     figure.supxlabel("cross-entropy per example, pooled over members (nats, clipped at both ends)", fontsize=9)
     return figure
@@ -132,15 +133,15 @@ def accuracy_bars(
 ) -> "matplotlib.figure.Figure":
     """Draws accuracy on forget, retain and test: bars from the oracles' mean to the method's, a point per member.
 
-    A bar starts at the oracles' mean, not at 0, so its length is the gap, and the axis may show a part of the range only.
-    Methods far outside it are cut at the edge; the mean stands beside each bar.
+    A bar starts at the oracles' mean, not at 0, so its length is the gap. The axis may show only a part of the range: bars
+    beyond it are cut off, and the mean is written beside each bar.
 
     Args:
         rows: of one forget set; the null bands of accuracy are taken from them.
-        metric: what the accuracy is called in them.
-        accuracies: in %, per member, by method, in the order to draw, and by split; NaN for a member that diverged.
-        oracles: those of the oracles, by split.
-        title: their subject, see `rows.subject`.
+        metric: the name of accuracy in the rows.
+        accuracies: by method (drawn in this order) and split, the accuracy per member in %; NaN for a member that diverged.
+        oracles: accuracies of the oracles, by split.
+        title: see `rows.subject`.
 
     Returns:
         The figure.
@@ -175,9 +176,9 @@ def accuracy_bars(
 
 
 def _by_method(rows: Iterable[Row], name: tuple[str, str], in_null_sd: bool) -> dict[str, Float[np.ndarray, "5"]]:
-    """Value, its low and high end, and the null's low and high end, all relative to the null's mean.
+    """By method, the value and its interval, and the interval of the null, all minus the mean of the null.
 
-    An end that is not there or not finite is NaN; a method whose value is not finite is left out.
+    An end that is missing or not finite is NaN; a method whose value is not finite is left out.
     """
     points: dict[str, np.ndarray] = {}
     for row in rows:
@@ -190,13 +191,13 @@ def _by_method(rows: Iterable[Row], name: tuple[str, str], in_null_sd: bool) -> 
 
 
 def _band(points: Mapping[str, Float[np.ndarray, "5"]]) -> Float[np.ndarray, "2"]:
-    """The null's low and high end, the mean over the methods that have them (all have the same); else 0, 0."""
+    """The low and the high end of the null, the mean over methods (usually all the same); 0, 0 if there is none."""
     bands = [point[3:] for point in points.values() if np.isfinite(point[3:]).all()]
     return np.mean(bands or [np.zeros(2)], axis=0)
 
 
 def _scale(axes: "matplotlib.axes.Axes", which: str, ends: Sequence[Float[np.ndarray, "3"]], threshold: float) -> None:
-    """Makes an axis logarithmic beyond `threshold` if a point is ten times further out, and leaves room around the points."""
+    """Makes an axis logarithmic beyond `threshold` if a point is ten times further out, and adds margins."""
     from matplotlib.ticker import SymmetricalLogLocator
 
     values = np.concatenate([*ends, [-threshold, threshold]])
@@ -215,16 +216,16 @@ def _scale(axes: "matplotlib.axes.Axes", which: str, ends: Sequence[Float[np.nda
 def _label_points(
     figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes", points: Mapping[str, Float[np.ndarray, "3 2"]]
 ) -> None:
-    """Writes a name beside each point, where it covers least; a line leads to it from afar.
+    """Labels each point where the label covers least; a line connects a distant label to its point.
 
     Args:
-        figure: which is settled by this: what is added afterwards could move the points.
-        axes: where the points are drawn.
-        points: by name, its place and the low and high ends of its intervals, in data coordinates.
+        figure: its layout is computed here; artists that are added afterwards could move the points.
+        axes: of the points.
+        points: by name, the point and the low and high ends of its intervals, in data coordinates.
     """
     from matplotlib.patheffects import withStroke
 
-    figure.draw_without_rendering()  # settles the layout, which the places in pixels depend on
+    figure.draw_without_rendering()  # computes the layout, on which positions in pixels depend
     area = np.array(axes.get_window_extent().extents)
     taken: list[tuple[float, ...]] = []
     for point in points.values():
@@ -256,16 +257,16 @@ def _label_points(
 def _place(
     mark: Float[np.ndarray, "2"], half: Float[np.ndarray, "2"], taken: Float[np.ndarray, "taken 4"], area: Float[np.ndarray, "4"]
 ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "4"], float]:
-    """Chooses a label's place among rings around its point; all in pixels, boxes as left, bottom, right, top.
+    """Chooses the position of a label on rings around its point; all in pixels, boxes as left, bottom, right, top.
 
     Args:
         mark: the point.
         half: half the label's width and height.
-        taken: boxes to keep clear of.
+        taken: boxes to avoid.
         area: the box to stay in.
 
     Returns:
-        The label's centre from the point, its box, and the width of the gap between point and label.
+        The offset of the label's centre from the point, its box, and the gap between point and label.
     """
     gaps, angles = (grid.ravel() for grid in np.meshgrid([8, 16, 28, 44, 64, 90, 120, 160], np.arange(24) * (np.pi / 12)))
     rays = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
@@ -281,21 +282,21 @@ def _place(
 
 
 def _overlap(boxes: Float[np.ndarray, "boxes 4"], others: Float[np.ndarray, "others 4"]) -> Float[np.ndarray, "boxes others"]:
-    """The area that each pair of boxes has in common."""
+    """The overlapping area of each pair of boxes."""
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
     return np.clip(high - low, 0, None).prod(axis=-1)
 
 
 def loss_shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " bins"]:
-    """The share of the losses in each bin of log10 loss, the ones beyond either end in the end bins."""
+    """The share of the losses in each bin of log10 loss; losses beyond the ends count in the outermost bins."""
     finite = np.asarray(losses, float)[~np.isnan(losses)]
     counts, _ = np.histogram(np.clip(np.log10(np.maximum(finite, 10.0 ** edges[0])), edges[0], edges[-1]), edges)
     return counts / max(1, finite.size)
 
 
 def _window(samples: Iterable[Float[np.ndarray, " _members"]]) -> tuple[float, float]:
-    """A range of accuracy (%) that holds what most methods do, at least 4 points wide, and leaves outliers out."""
+    """A range of accuracies (%) that includes most methods but no outliers, at least 4 points wide."""
     samples = [sample for sample in samples if sample.size]
     lowest, highest = np.array([sample.min() for sample in samples]), max(sample.max() for sample in samples)
     quarter, middle = np.quantile(lowest, [0.25, 0.5])
@@ -305,5 +306,5 @@ def _window(samples: Iterable[Float[np.ndarray, " _members"]]) -> tuple[float, f
 
 
 def _jitter(count: int) -> Float[np.ndarray, " count"]:
-    """Spreads points over a bar's height, the same way each time."""
+    """Offsets that spread points over the height of a bar, the same each time."""
     return 0.5 * (np.arange(count) * 0.618034 % 1 - 0.5)

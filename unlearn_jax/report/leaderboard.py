@@ -1,4 +1,4 @@
-"""A leaderboard of methods: on the terminal, in Markdown and in LaTeX."""
+"""A leaderboard of methods: printed, in Markdown and in LaTeX."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import rich.console
 
 MARK = "●"
-_TEXT_COLUMNS = 3  # the first: mark, method, access
+_TEXT_COLUMNS = 3  # the first three: mark, method, access
 
 
 class Line(NamedTuple):
@@ -18,7 +18,7 @@ class Line(NamedTuple):
     Attributes:
         method: its name.
         reference: whether it is one of `REFERENCES`.
-        inside: whether it is indistinguishable from retraining; None with too few models for a verdict.
+        inside: whether it is not distinguished from retraining; None with too few models for a verdict.
         cells: one text per heading.
     """
 
@@ -34,8 +34,8 @@ class Leaderboard(NamedTuple):
     Attributes:
         headings: one per column.
         lines: one per method.
-        caption: what it is of, how to read it, and what to beware of; one or two sentences each.
-        importance: of each column on a narrow terminal, 0 the greatest.
+        caption: paragraphs: the subject, how to read the table, and notes.
+        importance: of each column; 0 is the last to be dropped on a narrow terminal.
     """
 
     headings: tuple[str, ...]
@@ -53,11 +53,11 @@ def write(folder: Folder, board: Leaderboard) -> None:
 def markdown(board: Leaderboard) -> str:
     """Returns the leaderboard as a Markdown table with its caption; references are in italics, marked methods bold."""
 
-    def emphasised(entry: Line) -> list[str]:
+    def emphasise(entry: Line) -> list[str]:
         stars = "*" * entry.reference + "**" * bool(entry.inside)
         return [f"{stars}{cell}{stars}" if cell and i < _TEXT_COLUMNS else cell for i, cell in enumerate(entry.cells)]
 
-    table = tables.markdown(board.headings, [emphasised(entry) for entry in board.lines], left=range(_TEXT_COLUMNS))
+    table = tables.markdown(board.headings, [emphasise(entry) for entry in board.lines], left=range(_TEXT_COLUMNS))
     return tables.page(table, *board.caption)
 
 
@@ -93,11 +93,11 @@ def latex(board: Leaderboard) -> str:
 
 
 def show(board: Leaderboard, console: "rich.console.Console | None" = None) -> None:
-    """Prints the leaderboard, with as many columns as fit the width; what is left out is named, a method never cut.
+    """Prints the leaderboard with as many columns as fit the width, and lists the others.
 
     Args:
         board: the table.
-        console: where to; by default standard output, without colour where that is no terminal.
+        console: by default standard output, without colour if it is no terminal.
     """
     from rich import box
     from rich.console import Console
@@ -122,7 +122,7 @@ def show(board: Leaderboard, console: "rich.console.Console | None" = None) -> N
 
 
 def _fitting(board: Leaderboard, width: int) -> list[int]:
-    """The columns that fit, chosen in order of their importance and given in the table's order."""
+    """The columns that fit, chosen by importance, in the order of the table."""
     widths = [max(map(len, cells)) for cells in zip(board.headings, *(line.cells for line in board.lines), strict=True)]
     shown: list[int] = []
     for i in sorted(range(len(board.headings)), key=board.importance.__getitem__):
@@ -131,11 +131,11 @@ def _fitting(board: Leaderboard, width: int) -> list[int]:
     return sorted(shown)
 
 
-_GAP = 2  # columns of text between two columns of the table
+_GAP = 2  # characters between two columns
 
 
 def _ascii(text: str) -> str:
-    """For terminals that cannot print more."""
+    """Text for terminals that print ASCII only."""
     return text.replace("±", "+-").replace(MARK, "*").replace("·", "-").encode("ascii", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Points of the plane and the boundaries between their classes, as figures show them."""
+"""Draws points of the plane and the boundaries between their classes."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 DOTS = tuple(COLOURS[number] for number in (0, 2, 3, 5, 6, 7))  # of the classes; orange is the point that is left out
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
-VISIBLE = 0.05  # share of the window's diagonal that a boundary should move by to be seen
+VISIBLE = 0.05  # the smallest displacement of a boundary to be seen, as a share of the window's diagonal
 
 
 def draw_boundary(
@@ -23,7 +23,7 @@ def draw_boundary(
     width: float,
     style: str = "solid",
 ) -> None:
-    """Draws where the margins of a model are zero; of two classes once."""
+    """Draws where the margins of a model are zero; for two classes only once."""
     left, right, bottom, top = window
     x, y = np.linspace(left, right, surface.shape[2]), np.linspace(bottom, top, surface.shape[1])
     for margins in surface[1:] if len(surface) == 2 else surface:
@@ -34,7 +34,7 @@ def draw_boundary(
 def draw_points(
     axes: "matplotlib.axes.Axes", points: Float[np.ndarray, "points 2"], labels: Int[np.ndarray, " points"], size: float
 ) -> None:
-    """Draws points of that size, a colour and a marker for each class."""
+    """Draws points, with a colour and a marker for each class."""
     for label in np.unique(labels):
         x, y = points[labels == label].T
         colour, marker = DOTS[label % len(DOTS)], MARKERS[label % len(MARKERS)]
@@ -42,18 +42,18 @@ def draw_points(
 
 
 def circle(axes: "matplotlib.axes.Axes", point: Float[np.ndarray, "2"]) -> None:
-    """Circles the point that a panel is about."""
+    """Circles the point that a panel shows."""
     axes.scatter(point[:1], point[1:], marker="o", s=60, facecolors="none", edgecolors=COLOURS[4], linewidths=1.6, zorder=4)
 
 
 def plane_height(window: tuple[float, float, float, float], across: int) -> float:
-    """The height in inches of a row of so many panels of the plane over a figure's width, titles included."""
+    """Returns the height in inches of a row of `across` panels of the plane, titles included."""
     left, right, bottom, top = window
     return 0.25 + WIDTH / across * (top - bottom) / (right - left)
 
 
 def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, float]) -> None:
-    """Gives the axes the window's limits, both in one scale."""
+    """Sets the limits of the axes to the window, with equal scales."""
     left, right, bottom, top = window
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -62,7 +62,7 @@ def draw_plane(axes: "matplotlib.axes.Axes", window: tuple[float, float, float, 
 
 
 def times_to_be_seen(furthest: float, window: tuple[float, float, float, float]) -> float:
-    """How many times larger (1, 2, 5, 10, ...) a change has to be drawn for a boundary that moves by `furthest` to be seen."""
+    """Returns the factor (1, 2, 5, 10, ...) by which to enlarge a change so that a displacement of `furthest` can be seen."""
     left, right, bottom, top = window
     wanted = VISIBLE * np.hypot(right - left, top - bottom) / max(furthest, 1e-12)
     steps = np.outer(10.0 ** np.arange(14), (1, 2, 5)).ravel()

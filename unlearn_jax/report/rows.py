@@ -16,7 +16,7 @@ LETTERS = {"forget": " F", "retain": " R", "test": " T"}
 
 
 class Row(NamedTuple):
-    """One row of results.csv: what one method scored in one metric. None is an empty cell.
+    """One row of results.csv: the score of one method by one metric. None is an empty cell.
 
     Attributes:
         experiment: the study.
@@ -30,18 +30,18 @@ class Row(NamedTuple):
         value: the score; for a metric per model, the mean over models.
         value_low: lower end of its 95% interval.
         value_high: upper end of its 95% interval.
-        null_mean: what a perfect method scores with as many models, on average (for accuracy: the oracles' mean).
+        null_mean: the mean score of a perfect method with as many models (for accuracy: the oracles' mean).
         null_sd: the null's standard deviation; may be 0, and then z is None.
         null_low: its 2.5% quantile.
         null_high: its 97.5% quantile.
         z: (value - null_mean) / null_sd.
-        n_members: models that the value is from; diverged ones are not among them.
-        n_oracles: retrained models that the null is from.
-        seconds: what the method took for one model, compilation apart.
+        n_members: unlearned models in the value, without those that diverged.
+        n_oracles: retrained models in the null.
+        seconds: time of the method for one model, without compilation.
         deviation: z; where null_sd is 0, 0 on the null and infinite off it (`metrics.verdict.deviation`).
-        evidence: how much the score counts in the verdict (`metrics.verdict.evidence`).
-        band: of the method's verdict: the 95% quantile of the largest |z| of retrained models.
-        inside: the method's verdict, the same in all of its rows; None with too few models for one.
+        evidence: against a perfect method, compared with `band` (`metrics.verdict.evidence`).
+        band: the 95% quantile of the largest |z| of retrained models.
+        inside: the verdict on the method, the same in all of its rows; None with too few models for one.
     """
 
     experiment: str
@@ -75,19 +75,19 @@ def write_results(folder: Folder, rows: Sequence[Row], extra: Mapping[str, Any] 
     Args:
         folder: the run folder.
         rows: all rows of the run.
-        extra: what fits no table.
+        extra: results that are no table.
     """
     write_rows(folder, "results.csv", rows)
     folder.write_json("results.json", {"rows": rows, **(extra or {})})
 
 
 def write_rows(folder: Folder, name: str, rows: Sequence[Row]) -> None:
-    """Writes rows under a name, with the columns of results.csv."""
+    """Writes rows as a CSV file with the columns of results.csv."""
     folder.write_csv(name, Row._fields, rows)
 
 
 def read_results(path: Path) -> list[Row]:
-    """Reads a results.csv back, equal to what was written.
+    """Reads a results.csv; the rows are equal to those written.
 
     Raises:
         ValueError: if its columns are not those of `Row`.
@@ -95,12 +95,12 @@ def read_results(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         table = csv.DictReader(file)
         if tuple(table.fieldnames or ()) != Row._fields:
-            raise ValueError(f"{path}: the columns are not {','.join(Row._fields)}")
+            raise ValueError(f"{path}: expected the columns {','.join(Row._fields)}")
         return [Row(**{column: _parse(column, cell) for column, cell in line.items()}) for line in table]
 
 
 class Deviations(NamedTuple):
-    """|z| of every method by every metric; NaN where there is none."""
+    """|z| of every method by every metric; NaN where a method has none."""
 
     methods: tuple[str, ...]
     metrics: tuple[tuple[str, str], ...]  # metric, split
@@ -108,15 +108,15 @@ class Deviations(NamedTuple):
 
 
 def deviations(rows: Iterable[Row]) -> Deviations:
-    """Arranges the rows of one forget set as a table of |z|, in the rows' order; what has no null, a cost, is left out."""
+    """Arranges the rows of one forget set as a table of |z|, in the order of the rows, without costs, which have no null."""
     cells = {(row.method, (row.metric, row.split)): abs(row.deviation) for row in rows if row.deviation is not None}
     methods, metrics = (tuple(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ((), ())
     sizes = [[cells.get((method, metric), math.nan) for metric in metrics] for method in methods]
     return Deviations(methods, metrics, np.array(sizes, np.float64).reshape(len(methods), len(metrics)))
 
 
-def short(metric: tuple[str, str]) -> str:
-    """A metric and its split as figures name it: `klom F`, `tow`."""
+def short_name(metric: tuple[str, str]) -> str:
+    """Returns the name of a metric and its split for figures: `klom F`, `tow`."""
     return metric[0] + LETTERS.get(metric[1], "")
 
 
@@ -132,16 +132,18 @@ def _parse(column: str, cell: str) -> Any:
 
 
 def subject(rows: Sequence[Row]) -> str:
-    """The subject of rows for titles and captions: data set, model, forget set, and how many models."""
+    """Returns the subject of rows for titles and captions: data set, model, forget set, numbers of models."""
     names = [", ".join(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("dataset", "model")]
     forget_sets = list(dict.fromkeys(row.forget_set for row in rows))
     forget = f"forget set {forget_sets[0]}" if len(forget_sets) == 1 else f"{len(forget_sets)} forget sets"
-    oracles = counted(row.n_oracles for row in rows)
-    return " · ".join([*names, forget, f"n={counted(row.n_members for row in rows)} models a method", f"{oracles} oracles"])
+    oracles = format_counts(row.n_oracles for row in rows)
+    return " · ".join(
+        [*names, forget, f"n={format_counts(row.n_members for row in rows)} models per method", f"{oracles} oracles"]
+    )
 
 
-def counted(counts: Iterable[int | None]) -> str:
-    """One number, or the range that several span; a question mark for none."""
+def format_counts(counts: Iterable[int | None]) -> str:
+    """Formats counts as one number or a range; as a question mark if there are none."""
     known = sorted({count for count in counts if count is not None})
     if not known:
         return "?"
