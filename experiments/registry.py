@@ -2,24 +2,9 @@
 
 import importlib
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
 
-from unlearn_jax.bench import main_options, score_options, tuning_options
-
-
-class Experiment(NamedTuple):
-    """One experiment.
-
-    Attributes:
-        options: the module with its `Config` and `smoke`.
-        module: the name of the module with `run(config, folder)`.
-        about: one line on what it finds out.
-    """
-
-    options: ModuleType
-    module: str
-    about: str
+from unlearn_jax.bench import experiments
+from unlearn_jax.bench.experiments import Experiment
 
 
 def study(name: str) -> Experiment:
@@ -30,14 +15,6 @@ def study(name: str) -> Experiment:
 
 
 EXPERIMENTS = {
-    "unlearning": Experiment(
-        main_options, "unlearn_jax.bench.evaluate", "Every unlearning method against the distribution of retrained models"
-    ),
-    "tuning": Experiment(
-        tuning_options, "unlearn_jax.bench.tuning", "Hyperparameters for a data set, on oracles that the evaluation does not use"
-    ),
-    "score": Experiment(
-        score_options, "unlearn_jax.bench.score", "Logits alone, of any framework: unlearned models against retrained ones"
-    ),
+    **experiments.EXPERIMENTS,
     **{folder.parent.name: study(folder.parent.name) for folder in sorted(Path(__file__).parent.glob("*/options.py"))},
 }

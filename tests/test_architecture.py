@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "influence": {"types", "training", "models", "data"},
 }
 MAY_IMPORT["bench"] = set(MAY_IMPORT)
+MAY_IMPORT["__main__"] = {"process", "bench"}
 BELOW = {"types", "errors", "progress"}  # which every room may use
 MODULES = sorted((ROOT / "unlearn_jax").rglob("*.py"))
 

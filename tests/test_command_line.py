@@ -252,23 +252,35 @@ def test_two_runs_of_the_same_second_have_folders_of_their_own(complaint, tmp_pa
 
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nat")])
 def test_memory_that_runs_out_is_one_line(capsys, monkeypatch, error):
-    def exhaust(config):
+    def exhaust(config, experiments):
         raise error
 
-    monkeypatch.setattr(benchmark, "run", exhaust)
+    monkeypatch.setattr("unlearn_jax.bench.main.run", exhaust)
     assert benchmark.main([]) == 1
     said = f"benchmark.py: out of memory ({str(error).splitlines()[0]}); try smaller sizes"
     assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_folder_that_can_no_longer_be_written_is_one_line_and_status_1(capsys, monkeypatch):
-    def full(config):
+    def full(config, experiments):
         raise StorageError("--out", "here", OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(benchmark, "run", full)
+    monkeypatch.setattr("unlearn_jax.bench.main.run", full)
     assert benchmark.main([]) == 1
-    line = "benchmark.py: --out here: cannot be written (No space left on device); to resume, free space or fix access, and run the same command\n"
-    assert capsys.readouterr().err == line
+    remedy = "to resume, free space or fix access, and run the same command"
+    assert capsys.readouterr().err == f"benchmark.py: --out here: cannot be written (No space left on device); {remedy}\n"
+
+
+def test_the_library_has_a_command_of_its_own(tmp_path):
+    """As installed: outside a checkout, with the experiments that the library brings."""
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    calls = {words: [sys.executable, "-m", "unlearn_jax", *words] for words in (("--help",), ("--list",), ("--exp", "entropy"))}
+    shown, listed, wrong = (
+        subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env=where) for call in calls.values()
+    )
+    assert shown.returncode == 0 and "usage: unlearn-jax" in shown.stdout and "benchmark.py" not in shown.stdout
+    assert listed.returncode == 0 and "scrub" in listed.stdout and "score" in listed.stdout
+    assert (wrong.returncode, wrong.stderr) == (2, "unlearn-jax: --exp entropy: expected one of unlearning, tuning, score\n")
 
 
 def test_python_may_leave_out_docstrings_and_assertions():
@@ -389,10 +401,10 @@ def test_the_defaults_of_every_experiment_are_valid(experiment):
 
 
 def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
-    def refuse(config):
+    def refuse(config, experiments):
         raise UsageError("--out", "x", "is a file")
 
-    monkeypatch.setattr(benchmark, "run", refuse)
+    monkeypatch.setattr("unlearn_jax.bench.main.run", refuse)
     assert complaint() == "--out x: is a file"
 
 

@@ -14,22 +14,21 @@ from unlearn_jax.bench.options import Run
 from unlearn_jax.errors import StorageError, UsageError
 from unlearn_jax.files import read_regular
 
-PROGRAM = "benchmark.py"
 DESCRIPTION = """\
 Machine unlearning, measured against the distribution of models retrained without the forget set.
 
   The main job, on scikit-learn's digits; minutes on two cores:
-    python benchmark.py --exp unlearning
+    {program} --exp unlearning
   A small version of it; under a minute:
-    python benchmark.py --exp unlearning --smoke --device cpu
+    {program} --exp unlearning --smoke --device cpu
   Three methods, on the third GPU:
-    python benchmark.py -d gpu:2 --dataset cifar10 --model resnet18 --width 64 --methods scrub,salun,ssd
+    {program} -d gpu:2 --dataset cifar10 --model resnet18 --width 64 --methods scrub,salun,ssd
   Another forget set, longer training, other hyperparameters:
-    python benchmark.py --forget.size 50 --train.epochs 30 --hyper scrub.epochs=5,salun.learning_rate=1e-3
+    {program} --forget.size 50 --train.epochs 30 --hyper scrub.epochs=5,salun.learning_rate=1e-3
   Options from a file; those on the command line override it:
-    python benchmark.py --config configs/fashion_mnist.toml --members 12
+    {program} --config configs/fashion_mnist.toml --members 12
   Every method, data set, model and experiment, with access regimes and references:
-    python benchmark.py --list
+    {program} --list
 
 Results go to a run folder (--out). To resume an interrupted run, repeat its command with the same --out."""
 SHORT = {"-exp": "--exp", "-d": "--device", "-h": "--help"}
@@ -37,12 +36,13 @@ LARGEST = 1 << 20  # bytes of a --config file
 LONGEST = 2000  # characters of a message
 
 
-def parse(words: list[str], experiments: Mapping[str, Any]) -> Run:
+def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benchmark.py") -> Run:
     """Returns the configuration that the command line asks for. Whether its options fit together is not checked yet.
 
     Args:
         words: the command line.
         experiments: by name; each has `options`, a module with `Config` and `smoke`.
+        program: its name, for the help and for messages.
 
     Raises:
         SystemExit: with status 0 after `--help`; with status 2 after one line on stderr about a user error.
@@ -61,8 +61,8 @@ def parse(words: list[str], experiments: Mapping[str, Any]) -> Run:
         if "--help" in words_of:
             tyro.cli(
                 module.Config,
-                prog=PROGRAM,
-                description=DESCRIPTION,
+                prog=program,
+                description=DESCRIPTION.format(program="python benchmark.py" if program.endswith(".py") else program),
                 args=["--help"],
                 default=config,
                 config=(tyro.conf.FlagCreatePairsOff,),
@@ -74,7 +74,7 @@ def parse(words: list[str], experiments: Mapping[str, Any]) -> Run:
                 raise UsageError(name, word or "", "; ".join(["no such option", *similar, "--help shows all"]))
             config = known[name].apply(config, word)
     except UsageError as error:
-        raise SystemExit(print_error(str(error), 2)) from None
+        raise SystemExit(print_error(str(error), 2, program)) from None
     return config
 
 
@@ -150,20 +150,20 @@ def print_table(title: str, rows: dict[str, tuple[str, ...]]) -> None:
     print()
 
 
-def print_error(message: str, status: int) -> int:
+def print_error(message: str, status: int, program: str) -> int:
     """Prints a message as one line, whatever characters it holds, and returns the exit status."""
     if len(message) > LONGEST:
         message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
     line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
-    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    print(f"{program}: {line}", file=sys.stderr)
     return status
 
 
-def report_error(error: Exception) -> int:
+def report_error(error: Exception, program: str) -> int:
     """Prints an error as one line and returns the exit status; an error that no user can cause is raised again."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         reason = (str(error).splitlines() or [""])[0]
-        return print_error(f"out of memory ({reason}); try smaller sizes, or a smaller --chunk with --strategy vmap", 1)
+        return print_error(f"out of memory ({reason}); try smaller sizes, or a smaller --chunk with --strategy vmap", 1, program)
     if not isinstance(error, UsageError | StorageError):
         raise error
-    return print_error(str(error), error.status)
+    return print_error(str(error), error.status, program)

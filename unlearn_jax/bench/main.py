@@ -1,0 +1,72 @@
+"""Runs one experiment: parses the command line, pins the device, runs, and prints where the results are."""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from unlearn_jax.bench import command_line
+from unlearn_jax.bench.experiments import Experiment
+from unlearn_jax.bench.options import Run
+
+
+def main(words: list[str], experiments: Mapping[str, Experiment], program: str) -> int:
+    """Runs the command line.
+
+    Args:
+        words: those after the program's name.
+        experiments: by name.
+        program: its name, for messages.
+
+    Returns:
+        The exit status: 0, 2 for a user error, 1 for a full disk or memory.
+    """
+    if "--list" in words:
+        command_line.show_list(experiments)
+        return 0
+    config = command_line.parse(words, experiments, program)
+    cache = config.cache or Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "unlearn_jax"
+    try:
+        run(dataclasses.replace(config, cache=cache), experiments)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        return command_line.report_error(error, program)
+    return 0
+
+
+def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
+    """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
+    from unlearn_jax import device, process, runs
+    from unlearn_jax.errors import UsageError
+    from unlearn_jax.profile import profiled
+    from unlearn_jax.progress import stage
+
+    device.pin(config.device)
+    config.check()
+    created = [] if config.out else runs.claim(Path("runs") / f"{config.exp}-{time.strftime('%Y%m%d-%H%M%S')}")
+    out = config.out or created[-1]
+    config = dataclasses.replace(config, out=out)
+    assert config.cache
+    process.advise(f"run the same command with --out {out} to resume")
+    extendable = config.immaterial | config.extendable
+    folder = runs.open_run(out, config.recorded(), extendable=extendable, cache=config.cache, made=created)
+    traces = out / "profile" if config.profile and config.smoke else None
+    traced_before = traces is not None and traces.exists()
+    try:
+        device.keep_compiled(config.cache / "xla")
+        if config.smoke:
+            device.compile_quickly()
+        folder.record(device=device.describe())
+        with profiled(folder, traces) if config.profile else contextlib.nullcontext():
+            with stage("imports"):
+                experiment = importlib.import_module(experiments[config.exp].module)
+            experiment.run(config, folder)
+    except UsageError:  # leave no config.json that the corrected command would contradict
+        if traces and not traced_before:
+            shutil.rmtree(traces, ignore_errors=True)
+        folder.withdraw()
+        raise
+    print(f"Results: {out}/ ({config.exp} on {device.describe()})")
