@@ -56,7 +56,7 @@ def test_standard_errors_are_those_of_other_pools():
 def test_an_example_that_all_trained_on_cannot_be_judged():
     masks, outputs, _ = pool()
     masks[1:, 2] = True
-    with pytest.raises(ValueError, match="two models or more"):
+    with pytest.raises(ValueError, match="at least two models"):
         subset_influence(masks, outputs)
     with pytest.raises(ValueError, match="four or more"):
         datamodels(masks[:3], outputs[:3])
