@@ -252,6 +252,8 @@ def campaign(kinds: list[str], minutes: float, seed: int, most: int | None = Non
     """
     counted = {kind: collections.Counter() for kind in kinds}
     chance = random.Random(seed)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background: the runs would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="campaign_") as made:
         folder = Path(made)
         (folder / "xla").mkdir()
