@@ -1,4 +1,4 @@
-"""Every experiment by name: what the library brings, and the studies, a folder each. Nothing here imports JAX."""
+"""Every experiment by name: those of the library, and the studies (one folder each). Nothing here imports JAX."""
 
 import importlib
 from pathlib import Path
@@ -14,7 +14,7 @@ class Experiment(NamedTuple):
     Attributes:
         options: the module with its `Config` and `smoke`.
         module: the name of the module with `run(config, folder)`.
-        about: one line on what it finds out.
+        about: one line that describes it.
     """
 
     options: ModuleType
