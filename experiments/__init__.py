@@ -1,1 +1,1 @@
-"""One file per study: `run(config, folder)`. A study composes the library and holds no algorithm of its own."""
+"""One folder for each study, with `run(config, folder)` in `study.py`. Studies compose the library."""

@@ -1,4 +1,4 @@
-"""Every experiment by name: what the library brings, and the studies, a folder each. Nothing here imports JAX."""
+"""Every experiment by name: those of the library, and the studies (one folder each). Nothing here imports JAX."""
 
 import importlib
 from pathlib import Path

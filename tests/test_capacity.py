@@ -111,7 +111,7 @@ def test_what_is_there_is_not_made_again_and_is_drawn(done, monkeypatch, tmp_pat
         smoke(Config()), widths=(), width=32, label_noises=(0.0, 0.3), methods=("finetune",), out=out, cache=out.parent / "none"
     )
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=60))
-    monkeypatch.setattr(capacity, "predicted", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(capacity, "train_and_predict", lambda *_: pytest.fail("done before"))
     folder = runs.open_run(out, config.recorded(), extendable=config.immaterial | config.extendable)
     capacity.run(config, folder)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
@@ -135,7 +135,7 @@ def test_the_attack_counts_pairs():
 def test_every_forget_set_is_judged_by_the_oracles_that_did_not_see_it(monkeypatch, tmp_path):
     """Models that say of each image whether they were trained on it: 1, 0, or -1 where nobody is."""
     config = dataclasses.replace(smoke(Config()), forget_sets=3, cache=tmp_path)
-    setting = capacity.prepared(config)
+    setting = capacity.prepare_setting(config)
     train = np.asarray(setting.data.train.images)
     forget = np.zeros((3, len(train)), bool)
     for index, rows in enumerate(np.split(np.random.default_rng(0).permutation(len(train))[:36], 3)):
@@ -153,7 +153,7 @@ def test_every_forget_set_is_judged_by_the_oracles_that_did_not_see_it(monkeypat
 
     monkeypatch.setattr(capacity, "pool", pool)
     monkeypatch.setattr(capacity, "predict", predict)
-    found = capacity.predicted(config, setting, forget, {})
+    found = capacity.train_and_predict(config, setting, forget, {})
     assert found["oracle/forget"].shape == (3, 2 * config.members, 12, 10)
     np.testing.assert_array_equal(found["oracle/forget"], 0)
     for kind, split, expected in (
@@ -181,15 +181,15 @@ def test_a_standing_is_what_the_main_study_says_of_the_same_models():
     config = dataclasses.replace(Config(), seed=3)
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, splits=30))
     for name, read, compare in (
-        ("js_divergence", probabilities, capacity.divergence),
-        ("klom", lambda logits: scaled_logits(logits, labels), capacity.histograms),
+        ("js_divergence", probabilities, capacity.mean_divergence),
+        ("klom", lambda logits: scaled_logits(logits, labels), capacity.mean_klom),
     ):
-        parts, null = capacity.standing(config, compare, read(own.forget), read(oracles.forget))
+        parts, null = capacity.compare_models(config, compare, read(own.forget), read(oracles.forget))
         theirs = expected[name, "forget"]
         assert parts.mean() == pytest.approx(theirs.value)
         np.testing.assert_allclose(null, theirs.null, rtol=1e-6)
     right = 100.0 * (own.forget.argmax(-1) == 0), 100.0 * (oracles.forget.argmax(-1) == 0)
-    parts, null = capacity.standing(config, capacity.difference, *right)
+    parts, null = capacity.compare_models(config, capacity.mean_difference, *right)
     theirs = expected["accuracy", "forget"]
     assert null.sd == pytest.approx(theirs.null.sd)
     halves = [right[1][half].mean() for half in yardstick.halves[:4].reshape(-1, 6)]
@@ -203,7 +203,7 @@ def test_models_that_diverged_are_left_out_with_what_was_made_of_them():
     arrays["original/test"][:, 1] = np.nan
     arrays["scrub/forget"][1, 2] = np.inf
     arrays["oracle/retain"][1, 0] = np.nan
-    found = capacity.answers_of(arrays)
+    found = capacity.group_answers(arrays)
     counts = {kind: [len(each.phi) for each in found[kind, "forget"]] for kind in SIZES}
     assert counts == {"original": [3, 3], "oracle": [8, 7], "scrub": [2, 2]}
     kept = arrays["scrub/test"][1][[0, 3]]
@@ -231,16 +231,16 @@ def compared(name, rows):
 def test_one_setting_minus_another_is_paired_by_original_and_forget_set():
     nan = math.nan
     narrow = [[1, 5], [4, 9], [2, 2]]
-    row = capacity.subtracted(compared("8", [[3, 8], [6, 12], [4, 5]]), compared("4", narrow), "memorisation")
+    row = capacity.subtract(compared("8", [[3, 8], [6, 12], [4, 5]]), compared("4", narrow), "memorisation")
     assert row[:4] == ("memorisation", "width 8", "width 4", 2.5) and row.sets == [2, 3]
     assert row[4:6] == pytest.approx((2.5 - 12.7062 * 0.5, 2.5 + 12.7062 * 0.5), abs=1e-3)  # of two sets: t with one degree
-    same = capacity.subtracted(compared("8", np.array(narrow) + 2), compared("4", narrow), "memorisation")
+    same = capacity.subtract(compared("8", np.array(narrow) + 2), compared("4", narrow), "memorisation")
     assert same[3:6] == pytest.approx((2, 2, 2))  # originals differ from each other, and not in what is gained
-    shared = capacity.subtracted(compared("8", [[3, 7], [nan, nan], [4, 4]]), compared("4", narrow), "memorisation")
+    shared = capacity.subtract(compared("8", [[3, 7], [nan, nan], [4, 4]]), compared("4", narrow), "memorisation")
     assert shared[3:6] == pytest.approx((2, 2, 2)) and shared.sets == [2, 2]
-    of_test = capacity.subtracted(compared("8", [[3], [5], [7]]), compared("4", [[1], [2], [3]]), "test_error")
+    of_test = capacity.subtract(compared("8", [[3], [5], [7]]), compared("4", [[1], [2], [3]]), "test_error")
     assert of_test.value == 3 and of_test.low < 2 and of_test.sets == []
-    assert capacity.subtracted(compared("8", [[nan, nan]]), compared("4", [[1, 2]]), "left") is None
+    assert capacity.subtract(compared("8", [[nan, nan]]), compared("4", [[1, 2]]), "left") is None
 
 
 def test_a_setting_is_compared_with_those_before_it_on_its_axis_and_with_the_base():
@@ -260,9 +260,9 @@ def test_a_setting_is_compared_with_those_before_it_on_its_axis_and_with_the_bas
 
 
 def test_originals_that_diverged_are_nowhere():
-    found = capacity.placed(np.array([[1, 2], [3, 4]]), np.array([False, True, False, True, True]))
+    found = capacity.place(np.array([[1, 2], [3, 4]]), np.array([False, True, False, True, True]))
     np.testing.assert_array_equal(found, [[np.nan] * 2, [1, 2], [np.nan] * 2, [3, 4], [np.nan] * 2])
-    np.testing.assert_array_equal(capacity.placed(np.array([[1, 2]]), np.array([True, True])), [[1, 2]])
+    np.testing.assert_array_equal(capacity.place(np.array([[1, 2]]), np.array([True, True])), [[1, 2]])
 
 
 def test_networks_that_did_not_train_are_counted():
@@ -278,7 +278,7 @@ def test_networks_that_did_not_train_are_counted():
     oracles = right_on(180, 200, 100, 0, 199, 200)
     oracles[0, 1, 7] = np.nan
     arrays = {"original/retain": originals, "oracle/retain": oracles, "retain_labels": labels}
-    assert capacity.unfitted(arrays) == {"original": (4, 1, 2), "oracle": (6, 3, 4)}
+    assert capacity.count_unfitted(arrays) == {"original": (4, 1, 2), "oracle": (6, 3, 4)}
     columns, rows = report.overview(drawn([a_setting(1, 0.1, 0.1)]))
     told = dict(zip(columns, rows[0], strict=True))
     assert [told[f"oracles{end}"] for end in ("", "_below_90", "_below_99")] == [36, 3, 4] and told["originals_below_90"] == 1
@@ -297,7 +297,7 @@ def test_the_distance_of_mean_predictions_is_without_what_chance_adds():
 def test_correlations_are_over_settings_that_differ_and_shares_over_those_where_something_shows():
     left = [0.1, 0.3, 0.2, 0.01, 0.5, 0.6]
     found = [a_setting(number, value, value**2) for number, value in enumerate(left)]
-    rows = capacity.agreement([found[0], found[0], *found[1:]], ["scrub"])
+    rows = capacity.correlate([found[0], found[0], *found[1:]], ["scrub"])
     by_name = {(row.method, row.left): row for row in rows if row.measure == "memorisation"}
     assert by_name["original", "excess"].settings == by_name["original", "z"].settings == 6
     expected = rank_agreement(np.stack([np.arange(6), left], axis=1)).correlation[0, 1]

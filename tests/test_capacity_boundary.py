@@ -33,7 +33,7 @@ def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_pa
     assert np.mean([float(row["displacement_mean"]) for row in seeds]) == pytest.approx(one["displacement"])
     assert {path.stem for path in tmp_path.rglob("*.png")} == {"boundaries", "trends", "agreement"}
     assert len(list(tmp_path.rglob("seeds/*.npz"))) == 6  # the base was trained once
-    monkeypatch.setattr(capacity_boundary, "left_out", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(capacity_boundary, "measure", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(capacity_boundary, "save", lambda *_: None)
     capacity_boundary.run(TINY, folder)
 
@@ -54,7 +54,7 @@ def without_boundary(lost):
 
 @pytest.mark.parametrize("short", [{0}, {0, 1}])
 def test_seeds_without_a_boundary_are_left_out_and_two_have_no_interval(tmp_path, monkeypatch, short):
-    monkeypatch.setattr(capacity_boundary, "left_out", without_boundary({(15, seed) for seed in short}))
+    monkeypatch.setattr(capacity_boundary, "measure", without_boundary({(15, seed) for seed in short}))
     folder = runs.open_run(tmp_path / "run", TINY.recorded())
     asked = dataclasses.replace(TINY, steps=(15,))
     capacity_boundary.run(asked, folder)
@@ -72,7 +72,7 @@ def test_seeds_without_a_boundary_are_left_out_and_two_have_no_interval(tmp_path
 
 def test_a_base_without_a_boundary_is_a_mistake_before_the_axes(tmp_path, monkeypatch):
     asked, seen = without_boundary({(30, 0), (30, 2)}), []
-    monkeypatch.setattr(capacity_boundary, "left_out", lambda *args: seen.append(args) or asked(*args))
+    monkeypatch.setattr(capacity_boundary, "measure", lambda *args: seen.append(args) or asked(*args))
     with pytest.raises(UsageError, match="from 1 of 3 seeds") as raised:
         capacity_boundary.run(TINY, runs.open_run(tmp_path / "run", TINY.recorded()))
     assert raised.value.option == "--train.epochs" and len(seen) == 3
@@ -88,7 +88,7 @@ def test_only_a_missing_boundary_is_taken_for_one(monkeypatch):
 
         monkeypatch.setattr(capacity_boundary.influence, "leave_one_out", fail)
         with pytest.raises(ValueError, match=expected) if expected else contextlib.nullcontext():
-            assert not len(capacity_boundary.left_out(TINY, toy, window, 0)["displacement"])
+            assert not len(capacity_boundary.measure(TINY, toy, window, 0)["displacement"])
 
 
 def test_networks_are_what_their_axes_say():
@@ -105,16 +105,16 @@ def test_networks_are_what_their_axes_say():
 def test_networks_that_differ_in_anything_are_kept_apart():
     slow = dataclasses.replace(Config().train, optimiser="sgd", learning_rate=1e-4)
     own = dict.fromkeys(variant for _, _, variant in dataclasses.replace(Config(), train=slow, sgd_learning_rate=0.5).variants())
-    assert len({capacity_boundary.named(variant) for variant in own}) == len(own)  # base and sgd differ in the rate alone
+    assert len({capacity_boundary.network_name(variant) for variant in own}) == len(own)  # base and sgd differ in the rate alone
     trains = dataclasses.replace(slow, momentum=0.5), dataclasses.replace(slow, schedule="constant"), slow
-    assert len({capacity_boundary.named(dataclasses.replace(Config(), train=train)) for train in trains}) == 3
+    assert len({capacity_boundary.network_name(dataclasses.replace(Config(), train=train)) for train in trains}) == 3
     again = dataclasses.replace(Config(), axes=("depth",), depths=(2, 3), seeds=6, chunk=4)  # a run that is extended
-    assert capacity_boundary.named(again) == capacity_boundary.named(Config())
+    assert capacity_boundary.network_name(again) == capacity_boundary.network_name(Config())
 
 
 def test_memorisation_is_the_change_of_the_own_labels_probability():
     one = {"margins": np.array([0.0, 2.0]), "change": np.array([[-1.0, 9.0], [9.0, 0.0]])}
-    found = capacity_boundary.memorised(one)
+    found = capacity_boundary.memorisation(one)
     np.testing.assert_allclose(found, [0.5 - 1 / (1 + np.e), 0.0])
 
 
@@ -123,7 +123,7 @@ def test_ranks_are_compared_between_different_seeds_only():
     common = rng.random(40)
     seeds = {seed: {"displacement": common + 0.01 * noise} for seed, noise in enumerate(rng.random((3, 40)))}
     others = {seed: {"displacement": values} for seed, values in enumerate(rng.random((3, 40)))}
-    found = capacity_boundary.between([seeds, others])
+    found = capacity_boundary.correlate_networks([seeds, others])
     assert found[0, 0] > 0.95 and abs(found[1, 1]) < 0.4 and abs(found[0, 1]) < 0.4
     np.testing.assert_allclose(found, found.T)
     assert found[0, 0] == pytest.approx(
@@ -132,7 +132,7 @@ def test_ranks_are_compared_between_different_seeds_only():
     lost = {seed: others[seed] for seed in (1, 2)}  # the first has no boundary: what stands in its row is another seed
     pairs = [(mine, theirs) for mine in others for theirs in lost if mine != theirs]
     ranks = [np.corrcoef(*(np.argsort(np.argsort(others[seed]["displacement"])) for seed in pair))[0, 1] for pair in pairs]
-    assert capacity_boundary.between([others, lost])[0, 1] == pytest.approx(np.mean(ranks))
+    assert capacity_boundary.correlate_networks([others, lost])[0, 1] == pytest.approx(np.mean(ranks))
 
 
 @pytest.mark.parametrize(

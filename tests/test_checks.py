@@ -133,12 +133,12 @@ VALID = {
     statistics.chosen_elsewhere: {"distances": VALUES, "allowed": np.ones(3, bool)},
     statistics.pseudo_values: {"statistic": np.mean, "values": VALUES},
     gaming.runner_up: {"logits": LOGITS},
-    gaming.matched: {"logits": LOGITS, "labels": LABELS, "accuracy": 50.0},
+    gaming.match_accuracy: {"logits": LOGITS, "labels": LABELS, "accuracy": 50.0},
     gaming.with_margins: {"retrained": LOGITS, "labels": LABELS, "margins": MARGINS},
     gaming.nearest: {"images": VALUES, "among": VALUES, "count": 2},
     gaming.least_change: {"values": np.eye(2), "targets": np.ones(2) / 2, "slack": np.ones(2)},
     gaming.deal: {"rng": RNG, "shares": np.array([0.5, 0.5]), "change": LOSSES[0]},
-    gaming.blended: {"rng": RNG, "tables": [LOGITS, LOGITS], "shares": np.array([0.5, 0.5])},
+    gaming.blend: {"rng": RNG, "tables": [LOGITS, LOGITS], "shares": np.array([0.5, 0.5])},
     gaming.untouched: {"logits": LOGITS, "original": LOGITS},
     gaming.memory: {"margins": MARGINS, "oracle": MARGINS, "direction": MARGINS[0]},
     gaming.agreement: {"logits": LOGITS, "oracle": LOGITS, "labels": LABELS},
@@ -148,7 +148,7 @@ NOT_HERE = {  # checked below, or of functions and of what others have checked
     *(null.null, null.halves, null.joint, attribution.interval, statistics.comparisons, statistics.jackknife),
     *(statistics.unit, statistics.varies, evaluation.reference, evaluation.score, evaluation.pooled),
     *(registry.metric, registry.in_order, registry.is_attack, verdict.deviation, verdict.evidence, verdict.is_inside),
-    *(views.on_threads, power.visible, power.power_curve, power.models_needed, gaming.cheat, gaming.blends, gaming.bisected),
+    *(views.on_threads, power.visible, power.power_curve, power.models_needed, gaming.cheat, gaming.make_blends, gaming.bisect),
 }
 DIVERGED_ALLOWED = {(changes.closeness, "found"), (relearning.relearn_steps, "losses")}  # by definition as far away as can be
 INFINITE_ALLOWED = {(agreement.rank_agreement, "badness"), (statistics.chosen_elsewhere, "distances")}
@@ -240,7 +240,7 @@ def test_labels_are_one_class_for_each_example(function, wrong):
 OF_LOGITS = [
     function for function, arguments in VALID.items() if arguments.get("logits") is LOGITS and function.__name__ in (
         "log_probabilities", "probabilities", "scaled_logits", "cross_entropy_losses", "cross_entropy_decomposition",
-        "brier_decomposition", "runner_up", "matched",
+        "brier_decomposition", "runner_up", "match_accuracy",
     )
 ]  # fmt: skip
 
@@ -306,7 +306,7 @@ def test_counts_are_whole_and_within_bounds(value):
 
 
 WRONG = [  # function, one argument that does not go with the others, what is said
-    (gaming.blended, {"shares": np.array([1.0])}, "shares: 1, expected one for each of 2 tables"),
+    (gaming.blend, {"shares": np.array([1.0])}, "shares: 1, expected one for each of 2 tables"),
     (gaming.memory, {"direction": np.zeros(EXAMPLES)}, "direction: all 0"),
     (agreement.rank_agreement, {"badness": VALUES[0]}, "badness: shape (3,), expected [methods, metrics]"),
     (attacks.svc_mia, {"member": (np.full((EXAMPLES, 2), 0.5), LABELS % 2)}, "member, nonmember, target: different numbers"),
@@ -480,7 +480,7 @@ def test_a_statistic_that_is_not_finite_has_no_interval():
     with pytest.raises(ValueError, match=r"^arrays: "):
         attribution.interval(attribution.pearson, INFLUENCE, INFLUENCE[1:])
     with pytest.raises(ValueError, match=r"^measure: NaN"):
-        gaming.bisected(lambda knobs: knobs * np.nan, 1.0, 0.1, 1.0, 3)
+        gaming.bisect(lambda knobs: knobs * np.nan, 1.0, 0.1, 1.0, 3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from in_process import run_in_process
 from experiments.entropy import report
 from experiments.entropy import study as entropy
 from experiments.entropy.options import CIRCUMSTANCES, Config
-from experiments.entropy.study import ORIGINALS, Judged, distances, families, summed_up
+from experiments.entropy.study import ORIGINALS, JudgedSet, distances, families, summarise
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics.statistics import chosen_elsewhere
 
@@ -27,7 +27,7 @@ def judged(away, entropies=(0.5, 0.1), shape=(EXAMPLES, 5, 4)):
     oracles = [np.repeat(spread[:, None, None], 2, axis=1) + np.zeros((MEMBERS, 2, count)) for count in shape]
     margins = [np.array([spread[:, None] + far + np.zeros((MEMBERS, count)) for far in away]) for count in shape]
     rows = len(away)
-    return Judged(
+    return JudgedSet(
         margins,
         oracles,
         np.repeat(np.abs(away)[None, :, None], 3, axis=0) + np.zeros((3, rows, MEMBERS)),
@@ -63,7 +63,7 @@ def test_the_study_leaves_its_tables_and_goes_on_where_it_was(tmp_path, monkeypa
     assert (of("loss", "", "", kind="nothing") < 3).all() and (of("accuracy_forget", "", "", kind="nothing") < 50).all()
     measured = json.loads((tmp_path / "out/results.json").read_text())["corrected"]
     assert {f"distance: {gain}" for gain in report.GAINS} | set(report.SHOWN) <= set(measured)
-    monkeypatch.setattr(entropy, "judged", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(entropy, "judge", lambda *_: pytest.fail("done before"))
     again = run_in_process(*command.split())
     assert again.returncode == 0 and again.stdout == done.stdout
 
@@ -72,7 +72,7 @@ def test_the_study_leaves_its_tables_and_goes_on_where_it_was(tmp_path, monkeypa
 def test_the_gain_of_a_term_is_the_distance_without_it_less_that_with_it(best):
     """Distances in units of the oracles' sd are known: each weight that is off by one adds as much on each of three splits."""
     sets = [judged(away(best)) for _ in range(3)]
-    found = summed_up("name", "title", sets, SETTINGS)
+    found = summarise("name", "title", sets, SETTINGS)
     unit = np.mean([3 / one.oracles[0][..., 0].std() for one in sets])
     expected = {  # the steps to the best pair without the term, less those with it
         "gain of lowering entropy, alone": abs(best[0]) - abs(best[0] - 1),
@@ -105,10 +105,10 @@ def test_an_interval_leaves_out_an_original_with_its_own_oracles():
 def test_what_diverges_counts_as_twice_doing_nothing():
     settings = np.array(list(itertools.product(np.arange(-2.0, 3.0), repeat=2)))
     sets = [judged(away((2.0, 2.0), settings)) for _ in range(2)]
-    assert summed_up("name", "title", sets, settings).measures["divergence: entropy lowered"][0] == 0
+    assert summarise("name", "title", sets, settings).measures["divergence: entropy lowered"][0] == 0
     sets[0].margins[0][-3, 1] = np.nan  # the best setting, in one member of one set
     sets[0].divergence[0, -3, 1] = np.nan
-    found = summed_up("name", "title", sets, settings)
+    found = summarise("name", "title", sets, settings)
     # the other set's choice is ruined here, and this one's choice there is one step away
     assert found.by_set["divergence: entropy lowered"] == pytest.approx([2 * 5 * 3, 3])
     assert found.by_set["distance: entropy lowered"][0] == pytest.approx(2 * found.by_set["distance: nothing"][0])
@@ -134,7 +134,7 @@ def test_every_sign_pair_is_a_family():
 
 def test_figures_show_every_circumstance_and_the_best_pair():
     best = {"one": (1.0, -1.0), "other": (-1.0, 0.0)}
-    found = [summed_up(name, f"title of {name}", [judged(away(at)) for _ in range(2)], SETTINGS) for name, at in best.items()]
+    found = [summarise(name, f"title of {name}", [judged(away(at)) for _ in range(2)], SETTINGS) for name, at in best.items()]
     study = report.Results("all", [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], found)
     panels = [axes for axes in report.maps(study).axes if axes.images]
     assert [axes.get_title().splitlines()[0] for axes in panels] == ["title of one", "title of other"]
@@ -151,7 +151,7 @@ def test_figures_show_every_circumstance_and_the_best_pair():
 
 
 def test_the_nearest_setting_is_nearest_on_average_and_not_on_one_set():
-    found = summed_up("one", "title", [judged(away((1.0, -1.0))) for _ in range(2)], SETTINGS)
+    found = summarise("one", "title", [judged(away((1.0, -1.0))) for _ in range(2)], SETTINGS)
     totals = {(0, -1.0, -1.0): 1.0, (1, -1.0, -1.0): 9.0, (0, 1.0, 1.0): 3.0, (1, 1.0, 1.0): 3.5}
     tried = [
         one._replace(total=totals.get((one.forget_set, one.entropy_weight, one.loss_weight), 8.0))
@@ -159,12 +159,12 @@ def test_the_nearest_setting_is_nearest_on_average_and_not_on_one_set():
         if one.kind == "setting"
     ]
     ends = [one._replace(total=0.0) for one in found.tried if one.kind != "setting"]
-    assert "nearest 3.25 at entropy +1, loss +1" in report.in_short(found._replace(tried=tried + ends))
+    assert "nearest 3.25 at entropy +1, loss +1" in report.headline(found._replace(tried=tried + ends))
 
 
 def test_circumstances_are_what_their_names_say():
     config = Config()
-    under = {name: config.under(each) for name, each in CIRCUMSTANCES.items()}
+    under = {name: config.with_circumstance(each) for name, each in CIRCUMSTANCES.items()}
     assert (under["class"].forget.kind, under["class"].label_noise) == ("class", 0.1)
     assert (under["clean"].forget, under["clean"].label_noise) == (under["random"].forget, 0.0)
     assert (under["mislabelled_short"].train.epochs, under["mislabelled_long"].train.epochs) == (13, 120)

@@ -46,18 +46,18 @@ def test_a_mistake_names_its_option(changed, option):
 
 
 def test_a_setting_is_the_base_with_some_things_changed():
-    found = Config(width=32).varied("adam+float64")
+    found = Config(width=32).with_setting("adam+float64")
     assert (found.width, found.precision, found.train.optimiser, found.train.learning_rate) == (32, "float64", "adam", 0.01)
     assert found.train.weight_decay == Config().train.weight_decay
-    apart = Config().varied("separated")
+    apart = Config().with_setting("separated")
     assert (apart.discs.separation, apart.discs.radius, apart.label_noise) == (10.0, 2.0, 0.0)
     assert Config().setting_names() == list(DEFAULT) == Config().recorded()["settings"]
 
 
 def test_all_estimators_answer_for_every_point_and_target():
     toy = discs(SMALL.train_size, **dataclasses.asdict(SMALL.discs))
-    run = experiment.prepared(SMALL, toy, 0)
-    path = experiment.followed(SMALL, run)
+    run = experiment.prepare_training(SMALL, toy, 0)
+    path = experiment.train_with_checkpoints(SMALL, run)
     np.testing.assert_allclose(path.learning_rates, 0.01 / (1 - 0.9) * 4)
     found = experiment.estimators(SMALL, path)
     assert {"eigendecomposition", "unrolled", "source", "trak"} <= set(found)
@@ -132,7 +132,7 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert seconds == {"grad_dot": 2.0, "unrolled": 2.0, "datamodels": with_trainings, "subset_influence": with_trainings}
     assert arrays["exact_seconds"] == 2.0
     assert {path.name for path in tmp_path.glob("figures/*.png")} == {"agreement.png", "screening.png", "smoothness.png"}
-    monkeypatch.setattr(experiment, "estimated", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(experiment, "run_setting", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(experiment, "save", lambda *figure: None)
     before = (tmp_path / "results.json").read_text()
     experiment.run(SMALL, Run(tmp_path))
@@ -145,13 +145,13 @@ def test_an_estimate_that_is_not_finite_is_left_out_and_one_of_the_truth_stops_t
     arrays = {name: rng.normal(size=(8, 3)) for name in names} | {"exact_seconds": np.array(1.0), "smoothness": np.ones(2)}
     arrays |= {"removed": rng.random((6, 8)) < 0.5, "subset_changes": rng.normal(size=(6, 3))}
     for name in ("trak", "unrolled"):
-        arrays |= experiment.entry(name, rng.normal(size=(8, 3)), 1.0, 0.1, 1.0)
+        arrays |= experiment.pack_estimate(name, rng.normal(size=(8, 3)), 1.0, 0.1, 1.0)
     arrays["estimate/unrolled"][2, 1] = np.nan
     config = dataclasses.replace(SMALL, top=2)
-    found = experiment.measured(config, "base", arrays)
+    found = experiment.measure(config, "base", arrays)
     assert "trak" in found.entries and "unrolled" not in found.entries
     assert capsys.readouterr().out == "unrolled: not finite, left out of base\n"
     smoothness([found])
     arrays["other_seed"][0, 0] = np.inf
     with pytest.raises(UsageError, match=r"--train.learning-rate"):
-        experiment.measured(config, "base", arrays)
+        experiment.measure(config, "base", arrays)

@@ -11,7 +11,7 @@ import pytest
 from experiments.fitted_toy import report
 from experiments.fitted_toy import study as experiment
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config, smoke
-from experiments.fitted_toy.study import Trials, best, placed, unit_of
+from experiments.fitted_toy.study import Trials, mean_of_elite, mixture_at, unit_place
 from unlearn_jax.bench.options import Train
 from unlearn_jax.data import Mixture
 from unlearn_jax.errors import UsageError
@@ -30,12 +30,12 @@ def finished(tmp_path_factory):
 
 def test_a_place_in_the_cube_is_a_mixture_and_back():
     mixture = Mixture(CENTRES)
-    place = unit_of(mixture)
+    place = unit_place(mixture)
     assert ((place > 0) & (place < 1)).all()
     for name in SPACE:
-        assert getattr(placed(place, CENTRES), name) == pytest.approx(getattr(mixture, name))
+        assert getattr(mixture_at(place, CENTRES), name) == pytest.approx(getattr(mixture, name))
     for ends, corner in ((0, np.zeros(len(SPACE))), (1, np.ones(len(SPACE)))):
-        assert all(getattr(placed(corner, CENTRES), name) == pytest.approx(way[ends]) for name, way in SPACE.items())
+        assert all(getattr(mixture_at(corner, CENTRES), name) == pytest.approx(way[ends]) for name, way in SPACE.items())
 
 
 def test_the_search_closes_in_on_what_is_wanted(tmp_path, monkeypatch):
@@ -44,7 +44,7 @@ def test_the_search_closes_in_on_what_is_wanted(tmp_path, monkeypatch):
 
     class Coordinates:
         def measure(self, mixtures, seed):
-            return [unit_of(each) for each in mixtures]
+            return [unit_place(each) for each in mixtures]
 
     monkeypatch.setattr(
         experiment, "mismatch", lambda place, target: dict.fromkeys(TOLERANCE, float(np.abs(place - target).mean()))
@@ -52,9 +52,9 @@ def test_the_search_closes_in_on_what_is_wanted(tmp_path, monkeypatch):
     config = Config(rounds=12, candidates=40, elite=8)
     trials = experiment.search(config, Run(tmp_path), Coordinates(), CENTRES, wanted)
     assert trials.places.shape == (12, 40, len(SPACE))
-    np.testing.assert_allclose(trials.places[0, 0], unit_of(Mixture(CENTRES)))
+    np.testing.assert_allclose(trials.places[0, 0], unit_place(Mixture(CENTRES)))
     assert np.median(trials.losses[-1]) < 0.3 * np.median(trials.losses[0])
-    assert abs(best(config, trials) - wanted).max() < 0.1
+    assert abs(mean_of_elite(config, trials) - wanted).max() < 0.1
 
     shorter = experiment.search(dataclasses.replace(config, rounds=3), Run(tmp_path / "killed"), Coordinates(), CENTRES, wanted)
     longer = experiment.search(config, Run(tmp_path / "killed"), Coordinates(), CENTRES, wanted)
@@ -65,7 +65,7 @@ def test_the_search_closes_in_on_what_is_wanted(tmp_path, monkeypatch):
 def test_a_toy_that_diverges_is_not_chosen(tmp_path, monkeypatch):
     class Diverging:
         def measure(self, mixtures, seed):
-            return [None, *map(unit_of, mixtures[1:])]
+            return [None, *map(unit_place, mixtures[1:])]
 
     monkeypatch.setattr(experiment, "mismatch", lambda place, target: TOLERANCE)
     trials = experiment.search(Config(rounds=1, candidates=3, elite=2), Run(tmp_path), Diverging(), CENTRES, None)
@@ -73,7 +73,7 @@ def test_a_toy_that_diverges_is_not_chosen(tmp_path, monkeypatch):
     assert experiment.loss(TOLERANCE) == pytest.approx(1)
     losses = np.array([[3.0, 1.0, 2.0]])
     places = np.arange(3.0)[None, :, None] * np.ones((1, 3, len(SPACE)))
-    np.testing.assert_allclose(best(Config(elite=2), Trials(places, losses)), 1.5)
+    np.testing.assert_allclose(mean_of_elite(Config(elite=2), Trials(places, losses)), 1.5)
 
 
 def test_a_toy_whose_models_say_nothing_finite_has_no_characteristics():

@@ -145,7 +145,7 @@ def test_accuracies_are_the_published_ones(name, known):
 @pytest.mark.parametrize("accuracy", [0.0, 30.0, 55.0, 100.0])
 def test_any_accuracy_is_met_by_the_least_sure_answers(accuracy):
     logits, labels = RNG.normal(size=(5, 40, CLASSES)), LABELS.forget
-    found = gaming.matched(logits, labels, accuracy)
+    found = gaming.match_accuracy(logits, labels, accuracy)
     np.testing.assert_allclose(metrics.accuracy(found, labels), accuracy)
     np.testing.assert_array_equal(np.sort(found), np.sort(logits))
     for own, given in zip(logits, found, strict=True):
@@ -233,14 +233,14 @@ def test_a_deal_gives_every_table_its_share_of_examples_and_of_change(shares):
 
 def test_an_example_of_a_blend_is_of_one_table_for_all_members(known):
     tables = [ORIGINALS.forget, RETRAINED.forget]
-    given = gaming.blended(np.random.default_rng(0), tables, np.array([0.3, 0.7]))
+    given = gaming.blend(np.random.default_rng(0), tables, np.array([0.3, 0.7]))
     whose = np.array([(given == table).all((0, 2)) for table in tables])
     assert whose.sum(0).tolist() == [1] * 40 and whose.sum(1).tolist() == [12, 28]
-    np.testing.assert_array_equal(gaming.blended(np.random.default_rng(0), tables[:1], np.ones(1)), ORIGINALS.forget)
+    np.testing.assert_array_equal(gaming.blend(np.random.default_rng(0), tables[:1], np.ones(1)), ORIGINALS.forget)
 
 
 def test_blends_score_what_is_published_and_leave_the_share_untouched_that_they_say(known):
-    blends = gaming.blends(known)
+    blends = gaming.make_blends(known)
     assert {"blend_accuracy", "blend_svc_mia", "blend_kl_to_oracle"} <= set(blends) and "blend_klom_p95" not in blends
     for name in ("blend_accuracy", "blend_svc_mia", "blend_kl_to_oracle"):
         (target,) = blends[name].targets
@@ -254,7 +254,7 @@ def test_blends_score_what_is_published_and_leave_the_share_untouched_that_they_
 
 
 def test_rates_brings_all_that_reads_one_model_near_at_once(known):
-    rates = gaming.blends(known)["rates"]
+    rates = gaming.make_blends(known)["rates"]
     found = scores(rates.answer(np.random.default_rng(0), known))
     for name in (("accuracy", "forget"), ("accuracy", "test"), ("svc_mia", "forget"), ("tow", "all")):
         assert name in rates.targets
@@ -264,12 +264,12 @@ def test_rates_brings_all_that_reads_one_model_near_at_once(known):
 
 def test_a_metric_that_no_blend_can_meet_has_none(known):
     high = {name: null._replace(mean=1e6) for name, null in known.published.items()}
-    assert gaming.blends(known._replace(published=high)) == {}
+    assert gaming.make_blends(known._replace(published=high)) == {}
 
 
 def test_bisection_finds_each_members_own_knob():
     knobs = np.array([0.002, 0.03, 0.4])
-    found = gaming.bisected(lambda rate: 100 * (rate < knobs), 50.0, 1e-4, 1.0, 3, rounds=12)
+    found = gaming.bisect(lambda rate: 100 * (rate < knobs), 50.0, 1e-4, 1.0, 3, rounds=12)
     np.testing.assert_allclose(found, knobs, rtol=0.003)
 
 

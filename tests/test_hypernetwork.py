@@ -293,6 +293,6 @@ def test_the_lessons_are_none_of_the_sets_that_are_judged(monkeypatch):
 
     monkeypatch.setattr(study, "pool", watched)
     with pytest.raises(StopIteration):
-        study.taught(config, setting, 3)
+        study.make_lessons(config, setting, 3)
     sets = [*~masks[-1], *(forget_mask(config, setting, index) for index in range(2))]
     assert len({each.tobytes() for each in sets}) == 5 and len({each.sum() for each in sets}) == 1

@@ -319,7 +319,7 @@ def test_a_thin_part_of_a_class_is_seen_far_away_too(nearest):
 def test_what_was_not_found_within_the_window_is_counted(exact):
     reach = np.float32(WINDOW.diagonal)
     change = exact.change._replace(boundary=np.array([[0.1, reach], [-reach, 0.0], [0.9 * reach, 0.0], [reach, 0.0]]))
-    assert study.censored(exact._replace(change=change), WINDOW) == 3 / 8
+    assert study.censored_share(exact._replace(change=change), WINDOW) == 3 / 8
 
 
 def test_several_classes_have_a_boundary_each():
@@ -383,7 +383,7 @@ def test_an_original_without_a_boundary_is_a_mistake_before_anything_is_left_out
 
     monkeypatch.setattr(influence, "contour", contour)
     monkeypatch.setattr(influence, "train", lambda run, weights: run.initial)
-    monkeypatch.setattr(study, "left_out", lambda *_: pytest.fail("trained for nothing"))
+    monkeypatch.setattr(study, "leave_one_out", lambda *_: pytest.fail("trained for nothing"))
     with pytest.raises(UsageError, match=r"has none; expected more, or a larger --train\.learning-rate than 0\.01") as raised:
         study.run(asked, None)
     assert raised.value.option == "--train.epochs" and len(laid) == 1 + with_one

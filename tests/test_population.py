@@ -13,7 +13,7 @@ from in_process import run_in_process
 from experiments.capacity import options as capacity
 from experiments.capacity import study as capacity_study
 from experiments.streaming import study as streaming
-from experiments.variance.landscape import whole
+from experiments.variance.landscape import require_all
 from unlearn_jax.bench import judging, pools, setting
 from unlearn_jax.bench import tuning_options as tuning
 from unlearn_jax.bench.forget_set import ForgetSet
@@ -65,7 +65,7 @@ def test_members_are_counted_and_too_few_are_one_line():
     with pytest.raises(UsageError, match=re.escape(said)):
         lost_members(Config(), "oracle", models, 3)
     with pytest.raises(UsageError, match="2 of 4 twin models diverged and at least 4 must be left"):
-        whole(Config(), "twin", models)
+        require_all(Config(), "twin", models)
     assert [comparable(*each) for each in ((4, 8), (4, 7), (2, 7), (4, 3))] == [4, 3, 2, 1]
 
 
@@ -140,7 +140,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     ],
 )
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
-    for place, name in ((judging, "Unlearner"), (streaming, "streamed")):
+    for place, name in ((judging, "Unlearner"), (streaming, "answer_stream")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a method was trained"))
     monkeypatch.setattr("experiments.attack_features.study.Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
     poison(**lost)
@@ -168,7 +168,7 @@ def test_a_later_forget_set_is_counted_before_the_first_is_unlearned(poison, cac
 
 def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tmp_path):
     config = dataclasses.replace(capacity.smoke(capacity.Config()), cache=tmp_path)
-    prepared = capacity_study.prepared(config)
+    prepared = capacity_study.prepare_setting(config)
     forget = np.arange(120) // 12 == np.arange(2)[:, None]
 
     def pool(config, setting, problem, masks, role, members):
@@ -180,7 +180,7 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
     )
     monkeypatch.setattr(capacity_study, "compile_all", lambda _: pytest.fail("methods were compiled"))
     with pytest.raises(UsageError, match="2 of 3 original models diverged and at least 3 must be left"):
-        capacity_study.predicted(config, prepared, forget, {})
+        capacity_study.train_and_predict(config, prepared, forget, {})
 
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from experiments.sensitivity.report import Surface, Tried, meshes, summary
+from experiments.sensitivity.report import Surface, Trial, meshes, summary
 from experiments.sensitivity.study import grid
 from unlearn_jax.bench import tuning as tuning_study
 from unlearn_jax.bench import tuning_options as tuning
@@ -24,7 +24,7 @@ NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
 
 
 def tried(first, second, forget, rest):
-    return Tried(*map(float, (first, second, forget, rest, rest, 90, 95, 92)))
+    return Trial(*map(float, (first, second, forget, rest, rest, 90, 95, 92)))
 
 
 def surfaces():

@@ -161,8 +161,8 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path, monkeypatch):
         (str(number), str(5 * number), name) for number in (1, 2) for name in methods
     }
     assert {line["access"] for line in lines if line["method"] == "delete + anchor"} == {"F + summary"}
-    timed = [float(line["seconds"]) for line in lines if line["method"] in ("delete", f"delete{report.ANCHORED}", "sisa")]
-    assert timed == [12.0 / (2 * 2)] * 6  # two members, two requests
+    run_timed = [float(line["seconds"]) for line in lines if line["method"] in ("delete", f"delete{report.ANCHORED}", "sisa")]
+    assert run_timed == [12.0 / (2 * 2)] * 6  # two members, two requests
     rows = read_results(out / "results.csv")
     assert {(row.forget_set, row.n_oracles) for row in rows} == {("after-1", 4), ("after-2", 4)}
     forgotten = [set((out / f"forget_sets/after-{number}.txt").read_text().split()) for number in (1, 2)]

@@ -55,7 +55,7 @@ def test_leave_one_outs_rate_is_the_work_between_the_ends_of_the_first_and_the_l
     monkeypatch.setattr(influence, "leave_one_out", left_out)
     monkeypatch.setattr(influence_study, "time", clock.showing([10.0, 14.0, 15.0, 20.0]))
     window = Window(*test_influence.WINDOW)
-    _, speed = influence_study.left_out(test_influence.Config(), run, test_influence.TOY, window, "label")
+    _, speed = influence_study.leave_one_out(test_influence.Config(), run, test_influence.TOY, window, "label")
     plain = run.replace(model=run.model._replace(gradient=None))
     work = 7 * cost.flops(influence.train, plain, np.ones(test_influence.POINTS, np.float32)) / 1e9
     assert speed == {"seconds": 10.0, "gflop": pytest.approx(work), "gflops": pytest.approx(0.75 * work / 6.0)}
@@ -64,4 +64,4 @@ def test_leave_one_outs_rate_is_the_work_between_the_ends_of_the_first_and_the_l
 def test_the_peak_is_that_of_the_quickest_product(monkeypatch):
     monkeypatch.setattr(influence_study, "PEAK", 8)
     monkeypatch.setattr(influence_study, "time", clock.showing([0.0, 3.0, 10.0, 12.0, 20.0, 24.0]))
-    assert influence_study.peak(3) == pytest.approx(2 * 8**3 / 2.0 / 1e9)
+    assert influence_study.measure_peak(3) == pytest.approx(2 * 8**3 / 2.0 / 1e9)

@@ -179,7 +179,7 @@ def test_what_cannot_be_meant_is_one_line(options, said):
 @pytest.mark.parametrize("rows", [9, 10])
 def test_an_odd_number_of_targets_loses_its_last(rows):
     mask = np.arange(20) < rows
-    even = ulira.even(mask)
+    even = ulira.drop_odd_row(mask)
     assert even.sum() == rows - rows % 2 and (even <= mask).all() and even[0]
 
 
@@ -233,7 +233,7 @@ def test_figures_show_every_method_and_say_where_there_is_too_little():
     assert [text.get_text() for text in legend.get_texts()] == ["original (LiRA)", *methods]
     looks = {(handle.get_color(), handle.get_linestyle(), handle.get_linewidth()) for handle in legend.legend_handles}
     assert len(looks) == 21
-    full, without = figure.axes
-    assert [text.get_text() for text in without.texts] == ["too few scores"] and not full.texts
+    full, surviving = figure.axes
+    assert [text.get_text() for text in surviving.texts] == ["too few scores"] and not full.texts
     bars = membership.auc_by_memorisation(rows_of(original=20.0, scrub=4.0), "title")
     assert [label.get_text() for label in bars.axes[0].get_yticklabels()] == ["original (LiRA)", "scrub"]

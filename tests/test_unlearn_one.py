@@ -55,7 +55,7 @@ def test_the_search_keeps_the_best_of_what_it_tried(done):
     around = values[max(place - 1, 0)], values[min(place + 1, 3)]
     assert (values[4], values[7]) == pytest.approx(around)
     best = min(rows, key=lambda row: float(row["boundary_ratio"]))
-    own = report.Forgotten.of(np.load(done.folder / "methods/finetune.npz"))
+    own = report.MethodResult.from_arrays(np.load(done.folder / "methods/finetune.npz"))
     assert own.chosen.startswith(f"learning_rate {float(best['value']):.2g}")
     assert len(set(scores)) > 4
 
@@ -71,10 +71,10 @@ def test_the_report_is_whole(done):
 
 def test_a_second_run_reads_what_the_first_has_done(done, monkeypatch):
     before = (done.folder / "unlearn_one.csv").read_bytes()
-    monkeypatch.setattr(unlearn_one, "forgotten", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(unlearn_one, "forget_all", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(unlearn_one, "save", lambda *_: None)
-    worlds, world = [], unlearn_one.world
-    monkeypatch.setattr(unlearn_one, "world", lambda *args: worlds.append(world(*args)) or worlds[-1])
+    worlds, world = [], unlearn_one.draw_task
+    monkeypatch.setattr(unlearn_one, "draw_task", lambda *args: worlds.append(world(*args)) or worlds[-1])
     unlearn_one.run(TINY, done)
     assert (done.folder / "unlearn_one.csv").read_bytes() == before
     drawn = [part for each in worlds for part in (each.problem.train, each.problem.held_out)]  # search, then evaluation
@@ -83,14 +83,14 @@ def test_a_second_run_reads_what_the_first_has_done(done, monkeypatch):
 
 
 def test_a_method_that_gives_the_exact_answer_scores_as_exact():
-    own = unlearn_one.world(TINY, 0, np.arange(8))
-    columns = unlearn_one.judged(TINY, own, "finetune", own.exact.without)
+    own = unlearn_one.draw_task(TINY, 0, np.arange(8))
+    columns = unlearn_one.measure_closeness(TINY, own, "finetune", own.exact.without)
     assert columns["boundary_ratio"].max() < 1e-5 and columns["margin_alignment"].min() > 1 - 1e-6
     ensembles = jax.tree.map(lambda leaf: np.stack([leaf, leaf], axis=1), own.exact.without)  # SISA's are several networks
-    columns = unlearn_one.judged(TINY, own, "sisa", ensembles)
+    columns = unlearn_one.measure_closeness(TINY, own, "sisa", ensembles)
     assert columns["boundary_ratio"].max() < 1e-3 and "parameter_ratio" not in columns
-    half = jax.tree.map(lambda a, b: (a + b) / 2, own.exact.without, unlearn_one.asked(TINY, own)[1])
-    columns = unlearn_one.judged(TINY, own, "finetune", half)
+    half = jax.tree.map(lambda a, b: (a + b) / 2, own.exact.without, unlearn_one.make_requests(TINY, own)[1])
+    columns = unlearn_one.measure_closeness(TINY, own, "finetune", half)
     np.testing.assert_allclose(columns["parameter_ratio"], 0.5, rtol=1e-4)
     np.testing.assert_allclose(columns["parameter_alignment"], 1.0, rtol=1e-6)
 
@@ -101,16 +101,16 @@ def test_an_original_without_a_boundary_is_a_mistake(monkeypatch):
 
     monkeypatch.setattr(unlearn_one.influence, "leave_one_out", leave_one_out)
     with pytest.raises(UsageError, match="has none") as raised:
-        unlearn_one.world(TINY, 0, np.arange(1))
+        unlearn_one.draw_task(TINY, 0, np.arange(1))
     assert raised.value.option == "--train.epochs"
 
 
 def test_points_are_asked_in_turns_and_another_point_is_another():
-    own = unlearn_one.world(TINY, 1, np.arange(2))
-    _, originals, masks = unlearn_one.asked(TINY, own)
+    own = unlearn_one.draw_task(TINY, 1, np.arange(2))
+    _, originals, masks = unlearn_one.make_requests(TINY, own)
     np.testing.assert_array_equal(masks["forget"].argmax(1), [0, 1] * 4)
     assert masks["forget"].sum() == 8 and all(len(leaf) == 8 for leaf in jax.tree.leaves(originals))
-    others = unlearn_one.another(TINY, 8)
+    others = unlearn_one.draw_other_points(TINY, 8)
     assert sorted(others) == list(range(8)) and (others != np.arange(8)).all()
 
 

@@ -167,15 +167,15 @@ def test_between_models_statistics_are_those_of_the_retained_images(network):
 
     first, second = (jax.tree.map(lambda leaf: leaf[None], own) for own in (variables, others[0]))
     expected = [loss((1 - share) * flat[0] + share * flat[1]) for share in (0, 0.5, 1)]
-    found = probe.line(study, first, second)
+    found = probe.measure_lines(study, first, second)
     np.testing.assert_allclose(found[0, :, 1], expected, atol=1e-4)
     few = landscape.Probe(Config(slices=Slices(points=3, test_size=3)), probe.setting)
     rows = np.array([0, 3, 6])
     spaced = SimpleNamespace(images=study.images._replace(test=images[rows]), labels=study.labels._replace(test=labels[rows]))
-    np.testing.assert_allclose(few.line(study, first, second), probe.line(spaced, first, second), atol=1e-6)
-    assert np.abs(few.line(study, first, second) - found)[..., 2].min() > 1e-3
-    assert np.abs(probe.line(study, first, second, recalibrate=False)[0, :, 1] - expected).max() > 0.05
-    found = probe.plane(study, [variables, *others])
+    np.testing.assert_allclose(few.measure_lines(study, first, second), probe.measure_lines(spaced, first, second), atol=1e-6)
+    assert np.abs(few.measure_lines(study, first, second) - found)[..., 2].min() > 1e-3
+    assert np.abs(probe.measure_lines(study, first, second, recalibrate=False)[0, :, 1] - expected).max() > 0.05
+    found = probe.measure_plane(study, [variables, *others])
     one, two = flat[1] - flat[0], flat[2] - flat[0]
     across = one / jnp.linalg.norm(one)
     up = two - (two @ across) * across
@@ -251,8 +251,8 @@ def test_rank_correlation_within_methods_is_not_fooled_by_their_means():
     """Within each group sharpness falls with the loss, while the groups' means rise together."""
     inside = np.linspace(0, 1, 6)
     values = np.stack([np.stack([10 * group - inside, 10 * group + inside], axis=-1) for group in range(3)], axis=1)
-    assert variance.within(values) == pytest.approx(-1)
-    assert variance.correlated(np.ones(4), np.arange(4.0)) == 0
+    assert variance.mean_rank_correlation(values) == pytest.approx(-1)
+    assert variance.rank_correlation(np.ones(4), np.arange(4.0)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_the_plane_goes_through_its_three_models(folder):
 
 
 def test_a_run_that_is_taken_up_measures_nothing_again(folder, monkeypatch):
-    monkeypatch.setattr(variance.Probe, "losses", lambda *_: pytest.fail("measured before"))
+    monkeypatch.setattr(variance.Probe, "measure_losses", lambda *_: pytest.fail("measured before"))
     before = (folder / "variance.csv").read_bytes()
     done = run_in_process("--exp", "variance", "--smoke", "--cache", folder.parent / "cache", "--out", folder)
     assert done.returncode == 0, done.stderr

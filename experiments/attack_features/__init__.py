@@ -1,1 +1,1 @@
-"""Which characteristics beyond the loss show that an example was trained on."""
+"""Which features beyond the loss reveal that an example was trained on."""

@@ -1,9 +1,9 @@
-"""Which characteristics beyond the loss show membership? Attacks by many features on originals, oracles and unlearned models.
+"""Which features beyond the loss reveal membership? Attacks by many features on originals, oracles and unlearned models.
 
-The defaults take digits, 24 models each and 48 oracles; the attacks take most of the time.
+The defaults are digits, 24 models of each kind and 48 oracles; the attacks take most of the time.
 
     python benchmark.py --exp attack_features
-    python benchmark.py --exp attack_features --comparison clean --attackers logistic    # what label noise alone gives away
+    python benchmark.py --exp attack_features --comparison clean --attackers logistic    # what label noise alone reveals
 """
 
 import dataclasses
@@ -24,20 +24,19 @@ class Config(Comparison):
     members: Annotated[int, Whole(least=2)] = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
     together: Count = 3
-    """Models that an attacker learns from, and is then tested on with other examples. More make it stronger, and leave fewer
-    groups to compare: a group is what intervals and nulls count."""
+    """Models in a group, on which an attacker is trained, and tested with other examples. More make it stronger but leave fewer
+    groups, which are the units of intervals and nulls."""
     comparison: Literal["matched", "clean", "right"] = "matched"
-    """Who stands for non-members: test examples, with as large a share of wrong labels as the forget set has (matched) or with
-    none (clean: any wrong label is then a member's, whatever the model says); right: with none, and the rightly labelled of the
-    forget set alone."""
+    """The non-members. matched: test examples with the forget set's share of wrong labels; clean: with correct labels, so that a
+    wrong label alone reveals a member; right: with correct labels, against the correctly labelled forget set."""
     features: Names = ("all",)
-    """Names separated by commas, or all; the loss is always among them. An unknown one is answered with those that there are."""
+    """Names separated by commas, or all; the loss is always included. An unknown name prints the list."""
     attackers: Names = ("logistic", "svc", "trees")
     """logistic, svc, trees, neighbours: names separated by commas, or all."""
     folds: Annotated[int, Whole(least=2)] = 5
-    """Of the cross-validation: an attacker never saw the examples that it is asked about, in any model."""
+    """Folds of the cross-validation. An attacker is tested on examples that it saw in no model."""
     workers: Count | None = None
-    """Processes that the attacks run in; None: one for each core."""
+    """Processes for the attacks; None: one for each core."""
 
     immaterial: ClassVar[frozenset[str]] = Comparison.immaterial | {"workers"}
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "forget_sets"})
@@ -51,14 +50,14 @@ class Config(Comparison):
         self.attacker_names()
 
     def feature_names(self) -> list[str]:
-        """The features that `features` asks for, the loss first, each once."""
+        """The features, the loss first, without repetition."""
         names = FEATURES if self.features == ("all",) else ("loss", *self.features)
         for name in names:
             require(name in FEATURES, "--features", name, f"there is {', '.join(FEATURES)}; or all")
         return list(dict.fromkeys(names))
 
     def attacker_names(self) -> list[str]:
-        """The attackers that `attackers` asks for, each once."""
+        """The attackers, without repetition."""
         from unlearn_jax.metrics import ATTACKERS  # brings JAX with it, which --help must not
 
         names = ATTACKERS if self.attackers == ("all",) else self.attackers
@@ -84,7 +83,7 @@ FEATURES = (
     "feature_neighbours",
     "feature_gaussian",
 )
-"""Everything that is read off a model, see `experiments.attack_features.study.features_of`."""
+"""All features of a model, see `AttackedSet.read_features` of the study."""
 
 
 def smoke(config: Config) -> Config:

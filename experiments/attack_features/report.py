@@ -1,4 +1,4 @@
-"""What shows membership: a table, and the figures of features alone and beside the loss."""
+"""Which features reveal membership: a table, and figures of features alone and beside the loss."""
 
 import math
 import textwrap
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 ORACLE = "oracle"
-JUDGED = ("auc", "gain")  # the measures that the band is over
+JUDGED = ("auc", "gain")  # the measures in the band
 MEASURES = (*JUDGED, "beside", "tpr", "tpr_gain", "accuracy")
 HEADINGS = {"auc": "the feature alone", "gain": "what it adds to the loss"}
-LARGEST = 0.2  # AUC that the colours reach to
+LARGEST = 0.2  # end of the colour scale, in AUC
 
 
 class Exposure(NamedTuple):
-    """How well one attack by one feature tells the forget set from non-members, on one pool.
+    """How well one attack by one feature distinguishes the forget set from non-members, on one pool.
 
     Attributes:
         forget_set: the forget set's name.
-        method: a name of the registry, or `oracle`, which is the null itself.
-        access: what the method sees.
+        method: a registered method, or `oracle`.
+        access: the data that the method may use.
         attacker: the classifier.
-        feature: what it sees; `all` is everything at once.
-        measure: of the feature alone: `auc`, `accuracy`, `tpr` (at a false positive rate of 1%). Of loss and feature together:
-            `beside` (AUC); minus the same with the feature shuffled among examples of like loss: `gain` (AUC), `tpr_gain`.
+        feature: its input; `all` is all features together.
+        measure: `auc`, `accuracy` and `tpr` (at a false positive rate of 1%) are of the feature alone, `beside` is the AUC of
+            loss and feature; `gain`, `tpr_gain`: minus the same with the feature shuffled among examples of like loss.
         value: mean over members.
         low: lower end of its 95% interval over groups of members.
         high: upper end.
         null_mean: the mean over the oracles.
-        null_sd: of what as many retrained models score.
+        null_sd: standard deviation of the score of as many retrained models.
         null_low: its 2.5% quantile.
         null_high: its 97.5% quantile.
-        z: (value - null_mean) / null_sd; None for the oracles, and where the null has no spread.
+        z: (value - null_mean) / null_sd; None for oracles, and if the null has no spread.
         band: 95% quantile of the largest |z| over all features, attackers and both of `auc` and `gain`.
-        n_members: models that the value is from.
-        n_oracles: models that the null is from.
+        n_members: number of models of the value.
+        n_oracles: number of models of the null.
     """
 
     forget_set: str
@@ -67,7 +67,7 @@ class Exposure(NamedTuple):
 
     @property
     def evidence(self) -> float:
-        """See `metrics.verdict.evidence`, with the sign of z; 0 without z."""
+        """The evidence (see `metrics.verdict.evidence`) with the sign of z; 0 without z."""
         if self.z is None:
             return 0.0
         null = Null(self.null_mean, self.null_sd, self.null_low, self.null_high)
@@ -75,7 +75,7 @@ class Exposure(NamedTuple):
 
     @property
     def outside(self) -> bool | None:
-        """Whether as many retrained models do not score so, all features and attackers considered; None with fewer than 8."""
+        """Whether the evidence exceeds the joint band of all features and attackers; None with fewer than 8 members."""
         inside = is_inside([abs(self.evidence)], self.band, self.n_members)
         return None if inside is None else not inside
 
@@ -86,22 +86,22 @@ def table(exposures: Iterable[Exposure]) -> Table:
     parts = {"": "value", "_low": "low", "_high": "high", "_null": "null_mean", "_null_sd": "null_sd", "_z": "z"}
     columns = [*shared, *(f"{measure}{suffix}" for measure in MEASURES for suffix in parts), "band", "n_members", "n_oracles"]
     rows: dict[tuple, dict[str, Any]] = {}
-    for each in exposures:
-        key = tuple(getattr(each, name) for name in shared)
-        row = rows.setdefault(key, {"band": each.band, "n_members": each.n_members, "n_oracles": each.n_oracles})
-        row |= {f"{each.measure}{suffix}": getattr(each, part) for suffix, part in parts.items()}
+    for exposure in exposures:
+        key = tuple(getattr(exposure, name) for name in shared)
+        row = rows.setdefault(key, {"band": exposure.band, "n_members": exposure.n_members, "n_oracles": exposure.n_oracles})
+        row |= {f"{exposure.measure}{suffix}": getattr(exposure, part) for suffix, part in parts.items()}
     return Table(columns, [[*key, *(row[column] for column in columns[len(shared) :])] for key, row in rows.items()])
 
 
 def summary(exposures: Sequence[Exposure]) -> str:
-    """A line for each method: its AUC by the loss, and what shows most, alone and beside the loss."""
-    lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  what shows most (oracle)"]
-    for method in dict.fromkeys(each.method for each in exposures if each.method != ORACLE):
-        scores = [each for each in exposures if each.method == method]
-        loss = max((each for each in scores if (each.feature, each.measure) == ("loss", "auc")), key=_above)
+    """A line for each method: the AUC of the loss, and the features that reveal most, alone and beside the loss."""
+    lines = [f"{'':14} {'AUC of the loss':>16} {'(oracle)':>9}  most revealing (oracle)"]
+    for method in dict.fromkeys(exposure.method for exposure in exposures if exposure.method != ORACLE):
+        scores = [exposure for exposure in exposures if exposure.method == method]
+        loss = max((score for score in scores if (score.feature, score.measure) == ("loss", "auc")), key=_above)
         parts = []
         for measure, name in (("auc", "alone"), ("gain", "beside the loss")):
-            shown = max((each for each in scores if each.measure == measure), key=lambda each: each.evidence)
+            shown = max((score for score in scores if score.measure == measure), key=lambda score: score.evidence)
             text = f"{shown.feature} ({shown.attacker}) {shown.value:+.3f} ({shown.null_mean:+.3f}), z {shown.z or 0:+.1f}"
             parts.append(f"{name}: {text if shown.outside else 'too few models' if shown.outside is None else 'nothing'}")
         lines.append(f"{method:14} {loss.value:16.3f} {loss.null_mean:9.3f}  {'; '.join(parts)}")
@@ -109,28 +109,28 @@ def summary(exposures: Sequence[Exposure]) -> str:
 
 
 def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure":
-    """Draws features x methods: how far the AUC alone, and what the feature adds to the loss, lie above the oracles'.
+    """Draws features x methods: the AUC of the feature alone, and its gain over the loss, minus the oracles'.
 
     Args:
         exposures: of one forget set and one attacker.
-        title: their subject.
+        title: what the figure is about.
 
     Returns:
-        The figure. Framed cells are outside, see `Exposure.outside`.
+        The figure. Framed cells are outside the band, see `Exposure.outside`.
     """
     from matplotlib.patches import Rectangle
 
-    methods = list(dict.fromkeys(each.method for each in exposures if each.method != ORACLE))
-    features = list(dict.fromkeys(each.feature for each in exposures))
+    methods = list(dict.fromkeys(exposure.method for exposure in exposures if exposure.method != ORACLE))
+    features = list(dict.fromkeys(exposure.feature for exposure in exposures))
     figure = blank(WIDTH, 2.2 + 0.28 * len(features))
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
-        cells = {(each.feature, each.method): each for each in exposures if each.measure == measure}
+        cells = {(exposure.feature, exposure.method): exposure for exposure in exposures if exposure.measure == measure}
         grid = [[cells[feature, method] for method in methods] for feature in features]
-        above = np.array([[_above(each) for each in row] for row in grid])
+        above = np.array([[_above(exposure) for exposure in row] for row in grid])
         image = axes.imshow(above, cmap="PuOr_r", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
         texts = np.vectorize(lambda value: hundredths(value, "+"))(above)
         write_cells(axes, texts, np.abs(above) > 0.6 * LARGEST, 7.0)
-        for y, x in np.argwhere([[bool(each.outside) for each in row] for row in grid]):
+        for y, x in np.argwhere([[bool(exposure.outside) for exposure in row] for row in grid]):
             axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
         axes.set_title(HEADINGS[measure], fontsize=10)
         name_cells(axes, [name.replace("_", " ") for name in features], methods)
@@ -141,30 +141,31 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
 
 
 def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure":
-    """Draws the originals' AUC alone and gain over the loss, by feature and attacker, with the oracles' beside them.
+    """Draws the originals' AUC and gain over the loss, by feature and attacker, with the oracles'.
 
     Args:
-        exposures: of one forget set; where the originals are not among them, the first method.
-        title: their subject.
+        exposures: of one forget set; without originals, the first method is drawn.
+        title: what the figure is about.
 
     Returns:
         The figure. Points with bars: the method's mean and 95% interval over members; ticks on grey bands: the oracles' mean
-        and 95% of what as many of them score.
+        and the 95% null band.
     """
-    method = next(name for name in ("original", *(each.method for each in exposures)) if any(e.method == name for e in exposures))
-    scores = [each for each in exposures if each.method == method]
-    attackers, features = (list(dict.fromkeys(getattr(each, part) for each in scores)) for part in ("attacker", "feature"))
+    present = list(dict.fromkeys(exposure.method for exposure in exposures))
+    method = "original" if "original" in present else present[0]
+    scores = [exposure for exposure in exposures if exposure.method == method]
+    attackers, features = (list(dict.fromkeys(getattr(score, part) for score in scores)) for part in ("attacker", "feature"))
     figure = blank(WIDTH, 1.8 + 0.42 * len(features))
     places = {name: -0.32 + 0.64 * (at + 0.5) / len(attackers) for at, name in enumerate(attackers)}
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), JUDGED, strict=True):
         for attacker, colour in zip(attackers, COLOURS, strict=False):
-            shown = [each for each in scores if (each.attacker, each.measure) == (attacker, measure)]
-            y = np.array([features.index(each.feature) + places[attacker] for each in shown])
-            low, high = (np.array([getattr(each, end) for each in shown]) for end in ("null_low", "null_high"))
+            shown = [score for score in scores if (score.attacker, score.measure) == (attacker, measure)]
+            y = np.array([features.index(score.feature) + places[attacker] for score in shown])
+            low, high = (np.array([getattr(score, end) for score in shown]) for end in ("null_low", "null_high"))
             axes.barh(y, high - low, left=low, height=0.15, color=BAND, alpha=0.8, linewidth=0, zorder=1)
-            axes.plot([each.null_mean for each in shown], y, "|", color="#666666", markersize=6, zorder=2)
-            axes.hlines(y, [each.low for each in shown], [each.high for each in shown], color=colour, linewidth=1.2, zorder=3)
-            axes.plot([each.value for each in shown], y, "o", color=colour, markersize=4, label=attacker, zorder=4)
+            axes.plot([score.null_mean for score in shown], y, "|", color="#666666", markersize=6, zorder=2)
+            axes.hlines(y, [score.low for score in shown], [score.high for score in shown], color=colour, linewidth=1.2, zorder=3)
+            axes.plot([score.value for score in shown], y, "o", color=colour, markersize=4, label=attacker, zorder=4)
         axes.axvline(0.5 if measure == "auc" else 0.0, color=LINE, linewidth=0.8, zorder=0)
         for edge in np.arange(len(features) - 1) + 0.5:
             axes.axhline(edge, color=GRID, linewidth=0.8, zorder=0)
@@ -172,10 +173,10 @@ def dots(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Figure
         axes.set_xlabel(f"{HEADINGS[measure]} (AUC)", fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    reading = f"points: {method} models (bars: 95% over groups of them); grey: the oracles' mean and 95% of what as many score"
+    reading = f"points: {method} models (bars: 95% over groups of them); grey: the oracles' mean and the 95% null band"
     figure.suptitle("\n".join([*textwrap.wrap(title, 110), reading]), fontsize=9)
     return figure
 
 
-def _above(each: Exposure) -> float:
-    return each.value - each.null_mean
+def _above(exposure: Exposure) -> float:
+    return exposure.value - exposure.null_mean

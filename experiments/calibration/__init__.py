@@ -1,1 +1,1 @@
-"""How often a perfect method is called outside: the verdict's false-positive rate."""
+"""The verdict's false-positive rate: how often it calls a perfect method different."""

@@ -1,4 +1,4 @@
-"""How often a perfect method is called outside: the false-positive rate of the verdict, on fresh pools.
+"""The verdict's false-positive rate: how often it calls a perfect method different, on fresh pools.
 
 python benchmark.py --exp calibration --out runs/calibration
 """
@@ -21,9 +21,9 @@ class Config(Requests, Judging):
     width: Count = 64
     """Channels of the first stage, or hidden units of the MLP."""
     members: Annotated[int, Whole(least=FEWEST)] = 12
-    """Retrained models that are judged as a method's; twice as many others are their oracles."""
+    """Retrained models judged as if they were a method's; twice as many are their oracles."""
     replicates: Count = 40
-    """How often, each time with fresh models."""
+    """Repetitions, each with fresh models."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"replicates"})
 

@@ -1,9 +1,9 @@
-"""Unlearning as overfitting: what capacity does to the gap, to memorisation, and to the cost of unlearning.
+"""Unlearning as overfitting: how capacity changes the gap, memorisation, and the cost of unlearning.
 
-A base model, of which one thing at a time is varied: depth, width, epochs, weight decay, augmentation, label noise.
-At each, originals, oracles of several forget sets, and the same methods. The defaults are digits, 500 examples, one label in ten
-wrong. On one core a ResNet-8 of width 4 takes a minute when it is new, most of it compiling, depth 20 two and a half, depth 56
-four and a half, width 64 24 minutes; all of the defaults about 14. A run that was stopped goes on where it was.
+One option of a base model is varied at a time: depth, width, epochs, weight decay, augmentation, label noise. Each setting has
+originals, oracles of several forget sets, and the same methods. The defaults are digits, 500 examples, one label in ten wrong. On
+one core the first ResNet-8 of width 4 takes a minute, mostly to compile, depth 20 two and a half, depth 56 four and a half, width
+64 24 minutes; all of the defaults about 14. An interrupted run resumes.
 
     python benchmark.py --exp capacity
 
@@ -34,7 +34,7 @@ from unlearn_jax.errors import UsageError
 
 INTERPOLATING = Train(epochs=30)
 FEWEST = 3  # originals: the attack fits a variance to the others
-REFERENCES = ("original", "retrain")  # one is always there, the other is what the oracles are
+REFERENCES = ("original", "retrain")  # originals are always measured, and retrained models are the oracles
 AUGMENTATIONS = "own", "none", "crop", "crop_flip"
 AXES = {
     "depth": ("depths", "model"),
@@ -44,7 +44,7 @@ AXES = {
     "augmentation": ("augmentations", "augmentation"),
     "label noise": ("label_noises", "label_noise"),
 }
-"""Axis -> the option with its values, and what they are values of."""
+"""Axis -> the option with its values, and the option that takes them."""
 Counts = Annotated[tuple[int, ...], Several(Whole(least=1))]
 
 
@@ -53,7 +53,7 @@ class Sized(Forget):
     """Which training examples are to be forgotten: sets of one size."""
 
     kind: Literal["random", "memorised", "unmemorised", "exposed"] = "random"
-    """Some of all, the most or the least memorised, or those that an attack on the originals would know best."""
+    """Random examples, the most or the least memorised, or those most exposed to an attack on the originals."""
     size: Annotated[float, Real(above=0)] = Forget.size
     """A share (below 1) or a count, of all training examples."""
     label: Suppress[int] = fixed(Forget.label)
@@ -73,16 +73,16 @@ class Config(Comparison):
     train: Train = INTERPOLATING
     """Of the base."""
     augmentation: Annotated[str, Name(*AUGMENTATIONS)] = "own"
-    """Of the base: own is what the data set wants (none for digits); crops pad by an eighth of the image's side."""
+    """Of the base: own is the data set's augmentation (none for digits); crops pad by an eighth of the image's side."""
     members: Annotated[int, Whole(least=FEWEST)] = 6
     """Original models of each setting: at least 3; twice as many oracles are trained for each forget set."""
     forget: Sized = Sized()
     forget_sets: Annotated[int, Whole(least=2, most=SETS)] = 3
-    """Forget sets, the same in every setting: at least 2, or there is no interval over them."""
+    """Forget sets, the same in every setting: at least 2, for intervals over them."""
     methods: Names = ("finetune", "neggrad_plus", "scrub")
-    """Names separated by commas, of methods that give one network; doing nothing is always there. `--list` shows all."""
+    """Names separated by commas, of methods that make one network; doing nothing is always included. `--list` shows all."""
     depths: Annotated[tuple[int, ...], Several(Whole(least=8))] = (8, 14, 20)
-    """Values of the axis depth, 6n+2, separated by commas; empty leaves the axis out, here and below."""
+    """Values of the axis depth, 6n+2, separated by commas. An empty value leaves the axis out, also below."""
     widths: Counts = (2, 4, 8, 16)
     """Values of the axis width."""
     epoch_counts: Counts = (5, 30, 90)
@@ -106,7 +106,7 @@ class Config(Comparison):
         for axis, value, variant in self.variants()[1:]:
             try:
                 super(Config, variant).check()
-            except UsageError as error:  # the option that it names is the base's, and right there
+            except UsageError as error:  # it names the base's option, which is valid
                 option = AXES[axis][0].replace("_", "-")
                 raise UsageError(f"--{option}", value, error.accepted) from error
         require(bool(self.method_names()), "--methods", ",".join(self.methods), "expected a method besides original and retrain")
@@ -114,11 +114,11 @@ class Config(Comparison):
             require(not METHODS[name].ensemble, "--methods", name, "makes several networks of one")
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for, without the two references."""
+        """The names of the methods, without the two references."""
         return [name for name in super().method_names() if name not in REFERENCES]
 
     def variants(self) -> list[tuple[str, str, "Config"]]:
-        """Every setting: the axis that it is on, its value there, its options. The base comes first, and again on each axis."""
+        """All settings as (axis, value, options): the base first, then each axis, which has the base again."""
         on_axes: list[tuple[str, str, Config]] = []
         for axis, (values, varied) in AXES.items():
             for value in getattr(self, values):

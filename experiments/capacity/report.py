@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SPLITS = tuple(COLOUR_OF)
 KINDS = ("original", "oracle")
 ALL = "all"  # in place of a forget set's name: the mean over them
-MAIN = js_divergence.on("forget")  # what is left: smooth with few models, where a histogram metric says little
+MAIN = js_divergence.on("forget")  # the main metric of cost: with few models it is less noisy than a histogram metric
 MEASURES = {
     "train_accuracy": "accuracy on retain, %",
     "test_accuracy": "accuracy on test, %",
@@ -40,7 +40,7 @@ MEASURES = {
     "mean_distance": "squared distance of mean predictions on F",
 }
 """Measure -> its name in tables and figures."""
-UNSEEN = ("train_loss", "test_loss", "mean_distance")  # measures that are in settings.csv only
+OMITTED = ("train_loss", "test_loss", "mean_distance")  # measures that are in settings.csv only
 DIFFERENCES = {
     "memorisation": "memorisation, points",
     "lira_auc": "LiRA AUC",
@@ -50,10 +50,10 @@ DIFFERENCES = {
     "left": "left by doing nothing, bits",
     "mean_distance": "squared distance of mean predictions on F",
 }
-"""Measure in which settings are subtracted from each other -> its name in tables."""
-FITTED = (90, 99)  # percent of retain, below which a network does not fit
+"""Measure of differences between settings -> its name in tables."""
+FITTED = (90, 99)  # accuracies on retain in percent; a network below them does not fit
 REACHED = 1.0  # percent of training error, below which a model interpolates
-VISIBLE = 2.0  # null standard deviations that doing nothing is away, where a share of it is spoken of
+VISIBLE = 2.0  # null standard deviations: shares of the originals' excess are given where it is larger
 OVERFITTING = ("train_loss", "loss_gap", "accuracy_gap", "memorisation", "lira_auc")
 """The measures that are correlated with the cost of unlearning."""
 TRENDS: dict[str, tuple[str, ...]] = {
@@ -71,23 +71,23 @@ MARKERS = {
     "augmentation": "P",
     "label noise": "*",
 }
-CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # axes that a figure is about, where they are there
-LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats, where a loss axis begins: the first below which at most this share lies
+CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # preferred axes of a figure
+LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats at which a loss axis may begin, and the share of losses allowed below
 
 
 class Cost(NamedTuple):
-    """What a method leaves on a forget set, or on all of them together."""
+    """The cost of a method on a forget set, or over all of them: its distance from retraining in one metric."""
 
     forget_set: str
     method: str
     metric: str
     split: str
     value: float
-    low: float  # of a 95% interval over originals, and over forget sets where it is of all
+    low: float  # end of a 95% interval over originals, and over forget sets if it is over all
     high: float
     null_mean: float
     null_sd: float
-    n: int  # unlearned models, and as many oracles
+    n: int  # number of unlearned models, and of oracles
 
     @property
     def excess(self) -> float:
@@ -96,18 +96,18 @@ class Cost(NamedTuple):
 
     @property
     def z(self) -> float:
-        """The same in null standard deviations; NaN where the null has none."""
+        """The excess in null standard deviations; NaN if the null has no spread."""
         return self.excess / self.null_sd if self.null_sd > 0 else math.nan
 
     @property
     def z_interval(self) -> Interval:
-        """Z with its interval, in which the oracles are fixed: their variation is in the unit."""
+        """Z with its interval. The oracles are fixed, since their variation is in the null's standard deviation."""
         low, high = ((end - self.null_mean) / self.null_sd if self.null_sd > 0 else math.nan for end in (self.low, self.high))
         return Interval(self.z, low, high)
 
 
 class Unfitted(NamedTuple):
-    """How many networks there are, and how many of them are below each of `FITTED` on retain."""
+    """The number of networks, and of those with an accuracy on retain below each of `FITTED`."""
 
     networks: int
     below_90: int
@@ -118,15 +118,15 @@ class Setting(NamedTuple):
     """One setting.
 
     Attributes:
-        axis: what is varied.
+        axis: the option that is varied.
         value: its value.
-        parameters: how many the model has.
+        parameters: number of parameters of the model.
         intervals: by measure, the value and its 95% interval.
         costs: of doing nothing and of each method.
         losses: of all models on all examples, nats, by kind (original, oracle) and split.
         unfitted: networks that did not train, by kind.
-        parts: what each original says of each of `DIFFERENCES` on each forget set, NaN where it diverged; one set where it
-            depends on none, one row where it depends on all originals together.
+        parts: by measure of `DIFFERENCES`, each original's value on each forget set, NaN where it diverged; one column if it does
+            not depend on the set, one row if it depends on all originals together.
     """
 
     axis: str
@@ -144,27 +144,27 @@ class Setting(NamedTuple):
         return f"{self.axis} {self.value}".strip()
 
     def cost(self, method: str, metric: str, split: str) -> Cost | None:
-        """Over all forget sets; None where too few models are left."""
+        """The cost of a method over all forget sets; None if too few models are left."""
         wanted = ALL, method, metric, split
-        return next((each for each in self.costs if each[:4] == wanted), None)
+        return next((cost for cost in self.costs if cost[:4] == wanted), None)
 
     def has(self, method: str) -> bool:
-        """Whether the method has a cost, in null standard deviations too."""
+        """Whether the method has a main cost, with a null that has spread."""
         cost = self.cost(method, *MAIN)
         return cost is not None and cost.null_sd > 0
 
     def excess(self, method: str) -> Cost:
-        """Its main cost."""
-        found = self.cost(method, *MAIN)
-        assert found
-        return found
+        """The method's main cost."""
+        cost = self.cost(method, *MAIN)
+        assert cost
+        return cost
 
     def share(self, method: str) -> float:
-        """What the method leaves, as a share of what doing nothing leaves."""
+        """The method's excess as a share of the originals'."""
         return self.excess(method).excess / self.excess("original").excess
 
     def shares(self, method: str) -> list[float]:
-        """The same, forget set by forget set."""
+        """The same for each forget set."""
         left = {cost[:4]: cost.excess for cost in self.costs}
         sets = dict.fromkeys(cost.forget_set for cost in self.costs if cost.forget_set != ALL)
         pairs = [(left.get((name, method, *MAIN)), left.get((name, "original", *MAIN))) for name in sets]
@@ -172,11 +172,11 @@ class Setting(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """Rank correlation over settings of a measure of overfitting with what a method leaves, and its 95% interval."""
+    """Rank correlation over settings of a measure of overfitting with a method's excess, and its 95% interval."""
 
     measure: str
     method: str
-    left: str  # excess, z, or share of what doing nothing leaves
+    left: str  # excess, z, or share of the originals' excess
     settings: int
     value: float
     low: float
@@ -192,7 +192,7 @@ class Difference(NamedTuple):
     value: float
     low: float
     high: float
-    sets: list[float]  # on each forget set; empty where it depends on none
+    sets: list[float]  # on each forget set; empty if it does not depend on the set
 
 
 class Results(NamedTuple):
@@ -206,11 +206,11 @@ class Results(NamedTuple):
 
     @property
     def axes(self) -> dict[str, list[Setting]]:
-        """The settings on each axis, without the base that comes before them."""
-        return {axis: [*some] for axis, some in itertools.groupby(self.settings[1:], key=lambda each: each.axis)}
+        """The settings on each axis, without the base at the beginning."""
+        return {axis: [*some] for axis, some in itertools.groupby(self.settings[1:], key=lambda setting: setting.axis)}
 
     def some_axes(self, wanted: Sequence[str]) -> dict[str, list[Setting]]:
-        """The axes of these names, or the first one, or the base alone."""
+        """The axes with these names; without any, the first axis, or the base alone."""
         axes = self.axes or {"": self.settings}
         return {axis: axes[axis] for axis in wanted if axis in axes} or dict(list(axes.items())[:1])
 
@@ -218,7 +218,7 @@ class Results(NamedTuple):
 def table(study: Results) -> Table:
     """The columns and rows of results.csv: a row for each setting, forget set, method and metric."""
     columns = ["axis", "setting", *Cost._fields, "z", "z_low", "z_high"]
-    rows = [[each.axis, each.value, *cost, *map(finite, cost.z_interval)] for each in study.settings for cost in each.costs]
+    rows = [[some.axis, some.value, *cost, *map(finite, cost.z_interval)] for some in study.settings for cost in some.costs]
     return Table(columns, rows)
 
 
@@ -227,21 +227,21 @@ def overview(study: Results) -> Table:
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     counts = [f"{kind}{end}" for kind in KINDS for end in ("s", *(f"s_below_{limit}" for limit in FITTED))]
     rows = []
-    for each in study.settings:
-        ends = [end for measure in MEASURES for end in each.intervals.get(measure, (None,) * 3)]
-        of_kinds = [count for kind in KINDS for count in each.unfitted[kind]]
-        rows.append([each.axis, each.value, each.parameters, *of_kinds, *ends])
+    for setting in study.settings:
+        ends = [end for measure in MEASURES for end in setting.intervals.get(measure, (None,) * 3)]
+        of_kinds = [count for kind in KINDS for count in setting.unfitted[kind]]
+        rows.append([setting.axis, setting.value, setting.parameters, *of_kinds, *ends])
     return Table(["axis", "setting", "parameters", *counts, *columns], rows)
 
 
 def correlations(study: Results) -> Table:
     """The columns and rows of correlations.csv."""
-    return Table(Correlation._fields, [[*map(finite, each)] for each in study.correlations])
+    return Table(Correlation._fields, [[*map(finite, correlation)] for correlation in study.correlations])
 
 
 def differences(study: Results) -> Table:
-    """The columns and rows of differences.csv: a row for each two settings and measure."""
-    count = max((len(each.sets) for each in study.differences), default=0)
+    """The columns and rows of differences.csv: a row for each pair of settings and measure."""
+    count = max((len(difference.sets) for difference in study.differences), default=0)
     rows = []
     for measure, *rest, sets in study.differences:
         cells = [*sets, *[None] * (count - len(sets))]
@@ -251,52 +251,52 @@ def differences(study: Results) -> Table:
 
 def summary(study: Results) -> str:
     """The text of summary.md."""
-    shown = [measure for measure in MEASURES if measure not in UNSEEN and measure in study.settings[0].intervals]
+    shown = [measure for measure in MEASURES if measure not in OMITTED and measure in study.settings[0].intervals]
     first = [
-        [each.name, str(each.parameters), _unfitted(each), *(_interval(each.intervals.get(name)) for name in shown)]
-        for each in study.settings
+        [setting.name, str(setting.parameters), _unfitted(setting), *(_interval(setting.intervals.get(name)) for name in shown)]
+        for setting in study.settings
     ]
     names = ["original", *study.methods]
     second = []
-    for each in study.settings:
-        costs = [each.cost(name, *MAIN) for name in names]
-        accuracy = [each.cost(name, "accuracy_gap", "test") for name in names[1:]]
+    for setting in study.settings:
+        costs = [setting.cost(name, *MAIN) for name in names]
+        accuracy = [setting.cost(name, "accuracy_gap", "test") for name in names[1:]]
         second.append(
-            [each.name]
+            [setting.name]
             + [f"{cost.z_interval:.3g}; {cost.excess:.3f}" if cost else "" for cost in costs]
             + [f"{cost.value:+.1f}" if cost else "" for cost in accuracy]
         )
     third = [
         [
-            MEASURES[each.measure],
-            each.method,
-            each.left,
-            str(each.settings),
-            f"{Interval(each.value, each.low, each.high):.2f}",
+            MEASURES[correlation.measure],
+            correlation.method,
+            correlation.left,
+            str(correlation.settings),
+            f"{Interval(correlation.value, correlation.low, correlation.high):.2f}",
         ]
-        for each in study.correlations
+        for correlation in study.correlations
     ]
     below = f"below {FITTED[0]}% ({FITTED[1]}%) on retain: originals; oracles"
     return page(
         f"# Unlearning as overfitting: {study.title}",
-        "95% intervals over originals, and over forget sets where something depends on them. Memorisation: accuracy of originals "
+        "95% intervals over originals, and over forget sets where a value depends on them. Memorisation: accuracy of originals "
         "on F minus that of models retrained without it.",
         markdown(["", "parameters", below, *(MEASURES[name] for name in shown)], first),
-        "What is left after unlearning: Jensen-Shannon divergence to the oracles on F, beyond what retrained models score, in "
-        "null standard deviations of the mean over the forget sets (z grows with the number of models, and with that of sets); "
-        "then in bits. Last: test accuracy minus the oracles'.",
+        "What is left after unlearning: Jensen-Shannon divergence from the oracles on F minus that of retrained models, in null "
+        "standard deviations of the mean over forget sets (z grows with the numbers of models and of sets), then in bits. Last: "
+        "test accuracy minus the oracles'.",
         markdown(["", *(f"{name}: z; bits" for name in names), *(f"{name}: test, points" for name in names[1:])], second),
-        "Rank correlation over settings of overfitting with what is left (share: of what doing nothing leaves, where that is "
-        "visible); 95% bootstrap over settings.",
+        "Rank correlation over settings of overfitting with what is left (share: of what doing nothing leaves, where its z is "
+        f"above {VISIBLE:g}); 95% bootstrap over settings.",
         markdown(["overfitting", "method", "what is left", "settings", "rank correlation"], third),
     )
 
 
 def glance(study: Results) -> "matplotlib.figure.Figure":
-    """Draws the losses on forget, retain and test side by side as capacity grows: of originals, and of oracles below them."""
+    """Draws the distributions of losses on forget, retain and test as capacity grows, for originals and (below) oracles."""
     axes_of = study.some_axes(CAPACITY)
     across, down = max(map(len, axes_of.values())), 2 * len(axes_of)
-    lowest, highest = _least([losses for each in study.settings for losses in each.losses.values()]), 2
+    lowest, highest = _lowest([losses for setting in study.settings for losses in setting.losses.values()]), 2
     edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
     names = [f"$10^{{{power}}}$" for power in range(lowest, highest, 4)] + ["$100$"]
     figure = blank(WIDTH, 1.1 + 1.25 * down)
@@ -304,22 +304,22 @@ def glance(study: Results) -> "matplotlib.figure.Figure":
     shares = {
         (axis, number, key): loss_shares(losses[None], edges)
         for axis, settings in axes_of.items()
-        for number, each in enumerate(settings)
-        for key, losses in each.losses.items()
+        for number, setting in enumerate(settings)
+        for key, losses in setting.losses.items()
     }
     for row, (axis, kind) in zip(panels, [(axis, kind) for axis in axes_of for kind in ("original", "oracle")], strict=True):
         settings = axes_of[axis]
         for panel in row[len(settings) :]:
             panel.set_axis_off()
-        for number, (panel, each) in enumerate(zip(row, settings, strict=False)):
+        for number, (panel, setting) in enumerate(zip(row, settings, strict=False)):
             for height, (split, colour) in enumerate(COLOUR_OF.items()):
                 bins = shares[axis, number, (kind, split)]
                 panel.stairs(-height + 0.92 * bins / bins.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
-                middle = float(np.median(each.losses[kind, split]))
+                middle = float(np.median(setting.losses[kind, split]))
                 place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
                 panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
             if kind == "original":
-                panel.set_title(f"{axis} {each.value}", fontsize=9, pad=3)
+                panel.set_title(f"{axis} {setting.value}", fontsize=9, pad=3)
             panel.set_xticks(range(lowest, highest + 1, 4), names, fontsize=7)
             panel.set_xticks(range(lowest, highest + 1, 2), minor=True)
             panel.tick_params(axis="x", labelbottom=True)
@@ -329,7 +329,8 @@ def glance(study: Results) -> "matplotlib.figure.Figure":
         row[0].set_ylabel("originals" if kind == "original" else "oracles\n(without F)", fontsize=9)
     panels[0, 0].set_ylim(-2.05, 1.0)
     figure.suptitle(
-        f"{study.title}\nhow the losses on forget, retain and test spread, each to its own height; line: median", fontsize=9
+        f"{study.title}\ndistributions of the losses on forget, retain and test, with equal heights; line: median",
+        fontsize=9,
     )
     figure.supxlabel(
         f"cross-entropy of every model on every example (nats; clipped at $10^{{{lowest}}}$ and 100, as it can be 0)", fontsize=9
@@ -338,29 +339,34 @@ def glance(study: Results) -> "matplotlib.figure.Figure":
 
 
 def trends(study: Results) -> "matplotlib.figure.Figure":
-    """Draws overfitting and what is left along every axis, with intervals: a row for each, a column for each axis."""
+    """Draws measures of overfitting and what is left along every axis: a row for each measure, a column for each axis."""
     axes_of = study.axes or {"": study.settings}
     rows = [*TRENDS, "left on F, z", "left on F, bits"]
     names = ["original", *study.methods]
     figure = blank(WIDTH, 1.0 + 1.35 * len(rows))
-    widths = [_letters(axis, settings) for axis, settings in axes_of.items()]
+    widths = [_column_width(axis, settings) for axis, settings in axes_of.items()]
     panels = figure.subplots(len(rows), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=False):
         for panel, settings in zip(row, axes_of.values(), strict=True):
             for measure, colour in zip(measures, COLOURS, strict=False):
-                draw_trend(panel, [each.intervals.get(measure) for each in settings], colour, MEASURES[measure])
+                draw_trend(panel, [setting.intervals.get(measure) for setting in settings], colour, MEASURES[measure])
         cut(
             row[0],
-            [each.intervals[measure].value for each in study.settings for measure in measures if measure in each.intervals],
+            [
+                all_[measure].value
+                for all_ in (setting.intervals for setting in study.settings)
+                for measure in measures
+                if measure in all_
+            ],
         )
         row[0].set_ylabel(label, fontsize=8)
     for row, of in zip(panels[-2:], (_z, _bits), strict=True):
         for panel, settings in zip(row, axes_of.values(), strict=True):
             for name, colour in zip(names, ("black", *COLOURS[:7]), strict=False):
-                found = [of(each, name) if each.has(name) else None for each in settings]
-                draw_trend(panel, found, colour, "doing nothing" if name == "original" else name)
+                intervals = [of(setting, name) if setting.has(name) else None for setting in settings]
+                draw_trend(panel, intervals, colour, "doing nothing" if name == "original" else name)
             panel.axhline(0, color=BAND, linewidth=0.8, zorder=0)
-        values = [of(each, name).value for each in study.settings for name in names if each.has(name)]
+        values = [of(setting, name).value for setting in study.settings for name in names if setting.has(name)]
         cut(row[0], [*values, 0.0])
     for label, row in zip(rows, panels, strict=True):
         row[0].set_ylabel(label, fontsize=8)
@@ -369,7 +375,7 @@ def trends(study: Results) -> "matplotlib.figure.Figure":
         panel.set_title(axis, fontsize=9)
     for row in panels:
         for panel, settings in zip(row, axes_of.values(), strict=True):
-            _dress(panel, settings)
+            _format_axes(panel, settings)
     figure.suptitle(f"{study.title}\n95% intervals over originals and forget sets, cut at the panels' edges", fontsize=9)
     return figure
 
@@ -383,18 +389,19 @@ def interpolation(study: Results) -> "matplotlib.figure.Figure":
     for column, (axis, settings) in zip(panels.T, axes_of.items(), strict=True):
         for panel, kind in zip(column, ("accuracy", "loss"), strict=True):
             for split, colour in colours.items():
-                found = [each.intervals[f"{split}_{kind}"] for each in settings]
+                intervals = [setting.intervals[f"{split}_{kind}"] for setting in settings]
                 if kind == "accuracy":
-                    found = [Interval(100 - value, 100 - high, 100 - low) for value, low, high in found]
-                draw_trend(panel, found, colour, "retain" if split == "train" else "test")
-            reached = [number for number, each in enumerate(settings) if each.intervals["train_accuracy"].value > 100 - REACHED]
+                    intervals = [Interval(100 - value, 100 - high, 100 - low) for value, low, high in intervals]
+                draw_trend(panel, intervals, colour, "retain" if split == "train" else "test")
+            accuracies = [setting.intervals["train_accuracy"].value for setting in settings]
+            reached = [number for number, accuracy in enumerate(accuracies) if accuracy > 100 - REACHED]
             if reached:
                 panel.axvline(reached[0] - 0.5 if reached[0] else -0.3, color="black", linestyle=":", linewidth=1)
-            _dress(panel, settings)
+            _format_axes(panel, settings)
         column[0].set_title(axis, fontsize=9)
         column[1].set_xlabel(f"{axis} (dotted: training error below {REACHED:g}% from here on)", fontsize=8)
     for row in panels:
-        row[0].set_ylim(bottom=0)  # after all is drawn: it fixes the upper end of the whole row
+        row[0].set_ylim(bottom=0)  # after drawing, since it fixes the upper end of the row
     panels[0, 0].set_ylabel("error, %", fontsize=8)
     panels[1, 0].set_ylabel("loss, nats", fontsize=8)
     panels[0, 0].legend(fontsize=8, frameon=False)
@@ -403,28 +410,28 @@ def interpolation(study: Results) -> "matplotlib.figure.Figure":
 
 
 def cost(study: Results) -> "matplotlib.figure.Figure":
-    """Draws what each method leaves: in bits against the attack, and as a share of doing nothing's against memorisation."""
+    """Draws what each method leaves: in bits against the attack, and as a share of the originals' excess against memorisation."""
     names = {"original": "doing nothing", **{name: name for name in study.methods}}
     colours = dict(zip(names, ("black", *COLOURS[:7]), strict=False))
     axes_of = {**study.axes, "base": study.settings[:1]}
     figure = blank(WIDTH, 4.8)
     both = figure.subplots(1, 2)
     for panel, measure, share in zip(both, ("lira_auc", "memorisation"), (False, True), strict=True):
-        told = [
-            (axis, each)
+        visible = [
+            (axis, setting)
             for axis, settings in axes_of.items()
-            for each in settings
-            if each.has("original") and (not share or each.excess("original").z > VISIBLE)
+            for setting in settings
+            if setting.has("original") and (not share or setting.excess("original").z > VISIBLE)
         ]
-        reach = [end for _, each in told for end in each.intervals[measure]]
-        apart = 0.006 * (max(reach) - min(reach)) if reach else 0.0  # methods side by side, or they hide each other
+        reach = [end for _, setting in visible for end in setting.intervals[measure]]
+        apart = 0.006 * (max(reach) - min(reach)) if reach else 0.0  # offset between methods, so that they do not overlap
         heights = [100.0 if share else 0.0]
         for number, (name, colour) in enumerate(colours.items()):
-            for axis, each in told:
-                if not each.has(name) or (share and name == "original"):
+            for axis, setting in visible:
+                if not setting.has(name) or (share and name == "original"):
                     continue
-                x, left, right = (end + apart * (number - len(colours) / 2) for end in each.intervals[measure])
-                y, low, high = _share(each, name) if share else _bits(each, name)
+                x, left, right = (end + apart * (number - len(colours) / 2) for end in setting.intervals[measure])
+                y, low, high = _share(setting, name) if share else _bits(setting, name)
                 panel.plot([left, right], [y, y], color=colour, linewidth=0.7, alpha=0.3)
                 panel.plot([x, x], [low, high], color=colour, linewidth=0.9, alpha=0.45)
                 panel.plot(x, y, MARKERS[axis], color=colour, markersize=4.5, alpha=0.9)
@@ -460,42 +467,42 @@ def cost(study: Results) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _z(each: Setting, method: str) -> Interval:
-    return each.excess(method).z_interval
+def _z(setting: Setting, method: str) -> Interval:
+    return setting.excess(method).z_interval
 
 
-def _bits(each: Setting, method: str) -> Interval:
-    cost = each.excess(method)
+def _bits(setting: Setting, method: str) -> Interval:
+    cost = setting.excess(method)
     return Interval(cost.excess, cost.low - cost.null_mean, cost.high - cost.null_mean)
 
 
-def _share(each: Setting, method: str) -> Interval:
-    """In percent; the ends are no interval but the forget sets' lowest and highest."""
-    shares = [100 * each.share(method), *(100 * share for share in each.shares(method))]
+def _share(setting: Setting, method: str) -> Interval:
+    """The share in percent, with the lowest and highest over forget sets as ends."""
+    shares = [100 * setting.share(method), *(100 * share for share in setting.shares(method))]
     return Interval(shares[0], min(shares), max(shares))
 
 
-def _least(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
-    """Where a loss axis begins, log10 nats: so low that no histogram piles up there, if that can be."""
-    return next((low for low in LOWEST if all(np.mean(each < 10.0**low) <= BELOW for each in losses)), LOWEST[-1])
+def _lowest(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
+    """The first of `LOWEST` with few losses below it, or the last."""
+    return next((low for low in LOWEST if all(np.mean(answers < 10.0**low) <= BELOW for answers in losses)), LOWEST[-1])
 
 
-def _letters(axis: str, settings: Sequence[Setting]) -> int:
-    """How wide a column must be, in letters: for its title, its values side by side, and three for each point."""
-    return max(3 * len(settings), len(axis) + 1, sum(len(each.value) + 1 for each in settings))
+def _column_width(axis: str, settings: Sequence[Setting]) -> int:
+    """The width of a column, in letters: of its title, of its values, or three for each point."""
+    return max(3 * len(settings), len(axis) + 1, sum(len(setting.value) + 1 for setting in settings))
 
 
-def _dress(panel: "matplotlib.axes.Axes", settings: Sequence[Setting]) -> None:
+def _format_axes(panel: "matplotlib.axes.Axes", settings: Sequence[Setting]) -> None:
     """Names the settings of an axis under a panel."""
-    panel.set_xticks(range(len(settings)), [each.value for each in settings], fontsize=7)
+    panel.set_xticks(range(len(settings)), [setting.value for setting in settings], fontsize=7)
     panel.set_xlim(-0.4, len(settings) - 0.6)
     panel.tick_params(axis="y", labelsize=7)
     open_frame(panel)
     panel.grid(axis="y", color=GRID, linewidth=0.6)
 
 
-def _unfitted(each: Setting) -> str:
-    counts = [each.unfitted[kind] for kind in KINDS]
+def _unfitted(setting: Setting) -> str:
+    counts = [setting.unfitted[kind] for kind in KINDS]
     return "; ".join(f"{low} ({high}) of {networks}" for networks, low, high in counts)
 
 

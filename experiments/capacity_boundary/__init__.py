@@ -1,1 +1,1 @@
-"""What capacity does to the boundary and to each point's exact influence: width, depth, steps, ...."""
+"""How capacity (width, depth, steps, ...) changes the boundary and each point's exact influence."""

@@ -1,8 +1,8 @@
-"""What capacity does to the boundary and to the influence of each point: do small models not suffer from what large ones do?
+"""How capacity changes the decision boundary and the influence of each point: do small models depend less on single points?
 
-128 points of two discs that overlap, 5% of the labels wrong; a base network, of which one thing at a time is made smaller or
-larger: width, depth, activation, optimiser, steps, weight decay. For each, the exact influence of every point, from three seeds.
-Some eight minutes on two cores that others use too; a run that was stopped goes on where it was.
+128 points of two overlapping discs, 5% of the labels wrong. One option of a base network is varied at a time: width, depth,
+activation, optimiser, steps, weight decay. Each network has the exact influence of every point from three seeds. About eight
+minutes on two busy cores; an interrupted run resumes.
 
     python benchmark.py --exp capacity_boundary
 
@@ -37,13 +37,13 @@ class Config(Plane):
     """Hidden units of each layer of the base."""
     train: Train = FULL_BATCH
     reorderings: Annotated[int, Whole(least=2)] = 8
-    """Times that each original is trained again with its sums in another order: what float noise alone moves."""
+    """Times that each original is trained again with its sums in another order, to measure float noise."""
     resolution: Annotated[int, Whole(least=8, most=1024)] = 48
-    """Grid points along each side of the window, on which boundaries are looked at."""
+    """Grid points along each side of the window in which boundaries are found."""
     seeds: Annotated[int, Whole(least=3)] = 3
-    """Initialisations of each network: at least 3, from which the intervals come."""
+    """Seeds of each network: at least 3, for the intervals."""
     axes: Annotated[tuple[str, ...], Several(Name(*AXES))] = AXES
-    """What is varied, one at a time; names separated by commas."""
+    """Options to vary, one at a time; names separated by commas."""
     widths: Annotated[tuple[int, ...], Several(Whole(least=1, most=WIDEST))] = (4, 8, 16, 32, 64, 128, 256)
     """Values of the axis `width`."""
     depths: Annotated[tuple[int, ...], Several(Whole(least=1, most=100))] = (1, 2, 3, 4)
@@ -58,7 +58,7 @@ class Config(Plane):
     extendable: ClassVar[frozenset[str]] = frozenset({"axes", "seeds", "widths", "depths", "steps", "weight_decays"})
 
     def variants(self) -> list[tuple[str, str, "Config"]]:
-        """Every network: the axis that it is on, its value there, its options. The base comes first, and again on each axis."""
+        """All networks as (axis, value, options): the base first, then each axis, which has the base again."""
         train = self.train
         sgd = dataclasses.replace(train, optimiser="sgd", learning_rate=self.sgd_learning_rate)
         values: dict[str, list[tuple[str, dict[str, Any]]]] = {

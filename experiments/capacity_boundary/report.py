@@ -1,4 +1,4 @@
-"""What capacity does: boundaries network by network, trends along each axis, and whose rankings of the points agree."""
+"""How capacity matters: the boundary of each network, trends along each axis, and agreement of the rankings of points."""
 
 import itertools
 import textwrap
@@ -46,11 +46,11 @@ class Variant(NamedTuple):
     """One network.
 
     Attributes:
-        axis: what is varied.
+        axis: the option that is varied.
         value: its value.
-        parameters: how many it has.
-        seeds: whose boundary is in the window.
-        surfaces: of each seed's original, the margin of each class on the grid.
+        parameters: number of parameters.
+        seeds: number of seeds with a boundary in the window.
+        surfaces: the margins of each seed's original on the grid.
         intervals: by measure, the value and its 95% interval.
     """
 
@@ -71,12 +71,12 @@ class Results(NamedTuple):
     """All networks, the base first.
 
     Attributes:
-        title: its subject.
-        points: where they are.
+        title: what the report is about.
+        points: their coordinates.
         labels: as trained on.
-        window: left, right, bottom, top of the part of the plane that is looked at.
+        window: left, right, bottom, top of the part of the plane that is studied.
         variants: the networks.
-        agreement: rank correlation of the displacements of two networks, different seeds.
+        agreement: rank correlation of the displacements of each two networks from different seeds.
     """
 
     title: str
@@ -88,19 +88,19 @@ class Results(NamedTuple):
 
     @property
     def axes(self) -> dict[str, list[Variant]]:
-        """The networks on each axis, without the base that comes before them."""
-        return {axis: [*some] for axis, some in itertools.groupby(self.variants[1:], key=lambda each: each.axis)}
+        """The networks on each axis, without the base at the beginning."""
+        return {axis: [*some] for axis, some in itertools.groupby(self.variants[1:], key=lambda variant: variant.axis)}
 
 
 def table(study: Results) -> Table:
-    """The columns and rows of capacity_boundary.csv, a row for each network; no ends of an interval from two seeds."""
+    """The columns and rows of capacity_boundary.csv, a row for each network; two seeds give no interval."""
     columns = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
     rows = [
         [
-            *(each.axis, each.value, each.parameters, each.seeds),
-            *(finite(end) for measure in MEASURES for end in each.intervals[measure]),
+            *(variant.axis, variant.value, variant.parameters, variant.seeds),
+            *(finite(end) for measure in MEASURES for end in variant.intervals[measure]),
         ]
-        for each in study.variants
+        for variant in study.variants
     ]
     return Table(["axis", "value", "parameters", "seeds", *columns], rows)
 
@@ -115,7 +115,7 @@ def summary(study: Results) -> str:
         f"# Capacity: {study.title}",
         "95% intervals over seeds (jackknife, Student's t; none from two seeds; of the last column over points, bootstrap). "
         "Displacement: how far the boundary moves, on average along it, when a point is left out. Common to seeds: "
-        "of the change of the margins. Memorisation: how much less probable a point's label is without it.",
+        "of the change of the margins. Memorisation: how much less probable a point's label is without the point.",
         markdown(["", "parameters", "seeds", *MEASURES.values()], lines),
     )
 
@@ -149,7 +149,7 @@ def trends(study: Results) -> "matplotlib.figure.Figure":
     panels = figure.subplots(len(TRENDS), len(axes_of), squeeze=False, sharey="row", sharex="col", width_ratios=widths)
     for row, (label, measures) in zip(panels, TRENDS.items(), strict=True):
         for axes, variants in zip(row, axes_of.values(), strict=True):
-            line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # there is nothing between kinds
+            line = "o-" if all(_is_number(variant.value) for variant in variants) else "o"  # no line between categories
             for measure, colour in zip(measures, (COLOURS[0], COLOURS[4]), strict=False):
                 intervals = [variant.intervals[measure] for variant in variants]
                 draw_trend(axes, intervals, colour, textwrap.fill(MEASURES[measure], 16), line)
@@ -159,7 +159,7 @@ def trends(study: Results) -> "matplotlib.figure.Figure":
             axes.grid(axis="y", color=GRID, linewidth=0.6)
             if measures[0] in LOGARITHMIC:
                 axes.set_yscale("log")
-        values = np.array([each.intervals[measure].value for each in study.variants for measure in measures])
+        values = np.array([variant.intervals[measure].value for variant in study.variants for measure in measures])
         if measures[0] in LOGARITHMIC:
             row[0].set_ylim(values[values > 0].min() / 2, values.max() * 2)  # an interval of three seeds may reach below 0
         else:
@@ -173,10 +173,10 @@ def trends(study: Results) -> "matplotlib.figure.Figure":
     return figure
 
 
-def between_networks(study: Results) -> "matplotlib.figure.Figure":
-    """Draws the rank correlation of the displacements of any two networks, from different seeds."""
+def agreement(study: Results) -> "matplotlib.figure.Figure":
+    """Draws the rank correlation of the displacements of each two networks from different seeds."""
     base, *others = study.variants
-    rows = [0, *(1 + number for number, each in enumerate(others) if each.intervals != base.intervals)]
+    rows = [0, *(1 + number for number, variant in enumerate(others) if variant.intervals != base.intervals)]
     names, agreement = [study.variants[row].name for row in rows], study.agreement[np.ix_(rows, rows)]
     figure = blank(WIDTH, WIDTH * 0.85)
     axes = figure.add_subplot()
@@ -185,7 +185,7 @@ def between_networks(study: Results) -> "matplotlib.figure.Figure":
     write_cells(axes, np.vectorize("{:.0f}".format)(100 * agreement), agreement > 0.6, 6.0)
     figure.colorbar(image, ax=axes, shrink=0.8, label="rank correlation of the displacements, two different seeds")
     axes.set_title(
-        f"{study.title}\nwhose rankings of the points agree, in hundredths; diagonal: a network with itself", fontsize=9
+        f"{study.title}\nagreement of the rankings of points, in hundredths; diagonal: a network with itself", fontsize=9
     )
     return figure
 

@@ -27,34 +27,34 @@ from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.types import Interval
 
-FRESH, FRESH_POINTS = 0x7E57, 2000  # added to the seed, and how many: points that nobody trained on
-Seed = dict[str, np.ndarray]  # what `left_out` gives
+FRESH, FRESH_POINTS = 0x7E57, 2000  # of the test points: what is added to the seed, and how many
+Seed = dict[str, np.ndarray]  # what `measure` returns
 
 
 def run(config: Config, folder: Run) -> None:
-    """Leave every point out of every network from every seed, and compare what the points did.
+    """Measure the exact influence of every point on every network from every seed, and compare them.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     toy = draw_toy(config, config.seed)
     window = window_around(toy.train.images, config.resolution)
-    found: list[tuple[str, str, dict[int, Seed]]] = []  # of each network the seeds that have a boundary
-    for axis, value, own in config.variants():
+    networks: list[tuple[str, str, dict[int, Seed]]] = []  # axis, value, and by seed the results that have a boundary
+    for axis, value, variant in config.variants():
         seeds: dict[int, Seed] = {}
         with working(f"{axis} {value}") as update:
             for done in range(config.seeds):
-                one = of_seed(own, folder, toy, window, config.seed + done)
-                if len(one["displacement"]) and np.ptp(one["displacement"]):  # else no point is told from another
+                one = load_or_measure(variant, folder, toy, window, config.seed + done)
+                if len(one["displacement"]) and np.ptp(one["displacement"]):  # else points have no ranking
                     seeds[config.seed + done] = one
                 update((done + 1) / config.seeds, f"{done + 1} seeds, {done + 1 - len(seeds)} without a boundary")
-        if not found:
-            remedy = f"the base has a decision boundary from {len(seeds)} of {config.seeds} seeds, two are the least"
+        if not networks:
+            remedy = f"the base has a decision boundary from {len(seeds)} of {config.seeds} seeds and needs two"
             remedy += f"; expected more, or a larger --train.learning-rate than {config.train.learning_rate:g}"
             require(len(seeds) >= 2, "--train.epochs", config.train.epochs, remedy)
         if len(seeds) >= 2:
-            found.append((axis, value, seeds))
-    base = found[0][2]
+            networks.append((axis, value, seeds))
+    base = networks[0][2]
     study = report.Results(
         title=f"{config.train_size} points, {config.seeds} seeds; base: {config.layers} {config.activation} layers of "
         f"{config.width}, {config.train.epochs} steps of {config.train.optimiser}",
@@ -68,40 +68,40 @@ def run(config: Config, folder: Run) -> None:
                 int(next(iter(seeds.values()))["parameters"]),
                 len(seeds),
                 np.stack([one["surface"] for one in seeds.values()]),
-                summed_up(toy, [*seeds.values()], [*base.values()]),
+                summarise(toy, [*seeds.values()], [*base.values()]),
             )
-            for axis, value, seeds in found
+            for axis, value, seeds in networks
         ],
-        agreement=between([seeds for *_, seeds in found]),
+        agreement=correlate_networks([seeds for *_, seeds in networks]),
     )
     folder.write_csv("capacity_boundary.csv", *report.table(study))
-    rows = [[axis, value, seed, *levels(one)] for axis, value, seeds in found for seed, one in seeds.items()]
+    rows = [[axis, value, seed, *seed_levels(one)] for axis, value, seeds in networks for seed, one in seeds.items()]
     folder.write_csv("seeds.csv", ["axis", "value", "seed", "displacement_mean", "displacement_median", "noise_median"], rows)
-    intervals = {each.name: {name: tuple(found) for name, found in each.intervals.items()} for each in study.variants}
+    intervals = {each.name: {name: tuple(ends) for name, ends in each.intervals.items()} for each in study.variants}
     folder.write_json("results.json", intervals)
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
-    if study.axes:  # or no network but the base has a boundary from two seeds
+    if study.axes:  # empty if only the base has a boundary from two seeds
         save(report.boundaries(study), folder, "boundaries")
         save(report.trends(study), folder, "trends")
-    save(report.between_networks(study), folder, "agreement")
+    save(report.agreement(study), folder, "agreement")
     print(summary)
 
 
-def of_seed(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
-    """The influence of every point from one seed, read where an earlier run kept it; see `left_out`."""
-    name, make = f"seeds/{named(config)}-{seed}.npz", partial(left_out, config, toy, window, seed)
+def load_or_measure(config: Config, folder: Run, toy: Toy, window: Window, seed: int) -> Seed:
+    """The results of `measure` for one seed. Those kept by an earlier run are read."""
+    name, make = f"seeds/{network_name(config)}-{seed}.npz", partial(measure, config, toy, window, seed)
     return load_or_make(folder, name, {**deciding_options(config), "of_seed": seed}, make)
 
 
-def named(config: Config) -> str:
-    """Names a network by everything that its results depend on: two on different axes may be one, and two alike may not be."""
+def network_name(config: Config) -> str:
+    """The name of a network's files, with a digest of all options that its results depend on."""
     digest = hashlib.sha256(json_text(deciding_options(config)).encode()).hexdigest()
     return f"{config.activation}-{config.layers}x{config.width}-{digest[:16]}"
 
 
-def left_out(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
-    """The exact influence of every point from one seed; displacements of no point where there is no boundary in the window."""
+def measure(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
+    """The exact influence of every point from one seed; no displacements if the window has no boundary."""
     original = prepare_training(config, toy, seed)
     try:
         exact = influence.leave_one_out(original, window=window, strategy=config.strategy, chunk=config.chunk)
@@ -123,19 +123,19 @@ def left_out(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
     }
 
 
-def levels(one: Seed) -> tuple[float, float, float]:
-    """Mean and median over points of the displacement, and the median float noise: a few seeds may carry a mean over seeds."""
+def seed_levels(one: Seed) -> tuple[float, float, float]:
+    """Mean and median displacement over points, and the median float noise."""
     return float(one["displacement"].mean()), float(np.median(one["displacement"])), float(np.median(one["noise"]))
 
 
-def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, Interval]:
-    """What all points did together, with intervals over seeds (over points for the comparison with the base)."""
+def summarise(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, Interval]:
+    """The measures of a network with intervals: over seeds, but over points for the comparison with the base."""
     wrong = toy.train.labels != toy.clean_labels
 
     def over_seeds(statistic: Callable[[Seed], float]) -> Interval:
         return jackknife(lambda values: float(values.mean()), np.array([statistic(one) for one in seeds]))
 
-    less = np.mean([memorised(one) for one in seeds], axis=0) < np.mean([memorised(one) for one in base], axis=0)
+    less = np.mean([memorisation(one) for one in seeds], axis=0) < np.mean([memorisation(one) for one in base], axis=0)
     return {
         "train_accuracy": over_seeds(lambda one: 100 * float(one["train_accuracy"])),
         "test_accuracy": over_seeds(lambda one: 100 * float(one["test_accuracy"])),
@@ -147,29 +147,29 @@ def summed_up(toy: Toy, seeds: list[Seed], base: list[Seed]) -> dict[str, Interv
         "most": over_seeds(lambda one: 100 * carriers(one["displacement"], 0.9)),
         "ranks": jackknife(rank_correlation, np.stack([one["displacement"] for one in seeds])),
         "common": jackknife(common_share, np.stack([one["change"] for one in seeds])),
-        "memorised": over_seeds(lambda one: float(memorised(one)[~wrong].mean())),
-        "memorised_wrong": over_seeds(lambda one: float(memorised(one)[wrong].mean()) if wrong.any() else 0.0),
+        "memorised": over_seeds(lambda one: float(memorisation(one)[~wrong].mean())),
+        "memorised_wrong": over_seeds(lambda one: float(memorisation(one)[wrong].mean()) if wrong.any() else 0.0),
         "less_memorised": bootstrap(100.0 * less, 0),
     }
 
 
-def memorised(one: Seed) -> np.ndarray:
-    """How much more probable each point's label is with the point than without it: exact, from one seed."""
+def memorisation(one: Seed) -> np.ndarray:
+    """How much more probable each point's label is with the point than without it, `[points]`."""
     return expit(one["margins"]) - expit(one["margins"] + np.diagonal(one["change"]))
 
 
 def rank_correlation(displacements: np.ndarray) -> float:
-    """Spearman's rank correlation of every pair of rows, on average."""
+    """The mean of Spearman's rank correlation over all pairs of rows."""
     among = np.corrcoef(rankdata(displacements, axis=1))
     return float(among[np.triu_indices(len(among), 1)].mean())
 
 
-def between(networks: list[dict[int, Seed]]) -> np.ndarray:
-    """The same of any two networks, from different seeds, by number; on the diagonal of one network's own."""
+def correlate_networks(networks: list[dict[int, Seed]]) -> np.ndarray:
+    """Mean rank correlation of the displacements of each two networks over pairs of different seeds, `[networks, networks]`."""
     ranks = [rankdata(np.stack([one["displacement"] for one in seeds.values()]), axis=1) for seeds in networks]
-    found = np.zeros((len(networks), len(networks)))
-    for row, (mine, own) in enumerate(zip(networks, ranks, strict=True)):
-        for column, (theirs, other) in enumerate(zip(networks, ranks, strict=True)):
-            both = np.corrcoef(own, other)[: len(own), len(own) :]
-            found[row, column] = both[np.not_equal.outer([*mine], [*theirs])].mean()
-    return found
+    correlations = np.zeros((len(networks), len(networks)))
+    for row, (row_seeds, row_ranks) in enumerate(zip(networks, ranks, strict=True)):
+        for column, (column_seeds, column_ranks) in enumerate(zip(networks, ranks, strict=True)):
+            both = np.corrcoef(row_ranks, column_ranks)[: len(row_ranks), len(row_ranks) :]
+            correlations[row, column] = both[np.not_equal.outer([*row_seeds], [*column_seeds])].mean()
+    return correlations

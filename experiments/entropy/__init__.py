@@ -1,1 +1,1 @@
-"""When it is useful to minimise, or to raise, the entropy and the loss on the forget set."""
+"""When minimising, or maximising, the entropy and the loss on the forget set helps."""

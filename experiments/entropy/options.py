@@ -1,10 +1,9 @@
-"""When is it useful to minimise the entropy and the loss on the forget set? Signs and weights of both, under many circumstances.
+"""When does minimising the entropy and the loss on the forget set help? Signs and weights of both, in many circumstances.
 
-Each circumstance is a kind of forget set, with its originals: what labels are wrong, how long they were trained, whether the loss
-on the retain set holds the model. In each, every pair of weights of either sign of the method `entropy_with_retain` is tried, and
-what is to predict the sign is measured beside it: how sure retrained models are there, and how sure the originals. The defaults
-are digits and an MLP that learns every wrong label: 45 minutes on two cores that four other jobs used too. A run that was stopped
-goes on where it was.
+A circumstance is a kind of forget set with its originals: which labels are wrong, how long models are trained, whether
+unlearning has a loss on the retain set. In each, all pairs of signed weights of the method `entropy_with_retain` are tried, and
+what may predict the best sign is measured: entropy and loss of retrained models and of originals on the forget set. The defaults
+are digits and an MLP that learns every wrong label: 45 minutes on two busy cores. An interrupted run resumes.
 
     python benchmark.py --exp entropy
 
@@ -24,15 +23,15 @@ from unlearn_jax.bench.options import SETS, Forget, Halves, Images, Judged, Requ
 
 
 class Circumstance(NamedTuple):
-    """What is forgotten, by whom.
+    """A kind of forget set, and how models are trained and unlearned.
 
     Attributes:
-        title: what it is called in figures.
+        title: its name in figures.
         kind: of the forget sets, see `--forget.kind`.
         size: of the forget sets, see `--forget.size`.
-        noisy: whether the training set has its wrong labels; otherwise all are right.
-        corrected: whether the forget set comes with its right labels.
-        epochs: length of the training of originals and oracles, in units of the configuration's.
+        noisy: whether the training set has wrong labels.
+        corrected: whether unlearning gets the correct labels of the forget set.
+        epochs: of training originals and oracles, as a multiple of `--train.epochs`.
         retain_weight: of the loss on the retain set.
     """
 
@@ -83,12 +82,12 @@ class Config(Images):
     """Channels of the first stage, or hidden units of the MLP."""
     train: Train = LONG
     members: Annotated[int, Whole(least=3)] = 6
-    """Original models; each setting unlearns them all. Twice as many oracles judge, as many retrained models are the null."""
+    """Original models, all unlearned with each setting. There are twice as many oracles, and as many retrained models as null."""
     forget: Halves = Halves()
     forget_sets: Annotated[int, Whole(least=2, most=SETS)] = 3
-    """Forget sets of each circumstance: strengths are chosen on the others, so at least 2."""
+    """Forget sets of each circumstance: at least 2, since strengths are chosen on the other sets."""
     entropy_weights: Strengths = (0.1, 0.3, 1.0)
-    """Strengths of the entropy on the forget set, separated by commas; each is tried with both signs, and none."""
+    """Strengths of the entropy on the forget set, separated by commas; each is tried with both signs, and without the term."""
     loss_weights: Strengths = (0.03, 0.1, 0.3, 1.0)
     """Strengths of the loss on the forget set, likewise."""
     epochs: Count = 3
@@ -108,31 +107,31 @@ class Config(Images):
         self.weights()
 
     def recorded(self) -> dict[str, Any]:
-        """What config.json records: each circumstance once, so that a run can be extended by some."""
+        """The options for config.json, with each circumstance once, so that a run can be extended."""
         return {**super().recorded(), "circumstances": self.names()}
 
     def names(self) -> list[str]:
-        """The circumstances that are asked for, in order, each once."""
+        """The circumstances in order, without repetition."""
         return list(dict.fromkeys(self.circumstances))
 
     def weights(self) -> tuple[list[float], list[float]]:
         """The signed weights of the entropy and of the loss, ascending, with 0 in the middle."""
         return _signed("--entropy-weights", self.entropy_weights), _signed("--loss-weights", self.loss_weights)
 
-    def under(self, circumstance: Circumstance) -> "Under":
-        """The options under a circumstance."""
+    def with_circumstance(self, circumstance: Circumstance) -> "Variant":
+        """The options for a circumstance."""
         epochs = max(1, round(self.train.epochs * circumstance.epochs))
         changed = {
             "forget": Forget(kind=circumstance.kind, size=circumstance.size, models=self.forget.models),
             "label_noise": self.label_noise if circumstance.noisy else 0.0,
             "train": dataclasses.replace(self.train, epochs=epochs),
         }
-        return Under(**{**vars(self), **changed})
+        return Variant(**{**vars(self), **changed})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Under(Config, Requests):
-    """The options under a circumstance, which says what is forgotten."""
+class Variant(Config, Requests):
+    """The options for a circumstance, which determines the forget set."""
 
     forget: Forget = Forget()
 

@@ -1,4 +1,4 @@
-"""When minimising entropy and loss on the forget set is useful: a map for each circumstance, and signs against their cause."""
+"""When minimising entropy and loss on the forget set helps: a map for each circumstance, and signs against their predictor."""
 
 import math
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ GAINS = {
     "loss: lowering over raising, alone": ("entropy none, loss raised", "entropy none, loss lowered"),
     "loss: lowering over raising, beside": ("loss raised", "loss lowered"),
 }
-"""What is gained -> the settings without it and those with it, whose distances are subtracted. Beside: the other at its best."""
+"""Gain -> the families without and with the term, whose distances are subtracted. Beside: with the other term at its best."""
 SHOWN = {
     "entropy gap": "oracles' entropy on F over originals'",
     "loss gap": "their loss on F over originals'",
-    "same answer": "F that originals answer as oracles do",
+    "same answer": "share of F that originals classify as oracles do",
     "distance: nothing": "doing nothing",
     "distance: null": "retrained",
     f"distance: {NEITHER}": "fine-tuned on R",
@@ -53,8 +53,8 @@ SHOWN = {
 """Measures of the summary -> their headings."""
 
 
-class Tried(NamedTuple):
-    """One setting on one forget set: distances in the oracles' standard deviations, divergence in bits, accuracies in %, nats."""
+class Trial(NamedTuple):
+    """One setting on one forget set. Distances are in the oracles' standard deviations, divergence in bits, accuracies in %."""
 
     forget_set: int
     kind: str  # setting, nothing (the originals) or retrain (the null)
@@ -68,29 +68,29 @@ class Tried(NamedTuple):
     accuracy_forget: float
     accuracy_retain: float
     accuracy_test: float
-    entropy: float
-    loss: float
+    entropy: float  # nats
+    loss: float  # nats
 
 
 class Circumstance(NamedTuple):
-    """What was found under one circumstance.
+    """The results in one circumstance.
 
     Attributes:
         name: its name.
-        title: the same in words.
-        tried: every setting on every forget set, and both ends.
-        measures: a value over the forget sets and its 95% interval over models.
-        by_set: the same values, one for each forget set.
+        title: its name in figures.
+        tried: every setting, doing nothing and retraining, on every forget set.
+        measures: by name, the mean over forget sets and its 95% interval over models.
+        by_set: the value on each forget set.
     """
 
     name: str
     title: str
-    tried: list[Tried]
+    tried: list[Trial]
     measures: dict[str, Interval]
     by_set: dict[str, list[float]]
 
     def totals(self, entropy_weights: Sequence[float], loss_weights: Sequence[float]) -> Float[np.ndarray, "loss entropy"]:
-        """Distances of the settings, over the forget sets on average."""
+        """Mean distances of the settings over forget sets."""
         by_weights: dict[tuple[float | None, float | None], list[float]] = {}
         for one in self.tried:
             by_weights.setdefault((one.entropy_weight, one.loss_weight), []).append(one.total)
@@ -98,7 +98,7 @@ class Circumstance(NamedTuple):
 
 
 class Results(NamedTuple):
-    """All circumstances, and the signed weights that were tried in each, ascending."""
+    """All circumstances, and the signed weights tried in each, ascending."""
 
     title: str
     entropy_weights: list[float]
@@ -106,14 +106,14 @@ class Results(NamedTuple):
     circumstances: list[Circumstance]
 
 
-def in_short(found: Circumstance) -> str:
-    """One line: both ends, and the setting that is nearest on average over the forget sets, as they are."""
-    settings = [one for one in found.tried if one.kind == "setting"]
+def headline(results: Circumstance) -> str:
+    """One line: doing nothing, retraining, and the setting with the least mean distance over the forget sets."""
+    settings = [one for one in results.tried if one.kind == "setting"]
     weights = list(dict.fromkeys((one.entropy_weight, one.loss_weight) for one in settings))
     totals = [np.mean([one.total for one in settings if (one.entropy_weight, one.loss_weight) == pair]) for pair in weights]
     best = int(np.argmin(totals))
     entropy, loss = weights[best]
-    nothing, null = (found.measures[f"distance: {end}"].value for end in ("nothing", "null"))
+    nothing, null = (results.measures[f"distance: {end}"].value for end in ("nothing", "null"))
     return (
         f"doing nothing {nothing:.2f}, retrained {null:.2f}, nearest {totals[best]:.2f} "
         f"at entropy {_signed(entropy)}, loss {_signed(loss)}"
@@ -122,42 +122,43 @@ def in_short(found: Circumstance) -> str:
 
 def settings_table(study: Results) -> Table:
     """The columns and rows of settings.csv: a row for each circumstance, forget set and setting."""
-    rows = [[each.name, *one] for each in study.circumstances for one in each.tried]
-    return Table(["circumstance", *Tried._fields], rows)
+    rows = [[circumstance.name, *one] for circumstance in study.circumstances for one in circumstance.tried]
+    return Table(["circumstance", *Trial._fields], rows)
 
 
 def table(study: Results) -> Table:
     """The columns and rows of entropy.csv: a row for each circumstance and measure, then one for each forget set."""
     rows: list[list] = []
-    for each in study.circumstances:
-        for measure, interval in each.measures.items():
-            rows.append([each.name, "all", measure, *interval])
-            rows += [[each.name, index, measure, value, None, None] for index, value in enumerate(each.by_set[measure])]
+    for circumstance in study.circumstances:
+        for measure, interval in circumstance.measures.items():
+            rows.append([circumstance.name, "all", measure, *interval])
+            by_set = enumerate(circumstance.by_set[measure])
+            rows += [[circumstance.name, index, measure, value, None, None] for index, value in by_set]
     return Table(["circumstance", "forget_set", "measure", "value", "value_low", "value_high"], rows)
 
 
 def summary(study: Results) -> str:
     """The text of summary.md."""
-    lines = [[each.title, *(f"{each.measures[measure]:.2f}" for measure in SHOWN)] for each in study.circumstances]
-    best = [[each.title, in_short(each)] for each in study.circumstances]
+    lines = [[one.title, *(f"{one.measures[measure]:.2f}" for measure in SHOWN)] for one in study.circumstances]
+    best = [[circumstance.title, headline(circumstance)] for circumstance in study.circumstances]
     return page(
         f"# Entropy and loss on the forget set: {study.title}",
-        "Distance from the oracles, in their standard deviations, added up over forget, retained and test examples. A gain is a "
-        "distance without a term less that with it: above 0 the term helps; strengths are those that are best on the other "
-        "forget sets, and what is further than twice doing nothing counts as that. Alone: without the other term; beside: the "
-        "other term at its best. 95% intervals over models, the forget sets being these (jackknife, Student's t).",
+        "Distance from the oracles, in their standard deviations, summed over forget, retained and test examples. A gain is the "
+        "distance without a term minus that with it: above 0 the term helps. Strengths are those that are best on the other "
+        "forget sets, and distances are clipped at twice that of doing nothing. Alone: without the other term; beside: with the "
+        "best other term. 95% intervals over models, for these forget sets (jackknife, Student's t).",
         markdown(["", *SHOWN.values()], lines),
-        markdown(["", "the nearest setting on average over the sets, chosen on these sets"], best),
+        markdown(["", "the nearest setting on average over the sets, chosen on the same sets"], best),
     )
 
 
 def maps(study: Results) -> "matplotlib.figure.Figure":
-    """Draws a map for each circumstance: how much of the way from doing nothing to retraining each pair of weights goes."""
+    """Draws a map for each circumstance: how far each pair of weights goes from doing nothing (0) to retraining (1)."""
     figure, panels = panels_of(len(study.circumstances), COLUMNS, lambda down, across: 1.5 + 2.1 * down)
     image = None
-    for number, (axes, each) in enumerate(zip(panels, study.circumstances, strict=True)):
-        totals = each.totals(study.entropy_weights, study.loss_weights)
-        nothing, null = (each.measures[f"distance: {end}"].value for end in ("nothing", "null"))
+    for number, (axes, circumstance) in enumerate(zip(panels, study.circumstances, strict=True)):
+        totals = circumstance.totals(study.entropy_weights, study.loss_weights)
+        nothing, null = (circumstance.measures[f"distance: {end}"].value for end in ("nothing", "null"))
         way = (nothing - totals) / max(nothing - null, 0.1 * null)
         image = axes.imshow(np.clip(way, -1, 1), cmap="RdBu", vmin=-1, vmax=1, origin="lower", aspect="auto")
         row, column = np.unravel_index(np.argmin(totals), totals.shape)
@@ -165,7 +166,7 @@ def maps(study: Results) -> "matplotlib.figure.Figure":
         axes.axhline(len(study.loss_weights) // 2, color=LINE, linewidth=0.5, linestyle=":")
         axes.axvline(len(study.entropy_weights) // 2, color=LINE, linewidth=0.5, linestyle=":")
         ends = f"nothing {nothing:.1f}, best {totals.min():.1f}, null {null:.1f}"
-        axes.set_title(f"{each.title}\n{ends}", fontsize=6)
+        axes.set_title(f"{circumstance.title}\n{ends}", fontsize=6)
         axes.set_xticks(range(len(study.entropy_weights)), [_signed(one) for one in study.entropy_weights], rotation=90)
         axes.set_yticks(range(len(study.loss_weights)), [_signed(one) for one in study.loss_weights])
         axes.tick_params(labelsize=6, labelbottom=number + COLUMNS >= len(study.circumstances))
@@ -180,20 +181,20 @@ def maps(study: Results) -> "matplotlib.figure.Figure":
 
 
 def signs(study: Results) -> "matplotlib.figure.Figure":
-    """Draws, for each term, the better sign against what retrained models have more or less of on F than the originals."""
+    """Draws, for each term, the better sign against the gap between retrained models and originals on F."""
     figure = blank(WIDTH, 5.2)
     panels = figure.subplots(1, 2)
     for axes, term, threshold in zip(panels, ("entropy", "loss"), (0.05, 0.2), strict=True):
-        for number, each in enumerate(study.circumstances):
+        for number, circumstance in enumerate(study.circumstances):
             colour, marker = COLOURS[number % 7], "os^D"[number // 7 % 4]
-            gap = each.measures[f"{term} gap"]
+            gap = circumstance.measures[f"{term} gap"]
             for how, filled in (("alone", True), ("beside", False)):
-                value, low, high = each.measures[f"distance: {term}: lowering over raising, {how}"]
+                value, low, high = circumstance.measures[f"distance: {term}: lowering over raising, {how}"]
                 if math.isfinite(low):
                     axes.vlines(gap[0], low, high, color=colour, linewidth=0.9, alpha=0.6)
                     axes.hlines(value, *gap[1:], color=colour, linewidth=0.9, alpha=0.6)
                 face = colour if filled else "white"
-                label = {"label": each.title} if filled else {}
+                label = {"label": circumstance.title} if filled else {}
                 axes.plot(
                     gap[0], value, marker, color=colour, markerfacecolor=face, markersize=6, linestyle="none", zorder=3, **label
                 )
@@ -217,8 +218,8 @@ def signs(study: Results) -> "matplotlib.figure.Figure":
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     figure.suptitle(
-        f"{study.title}\nfilled: the term alone; hollow: beside the other at its best. Grey: where the hypothesis holds (lower "
-        "what retrained models have less of)",
+        f"{study.title}\nfilled: the term alone; hollow: beside the best other term. Grey: where the hypothesis holds (lower "
+        "the term if retrained models have less of it)",
         fontsize=8,
     )
     return figure

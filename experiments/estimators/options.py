@@ -1,8 +1,8 @@
-"""Every estimator of influence against exact leave-one-out: who says what one example did, how well, and at what cost.
+"""Every estimator of influence against exact leave-one-out: its agreement and its cost.
 
-128 points of two overlapping discs, a tenth of the labels wrong, weight decay; an MLP of 64-64 and 300 full-batch steps. Every
-setting is that with some things changed: Adam, a narrow network, float64, discs far apart, a learning rate at which training
-is chaotic. Nine minutes on two busy cores; every setting that is done is kept.
+128 points of two overlapping discs, a tenth of the labels wrong, weight decay; an MLP of 64-64 and 300 full-batch steps. Each
+setting changes something: Adam, a narrow network, float64, discs far apart, a learning rate at which training is chaotic. Nine
+minutes on two busy cores; finished settings are kept.
 
     python benchmark.py --exp estimators
 
@@ -30,7 +30,7 @@ class Constant(Train):
     epochs: Annotated[int, Whole(least=1)] = 300
     """Passes over the points."""
     batch_size: Annotated[int, Whole(least=2)] = 128
-    """Points in one step: at least 2, one is left out."""
+    """Points in one step: at least 2, since one is left out."""
     learning_rate: Annotated[float, Real(above=0)] = 0.01
     """The same in all steps."""
     schedule: Suppress[Literal["cosine", "constant"]] = fixed("constant")
@@ -47,7 +47,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "fast": {"train.learning_rate": 0.05},
     "separated": {"discs.separation": 10.0, "label_noise": 0.0, "train.weight_decay": 0.0},
 }
-"""What each word of `--settings` changes."""
+"""Word of `--settings` -> the options that it changes."""
 DEFAULT = ("base", "adam", "narrow", "adam+narrow", "fast", "separated", "adam+separated", "adam+float64", "float64")
 
 
@@ -66,21 +66,21 @@ class Config(Training):
     """Hidden units of each layer."""
     train: Constant = BASE
     precision: Literal["float32", "float64"] = "float32"
-    """Of everything, the exact trainings included."""
+    """Precision of all computations, with the exact trainings."""
     settings: Names = DEFAULT
-    """What is studied, separated by commas: base, adam, narrow, float64, fast, separated, or several of them joined by +."""
+    """Settings, separated by commas: base, adam, narrow, float64, fast, separated, or several of them joined by +."""
     targets: Annotated[int, Whole(least=2)] = 16
-    """Points that nothing was trained on, whose margins are what is estimated."""
+    """Unseen points whose margins are estimated."""
     subsets: Annotated[int, Whole(least=16, most=POINTS)] = 128
-    """Trainings on random halves; datamodels are fitted to three quarters of them, the last quarter is what LDS asks about."""
+    """Trainings on random halves: datamodels are fitted to three quarters of them, LDS uses the last quarter."""
     checkpoints: Annotated[int, Whole(least=3)] = 6
-    """Of the training, for TracIn and SOURCE."""
+    """Checkpoints of the training, for TracIn and SOURCE."""
     damping: Annotated[float, Real(above=0)] = 0.01
-    """Added to the curvature by every influence function, weight decay included."""
+    """Added to the curvature, weight decay included, by every influence function."""
     top: Annotated[int, Whole(least=1)] = 10
-    """Points that are looked for among all."""
+    """Number of most influential points to find."""
     directions: Annotated[int, Whole(least=2)] = 16
-    """Points at whose removal the smoothness of training is measured."""
+    """Points whose removal measures the smoothness of training."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"settings"})
 
@@ -97,19 +97,19 @@ class Config(Training):
         self.setting_names()
 
     def recorded(self) -> dict[str, Any]:
-        """What config.json records: the settings one by one, so that a run can be extended by some."""
+        """The options for config.json, with each setting once, so that a run can be extended."""
         return {**super().recorded(), "settings": self.setting_names()}
 
     def setting_names(self) -> list[str]:
-        """The settings that are asked for, in order, each once."""
+        """The settings in order, without repetition."""
         names = list(dict.fromkeys(self.settings))
         for name in names or [""]:
             known = all(word in VARIATIONS for word in name.split("+"))
             require(known, "--settings", name, f"there is {', '.join(VARIATIONS)}; joined by +")
         return names
 
-    def varied(self, setting: str) -> "Config":
-        """The options of a setting: these, but for what it changes."""
+    def with_setting(self, setting: str) -> "Config":
+        """These options with the changes of a setting."""
         config = self
         for word in setting.split("+"):
             for path, value in VARIATIONS[word].items():

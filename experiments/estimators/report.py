@@ -47,7 +47,7 @@ NAMES = {
 SHOWN = ("tracin", "woodbury", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
 MARKERS = "os^DvPX*<>"
 DARK = (*COLOURS[:6], COLOURS[7])  # yellow marks are hard to see
-FOUND = 0.9  # share of the top points, the price of which the summary gives
+RECALLED = 0.9  # share of the top points whose price the summary gives
 
 
 class Entry(NamedTuple):
@@ -55,10 +55,10 @@ class Entry(NamedTuple):
 
     Attributes:
         measures: by name, a value with the ends of its 95% interval.
-        once: trainings that it costs before the first target.
-        each: trainings that each target costs.
-        seconds: of the run, compilation apart.
-        screened: share of the top points among its first m, for m = 0 ... points.
+        once: its cost before the first target, in trainings.
+        each: its cost for each target, in trainings.
+        seconds: of the run, without compilation.
+        screened: share of the top points among its first m points, for m = 0, 1, ..., points.
     """
 
     measures: Mapping[str, Interval]
@@ -73,11 +73,11 @@ class Results(NamedTuple):
 
     Attributes:
         setting: its name.
-        points: how many are left out.
-        targets: how many margins are asked about.
-        top: points that are looked for.
+        points: number of points, each left out once.
+        targets: number of margins that are estimated.
+        top: number of most influential points to find.
         entries: by estimator; `reordered` and `other_seed` are the exact answer's null and ceiling.
-        smoothness: of the training, at the removal of some points.
+        smoothness: of the training, for the removal of some points.
     """
 
     setting: str
@@ -88,39 +88,39 @@ class Results(NamedTuple):
     smoothness: Float[np.ndarray, " directions"]
 
     def trainings(self, name: str) -> float:
-        """What an estimator costs for all targets; exact leave-one-out costs as many as there are points."""
+        """The cost of an estimator for all targets, in trainings; exact leave-one-out costs one for each point."""
         return self.entries[name].once + self.targets * self.entries[name].each
 
     def break_even(self, name: str) -> float:
-        """Targets from which on exact leave-one-out is cheaper; infinite where targets cost nothing."""
+        """The number of targets beyond which exact leave-one-out is cheaper; infinite if targets cost nothing."""
         entry = self.entries[name]
         left = max(self.points - entry.once, 0.0)
         return left / entry.each if entry.each > 0 else math.inf if left else 0.0
 
     def price(self, name: str) -> float:
-        """Trainings, as a share of exact leave-one-out, until `FOUND` of the top points are found and verified."""
-        verified = int(np.argmax(self.entries[name].screened >= FOUND - 1e-9))
+        """Trainings, as a share of exact leave-one-out, until `RECALLED` of the top points are found and verified."""
+        verified = int(np.argmax(self.entries[name].screened >= RECALLED - 1e-9))
         return (self.trainings(name) + verified) / self.points
 
 
-def ordered(studies: Sequence[Results]) -> list[str]:
-    """The estimators that any setting has, family by family."""
+def order_estimators(studies: Sequence[Results]) -> list[str]:
+    """The estimators of all settings, by family."""
     known = {name for study in studies for name in study.entries}
     return [name for family in FAMILIES for name in family if name in known]
 
 
 def rivals(study: Results) -> list[str]:
-    """The estimators of a setting, without the exact answers that they are compared with."""
-    return [name for name in ordered([study]) if name not in FAMILIES[0]]
+    """The estimators of a setting, without exact leave-one-out, its null and its ceiling."""
+    return [name for name in order_estimators([study]) if name not in FAMILIES[0]]
 
 
 def table(studies: Sequence[Results]) -> Table:
-    """The columns and rows of estimators.csv: one for each setting, estimator and measure; empty where nothing is finite."""
+    """The columns and rows of estimators.csv: a row for each setting, estimator and measure; empty if not finite."""
     columns = ["setting", "estimator", "measure", "value", "low", "high", "null", "ceiling"]
     columns += ["trainings", "seconds", "break_even_targets", "price"]
     rows: list[list[Any]] = []
     for study in studies:
-        for name in ordered([study]):
+        for name in order_estimators([study]):
             entry = study.entries[name]
             price = study.price(name) if name in rivals(study) else None
             costs = [study.trainings(name), entry.seconds, finite(study.break_even(name)), price]
@@ -131,7 +131,7 @@ def table(studies: Sequence[Results]) -> Table:
 
 
 def conclusion(studies: Sequence[Results]) -> str:
-    """A line for each setting: which estimator ranks points best."""
+    """A line for each setting: the estimator that ranks points best."""
     lines = []
     for study in studies:
         best = max(rivals(study), key=lambda name: study.entries[name].measures["spearman"].value)
@@ -148,13 +148,13 @@ def summary(studies: Sequence[Results]) -> str:
     titles = {
         "spearman": "Rank correlation with exact leave-one-out over points, mean over targets (95%: bootstrap over points)",
         "pearson": "Pearson's correlation (likewise)",
-        "recall": f"Share of the top {first.top} points of each target (likewise); chance finds {first.top / first.points:.2f}",
+        "recall": f"Share of the top {first.top} points of each target (likewise); by chance {first.top / first.points:.2f}",
         "lds": "LDS: rank correlation of sums with trainings on random halves (95% interval: bootstrap over halves)",
     }
     text = [f"# Estimators against exact leave-one-out: {first.points} points, {first.targets} targets", conclusion(studies)]
     heading = ["", *(study.setting for study in studies)]
     for measure, title in titles.items():
-        cells = [[NAMES[name], *(_cell(study, name, measure) for study in studies)] for name in ordered(studies)]
+        cells = [[NAMES[name], *(_cell(study, name, measure) for study in studies)] for name in order_estimators(studies)]
         text += [title, markdown(heading, cells, left=(0,))]
     for study in studies:
         costs = [
@@ -167,7 +167,7 @@ def summary(studies: Sequence[Results]) -> str:
             ]
             for name in rivals(study)
         ]
-        columns = ["", "trainings", "seconds", "break-even targets", f"{FOUND:.0%} of the top {study.top}, verified"]
+        columns = ["", "trainings", "seconds", "break-even targets", f"{RECALLED:.0%} of the top {study.top}, verified"]
         text += [f"Cost, {study.setting} (the last column in shares of exact leave-one-out)", markdown(columns, costs, left=(0,))]
     smooth = [
         [study.setting, f"{study.smoothness.mean():.3f}", f"{study.smoothness.min():.3f}", _cell(study, "unrolled", "pearson")]
@@ -182,7 +182,7 @@ def summary(studies: Sequence[Results]) -> str:
 
 def agreement(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
     """Draws every estimator in every setting: rank correlation over points, recall of the top points, and LDS."""
-    names = ordered(studies)
+    names = order_estimators(studies)
     figure = blank(WIDTH, 1.6 + 0.24 * len(names))
     panels = figure.subplots(1, 3, sharey=True)
     titles = ("rank correlation with exact", f"recall of the top {studies[0].top}", "LDS (random halves)")
@@ -204,7 +204,7 @@ def agreement(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
 
 
 def screening_curves(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
-    """Draws how many of the top points are found when an estimator proposes and exact retraining verifies, against the cost."""
+    """Draws the share of top points found, if exact retraining verifies an estimator's ranking, against the cost."""
     figure, panels = panels_of(len(studies), 3, lambda down, across: 0.9 + 2.0 * down)
     colour = dict(zip(SHOWN, (COLOURS[number] for number in (1, 2, 5, 3, 0, 4)), strict=True))
     lines = {}
@@ -229,7 +229,7 @@ def screening_curves(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
 
 
 def smoothness(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
-    """Draws whether the smoothness of training predicts how right the unrolled gradient is: a mark for each setting."""
+    """Draws the unrolled gradient's correlation with the truth against the smoothness of training, for each setting."""
     figure = blank(WIDTH, 3.4)
     axes = figure.add_subplot()
     for number, study in enumerate(studies):

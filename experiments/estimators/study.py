@@ -36,27 +36,27 @@ HELD_OUT = 0.25  # share of the subsets that no datamodel is fitted to
 
 
 class Path(NamedTuple):
-    """The path of a training run, which some estimators use besides its end."""
+    """The path of a training run, for estimators that use more than the final model."""
 
     final: Variables
     checkpoints: Variables  # before each segment
-    learning_rates: np.ndarray  # of each segment: those of its steps added up, momentum counted
+    learning_rates: np.ndarray  # of each segment: the sum over its steps, with momentum
 
 
 Estimator = Callable[[Training, Path, Examples], jax.Array]
 
 
 def run(config: Config, folder: Run) -> None:
-    """Studies one setting after the other; what an earlier run left of them is taken as it is.
+    """Studies all settings; those kept by an earlier run are read.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     studies = []
     for setting in config.setting_names():
-        varied = config.varied(setting)
-        arrays = load_or_make(folder, f"settings/{setting}.npz", deciding_options(varied), partial(estimated, varied, setting))
-        studies.append(measured(config, setting, arrays))
+        varied = config.with_setting(setting)
+        arrays = load_or_make(folder, f"settings/{setting}.npz", deciding_options(varied), partial(run_setting, varied, setting))
+        studies.append(measure(config, setting, arrays))
     folder.write_csv("estimators.csv", *report.table(studies))
     folder.write_json("results.json", {"settings": studies})
     folder.write_text("summary.md", report.summary(studies))
@@ -66,24 +66,24 @@ def run(config: Config, folder: Run) -> None:
     print(report.conclusion(studies))
 
 
-def estimated(config: Config, setting: str) -> dict[str, np.ndarray]:
-    """All that takes training in a setting, as `measured` reads it."""
+def run_setting(config: Config, setting: str) -> dict[str, np.ndarray]:
+    """Runs all training and all estimators of a setting. Returns the arrays that `measure` reads."""
     with working(setting) as update:
-        return trained(config, update)
+        return train_and_estimate(config, update)
 
 
-def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
-    """As `estimated`, telling how far it is."""
+def train_and_estimate(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
+    """The same, with a function to report progress."""
     toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
     unseen = discs(config.targets, **dataclasses.asdict(config.discs), seed=config.seed + 1).train
-    runs = [prepared(config, toy, config.seed + number) for number in range(2)]
+    runs = [prepare_training(config, toy, config.seed + number) for number in range(2)]
     with jax.enable_x64(config.precision == "float64"):
-        original, other = (cast(each, config.precision) for each in runs)
+        original, other = (cast(training, config.precision) for training in runs)
         targets = cast(Examples(jnp.asarray(unseen.images), jnp.asarray(unseen.labels)), config.precision)
         exact = influence.leave_one_out(original, targets=targets, strategy=config.strategy, chunk=config.chunk)
         start = time.perf_counter()
-        again = reordered(config, original, targets)
-        seconds = time.perf_counter() - start  # the same program, compiled by now
+        again = leave_one_out_reordered(config, original, targets)
+        seconds = time.perf_counter() - start  # the program is compiled by now
         update(0.3, "another seed")
         arrays = {
             "exact": exact.change.margins,
@@ -98,20 +98,22 @@ def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, n
         fitted = round((1 - HELD_OUT) * len(masks))
         arrays |= {"removed": ~masks[fitted:], "subset_changes": changes[fitted:]}
         update(0.6, "estimators")
-        plain = dataclasses.replace(original, model=original.model._replace(gradient=None))  # as everybody counts
+        # Work is counted for automatic differentiation.
+        plain = dataclasses.replace(original, model=original.model._replace(gradient=None))
         unit = flops(influence.train, plain, jnp.ones(config.train_size))
-        path = followed(config, original)
+        path = train_with_checkpoints(config, original)
         programs = {name: jax.jit(estimator) for name, estimator in estimators(config, path).items()}
         compiled = compile_all([program.lower(plain, path, targets) for program in programs.values()])
         for (name, program), ready in zip(programs.items(), compiled, strict=True):
             start = time.perf_counter()
-            found = np.asarray(ready(plain, path, targets))
+            estimate = np.asarray(ready(plain, path, targets))
             took = time.perf_counter() - start
-            arrays |= entry(name, found, *cost(program, plain, path, targets, unit), took)
+            arrays |= pack_estimate(name, estimate, *cost(program, plain, path, targets, unit), took)
         for name, function in (("subset_influence", subset_influence), ("datamodels", datamodels)):
             start = time.perf_counter()
-            found = function(masks[:fitted], changes[:fitted])
-            arrays |= entry(name, found, float(fitted), 0.0, time.perf_counter() - start + seconds * fitted / config.train_size)
+            estimate = function(masks[:fitted], changes[:fitted])
+            took = time.perf_counter() - start + seconds * fitted / config.train_size
+            arrays |= pack_estimate(name, estimate, float(fitted), 0.0, took)
         update(0.9, "smoothness")
         rows = generator("directions", config.seed).permutation(config.train_size)[: config.directions]
         smoothness = influence.metasmoothness(original, -np.eye(config.train_size)[rows], 0.5, config.strategy)
@@ -119,8 +121,8 @@ def trained(config: Config, update: Callable[[float, str], None]) -> dict[str, n
         return arrays | {"smoothness": smoothness}
 
 
-def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> report.Results:
-    """How good each estimate is in a setting, and what it cost."""
+def measure(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> report.Results:
+    """The agreement of each estimate with exact leave-one-out in a setting, and its cost."""
     points, targets = arrays["exact"].shape
     estimates = {name: arrays[name] for name in ("exact", report.NULL, report.CEILING)}
     costs = dict.fromkeys(estimates, np.array([points, 0.0, arrays["exact_seconds"]]))
@@ -143,45 +145,45 @@ def measured(config: Config, setting: str, arrays: dict[str, np.ndarray]) -> rep
     }
     entries = {}
     for name, estimate in estimates.items():
-        found = {kind: attribution.interval(measure, estimate, arrays["exact"]) for kind, measure in over_points.items()}
+        intervals = {kind: attribution.interval(measure, estimate, arrays["exact"]) for kind, measure in over_points.items()}
         lds = partial(attribution.linear_datamodelling_score, estimate)
-        found["lds"] = attribution.interval(lds, arrays["removed"], arrays["subset_changes"])
+        intervals["lds"] = attribution.interval(lds, arrays["removed"], arrays["subset_changes"])
         screened = attribution.screening(estimate, arrays["exact"], config.top)
-        once, each, seconds = costs[name].tolist()
-        entries[name] = report.Entry(found, once, each, seconds, screened)
+        once, per_target, seconds = costs[name].tolist()
+        entries[name] = report.Entry(intervals, once, per_target, seconds, screened)
     return report.Results(setting, points, targets, config.top, entries, arrays["smoothness"])
 
 
-def prepared(config: Config, toy: Toy, seed: int) -> Training:
+def prepare_training(config: Config, toy: Toy, seed: int) -> Training:
     """The training run of a seed, in float32."""
     recipe = Recipe(**dataclasses.asdict(config.train))
     model = build("mlp", classes=len(toy.centres), width=config.width)
     drawn = influence.training(jax.random.key(seed), model, Examples(*(jnp.asarray(part) for part in toy.train)), recipe)
-    return dataclasses.replace(drawn, transform=differentiable(recipe)) if recipe.optimiser == "adam" else drawn
+    return dataclasses.replace(drawn, transform=differentiable_adam(recipe)) if recipe.optimiser == "adam" else drawn
 
 
 @cache
-def differentiable(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam whose square root is differentiable at 0."""
+def differentiable_adam(recipe: Recipe) -> optax.GradientTransformation:
+    """Adam with a square root that is differentiable at 0."""
     return optax.adamw(recipe.learning_rate, eps_root=1e-16, weight_decay=recipe.weight_decay)
 
 
 def cast(tree: Any, precision: str) -> Any:
-    """The same numbers in another precision."""
+    """A tree with its floating-point leaves in another precision."""
     return jax.tree.map(lambda leaf: leaf.astype(precision) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-def reordered(config: Config, original: Training, targets: Examples) -> np.ndarray:
-    """Exact leave-one-out with its sums in another order, its rows in the order of the points."""
+def leave_one_out_reordered(config: Config, original: Training, targets: Examples) -> np.ndarray:
+    """Exact leave-one-out with its sums in another order, `[points, targets]` in the order of the points."""
     count = len(original.examples.labels)
     order = generator("reorderings", config.seed).permutation(count if original.batches is None else original.batches.shape[1])
     run = influence.reordered(original, order)
-    places = np.argsort(order) if original.batches is None else None  # without batches the points themselves stand in it
+    places = np.argsort(order) if original.batches is None else None  # full-batch training reorders the points
     return influence.leave_one_out(run, places, targets=targets, strategy=config.strategy, chunk=config.chunk).change.margins
 
 
-def followed(config: Config, original: Training) -> Path:
-    """The original once more, with its checkpoints."""
+def train_with_checkpoints(config: Config, original: Training) -> Path:
+    """Trains the original again, keeping checkpoints."""
     length = original.steps // config.checkpoints
     final, checkpoints = jax.jit(influence.train_in_segments, static_argnums=2)(original, jnp.ones(config.train_size), length)
     rate = config.train.learning_rate * length
@@ -195,50 +197,50 @@ def estimators(config: Config, path: Path) -> dict[str, Estimator]:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(path.final.params))
     keys = jax.random.split(jax.random.key(config.seed), 3)
 
-    def function(inverse: Inverse, relative: bool = False) -> Estimator:
+    def influence_function(inverse: Inverse, relative: bool = False) -> Estimator:
         return lambda run, path, targets: influence.influence_functions(run, path.final, targets, inverse, relative)
 
-    found: dict[str, Estimator] = {
+    by_name: dict[str, Estimator] = {
         "grad_dot": lambda run, path, targets: influence.grad_dot(run, path.final, targets),
         "grad_cos": lambda run, path, targets: influence.grad_cos(run, path.final, targets),
         "tracin": lambda run, path, targets: influence.tracin(run, path.checkpoints, path.learning_rates, targets),
         "trak": lambda run, path, targets: influence.trak(
             run, jax.tree.map(lambda leaf: leaf[None], path.final), targets, keys[0]
         ),
-        "data_inf": function(influence.data_inf(config.damping)),
-        "ek_fac": function(influence.ek_fac(config.damping)),
-        "lissa": function(influence.lissa(config.damping, keys[1])),
-        "conjugate_gradients": function(influence.conjugate_gradients(config.damping)),
-        "woodbury": function(influence.woodbury(config.damping)),
-        "relatif": function(influence.woodbury(config.damping), relative=True),
-        "arnoldi": function(influence.arnoldi(config.damping, keys[2])),
+        "data_inf": influence_function(influence.data_inf(config.damping)),
+        "ek_fac": influence_function(influence.ek_fac(config.damping)),
+        "lissa": influence_function(influence.lissa(config.damping, keys[1])),
+        "conjugate_gradients": influence_function(influence.conjugate_gradients(config.damping)),
+        "woodbury": influence_function(influence.woodbury(config.damping)),
+        "relatif": influence_function(influence.woodbury(config.damping), relative=True),
+        "arnoldi": influence_function(influence.arnoldi(config.damping, keys[2])),
         "source": lambda run, path, targets: influence.source(run, *path, targets, STRETCHES, config.train.weight_decay),
         "unrolled": lambda run, path, targets: influence.unrolled(run, targets),
     }
     if parameters <= DENSE:
-        found["eigendecomposition"] = function(influence.eigendecomposition(config.damping))
-    return found
+        by_name["eigendecomposition"] = influence_function(influence.eigendecomposition(config.damping))
+    return by_name
 
 
 def cost(program: Estimator, plain: Training, path: Path, targets: Examples, unit: float) -> tuple[float, float]:
-    """What an estimator costs before the first target and for each, in trainings, by its matrix products."""
+    """The cost of an estimator's matrix products in trainings: before the first target, and for each target."""
     count = len(targets.labels)
     first = jax.tree.map(lambda leaf: leaf[:1], targets)
     one, all_ = (flops(program, plain, path, part) / unit for part in (first, targets))
-    each = (all_ - one) / (count - 1)
-    return one - each, each
+    per_target = (all_ - one) / (count - 1)
+    return one - per_target, per_target
 
 
-def entry(name: str, found: np.ndarray, once: float, each: float, seconds: float) -> dict[str, np.ndarray]:
-    """An estimate as the run folder keeps it."""
-    return {f"estimate/{name}": found, f"cost/{name}": np.array([once, each, seconds])}
+def pack_estimate(name: str, values: np.ndarray, once: float, per_target: float, seconds: float) -> dict[str, np.ndarray]:
+    """An estimate and its cost, as named arrays for the run folder."""
+    return {f"estimate/{name}": values, f"cost/{name}": np.array([once, per_target, seconds])}
 
 
 def datamodels(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Leave-one-out as predicted by a linear model fitted to the subsets."""
+    """Leave-one-out predicted by linear models fitted to the subsets, `[points, targets]`."""
     return -influence.datamodels(masks, changes).weights
 
 
 def subset_influence(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """Leave-one-out as predicted by the difference between the means of models with and without each point."""
+    """Leave-one-out predicted by the difference of means of models with and without each point, `[points, targets]`."""
     return -influence.subset_influence(masks, changes).score

@@ -1,1 +1,1 @@
-"""A toy in the plane on which models do as they do on images: its mixture is fitted."""
+"""A toy in the plane, fitted so that models behave on it as on images."""

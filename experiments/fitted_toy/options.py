@@ -1,9 +1,9 @@
-"""A toy in the plane that is as hard to learn as an image set: its mixture is fitted to what models make of the images.
+"""A toy in the plane that is as hard to learn as an image set: a mixture fitted so that models behave on it as on the images.
 
-Ten classes that overlap, sub-modes, a long tail of rare sub-populations and wrong labels. Fitted are test error, train-test gap,
-and the distributions of memorisation, of margins, of nearest-neighbour purity and of confusions, all measured with the same MLP.
-It sees a point as an image of 64 pixels (waves across the plane): of two coordinates it memorises nothing (`--waves 0`).
-Fashion-MNIST (2,000 examples), 96 mixtures, 32 models for each: some five minutes on two cores.
+Ten overlapping classes, with sub-modes, a long tail of rare sub-populations and wrong labels. The fit is to the test error, the
+train-test gap, and the distributions of memorisation, margins, nearest-neighbour purity and confusions, all of the same MLP. The
+MLP sees a point as 64 pixels (waves across the plane); from two coordinates (`--waves 0`) it memorises nothing. Fashion-MNIST
+(2,000 examples), 96 mixtures with 32 models each: about five minutes on two cores.
 
     python benchmark.py --exp fitted_toy
 
@@ -29,9 +29,9 @@ SPACE = {
     "label_noise": (0.0, 0.1, "linear"),
     "scale": (0.2, 4.0, "log"),
 }
-"""Parameter of the mixture -> least, largest, and how the way between them is measured."""
+"""Parameter of the mixture -> its least and largest value, and the scale between them."""
 TOLERANCE = {"test_error": 0.02, "gap": 0.02, "memorisation": 0.02, "margins": 1.0, "purity": 0.05, "confusion": 0.03}
-"""What counts as one unit of mismatch: shares, but for the margins, which are in nats."""
+"""Characteristic -> the mismatch that counts as one unit: margins are in nats, all others are shares."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,12 @@ class Config(Images):
     exp: str = "fitted_toy"
     """The experiment. `--list` shows all."""
     dataset: str = "fashion_mnist"
-    """What the toy is fitted to. `--list` shows all."""
+    """The data set that the toy is fitted to. `--list` shows all."""
     train_size: Annotated[int, Whole(least=2)] = 2000
-    """Training examples of either."""
+    """Training examples of images and toy."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.0
     """Share of the images' labels that are made wrong; the toy has its own, which is fitted."""
-    model: Suppress[str] = fixed("mlp")  # learns both: the pixels of a point have no neighbours, so nothing else will do
+    model: Suppress[str] = fixed("mlp")  # the pixels of a point have no spatial order, so networks for images do not fit
     normalisation: Suppress[Literal["batch", "group"]] = fixed("batch")
     convolution: Suppress[Literal["auto", "products", "patches", "xla"]] = fixed("auto")
     width: Count = 64
@@ -55,17 +55,17 @@ class Config(Images):
     members: Annotated[int, Whole(least=8)] = 32
     """Models on random halves, for the images and for every mixture (a multiple of 4)."""
     waves: Annotated[int, Whole(least=0)] = 64
-    """Pixels that the learner sees of a point of the plane; 0: its two coordinates."""
+    """Pixels in which the MLP sees a point of the plane; 0: its two coordinates."""
     rounds: Count = 6
-    """Of the search: the first is spread over the whole space, each other one drawn around the best of the last."""
+    """Rounds of the search: the first covers the space, each later one is drawn around the best of the round before."""
     candidates: Annotated[int, Whole(least=2)] = 16
     """Mixtures in a round."""
     elite: Annotated[int, Whole(least=2)] = 5
-    """The best of a round, around which the next one is drawn."""
+    """How many of the best mixtures the next round is drawn around."""
     test_size: Annotated[int, Whole(least=20)] = 2000
     """Test points, and test images at most."""
     seeds: Annotated[int, Whole(least=2)] = 3
-    """Times that images and toys are drawn, and pools trained, anew for the comparison: what everything varies by."""
+    """Draws of images, toys and pools for the comparison, for standard deviations."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"rounds"})
 
@@ -74,7 +74,7 @@ class Config(Images):
         from unlearn_jax.models import find  # brings JAX with it, which --help must not
 
         super().check()
-        require(find(self.model).points, "--model", self.model, "expected one that learns points of the plane too, as mlp")
+        require(find(self.model).points, "--model", self.model, "expected one that also learns points of the plane, as mlp")
         require(self.members % 4 == 0, "--members", self.members, "expected a multiple of 4, at least 8")
         enough = self.candidates >= self.elite
         require(enough, "--candidates", self.candidates, f"expected at least as many as --elite, {self.elite}")

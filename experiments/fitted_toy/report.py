@@ -1,4 +1,4 @@
-"""A toy beside the images that it was fitted to: a table, the planes, the distributions, and the search."""
+"""A toy compared with the images that it was fitted to: a table, the planes, the distributions, and the search."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,20 +33,20 @@ LEVELS: list[tuple[str, str, float | None]] = [
 
 
 class Results(NamedTuple):
-    """What was measured on images and on toys, by the same learners.
+    """The characteristics of images and toys, by the same networks.
 
     Attributes:
-        title: its subject.
+        title: what the report is about.
         names: of the classes.
         measured: `metrics.Characteristics` of images, start (the toy before the fit) and fitted, one for each draw.
-        toys: by name, places, labels as trained on, and clean labels of one draw.
-        parameters: of the mixture, before the fit and after it.
-        space: of each parameter the least, the largest, and "log" or "linear".
-        places: what was tried, in the unit cube of the space.
-        losses: its mean mismatch, in tolerances.
-        elite: how many of a round the next one was drawn around.
+        toys: by name, points, labels as trained on, and clean labels of one draw.
+        parameters: of the mixture, before and after the fit.
+        space: least and largest value of each parameter, and "log" or "linear".
+        places: the mixtures tried, in the unit cube of the space.
+        losses: their mean mismatches, in tolerances.
+        elite: how many of the best mixtures the next round is drawn around.
         tolerance: one unit of mismatch.
-        mismatches: by name, those of every draw with every draw of the images; images: of their own draws with each other.
+        mismatches: by name, of every draw with every draw of the images; for images, of their draws with each other.
     """
 
     title: str
@@ -63,30 +63,31 @@ class Results(NamedTuple):
 
     def mismatch(self, name: str, characteristic: str) -> tuple[float, float]:
         """Mean and standard deviation over the pairs of draws."""
-        values = [each[characteristic] for each in self.mismatches[name]]
+        values = [by_characteristic[characteristic] for by_characteristic in self.mismatches[name]]
         return float(np.mean(values)), float(np.std(values))
 
     def total(self, name: str) -> float:
         """The mean mismatch over characteristics and draws, in tolerances."""
-        return float(np.mean([self.mismatch(name, each)[0] / unit for each, unit in self.tolerance.items()]))
+        return float(np.mean([self.mismatch(name, key)[0] / unit for key, unit in self.tolerance.items()]))
 
 
 def levels(study: Results) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and standard deviation over the draws of single numbers: name of the number -> name of the problem -> both."""
+    """Level -> problem (images, start, fitted) -> its mean and standard deviation over draws."""
     statistics = {}
     for name, attribute, percent in LEVELS:
         draws = {
-            problem: [_level(getattr(each, attribute), percent) for each in all_] for problem, all_ in study.measured.items()
+            problem: [_level(getattr(draw, attribute), percent) for draw in all_] for problem, all_ in study.measured.items()
         }
-        statistics[name] = {problem: (float(np.mean(each)), float(np.std(each, ddof=1))) for problem, each in draws.items()}
+        statistics[name] = {problem: (float(np.mean(values)), float(np.std(values, ddof=1))) for problem, values in draws.items()}
     return statistics
 
 
 def table(study: Results) -> Table:
-    """The columns and rows of characteristics.csv: levels, and then mismatches with the images."""
+    """The columns and rows of characteristics.csv: levels, then mismatches with the images."""
     columns = ["characteristic", "kind", *(f"{name}{part}" for name in LOOKS for part in ("", "_sd"))]
     rows: list[list[Any]] = [
-        [name, "level", *(value for problem in LOOKS for value in found[problem])] for name, found in levels(study).items()
+        [name, "level", *(value for problem in LOOKS for value in by_problem[problem])]
+        for name, by_problem in levels(study).items()
     ]
     rows += [
         [name, "mismatch", *(value for problem in LOOKS for value in study.mismatch(problem, name))] for name in study.tolerance
@@ -95,7 +96,7 @@ def table(study: Results) -> Table:
 
 
 def trials(study: Results) -> Table:
-    """The columns and rows of trials.csv: what was tried, in the parameters' own units."""
+    """The columns and rows of trials.csv: the mixtures tried, in the parameters' units."""
     columns = ["round", "mismatch", *study.space]
     rows = [
         [number + 1, float(loss), *(_value(share, *way) for share, way in zip(place, study.space.values(), strict=True))]
@@ -109,7 +110,7 @@ def headline(study: Results) -> str:
     """The result in one line."""
     return (
         f"mean mismatch in tolerances: {study.total('start'):.2f} before the fit, {study.total('fitted'):.2f} after it; "
-        f"images among themselves {study.total('images'):.2f}"
+        f"images with each other {study.total('images'):.2f}"
     )
 
 
@@ -117,8 +118,8 @@ def summary(study: Results) -> str:
     """The text of summary.md."""
     ends = [f"{name} = {after:.3g} (before {before:.3g})" for name, (before, after) in study.parameters.items()]
     level_rows = [
-        [name, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in (each[problem] for problem in LOOKS))]
-        for name, each in levels(study).items()
+        [name, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in (by_problem[problem] for problem in LOOKS))]
+        for name, by_problem in levels(study).items()
     ]
     mismatch_rows = [
         [
@@ -133,7 +134,7 @@ def summary(study: Results) -> str:
         f"# A toy fitted to {study.title}",
         f"{study.losses.size} mixtures tried in {len(study.losses)} rounds; {headline(study)}.",
         "The mixture: " + ", ".join(ends) + ".",
-        f"Mean ± standard deviation over {draws} draws (examples, sub-populations and models anew; none that the search saw)",
+        f"Mean ± standard deviation over {draws} draws (new examples, sub-populations and models; unseen by the search)",
         markdown(("", *(name for _, name in LOOKS.values())), level_rows),
         "Mismatch with the images, mean over pairs of draws (distributions: mean difference of quantiles; confusion: variation)",
         markdown(("", "tolerance", "images with each other", *(name for _, name in list(LOOKS.values())[1:])), mismatch_rows),
@@ -141,7 +142,7 @@ def summary(study: Results) -> str:
 
 
 def planes(study: Results) -> "matplotlib.figure.Figure":
-    """Draws the toy before and after the fit; crosses have a wrong label, and the colour of that."""
+    """Draws the toy before and after the fit; crosses have a wrong label, in the colour of that label."""
     figure = blank(WIDTH, 5.2)
     for axes, name in zip(figure.subplots(1, 2), ("start", "fitted"), strict=True):
         points, labels, clean = study.toys[name]
@@ -160,14 +161,14 @@ def planes(study: Results) -> "matplotlib.figure.Figure":
 
 
 def characteristics(study: Results) -> "matplotlib.figure.Figure":
-    """Draws target and achieved: two shares, three distributions, and the confusion of classes."""
+    """Draws the characteristics of images and toys: two shares, three distributions, and the confusion of classes."""
     figure = blank(WIDTH, 6.2)
     panels = figure.subplots(2, 3).ravel()
     bars, curves, maps = panels[0], panels[1:4], panels[4:]
     for place, problem in enumerate(LOOKS):
         colour, called = LOOKS[problem]
         draws = study.measured[problem]
-        values = np.array([[100 * getattr(each, name) for name in SHARES] for each in draws])
+        values = np.array([[100 * getattr(draw, name) for name in SHARES] for draw in draws])
         at = np.arange(len(SHARES)) + 0.27 * (place - 1)
         bars.bar(at, values.mean(0), 0.25, yerr=values.std(0, ddof=1), color=colour, label=called, error_kw={"linewidth": 1})
         for axes, name in zip(curves, DISTRIBUTIONS, strict=True):
@@ -181,12 +182,12 @@ def characteristics(study: Results) -> "matplotlib.figure.Figure":
         axes.set_xlabel(f"% of {'test answers' if name == 'margins' else 'training examples'} below")
         axes.set_ylabel(called)
     open_frame(bars, *curves)
-    confusions = {name: np.mean([each.confusion for each in study.measured[name]], axis=0) for name in ("images", "fitted")}
-    off = [np.where(np.eye(len(each), dtype=bool), np.nan, 100 * each) for each in confusions.values()]
-    most = max(float(np.nanmax(each)) for each in off)
+    confusions = {name: np.mean([draw.confusion for draw in study.measured[name]], axis=0) for name in ("images", "fitted")}
+    off = [np.where(np.eye(len(confusion), dtype=bool), np.nan, 100 * confusion) for confusion in confusions.values()]
+    most = max(float(np.nanmax(confusion)) for confusion in off)
     for axes, name, each in zip(maps, confusions, off, strict=True):
         drawn = axes.imshow(each, cmap="viridis", vmin=0, vmax=most)
-        axes.set_title(f"{LOOKS[name][1]}: taken for, % of the class", fontsize=9)
+        axes.set_title(f"{LOOKS[name][1]}: confusions, % of the class", fontsize=9)
         axes.set_xticks(range(len(study.names)), study.names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(study.names)), study.names, fontsize=7)
     figure.colorbar(drawn, ax=list(maps), shrink=0.7)
@@ -195,7 +196,7 @@ def characteristics(study: Results) -> "matplotlib.figure.Figure":
 
 
 def search(study: Results) -> "matplotlib.figure.Figure":
-    """Draws the mismatch round by round, and where in the space the best of the first and of the last round lie."""
+    """Draws the mismatch of each round, and the places of the best of the first and of the last round."""
     figure = blank(WIDTH, 3.4)
     course, where = figure.subplots(1, 2)
     rounds = np.arange(1, len(study.losses) + 1)
@@ -224,7 +225,7 @@ def search(study: Results) -> "matplotlib.figure.Figure":
 
 
 def _level(value: Any, percent: float | None) -> float:
-    """A number itself; of a distribution given by its quantiles the mean, or a percentile of it."""
+    """The mean of a number or of a distribution given by its quantiles, or a percentile of the distribution."""
     if percent is None:
         return float(np.mean(value))
     return float(np.interp(percent / 100, (np.arange(len(value)) + 0.5) / len(value), value))

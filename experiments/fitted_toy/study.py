@@ -1,4 +1,4 @@
-"""The search for a toy in the plane on which models do as they do on images."""
+"""The search for a toy in the plane on which models behave as on images."""
 
 import dataclasses
 import hashlib
@@ -29,40 +29,40 @@ from unlearn_jax.training.fit import fit
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.types import Examples, Key, Problem, Recipe
 
-NARROWEST = 0.03  # of the space's width: the least spread of a round's draws
-LOST = 1e3  # the mismatch of a toy on which training diverges
+NARROWEST = 0.03  # least standard deviation of a round's draws, as a share of the space's width
+LOST = 1e3  # the mismatch of a toy on which training diverged
 
 
 class Trials(NamedTuple):
-    """What was tried: places in the unit cube, and how far each toy is from the images, in tolerances."""
+    """The mixtures tried: places in the unit cube, and the mismatch of each toy with the images, in tolerances."""
 
     places: np.ndarray  # [rounds, candidates, parameters]
     losses: np.ndarray  # [rounds, candidates]
 
 
 def run(config: Config, folder: Run) -> None:
-    """Measure the images, search for the mixture, and hold the toy against the images on draws that the search did not see.
+    """Measure the images, search for the mixture, and compare the toy with the images on draws that the search did not see.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     seeds = range(config.seed, config.seed + config.seeds)
-    images = [of_images(dataclasses.replace(config, seed=seed)) for seed in seeds]
+    images = [measure_images(dataclasses.replace(config, seed=seed)) for seed in seeds]
     target, classes = images[0], len(images[0].confusion)
     centres = layout(class_distances(target.confusion, config.test_size // classes))
     learner = Learner(config, classes)
     trials = search(config, folder, learner, centres, target)
-    begun, fitted = placed(unit_of(Mixture(centres)), centres), placed(best(config, trials), centres)
-    fresh = [seed + config.rounds + 1 for seed in seeds]  # the rounds have had the others
+    begun, fitted = mixture_at(unit_place(Mixture(centres)), centres), mixture_at(mean_of_elite(config, trials), centres)
+    fresh = [seed + config.rounds + 1 for seed in seeds]  # the seeds before were used by the rounds
     with working("fresh toys") as update:
         start, end = zip(*(learner.measure([begun, fitted], seed) for seed in fresh), strict=True)
         alive = None not in (*start, *end)
         rate = config.train.learning_rate
         require(alive, "--train.learning-rate", rate, "a model of a fresh toy diverged; expected a smaller number")
-        update(1.0, f"{config.seeds} of either")
+        update(1.0, f"{config.seeds} draws before and after the fit")
     measured = {"images": images, "start": list(start), "fitted": list(end)}
-    toys = {name: sampled(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
     names = DATASETS[config.dataset].names if config.dataset in DATASETS else ()
+    toys = {name: sample_points(config, mixture, fresh[0], 0) for name, mixture in (("start", begun), ("fitted", fitted))}
     study = report.Results(
         title=f"{config.dataset}, {config.train_size} examples, {config.members} MLPs of width {config.width}; "
         + (f"points seen through {config.waves} waves" if config.waves else "points seen as two coordinates"),
@@ -87,32 +87,32 @@ def run(config: Config, folder: Run) -> None:
     print(report.headline(study))
 
 
-def of_images(config: Config) -> Characteristics:
+def measure_images(config: Config) -> Characteristics:
     """The characteristics of the image set, from a pool on random halves."""
     setting = prepare(config)
     data, model = setting.data, setting.problem.model
     masks, variables = train_on_halves(config, setting, config.members)
     rows = sample(len(data.test.labels), config.test_size, generator("test examples", config.seed))
-    train, test = (predict(model, variables, each, config.strategy) for each in (data.train.images, data.test.images[rows]))
-    return judged(masks, train, test, data.train, data.test.labels[rows], data.classes)
+    train, test = (predict(model, variables, part, config.strategy) for part in (data.train.images, data.test.images[rows]))
+    return characterise(masks, train, test, data.train, data.test.labels[rows], data.classes)
 
 
-def judged(
+def characterise(
     masks: np.ndarray, train: np.ndarray, test: np.ndarray, examples: Examples, test_labels: np.ndarray, classes: int
 ) -> Characteristics:
-    """The characteristics of a problem from the logits of a pool."""
+    """The characteristics of a problem, from the training and test logits of a pool on random halves."""
     purity = neighbour_purity(examples.images.reshape(len(examples.labels), -1), examples.labels)
     right = train.argmax(-1) == examples.labels
     return characteristics(masks, right, purity, test.argmax(-1), margins(test, test_labels), test_labels, classes)
 
 
-def sampled(config: Config, mixture: Mixture, seed: int, draw: int) -> Toy:
+def sample_points(config: Config, mixture: Mixture, seed: int, draw: int) -> Toy:
     """Training points of a mixture (draw 0), or test points (draw 1)."""
     return populations(config.test_size if draw else config.train_size, mixture, draw=draw, seed=seed)
 
 
 class Learner:
-    """Trains pools on many toys of one shape at a time, by one program: the toys are data to it."""
+    """Trains pools on several toys of one shape at a time. One program serves all, since toys are its arguments."""
 
     def __init__(self, config: Config, classes: int):
         self.config, self.classes = config, classes
@@ -132,25 +132,26 @@ class Learner:
             forget_count=0,
             recipe=Recipe(**dataclasses.asdict(config.train)),
         )
-        self.answers = over_members(self.learnt, (True, True, True, True, False), config.strategy)
+        self.answers = over_members(self.train_and_predict, (True, True, True, True, False), config.strategy)
 
-    def learnt(self, key: Key, mask: jax.Array, train: Examples, test: jax.Array, problem: Problem) -> tuple:
-        """Logits on training and test points of one model, trained on the points of its mask."""
+    def train_and_predict(self, key: Key, mask: jax.Array, train: Examples, test: jax.Array, problem: Problem) -> tuple:
+        """Trains one model on the points of its mask. Returns its logits on training and on test points."""
         variables = fit(key, mask, count=self.masks.shape[1] // 2, problem=dataclasses.replace(problem, train=train))
-        return tuple(problem.model.apply(variables, each, train=False)[0] for each in (train.images, test))
+        return tuple(problem.model.apply(variables, points, train=False)[0] for points in (train.images, test))
 
     def measure(self, mixtures: list[Mixture], seed: int) -> list[Characteristics | None]:
-        """The characteristics of a toy of each mixture, all drawn by one seed; None where training diverges."""
+        """The characteristics of a toy of each mixture, all drawn with one seed; None where training diverges."""
         members = self.config.members
-        toys, tests = ([sampled(self.config, each, seed, draw) for each in mixtures] for draw in (0, 1))
-        train = Examples(*(np.repeat(np.stack(each), members, axis=0) for each in zip(*(toy.train for toy in toys), strict=True)))
+        toys, tests = ([sample_points(self.config, mixture, seed, draw) for mixture in mixtures] for draw in (0, 1))
+        parts = zip(*(toy.train for toy in toys), strict=True)
+        train = Examples(*(np.repeat(np.stack(part), members, axis=0) for part in parts))
         test = np.repeat(np.stack([toy.train.images for toy in tests]), members, axis=0)
         member = np.tile(np.arange(members), len(toys))
         logits = self.answers(*padded((self.keys[member], self.masks[member], train, test)), self.problem)
-        seen, unseen = (np.asarray(each)[: len(member)].reshape(len(toys), members, *each.shape[1:]) for each in logits)
+        seen, unseen = (np.asarray(part)[: len(member)].reshape(len(toys), members, *part.shape[1:]) for part in logits)
         known = zip(seen, unseen, toys, tests, strict=True)
         return [
-            judged(self.masks, a, b, toy.train, test.clean_labels, self.classes)
+            characterise(self.masks, a, b, toy.train, test.clean_labels, self.classes)
             if np.isfinite(a).all() and np.isfinite(b).all()
             else None
             for a, b, toy, test in known
@@ -158,10 +159,10 @@ class Learner:
 
 
 def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, target: Characteristics) -> Trials:
-    """The cross-entropy method: each round is drawn around the mean of the last one's best, as wide as they are apart.
+    """The cross-entropy method: each round is drawn from a Gaussian fitted to the best places of the last round.
 
-    Every round has other sub-populations and points, so that what suits one draw does not win; within a round all have the same.
-    A killed search goes on behind its last round.
+    Every round draws new sub-populations and points, the same for all its mixtures, so that no mixture wins by suiting one draw.
+    An interrupted search resumes after its last round.
 
     Source: Rubinstein, "The Cross-Entropy Method for Combinatorial and Continuous Optimization", 1999.
     """
@@ -170,57 +171,57 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
     shape = (config.candidates, len(SPACE))
     places, losses = np.zeros((0, *shape)), np.zeros((0, config.candidates))
 
-    def tried(number: int) -> dict[str, np.ndarray]:
+    def run_round(number: int) -> dict[str, np.ndarray]:
         rng = generator("mixtures", config.seed, number)
         if number == 0:
             drawn = LatinHypercube(shape[1], rng=rng).random(shape[0])
-            drawn[0] = unit_of(Mixture(centres))
+            drawn[0] = unit_place(Mixture(centres))
         else:
-            elite = ordered(Trials(places, losses))[-1][: config.elite]
+            elite = sort_places(Trials(places, losses))[-1][: config.elite]
             spread = np.maximum(elite.std(axis=0), NARROWEST)
             drawn = np.clip(elite.mean(axis=0) + spread * rng.standard_normal(shape), 0, 1)
-        measured = learner.measure([placed(each, centres) for each in drawn], config.seed + 1 + number)
+        measured = learner.measure([mixture_at(place, centres) for place in drawn], config.seed + 1 + number)
         return {
             "places": drawn,
-            "losses": np.array([LOST if each is None else loss(mismatch(each, target)) for each in measured]),
+            "losses": np.array([LOST if toy is None else loss(mismatch(toy, target)) for toy in measured]),
         }
 
     with working("search") as update:
         for number in range(config.rounds):
-            found = load_or_make(folder, f"rounds/{number}.npz", identity, partial(tried, number))
+            arrays = load_or_make(folder, f"rounds/{number}.npz", identity, partial(run_round, number))
             places, losses = (
-                np.concatenate([before, found[name][None]]) for name, before in (("places", places), ("losses", losses))
+                np.concatenate([before, arrays[name][None]]) for name, before in (("places", places), ("losses", losses))
             )
-            best_loss, median = found["losses"].min(), np.median(found["losses"])
+            best_loss, median = arrays["losses"].min(), np.median(arrays["losses"])
             update((number + 1) / config.rounds, f"round {number + 1}: mismatch {best_loss:.2f}, median {median:.2f}")
     return Trials(places, losses)
 
 
 def loss(apart: dict[str, float]) -> float:
-    """The mean mismatch in units of what is tolerated."""
+    """The mean mismatch, in tolerances."""
     return float(np.mean([apart[name] / unit for name, unit in TOLERANCE.items()]))
 
 
-def ordered(trials: Trials) -> np.ndarray:
+def sort_places(trials: Trials) -> np.ndarray:
     """The places of every round from the best to the worst."""
     order = np.argsort(trials.losses, axis=1, kind="stable")
     return np.take_along_axis(trials.places, order[..., None], axis=1)
 
 
-def best(config: Config, trials: Trials) -> np.ndarray:
-    """The mean of the last round's best."""
-    return ordered(trials)[-1][: config.elite].mean(axis=0)
+def mean_of_elite(config: Config, trials: Trials) -> np.ndarray:
+    """The mean of the last round's best places."""
+    return sort_places(trials)[-1][: config.elite].mean(axis=0)
 
 
-def placed(place: np.ndarray, centres: np.ndarray) -> Mixture:
-    """The mixture of a place in the unit cube."""
+def mixture_at(place: np.ndarray, centres: np.ndarray) -> Mixture:
+    """The mixture at a place in the unit cube."""
     values: dict[str, Any] = {}
     for share, (name, (low, high, way)) in zip(place, SPACE.items(), strict=True):
         values[name] = float(low * (high / low) ** share if way == "log" else low + share * (high - low))
     return Mixture(centres, **values)
 
 
-def unit_of(mixture: Mixture) -> np.ndarray:
+def unit_place(mixture: Mixture) -> np.ndarray:
     """The place of a mixture in the unit cube."""
     place = []
     for name, (low, high, way) in SPACE.items():
@@ -230,7 +231,7 @@ def unit_of(mixture: Mixture) -> np.ndarray:
 
 
 def mismatches(measured: dict[str, list[Characteristics]]) -> dict[str, list[dict[str, float]]]:
-    """How far each draw of a toy is from each of the images; and how far the images' own draws are from each other."""
+    """The mismatches of each draw of a toy with each draw of the images, and of the draws of the images with each other."""
     images = measured["images"]
-    own = [mismatch(a, b) for place, a in enumerate(images) for b in images[:place]]
-    return {**{name: [mismatch(a, b) for a in each for b in images] for name, each in measured.items()}, "images": own}
+    of_images = [mismatch(a, b) for place, a in enumerate(images) for b in images[:place]]
+    return {**{name: [mismatch(a, b) for a in draws for b in images] for name, draws in measured.items()}, "images": of_images}

@@ -1,1 +1,1 @@
-"""What each metric can be made to say by answers that are plainly wrong."""
+"""How each metric can be gamed, by answers that are plainly wrong."""

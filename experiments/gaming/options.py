@@ -1,6 +1,6 @@
-"""How each metric can be gamed: answers and models that score like retraining on it and are plainly wrong.
+"""How each metric can be gamed: answers and models that score like retraining but are plainly wrong.
 
-The defaults are those of the main job, on digits, and so are its pools; 48 more models are trained. Minutes on two cores.
+The defaults and pools are the main job's, on digits, and 48 more models are trained. Minutes on two cores.
 
     python benchmark.py --exp gaming
 """
@@ -21,11 +21,11 @@ class Config(Hyper, Requests, Judging):
     members: Annotated[int, Whole(least=2)] = 24
     """Original models, each unlearned by gradient ascent; twice as many oracles are trained, for the null."""
     nudge: Annotated[float, Real(above=0)] = 0.1
-    """Noise added to every pixel of the forget set, in standard deviations of the pixels: a lookup does not know it again."""
+    """Noise added to the forget set, in standard deviations of the pixels, so that a lookup does not recognise it."""
     nearest: Count = 3
-    """Retained images whose answers stand in for that on a forget example (the cheat `neighbours`)."""
+    """Nearest retained images whose mean answer replaces that on a forget example (the cheat `neighbours`)."""
     spared: Annotated[float, Real(above=0, below=1)] = 0.04
-    """Share of the forget set that the cheat `nearly_all` goes on training on; a 95th percentile does not see 5%."""
+    """Share of the forget set that the cheat `nearly_all` still trains on; a 95th percentile ignores up to 5%."""
 
 
 def smoke(config: Config) -> Config:

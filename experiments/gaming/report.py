@@ -1,4 +1,4 @@
-"""Which cheat fools which metric, which metric sees it, and what it costs to fool one: two figures and two tables."""
+"""Which cheat fools which metric, which metric detects it, and the cost of fooling one: two figures and two tables."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HONEST = ("retrain", "retrain_again")
 PRICED = (
-    *(each.on("forget") for each in (klom, forgetting_quality, kl_to_oracle, accuracy, svc_mia)),
+    *(metric.on("forget") for metric in (klom, forgetting_quality, kl_to_oracle, accuracy, svc_mia)),
     average_gap.on("all"),
 )
 WRONGNESS = ("untouched", "memory", "memory_nudged", "agreement")
@@ -27,19 +27,19 @@ STEPS = (5, 10, 20, 50)  # null standard deviations at which the colour of a sco
 SHADES = ("#FDE6CE", "#FDC38D", "#F79646", "#CC5A0E", "#7F2704")
 READING = (
     "z: standard deviations from the null, that is from what retraining scores with as many models; inside: in the null's 95% "
-    "band. untouched: share of F answered bit by bit as before; memory: how much of what the original models remember of F "
-    "is left (0: as retraining, 1: all of it), asked about F and about F nudged by a little noise; agreement: share of the "
-    "retrained models' answers on the examples of F that they answer otherwise than labelled."
+    "band. untouched: share of F answered bit by bit as before; memory: share of the originals' memory "
+    "of F that is left (0: as retraining, 1: all of it), on F and on F nudged by a little noise; agreement: share of answers "
+    "equal to the retrained models', on the examples of F where that answer is not the label."
 )
 
 
 class Claim(NamedTuple):
-    """A cheat as it is reported.
+    """A cheat, as reported.
 
     Attributes:
         method: its name, as in the rows.
         targets: the metrics and splits that it is made for.
-        needs: what its author must have besides models and training set.
+        needs: what its author needs besides models and training set.
         retrained: how many models its author must retrain; None: one for each member.
         summary: one line.
         inside: whether it passes the joint verdict; None with too few models for one.
@@ -54,12 +54,12 @@ class Claim(NamedTuple):
 
 
 class Price(NamedTuple):
-    """One score of draws around a few retrained models.
+    """One score of draws from a few retrained models.
 
     Attributes:
-        retrained: how many.
-        first: number of the first one.
-        metric: which score.
+        retrained: number of retrained models.
+        first: index of the first one.
+        metric: name of the score.
         split: of the metric.
         value: the score.
         z: in null standard deviations; None where the null has no spread.
@@ -76,7 +76,7 @@ class Price(NamedTuple):
 
 
 class _Scores:
-    """The rows of a run by method and metric."""
+    """The rows of a run, by method and metric."""
 
     def __init__(self, rows: Iterable[Row]):
         rows = list(rows)
@@ -86,7 +86,7 @@ class _Scores:
         self.metrics = list(dict.fromkeys((row.metric, row.split) for row in rows if row.null_mean is not None))
 
     def z(self, method: str, metric: tuple[str, str]) -> float:
-        """In null standard deviations; NaN where there is no score."""
+        """A score in null standard deviations; NaN if there is none."""
         row = self.by_method[method].get(metric)
         return math.nan if row is None or row.deviation is None else row.deviation
 
@@ -98,27 +98,27 @@ class _Scores:
         return row.null_low <= row.value <= row.null_high or row.deviation == 0
 
     def wrongness(self, method: str, measure: str) -> float:
-        """One of `WRONGNESS`."""
+        """The value of one of `WRONGNESS`; NaN if there is none."""
         value = self.by_method[method][measure, "forget"].value
         return math.nan if value is None else value
 
     def worst(self, method: str) -> str:
-        """The largest |z|, and of which metric."""
+        """The largest |z| and its metric, as text."""
         sizes = {metric: abs(self.z(method, metric)) for metric in self.metrics if not math.isnan(self.z(method, metric))}
-        metric = max(sizes, key=lambda each: sizes[each])
+        metric = max(sizes, key=lambda name: sizes[name])
         return f"{sizes[metric]:.1f} {short_name(metric)}"
 
 
 def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matplotlib.figure.Figure":
     """Draws z of every cheat by every metric, and beside it how wrong the cheat is.
 
-    Blue cells are inside the metric's null band; the others are darker the further away. A frame is around the metrics that a
-    cheat is made for, and a dot behind its name says that it passes the joint verdict.
+    Blue cells are inside the metric's null band; others are darker the further they are outside. Frames mark the metrics that a
+    cheat is made for, and a dot after its name means that it passes the joint verdict.
 
     Args:
         rows: of the run.
         claims: the cheats in the order to draw.
-        title: what the rows are about, see `rows.subject`.
+        title: what the figure is about, see `rows.subject`.
 
     Returns:
         The figure.
@@ -150,24 +150,24 @@ def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matpl
 
 
 def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figure.Figure":
-    """Draws how far from retraining draws around k retrained models are, against k: a line for each of the main metrics.
+    """Draws |z| of draws from k retrained models against k: a line for each of the main metrics.
 
     Args:
-        prices: with other models for the same k, a dot for each; the lines join their means. k = 0 is doing nothing.
-        band: how large the largest |z| may be in a method that is perfect.
-        title: their subject, see `rows.subject`.
+        prices: a dot for each; lines join the means over groups of models of one k. k = 0 is doing nothing.
+        band: 95% quantile of a perfect method's largest |z|.
+        title: what the figure is about, see `rows.subject`.
 
     Returns:
         The figure.
     """
     figure = blank(WIDTH, 4.6)
     axes = figure.add_subplot()
-    counts = sorted({each.retrained for each in prices})
+    counts = sorted({draw.retrained for draw in prices})
     lines: dict[str, dict[int, list[float]]] = {}
-    for each in prices:
-        if (each.metric, each.split) in PRICED and each.z is not None:
-            lines.setdefault(short_name((each.metric, each.split)), {}).setdefault(each.retrained, []).append(abs(each.z))
-    for count, _, largest in sorted({(each.retrained, each.first, each.largest) for each in prices}):
+    for draw in prices:
+        if (draw.metric, draw.split) in PRICED and draw.z is not None:
+            lines.setdefault(short_name((draw.metric, draw.split)), {}).setdefault(draw.retrained, []).append(abs(draw.z))
+    for count, _, largest in sorted({(draw.retrained, draw.first, draw.largest) for draw in prices}):
         lines.setdefault("largest of all", {}).setdefault(count, []).append(largest)
     colours = [*COLOURS[: len(PRICED)], "black"]
     for number, ((name, by_count), colour) in enumerate(zip(lines.items(), colours, strict=False)):
@@ -175,7 +175,7 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
         width = 2.4 if name == "largest of all" else 1.4
         axes.plot(places, [np.mean(values) for values in by_count.values()], color=colour, linewidth=width, label=name)
         for place, values in zip(places, by_count.values(), strict=True):
-            aside = 0.035 * (number - len(lines) / 2)  # dots of several lines at one place
+            aside = 0.035 * (number - len(lines) / 2)  # offset, so that dots of several lines do not overlap
             axes.plot([place + aside] * len(values), values, "o", color=colour, markersize=3)
     axes.axhspan(0, band, color=BAND, alpha=0.45, linewidth=0, zorder=0, label=f"passes: up to {band:.2f}")
     axes.set_yscale("symlog", linthresh=2.0)
@@ -184,7 +184,7 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.3, len(counts) - 0.6)
     axes.set_xticks(range(len(counts)), ["none: doing\nnothing" if count == 0 else str(count) for count in counts])
-    axes.set_xlabel("retrained models that a lookup table for F is drawn from")
+    axes.set_xlabel("retrained models from which a lookup table for F is drawn")
     axes.set_ylabel("|z|, in null standard deviations")
     axes.set_title(title, fontsize=10)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
@@ -194,33 +194,33 @@ def price(prices: Sequence[Price], band: float, title: str) -> "matplotlib.figur
 
 
 def write_summary(folder: Folder, rows: Sequence[Row], claims: Sequence[Claim], band: float) -> None:
-    """Writes summary.md: what fools each metric at the least price, and what each cheat is, scores and gives away.
+    """Writes summary.md: the cheapest cheat for each metric, and the description and scores of each cheat.
 
     Args:
         folder: the run folder.
         rows: of the run.
-        claims: the cheats, in order; those named in `HONEST` are none.
-        band: how large the largest |z| may be in a method that is perfect.
+        claims: the cheats and the methods in `HONEST`, in order.
+        band: 95% quantile of a perfect method's largest |z|.
     """
     scores = _Scores(rows)
     cheats = [claim for claim in claims if claim.method not in HONEST]
     members = max(row.n_members or 0 for row in rows)
-    fooled = [_cheapest(scores, cheats, metric, members) for metric in scores.metrics]
+    fooled = [_find_cheapest(scores, cheats, metric, members) for metric in scores.metrics]
     fooled_by = ("metric", "cheats inside", "cheapest", "z", "needs", "untouched", "memory, F nudged", "seen by")
     described = ("", "cheat", "what it does", "needs", "inside", "largest z", *WRONG_HEADINGS)
     text = page(
-        "# What each metric can be made to say",
-        f"{subject(rows)}. Cheapest: inside the band with the fewest retrained models; of several the one that remembers most.",
+        "# How each metric can be gamed",
+        f"{subject(rows)}. Cheapest: inside the band with the fewest retrained models, of several the one that remembers most.",
         markdown(fooled_by, fooled, left=range(len(fooled_by))),
         "# The cheats",
-        markdown(described, [_described(scores, claim) for claim in claims], left=range(len(described))),
+        markdown(described, [_describe(scores, claim) for claim in claims], left=range(len(described))),
         READING,
         f"●: passes the joint verdict, its largest |z| being inside the band of {band:.2f}.",
     )
     folder.write_text("summary.md", text)
 
 
-def _cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str], members: int) -> tuple[str, ...]:
+def _find_cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str], members: int) -> tuple[str, ...]:
     fooling = [claim for claim in cheats if scores.inside(claim.method, metric)]
     if not fooling:
         return short_name(metric), "0", "none", "", "", "", "", ""
@@ -235,7 +235,7 @@ def _cheapest(scores: _Scores, cheats: Sequence[Claim], metric: tuple[str, str],
     return short_name(metric), str(len(fooling)), best.method, z, best.needs, *wrong, scores.worst(best.method)
 
 
-def _described(scores: _Scores, claim: Claim) -> tuple[str, ...]:
+def _describe(scores: _Scores, claim: Claim) -> tuple[str, ...]:
     inside = sum(scores.inside(claim.method, metric) for metric in scores.metrics)
     return (
         "●" * bool(claim.inside),
@@ -254,7 +254,7 @@ def _wrongness(scores: _Scores, claim: Claim) -> list[str]:
 
 
 def _digits(z: float) -> str:
-    """At most three characters behind the sign."""
+    """Z as text, with at most three characters after the sign."""
     if math.isnan(z):
         return ""
     return f"{z:+.1f}" if abs(z) < 9.95 else f"{z:+.0f}" if abs(z) < 999.5 else "≫" if z > 0 else "≪"

@@ -1,4 +1,4 @@
-"""How each metric can be gamed: cheats scored as methods are, and how wrong each is."""
+"""How each metric can be gamed: cheats scored as methods are, and measures of how wrong they are."""
 
 import dataclasses
 import functools
@@ -31,24 +31,24 @@ from unlearn_jax.training.ensembles import predict, shared
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Cube, Examples, Variables
 
-RATES = (1e-4, 1.0)  # learning rates between which ascent reaches a published accuracy
-DULLER = (1.0, 100.0)  # by what a head is divided, for relearning to take as long as published
-DISGUISED = 8  # retrained models, at most, of the cheat that is to pass everything
-REPEATS = 4  # other retrained models that the price of a metric is found with, where there are as many
+RATES = (1e-4, 1.0)  # range of learning rates in which ascent reaches the published accuracy
+DULLER = (1.0, 100.0)  # range of divisors of a head with which relearning takes as long as published
+DISGUISED = 8  # most retrained models of the cheat that is made to pass every metric
+REPEATS = 4  # most groups of retrained models for the price of a metric
 
 
 def run(config: Config, folder: Run) -> None:
-    """Score every cheat as a method is scored, measure how wrong it is, and say which metric sees which.
+    """Score every cheat as a method is scored, measure how wrong it is, and report which metric detects which cheat.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     game = Game(config, folder)
     for name, (make, targets, needs, retrained) in MODELS.items():
-        game.hand_in_model(Claim(name, targets, needs, retrained, (make.__doc__ or name).splitlines()[0]), make(game))
-    game.hand_in_tables(cheats.CHEATS)
-    game.hand_in_tables(cheats.blends(game.known()))
-    game.hand_in_disguised()
+        game.submit_model(Claim(name, targets, needs, retrained, (make.__doc__ or name).splitlines()[0]), make(game))
+    game.submit_tables(cheats.CHEATS)
+    game.submit_tables(cheats.make_blends(game.make_known()))
+    game.submit_disguised()
     prices, title = game.prices(), subject(game.rows)
     write_results(folder, game.rows, {"band": game.reference.band, "claims": game.claims})
     folder.write_csv("price.csv", Price._fields, prices)
@@ -58,7 +58,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 class Game:
-    """One forget set: what the cheats know, and the null that they are scored against."""
+    """One forget set: what the authors of cheats know, and the null that cheats are scored against."""
 
     def __init__(self, config: Config, folder: Run):
         self.config, self.setting = config, prepare(config)
@@ -68,65 +68,67 @@ class Game:
         self.nudged = study.images.forget + np.float32(config.nudge * noise)
 
         trained = pool(config, self.setting, self.setting.problem, forget | True, "original", study.members)
-        again = study.pool("cheat", study.members)  # by the author of the cheats: keys of their own
+        again = study.pool("cheat", study.members)  # retrained by the author of the cheats, with other keys
         populations = {"original": trained.variables, "retrained": again.variables}
         self.originals, self.retrained = (
             without(models, lost_members(config, role, models, 2)) for role, models in populations.items()
         )
-        self.own, self.own_nudged = study.logits(self.originals), self.on_nudged(self.originals)
+        self.original_cube, self.originals_nudged = study.logits(self.originals), self.predict_nudged(self.originals)
         self.answers = study.logits(self.retrained).forget
         oracles = train_oracles(study)
         self.oracles = oracles.cube
         self.oracle_margins = self.margins(self.oracles.forget)
-        self.oracle_margins_nudged = self.margins(self.on_nudged(oracles.variables))
-        self.direction = self.margins(self.own.forget).mean(0) - self.oracle_margins.mean(0)
+        self.oracle_margins_nudged = self.margins(self.predict_nudged(oracles.variables))
+        self.direction = self.margins(self.original_cube.forget).mean(0) - self.oracle_margins.mean(0)
         with working("null") as update:
             self.models = measure_models(study, trained, oracles)
             self.reference = null_of(study, self.oracles, self.models.of_oracles(self.oracles.forget))
             update(1.0, f"{len(self.reference.nulls)} metrics, largest deviation up to {self.reference.band:.2f}")
-        self.weights = self.models.of(self.originals, self.own.forget)  # what is measured on the models inside the wrappers
+        self.weights = self.models.of(self.originals, self.original_cube.forget)  # metrics of the models inside the wrappers
         self.rows: list[Row] = []
         self.claims: list[Claim] = []
         self.verdicts: dict[str, Evaluation] = {}
 
-    def known(self, first: int = 0) -> cheats.Known:
-        """What the author of a cheat knows, given the retrained models from number `first` on."""
+    def make_known(self, first: int = 0) -> cheats.Known:
+        """What the author of a cheat knows, with the retrained models rolled so that number `first` is the first."""
         images = self.study.images
         near = cheats.nearest(images.forget, images.retain, self.config.nearest)
-        scores = {name: {each.name: each.value for each in found.scores} for name, found in self.verdicts.items()}
-        return cheats.Known(self.own, self.study.labels, near, np.roll(self.answers, -first, 0), self.reference.nulls, scores)
+        scores = {name: {score.name: score.value for score in verdict.scores} for name, verdict in self.verdicts.items()}
+        return cheats.Known(
+            self.original_cube, self.study.labels, near, np.roll(self.answers, -first, 0), self.reference.nulls, scores
+        )
 
-    def hand_in_tables(self, tables: Mapping[str, cheats.Cheat]) -> None:
-        """Wrappers, as far as there are retrained models enough; of nudged images they know nothing, and the originals answer."""
-        known = self.known()
+    def submit_tables(self, tables: Mapping[str, cheats.Cheat]) -> None:
+        """Submits wrappers that have enough retrained models. Nudged images are answered by the originals."""
+        known = self.make_known()
         for name, (answer, targets, needs, retrained, summary) in tables.items():
             if (retrained or 0) <= len(self.answers):
                 answers = answer(generator(name, self.config.seed), known)
-                self.hand_in(Claim(name, targets, needs, retrained, summary), answers, self.own_nudged, self.weights)
+                self.submit(Claim(name, targets, needs, retrained, summary), answers, self.originals_nudged, self.weights)
 
-    def hand_in_model(self, claim: Claim, variables: Variables) -> None:
-        """Models, without those that diverged; fewer than two are left out."""
-        cube, nudged = self.study.logits(variables), self.on_nudged(variables)
+    def submit_model(self, claim: Claim, variables: Variables) -> None:
+        """Submits models without those that diverged, unless fewer than two are left."""
+        cube, nudged = self.study.logits(variables), self.predict_nudged(variables)
         lost = diverged((variables, cube, nudged))
         if len(cube.forget) - len(lost) < 2:
             return
         kept = without(cube, lost)
         measured = self.models.of(without(variables, lost), kept.forget)
-        self.hand_in(claim, kept, np.delete(nudged, lost, axis=0), measured)
+        self.submit(claim, kept, np.delete(nudged, lost, axis=0), measured)
 
-    def hand_in_disguised(self) -> None:
-        """A wrapper that answers by draws, around models that relearn as slowly as retrained ones."""
-        count = max((each for each in cheats.COUNTS if each <= min(DISGUISED, len(self.answers))), default=0)
+    def submit_disguised(self) -> None:
+        """Submits a wrapper that answers by draws, around models that relearn as slowly as retrained ones."""
+        count = max((number for number in cheats.COUNTS if number <= min(DISGUISED, len(self.answers))), default=0)
         if count:
             drawn = cheats.CHEATS[f"drawn_{count}"]
-            summary = f"`drawn_{count}` around the models of `dulled`, undone by the wrapper for what is not F."
+            summary = f"`drawn_{count}` around the models of `dulled`; the wrapper undoes the dulling on other examples."
             claim = Claim(f"disguised_{count}", (*drawn.targets, *INSIDE), drawn.needs, count, summary)
-            self.hand_in(claim, self.drawn(count, 0), self.own_nudged, self.dulled_weights)
+            self.submit(claim, self.draw(count, 0), self.originals_nudged, self.dulled_weights)
 
-    def hand_in(self, claim: Claim, cube: Cube, nudged: np.ndarray, weights: Extra) -> None:
-        """Score answers and the models that they come from, and measure how wrong they are on F and on F nudged."""
+    def submit(self, claim: Claim, cube: Cube, nudged: np.ndarray, weights: Extra) -> None:
+        """Scores answers and the models inside, and measures how wrong they are on F and on nudged F."""
         config, study, members = self.config, self.study, len(cube.forget)
-        verdict, n = self.judged(claim.method, cube, weights)
+        verdict, n = self.evaluate(claim.method, cube, weights)
         common = Row(
             experiment=config.exp,
             dataset=config.dataset,
@@ -142,17 +144,19 @@ class Game:
             inside=verdict.inside,
         )
         wrong = {
-            "untouched": cheats.untouched(cube.forget, self.own.forget) if members == len(self.own.forget) else 0.0,
+            "untouched": cheats.untouched(cube.forget, self.original_cube.forget)
+            if members == len(self.original_cube.forget)
+            else 0.0,
             "memory": cheats.memory(self.margins(cube.forget), self.oracle_margins, self.direction),
             "memory_nudged": cheats.memory(self.margins(nudged), self.oracle_margins_nudged, self.direction),
             "agreement": cheats.agreement(cube.forget, self.oracles.forget, study.labels.forget),
         }
         self.verdicts[claim.method] = verdict
         self.claims.append(claim._replace(inside=verdict.inside))
-        self.rows += [scored_row(common, each) for each in verdict.scores]
+        self.rows += [scored_row(common, score) for score in verdict.scores]
         self.rows += [common._replace(metric=metric, value=value) for metric, value in wrong.items()]
 
-    def judged(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
+    def evaluate(self, name: str, cube: Cube, weights: Extra) -> tuple[Evaluation, int]:
         """The scores of answers and of the models inside, and the number of models."""
         extra = {**weights, catalogue.zrf.on("forget"): zrf(probabilities(cube.forget), self.models.untrained)}
         with working(name) as update:
@@ -161,33 +165,33 @@ class Game:
             update(1.0, f"largest deviation {verdict.largest_z:.1f}")
         return verdict, n
 
-    def drawn(self, count: int, first: int) -> Cube:
-        """Answers by draws around some of the retrained models."""
+    def draw(self, count: int, first: int) -> Cube:
+        """The answers of the cheat `drawn_<count>`, from `count` retrained models beginning with number `first`."""
         name = f"drawn_{count}"
-        return cheats.CHEATS[name].answer(generator(name, self.config.seed), self.known(first))
+        return cheats.CHEATS[name].answer(generator(name, self.config.seed), self.make_known(first))
 
     @functools.cached_property
     def dulled(self) -> Variables:
-        """The originals with other heads: relearning takes as long as published, and the weights are as far away.
+        """The originals with other heads, so that relearning takes as long and weights are as far away as published.
 
-        A head's weights are divided by what slows relearning down enough. That brings them nearer to the oracles' mean, which
-        is near the origin; the same number, added to all its biases, which no softmax sees, takes them back.
+        A head is divided by the number that slows relearning down enough. This moves it nearer to the oracles' mean, which is
+        near the origin. A constant added to all its biases, which softmax ignores, restores the distance.
         """
         relearner, published = self.models.relearner, {name: null.mean for name, null in self.reference.nulls.items()}
         params, head = self.originals.params, self.setting.problem.model.head
         assert head and head.bias
-        own, biases = {path: at(params, path) for path in (head.kernel, head.bias)}, head.bias
+        weights, biases = {path: at(params, path) for path in (head.kernel, head.bias)}, head.bias
 
-        def divided(by: np.ndarray) -> Variables:
-            less = {path: np.float32(leaf / np.expand_dims(by, tuple(range(1, leaf.ndim)))) for path, leaf in own.items()}
+        def divide_heads(by: np.ndarray) -> Variables:
+            less = {path: np.float32(leaf / np.expand_dims(by, tuple(range(1, leaf.ndim)))) for path, leaf in weights.items()}
             return self.originals._replace(params=replaced(params, less))
 
         with working("dulling") as update:
             slow = -published[catalogue.relearn_steps.on("forget")]
-            members = len(self.own.forget)
-            by = cheats.bisected(lambda by: -relearn_steps(relearner(divided(by)), self.models.target), slow, *DULLER, members)
+            members = len(self.original_cube.forget)
+            by = cheats.bisect(lambda by: -relearn_steps(relearner(divide_heads(by)), self.models.target), slow, *DULLER, members)
             update(1.0, f"heads divided by {by.min():.2g} to {by.max():.2g}")
-        dull = divided(by)
+        dull = divide_heads(by)
         distance = weight_distance(dull.params, self.models.oracles.params)["all"]
         missing = published[catalogue.weight_distance.on("all")] ** 2 - distance**2
         bias = at(dull.params, biases)
@@ -197,23 +201,23 @@ class Game:
     @functools.cached_property
     def dulled_weights(self) -> Extra:
         """The metrics of the models `dulled`."""
-        return self.models.of(self.dulled, self.own.forget)
+        return self.models.of(self.dulled, self.original_cube.forget)
 
     def prices(self) -> list[Price]:
-        """What disguised draws around few retrained models score, with other ones each time; around none: doing nothing."""
-        found = [(0, 0, self.verdicts["original"])]
+        """The scores of disguised draws from few retrained models, for several groups of them; from none: doing nothing."""
+        verdicts = [(0, 0, self.verdicts["original"])]
         for count in cheats.COUNTS:
             for first in range(0, len(self.answers) - count + 1, count)[:REPEATS]:
                 name = f"{count} retrained models, from {first} on"
-                verdict, _ = self.judged(name, self.drawn(count, first), self.dulled_weights)
-                found.append((count, first, verdict))
+                verdict, _ = self.evaluate(name, self.draw(count, first), self.dulled_weights)
+                verdicts.append((count, first, verdict))
         return [
-            Price(count, first, each.metric, each.split, each.value, each.z, verdict.largest_z)
-            for count, first, verdict in found
-            for each in verdict.scores
+            Price(count, first, score.metric, score.split, score.value, score.z, verdict.largest_z)
+            for count, first, verdict in verdicts
+            for score in verdict.scores
         ]
 
-    def on_nudged(self, variables: Variables) -> np.ndarray:
+    def predict_nudged(self, variables: Variables) -> np.ndarray:
         """Logits on the nudged forget set."""
         return predict(self.setting.problem.model, variables, self.nudged, self.config.strategy)
 
@@ -231,7 +235,7 @@ def retrain(game: Game) -> Variables:
 
 
 def retrain_again(game: Game) -> Variables:
-    """The honest way, once more: the models that the cheats look at."""
+    """The honest way again: the retrained models that cheats use."""
     return game.retrained
 
 
@@ -241,7 +245,7 @@ def one_retrained(game: Game) -> Variables:
 
 
 def nearly_all(game: Game) -> Variables:
-    """Trained without F, but for a few examples of it that stay."""
+    """Trained without F, except for a few of its examples."""
     rows = generator("spared", game.config.seed).permutation(game.study.rows["forget"])
     mask = ~game.study.mask
     mask[rows[: max(round(game.config.spared * len(rows)), 1)]] = True
@@ -249,44 +253,44 @@ def nearly_all(game: Game) -> Variables:
 
 
 def ascent(game: Game) -> Variables:
-    """Gradient ascent on F, each model at the learning rate that leaves it the published accuracy on F."""
-    config, study, members = game.config, game.study, len(game.own.forget)
+    """Gradient ascent on F, each model with the learning rate that gives the published accuracy on F."""
+    config, study, members = game.config, game.study, len(game.original_cube.forget)
     label = forget_class(config, game.setting, 0)
     values = settings(config, ["gradient_ascent"], label)["gradient_ascent"]
     unlearner = Unlearner("gradient_ascent", values, study.problem, game.originals, strategy=config.strategy, chunk=config.chunk)
     keys = member_keys(config.seed, "ascent to a published accuracy", members)
 
-    def trained(rates: np.ndarray) -> Variables:
+    def ascend(rates: np.ndarray) -> Variables:
         unlearner.retune(learning_rate=rates)
         return unlearner.apply(keys).variables
 
-    def reached(rates: np.ndarray) -> np.ndarray:
-        logits = predict(study.problem.model, trained(rates), study.images.forget, config.strategy)
+    def reached_accuracy(rates: np.ndarray) -> np.ndarray:
+        logits = predict(study.problem.model, ascend(rates), study.images.forget, config.strategy)
         return accuracy(np.nan_to_num(logits), study.labels.forget)
 
     with working("ascent to the published accuracy") as update:
-        rates = cheats.bisected(reached, game.reference.nulls[ACCURACY].mean, *RATES, members)
+        rates = cheats.bisect(reached_accuracy, game.reference.nulls[ACCURACY].mean, *RATES, members)
         update(1.0, f"learning rates {rates.min():.2g} to {rates.max():.2g}")
-    return trained(rates)
+    return ascend(rates)
 
 
 def relabelled(game: Game) -> Variables:
-    """Fine-tuned on everything, with the runner-up for the label of as much of F as makes the published accuracy on F."""
+    """Fine-tuned on everything, with runner-up labels on as much of F as gives the published accuracy on F."""
     config, study, train = game.config, game.study, game.setting.data.train
     wrong = round((1 - game.reference.nulls[ACCURACY].mean / 100) * len(study.rows["forget"]))
     drawn = generator("relabelled", config.seed).permutation(len(study.rows["forget"]))[:wrong]
     labels = np.array(train.labels)
-    labels[study.rows["forget"][drawn]] = cheats.runner_up(game.own.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
+    labels[study.rows["forget"][drawn]] = cheats.runner_up(game.original_cube.forget.mean(0, keepdims=True))[0].argmax(-1)[drawn]
     problem = dataclasses.replace(game.setting.problem, train=shared(Examples(train.images, labels)))
     recipe = {"epochs": config.train.epochs, "learning_rate": config.train.learning_rate / 5}
     values = hyperparameters("finetune", {**recipe, "batch_size": config.train.batch_size})
     unlearner = Unlearner("finetune", values, problem, game.originals, strategy=config.strategy, chunk=config.chunk)
     with working("fine-tuning on relabelled examples"):
-        return unlearner.apply(member_keys(config.seed, "relabelled", len(game.own.forget))).variables
+        return unlearner.apply(member_keys(config.seed, "relabelled", len(game.original_cube.forget))).variables
 
 
 def dulled(game: Game) -> Variables:
-    """The originals with a smaller head, until relearning F takes as long as published, and a larger bias for all classes."""
+    """The originals with a head so small that relearning F takes as long as published, and larger biases."""
     return game.dulled
 
 
@@ -301,4 +305,4 @@ MODELS: dict[str, tuple[Callable[[Game], Variables], tuple[cheats.Name, ...], st
     "relabelled": (relabelled, (ACCURACY,), "published accuracies", 0),
     "dulled": (dulled, INSIDE, "published relearning time and distance", 0),
 }
-"""Name -> how it is made, the metrics that it is made for, what its author needs, how many models are retrained."""
+"""Name -> the function that makes it, its target metrics, what its author needs, and the number of retrained models."""

@@ -1,1 +1,1 @@
-"""Unlearning in one forward pass of a network that learned it from other forget sets."""
+"""Unlearning in one forward pass of a hypernetwork that was trained on other forget sets."""

@@ -1,7 +1,7 @@
-"""A network that writes the weight update of a forget request in one forward pass, beside methods that optimise.
+"""A hypernetwork that outputs the weight update of a forget request in one forward pass, compared with methods that optimise.
 
-Meta-trains on forget sets and their oracles, and is then compared on forget sets, originals and oracles that it never saw.
-About three minutes on two cores with the defaults (digits, MLP), most of it the comparison.
+It is meta-trained on forget sets and their oracles, and compared on forget sets, originals and oracles that it never saw.
+About three minutes on two cores with the defaults (digits, MLP), mostly for the comparison.
 
     python benchmark.py --exp hypernetwork
 """
@@ -25,20 +25,20 @@ class Meta:
     sets: Count = 64
     """Forget sets to learn from, each with an original and an oracle of its own."""
     validation: Count = 8
-    """Further ones, on which it is only tried."""
+    """Further forget sets, for validation only."""
     steps: Count = 1500
-    """Of Adam."""
+    """Steps of Adam."""
     batch_size: Count = 8
     """Forget sets per step."""
     learning_rate: Annotated[float, Real(above=0)] = 3e-3
-    """Of Adam, at the start; it falls to 0 by a cosine."""
+    """Adam's initial learning rate; it falls to 0 by a cosine."""
     others: Count = 256
-    """Retained examples of each set on which the update is judged, beside the forget set and the held-out examples."""
+    """Retained examples of each set in the loss, beside the forget set and the held-out examples."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtRandom(Forget):
-    """Which training examples are to be forgotten: random ones, from which the hypernetwork learns."""
+    """Which training examples are to be forgotten: random ones, as in meta-training."""
 
     kind: Suppress[Request] = fixed("random")
     size: Annotated[float, Real(above=0)] = Forget.size
@@ -59,12 +59,12 @@ class Config(Seeded):
     width: Count = 64
     """Channels of the first stage, or hidden units of the MLP."""
     train: Train = LONG
-    """60 epochs, since in 15 an MLP memorises so little of digits that there is nothing to forget."""
+    """60 epochs: after 15 an MLP has memorised too little of digits to forget."""
     members: Annotated[int, Whole(least=2)] = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
     forget: AtRandom = AtRandom()
     methods: Names = ("original", "retrain", "finetune", "cf_k", "gradient_ascent", "neggrad_plus", "ssd")
-    """What it is compared with: names separated by commas, or all. `--list` shows them."""
+    """Methods to compare with: names separated by commas, or all. `--list` shows them."""
     meta: Meta = Meta()
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})

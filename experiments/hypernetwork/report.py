@@ -1,4 +1,4 @@
-"""What a hypernetwork learned, and from how many requests on it pays: a figure and some lines."""
+"""What a hypernetwork learned, and after how many requests it is cheaper than retraining: a figure and some lines."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from unlearn_jax.report.rows import Row
 if TYPE_CHECKING:
     import matplotlib.figure
 
-REQUESTS = tuple(10**k for k in range(6))  # numbers of requests that the price is given for
-SMOOTHED = 40  # points of the curve of meta-training, each the mean of equally many steps
+REQUESTS = tuple(10**k for k in range(6))  # numbers of requests in the figure
+SMOOTHED = 40  # points of the meta-training curve, each a mean of equally many steps
 
 
 class Price(NamedTuple):
-    """What a method costs to begin with, and for each request; seconds of one model.
+    """The cost of a method before the first request and for each request, in seconds of one model.
 
     Attributes:
         method: its name.
-        once: before the first request.
-        each: for every request.
-        break_even: requests from which on it is cheaper than retraining; infinite where it never is, 0 where it always is.
+        once: seconds before the first request.
+        each: seconds for each request.
+        break_even: number of requests beyond which it is cheaper than retraining; infinite if never, 0 if always.
     """
 
     method: str
@@ -33,7 +33,7 @@ class Price(NamedTuple):
     break_even: float
 
     def per_request(self, requests: int) -> float:
-        """Seconds for each request where there are so many."""
+        """Seconds for each of `requests`, with the cost before the first one spread over them."""
         return self.once / requests + self.each
 
 
@@ -41,9 +41,9 @@ def prices(rows: Sequence[Row], learned: str, once: float) -> list[Price]:
     """The price of every method, retraining first.
 
     Args:
-        rows: of a run; those of the metrics seconds and rte are used, of the first forget set.
-        learned: the method that costs something before the first request.
-        once: how much, in seconds.
+        rows: of a run; the metrics seconds and rte of the first forget set are used.
+        learned: the method that has a cost before the first request.
+        once: this cost, in seconds.
     """
     costs: dict[tuple[str, str], float] = {}
     for row in rows:
@@ -66,14 +66,14 @@ def learning_and_price(
     methods: Sequence[Price],
     title: str,
 ) -> "matplotlib.figure.Figure":
-    """Draws the loss of meta-training, with what it is on forget sets it never saw, and the price of a request.
+    """Draws the loss of meta-training, the loss on unseen forget sets, and the price of a request.
 
     Args:
         losses: before each step, nats.
-        before: of each validation lesson, where nothing is done.
-        after: and by the hypernetwork.
+        before: of each validation lesson, without an update.
+        after: with the hypernetwork's update.
         methods: their prices.
-        title: their subject, see `rows.subject`.
+        title: what the figure is about, see `rows.subject`.
 
     Returns:
         The figure.
@@ -81,7 +81,7 @@ def learning_and_price(
     figure = blank(WIDTH, 4.2)
     left, right = figure.subplots(1, 2)
     parts = np.array_split(np.arange(len(losses)), min(SMOOTHED, len(losses)))
-    left.plot([part.mean() for part in parts], [losses[part].mean() for part in parts], color=COLOURS[0], label="while it learns")
+    left.plot([part.mean() for part in parts], [losses[part].mean() for part in parts], color=COLOURS[0], label="meta-training")
     for values, colour, name in ((before, "#666666", "doing nothing"), (after, COLOURS[4], "hypernetwork")):
         left.axhline(values.mean(), color=colour, linestyle="--", label=f"{name}, {len(values)} unseen forget sets")
         left.axhspan(values.min(), values.max(), color=colour, alpha=0.12, linewidth=0)
@@ -101,15 +101,15 @@ def learning_and_price(
     for axes in (left, right):
         axes.grid(color=GRID, linewidth=0.6)
         open_frame(axes)
-    figure.suptitle(f"{title}\nshaded: from the least to the largest of the unseen forget sets", fontsize=9)
+    figure.suptitle(f"{title}\nshaded: range over the unseen forget sets", fontsize=9)
     return figure
 
 
 def show(before: Float[np.ndarray, " lessons"], after: Float[np.ndarray, " lessons"], methods: Sequence[Price]) -> None:
     """Prints what meta-training achieved on unseen forget sets and when it pays."""
     print(
-        f"KL from the oracle on {len(before)} unseen forget sets: {before.mean():.3f} (sd {before.std():.3f}) where nothing is "
-        f"done, {after.mean():.3f} (sd {after.std():.3f}) after the hypernetwork."
+        f"KL from the oracle on {len(before)} unseen forget sets: {before.mean():.3f} (sd {before.std():.3f}) after doing "
+        f"nothing, {after.mean():.3f} (sd {after.std():.3f}) after the hypernetwork."
     )
     for price in methods:
         if price.once:

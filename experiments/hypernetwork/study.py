@@ -1,4 +1,4 @@
-"""Unlearning in one forward pass: a hypernetwork meta-trained on forget sets and their oracles, on forget sets it never saw."""
+"""Unlearning in one forward pass: a hypernetwork meta-trained on some forget sets and their oracles, compared on others."""
 
 import functools
 import time
@@ -36,21 +36,21 @@ class Trained(NamedTuple):
 
     weights: Params
     losses: np.ndarray  # before each step, on the lessons of that step
-    before: np.ndarray  # of each validation lesson, where nothing is done
-    after: np.ndarray  # and after the hypernetwork
-    pool_seconds: float  # for the originals and oracles of the lessons that it learned from
-    seconds: float  # of meta-training itself, compilation apart
+    before: np.ndarray  # the loss of each validation lesson without an update
+    after: np.ndarray  # and with the hypernetwork's update
+    pool_seconds: float  # of training the originals and oracles of its lessons
+    seconds: float  # of meta-training, without compilation
 
 
 def run(config: Config, folder: Run) -> None:
-    """Meta-train, compare on unseen forget sets, and say what the meta-training costs beside what it saves.
+    """Meta-train, compare on unseen forget sets, and report the cost of meta-training and what it saves.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
     trained = load_or_train(config, folder, setting)
-    # It is held against methods that see what its meta-training saw, though at the time of a request it reads F alone.
+    # Its access is what meta-training used, though a request needs F alone.
     make = functools.partial(hypernetwork, trained.weights)
     entry = Entry(make, "F+R+test-like", "this project's", "One forward pass.", {}, frozenset(), NEEDS)
     rows = compare(config, folder, setting, {NAME: entry})
@@ -63,7 +63,7 @@ def run(config: Config, folder: Run) -> None:
 
 
 def load_or_train(config: Config, folder: Run, setting: Setting) -> Trained:
-    """The hypernetwork that an earlier run trained, or a new one."""
+    """The hypernetwork. One kept by an earlier run is read."""
     fresh = jax.eval_shape(fresh_hypernetwork, jax.random.key(0), setting.problem)
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), fresh))
 
@@ -71,27 +71,27 @@ def load_or_train(config: Config, folder: Run, setting: Setting) -> Trained:
         trained = train(config, setting)
         return {**trained._asdict(), "weights": ravel_pytree(trained.weights)[0]}
 
-    found = load_or_make(folder, "hypernetwork.npz", {**setting.identity, **deciding_options(config)}, make)
-    weights = jax.device_get(unravel(jnp.asarray(found["weights"], flat.dtype)))
-    seconds = float(found["pool_seconds"]), float(found["seconds"])
-    return Trained(weights, found["losses"], found["before"], found["after"], *seconds)
+    arrays = load_or_make(folder, "hypernetwork.npz", {**setting.identity, **deciding_options(config)}, make)
+    weights = jax.device_get(unravel(jnp.asarray(arrays["weights"], flat.dtype)))
+    seconds = float(arrays["pool_seconds"]), float(arrays["seconds"])
+    return Trained(weights, arrays["losses"], arrays["before"], arrays["after"], *seconds)
 
 
 def train(config: Config, setting: Setting) -> Trained:
-    """Originals and oracles for every lesson, and a hypernetwork that has learned from all but the validation lessons."""
+    """Trains originals and oracles for every lesson, and a hypernetwork on all but the validation lessons."""
     meta = config.meta
-    lessons, seconds = taught(config, setting, meta.sets + meta.validation)
+    lessons, seconds = make_lessons(config, setting, meta.sets + meta.validation)
     parts = slice(meta.validation, None), slice(meta.validation)
     learned, unseen = (jax.tree.map(lambda leaf, part=part: leaf[part], lessons) for part in parts)
     (key,) = member_keys(config.seed, "meta-training", 1)
-    # On one device: a program over inputs that are replicated on two CPU devices stood still in the solver.
+    # On one device: with inputs replicated on two CPU devices the solver hangs.
     problem, learned, unseen = jax.device_put((setting.problem, learned, unseen), jax.devices()[0])
 
     def learn(key, problem, lessons):
         return meta_trained(key, problem, lessons, steps=meta.steps, batch_size=meta.batch_size, learning_rate=meta.learning_rate)
 
     @jax.jit
-    def tried(weights, problem, lessons):
+    def validate(weights, problem, lessons):
         return jax.lax.map(lambda lesson: lesson_loss(weights, problem, lesson), lessons)
 
     with working("meta-training") as update:
@@ -100,13 +100,13 @@ def train(config: Config, setting: Setting) -> Trained:
         weights, losses = jax.block_until_ready(program(key, problem, learned))
         taken = time.perf_counter() - start
         nothing = fresh_hypernetwork(key, problem)
-        before, after = (np.asarray(tried(each, problem, unseen)) for each in (nothing, weights))
+        before, after = (np.asarray(validate(network, problem, unseen)) for network in (nothing, weights))
         update(1.0, f"{meta.steps} steps in {taken:.1f} s, KL on unseen forget sets {before.mean():.3f} to {after.mean():.3f}")
     return Trained(jax.device_get(weights), np.asarray(losses), before, after, seconds * meta.sets, taken)
 
 
-def taught(config: Config, setting: Setting, count: int) -> tuple[Lesson, float]:
-    """Lessons, whose forget sets are none of those that the comparison uses, and the seconds of training for one of them."""
+def make_lessons(config: Config, setting: Setting, count: int) -> tuple[Lesson, float]:
+    """`count` lessons, on forget sets that the comparison does not use, and the seconds of training that one takes."""
     labels = setting.data.train.labels
     forget = np.stack(
         [
@@ -126,5 +126,5 @@ def taught(config: Config, setting: Setting, count: int) -> tuple[Lesson, float]
     oracle = np.take_along_axis(logits, judged[:, :, None], axis=1)
     lessons = Lesson(originals.variables, *map(jnp.asarray, (rows, others, oracle)))
     trained = originals.variables, oracles.variables
-    lost = lost_members(config, "meta-training", trained, config.meta.validation + 1)  # one to learn from
+    lost = lost_members(config, "meta-training", trained, config.meta.validation + 1)  # at least one to learn from
     return without(lessons, lost), originals.seconds + oracles.seconds

@@ -1,1 +1,1 @@
-"""What each training point did to the boundary: exact leave-one-out on a toy."""
+"""The influence of each training point on the boundary: exact leave-one-out on a toy."""

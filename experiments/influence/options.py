@@ -1,7 +1,7 @@
-"""What each training point did: exact leave-one-out on two discs, by training once more without each of the points.
+"""The influence of each training point: exact leave-one-out on two discs, by training again without each point.
 
-512 points, an MLP of 64-64, 500 full-batch steps of Adam; all of it three times (as it is, with its sums in another order, and
-from another seed), which is about two minutes on two cores.
+512 points, an MLP of 64-64, 500 full-batch steps of Adam. The leave-one-out is run three times (as it is, with its sums in
+another order, and from another seed): about two minutes on two cores.
 
     python benchmark.py --exp influence
 
@@ -9,7 +9,7 @@ Points of several classes that overlap, minibatches of SGD:
 
     python benchmark.py --exp influence --discs.classes 3 --discs.separation 3 --train.optimiser sgd --train.batch-size 64
 
-Ten classes, as hard to learn as images (behind waves the boundary is a labyrinth: look at the changes of margins and losses):
+Ten classes, as hard to learn as images (seen through waves the boundary is a labyrinth; compare margins and losses instead):
 
     python benchmark.py --exp influence --dataset fashion_plane --waves 64
 """
@@ -28,9 +28,9 @@ class Config(Plane):
     exp: str = "influence"
     """The experiment. `--list` shows all."""
     reorderings: Annotated[int, Whole(least=2)] = 64
-    """Times that the original is trained again with its sums in another order: what float noise alone moves."""
+    """Times that the original is trained again with its sums in another order, to measure float noise."""
     shown: Annotated[int, Whole(least=1, most=8)] = 4
-    """Points of the most, and of the least, influence whose boundaries are drawn."""
+    """How many points of most influence, and of least, have their boundaries drawn."""
 
 
 def smoke(config: Config) -> Config:

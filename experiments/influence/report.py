@@ -1,4 +1,4 @@
-"""Which points move the boundary: a table, a map, the boundaries with and without some points, and how far ranks agree."""
+"""Which points move the boundary: a table, a map, the boundaries with and without some points, and rank agreement."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 MEASURES = ("displacement_mean", "displacement_largest", "parameter_change", "margin_change")
-TOP = 10  # rows of the table in summary.md, at either end
+TOP = 10  # rows at each end of the table in summary.md
 
 
 class Results(NamedTuple):
     """The exact influence of every point. Displacements are distances in the plane, margins are in nats.
 
     Attributes:
-        title: its subject.
-        points: where they are.
+        title: what the report is about.
+        points: their coordinates.
         labels: as trained on.
         clean_labels: without label noise.
-        window: left, right, bottom, top of the part of the plane that is looked at.
-        exact: by measure, what each point changed; the names are columns of influence.csv.
-        reordered: the same with the sums of the training in another order.
-        other_seed: the same from another initialisation, and with other batches.
-        noise: mean displacement of the original's boundary when its sums are in other orders.
+        window: left, right, bottom, top of the part of the plane that is studied.
+        exact: by measure (columns of influence.csv), what the removal of each point changes.
+        reordered: the same, trained with sums in another order.
+        other_seed: the same, from another initialisation and with other batches.
+        noise: mean displacement of the original's boundary when it is trained with sums in other orders.
         surface: the original's margin of each class on a grid over the window.
     """
 
@@ -45,7 +45,7 @@ class Results(NamedTuple):
     surface: Float[np.ndarray, "classes rows columns"]
 
     def columns(self, name: str) -> list[Float[np.ndarray, " points"]]:
-        """One measure as it is, reordered, and of another seed."""
+        """One measure of the exact, the reordered and the other seed's leave-one-out."""
         return [self.exact[name], self.reordered[name], self.other_seed[name]]
 
     @property
@@ -60,11 +60,11 @@ class Results(NamedTuple):
 
     @property
     def above_noise(self) -> Bool[np.ndarray, " points"]:
-        """Points that displace the boundary further than any reordering did."""
+        """Whether a point displaces the boundary further than any reordering does."""
         return self.displacement > self.noise.max()
 
     def extremes(self, count: int) -> Int[np.ndarray, " shown"]:
-        """The points of most influence and then those of least, as many of either, each once."""
+        """The `count` points of most influence, then the `count` of least, without repetition."""
         return self.order[[*range(min(count, len(self.order))), *range(max(len(self.order) - count, count), len(self.order))]]
 
 
@@ -72,13 +72,13 @@ class Facts(NamedTuple):
     """The results over all points.
 
     Attributes:
-        seconds: of the leave-one-out, compilation included.
-        gflop: its matrix products.
+        seconds: of the leave-one-out, with compilation.
+        gflop: work of its matrix products.
         gflops: GF/s while it ran.
-        peak: GF/s of a product in NumPy in the same minutes.
-        agreement: by measure, rank correlations with intervals between exact, reordered and the other seed.
-        censored: share of the displacements, of each point at each place along the boundary, that were found to be further than
-            the window's diagonal, and count as that.
+        peak: GF/s of a matrix product in NumPy at that time.
+        agreement: by measure, rank correlations with intervals between exact, reordered and other seed.
+        censored: share of the displacements, over points and places along the boundary, that exceed the window's diagonal and
+            are set to it.
     """
 
     seconds: float
@@ -127,22 +127,22 @@ def summary(study: Results, facts: Facts) -> str:
     ]
     count, noise = len(study.order), study.noise
     return page(
-        f"# What each point did: {study.title}",
+        f"# The influence of each point: {study.title}",
         speed(facts),
         f"{int(study.above_noise.sum())} of {count} points displace the boundary further than float noise does: in "
-        f"{len(noise)} trainings of the original with its sums in another order it moves by {noise.max():.3g} at most "
+        f"{len(noise)} trainings of the original with sums in another order it moves by {noise.max():.3g} at most "
         f"(median {np.median(noise):.3g}).",
-        f"At {facts.censored:.3%} of the places along the boundary, of all points together, there was none without the point as "
-        "near as the window's diagonal; the diagonal is what counts there.",
-        "Rank correlation over the points (95% interval, bootstrap over points) with the same leave-one-out",
-        markdown(("of", "sums in another order", "from another seed"), ranks),
-        "Points of the most and the least displacement (distances in the plane, margins in nats)",
+        f"At {facts.censored:.3%} of the places along the boundary, over all points, the boundary without the point is further "
+        "away than the window's diagonal; its displacement is set to the diagonal.",
+        "Rank correlation over points (95% interval, bootstrap over points) with the leave-one-out that has",
+        markdown(("", "sums in another order", "another seed"), ranks),
+        "Points of most and of least displacement (distances in the plane, margins in nats)",
         markdown([name.replace("_", " ") for name in names], lines),
     )
 
 
 def map_of_points(study: Results) -> "matplotlib.figure.Figure":
-    """Draws every point where it is, coloured by how far the boundary moves without it; circles: beyond float noise."""
+    """Draws every point, coloured by how far the boundary moves without it; circles mark wrong labels."""
     from matplotlib.colors import LogNorm
 
     left, right, bottom, top = study.window
@@ -179,14 +179,14 @@ def map_of_points(study: Results) -> "matplotlib.figure.Figure":
 def boundaries(
     study: Results, rows: Int[np.ndarray, " shown"], without: Float[np.ndarray, "shown classes rows columns"]
 ) -> "matplotlib.figure.Figure":
-    """Draws the boundary with all points (black) and without one of them (orange), a panel for each of some points.
+    """Draws the boundary with all points (black) and without one of them (orange), one panel for each point in `rows`.
 
-    Where the change of the margins moves no boundary far enough to be seen, ten (or a hundred, ...) times the change is drawn.
+    If no boundary moves visibly, the change of the margins is drawn ten (or a hundred, ...) times as large.
 
     Args:
         study: all points.
-        rows: those shown.
-        without: the margins of each class without them, on the grid of `study.surface`.
+        rows: the points shown.
+        without: the margins of each class without each of them, on the grid of `study.surface`.
     """
     times = times_to_be_seen(float(study.exact["displacement_largest"][rows].max()), study.window)
     figure, panels = panels_of(len(rows), 2, lambda down, across: 0.5 + down * plane_height(study.window, across))
@@ -207,7 +207,7 @@ def boundaries(
 
 
 def agreement(study: Results, facts: Facts) -> "matplotlib.figure.Figure":
-    """Draws the displacements of all points in falling order over the float noise, and against two other leave-one-outs."""
+    """Draws the displacements by rank, with the float noise, and against those of the other two leave-one-outs."""
     figure = blank(WIDTH, 3.5)
     curve, reordered, seed = figure.subplots(1, 3)
     curve.axhspan(study.noise.min(), study.noise.max(), color=BAND, alpha=0.6, linewidth=0, label="float noise")

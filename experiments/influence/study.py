@@ -1,4 +1,4 @@
-"""Exact leave-one-out on a toy: which points move the boundary, and how much of that is float noise or the seed."""
+"""Exact leave-one-out on a toy: which points move the boundary, and how much of it is float noise or the seed."""
 
 import dataclasses
 import time
@@ -28,11 +28,11 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import flops
 
-PEAK = 4096  # rows and columns of the product that the machine's speed is measured with
+PEAK = 4096  # rows and columns of the matrix product that measures the machine's speed
 
 
 def run(config: Config, folder: Run) -> None:
-    """Leave every point out once, rank them, and hold the ranking against float noise and against another seed.
+    """Leave every point out once, rank the points, and compare the ranking with float noise and another seed.
 
     Raises:
         UsageError: something in the configuration cannot be done.
@@ -40,20 +40,22 @@ def run(config: Config, folder: Run) -> None:
     toy = draw_toy(config, config.seed)
     window = window_around(toy.train.images, config.resolution)
     original, another = (prepare_training(config, toy, seed) for seed in (config.seed, config.seed + 1))
-    with require_boundary(config), working("boundaries of the originals"):  # before 3 n trainings that would be for nothing
-        for own in (original, another):
-            influence.contour(own.model, jax.jit(influence.train)(own, jnp.ones(config.train_size)), window)
+    with require_boundary(config), working("boundaries of the originals"):  # stops here if there is none, before 3 n trainings
+        for training in (original, another):
+            influence.contour(training.model, jax.jit(influence.train)(training, jnp.ones(config.train_size)), window)
     orders = draw_orders(config.seed, original, config.reorderings)
     repeats = 1 if config.smoke else 3
-    before = peak(repeats)
-    exact, speed = left_out(config, original, toy, window, "leave-one-out")
-    speed["peak"] = max(before, peak(repeats))
+    before = measure_peak(repeats)
+    exact, speed = leave_one_out(config, original, toy, window, "leave-one-out")
+    speed["peak"] = max(before, measure_peak(repeats))
     with working("sums in other orders") as update:
         noise = float_noise(config, original, exact, window, orders)
         update(1.0, f"{len(orders)} times the original")
-    again, _ = left_out(config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order")
-    other, _ = left_out(config, another, toy, window, "leave-one-out, another seed")
-    # without batches it is the points themselves that stand in another order
+    again, _ = leave_one_out(
+        config, influence.reordered(original, orders[0]), toy, window, "leave-one-out, sums in another order"
+    )
+    other, _ = leave_one_out(config, another, toy, window, "leave-one-out, another seed")
+    # in full-batch training the points themselves were reordered
     places = np.argsort(orders[0]) if original.batches is None else np.arange(len(toy.clean_labels))
 
     of = f"{config.layers} {config.activation} layers of {config.width}"
@@ -72,7 +74,7 @@ def run(config: Config, folder: Run) -> None:
     )
     folder.write_csv("influence.csv", *report.table(study))
     agreement = {name: rank_agreement(np.stack(study.columns(name), axis=1)) for name in report.MEASURES}
-    facts = report.Facts(**speed, agreement=agreement, censored=censored(exact, window))
+    facts = report.Facts(**speed, agreement=agreement, censored=censored_share(exact, window))
     folder.write_json("results.json", facts)
     folder.write_text("summary.md", report.summary(study, facts))
     rows = study.extremes(config.shown)
@@ -83,12 +85,14 @@ def run(config: Config, folder: Run) -> None:
     print(report.speed(facts))
 
 
-def left_out(config: Config, original: Training, toy: Toy, window: Window, label: str) -> tuple[LeaveOneOut, dict[str, float]]:
-    """The leave-one-out of a run, and how fast it was.
+def leave_one_out(
+    config: Config, original: Training, toy: Toy, window: Window, label: str
+) -> tuple[LeaveOneOut, dict[str, float]]:
+    """The leave-one-out of a training run, and its speed.
 
     Returns:
-        Beside the leave-one-out: seconds of training, compilation included, its matrix products in GFLOP, and GF/s from the end
-        of the first chunk to that of the last.
+        The leave-one-out, and by name: seconds of training with compilation, its matrix products in GFLOP, and GF/s from the
+        end of the first chunk to the end of the last.
     """
     targets = label_grid(window, toy)
     start = time.perf_counter()
@@ -99,7 +103,7 @@ def left_out(config: Config, original: Training, toy: Toy, window: Window, label
             ends.append((share, time.perf_counter() - start))
             update(share, f"{ends[-1][1]:.1f} s of training")
 
-        found = influence.leave_one_out(
+        result = influence.leave_one_out(
             original,
             targets=targets,
             window=window,
@@ -108,14 +112,15 @@ def left_out(config: Config, original: Training, toy: Toy, window: Window, label
             report=report_chunk,
         )
     (first, began), (last, ended) = ends[0], ends[-1]
-    plain = dataclasses.replace(original, model=original.model._replace(gradient=None))  # as everybody counts
-    work = (1 + len(found.points)) * flops(influence.train, plain, jnp.ones(len(toy.clean_labels))) / 1e9
+    # Work is counted for automatic differentiation.
+    plain = dataclasses.replace(original, model=original.model._replace(gradient=None))
+    work = (1 + len(result.points)) * flops(influence.train, plain, jnp.ones(len(toy.clean_labels))) / 1e9
     rate = (last - first) * work / (ended - began) if last > first else work / ended
-    return found, {"seconds": ended, "gflop": work, "gflops": rate}
+    return result, {"seconds": ended, "gflop": work, "gflops": rate}
 
 
-def peak(repeats: int) -> float:
-    """GF/s of NumPy's float32 matrix product, the best of some."""
+def measure_peak(repeats: int) -> float:
+    """GF/s of NumPy's float32 matrix product, the best of `repeats`."""
     a = np.random.default_rng(0).standard_normal((PEAK, PEAK), dtype=np.float32)
     best = np.inf
     for _ in range(repeats):
@@ -125,9 +130,9 @@ def peak(repeats: int) -> float:
     return 2 * PEAK**3 / best / 1e9
 
 
-def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
-    """By measure, one number for each point: what its removal changes."""
-    change = found.change
+def measures(result: LeaveOneOut) -> dict[str, np.ndarray]:
+    """Measure -> what the removal of each point changes, `[points]`."""
+    change = result.change
     return {
         "displacement_mean": change.mean_displacement,
         "displacement_largest": change.largest_displacement,
@@ -138,7 +143,7 @@ def measures(found: LeaveOneOut) -> dict[str, np.ndarray]:
     }
 
 
-def censored(found: LeaveOneOut, window: Window) -> float:
-    """Share of the displacements, of every point left out at every point of the contour, that reach the end of the search."""
-    assert found.change.boundary is not None
-    return float(np.mean(np.abs(found.change.boundary) >= np.float32(window.diagonal)))
+def censored_share(result: LeaveOneOut, window: Window) -> float:
+    """Share of all displacements, `[points, places on the contour]`, that reach the limit of the search."""
+    assert result.change.boundary is not None
+    return float(np.mean(np.abs(result.change.boundary) >= np.float32(window.diagonal)))

@@ -1,1 +1,1 @@
-"""Which examples are memorised, and which test answers hang on which of them."""
+"""Which training examples are memorised, and which test predictions depend on them."""

@@ -1,16 +1,16 @@
-"""Which training examples are memorised, and which test answers hang on which of them: one pool of models on random halves.
+"""Which training examples are memorised, and which test predictions depend on them: one pool of models on random halves.
 
 Memorisation and subset influence (arXiv 2008.03703) and datamodels (2202.00622). The defaults are digits with one label in ten
 wrong, 256 models of ResNet-8: about four minutes on two cores.
 
     python benchmark.py --exp memorisation
 
-Fashion-MNIST as it is, 2,000 examples, an MLP:
+Fashion-MNIST without label noise, 2,000 examples, an MLP:
 
     python benchmark.py --exp memorisation --dataset fashion_mnist --train-size 2000 --label-noise 0 --model mlp --width 64 \\
         --train.epochs 40
 
-The same pool then ranks examples to be forgotten: `--exp unlearning --forget.kind memorised --forget.models 256`.
+The same pool ranks the examples for these forget sets: `--exp unlearning --forget.kind memorised --forget.models 256`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 from unlearn_jax.bench.kinds import Count, Whole, require
 from unlearn_jax.bench.options import Images, Train
 
-HALF = 32  # see `unlearn_jax.bench.setting.BLOCK`: two halves of the pool are then halves of each example too
+HALF = 32  # see `unlearn_jax.bench.pools.BLOCK`: in each half of the pool every example is then in half of the masks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,13 @@ class Config(Images):
     exp: str = "memorisation"
     """The experiment. `--list` shows all."""
     members: Annotated[int, Whole(least=2 * HALF)] = 256
-    """Models, each trained on a random half of the training set: a multiple of 64, to hold half of them against half."""
+    """Models, each trained on a random half of the training set: a multiple of 64, so that two halves can be compared."""
     test_size: Annotated[int, Whole(least=2)] = 1000
-    """Test examples, drawn at random, on which influence is looked at; at most all."""
+    """Test examples, drawn at random, on which influence is measured; at most all."""
     shuffles: Count = 20
-    """Times that the models' answers are dealt to other models: what the largest influence is by chance alone."""
+    """Permutations of the answers among models, for the largest influence by chance."""
     targets: Annotated[int, Whole(least=2)] = 64
-    """Training examples, and as many test examples, whose margins datamodels are fitted to (a quarter of a second each)."""
+    """Training examples, and as many test examples, whose margins get datamodels (a quarter of a second each)."""
     shown: Annotated[int, Whole(least=2, most=20)] = 10
     """Pictures in a row of the figures."""
 

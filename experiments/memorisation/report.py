@@ -13,38 +13,38 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-MEMORISED = 0.25  # from here on an example counts as memorised (Feldman & Zhang, arXiv 2008.03703)
+MEMORISED = 0.25  # an example counts as memorised from this score on (Feldman & Zhang, arXiv 2008.03703)
 ACROSS = 3  # pairs in a row
-GAP = 0.15  # between them, in widths of a picture
+GAP = 0.15  # between pairs, in widths of a picture
 
 
 class Results(NamedTuple):
-    """What is known of every training example, and of every pair of a training and a test example.
+    """The results for every training example, and for every pair of a training and a test example.
 
     Attributes:
-        title: its subject.
+        title: what the report is about.
         names: of the classes.
-        rows: numbers of the training examples in the published training set.
+        rows: the training examples' rows in the published training set.
         images: of the training examples.
         labels: as trained on.
         clean_labels: without label noise.
-        test_rows: which test examples were looked at.
-        test_images: theirs.
-        test_labels: theirs.
+        test_rows: rows of the test examples studied.
+        test_images: their images.
+        test_labels: their labels.
         memorisation: see `metrics.memorisation`.
         error: its standard error over the models.
-        halves: it by either half of the models.
+        halves: memorisation by each half of the models.
         exposure: see `metrics.exposure`, in standard deviations.
         own_margin: what training on an example adds to its own margin, in nats.
-        right_in: share of the models that trained on an example that are right about it.
-        right_out: of those that did not.
-        test_right: share of all models that are right about a test example.
-        influence: what each training example adds to the probability that a test example is answered rightly.
+        right_in: share of correct models among those trained on an example.
+        right_out: share among the others.
+        test_right: share of all models that are correct on a test example.
+        influence: what each training example adds to the probability that a test example is classified correctly.
         influence_error: its standard error.
-        association: influence in units of chance, see `influence.mask_correlation`.
-        chance: the largest |association| of all pairs when answers are dealt to other models.
-        reliability: of memorisation and of the sums over test examples, see `metrics.reliability`: the correlation between
-            halves of the models, and what it would be for all of them.
+        association: correlation of training on one with being correct on the other, see `influence.mask_correlation`.
+        chance: by shuffle, the largest |association| of all pairs after answers are permuted among models.
+        reliability: of memorisation and of its sum over test examples, see `metrics.reliability`: the correlation between
+            halves of the models, and the one expected for all of them.
     """
 
     title: str
@@ -72,40 +72,40 @@ class Results(NamedTuple):
 
     @property
     def wrong(self) -> Bool[np.ndarray, " examples"]:
-        """The examples whose label is wrong."""
+        """Whether an example's label is wrong."""
         return self.labels != self.clean_labels
 
     @property
     def beyond(self) -> Bool[np.ndarray, "examples test"]:
-        """The pairs that belong together more closely than any pair of any shuffle."""
+        """Whether a pair's |association| exceeds that of any pair in any shuffle."""
         return abs(self.association) > self.chance.max()
 
     @property
     def strongest(self) -> Int[np.ndarray, " examples"]:
-        """The test example that each training example moves most, in units of chance."""
+        """The test example with which each training example has the largest |association|."""
         return abs(self.association).argmax(1)
 
 
 class Fitted(NamedTuple):
-    """Linear models of margins, beside the differences of means.
+    """Datamodels (linear models of margins), and the differences of means for comparison.
 
     Attributes:
-        rows: places of the training examples whose margins were fitted.
-        test_rows: test examples whose margins were.
+        rows: indices of the training examples whose margins were fitted.
+        test_rows: the test examples whose margins were fitted.
         weights: of the datamodels; targets are the training examples, then the test examples.
-        singly: the differences of means, in the same unit.
-        own: the weight of each fitted training example in the model of its own margin.
-        agreement: rank correlation of it, with a 95% interval over examples, with what else is known of them.
-        held_out: for either, the correlation of what it foretells of unseen models with what they say.
-        seen: models fitted to.
-        unseen: models judged on.
+        mean_differences: the differences of means, in the same unit.
+        own_weights: the weight of each fitted training example in the datamodel of its own margin.
+        agreement: rank correlation of `own_weights` with other scores of the examples, with a 95% interval over examples.
+        held_out: for both kinds of model, the correlation of predicted and actual margins of unseen models.
+        seen: number of models fitted to.
+        unseen: number of models tested on.
     """
 
     rows: Int[np.ndarray, " train_targets"]
     test_rows: Int[np.ndarray, " test_targets"]
     weights: Float[np.ndarray, "examples targets"]
-    singly: Float[np.ndarray, "examples targets"]
-    own: Float[np.ndarray, " train_targets"]
+    mean_differences: Float[np.ndarray, "examples targets"]
+    own_weights: Float[np.ndarray, " train_targets"]
     agreement: dict[str, Interval]
     held_out: dict[str, Float[np.ndarray, " targets"]]
     seen: int
@@ -116,8 +116,8 @@ def table(study: Results, fitted: Fitted) -> Table:
     """The columns and rows of memorisation.csv, a row for each training example; rank 1 is the most memorised."""
     count = len(study.labels)
     order = np.argsort(-study.memorisation, kind="stable")
-    rank, own = np.empty(count, int), np.full(count, np.nan)
-    rank[order], own[fitted.rows] = 1 + np.arange(count), fitted.own
+    rank, own_weights = np.empty(count, int), np.full(count, np.nan)
+    rank[order], own_weights[fitted.rows] = 1 + np.arange(count), fitted.own_weights
     columns: dict[str, Any] = {
         "row": study.rows,
         "label": study.labels,
@@ -134,14 +134,14 @@ def table(study: Results, fitted: Fitted) -> Table:
         "strongest_test_row": study.test_rows[study.strongest],
         "strongest_influence": study.influence[np.arange(count), study.strongest],
         "pairs_beyond_chance": study.beyond.sum(1),
-        "datamodel_own_weight": np.array([*map(finite, own.tolist())], object),
+        "datamodel_own_weight": np.array([*map(finite, own_weights.tolist())], object),
         "rank": rank,
     }
     return of_columns(columns)
 
 
 def pairs(study: Results) -> Table:
-    """The columns and rows of pairs.csv: what lies beyond chance, the closest first."""
+    """The columns and rows of pairs.csv: the pairs beyond chance, by falling |association|."""
     names = ["train_row", "train_label", "test_row", "test_label", "influence", "standard_error", "correlation"]
     places = np.argwhere(study.beyond)
     order = np.argsort(-abs(study.association[tuple(places.T)]), kind="stable")
@@ -164,7 +164,7 @@ def targets(study: Results, fitted: Fitted) -> Table:
     """The columns and rows of datamodels.csv, a row for each fitted margin."""
     names = ["split", "row", "weights", "own_weight", "held_out_correlation", "held_out_correlation_of_differences"]
     first, second = (fitted.held_out[name] for name in ("datamodel", "difference of means"))
-    own_weights = [*map(float, fitted.own), *([None] * len(fitted.test_rows))]
+    own_weights = [*map(float, fitted.own_weights), *([None] * len(fitted.test_rows))]
     rows = [*(("train", int(row)) for row in study.rows[fitted.rows]), *(("test", int(row)) for row in fitted.test_rows)]
     used = (fitted.weights != 0).sum(0)
     cells = zip(rows, used, own_weights, first, second, strict=True)
@@ -172,12 +172,12 @@ def targets(study: Results, fitted: Fitted) -> Table:
 
 
 def facts(study: Results, fitted: Fitted) -> dict[str, Any]:
-    """The results over all examples."""
+    """The results over all examples, as in results.json."""
     memorised, count = study.memorisation >= MEMORISED, len(fitted.rows)
     trained, tested = np.nonzero(study.beyond)
     same = study.labels[trained] == study.test_labels[tested]
     held_out = {
-        f"{name}, {split}": [float(each) for each in np.quantile(values[part], (0.5, 0.25, 0.75))]
+        f"{name}, {split}": [float(quantile) for quantile in np.quantile(values[part], (0.5, 0.25, 0.75))]
         for name, values in fitted.held_out.items()
         for split, part in (("train", slice(count)), ("test", slice(count, None)))
     }
@@ -229,31 +229,32 @@ def summary(study: Results, fitted: Fitted) -> str:
     results = facts(study, fitted)
     accuracy, held_out = results["accuracy"], results["held_out_correlation"]
     halves, answers = (study.reliability[name] for name in ("memorisation", "test answers"))
-    kinds = [[name, f"{each['mean']:.3f}", f"{100 * each['memorised']:.1f}%"] for name, each in results["memorisation"].items()]
-    foretold = [[name, *(f"{value:.2f}" for value in values)] for name, values in held_out.items()]
+    scores = results["memorisation"].items()
+    kinds = [[name, f"{score['mean']:.3f}", f"{100 * score['memorised']:.1f}%"] for name, score in scores]
+    predicted = [[name, *(f"{value:.2f}" for value in values)] for name, values in held_out.items()]
     return page(
         f"# Memorisation: {study.title}",
-        f"Right on training examples that a model saw: {100 * accuracy['seen']:.1f}%, that it did not see: "
-        f"{100 * accuracy['unseen']:.1f}%; on the test set {100 * accuracy['test']:.1f}%.",
+        f"Accuracy on training examples that a model saw: {100 * accuracy['seen']:.1f}%, on those that it did not see: "
+        f"{100 * accuracy['unseen']:.1f}%, on the test set: {100 * accuracy['test']:.1f}%.",
         markdown(("labels", "mean memorisation", f"memorised ({MEMORISED} or more)"), kinds),
         f"Standard error of a score {results['standard_error']:.3f} (root mean square); the scores of one half of the models "
-        f"correlate {halves[0]:.2f} with those of the other, which makes {halves[1]:.2f} for all of them. "
-        f"Of what an example adds to all test answers together: {answers[0]:.2f}, {answers[1]:.2f}.",
+        f"correlate {halves[0]:.2f} with those of the other; expected for all models: {halves[1]:.2f}. "
+        f"For the influence on all test examples together: {answers[0]:.2f} and {answers[1]:.2f}.",
         f"Of {results['examples']} x {results['test_examples']} pairs, {results['pairs']} correlate beyond "
         f"±{results['pairs_by_chance']:.2f}, the largest of all pairs in {len(study.chance)} shuffles: "
         f"{results['pairs_same_class']} are of the same class, "
         f"{results['pairs_helping']} help. They join {results['train_examples_in_pairs']} training examples, of which "
         f"{results['train_examples_in_pairs_memorised']} are memorised, with {results['test_examples_in_pairs']} test examples.",
-        f"Datamodels were fitted to {fitted.seen} models and judged on {fitted.unseen} others; "
+        f"Datamodels were fitted to {fitted.seen} models and tested on {fitted.unseen} others; "
         f"{100 * results['datamodels_without_weights']:.0f}% have no weight. Rank correlation of an example's own weight with "
         + ", with ".join(f"{name} {interval:.2f}" for name, interval in fitted.agreement.items())
         + ".",
-        markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), foretold),
+        markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), predicted),
     )
 
 
 def pictures(study: Results, shown: int) -> "matplotlib.figure.Figure":
-    """Draws the most memorised examples, those with wrong labels in a row of their own, above the least memorised."""
+    """Draws the most memorised examples (wrong labels in a separate row) above the least memorised."""
     order = np.argsort(-study.memorisation, kind="stable")
     right, wrong = order[~study.wrong[order]], order[study.wrong[order]]
     rows = [("most memorised", right[:shown]), ("the next", right[shown : 2 * shown])]
@@ -279,7 +280,7 @@ def pictures(study: Results, shown: int) -> "matplotlib.figure.Figure":
 
 
 def side_by_side(study: Results, shown: int) -> "matplotlib.figure.Figure":
-    """Draws the pairs of the largest association, each example once: the training example on the left of the test example."""
+    """Draws the pairs of largest association, each example once: training examples left, test examples right."""
     helping, harming = (_closest(sign * study.association, shown) for sign in (1, -1))
     chosen = [*helping[: ACROSS * 3], *harming[:ACROSS]]
     down = -(-len(chosen) // ACROSS)
@@ -303,7 +304,7 @@ def side_by_side(study: Results, shown: int) -> "matplotlib.figure.Figure":
             for spine in axes.spines.values():
                 spine.set(color=colour if study.beyond[i, j] else BAND, linewidth=2)
     figure.suptitle(
-        f"{study.title}\nwhat training on the left one adds to the share of models that are right about the other\n"
+        f"{study.title}\nwhat training on the left image adds to the share of models that are right about the right one\n"
         "green: helps, red: harms, grey: no more than chance",
         fontsize=9,
     )
@@ -311,7 +312,7 @@ def side_by_side(study: Results, shown: int) -> "matplotlib.figure.Figure":
 
 
 def distributions(study: Results) -> "matplotlib.figure.Figure":
-    """Draws all scores, how far they repeat, and the closest training example of every test example."""
+    """Draws all scores, their reliability, and the largest association of every test example."""
     figure = blank(WIDTH, 3.6)
     histogram, repeated, closest = figure.subplots(1, 3)
     bins = np.linspace(-0.3, 1.0, 27)
@@ -348,39 +349,39 @@ def distributions(study: Results) -> "matplotlib.figure.Figure":
 
 
 def agreement(study: Results, fitted: Fitted) -> "matplotlib.figure.Figure":
-    """Draws how well datamodels foretell unseen models, and their own weights against memorisation."""
+    """Draws how well datamodels predict unseen models, and own weights against memorisation."""
     figure = blank(WIDTH, 3.4)
-    foretold, own, used = figure.subplots(1, 3)
+    predicted, weights, used = figure.subplots(1, 3)
     count = len(fitted.rows)
     for part, name, colour in ((slice(count), "training example", COLOURS[0]), (slice(count, None), "test example", COLOURS[1])):
         x, y = (fitted.held_out[kind][part] for kind in ("difference of means", "datamodel"))
-        foretold.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, label=name)
+        predicted.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, label=name)
         counts = np.sort((fitted.weights[:, part] != 0).sum(0))[::-1]
         used.plot(np.linspace(0, 1, len(counts)), counts, color=colour, label=name)
-    ends = [min(foretold.get_xlim()[0], foretold.get_ylim()[0]), 1.0]
-    foretold.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
-    foretold.set_xlabel("differences of means")
-    foretold.set_ylabel("datamodel (lasso)")
-    foretold.set_title(f"correlation on {fitted.unseen} unseen models", fontsize=9)
-    foretold.legend(frameon=False, fontsize=8)
+    ends = [min(predicted.get_xlim()[0], predicted.get_ylim()[0]), 1.0]
+    predicted.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
+    predicted.set_xlabel("differences of means")
+    predicted.set_ylabel("datamodel (lasso)")
+    predicted.set_title(f"correlation on {fitted.unseen} unseen models", fontsize=9)
+    predicted.legend(frameon=False, fontsize=8)
     wrong = study.wrong[fitted.rows]
     for kind, colour in ((~wrong, COLOURS[0]), (wrong, COLOURS[4])):
-        own.plot(study.memorisation[fitted.rows][kind], fitted.own[kind], "o", color=colour, markersize=3, alpha=0.7)
-    own.set_xlabel("memorisation")
-    own.set_ylabel("weight in its own datamodel, nats")
+        weights.plot(study.memorisation[fitted.rows][kind], fitted.own_weights[kind], "o", color=colour, markersize=3, alpha=0.7)
+    weights.set_xlabel("memorisation")
+    weights.set_ylabel("weight in its own datamodel, nats")
     rank = fitted.agreement["its memorisation"].value
-    own.set_title(f"rank correlation {rank:.2f}{' (red: wrong label)' * bool(wrong.any())}", fontsize=9)
+    weights.set_title(f"rank correlation {rank:.2f}{' (red: wrong label)' * bool(wrong.any())}", fontsize=9)
     used.set_xlabel("share of targets")
     used.set_ylabel("weights that are not zero")
     used.set_yscale("symlog", linthresh=1)
     used.legend(frameon=False, fontsize=8)
-    open_frame(foretold, own, used)
+    open_frame(predicted, weights, used)
     figure.suptitle(study.title, fontsize=9)
     return figure
 
 
 def _closest(association: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """The pairs of the largest values, no row and no column twice."""
+    """The `count` pairs of largest values, without repeating a row or a column."""
     left, pairs = association.copy(), []
     for _ in range(min(count, *left.shape)):
         i, j = (int(place) for place in np.unravel_index(np.argmax(left), left.shape))
@@ -390,7 +391,7 @@ def _closest(association: np.ndarray, count: int) -> list[tuple[int, int]]:
 
 
 def _picture(axes: "matplotlib.axes.Axes", image: np.ndarray) -> None:
-    """Draws a standardised image between its own darkest and brightest value; of one channel dark on white."""
+    """Draws a standardised image scaled to its range; one channel is drawn dark on white."""
     scaled = (image - image.min()) / max(float(np.ptp(image)), 1e-6)
     if image.shape[-1] == 1:
         axes.imshow(scaled[..., 0], cmap="gray_r", vmin=0, vmax=1)

@@ -1,4 +1,4 @@
-"""Memorisation at image scale: which training examples only models that saw them get right, and the test examples they decide."""
+"""Memorisation at image scale: which training examples are right only if trained on, and which test examples they affect."""
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 
-HELD_OUT = 0.25  # share of the models that datamodels are not fitted to, but judged on
+HELD_OUT = 0.25  # share of the models on which datamodels are tested
 
 
 def run(config: Config, folder: Run) -> None:
-    """Train a pool on random halves; score every example, every pair with a test example, and fit datamodels.
+    """Train a pool on random halves, score every example and every pair with a test example, and fit datamodels.
 
     Raises:
         UsageError: something in the configuration cannot be done.
@@ -44,7 +44,7 @@ def run(config: Config, folder: Run) -> None:
     with working("influence") as update:
         influence = subset_influence(masks, test_right)
         association = mask_correlation(masks, test_right)
-        chance = np.array([shuffled(masks, test_right, config.seed, index) for index in range(config.shuffles)])
+        chance = np.array([largest_by_chance(masks, test_right, config.seed, index) for index in range(config.shuffles)])
         update(1.0, f"largest correlation {abs(association).max():.2f}, by chance {chance.max():.2f}")
 
     study = report.Results(
@@ -71,7 +71,7 @@ def run(config: Config, folder: Run) -> None:
         chance=chance,
         reliability={"memorisation": reliability(*by_half), "test answers": reliability(*answers_by_half)},
     )
-    fitted = linear_models(config, study, masks, margins, test_margins)
+    fitted = fit_datamodels(config, study, masks, margins, test_margins)
     folder.write_csv("memorisation.csv", *report.table(study, fitted))
     folder.write_csv("pairs.csv", *report.pairs(study))
     folder.write_csv("datamodels.csv", *report.targets(study, fitted))
@@ -85,46 +85,46 @@ def run(config: Config, folder: Run) -> None:
 
 
 def subset_gain(masks: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """What training on each example adds to its own margin, in nats: the diagonal of its subset influence."""
+    """What training on each example adds to its own margin, in nats, `[examples]`: the diagonal of subset influence."""
     return (margins * masks).sum(0) / masks.sum(0) - (margins * ~masks).sum(0) / (~masks).sum(0)
 
 
-def shuffled(masks: np.ndarray, outputs: np.ndarray, seed: int, index: int) -> float:
-    """The largest |correlation| of any example with any output when the outputs are other models'."""
+def largest_by_chance(masks: np.ndarray, outputs: np.ndarray, seed: int, index: int) -> float:
+    """The largest |correlation| of any example with any output after the outputs are permuted among models."""
     order = generator("shuffled models", seed, index).permutation(len(masks))
     return float(abs(mask_correlation(masks, outputs[order])).max())
 
 
-def linear_models(
+def fit_datamodels(
     config: Config, study: report.Results, masks: np.ndarray, margins: np.ndarray, test_margins: np.ndarray
 ) -> report.Fitted:
-    """Datamodels of some margins, from three quarters of the models, and how well they foretell the rest.
+    """Fits datamodels of some margins to three quarters of the models, and tests them on the rest.
 
-    Training examples are taken evenly from the order of their memorisation, test examples from those looked at.
+    The training examples are spaced evenly by rank of memorisation, the test examples by row.
     """
     ranks = np.argsort(-study.memorisation, kind="stable")
-    rows = ranks[evenly(len(ranks), config.targets)]
-    columns = evenly(len(study.test_rows), config.targets)
+    rows = ranks[spread_evenly(len(ranks), config.targets)]
+    columns = spread_evenly(len(study.test_rows), config.targets)
     outputs = np.concatenate([margins[:, rows], test_margins[:, columns]], axis=1)
     used = generator("models that datamodels are fitted to", config.seed).permutation(len(masks))
     seen, unseen = np.split(used, [len(masks) - round(HELD_OUT * len(masks))])
     with working("datamodels") as update:
-        found = datamodels(masks[seen], outputs[seen])
+        fitted = datamodels(masks[seen], outputs[seen])
         update(1.0, f"{outputs.shape[1]} targets, {len(seen)} models")
-    singly = subset_influence(masks[seen], outputs[seen]).score
-    own = found.weights[rows, np.arange(len(rows))]
+    mean_differences = subset_influence(masks[seen], outputs[seen]).score
+    own_weights = fitted.weights[rows, np.arange(len(rows))]
     known = {"its memorisation": study.memorisation, "what training on it adds to its own margin": study.own_margin}
-    ranked = rank_agreement(np.stack([own, *(each[rows] for each in known.values())], axis=1))
+    ranked = rank_agreement(np.stack([own_weights, *(scores[rows] for scores in known.values())], axis=1))
     held_out = {
-        "datamodel": correlation(found.predict(masks[unseen]), outputs[unseen]),
-        "difference of means": correlation(masks[unseen].astype(float) @ singly, outputs[unseen]),
+        "datamodel": correlation(fitted.predict(masks[unseen]), outputs[unseen]),
+        "difference of means": correlation(masks[unseen].astype(float) @ mean_differences, outputs[unseen]),
     }
     return report.Fitted(
         rows=rows,
         test_rows=study.test_rows[columns],
-        weights=found.weights,
-        singly=singly,
-        own=own,
+        weights=fitted.weights,
+        mean_differences=mean_differences,
+        own_weights=own_weights,
         agreement={name: ranked.between(0, place) for place, name in enumerate(known, 1)},
         held_out=held_out,
         seen=len(seen),
@@ -132,6 +132,6 @@ def linear_models(
     )
 
 
-def evenly(count: int, wanted: int) -> np.ndarray:
-    """As many places as are wanted, or all, from the first to the last of `count`."""
+def spread_evenly(count: int, wanted: int) -> np.ndarray:
+    """`wanted` evenly spaced places from 0 to `count - 1`, or all of them."""
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(int)

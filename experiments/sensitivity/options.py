@@ -1,7 +1,7 @@
 """How much each method depends on its hyperparameters: forgetting against utility over its two main ones.
 
-Every setting may spend the same, and is judged as in the tuning: on originals, oracles and a forget set that the evaluation does
-not use.
+Every setting has the same budget. It is judged as in tuning, on originals, oracles and a forget set that the evaluation does not
+use.
 
     python benchmark.py --exp sensitivity
     python benchmark.py --exp sensitivity --methods scrub,salun --grid 9
@@ -37,11 +37,11 @@ class Config(Hyper, Budget):
     methods: Names = ("all",)
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
     grid: Annotated[int, Whole(least=2)] = 4
-    """Values of each of a method's two main hyperparameters; of a single one this many squared."""
+    """Values of each of a method's two main hyperparameters; the square of it if there is only one."""
     fine: Names = FINE
     """Methods that get a finer grid, names separated by commas."""
     fine_grid: Annotated[int, Whole(least=2)] = 7
-    """Values of each of their hyperparameters."""
+    """Values of each hyperparameter of the methods in `fine`."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 

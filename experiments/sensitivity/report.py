@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 COLUMNS = 6  # panels in a row
-LARGEST = 2.0  # times as far as doing nothing: what lies beyond is drawn at the edge
+LARGEST = 2.0  # times as far as doing nothing; larger distances are drawn at the edge
 
 
-class Tried(NamedTuple):
+class Trial(NamedTuple):
     """One setting: the hyperparameters, distances from the oracles (in their standard deviations), and accuracies in %."""
 
     first: float
@@ -30,12 +30,12 @@ class Tried(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The distances of the three splits, added up."""
+        """The sum of the distances on the three splits."""
         return self.forget + self.retain + self.held_out
 
     @property
     def utility(self) -> float:
-        """The distance on what is not forgotten."""
+        """The mean distance on retained and held-out examples."""
         return (self.retain + self.held_out) / 2
 
 
@@ -44,19 +44,19 @@ class Surface(NamedTuple):
 
     Attributes:
         method: its name.
-        access: what it sees.
+        access: the data that it may use.
         axes: the names of one or two hyperparameters.
-        grid: the settings, the first hyperparameter slowest.
+        grid: the settings; the first hyperparameter varies slowest.
         used: the setting that the experiments use.
-        authors: that of the authors, at this budget.
+        authors: the authors' setting, with this budget.
     """
 
     method: str
     access: str
     axes: tuple[str, ...]
-    grid: list[Tried]
-    used: Tried
-    authors: Tried
+    grid: list[Trial]
+    used: Trial
+    authors: Trial
 
 
 def meshes(
@@ -66,9 +66,9 @@ def meshes(
 
     Args:
         surfaces: of the methods.
-        nothing: the originals' distances on the forget set, retained and held-out examples.
-        retrain: those of other retrained models.
-        title: their subject.
+        nothing: distances of the originals on the forget set, retained and held-out examples.
+        retrain: distances of other retrained models.
+        title: what the figure is about.
 
     Returns:
         The figure. Lines join settings that differ in one hyperparameter only.
@@ -79,8 +79,8 @@ def meshes(
     ends = {"doing nothing": ("X", "black", nothing), "retraining": ("*", "black", retrain)}
     for axes, surface in zip(panels, surfaces, strict=True):
         sides = [len({one[axis] for one in surface.grid}) for axis in range(len(surface.axes))]
-        x = _clipped([one.utility for one in surface.grid], nothing[1:].mean()).reshape(sides)
-        y = _clipped([one.forget for one in surface.grid], nothing[0]).reshape(sides)
+        x = _clip([one.utility for one in surface.grid], nothing[1:].mean()).reshape(sides)
+        y = _clip([one.forget for one in surface.grid], nothing[0]).reshape(sides)
         axes.plot(x, y, "-", color=COLOURS[0], linewidth=0.9, alpha=0.8)
         if len(sides) > 1:
             axes.plot(x.T, y.T, "-", color=COLOURS[1], linewidth=0.9, alpha=0.8)
@@ -91,7 +91,7 @@ def meshes(
             ("authors' values", surface.authors, "s", COLOURS[3]),
             ("used", surface.used, "o", COLOURS[4]),
         ):
-            at = _clipped([one.utility], nothing[1:].mean()), _clipped([one.forget], nothing[0])
+            at = _clip([one.utility], nothing[1:].mean()), _clip([one.forget], nothing[0])
             axes.plot(*at, marker, color=colour, markersize=5, label=label, linestyle="none", zorder=4)
         axes.axhline(nothing[0], color=BAND, linewidth=0.7, linestyle=":")
         axes.axvline(nothing[1:].mean(), color=BAND, linewidth=0.7, linestyle=":")
@@ -112,7 +112,7 @@ def meshes(
 
 
 def summary(surfaces: Sequence[Surface], nothing: Float[np.ndarray, "3"], retrain: Float[np.ndarray, "3"]) -> str:
-    """A Markdown table: the share of settings that are nearer to the oracles than doing nothing, and the best of them.
+    """A Markdown table with each method's share of settings nearer to the oracles than doing nothing, and its best setting.
 
     Args:
         surfaces: of the methods.
@@ -131,6 +131,6 @@ def summary(surfaces: Sequence[Surface], nothing: Float[np.ndarray, "3"], retrai
     return page(table, f"Doing nothing: {nothing.sum():.2f}; other retrained models: {retrain.sum():.2f}.")
 
 
-def _clipped(values: Sequence[float], unit: float) -> Float[np.ndarray, " settings"]:
-    """Distances that are drawn: at most `LARGEST` times the unit, which those that diverged get as well."""
+def _clip(values: Sequence[float], unit: float) -> Float[np.ndarray, " settings"]:
+    """Distances clipped at `LARGEST` times the unit; settings that diverged are at the limit."""
     return np.minimum(np.nan_to_num(np.asarray(values, float), nan=np.inf, posinf=np.inf), LARGEST * unit)

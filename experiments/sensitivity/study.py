@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.sensitivity.options import Config
-from experiments.sensitivity.report import Surface, Tried, meshes, summary
+from experiments.sensitivity.report import Surface, Trial, meshes, summary
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
@@ -18,11 +18,11 @@ from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 
-COLUMNS = ("method", "kind", "first", "first_value", "second", "second_value", *Tried._fields[2:])
+COLUMNS = ("method", "kind", "first", "first_value", "second", "second_value", *Trial._fields[2:])
 
 
 def run(config: Config, folder: Run) -> None:
-    """Judge a grid of settings of every method that has hyperparameters to vary, and draw the surfaces.
+    """Judge a grid of settings of every method with hyperparameters, and draw the surfaces.
 
     Raises:
         UsageError: something in the configuration cannot be done.
@@ -41,9 +41,9 @@ def run(config: Config, folder: Run) -> None:
         points = grid(name, axes, config.fine_grid if name in fine else config.grid)
         marked = [{key: float(values[key]) for key in axes} for values in (base, METHODS[name].defaults)]
         asked: dict[str, Any] = {"base": base, "points": points + marked}
-        make = partial(judged, judge, name, **asked)
+        make = partial(judge_settings, judge, name, **asked)
         arrays = load_or_make(folder, f"surfaces/{name}.npz", {**judge.identity, **asked}, make)
-        tried = [Tried(*map(float, one)) for one in arrays["tried"]]
+        tried = [Trial(*map(float, one)) for one in arrays["tried"]]
         surfaces.append(Surface(name, METHODS[name].access, tuple(axes), tried[:-2], tried[-2], tried[-1]))
     rows = [
         (surface.method, kind, surface.axes[0], one[0], surface.axes[1] if len(surface.axes) > 1 else "", *one[1:])
@@ -61,12 +61,12 @@ def run(config: Config, folder: Run) -> None:
     print(table)
 
 
-def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    """A method judged at every point, all in one batch of members: rows of `Tried`."""
+def judge_settings(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """Judges a method at every point, all in one batch of members: one row of `Trial` for each point."""
     with working(name) as update:
         distances, shares, _ = judge.judge(name, base, points)
         tried = [
-            Tried(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
+            Trial(*[*point.values(), float("nan")][:2], *map(float, far), *map(float, share))
             for point, far, share in zip(points, distances, shares, strict=True)
         ]
         update(1.0, f"{len(points) - 2} settings, the best {min(one.total for one in tried):.2f}")
@@ -74,7 +74,6 @@ def judged(judge: Judge, name: str, base: dict[str, Any], points: list[dict[str,
 
 
 def grid(name: str, axes: list[str], count: int) -> list[dict[str, float]]:
-    """The settings, first hyperparameter slowest: evenly over the space, on its scale."""
-
+    """The settings, evenly spaced on the scale of each hyperparameter; the first one varies slowest."""
     sides = [METHODS[name].search[key].spaced(count if len(axes) > 1 else count**2) for key in axes]
     return [dict(zip(axes, map(float, point), strict=True)) for point in itertools.product(*sides)]

@@ -1,6 +1,6 @@
-"""Forget requests that arrive one after another, when the retain set is gone: how utility and forgetting drift.
+"""Forget requests one after another, when the retain set is no longer available: how utility and forgetting drift.
 
-After each request every method is compared with models retrained without all that was asked for so far. A few minutes on two
+After each request every method is compared with models retrained without all examples requested so far. A few minutes on two
 cores with the defaults (digits, MLP).
 
     python benchmark.py --exp streaming
@@ -36,32 +36,33 @@ class Config(Methods, Hyper, Judging):
         "mu_mis.learning_rate=3e-4",
     )
     """METHOD.NAME=VALUE, several separated by commas. Those of the default methods are about the strongest that cost at most
-    three points of held-out accuracy in eight requests, on four originals of seed 1; no oracle was looked at."""
+    three points of held-out accuracy in eight requests, on four originals of seed 1, without looking at oracles."""
     members: Annotated[int, Whole(least=2)] = 12
-    """Original models; after each request as many are retrained as a method, and twice as many as oracles."""
+    """Original models. After each request as many are retrained for `retrain`, and twice as many as oracles."""
     requests: Annotated[int, Whole(least=2)] = 8
-    """How many arrive."""
+    """Number of requests."""
     request_size: Count = 16
-    """Random training examples in each."""
+    """Random training examples in each request."""
     anchor: Annotated[float, Real(least=0)] = 1.0
-    """Strength of the pull towards the weights after training, by their Fisher information, in a second stream of each method;
-    0: no second stream."""
+    """Strength of the penalty that pulls weights back to those after training, scaled by their Fisher information. It is used in
+    a second stream of each method; 0: no second stream."""
     shards: Annotated[int, Whole(least=0)] = 5
-    """Networks of SISA, which keeps the retain set and trains the shards again that a request touches; 0: without SISA."""
+    """Networks of SISA, which keeps the retain set and retrains the shards that a request touches; 0: without SISA."""
     slices: Count = 3
-    """Stages of each of its networks, with a checkpoint after each."""
+    """Stages of training of each SISA network, with a checkpoint after each."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
         """Raises UsageError on the first invalid value, or on values that contradict each other."""
         super().check()
+        accepted = _methods_on_forget()
         for name in self.method_names():
-            require(name in _alone(), "--methods", name, f"the retain set is gone; there is {', '.join(_alone())}; or all")
+            require(name in accepted, "--methods", name, f"the retain set is gone; there is {', '.join(accepted)}; or all")
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for, in order, each once; all: those that see the forget set alone."""
-        return _alone() if self.methods == ("all",) else super().method_names()
+        """The methods in order, without repetition; `all`: those that see the forget set alone."""
+        return _methods_on_forget() if self.methods == ("all",) else super().method_names()
 
 
 def smoke(config: Config) -> Config:
@@ -69,7 +70,7 @@ def smoke(config: Config) -> Config:
     return small(config, hyper=QUICK, methods=("gradient_ascent", "delete"), requests=2)
 
 
-def _alone() -> list[str]:
+def _methods_on_forget() -> list[str]:
     """The methods that see the forget set alone."""
     from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 

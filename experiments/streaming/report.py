@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 ANCHORED = " + anchor"
-FAR = 3  # null standard deviations: one in hundreds of single scores of retrained models
+FAR = 3  # null standard deviations: retrained models exceed them in less than one score in a hundred
 
 
 class Level(NamedTuple):
@@ -35,16 +35,16 @@ class Step(NamedTuple):
     """A method after some requests.
 
     Attributes:
-        request: how many have been answered.
-        forgotten: examples that they asked for, all together.
+        request: number of requests answered.
+        forgotten: number of examples in these requests.
         method: its name.
         access: what it may see.
-        members: models that did not diverge.
+        members: number of models that did not diverge.
         seconds: for one request and model.
-        klom: on all examples asked for so far, nats.
-        klom_first: on those of the first request.
-        forget: accuracy on all asked for so far, percent.
-        retain: accuracy on what is left of the training set.
+        klom: on all examples requested so far, nats.
+        klom_first: on the examples of the first request.
+        forget: accuracy on all examples requested so far, percent.
+        retain: accuracy on the rest of the training set.
         test: accuracy on the test set.
     """
 
@@ -67,7 +67,7 @@ COLUMNS = (*PLAIN, *(f"{name}_{field}" if field != "value" else name for name in
 
 
 def cells(step: Step) -> list[Any]:
-    """A row of streaming.csv, under `COLUMNS`."""
+    """One row of streaming.csv, in the order of `COLUMNS`."""
     return [getattr(step, name) for name in PLAIN] + [number for name in LEVELS for number in getattr(step, name)]
 
 
@@ -80,10 +80,9 @@ def title(rows: Iterable[Row], requests: int, size: int) -> str:
 
 
 def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
-    """Draws KLOM and accuracy on what was to be forgotten, and accuracy on retain and test, against the number of requests.
+    """Draws KLOM and accuracy on the requested examples, and accuracy on retain and test, against the number of requests.
 
-    Accuracies are relative to the oracles' after as many requests. The null band is grey; a method held by an anchor is dashed
-    in its method's colour.
+    Accuracies are relative to the oracles' after as many requests. The null band is grey; a method with an anchor is dashed.
 
     Args:
         steps: of all methods.
@@ -95,8 +94,8 @@ def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 7.0)
     panels = figure.subplots(2, 2, sharex=True).ravel()
     names = {
-        "klom": "KLOM on all asked for so far (nats)",
-        "forget": "accuracy on all asked for so far",
+        "klom": "KLOM on all requested so far (nats)",
+        "forget": "accuracy on all requested so far",
         "retain": "accuracy on the retain set",
         "test": "accuracy on the test set",
     }
@@ -110,8 +109,9 @@ def drift(steps: Sequence[Step], title: str) -> "matplotlib.figure.Figure":
             [number for number, _ in of_all], low, high, color=BAND, alpha=0.6, linewidth=0, label="95% of the null"
         )
         for method in methods:
-            own = [(step.request, getattr(step, measure).value - origin[step.request]) for step in steps if step.method == method]
-            axes.plot(*zip(*own, strict=True), label=method, **_look(method, plain))
+            of_method = [step for step in steps if step.method == method]
+            points = [(step.request, getattr(step, measure).value - origin[step.request]) for step in of_method]
+            axes.plot(*zip(*points, strict=True), label=method, **_style(method, plain))
         if measure != "klom":
             axes.set_yscale("symlog", linthresh=2.0)
             limits = axes.get_ylim()
@@ -144,27 +144,27 @@ def summary(steps: Sequence[Step], title: str) -> str:
         by_request = {step.request: step for step in steps if step.method == method}
         line = [method, next(iter(by_request.values())).access]
         for number in (first, last):
-            line += _shown(by_request.get(number))
+            line += _cells(by_request.get(number))
         final = by_request.get(last)
         outside = [step.request for step in by_request.values() if abs(step.test.z) > FAR]
         line += [f"{final.klom_first.z:+.1f}" if final else "", str(min(outside)) if outside else "never"]
         lines.append([*line, f"{next(iter(by_request.values())).seconds:.2g}"])
     reading = (
-        "KLOM z: on all examples asked for so far, in null standard deviations (0: as retraining). Δ: accuracy minus the "
-        "oracles' after as many requests, percentage points. Access `F + summary`: besides, a Fisher diagonal and the weights "
+        "KLOM z: on all examples requested so far, in null standard deviations (0: as retraining). Δ: accuracy minus the "
+        "oracles' after as many requests, percentage points. Access `F + summary`: F, a Fisher diagonal and the weights "
         "after training."
     )
     return page(markdown(headings, lines, left=range(2)), f"{title}.", reading)
 
 
-def _shown(step: Step | None) -> list[str]:
+def _cells(step: Step | None) -> list[str]:
     if step is None:
         return ["diverged", "", ""]
     apart = [level.value - level.null_mean for level in (step.forget, step.test)]
-    return [f"{step.klom.z:+.1f}", *(f"{each:+.1f}" for each in apart)]
+    return [f"{step.klom.z:+.1f}", *(f"{gap:+.1f}" for gap in apart)]
 
 
-def _look(method: str, plain: Sequence[str]) -> dict[str, Any]:
+def _style(method: str, plain: Sequence[str]) -> dict[str, Any]:
     if method in ("original", "retrain"):
         return {"color": "black", "linestyle": ":" if method == "original" else "-", "linewidth": 1.2}
     colour = COLOURS[plain.index(method.removesuffix(ANCHORED)) % (len(COLOURS) - 1)]

@@ -1,4 +1,4 @@
-"""Forget requests one after another, without the retain set: drift of utility and of forgetting, against retraining each time."""
+"""Forget requests one after another, without the retain set: how utility and forgetting drift, against retraining each time."""
 
 import time
 from typing import Any, NamedTuple
@@ -33,36 +33,36 @@ from unlearn_jax.types import Cube, Model, Variables
 
 
 class Streamed(NamedTuple):
-    """A method's models after each request, and what a request took."""
+    """A method's models after each request, and the seconds that a request took."""
 
     access: str
-    model: Model  # what the variables belong to
+    model: Model  # the network of `after`
     after: Variables  # [members, requests, ...]
     seconds: float  # of one request and member
 
 
 def run(config: Config, folder: Run) -> None:
-    """Answer every request by every method, and measure after each against models retrained without all that came so far.
+    """Answer all requests by every method, and compare after each with models retrained without all requested so far.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     setting = prepare(config)
-    requests = arriving(config, setting)
+    requests = draw_requests(config, setting)
     everything = np.ones(len(setting.data.train.labels), bool)
     originals = pool(config, setting, setting.problem, everything, "original", config.members)
     lost_members(config, "original", originals.variables, 2)
-    for number in range(1, config.requests + 1):  # if they do not suffice, then before a method is trained
+    for number in range(1, config.requests + 1):  # too few oracles stop the run before a method is trained
         train_oracles(set_after(config, folder, setting, requests[:number]))
-    streams = answered(config, setting, requests, originals.variables)
+    streams = answer_requests(config, setting, requests, originals.variables)
     if config.shards:
-        streams["sisa"] = sharded(config, setting, requests)
+        streams["sisa"] = answer_by_sisa(config, setting, requests)
     rows: list[Row] = []
     steps: list[report.Step] = []
     for number in range(1, config.requests + 1):
         forget = set_after(config, folder, setting, requests[:number])
-        found, drifted = judged(config, forget, requests[:number], originals.variables, streams)
-        rows, steps = rows + found, steps + drifted
+        new_rows, drifted = judge(config, forget, requests[:number], originals.variables, streams)
+        rows, steps = rows + new_rows, steps + drifted
     write_results(folder, rows)
     folder.write_csv("streaming.csv", report.COLUMNS, map(report.cells, steps))
     title = report.title(rows, config.requests, config.request_size)
@@ -72,11 +72,11 @@ def run(config: Config, folder: Run) -> None:
     print(summary)
 
 
-def arriving(config: Config, setting: Setting) -> np.ndarray:
+def draw_requests(config: Config, setting: Setting) -> np.ndarray:
     """The rows that each request asks to forget, `[requests, size]`, disjoint.
 
     Raises:
-        UsageError: more rows than there are.
+        UsageError: the requests ask for more rows than there are.
     """
     labels, count = setting.data.train.labels, config.requests * config.request_size
     most = (len(labels) - 1) // config.requests
@@ -85,20 +85,21 @@ def arriving(config: Config, setting: Setting) -> np.ndarray:
     return generator("order of requests", config.seed).permutation(np.flatnonzero(mask)).reshape(config.requests, -1)
 
 
-def answered(config: Config, setting: Setting, requests: np.ndarray, originals: Variables) -> dict[str, Streamed]:
-    """Every method's models after each request, and those of the same method held by an anchor."""
-    found: dict[str, Streamed] = {}
-    anchors = over_members(anchor, (False, True), config.strategy)(setting.problem, own_of(originals)) if config.anchor else None
+def answer_requests(config: Config, setting: Setting, requests: np.ndarray, originals: Variables) -> dict[str, Streamed]:
+    """The stream of every method, and of the same method with an anchor."""
+    streams: dict[str, Streamed] = {}
+    make_anchors = over_members(anchor, (False, True), config.strategy)
+    anchors = make_anchors(setting.problem, pad_members(originals)) if config.anchor else None
     for name, values in settings(config, config.method_names()).items():
         access = METHODS[name].access
-        found[name] = streamed(config, setting, name, values, requests, originals, None)
+        streams[name] = answer_stream(config, setting, name, values, requests, originals, None)
         if anchors is not None:
-            held = streamed(config, setting, name, values, requests, originals, anchors)
-            found[f"{name} + anchor"] = held._replace(access=f"{access} + summary")
-    return found
+            held = answer_stream(config, setting, name, values, requests, originals, anchors)
+            streams[f"{name} + anchor"] = held._replace(access=f"{access} + summary")
+    return streams
 
 
-def streamed(
+def answer_stream(
     config: Config,
     setting: Setting,
     name: str,
@@ -107,7 +108,7 @@ def streamed(
     originals: Variables,
     anchors: Anchor | None,
 ) -> Streamed:
-    """One method's models after each request."""
+    """The stream of one method, with anchors or (None) without."""
     static, numbers = traceable(name, values)
 
     def stream(key, variables, held, problem, requests, numbers, strength):
@@ -118,14 +119,14 @@ def streamed(
     batched = (True, True, anchors is not None, False, False, False, False)
     keys = padded(member_keys(config.seed, f"{name} in a stream", members))
     shared_by_all = (setting.problem, shared(requests), shared(jax.tree.map(np.float32, numbers)), np.float32(config.anchor))
-    arguments = keys, own_of(originals), anchors, *shared_by_all
+    arguments = keys, pad_members(originals), anchors, *shared_by_all
     label = f"{name}{' + anchor' if anchors is not None else ''}"
-    after, seconds = timed(config, label, over_members(stream, batched, config.strategy), arguments)
+    after, seconds = run_timed(config, label, over_members(stream, batched, config.strategy), arguments)
     return Streamed(METHODS[name].access, setting.problem.model, after, seconds)
 
 
-def timed(config: Config, label: str, program: Any, arguments: tuple) -> tuple[Variables, float]:
-    """What a program over members gives, and the seconds of one request and member, compilation apart."""
+def run_timed(config: Config, label: str, program: Any, arguments: tuple) -> tuple[Variables, float]:
+    """The result of a program over members, and seconds for one request and member, without compilation."""
     with working(label) as update:
         compiled = program.lower(*arguments).compile()
         start = time.perf_counter()
@@ -135,8 +136,8 @@ def timed(config: Config, label: str, program: Any, arguments: tuple) -> tuple[V
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: config.members], after), seconds
 
 
-def sharded(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
-    """SISA: ensembles of its own instead of the originals, and after each request the shards trained again that it touches."""
+def answer_by_sisa(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
+    """The stream of SISA. It trains ensembles of its own, not the originals, and each request retrains the shards it touches."""
     sisa, members = Sisa(shards=config.shards, slices=config.slices), config.members
 
     def begin(key, problem):
@@ -152,32 +153,32 @@ def sharded(config: Config, setting: Setting, requests: np.ndarray) -> Streamed:
     with working("sisa, ensembles"):
         begun = over_members(begin, (True, False), config.strategy)(keys, setting.problem)
     arguments = begun, setting.problem, asked
-    after, seconds = timed(config, "sisa", over_members(stream, (True, False, False), config.strategy), arguments)
+    after, seconds = run_timed(config, "sisa", over_members(stream, (True, False, False), config.strategy), arguments)
     return Streamed(METHODS["sisa"].access, METHODS["sisa"].outcome(setting.problem.model), after, seconds)
 
 
-def own_of(variables: Variables) -> Variables:
-    """Members padded to a multiple of the devices."""
+def pad_members(variables: Variables) -> Variables:
+    """Variables with members padded to a multiple of the number of devices."""
     return padded(jax.tree.map(jnp.asarray, variables))
 
 
 def set_after(config: Config, folder: Run, setting: Setting, requests: np.ndarray) -> ForgetSet:
-    """All of `requests` as one forget set."""
+    """The forget set of all `requests` together."""
     mask = np.isin(np.arange(len(setting.data.train.labels)), requests)
     return forget_set(config, folder, setting, mask, f"after-{len(requests)}")
 
 
-def judged(
+def judge(
     config: Config, forget: ForgetSet, requests: np.ndarray, originals: Variables, streams: dict[str, Streamed]
 ) -> tuple[list[Row], list[report.Step]]:
-    """All methods after the last of `requests`, against models retrained without any of them."""
+    """Scores all methods after the last of `requests`, against models retrained without all of them."""
     number, oracles = len(requests), train_oracles(forget).cube
     null = null_of(forget, oracles)
     first = np.isin(forget.rows["forget"], requests[0])
     retrained = forget.pool("retrain", config.members)
-    streamed = {name: jax.tree.map(lambda leaf: leaf[:, number - 1], each.after) for name, each in streams.items()}
-    seconds = {"retrain": retrained.seconds, **{name: each.seconds for name, each in streams.items()}}
-    access = {name: METHODS[name].access for name in REFERENCES} | {name: each.access for name, each in streams.items()}
+    streamed = {name: jax.tree.map(lambda leaf: leaf[:, number - 1], stream.after) for name, stream in streams.items()}
+    seconds = {"retrain": retrained.seconds, **{name: stream.seconds for name, stream in streams.items()}}
+    access = {name: METHODS[name].access for name in REFERENCES} | {name: stream.access for name, stream in streams.items()}
     rows: list[Row] = []
     steps: list[report.Step] = []
     for name, variables in {"original": originals, "retrain": retrained.variables, **streamed}.items():
@@ -189,18 +190,18 @@ def judged(
         about = (config.exp, config.dataset, config.model, forget.name, name, access[name], "", "")
         common = Row(*about, n_members=n, n_oracles=len(oracles.forget), seconds=seconds.get(name, 0.0))
         common = common._replace(band=evaluation.band, inside=evaluation.inside)
-        rows += [scored_row(common, each) for each in evaluation.scores]
-        levels = {each.name: report.Level(each.value, *each.null) for each in evaluation.scores}
+        rows += [scored_row(common, score) for score in evaluation.scores]
+        levels = {score.name: report.Level(score.value, *score.null) for score in evaluation.scores}
         shown = {split: levels[catalogue.accuracy.on(split)] for split in Cube._fields}
         shown["klom"] = levels[catalogue.klom.on("forget")]
-        shown["klom_first"] = of_first(cube.forget[:n, first], oracles.forget[:, first], forget.labels.forget[first])
+        shown["klom_first"] = score_first_request(cube.forget[:n, first], oracles.forget[:, first], forget.labels.forget[first])
         steps.append(report.Step(number, requests.size, name, access[name], n, seconds.get(name, 0.0), **shown))
     return rows, steps
 
 
-def of_first(logits: np.ndarray, oracles: np.ndarray, labels: np.ndarray) -> report.Level:
-    """KLOM on the examples of the first request, n against n."""
+def score_first_request(logits: np.ndarray, oracles: np.ndarray, labels: np.ndarray) -> report.Level:
+    """KLOM on the examples of the first request, n models against n oracles, with its null."""
     n = len(logits)
-    own, theirs = scaled_logits(logits, labels), scaled_logits(oracles, labels)
-    value = np.mean([klom(own, half).mean() for half in (theirs[:n], theirs[n : 2 * n])])
-    return report.Level(float(value), *null(lambda a, b: float(klom(a, b).mean()), theirs, n, key=jax.random.key(0)))
+    margins, oracle_margins = scaled_logits(logits, labels), scaled_logits(oracles, labels)
+    value = np.mean([klom(margins, half).mean() for half in (oracle_margins[:n], oracle_margins[n : 2 * n])])
+    return report.Level(float(value), *null(lambda a, b: float(klom(a, b).mean()), oracle_margins, n, key=jax.random.key(0)))

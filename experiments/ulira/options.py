@@ -1,7 +1,8 @@
-"""U-LiRA: can a likelihood-ratio attack tell, example by example, a model that unlearned it from one that never saw it?
+"""U-LiRA: can a likelihood-ratio attack tell, for each example, models that unlearned it from models that never saw it?
 
-Members are trained on random halves of the training set, and each unlearns what it holds of the targets; the attack is played
-on the untouched members (LiRA, the upper end), on each method, and on retrained members (the null). arXiv 2403.01218, 2112.03570.
+Members are trained on random halves of the training set, and each unlearns the targets in its half. The attack is run on the
+members before unlearning (LiRA, the upper bound), after each method, and on retrained members (the null). arXiv 2403.01218,
+2112.03570.
 
     python benchmark.py --exp ulira
 
@@ -17,11 +18,11 @@ from unlearn_jax.bench.options import Forget, Hyper, Methods, Null, Requests, Tr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets(Forget):
-    """Which training examples are the targets: an even number (one of an odd number is left out)."""
+    """Which training examples are the targets. Of an odd number one is left out."""
 
     size: Annotated[float, Real(above=0)] = 0.2
-    """A share (below 1) or a count, as in the main job, of which the default is twice as large: the scores of the attack are
-    members times targets, and those on memorised targets, few in any random set, are what tells methods apart."""
+    """A share (below 1) or a count. Twice the main job's: the attack has members times targets scores, and methods differ
+    mostly on memorised targets, of which a random set has few."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,12 @@ class Config(Methods, Hyper, Requests):
     exp: str = "ulira"
     """The experiment. `--list` shows all."""
     members: Annotated[int, Whole(least=8)] = 32
-    """Models that train on a half each and are unlearned by each method (a multiple of 4); three times as many are retrained:
-    two for each as the never-saw side and its null, one for `retrain` as a method."""
+    """Models, each trained on a half and unlearned by each method (a multiple of 4). Three times as many are retrained: for each
+    member two oracles, and one for the method `retrain`."""
     forget: Targets = Targets()
     evaluation: Null = Null()
     memorised: Annotated[float, Real(above=-1, most=1)] = 0.25
-    """Targets are split in those whose memorisation is below, and at least, this (a quarter: Feldman & Zhang, 2008.03703)."""
+    """Targets count as memorised from this memorisation on (a quarter: Feldman & Zhang, 2008.03703)."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 

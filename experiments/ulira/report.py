@@ -20,7 +20,7 @@ Curves = tuple[Mapping[str, Float[np.ndarray, " rates"]], Float[np.ndarray, "2 r
 SIDES = {"u_lira": "against others that unlearned as much", "u_lira_retrained": "against retrained models"}
 SPLITS = {"all": "all targets", "low": "not memorised", "high": "memorised"}
 RATES = ("tpr_at_1", "tpr_at_0_1")
-UPPER_END = "original"  # on which u_lira is lira
+UPPER_END = "original"  # the method on which U-LiRA is LiRA
 _HEADINGS = (
     *(" ", "method", "access", "AUC", "low", "mem.", "z", "AUC R", "low R", "mem. R", "z R"),
     *("TPR 1%", "TPR 0.1%", "acc F", "acc T", "s/model"),
@@ -29,14 +29,14 @@ _IMPORTANCE = (1, 0, 13, 2, 8, 4, 3, 5, 9, 7, 6, 10, 14, 11, 12, 15)
 
 
 def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
-    """Arranges the rows of the study `ulira` as one line per method: the null's own, references, then the most exposed.
+    """Arranges the rows of a run as one line per method: the null, the references, then methods by falling AUC.
 
     Args:
         rows: all rows of the run.
-        band: how large the largest |z| of an AUC may be in a method that is perfect.
+        band: 95% quantile of a perfect method's largest |z| over all AUCs.
 
     Returns:
-        The table. A method is marked where its rows say that it is inside.
+        The table. A method that is inside the null has a mark.
     """
     scores = by_method(rows)
     references = [method for method in REFERENCES if method in scores]
@@ -58,7 +58,7 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
 
 
 def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
-    """Method -> (metric, split) -> row; lira is entered as u_lira, which it is for a method that does nothing."""
+    """Method -> (metric, split) -> row. The original's `lira_*` are entered as `u_lira_*`."""
     scores: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         metric = f"u_{row.metric}" if row.metric.startswith("lira_") else row.metric
@@ -69,16 +69,16 @@ def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
 def roc_curves(
     panels: Mapping[tuple[str, str], Curves], rates: Float[np.ndarray, " rates"], title: str
 ) -> "matplotlib.figure.Figure":
-    """Draws ROC curves on logarithmic axes, a panel for each attack: methods between LiRA above and the null below.
+    """Draws ROC curves on logarithmic axes, a panel for each attack: the methods, LiRA and the null band.
 
     Args:
-        panels: by never-saw side and split: true positive rates of the methods, and the 2.5% and 97.5% quantiles of the
-            null's; NaN where unresolved.
-        rates: the false positive rates that they are at.
-        title: their subject, see `rows.subject`.
+        panels: by the attack's negatives and split: true positive rates of the methods, and the 2.5% and 97.5% quantiles of
+            the null; NaN where there are too few scores.
+        rates: the false positive rates of the curves.
+        title: what the figure is about, see `rows.subject`.
 
     Returns:
-        The figure, a row for each never-saw side and a column for each split.
+        The figure, a row for each kind of negatives and a column for each split.
     """
     sides, splits = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
     figure = blank(WIDTH, 1.9 + 2.5 * len(sides))
@@ -108,7 +108,7 @@ def roc_curves(
     for row, side in zip(grid, sides, strict=True):
         row[0].set_ylabel(f"true positive rate,\n{SIDES[side]}", fontsize=9)
     figure.suptitle(f"{title}\ngrey: 95% of what retrained models score; thin line: guessing", fontsize=10)
-    handles = [grid[0, 0].plot([], [], **styles[method], label=_called(method))[0] for method in methods]
+    handles = [grid[0, 0].plot([], [], **styles[method], label=_label(method))[0] for method in methods]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
@@ -118,7 +118,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
 
     Args:
         rows: all rows of the run; those of the AUCs with a variance for each target are used.
-        title: their subject, see `rows.subject`.
+        title: what the figure is about, see `rows.subject`.
 
     Returns:
         The figure, the most exposed method first.
@@ -142,7 +142,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
             axes.axvspan(min(bands), max(bands), color=BAND, alpha=0.6, linewidth=0, zorder=1)
         axes.axvline(0.5, color=LINE, linewidth=0.8, zorder=2)
         axes.set_title(title_of_split, fontsize=10)
-        name_rows(axes, [_called(method) for method in methods])
+        name_rows(axes, [_label(method) for method in methods])
         axes.grid(axis="x", color=GRID, linewidth=0.6, zorder=0)
         axes.set_axisbelow(True)
     for side, (marker, colour, _) in marks.items():
@@ -154,7 +154,7 @@ def auc_by_memorisation(rows: Sequence[Row], title: str) -> "matplotlib.figure.F
     return figure
 
 
-def _called(method: str) -> str:
+def _label(method: str) -> str:
     return f"{method} (LiRA)" if method == UPPER_END else method
 
 
@@ -173,7 +173,7 @@ def _value(row: Row | None, form: str = ".3f") -> str:
 
 
 def _null_line(by_metric: Mapping[tuple[str, str], Row]) -> Line:
-    """What a perfect method scores: mean ± standard deviation."""
+    """The line of a perfect method: mean ± standard deviation of each null."""
 
     def cell(metric: str, split: str, form: str = ".3f") -> str:
         mean, sd = (_cell(by_metric.get((metric, split)), field, form) for field in ("null_mean", "null_sd"))

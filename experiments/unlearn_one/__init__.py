@@ -1,1 +1,1 @@
-"""Every method forgets each point of a toy: held against exact leave-one-out."""
+"""Every method forgets each point of a toy, compared with exact leave-one-out."""

@@ -1,12 +1,12 @@
-"""Every unlearning method against the exact truth: each forgets each of the points, one at a time.
+"""Every unlearning method against exact leave-one-out: each method forgets each point, one at a time.
 
-128 points of two discs that overlap, 5% of the labels wrong, an MLP of 16-16 trained until it hardly moves: the model trained
-without a point, everything else the same, is then the exact answer for that point. Each method's hyperparameter is searched on
-other points. Four to six minutes on two cores that others use too; a run that was stopped goes on where it was.
+128 points of two overlapping discs, 5% of the labels wrong, an MLP of 16-16 trained to convergence. The model trained without a
+point, with the same seed, is the exact answer for that point. Each method's hyperparameter is searched on other points. Four to
+six minutes on two busy cores; an interrupted run resumes.
 
     python benchmark.py --exp unlearn_one
 
-Further from a minimum, where a method has less to hold on to:
+Further from a minimum, which is harder for methods:
 
     python benchmark.py --exp unlearn_one --train.epochs 250 --train.weight-decay 1e-3 --methods main
 """
@@ -40,12 +40,12 @@ class Config(Methods, Hyper, Plane):
     hyper: Settings = ("ntk.samples=128",)
     """METHOD.NAME=VALUE, several separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * is every method that has it."""
     epochs: Count = 20
-    """Passes of every method that makes passes, each over all points at once: the same for all."""
+    """Full-batch epochs, the same for all methods that have epochs."""
     shown: Annotated[int, Whole(least=1, most=8)] = 4
-    """Points of the most influence whose boundaries are drawn."""
+    """How many of the most influential points have their boundaries drawn."""
     trials: Annotated[int, Whole(least=2)] = 8
-    """Values of the main hyperparameter of each method that are tried in each of two rounds, on points of another draw: a divisor
-    of --train-size."""
+    """Values of each method's main hyperparameter in each of two rounds of the search, on points of another draw: a divisor of
+    --train-size."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
@@ -56,7 +56,7 @@ class Config(Methods, Hyper, Plane):
         require(whole, "--trials", self.trials, f"expected a divisor of --train-size {self.train_size}")
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for; not one that forgets a class of images, whatever it is to forget."""
+        """The names of the methods, without the one that can only forget a class of images."""
         named = "gated_knowledge_transfer" in self.methods
         require(not named, "--methods", "gated_knowledge_transfer", "forgets a class of images, not a point")
         return [name for name in super().method_names() if name != "gated_knowledge_transfer"]

@@ -1,4 +1,4 @@
-"""Methods against the exact answer for every point: a table, how near each method comes, and the boundaries."""
+"""Methods compared with the exact answer for every point: a table, the closeness of each method, and the boundaries."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ from unlearn_jax.types import Interval
 if TYPE_CHECKING:
     import matplotlib.figure
 
-REORDERED = "exact, other order"  # the exact answers once more, every sum of the training in another order
+REORDERED = "exact, other order"  # the exact answers, trained with sums in another order
 ENDS = (REORDERED, "retrain", "original")
 MEASURES = (
     "boundary_ratio",
@@ -26,24 +26,24 @@ MEASURES = (
     "another_alignment",
 )
 RATIOS = ("boundary_ratio", "margin_ratio", "together")
-PANELS = 6  # methods whose points are shown one by one
+PANELS = 6  # methods with a panel that shows single points
 LINES = 3  # methods whose boundaries are drawn
-LINE_WIDTHS = (1.1, 4.4, 3.2, 2.2, 1.3)  # of the original, the exact answer and the methods: one on another shows both
+LINE_WIDTHS = (1.1, 4.4, 3.2, 2.2, 1.3)  # of the original, the exact answer and the methods; thinner lines lie on wider ones
 LINE_STYLES: tuple[Literal["solid", "dashed"], ...] = ("solid", "solid", "solid", "solid", "dashed")
 
 
-class Forgotten(NamedTuple):
-    """A method on every point, compared with the exact answers.
+class MethodResult(NamedTuple):
+    """The result of a method on every point, compared with the exact answers.
 
     Attributes:
         name: of the method.
-        access: what it may see; empty for what is no method.
-        hyperparameter: the one that was searched; empty where there was none.
+        access: the data that it may use; empty if it is no method.
+        hyperparameter: the one that was searched; empty if there is none.
         tried: its values.
-        scores: of each the geometric mean of the boundary ratios of the points of the search.
-        seconds: of one point.
-        columns: by measure, a value for each point: columns of unlearn_one.csv.
-        surfaces: its margins of each class without the points shown, on the grid.
+        scores: for each value, the geometric mean of the boundary ratios of the points of the search.
+        seconds: for one point.
+        columns: by measure (columns of unlearn_one.csv), a value for each point.
+        surfaces: its margins on the grid after forgetting each point shown.
     """
 
     name: str
@@ -57,20 +57,21 @@ class Forgotten(NamedTuple):
 
     @property
     def chosen(self) -> str:
-        """The hyperparameter as it was set; a star where it is the least or the most that was tried."""
+        """The chosen hyperparameter, with a star if it is at an end of the values tried."""
         if not self.hyperparameter:
             return "nothing to search"
         best = int(np.argmin(self.scores))
         end = "*" if self.tried[best] in (self.tried.min(), self.tried.max()) else ""
         return f"{self.hyperparameter} {self.tried[best]:.2g}{end}"
 
-    def arrays(self) -> dict[str, Any]:
-        """Named arrays, which `of` reads back."""
-        return {**self._asdict(), "columns": list(self.columns), **{f"column {key}": each for key, each in self.columns.items()}}
+    def to_arrays(self) -> dict[str, Any]:
+        """The fields as named arrays, for a file."""
+        columns = {f"column {key}": values for key, values in self.columns.items()}
+        return {**self._asdict(), "columns": list(self.columns), **columns}
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Forgotten":
-        """Reads what `arrays` gave."""
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "MethodResult":
+        """The result that `to_arrays` wrote."""
         columns = {str(key): arrays[f"column {key}"] for key in arrays["columns"]}
         name, access, hyperparameter = (str(arrays[field]) for field in cls._fields[:3])
         seconds = float(arrays["seconds"])
@@ -81,16 +82,16 @@ class Results(NamedTuple):
     """All methods on all points. Displacements are distances in the plane.
 
     Attributes:
-        title: its subject.
-        points: where they are.
+        title: what the report is about.
+        points: their coordinates.
         labels: as trained on.
         clean_labels: without label noise.
-        window: left, right, bottom, top of the part of the plane that is looked at.
-        displacement: how far each point's absence moves the boundary, on average along it.
+        window: left, right, bottom, top of the part of the plane that is studied.
+        displacement: how far the boundary moves without each point, on average along it.
         most: the points shown, those of most influence.
         original: the original's margins of each class on the grid.
-        exact: those of the models without the points shown.
-        found: by name, the methods, and the exact answers with their sums in another order.
+        exact: the margins of the models trained without each point shown.
+        methods: by name, the methods, and the exact answers trained with sums in another order.
         medians: by name, the median over points of each measure, the shares `nearer` and `right_way`, and the boundary ratio of
             all points `together` (their distances added up), with intervals.
     """
@@ -104,17 +105,17 @@ class Results(NamedTuple):
     most: Int[np.ndarray, " shown"]
     original: Float[np.ndarray, "classes rows columns"]
     exact: Float[np.ndarray, "shown classes rows columns"]
-    found: dict[str, Forgotten]
+    methods: dict[str, MethodResult]
     medians: dict[str, dict[str, Interval]]
 
     @property
     def order(self) -> list[str]:
-        """All, the nearest to the exact answers first."""
-        return sorted(self.found, key=lambda name: self.medians[name]["together"].value)
+        """All names, the nearest to the exact answers first."""
+        return sorted(self.methods, key=lambda name: self.medians[name]["together"].value)
 
     @property
     def nearest(self) -> list[str]:
-        """Methods, the nearest first, without the two ends."""
+        """The methods, the nearest first, without `ENDS`."""
         return [name for name in self.order if name not in ENDS]
 
 
@@ -131,18 +132,18 @@ def table(study: Results) -> Table:
     names = ["displacement", *MEASURES]
     rows = []
     for name in study.order:
-        method = study.found[name]
-        columns = [*about.values(), *(method.columns.get(each, np.full(len(study.points), None)) for each in names)]
+        method = study.methods[name]
+        columns = [*about.values(), *(method.columns.get(measure, np.full(len(study.points), None)) for measure in names)]
         rows += [[name, method.access, *line] for line in zip(*(column.tolist() for column in columns), strict=True)]
     return Table(["method", "access", *about, *names], rows)
 
 
-def searched(study: Results) -> Table:
-    """The columns and rows of search.csv, a row for each method and value that was tried."""
+def search_table(study: Results) -> Table:
+    """The columns and rows of search.csv, a row for each method and value tried."""
     rows = [
-        [each.name, each.hyperparameter, float(value), float(score)]
-        for each in study.found.values()
-        for value, score in zip(each.tried, each.scores, strict=True)
+        [method.name, method.hyperparameter, float(value), float(score)]
+        for method in study.methods.values()
+        for value, score in zip(method.tried, method.scores, strict=True)
     ]
     return Table(["method", "hyperparameter", "value", "boundary_ratio"], rows)
 
@@ -155,7 +156,7 @@ def summary(study: Results) -> str:
         "set to",
         "all points together",
         "boundary ratio",
-        "nearer than nothing",
+        "nearer than doing nothing",
         "boundary alignment",
         "the right way",
     ]
@@ -163,7 +164,7 @@ def summary(study: Results) -> str:
     last = ("another_alignment", "margin_ratio", "margin_alignment", "parameter_alignment")
     lines = []
     for name in study.order:
-        method, medians = study.found[name], study.medians[name]
+        method, medians = study.methods[name], study.medians[name]
         numbers = [
             *(_interval(medians, measure) for measure in ("together", "boundary_ratio")),
             f"{medians['nearer'].value:.0%}",
@@ -179,14 +180,14 @@ def summary(study: Results) -> str:
         "of all distances. Alignment: the cosine of the change with the exact one (1: the right way, 0: no relation). *nearer*, "
         "*the right way*: shares of the points. *Another point*: the same change beside the exact answer to another point, drawn "
         "at random.",
-        f"Without a point the boundary moves by {quantiles} (least, median, most). A star: the searched value is at an end of "
-        "what was tried.",
+        f"Without a point the boundary moves by {quantiles} (least, median, most). A star: the chosen value is at an end of "
+        "the values tried.",
         markdown(headings, lines),
     )
 
 
 def standing(study: Results) -> "matplotlib.figure.Figure":
-    """Draws the ratio of all points together, median ratio and alignment of every method, with their intervals, by access."""
+    """Draws each method's ratio of all points together, median ratio and median alignment, with intervals, by access."""
     from matplotlib.lines import Line2D
 
     names = study.order[::-1]
@@ -194,10 +195,10 @@ def standing(study: Results) -> "matplotlib.figure.Figure":
     ratio, alignment = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(names))
     methods = [study.medians[name][column] for name in names if name != REORDERED for column in RATIOS]
-    least = 0.8 * min(low for _, low, _ in methods if low > 0)  # of the panel: float noise lies far to the left of all methods
+    least = 0.8 * min(low for _, low, _ in methods if low > 0)  # left end of the panel; float noise lies far below all methods
     for axes, measure in ((ratio, "ratio"), (alignment, "alignment")):
         for place, name in zip(places, names, strict=True):
-            marker, colour = REFERENCE if name in ENDS else ACCESS.get(study.found[name].access, ELSE)
+            marker, colour = REFERENCE if name in ENDS else ACCESS.get(study.methods[name].access, ELSE)
             shown = [(f"boundary_{measure}", 0.2, colour), (f"margin_{measure}", -0.2, "white")]
             for column, shift, face in [*shown, *([("together", 0.0, BAND)] if measure == "ratio" else [])]:
                 value, low, high = study.medians[name][column]
@@ -217,7 +218,7 @@ def standing(study: Results) -> "matplotlib.figure.Figure":
     ratio.set_xlabel("distance to the exact answer, relative to\ndoing nothing (dashed); arrows: further to the left")
     alignment.set_xlabel("cosine of the change with the exact one\n(dashed: no relation)")
     alignment.set_xlim(-1.05, 1.05)
-    used = dict.fromkeys(study.found[name].access for name in names if name not in ENDS)
+    used = dict.fromkeys(study.methods[name].access for name in names if name not in ENDS)
     looks = {"exact, retrained, or nothing done": REFERENCE, **{access: ACCESS.get(access, ELSE) for access in used}}
     handles = [Line2D([], [], marker=look[0], color=look[1], linestyle="none", label=name) for name, look in looks.items()]
     handles += [
@@ -230,18 +231,18 @@ def standing(study: Results) -> "matplotlib.figure.Figure":
 
 
 def by_influence(study: Results) -> "matplotlib.figure.Figure":
-    """Draws, for the nearest methods, the ratio of every point against how far its absence moves the boundary."""
+    """Draws, for the nearest methods, the ratio of every point against how far the boundary moves without it."""
     names = study.nearest[:PANELS]
     figure, panels = panels_of(len(names), 3, lambda down, across: 0.9 + 2.3 * down)
     wrong = study.labels != study.clean_labels
     for axes, name in zip(panels, names, strict=True):
-        values = study.found[name].columns["boundary_ratio"]
+        values = study.methods[name].columns["boundary_ratio"]
         for chosen, colour, label in ((~wrong, COLOURS[0], "label right"), (wrong, COLOURS[4], "label wrong")):
             axes.plot(study.displacement[chosen], values[chosen], "o", color=colour, markersize=3, alpha=0.7, label=label)
         axes.axhline(1.0, color=LINE, linewidth=0.8, linestyle="--", zorder=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_title(f"{name} ({study.found[name].access})", fontsize=8)
+        axes.set_title(f"{name} ({study.methods[name].access})", fontsize=8)
         open_frame(axes)
     figure.supxlabel("how far the boundary moves without the point", fontsize=9)
     figure.supylabel("distance to the exact answer / original's", fontsize=9)
@@ -251,7 +252,7 @@ def by_influence(study: Results) -> "matplotlib.figure.Figure":
 
 
 def boundaries(study: Results) -> "matplotlib.figure.Figure":
-    """Draws the boundary with the points of most influence, exactly without them, and as the nearest methods forget them."""
+    """Draws the boundary with all points, exactly without each of the most influential points, and of the nearest methods."""
     from matplotlib.lines import Line2D
 
     names = study.nearest[:LINES]
@@ -264,7 +265,7 @@ def boundaries(study: Results) -> "matplotlib.figure.Figure":
     }
     for axes, place, point in zip(panels, range(len(study.most)), study.most.tolist(), strict=True):
         draw_points(axes, study.points, study.labels, 10.0)
-        surfaces = [study.original, study.exact[place], *(study.found[name].surfaces[place] for name in names)]
+        surfaces = [study.original, study.exact[place], *(study.methods[name].surfaces[place] for name in names)]
         for surface, colour, width, style in zip(surfaces, looks.values(), LINE_WIDTHS, LINE_STYLES, strict=False):
             draw_boundary(axes, study.window, study.original + times * (surface - study.original), colour, width, style)
         circle(axes, study.points[point])
@@ -280,5 +281,5 @@ def boundaries(study: Results) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _interval(found: Mapping[str, Interval], measure: str) -> str:
-    return f"{found[measure]:.2f}" if measure in found else ""
+def _interval(intervals: Mapping[str, Interval], measure: str) -> str:
+    return f"{intervals[measure]:.2f}" if measure in intervals else ""

@@ -1,7 +1,7 @@
 """Approximate unlearning against exact truth: every method forgets every point of a toy, one at a time.
 
-The model trained without a point, the seed and everything else the same, is the one right answer for that point; what a method
-does to the boundary, to the margins and to the parameters is held against what that model changed.
+The model trained without a point, with the same seed, is the exact answer for that point. A method's change of the boundary, the
+margins and the parameters is compared with the exact change.
 """
 
 import dataclasses
@@ -32,19 +32,19 @@ from unlearn_jax.training.ensembles import shared
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.types import Examples, Interval, Problem, Recipe, Variables
 
-TUNING, HELD_OUT = 1, 0x7E57  # added to the seed: the points of the search, and those that methods may see as held out
+TUNING, HELD_OUT = 1, 0x7E57  # added to the seed: for the points of the search, and for held-out points that methods may use
 
-ROUNDS, WIDER = 2, 10  # of the search; times that its space reaches beyond that for networks on images, at either end
-NEAREST = 1e-3  # no ratio counts for less in the search
+ROUNDS, WIDER = 2, 10  # rounds of the search; factor by which its range exceeds tuning's at each end
+NEAREST = 1e-3  # smallest ratio in the search
 
 
-class World(NamedTuple):
-    """A draw of the points, what was trained on it, and the exact answers."""
+class Task(NamedTuple):
+    """A draw of the points, the original trained on it, and the exact answers."""
 
     run: Training
     problem: Problem  # on the devices
     window: influence.Window
-    targets: Examples  # the grid on which margins are looked at
+    targets: Examples  # the grid on which margins are compared
     exact: LeaveOneOut
 
     @property
@@ -54,41 +54,41 @@ class World(NamedTuple):
 
 
 def run(config: Config, folder: Run) -> None:
-    """Let every method forget every point, and hold each answer against the model trained without that point.
+    """Let every method forget every point, and compare each result with the model trained without that point.
 
     Raises:
         UsageError: something in the configuration cannot be done.
     """
     with working("exact answers") as update:
-        search = world(config, config.seed + TUNING, np.arange(config.train_size // config.trials))
-        own = world(config, config.seed, np.arange(config.train_size))
-        null = answers(config, own, report.REORDERED, reordered(config, own))
+        search = draw_task(config, config.seed + TUNING, np.arange(config.train_size // config.trials))
+        evaluation = draw_task(config, config.seed, np.arange(config.train_size))
+        null = compare(config, evaluation, report.REORDERED, retrain_reordered(config, evaluation))
         update(1.0, f"{config.train_size} points, twice, and {len(search.exact.points)} of the search")
     identities = {
-        name: {**deciding_options(config), "values": budgeted(config, name), "space": METHODS[name].search or None}
+        name: {**deciding_options(config), "values": budgeted_values(config, name), "space": METHODS[name].search or None}
         for name in config.method_names()
     }
     files = {name: (f"methods/{name}.npz", identity) for name, identity in identities.items()}
-    begin, make = partial(unlearner, config, search), partial(forgotten, config, search, own)
-    kept = load_or_make_all(folder, files, begin, lambda name, method: make(name, method).arrays())
-    found = {report.REORDERED: null, **{name: report.Forgotten.of(arrays) for name, arrays in kept.items()}}
+    begin, make = partial(make_unlearner, config, search), partial(forget_all, config, search, evaluation)
+    kept = load_or_make_all(folder, files, begin, lambda name, method: make(name, method).to_arrays())
+    methods = {report.REORDERED: null, **{name: report.MethodResult.from_arrays(arrays) for name, arrays in kept.items()}}
     toy, layers = draw_toy(config, config.seed), f"{config.layers} {config.activation} layers of {config.width}"
     study = report.Results(
-        title=f"{config.train_size} points, {layers}, {own.run.steps} steps of {config.train.optimiser}",
+        title=f"{config.train_size} points, {layers}, {evaluation.run.steps} steps of {config.train.optimiser}",
         points=toy.train.images,
         labels=toy.train.labels,
         clean_labels=toy.clean_labels,
-        window=own.window[:4],
-        displacement=own.exact.change.mean_displacement,
-        most=own.most[: config.shown],
-        original=surfaces(own.run, jax.tree.map(lambda leaf: leaf[None], own.exact.original), own.window)[0],
-        exact=surfaces(own.run, at(own.exact.without, own.most[: config.shown]), own.window),
-        found=found,
-        medians={name: medians(each.columns, own.exact.change.mean_displacement) for name, each in found.items()},
+        window=evaluation.window[:4],
+        displacement=evaluation.exact.change.mean_displacement,
+        most=evaluation.most[: config.shown],
+        original=surfaces(evaluation.run, jax.tree.map(lambda leaf: leaf[None], evaluation.exact.original), evaluation.window)[0],
+        exact=surfaces(evaluation.run, select(evaluation.exact.without, evaluation.most[: config.shown]), evaluation.window),
+        methods=methods,
+        medians={name: summarise(method.columns, evaluation.exact.change.mean_displacement) for name, method in methods.items()},
     )
     folder.write_csv("unlearn_one.csv", *report.table(study))
-    folder.write_csv("search.csv", *report.searched(study))
-    results = {name: {measure: tuple(found) for measure, found in each.items()} for name, each in study.medians.items()}
+    folder.write_csv("search.csv", *report.search_table(study))
+    results = {name: {measure: tuple(ends) for measure, ends in values.items()} for name, values in study.medians.items()}
     folder.write_json("results.json", results)
     summary = report.summary(study)
     folder.write_text("summary.md", summary)
@@ -98,8 +98,8 @@ def run(config: Config, folder: Run) -> None:
     print(summary)
 
 
-def world(config: Config, seed: int, points: np.ndarray) -> World:
-    """The points of a seed, the original trained on them, and the models trained without each of some points."""
+def draw_task(config: Config, seed: int, points: np.ndarray) -> Task:
+    """The points of a seed, the original trained on them, and the models trained without each of `points`."""
     toy, held_out = draw_toy(config, seed), draw_toy(config, seed + HELD_OUT).train
     window = window_around(toy.train.images, config.resolution)
     targets = label_grid(window, toy)
@@ -119,64 +119,64 @@ def world(config: Config, seed: int, points: np.ndarray) -> World:
         forget_count=1,
         recipe=Recipe(**dataclasses.asdict(config.train)),
     )
-    return World(original, shared(problem), window, targets, exact)
+    return Task(original, shared(problem), window, targets, exact)
 
 
-def reordered(config: Config, own: World) -> Variables:
-    """The models without each point, each step's sums in another order: the exact answers again but for float noise."""
-    order = draw_orders(config.seed, own.run, 1)[0]
-    found = influence.leave_one_out(influence.reordered(own.run, order), strategy=config.strategy, chunk=config.chunk)
-    return at(found.without, np.argsort(order)) if own.run.batches is None else found.without
+def retrain_reordered(config: Config, task: Task) -> Variables:
+    """The models trained without each point, with sums in another order: equal to the exact answers up to float noise."""
+    order = draw_orders(config.seed, task.run, 1)[0]
+    result = influence.leave_one_out(influence.reordered(task.run, order), strategy=config.strategy, chunk=config.chunk)
+    return select(result.without, np.argsort(order)) if task.run.batches is None else result.without
 
 
-def at(variables: Variables, rows: np.ndarray) -> Variables:
-    """Some of many members."""
+def select(variables: Variables, rows: np.ndarray) -> Variables:
+    """The members at `rows`."""
     return jax.tree.map(lambda leaf: leaf[rows], variables)
 
 
-def budgeted(config: Config, name: str) -> dict[str, Any]:
-    """The hyperparameters of a method with the budget of all."""
+def budgeted_values(config: Config, name: str) -> dict[str, Any]:
+    """The hyperparameters of a method, with the budget that all methods share."""
     values = settings(config, [name])[name]
     budget: dict[str, Any] = {"epochs": config.epochs, "batch_size": config.train_size, "weight_decay": config.train.weight_decay}
     return values | {key: value for key, value in budget.items() if key in values}
 
 
-def unlearner(config: Config, search: World, name: str) -> Unlearner:
-    """A method with the budget of all, ready to forget the points of the search."""
-    values = budgeted(config, name)
-    problem, originals, masks = asked(config, search)
-    chunk = config.chunk or config.train_size  # the models are small, and each size of chunk is compiled
+def make_unlearner(config: Config, search: Task, name: str) -> Unlearner:
+    """A method, ready to forget the points of the search."""
+    values = budgeted_values(config, name)
+    problem, originals, masks = make_requests(config, search)
+    chunk = config.chunk or config.train_size  # one chunk: the models are small, and each size of chunk is compiled
     return Unlearner(name, values, problem, originals, masks=masks, strategy=config.strategy, chunk=chunk)
 
 
-def asked(config: Config, own: World) -> tuple[Problem, Variables, dict[str, np.ndarray]]:
-    """The problem, as many copies of the original as there are points, and what each is to forget: the exact points in turns."""
+def make_requests(config: Config, task: Task) -> tuple[Problem, Variables, dict[str, np.ndarray]]:
+    """The problem, one copy of the original for each point, and masks of the exact point that each copy forgets, in turns."""
     members = np.arange(config.train_size)
-    originals = jax.tree.map(lambda leaf: np.repeat(leaf[None], len(members), axis=0), own.exact.original)
-    return own.problem, originals, {"forget": np.resize(own.exact.points, len(members))[:, None] == members}
+    originals = jax.tree.map(lambda leaf: np.repeat(leaf[None], len(members), axis=0), task.exact.original)
+    return task.problem, originals, {"forget": np.resize(task.exact.points, len(members))[:, None] == members}
 
 
-def forgotten(config: Config, search: World, own: World, name: str, method: Unlearner | None) -> report.Forgotten:
-    """Search the method's main hyperparameter, then forget every point of the evaluation."""
+def forget_all(config: Config, search: Task, evaluation: Task, name: str, method: Unlearner | None) -> report.MethodResult:
+    """Searches the method's main hyperparameter, then forgets every point of the evaluation."""
     assert method
     with working(name) as update:
-        key, tried, scores = searched(config, name, method, search)
+        key, tried, scores = search_hyperparameter(config, name, method, search)
         if key:
             method.retune(**{key: tried[np.argmin(scores)]})
-        method.turn_to(*asked(config, own))
+        method.turn_to(*make_requests(config, evaluation))
         done = method.apply(member_keys(config.seed, name, method.members))
-        found = answers(config, own, name, done.variables)
-        found = found._replace(hyperparameter=key, tried=tried, scores=scores, seconds=done.seconds)
-        update(1.0, f"{found.chosen}, {1e3 * found.seconds:.1f} ms a point")
-    return found
+        result = compare(config, evaluation, name, done.variables)
+        result = result._replace(hyperparameter=key, tried=tried, scores=scores, seconds=done.seconds)
+        update(1.0, f"{result.chosen}, {1e3 * result.seconds:.1f} ms a point")
+    return result
 
 
-def searched(config: Config, name: str, method: Unlearner, search: World) -> tuple[str, np.ndarray, np.ndarray]:
-    """The main hyperparameter of a method, every value that was tried, and the geometric mean of the boundary ratios of each.
+def search_hyperparameter(config: Config, name: str, method: Unlearner, search: Task) -> tuple[str, np.ndarray, np.ndarray]:
+    """The main hyperparameter of a method, all values tried, and the geometric mean of the boundary ratios of each.
 
-    A mean of ratios, or the ratio of sums, would go by one or two points; a median would not see a few that are ruined. The first
-    round spans what the tuning's does and more, the second lies between the neighbours of the best. Nothing where
-    there is nothing to tune.
+    One or two points would dominate a mean of ratios or a ratio of sums, and a median would ignore a few ruined points. The first
+    round covers the range of tuning and more, the second the range between the neighbours of the best value. Empty if the method
+    has no hyperparameter.
     """
     tried, scores = np.zeros((2, 0))
     if not METHODS[name].search:
@@ -188,61 +188,61 @@ def searched(config: Config, name: str, method: Unlearner, search: World) -> tup
         values = reach.spaced(config.trials)
         method.retune(**{key: np.repeat(values, len(search.exact.points))})
         models = method.apply(member_keys(config.seed + TUNING, name, method.members)).variables
-        ratios = judged(config, search, name, models)["boundary_ratio"].reshape(config.trials, -1)
+        ratios = measure_closeness(config, search, name, models)["boundary_ratio"].reshape(config.trials, -1)
         tried, scores = np.append(tried, values), np.append(scores, np.exp(np.log(np.maximum(ratios, NEAREST)).mean(axis=1)))
         best = int(np.argmin(scores[-config.trials :]))
         reach = reach._replace(low=values[max(best - 1, 0)], high=values[min(best + 1, config.trials - 1)])
     return key, tried, scores
 
 
-def answers(config: Config, own: World, name: str, models: Variables) -> report.Forgotten:
-    """Models, one for each point, compared with the exact answers."""
+def compare(config: Config, task: Task, name: str, models: Variables) -> report.MethodResult:
+    """The result of a method whose `models` forgot one point each, without its search."""
     entry = METHODS.get(name)
-    view = own.run if entry is None else dataclasses.replace(own.run, model=entry.outcome(own.run.model))
-    shown = surfaces(view, at(models, own.most[: config.shown]), own.window)
+    view = task.run if entry is None else dataclasses.replace(task.run, model=entry.outcome(task.run.model))
+    shown = surfaces(view, select(models, task.most[: config.shown]), task.window)
     nothing = np.zeros(0)
-    return report.Forgotten(
-        name, entry.access if entry else "", "", nothing, nothing, 0.0, judged(config, own, name, models), shown
+    return report.MethodResult(
+        name, entry.access if entry else "", "", nothing, nothing, 0.0, measure_closeness(config, task, name, models), shown
     )
 
 
-def judged(config: Config, own: World, name: str, models: Variables) -> dict[str, np.ndarray]:
-    """How near models that were `asked` are to the exact answers: columns of unlearn_one.csv."""
-    exact, ensemble = own.exact, name in METHODS and METHODS[name].ensemble
+def measure_closeness(config: Config, task: Task, name: str, models: Variables) -> dict[str, np.ndarray]:
+    """The closeness of models, one for each request of `make_requests`, to the exact answers: columns of unlearn_one.csv."""
+    exact, ensemble = task.exact, name in METHODS and METHODS[name].ensemble
     one = jax.tree.map(lambda leaf: leaf[None], exact.original)
-    view = dataclasses.replace(own.run, model=METHODS[name].outcome(own.run.model)) if ensemble else own.run
+    view = dataclasses.replace(task.run, model=METHODS[name].outcome(task.run.model)) if ensemble else task.run
     original = one if ensemble else exact.original
-    change = influence.changes(view, original, models, own.targets, exact.contour, own.window.diagonal, config.strategy)
+    change = influence.changes(view, original, models, task.targets, exact.contour, task.window.diagonal, config.strategy)
     assert exact.contour is not None and exact.change.boundary is not None
-    rest = np.asarray(influence.displacement(own.run.model, exact.original, exact.contour, own.window.diagonal))  # rounding
+    rest = np.asarray(influence.displacement(task.run.model, exact.original, exact.contour, task.window.diagonal))  # rounding
     pairs = {"boundary": (change.boundary - rest, exact.change.boundary - rest), "margin": (change.margins, exact.change.margins)}
     if not ensemble:
-        pairs["parameter"] = flat(models) - flat(one), flat(exact.without) - flat(one)
+        pairs["parameter"] = flatten(models) - flatten(one), flatten(exact.without) - flatten(one)
     columns = {"displacement": change.mean_displacement}
     turns = np.arange(len(change.margins)) % len(exact.points)
-    for space, (found, truth) in pairs.items():
-        columns |= {f"{space}_{measure}": values for measure, values in closeness(found, truth[turns])._asdict().items()}
+    for space, (changed, truth) in pairs.items():
+        columns |= {f"{space}_{measure}": values for measure, values in closeness(changed, truth[turns])._asdict().items()}
     boundary, truth = pairs["boundary"]
-    return columns | {"another_alignment": closeness(boundary, truth[another(config, len(truth))][turns]).alignment}
+    return columns | {"another_alignment": closeness(boundary, truth[draw_other_points(config, len(truth))][turns]).alignment}
 
 
-def another(config: Config, count: int) -> np.ndarray:
-    """For each of some points another one, at random."""
+def draw_other_points(config: Config, count: int) -> np.ndarray:
+    """Another point for each of `count` points, at random."""
     order = generator("another point", config.seed).permutation(count)
     return order[(np.argsort(order) + 1) % count]
 
 
-def flat(variables: Variables) -> np.ndarray:
+def flatten(variables: Variables) -> np.ndarray:
     """All parameters of each member, `[members, parameters]`."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(variables.params)]
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
-def medians(columns: dict[str, np.ndarray], displacement: np.ndarray) -> dict[str, Interval]:
-    """The median over points of each measure with its interval, shares of the points, and the ratio of all points together."""
-    found = {name: bootstrap(values, 0, statistic=np.median) for name, values in columns.items()}
-    found["nearer"] = bootstrap((columns["boundary_ratio"] < 1).astype(float), 0)
-    found["right_way"] = bootstrap((columns["boundary_alignment"] > 0).astype(float), 0)
+def summarise(columns: dict[str, np.ndarray], displacement: np.ndarray) -> dict[str, Interval]:
+    """The median of each measure over points, the shares of points and the ratio of sums, with intervals."""
+    intervals = {name: bootstrap(values, 0, statistic=np.median) for name, values in columns.items()}
+    intervals["nearer"] = bootstrap((columns["boundary_ratio"] < 1).astype(float), 0)
+    intervals["right_way"] = bootstrap((columns["boundary_alignment"] > 0).astype(float), 0)
     sums = np.stack([columns["boundary_ratio"] * displacement, displacement], axis=1).astype(np.float64)
-    found["together"] = bootstrap(sums, 0, statistic=lambda some, axis: some.sum(axis)[..., 0] / some.sum(axis)[..., 1])
-    return found
+    intervals["together"] = bootstrap(sums, 0, statistic=lambda some, axis: some.sum(axis)[..., 0] / some.sum(axis)[..., 1])
+    return intervals

@@ -1,4 +1,4 @@
-"""What `--exp variance` measures of models and keeps: logits, the loss on lines and a plane between them, sharpness."""
+"""The measurements of `--exp variance` on models: logits, the loss on lines and a plane between them, sharpness."""
 
 import dataclasses
 import functools
@@ -24,70 +24,70 @@ from unlearn_jax.training.landscape import Eigenvalue, combined, recalibrated, s
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
-CALIBRATION = 500  # images at a time from which BatchNorm statistics are taken
-NAMES = {"value": "sharpness", "residual": "residual"}
-Found = dict[str, np.ndarray]  # what was measured on a group of models, as the run folder keeps it
+CALIBRATION = 500  # images in a batch for BatchNorm statistics
+COLUMNS = {"value": "sharpness", "residual": "residual"}
+Arrays = dict[str, np.ndarray]  # the measurements of a group of models, as kept in the run folder
 
 
-class Measured(NamedTuple):
-    """One forget set: by group (original, oracle, each method) what was measured, without methods of which a member diverged."""
+class MeasuredSet(NamedTuple):
+    """One forget set, and the measurements of each group (original, oracle, methods). Methods that diverged are left out."""
 
     study: ForgetSet
-    groups: dict[str, Found]
+    groups: dict[str, Arrays]
 
 
-def whole(config: Config, role: str, variables: Variables) -> Variables:
-    """A pool none of whose members diverged: originals, oracles and lines are paired, and each is needed.
+def require_all(config: Config, role: str, variables: Variables) -> Variables:
+    """Returns the variables of a pool if no member diverged. Members are paired, so all are needed.
 
     Raises:
-        UsageError: one diverged.
+        UsageError: a member diverged.
     """
     lost_members(config, role, variables, len(jax.tree.leaves(variables)[0]))
     return variables
 
 
 class Probe:
-    """The compiled programs that measure models: points between them, the loss there, and the curvature."""
+    """The compiled programs that measure models: points between them, their loss and their curvature."""
 
     def __init__(self, config: Config, setting: Setting):
         self.config, self.setting, self.model = config, setting, setting.problem.model
         model, strategy = self.model, config.strategy
 
-        def moved(models: Variables, shares: jax.Array, images: jax.Array) -> Variables:
+        def move(models: Variables, shares: jax.Array, images: jax.Array) -> Variables:
             return recalibrated(model, combined(models, shares), images)
 
-        self.on_lines = over_members(moved, (True, False, False), strategy)
-        self.on_plane = over_members(moved, (False, True, False), strategy)
-        self.interpolated = over_members(combined, (True, False), strategy)
+        self.move_on_lines = over_members(move, (True, False, False), strategy)
+        self.move_on_plane = over_members(move, (False, True, False), strategy)
+        self.interpolate = over_members(combined, (True, False), strategy)
 
-    def losses(self, study: ForgetSet, variables: Variables, members: int) -> np.ndarray:
-        """The mean loss of each model on forget, retain and some of test, `[members, 3]`."""
+    def measure_losses(self, study: ForgetSet, variables: Variables, members: int) -> np.ndarray:
+        """The mean loss of each model on forget, retain and `slices.test_size` test examples, `[members, 3]`."""
         chosen = np.linspace(0, len(study.labels.test) - 1, min(len(study.labels.test), self.config.slices.test_size)).astype(int)
         images, labels = (part._replace(test=np.asarray(part.test)[chosen]) for part in (study.images, study.labels))
-        own = jax.tree.map(lambda leaf: leaf[:members], variables)
-        logits = predict(self.model, own, np.concatenate([np.asarray(part) for part in images]), self.config.strategy)
+        models = jax.tree.map(lambda leaf: leaf[:members], variables)
+        logits = predict(self.model, models, np.concatenate([np.asarray(part) for part in images]), self.config.strategy)
         ends = np.cumsum([len(part) for part in labels])[:-1]
-        each = np.split(cross_entropy_losses(logits, np.concatenate(labels)), ends, axis=1)
-        return np.stack([part.mean(1) for part in each], axis=1)
+        by_split = np.split(cross_entropy_losses(logits, np.concatenate(labels)), ends, axis=1)
+        return np.stack([part.mean(1) for part in by_split], axis=1)
 
-    def line(self, study: ForgetSet, first: Variables, second: Variables, recalibrate: bool = True) -> np.ndarray:
+    def measure_lines(self, study: ForgetSet, first: Variables, second: Variables, recalibrate: bool = True) -> np.ndarray:
         """The loss on forget, retain and test along the lines between models, `[lines, points, 3]`."""
         ends = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), first, second)
-        lines, images = len(jax.tree.leaves(ends)[0]), calibration(study)
-        found = []
+        lines, images = len(jax.tree.leaves(ends)[0]), calibration_batches(study)
+        by_point = []
         for share in np.linspace(0, 1, self.config.slices.points, dtype=np.float32):
             shares = jnp.stack([1 - share, share])
-            own = padded(ends)
-            points = self.on_lines(own, shares, images) if recalibrate else self.interpolated(own, shares)
-            found.append(self.losses(study, points, lines))
-        return np.stack(found, axis=1)
+            padded_ends = padded(ends)
+            points = self.move_on_lines(padded_ends, shares, images) if recalibrate else self.interpolate(padded_ends, shares)
+            by_point.append(self.measure_losses(study, points, lines))
+        return np.stack(by_point, axis=1)
 
-    def plane(self, study: ForgetSet, corners: list[Variables]) -> Found:
-        """The loss over the plane through three models, on a grid around them; distances are of weights."""
+    def measure_plane(self, study: ForgetSet, corners: list[Variables]) -> Arrays:
+        """The loss on a grid in the plane through three models. Coordinates are distances of weights."""
         models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *corners)
-        flat = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(own.params)]) for own in corners]).astype(
-            float
-        )
+        flat = np.stack(
+            [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(corner.params)]) for corner in corners]
+        ).astype(float)
         one, two = flat[1] - flat[0], flat[2] - flat[0]
         across = np.linalg.norm(one)
         along = two @ one / across
@@ -95,17 +95,17 @@ class Probe:
         places = np.array([[0.0, 0.0], [across, 0.0], [along, up]])
         low, high = places.min(0), places.max(0)
         x, y = np.linspace(low - 0.25 * (high - low), high + 0.25 * (high - low), self.config.slices.resolution).T
-        images, grid = calibration(study), []
+        images, grid = calibration_batches(study), []
         for height in y:
             of_two = height / up
             of_one = (x - of_two * along) / across
             shares = np.stack([1 - of_one - of_two, of_one, np.full_like(x, of_two)], axis=1).astype(np.float32)
-            grid.append(self.losses(study, self.on_plane(models, padded(shares), images), len(x)))
+            grid.append(self.measure_losses(study, self.move_on_plane(models, padded(shares), images), len(x)))
         return {"plane/x": x, "plane/y": y, "plane/places": places, "plane/losses": np.stack(grid)}
 
     @functools.cached_property
     def curvature(self) -> Callable[[int], Any]:
-        """By the number of examples, the program that finds the sharpness of every member."""
+        """Number of examples -> the program that computes every member's sharpness."""
 
         @functools.cache
         def program(count: int) -> Any:
@@ -116,77 +116,78 @@ class Probe:
 
         return program
 
-    def sharpnesses(self, study: ForgetSet, variables: Variables) -> Found:
-        """The sharpness of every member over some retained and some forgotten examples, and how far off it may be."""
-        found: Found = {}
-        whole = len(jax.tree.leaves(variables)[0])
-        starts = range(0, whole, study.members)  # so that originals and oracles, twice as many, share a program
+    def measure_sharpness(self, study: ForgetSet, variables: Variables) -> Arrays:
+        """The sharpness of every member on some retained and some forgotten examples, and its residual."""
+        arrays: Arrays = {}
+        count = len(jax.tree.leaves(variables)[0])
+        starts = range(0, count, study.members)  # originals and oracles (twice as many) share a program
         parts = [padded(jax.tree.map(lambda leaf, at=at: jnp.asarray(leaf[at : at + study.members]), variables)) for at in starts]
         for split, rows in study.rows.items():
             drawn = rows[np.linspace(0, len(rows) - 1, min(len(rows), self.config.sharpness.examples)).astype(int)]
             mask = np.zeros(len(self.setting.data.train.labels), bool)
             mask[drawn] = True
             key, mask = jax.random.key(self.config.seed), shared(mask)
-            each = [self.curvature(len(drawn))(part, key, mask, self.setting.problem) for part in parts]
+            eigenvalues = [self.curvature(len(drawn))(part, key, mask, self.setting.problem) for part in parts]
             for name in Eigenvalue._fields:
-                values = [np.asarray(getattr(one, name))[: study.members] for one in each]
-                found[f"{NAMES[name]}/{split}"] = np.concatenate(values)
-        return found
+                values = [np.asarray(getattr(one, name))[: study.members] for one in eigenvalues]
+                arrays[f"{COLUMNS[name]}/{split}"] = np.concatenate(values)
+        return arrays
 
 
-def calibration(study: ForgetSet) -> jax.Array:
-    """The judged retained images in equal batches; of a few too many the last are left out."""
+def calibration_batches(study: ForgetSet) -> jax.Array:
+    """The judged retained images in equal batches, without the last few if they do not divide."""
     images = np.asarray(study.images.retain)
     batches = -(-len(images) // CALIBRATION)
     size = len(images) // batches
     return shared(images[: batches * size].reshape(batches, size, *images.shape[1:]))
 
 
-def oracles(config: Config, study: ForgetSet) -> Variables:
-    """The retrained models of a forget set, all of them.
+def train_oracles(config: Config, study: ForgetSet) -> Variables:
+    """The retrained models of a forget set.
 
     Raises:
-        UsageError: one diverged.
+        UsageError: a member diverged.
     """
-    return whole(config, "oracle", study.pool("oracle", 2 * study.members).variables)
+    return require_all(config, "oracle", study.pool("oracle", 2 * study.members).variables)
 
 
-class Look:
-    """One forget set, read where an earlier run kept it, the rest measured now."""
+class Measurer:
+    """Measures all groups of one forget set. Measurements kept by an earlier run are read."""
 
     def __init__(self, config: Config, study: ForgetSet, probe: Probe, originals: Variables):
         self.config, self.study, self.probe = config, study, probe
-        self.pools = {"original": originals, "oracle": oracles(config, study)}
+        self.pools = {"original": originals, "oracle": train_oracles(config, study)}
 
-    def groups(self, values: dict[str, dict[str, Any]], with_plane: bool) -> dict[str, Found]:
-        """What was measured, by group; nothing for a method of which a member diverged.
+    def measure_groups(self, values: dict[str, dict[str, Any]], with_plane: bool) -> dict[str, Arrays]:
+        """The measurements by group, without methods of which a member diverged.
 
         Args:
             values: hyperparameters, by method.
-            with_plane: whether the one plane is on this set.
+            with_plane: whether to measure the plane on this set.
         """
-        others = {"original": self.of_originals, "oracle": self.of_oracles, "twin": self.of_twins}
+        others = {"original": self.measure_originals, "oracle": self.measure_oracles, "twin": self.measure_twins}
         options: dict[str, Any] = {"strategy": self.config.strategy, "chunk": self.config.chunk}
 
         def begin(name: str) -> Unlearner | None:
-            own = values.get(name)
-            return None if own is None else Unlearner(name, own, self.study.problem, self.pools["original"], **options)
+            if name not in values:
+                return None
+            return Unlearner(name, values[name], self.study.problem, self.pools["original"], **options)
 
-        def make(name: str, unlearner: Unlearner | None) -> Found:
+        def make(name: str, unlearner: Unlearner | None) -> Arrays:
             with working(f"{name} on {self.study.name}") as update:
-                found = self.of_method(name, unlearner, with_plane) if unlearner else others[name]()
-                update(1.0, "measured" if found else "diverged")
-            return found
+                arrays = self.measure_method(name, unlearner, with_plane) if unlearner else others[name]()
+                update(1.0, "measured" if arrays else "diverged")
+            return arrays
 
         files = {
             name: (f"measured/{self.study.name}/{name}.npz", self.identity(values.get(name), with_plane))
             for name in (*others, *values)
         }
-        found = load_or_make_all(self.study.folder, files, begin, make)
-        return {name: arrays for name, arrays in found.items() if arrays.keys() > {"made_with"}}
+        kept = load_or_make_all(self.study.folder, files, begin, make)
+        return {name: arrays for name, arrays in kept.items() if arrays.keys() > {"made_with"}}
 
     def identity(self, values: dict[str, Any] | None, with_plane: bool) -> dict[str, Any]:
-        """All that the measurements of a group depend on."""
+        """All that a group's measurements depend on."""
         return {
             **self.study.identity,
             "values": values,
@@ -195,72 +196,77 @@ class Look:
             "plane": with_plane,
         }
 
-    def first(self, variables: Variables) -> Variables:
-        """The members from which lines go out."""
+    def first_members(self, variables: Variables) -> Variables:
+        """The members at which lines begin."""
         return jax.tree.map(lambda leaf: leaf[: self.config.slices.lines], variables)
 
-    def of_originals(self) -> Found:
-        """The originals, and the lines to the next of them."""
-        own = self.first(self.pools["original"])
-        return self.of_models(self.pools["original"]) | self.lines("original to original", own, turned(own))
+    def measure_originals(self) -> Arrays:
+        """Originals, and the lines from each to the next."""
+        starts = self.first_members(self.pools["original"])
+        lines = self.measure_lines("original to original", starts, rotate_members(starts))
+        return self.measure_models(self.pools["original"]) | lines
 
-    def of_oracles(self) -> Found:
-        """The oracles, and the lines from the originals to them, and to the next of them."""
-        own, theirs = self.first(self.pools["original"]), self.first(self.pools["oracle"])
-        found = self.of_models(self.pools["oracle"]) | self.lines("oracle to oracle", theirs, turned(theirs))
-        return found | self.lines("original to oracle", own, theirs) | self.lines("original to oracle", own, theirs, False)
+    def measure_oracles(self) -> Arrays:
+        """Oracles, and the lines from originals to oracles and from each oracle to the next."""
+        originals, retrained = self.first_members(self.pools["original"]), self.first_members(self.pools["oracle"])
+        lines = self.measure_lines("oracle to oracle", retrained, rotate_members(retrained))
+        lines |= self.measure_lines("original to oracle", originals, retrained)
+        lines |= self.measure_lines("original to oracle", originals, retrained, False)
+        return self.measure_models(self.pools["oracle"]) | lines
 
-    def of_twins(self) -> Found:
-        """Lines between models of one role, so of the same keys: initialisation, and order of the rows that both train on."""
+    def measure_twins(self) -> Arrays:
+        """Lines between an original and an oracle with the same keys, so the same initialisation and order of common rows."""
         config, study, count = self.config, self.study, self.config.slices.lines
         everything = np.ones_like(study.mask)
-        own, theirs = (
-            whole(config, "twin", trained.variables)
+        originals, retrained = (
+            require_all(config, "twin", trained.variables)
             for trained in (
                 pool(config, study.setting, study.setting.problem, everything, "twin", count),
                 study.pool("twin", count),
             )
         )
         name = "original to oracle, same seed"
-        return self.lines(name, own, theirs) | self.lines(name, own, theirs, False)
+        return self.measure_lines(name, originals, retrained) | self.measure_lines(name, originals, retrained, False)
 
-    def of_method(self, name: str, unlearner: Unlearner, with_plane: bool) -> Found:
-        """The unlearned models, and the lines from their originals and to the oracles; nothing if one diverged."""
+    def measure_method(self, name: str, unlearner: Unlearner, with_plane: bool) -> Arrays:
+        """Unlearned models, and the lines from their originals and to the oracles; empty if a model diverged."""
         keys = member_keys(self.config.seed, f"{name} on {self.study.name}", self.study.members)
         variables = unlearner.apply(keys).variables
         if diverged((variables, self.study.logits(variables))):
             return {}
-        own, after, theirs = map(self.first, (self.pools["original"], variables, self.pools["oracle"]))
-        found = (
-            self.of_models(variables)
-            | self.lines(f"original to {name}", own, after)
-            | self.lines(f"{name} to oracle", after, theirs)
+        originals, after, retrained = map(self.first_members, (self.pools["original"], variables, self.pools["oracle"]))
+        arrays = (
+            self.measure_models(variables)
+            | self.measure_lines(f"original to {name}", originals, after)
+            | self.measure_lines(f"{name} to oracle", after, retrained)
         )
         if with_plane and name == self.config.slices.plane:
-            found |= self.probe.plane(self.study, [jax.tree.map(lambda leaf: leaf[0], each) for each in (own, theirs, after)])
-        return found
+            corners = [jax.tree.map(lambda leaf: leaf[0], models) for models in (originals, retrained, after)]
+            arrays |= self.probe.measure_plane(self.study, corners)
+        return arrays
 
-    def of_models(self, variables: Variables) -> Found:
+    def measure_models(self, variables: Variables) -> Arrays:
         """Logits and sharpness of models."""
-        return {**self.study.logits(variables)._asdict(), **self.probe.sharpnesses(self.study, variables)}
+        return {**self.study.logits(variables)._asdict(), **self.probe.measure_sharpness(self.study, variables)}
 
-    def lines(self, kind: str, first: Variables, second: Variables, recalibrate: bool = True) -> Found:
-        """The loss along the lines between pairs of models, and how far apart the two are.
+    def measure_lines(self, kind: str, first: Variables, second: Variables, recalibrate: bool = True) -> Arrays:
+        """The loss along the lines between pairs of models, and the distance of each pair.
 
-        `recalibrate` is no choice for a model without BatchNorm statistics: there is no line with interpolated ones then.
+        Without `recalibrate` BatchNorm statistics are interpolated; empty if the model has none.
         """
         if not recalibrate and not first.statistics:
             return {}
         name = kind if recalibrate else f"{kind}{report.INTERPOLATED}"
-        return {f"line/{name}": self.probe.line(self.study, first, second, recalibrate), f"distance/{name}": apart(first, second)}
+        losses = self.probe.measure_lines(self.study, first, second, recalibrate)
+        return {f"line/{name}": losses, f"distance/{name}": relative_distance(first, second)}
 
 
-def turned(variables: Variables) -> Variables:
-    """Each member in the place of the one before it."""
+def rotate_members(variables: Variables) -> Variables:
+    """Replaces each member by the next one, cyclically."""
     return jax.tree.map(lambda leaf: np.roll(leaf, -1, axis=0), variables)
 
 
-def apart(first: Variables, second: Variables) -> np.ndarray:
+def relative_distance(first: Variables, second: Variables) -> np.ndarray:
     """|θ - θ'| of every pair, over the norm of θ."""
     leaves = [
         tuple(map(np.asarray, pair)) for pair in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True)

@@ -1,8 +1,8 @@
 """Does the variance of the model shape the loss manifold, on train and on test?
 
-Originals, oracles and unlearned models from many seeds: how much of the expected loss is bias and how much is variance, example
-by example; the loss along the lines and over a plane between them; and the sharpness of the minimum that each sits in, against
-forgetting. The defaults are the main job's setting with fewer models: minutes on two cores.
+Originals, oracles and unlearned models from many seeds: bias and variance of the loss of each example; the loss along lines and
+on a plane between models; and the sharpness of each model's minimum, against forgetting. The defaults are the main job's setting
+with fewer models: minutes on two cores.
 
     python benchmark.py --exp variance
 
@@ -25,28 +25,28 @@ METHODS = ("finetune", "gradient_ascent", "neggrad_plus", "scrub", "random_label
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slices:
-    """The lines and the plane along which the loss is looked at."""
+    """The lines and the plane on which the loss is measured."""
 
     lines: Annotated[int, Whole(least=3)] = 8
-    """Lines of each kind, from as many originals: at least 3, from which the intervals come."""
+    """Lines of each kind, from as many originals: at least 3, for the intervals."""
     points: Annotated[int, Whole(least=3)] = 9
-    """Points of a line, its ends included; half way there is one if the number is odd."""
+    """Points of a line, with its ends; an odd number includes the midpoint."""
     plane: str = "scrub"
     """The method whose model spans the plane with its original and an oracle; one of --methods."""
     resolution: Annotated[int, Whole(least=2)] = 21
     """Grid points along each side of the plane."""
     test_size: Count = 1000
-    """Test examples over which the loss is taken there, the same everywhere; all, if there are fewer."""
+    """Test examples for the loss there; all, if there are fewer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharpness:
-    """How the largest eigenvalue of the Hessian is found."""
+    """How the largest eigenvalue of the Hessian is computed."""
 
     examples: Count = 128
-    """Retained examples over which the loss is taken, the same for all models; and forgotten ones, no more than there are."""
+    """Retained, and forgotten, examples for the loss, the same for all models; all, if there are fewer."""
     steps: Annotated[int, Whole(least=2)] = 12
-    """Products with the Hessian."""
+    """Hessian-vector products."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class Config(Comparison):
     exp: str = "variance"
     """The experiment. `--list` shows all."""
     methods: Names = METHODS
-    """Names separated by commas; main (the main job's) or all, but for the references and those that keep several networks."""
+    """Names separated by commas; main (the main job's) or all, without references and ensembles."""
     members: Annotated[int, Whole(least=6)] = 16
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null. At least 6."""
     forget_sets: Annotated[int, Whole(least=1, most=SETS)] = 1
-    """Forget sets, each with oracles of its own; intervals are for other models, and with several for other sets too."""
+    """Forget sets, each with its own oracles. Intervals are over models, and over forget sets if there are several."""
     evaluation: Evaluation = JUDGED
     slices: Slices = Slices()
     sharpness: Sharpness = Sharpness()
@@ -75,7 +75,7 @@ class Config(Comparison):
         require(plane in asked, "--slices.plane", plane, f"there is {', '.join(asked)}")
 
     def method_names(self) -> list[str]:
-        """The methods that `methods` asks for; originals and oracles are always there, and ensembles have no place in between."""
+        """The methods that make one network. Originals and oracles are always measured; no lines lead to an ensemble."""
         from unlearn_jax.methods import METHODS as ENTRIES  # brings JAX with it, which --help must not
         from unlearn_jax.report.rows import REFERENCES
 

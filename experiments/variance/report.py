@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 Columns = Mapping[str, np.ndarray]
-"""A table by its columns, all equally long."""
+"""A table by its columns, all of one length."""
 NAMES = {"forget": "forget set", "retain": "retain set", "test": "test set"}
 DISTINCT = (*COLOURS[:6], "#999999", "#8C564B", "#17BECF", "#BCBD22", "#7F3C8D")
 TRAINED = ("original to original", "original to oracle", "oracle to oracle", "original to oracle, same seed")
 INTERPOLATED = ", interpolated statistics"
-UNSAID = (*(f"Brier {part}" for part in ("loss", "bias", "variance")), "sd of the loss", "rise from end to end")
-"""Measures that are in variance.csv, but not in summary.md."""
+OMITTED = (*(f"Brier {part}" for part in ("loss", "bias", "variance")), "sd of the loss", "rise from end to end")
+"""Measures that are in variance.csv but not in summary.md."""
 SHORT = {
     "original to original": "two originals",
     "oracle to oracle": "two oracles",
     "original to oracle": "original, oracle",
     "original to oracle, same seed": "original, oracle of one seed",
 }
-"""What lines are called in the legend."""
+"""Kind of line -> its name in the legend."""
 
 
 class Row(NamedTuple):
     """One value of the study.
 
     Attributes:
-        part: of the study: spread, coincidence, line, sharpness, forgetting, sharpness and forgetting.
-        subject: whose: a group of models, or a kind of line.
+        part: part of the study: spread, coincidence, line, sharpness, forgetting, sharpness and forgetting.
+        subject: a group of models, or a kind of line.
         split: the examples.
-        measure: what.
+        measure: what is measured.
         value: its value.
         low: lower end of its 95% interval, over models and forget sets.
         high: upper end.
-        difference: from the oracles' value (a ratio where `measure` says so); theirs: of one half of them from the other.
+        difference: from the oracles (a ratio where `measure` says so); for the oracles, of one half from the other.
         difference_low: lower end of its interval.
         difference_high: upper end.
     """
@@ -70,12 +70,12 @@ class Line(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """The loss over a plane through three models; distances are those of weights.
+    """The loss on a plane through three models. Coordinates are distances of weights.
 
     Attributes:
-        x: along the way from the first model to the second.
+        x: in the direction from the first model to the second.
         y: at right angles to it.
-        places: of the three.
+        places: coordinates of the three models.
         losses: on forget, retain and test.
     """
 
@@ -86,12 +86,12 @@ class Plane(NamedTuple):
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """A table whose numbers have six digits, and no cell where they are not finite."""
+    """A table with numbers rounded to six digits; cells that are not finite are empty."""
     return Table(columns, [[_six_digits(cell) if isinstance(cell, float) else cell for cell in row] for row in rows])
 
 
 def grid(plane: Plane) -> Table:
-    """The columns and rows of plane.csv, a row for each point; the models themselves are not among them."""
+    """The columns and rows of plane.csv, a row for each grid point."""
     x, y = np.meshgrid(plane.x, plane.y)
     losses = {f"loss_{split}": plane.losses[..., place].ravel() for place, split in enumerate(SPLITS)}
     return table(*of_columns({"x": x.ravel(), "y": y.ravel(), **losses}))
@@ -101,15 +101,15 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
     """The text of summary.md: a table for each part of the study."""
     text = [
         f"# Variance over seeds: {title}",
-        "95% intervals for other models, and with several forget sets for other sets too. After the semicolon: the difference "
-        "from the oracles (for the oracles, of one half of them from the other: the null). Nats. variance.csv has more: the "
-        "Brier score, right and wrong labels apart, the spread of the loss.",
+        "95% intervals over models, and over forget sets if there are several. After the semicolon: the difference "
+        "from the oracles (for the oracles, of one half of them from the other: the null). Nats. variance.csv also has the "
+        "Brier score, right and wrong labels separately, and the spread of the loss.",
     ]
     gone = [f"{name} on {where}" for where, names in lost.items() for name in names]
     if gone:
         text.append(f"Left out, because members diverged: {', '.join(gone)}.")
     for part in dict.fromkeys(row.part for row in rows):
-        rows_of_part = [row for row in rows if row.part == part and row.measure not in UNSAID and row.split in ("", *SPLITS)]
+        rows_of_part = [row for row in rows if row.part == part and row.measure not in OMITTED and row.split in ("", *SPLITS)]
         split_by = list(dict.fromkeys(row.split for row in rows_of_part))
         measures = list(dict.fromkeys(row.measure for row in rows_of_part))
         by_cell = {(row.subject, row.split, row.measure): row for row in rows_of_part}
@@ -123,7 +123,7 @@ def summary(rows: list[Row], title: str, lost: Mapping[str, Sequence[str]]) -> s
 
 
 def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib.figure.Figure":
-    """Draws bias and variance of every group on every split, by two losses; the line is the interval of the variance."""
+    """Draws bias and variance of every group on every split, for two losses, with the interval of the variance."""
     by_cell = {(row.subject, row.split, row.measure): row for row in rows if row.part == "spread"}
     figure = blank(WIDTH, 1.6 + 0.42 * len(groups))
     panels = figure.subplots(2, len(SPLITS), sharey=True, squeeze=False)
@@ -131,10 +131,10 @@ def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib
     for row, (loss, unit) in zip(panels, {"cross-entropy": "nats", "Brier": "squared probability"}.items(), strict=True):
         for axes, (split, colour) in zip(row, SPLITS.items(), strict=True):
             bias, variance = ([by_cell[name, split, f"{loss} {part}"] for name in groups] for part in ("bias", "variance"))
-            left = np.array([each.value for each in bias])
+            left = np.array([one.value for one in bias])
             axes.barh(places, left, height=0.7, color="#BBBBBB", label="bias")
-            axes.barh(places, [each.value for each in variance], left=left, height=0.7, color=colour, label="variance")
-            reach = np.array([[each.low, each.high] for each in variance], float) + left[:, None]
+            axes.barh(places, [one.value for one in variance], left=left, height=0.7, color=colour, label="variance")
+            reach = np.array([[one.low, one.high] for one in variance], float) + left[:, None]
             axes.hlines(places, np.maximum(reach[:, 0], 0), reach[:, 1], color="black", linewidth=1.2)
             name_rows(axes, groups, 8.0)
             axes.set_title(f"{NAMES[split]}: {loss} ({unit})", fontsize=9)
@@ -143,7 +143,7 @@ def decomposition(rows: list[Row], groups: list[str], title: str) -> "matplotlib
 
 
 def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.Figure":
-    """Draws the spread of each example's margin over seeds against its mean loss, by originals (above) and by oracles."""
+    """Draws the spread of each example's margin over seeds against its mean loss, for originals (above) and oracles."""
     figure = blank(WIDTH, 5.6)
     panels = figure.subplots(2, len(SPLITS), sharex=True, sharey=True)
     for row, group in zip(panels, ("original", "oracle"), strict=True):
@@ -170,7 +170,7 @@ def spread(columns: Columns, forget_set: str, title: str) -> "matplotlib.figure.
 
 
 def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
-    """Draws the loss along every kind of line: between trained models, from originals to unlearned ones, and on to oracles."""
+    """Draws the loss along every kind of line: between trained models, from originals to unlearned, from unlearned to oracles."""
     kinds = list(dict.fromkeys(line.kind for line in lines))
     between = [kind for kind in kinds if kind.removesuffix(INTERPOLATED) in TRAINED]
     others = [kind for kind in kinds if kind not in between]
@@ -203,13 +203,13 @@ def along_lines(lines: list[Line], title: str) -> "matplotlib.figure.Figure":
     for axes in panels[-1]:
         axes.set_xlabel("share of the way", fontsize=8)
     figure.suptitle(
-        f"{title}\nloss along lines between weights, BatchNorm statistics taken anew at each point; bands: 95%", fontsize=10
+        f"{title}\nloss along lines between weights, BatchNorm statistics recomputed at each point; bands: 95%", fontsize=10
     )
     return figure
 
 
 def contours(plane: Plane, names: tuple[str, str, str], title: str) -> "matplotlib.figure.Figure":
-    """Draws the loss on forget, retain and test over the plane through three models."""
+    """Draws the loss on forget, retain and test on the plane through three models."""
     figure = blank(WIDTH, 3.7)
     panels = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)
     positive = np.maximum(plane.losses, 1e-3)
@@ -227,7 +227,8 @@ def contours(plane: Plane, names: tuple[str, str, str], title: str) -> "matplotl
     bar = figure.colorbar(drawn, ax=list(panels), shrink=0.9, label="mean loss (nats)", ticks=levels[::2])
     bar.ax.set_yticklabels([f"{level:.2g}" for level in levels[::2]], fontsize=8)
     figure.suptitle(
-        f"{title}\nthe plane through one original, one oracle and the unlearned original; each axis to its own scale", fontsize=10
+        f"{title}\nthe plane through one original, one oracle and the unlearned original; each axis with its own scale",
+        fontsize=10,
     )
     return figure
 
@@ -269,7 +270,7 @@ def _six_digits(value: float) -> float | None:
 
 
 def _cell(row: Row | None) -> str:
-    """A value, its interval, its difference from the oracles."""
+    """A value with its interval and its difference from the oracles."""
     if row is None:
         return ""
     text = f"{row.value:.3g}" if row.low is None or row.high is None else f"{Interval(row.value, row.low, row.high):.3g}"
