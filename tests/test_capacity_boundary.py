@@ -79,8 +79,8 @@ def test_a_base_without_a_boundary_is_a_mistake_before_the_axes(tmp_path, monkey
 
 
 def test_only_a_missing_boundary_is_taken_for_one(monkeypatch):
-    toy = capacity_boundary.drawn(TINY, 0)
-    window = capacity_boundary.around(toy.train.images, TINY.resolution)
+    toy = capacity_boundary.draw_toy(TINY, 0)
+    window = capacity_boundary.window_around(toy.train.images, TINY.resolution)
     for error, expected in ((NoBoundaryError("none"), None), (ValueError("another"), "another")):
 
         def fail(*_, error=error, **__):

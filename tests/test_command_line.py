@@ -267,7 +267,7 @@ def test_a_folder_that_can_no_longer_be_written_is_one_line_and_status_1(capsys,
 
     monkeypatch.setattr("unlearn_jax.bench.main.run", full)
     assert benchmark.main([]) == 1
-    remedy = "to resume, free space or fix access, and run the same command"
+    remedy = "fix this and run the same command to resume"
     assert capsys.readouterr().err == f"benchmark.py: --out here: cannot be written (No space left on device); {remedy}\n"
 
 

@@ -384,7 +384,7 @@ def test_an_original_without_a_boundary_is_a_mistake_before_anything_is_left_out
     monkeypatch.setattr(influence, "contour", contour)
     monkeypatch.setattr(influence, "train", lambda run, weights: run.initial)
     monkeypatch.setattr(study, "leave_one_out", lambda *_: pytest.fail("trained for nothing"))
-    with pytest.raises(UsageError, match=r"has none; expected more, or a larger --train\.learning-rate than 0\.01") as raised:
+    with pytest.raises(UsageError, match=r"has none; try more epochs, or a larger --train\.learning-rate than 0\.01") as raised:
         study.run(asked, None)
     assert raised.value.option == "--train.epochs" and len(laid) == 1 + with_one
 

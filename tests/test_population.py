@@ -100,7 +100,10 @@ def test_the_main_study_compares_what_is_alive_and_says_so(poison, cache, tmp_pa
     assert done.returncode == 0, done.stderr
     rows = read_results(tmp_path / "out/results.csv")
     assert {(row.method, row.n_members, row.n_oracles) for row in rows} == {(name, 3, 7) for name in ("original", "retrain")}
-    assert "random-0: 1 of 8 oracles diverged; at most 3 models are compared." in (tmp_path / "out/summary.md").read_text()
+    assert (
+        "random-0: 1 of 8 oracles diverged, so at most 3 models of a method are compared."
+        in (tmp_path / "out/summary.md").read_text()
+    )
 
 
 def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
@@ -110,7 +113,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     with (tmp_path / "out/streaming.csv").open() as file:
         assert {line["members"] for line in csv.DictReader(file)} == {"3"}
     assert {row.n_oracles for row in read_results(tmp_path / "out/results.csv")} == {7}
-    assert "n=3 models per method" in (tmp_path / "out/summary.md").read_text()
+    assert "n=3 models a method" in (tmp_path / "out/summary.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
         "    except OSError as error: print(error.status, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", limited], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    said = "cannot be written (File too large); to resume, free space or fix access, and run the same command"
+    said = "cannot be written (File too large); fix this and run the same command to resume"
     assert done.stdout.splitlines() == [f"1 --out {tmp_path / name}: {said}" for name in ("a.txt", "a.npz")]
     assert done.stderr == ""
     assert contents(tmp_path) == {"a.txt": b"old"}

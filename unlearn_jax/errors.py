@@ -34,9 +34,7 @@ class StorageError(OSError):
 
     def __init__(self, option: str, path: object, error: OSError):
         reason = error.strerror or str(error)
-        super().__init__(
-            f"{option} {path}: cannot be written ({reason}); to resume, free space or fix access, and run the same command"
-        )
+        super().__init__(f"{option} {path}: cannot be written ({reason}); fix this and run the same command to resume")
         self.errno, self.strerror = error.errno, reason
 
     def __str__(self) -> str:

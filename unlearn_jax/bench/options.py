@@ -192,7 +192,7 @@ class Images(Training):
     model: str = "resnet8"
     """resnet8, resnet14, resnet20, ... (6n+2), resnet18 or mlp."""
     width: Count = 8
-    """Channels of a ResNet's first stage, or hidden units of the MLP. For digits 8 is enough; published: 16, ResNet-18 64."""
+    """Channels of a ResNet's first stage, or hidden units of the MLP. For digits 8 is enough; usual: 16, ResNet-18 64."""
     normalisation: Literal["batch", "group"] = "batch"
     """Normalisation layers: BatchNorm or GroupNorm."""
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
