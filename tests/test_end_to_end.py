@@ -353,7 +353,7 @@ def test_a_method_that_diverges_is_named_and_never_averaged(finished, cache, tmp
     words = ("--hyper", "gradient_ascent.learning_rate=1e30")
     done = succeed(out, cache, *words, methods=("original", "gradient_ascent"))
     assert (
-        "gradient_ascent: 0 of 4 (4 diverged: random-0 #0, random-0 #1, random-0 #2, random-0 #3); never marked"
+        "gradient_ascent: 0 of 4 models (4 diverged: random-0 #0, random-0 #1, random-0 #2, random-0 #3); never marked"
         in (out / "summary.md").read_text()
     )
     assert "4 diverged" in done.stdout

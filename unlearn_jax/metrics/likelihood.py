@@ -119,7 +119,7 @@ def u_lira(
     judged: Bool[Any, "members targets"] | None = None,
     seed: int = 0,
 ) -> Attack:
-    """The likelihood-ratio attack on unlearned models: can a model that unlearned x be told from one that never saw x?
+    """The likelihood-ratio attack on unlearned models: do they still differ from models that never saw x?
 
     This is `lira` on the unlearned φ of members that had trained on a target, and the never-saw φ of members that had not.
     Member i trained on its half D_i and then unlearned T ∩ D_i, where T is all targets. The never-saw side has two forms:
