@@ -89,7 +89,7 @@ def test_a_command_line_gives_a_configuration_or_one_line(capsys, words):
     except SystemExit as stop:
         status = stop.code
     except UsageError as error:
-        status = command_line.report_error(error)
+        status = command_line.report_error(error, "benchmark.py")
     said = capsys.readouterr()
     if status == 0:  # --help may be among the words
         assert not said.err
