@@ -182,3 +182,9 @@ def test_compiled_programs_are_found_in_a_cache_that_was_moved_and_cannot_be_wri
     before = sorted((tmp_path / "there").rglob("*"))
     assert hits(tmp_path / "there", "read") > 0
     assert sorted((tmp_path / "there").rglob("*")) == before
+
+
+def test_a_setting_that_this_jax_does_not_have_is_at_its_default(monkeypatch):
+    """As newer versions, which drop some: what was kept with another version is still found."""
+    monkeypatch.setitem(device.CHOSEN, "jax_setting_of_another_version", 7)
+    assert device.numerics()["jax_setting_of_another_version"] == 7

@@ -34,13 +34,13 @@ PINNED = {
     "jax_numpy_dtype_promotion": "standard",
 }
 """Settings of JAX on which all results depend: `pin` sets them and overrides the environment."""
-CHOSEN = (
-    "jax_default_matmul_precision",
-    "jax_disable_most_optimizations",
-    "jax_optimization_level",
-    "jax_exec_time_optimization_effort",
-)
-"""Settings of JAX that change rounding, and that the user may choose."""
+CHOSEN = {
+    "jax_default_matmul_precision": None,
+    "jax_disable_most_optimizations": False,
+    "jax_optimization_level": "UNKNOWN",
+    "jax_exec_time_optimization_effort": 0.0,
+}
+"""Settings of JAX that change rounding, and that the user may choose; with the value where this version of JAX has none."""
 NOT_NUMERIC = ("--xla_dump", "--xla_hlo_profile", "--xla_force_host_platform_device_count", "--xla_gpu_cuda_data_dir")
 """Prefixes of XLA flags that change no result."""
 
@@ -183,7 +183,9 @@ def _available(gpus: list[str]) -> str:
 
 
 def _setting(name: str) -> Any:
-    """A setting of JAX; of an enumeration its value, which JSON can hold."""
+    """A setting of JAX, its default where this version has none; of an enumeration its value, which JSON can hold."""
+    if not hasattr(jax.config, name) and name not in jax.config.values:
+        return {**PINNED, **CHOSEN}[name]
     value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
     return getattr(value, "value", value)
 
