@@ -195,3 +195,71 @@ def test_a_fingerprint_tells_models_apart_by_what_they_compute():
     digests = [fingerprint(model, shape) for model in models]
     assert len(set(digests)) == len(digests)
     assert fingerprint(mlp(), shape) == digests[0]
+
+
+def with_rule(model, factor):
+    """The same function with another derivative."""
+    rule = jax.custom_vjp(lambda logits: logits)
+    rule.defvjp(lambda logits: (logits, None), lambda _, pull: (factor * pull,))
+
+    def apply(variables, images, train=False):
+        logits, statistics = model.apply(variables, images, train=train)
+        return rule(logits), statistics
+
+    return model._replace(apply=apply, gradient=None)
+
+
+def test_a_fingerprint_sees_derivatives_and_refuses_what_nobody_sees():
+    model = build("mlp", classes=10, width=4)
+    assert fingerprint(with_rule(model, 1.0), (8, 8, 1)) != fingerprint(with_rule(model, -50.0), (8, 8, 1))
+
+    def apply(variables, images, train=False):
+        logits, statistics = model.apply(variables, images, train=train)
+        shape = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
+        host = jax.pure_callback(lambda x: np.asarray(x), shape, jax.lax.stop_gradient(logits), vmap_method="sequential")
+        return logits + host, statistics
+
+    with pytest.raises(ValueError, match=r"^model: calls back into Python"):
+        fingerprint(model._replace(apply=apply), (8, 8, 1))
+
+
+def test_models_that_stand_twice_are_no_null():
+    own, oracles, labels = pools(0.0)
+    first = Cube(*(part[:8] for part in oracles))
+    with pytest.raises(ValueError, match=r"^unlearned: model 0 gives the same logits as oracle 0"):
+        score(unlearned=first, oracles=oracles, labels=labels)
+    same = Cube(*(np.repeat(part[:1], 16, axis=0) for part in oracles))
+    with pytest.raises(ValueError, match=r"^oracles: model 1 gives the same logits as oracle 0"):
+        score(unlearned=own, oracles=same, labels=labels)
+    with pytest.raises(ValueError, match=r"^unlearned: 4, 8 and 8 models on forget, retain and test"):
+        score(unlearned=own._replace(forget=own.forget[:4]), oracles=oracles, labels=labels)
+
+
+def reshaped(key, problem, variables):
+    """Other shapes."""
+    return jax.tree.map(lambda leaf: leaf[..., None], variables)
+
+
+def test_a_function_that_returns_something_else_is_named(data, model, variables):
+    for method in (reshaped, lambda key, problem, variables: None):
+        with pytest.raises(ValueError, match=r"^(reshaped|<lambda>): returns something else than variables"):
+            unlearn(method, model, variables, data, forget=data.published.train[:10])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": None}, "data: NoneType found, expected a Dataset"),
+        ({"model": halved}, "model: function found, expected a Model"),
+        ({"seed": 2**70}, "seed: 1180591620717411303424 found, expected an integer from 0"),
+        ({"zz": 3}, "zz: finetune takes learning_rate"),
+        ({"method": "scrubb"}, "method: there is no 'scrubb'"),
+    ],
+)
+def test_a_wrong_argument_of_unlearn_is_named(data, model, variables, given, said):
+    asked = {"method": "finetune", "model": model, "variables": variables, "data": data, "forget": data.published.train[:10]}
+    with pytest.raises(ValueError, match=rf"^{said}"):
+        unlearn(**{**asked, **given})
+    empty = jax.tree.map(lambda leaf: leaf[:0], variables)
+    with pytest.raises(ValueError, match=r"^variables: a stack of no models"):
+        unlearn("finetune", model, empty, data, forget=data.published.train[:10])

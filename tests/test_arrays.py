@@ -166,3 +166,11 @@ def test_a_file_that_decompresses_to_more_than_memory_holds_is_one_line(tmp_path
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(UsageError, match=r"\(0 GiB, where 0 GiB are accepted\)"):
         load(str(saved(tmp_path / "mine.npz")))
+
+
+def test_what_32_bits_do_not_hold_and_masks_are_refused():
+    for part, scale in (("train", {"train": 1e200, "test": 1.0}), ("test", {"train": 1.0, "test": 1e200})):
+        with pytest.raises(ValueError, match=rf"^{part}: inputs too large for 32 bits"):
+            Dataset.from_arrays(**{name: (VECTORS.astype(float) * by, LABELS) for name, by in scale.items()})
+    with pytest.raises(ValueError, match=r"^train: inputs with a mask"):
+        made(np.ma.masked_array(VECTORS, VECTORS > 3))

@@ -86,6 +86,7 @@ def test_a_module_on_the_path_is_a_plugin(tmp_path, monkeypatch):
         (None, r"cannot be imported \(FileNotFoundError"),
         ("def broken(:", r"cannot be imported \(SyntaxError"),
         (REGISTERED + "\nraise RuntimeError('two\\nlines')", r"cannot be imported \(RuntimeError: two\)"),
+        ("import sys; sys.exit(0)", r"cannot be imported \(SystemExit: 0\)"),
         ("x = 1", "holds no method; expected @register, or functions of key, problem, variables"),
         ("def scrub(key, problem, variables): ...", "scrub is registered already; give the function another name"),
     ],

@@ -19,7 +19,7 @@ from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
 from unlearn_jax.bench.hyperparameters import hyperparameters_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
-from unlearn_jax.bench.plugins import entry_of
+from unlearn_jax.bench.plugins import checked, entry_of
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import Dataset, places
@@ -156,8 +156,11 @@ def evaluate(
         UsageError: too few models are left, the others having diverged, or `out` holds another run.
         StorageError: `out` or `cache` cannot be written.
     """
+    _given_as("model", model, Model)
+    _given_as("data", data, Dataset)
     registered, own = _named(methods)
     _within("members", members, 2)
+    _within("seed", seed, 0, 2**32 - 1)
     _within("unlearning_seeds", unlearning_seeds, 1)
     _within("splits", splits, 2, SPLITS)
     _within("retain_size", retain_size, 1)
@@ -236,7 +239,13 @@ def unlearn(
     Raises:
         ValueError: an argument cannot be used, or the method needs something that the model lacks.
     """
-    registered, own = _named([method])
+    _given_as("model", model, Model)
+    _given_as("data", data, Dataset)
+    _within("seed", seed, 0, 2**32 - 1)
+    registered, own = _named([method], "method")
+    for key in values:
+        if registered and key not in METHODS[registered[0]].defaults:
+            raise ValueError(f"{key}: {registered[0]} takes {', '.join(METHODS[registered[0]].defaults) or 'no hyperparameters'}")
     mask = _mask(forget, data)
     setting = setting_of(data, model, {}, recipe or Recipe())
     stacked = _stacked(model, variables, data.train.images.shape[1:])
@@ -279,7 +288,10 @@ def score(
         ValueError: an argument cannot be used; the message begins with its name.
     """
     _within("splits", splits, 2, SPLITS)
+    _within("seed", seed, 0, 2**32 - 1)
     own, theirs = _cube("unlearned", unlearned), _cube("oracles", oracles)
+    if twice := repeated(own, theirs):
+        raise ValueError(twice)
     of = _split("labels", labels, Labels)
     n = comparable(len(own.forget), len(theirs.forget))
     if n < 2:
@@ -289,7 +301,7 @@ def score(
     return _verdict(score_cube(Cube(*(logits[:n] for logits in own)), null))
 
 
-def _named(methods: Sequence[str | Method] | str) -> tuple[list[str], dict[str, Entry]]:
+def _named(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:
     """The registered methods by name, and the entries of one's own functions."""
     words = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else list(methods)
     registered: list[str] = []
@@ -297,24 +309,24 @@ def _named(methods: Sequence[str | Method] | str) -> tuple[list[str], dict[str, 
     for method in words:
         if isinstance(method, str):
             if method not in METHODS:
-                raise ValueError(f"methods: there is no {method!r}; expected some of {', '.join(METHODS)}, or functions")
+                raise ValueError(f"{argument}: there is no {method!r}; expected some of {', '.join(METHODS)}, or functions")
             registered.append(method)
         elif callable(method):
             name = getattr(method, "__name__", type(method).__name__)
             if name in METHODS or name in own:
-                raise ValueError(f"methods: the name {name} is taken; give the function another __name__")
+                raise ValueError(f"{argument}: the name {name} is taken; give the function another __name__")
             own[name] = _entry(method)
         else:
-            raise ValueError(f"methods: {method!r} is neither a name nor a function")
+            raise ValueError(f"{argument}: {method!r} is neither a name nor a function")
     if not words:
-        raise ValueError("methods: empty, expected names or functions")
+        raise ValueError(f"{argument}: empty, expected names or functions")
     return list(dict.fromkeys(registered)), own
 
 
 def _entry(method: Method) -> Entry:
     """A function as an entry of the registry, other than all before: nobody knows whether it still computes the same."""
     token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
-    return entry_of(method, functools.partial(_given, token, method=method))
+    return entry_of(method, functools.partial(_given, token, method=checked(method)))
 
 
 def _given(token: np.ndarray, *, method: Callable[..., Variables]) -> Method:
@@ -362,13 +374,43 @@ def _stacked(model: Model, variables: Variables, shape: tuple[int, ...]) -> bool
     one, given = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (wanted, variables))
     if given == one:
         return False
+    if not given[0][:1] or not given[0][0]:
+        raise ValueError("variables: a stack of no models")
     if given != [(*given[0][:1], *leaf) for leaf in one]:
         raise ValueError("variables: their arrays have the shapes of neither one model nor a stack of models")
     return True
 
 
 def _cube(name: str, given: Any) -> Cube:
-    return _split(name, given, Cube)
+    cube = _split(name, given, Cube)
+    members = [len(logits) if logits.ndim else 0 for logits in cube]
+    if len(set(members)) > 1:
+        raise ValueError(f"{name}: {members[0]}, {members[1]} and {members[2]} models on forget, retain and test")
+    return cube
+
+
+def repeated(unlearned: Cube, oracles: Cube) -> str:
+    """Says which oracle stands twice, or is one of the unlearned models too; nothing if none does.
+
+    Args:
+        unlearned: logits.
+        oracles: logits.
+    """
+    names: dict[bytes, str] = {}
+    for role, cube in (("oracles", oracles), ("unlearned", unlearned)):
+        digests = [
+            b"".join(np.ascontiguousarray(logits[member]).tobytes() for logits in cube) for member in range(len(cube.forget))
+        ]
+        for member, digest in enumerate(digests):
+            if digest in names and (role == "oracles" or names[digest].startswith("oracle ")):
+                return f"{role}: model {member} gives the same logits as {names[digest]}"
+            names.setdefault(digest, f"{'oracle' if role == 'oracles' else 'unlearned model'} {member}")
+    return ""
+
+
+def _given_as(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: {type(value).__name__} found, expected a {kind.__name__}")
 
 
 def _split(name: str, given: Any, kind: type) -> Any:

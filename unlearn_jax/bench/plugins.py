@@ -9,6 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS, Entry
 
@@ -36,7 +39,7 @@ def load(plugin: str) -> None:
     there = set(METHODS)
     try:
         module = _file(name, path) if plugin.endswith(".py") else importlib.import_module(name)
-    except Exception as error:  # it is somebody's, and can fail in any way
+    except (Exception, SystemExit) as error:  # it is somebody's, and can fail in any way
         for added in set(METHODS) - there:
             del METHODS[added]
         reason = next(iter(str(error).strip().splitlines()), "")
@@ -45,7 +48,7 @@ def load(plugin: str) -> None:
         if inspect.isfunction(function) and function.__module__ == module.__name__ and _is_method(function):
             if function.__name__ in METHODS:
                 raise UsageError("--plugin", plugin, f"{function.__name__} is registered already; give the function another name")
-            METHODS[function.__name__] = entry_of(function, lambda function=function: function)
+            METHODS[function.__name__] = entry_of(function, lambda function=function: checked(function))
     if set(METHODS) == there and name not in {entry.make.__module__ for entry in METHODS.values()}:
         raise UsageError("--plugin", plugin, f"holds no method; expected @register, or functions of {', '.join(ARGUMENTS)}")
     source = Path(module.__file__).read_bytes() if module.__file__ else b""
@@ -62,6 +65,24 @@ def entry_of(method: Any, make: Any) -> Entry:
     make.__module__ = getattr(method, "__module__", __name__)
     summary = (getattr(method, "__doc__", None) or "A function of the user's.").strip().splitlines()[0]
     return Entry(make, ACCESS, "the user's", summary, {}, frozenset())
+
+
+def checked(method: Any) -> Any:
+    """A function whose result is seen to be variables of the same form.
+
+    Args:
+        method: `(key, problem, variables) -> variables`.
+    """
+    name = getattr(method, "__name__", type(method).__name__)
+
+    def apply(key: Any, problem: Any, variables: Any) -> Any:
+        after = method(key, problem, variables)
+        before = jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), variables)
+        if jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), after) != before:
+            raise ValueError(f"{name}: returns something else than variables of the model's names, shapes and types")
+        return after
+
+    return apply
 
 
 def source_of(entry: Entry) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from unlearn_jax.bench.api import repeated
 from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, score_alive, without
@@ -37,6 +38,8 @@ def run(config: Config, folder: Run) -> None:
     if config.originals is not None:
         cubes["original"] = _cube("--originals", config.originals, labels)
     cubes["unlearned"] = _cube("--unlearned", config.unlearned, labels)
+    twice = repeated(cubes["unlearned"], cubes["oracle"])
+    require(not twice, "--oracles", config.oracles, twice)
     lost = {name: diverged(cube) for name, cube in cubes.items()}
     alive = {name: without(cube, lost[name]) for name, cube in cubes.items()}
     oracles = alive.pop("oracle")

@@ -88,6 +88,9 @@ class Dataset(NamedTuple):
         spare, tested = (
             Examples(standardised(inputs, mean, std), labels) for inputs, labels in (parts["held_out"], parts["test"])
         )
+        for part, examples in (("train", kept), ("held_out", spare), ("test", tested)):
+            if not np.isfinite(examples.images).all():
+                raise ValueError(f"{part}: inputs too large for 32 bits, or too far from those of train")
         changing = augment if callable(augment) else augmentation(augment or "none", shape)
         program = np.frombuffer(_program(changing, kept).encode(), np.uint8)  # pools are found by what augments them, too
         return Dataset(
@@ -110,17 +113,19 @@ def moments(inputs: np.ndarray) -> tuple[Float[np.ndarray, " channels"], Float[n
     Args:
         inputs: `[examples, ..., channels]`, uint8 or floating point.
     """
-    flat = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim > 1 else inputs[:, None]
+    flat = inputs.reshape(-1, inputs.shape[-1])
     if inputs.dtype == np.uint8:
         mean = flat.sum(0, dtype=np.int64) / len(flat)
         return mean, np.sqrt(np.einsum("nc,nc->c", flat, flat, dtype=np.int64) / len(flat) - mean**2)
-    return flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
 
 
 def standardised(inputs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Float[np.ndarray, "..."]:
     """Inputs in float32, less the mean, in standard deviations; 0 where nothing varies."""
-    divisor = np.where(std > 0, std, 1).astype(np.float32)
-    return ((inputs - mean.astype(np.float32)) / divisor).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is looked for
+        divisor = np.where(std > 0, std, 1).astype(np.float32)
+        return ((inputs - mean.astype(np.float32)) / divisor).astype(np.float32)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -138,6 +143,8 @@ def _inputs(name: str, given: Pair) -> tuple[np.ndarray, Int32[np.ndarray, " row
         x, y = given
     except (TypeError, ValueError):
         raise ValueError(f"{name}: expected a pair, inputs and labels") from None
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name}: inputs with a mask, which would be lost; fill it first")
     x = np.asarray(x)
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise ValueError(f"{name}: inputs of {x.dtype}, expected uint8 or floating point")
