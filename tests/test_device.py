@@ -168,7 +168,7 @@ def test_compiled_programs_are_found_in_a_cache_that_was_moved_and_cannot_be_wri
         "def read_only(**_): raise OSError(errno.EROFS, 'read-only')\n"
         "if sys.argv[2] == 'read': tempfile.TemporaryFile = read_only\n"
         "device.pin('cpu'); device.keep_compiled(Path(sys.argv[1]) / 'xla')\n"
-        "if sys.argv[2] == 'write': jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # however fast the machine\n"
+        "if sys.argv[2] == 'write': jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"  # however fast it is
         "hits = []\nmonitoring.register_event_listener(lambda event, **_: 'cache_hits' in event and hits.append(event))\n"
         "jax.jit(lambda x: jax.numpy.sort(x @ x.T).sum())(jax.numpy.ones((9, 9)))\nprint(len(hits))"
     )
