@@ -7,6 +7,7 @@ import pytest
 from in_process import run_in_process
 
 from unlearn_jax import Dataset, Recipe, UsageError, build, evaluate
+from unlearn_jax.bench.setting import setting_of
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import digits
 from unlearn_jax.data.splits import generator
@@ -174,3 +175,14 @@ def test_what_32_bits_do_not_hold_and_masks_are_refused():
             Dataset.from_arrays(**{name: (VECTORS.astype(float) * by, LABELS) for name, by in scale.items()})
     with pytest.raises(ValueError, match=r"^train: inputs with a mask"):
         made(np.ma.masked_array(VECTORS, VECTORS > 3))
+
+
+def test_other_data_or_another_model_of_the_same_name_is_another_setting():
+    """What a pool is found by: no model that was trained on other values is ever taken for one of these."""
+    other = IMAGES.copy()
+    other[59, 0, 0, 0] ^= 1
+    settings = [setting_of(data, build("mlp", classes=3, width=4), {"model": "mine"}, Recipe()) for data in (made(), made(other))]
+    settings.append(setting_of(made(), build("mlp", classes=3, width=4), {"model": "theirs"}, Recipe()))
+    identities = [setting.identity for setting in settings]
+    assert all(identities[i] != identities[j] for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert identities[0] == setting_of(made(), build("mlp", classes=3, width=4), {"model": "mine"}, Recipe()).identity
