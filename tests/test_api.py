@@ -108,7 +108,7 @@ def mask(data):
         ("splits", 1, "splits: 1 found, expected an integer from 2"),
         ("retain_size", 0, "retain_size: 0 found"),
         ("unlearning_seeds", 0, "unlearning_seeds: 0 found"),
-        ("hyper", {"scrub": {"epoch": 1}}, "--hyper scrub.epoch 1: scrub takes "),
+        ("hyper", {"scrub": {"epoch": 1}}, "scrub.epoch 1: scrub takes "),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_trained(data, model, monkeypatch, argument, value, said):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from unlearn_jax import Dataset, Recipe, UsageError, build, evaluate
+from unlearn_jax import ArgumentError, Dataset, Recipe, build, evaluate
 from unlearn_jax.bench.setting import setting_of
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import digits
@@ -151,7 +151,7 @@ def test_a_file_goes_through_the_command_line(tmp_path):
     ],
 )
 def test_a_file_that_is_no_data_set_is_one_line(tmp_path, arrays, said):
-    with pytest.raises(UsageError, match=rf"^--dataset .*mine.npz: an .npz file with x_train, .* is needed \(.*{said}[^\n]*$"):
+    with pytest.raises(ArgumentError, match=rf"^dataset .*mine.npz: an .npz file with x_train, .* is needed \(.*{said}[^\n]*$"):
         load(str(saved(tmp_path / "mine.npz", **arrays)))
 
 
@@ -159,13 +159,13 @@ def test_a_file_that_lacks_arrays_or_is_none_is_one_line(tmp_path):
     np.savez(tmp_path / "half.npz", x_train=IMAGES)
     (tmp_path / "text.npz").write_text("no archive")
     for name, said in (("half", "y_train, x_test, y_test missing"), ("text", "not a zip file"), ("absent", "No such file")):
-        with pytest.raises(UsageError, match=rf"^--dataset .*{name}.npz: .*\(.*{said}"):
+        with pytest.raises(ArgumentError, match=rf"^dataset .*{name}.npz: .*\(.*{said}"):
             load(str(tmp_path / f"{name}.npz"))
 
 
 def test_a_file_that_decompresses_to_more_than_memory_holds_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(UsageError, match=r"\(0 GiB, where 0 GiB are accepted\)"):
+    with pytest.raises(ArgumentError, match=r"\(0 GiB, where 0 GiB are accepted\)"):
         load(str(saved(tmp_path / "mine.npz")))
 
 

@@ -14,7 +14,7 @@ from experiments.attack_features.study import attack, non_members, run
 from experiments.registry import EXPERIMENTS
 from unlearn_jax.bench import command_line
 from unlearn_jax.data import load
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import ATTACKERS, feature_mias
 from unlearn_jax.metrics.null import halves, joint, of_means
 from unlearn_jax.report.drawing import save
@@ -206,7 +206,7 @@ def test_the_study_end_to_end(tmp_path):
     ],
 )
 def test_what_cannot_be_asked(options, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         Config(**options).check()
 
 

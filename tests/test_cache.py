@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_line_that_names_the_cache(whole, tmp_path, small_dis
     cache = tmp_path / "cache"
     train(cache, 2)
     small_disk(1500)  # the chunk needs more, its identity less
-    with pytest.raises(StorageError, match=r"^--cache .*pools.*: cannot be written \(File too large\); [^\n]*$") as raised:
+    with pytest.raises(StorageError, match=r"^cache .*pools.*: cannot be written \(File too large\); [^\n]*$") as raised:
         train(cache, 3)
     assert raised.value.status == 1
     assert sorted(os.listdir(folder_of(cache))) == [".lock", "00000-00002.npz", "identity.json"]

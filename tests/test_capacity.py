@@ -19,7 +19,7 @@ from experiments.capacity.options import Config, smoke
 from unlearn_jax import runs
 from unlearn_jax.bench.options import Train
 from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import likelihood_ratios, probabilities, reference, scaled_logits, score
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.types import Cube, Interval, Labels, Variables
@@ -350,9 +350,9 @@ def test_settings_are_what_their_axes_say():
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option
 
 
 def drawn(found):

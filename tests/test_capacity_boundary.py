@@ -10,7 +10,7 @@ import pytest
 from experiments.capacity_boundary import study as capacity_boundary
 from experiments.capacity_boundary.options import Config, smoke
 from unlearn_jax import runs
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.influence import NoBoundaryError
 
 TINY = dataclasses.replace(smoke(Config()), train_size=12, reorderings=2, resolution=16, axes=("steps",), steps=(15, 30))
@@ -73,9 +73,9 @@ def test_seeds_without_a_boundary_are_left_out_and_two_have_no_interval(tmp_path
 def test_a_base_without_a_boundary_is_a_mistake_before_the_axes(tmp_path, monkeypatch):
     asked, seen = without_boundary({(30, 0), (30, 2)}), []
     monkeypatch.setattr(capacity_boundary, "measure", lambda *args: seen.append(args) or asked(*args))
-    with pytest.raises(UsageError, match="from 1 of 3 seeds") as raised:
+    with pytest.raises(ArgumentError, match="from 1 of 3 seeds") as raised:
         capacity_boundary.run(TINY, runs.open_run(tmp_path / "run", TINY.recorded()))
-    assert raised.value.option == "--train.epochs" and len(seen) == 3
+    assert raised.value.argument == "--train.epochs" and len(seen) == 3
 
 
 def test_only_a_missing_boundary_is_taken_for_one(monkeypatch):
@@ -145,6 +145,6 @@ def test_ranks_are_compared_between_different_seeds_only():
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option

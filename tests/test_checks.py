@@ -560,11 +560,11 @@ def test_a_power_curve_says_where_there_is_no_verdict(capsys):
 
 def test_calibration_asks_for_as_many_models_as_a_verdict_takes():
     from experiments.calibration.options import Config
-    from unlearn_jax.errors import UsageError
+    from unlearn_jax.errors import ArgumentError
 
     Config(members=8).check()
     for members in (7, "auto"):
-        with pytest.raises(UsageError, match=f"^--members {members}: expected an integer of at least 8"):
+        with pytest.raises(ArgumentError, match=f"^--members {members}: expected an integer of at least 8"):
             Config(members=members).check()
 
 

@@ -18,7 +18,7 @@ from unlearn_jax.bench import command_line
 from unlearn_jax.bench.kinds import PLAIN, options
 from unlearn_jax.bench.main_options import Config, smoke
 from unlearn_jax.bench.options import Train
-from unlearn_jax.errors import StorageError, UsageError
+from unlearn_jax.errors import ArgumentError, StorageError
 
 ROOT = Path(benchmark.__file__).parent
 
@@ -360,13 +360,13 @@ def test_every_option_takes_its_default_as_a_word(experiment):
 
 def test_a_value_from_python_is_checked_as_a_word_is():
     for wrong in (0, 2.0, "8", True, None, 10**7):
-        with pytest.raises(UsageError, match=r"--width .*: expected an integer of at least 1, at most 1,000,000"):
+        with pytest.raises(ArgumentError, match=r"--width .*: expected an integer of at least 1, at most 1,000,000"):
             Config(width=wrong).check()
-    with pytest.raises(UsageError, match=r"--methods scrub: expected a name, or several separated by commas"):
+    with pytest.raises(ArgumentError, match=r"--methods scrub: expected a name, or several separated by commas"):
         Config(methods="scrub").check()
-    with pytest.raises(UsageError, match=r"--profile 1: expected True or False"):
+    with pytest.raises(ArgumentError, match=r"--profile 1: expected True or False"):
         Config(profile=1).check()
-    with pytest.raises(UsageError, match=r"--train.learning-rate nan: expected a number above 0"):
+    with pytest.raises(ArgumentError, match=r"--train.learning-rate nan: expected a number above 0"):
         Config(train=Train(learning_rate=float("nan"))).check()
 
 
@@ -402,7 +402,7 @@ def test_the_defaults_of_every_experiment_are_valid(experiment):
 
 def test_a_usage_error_is_printed_as_it_is(complaint, monkeypatch):
     def refuse(config, experiments):
-        raise UsageError("--out", "x", "is a file")
+        raise ArgumentError("--out", "x", "is a file")
 
     monkeypatch.setattr("unlearn_jax.bench.main.run", refuse)
     assert complaint() == "--out x: is a file"

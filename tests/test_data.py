@@ -17,7 +17,7 @@ from unlearn_jax.data.augmentation import PAD, augmentation, crop
 from unlearn_jax.data.images import load
 from unlearn_jax.data.registry import DATASETS, dataset
 from unlearn_jax.data.splits import generator, mislabel, random_halves, sample, stratified_order
-from unlearn_jax.errors import StorageError, UsageError
+from unlearn_jax.errors import ArgumentError, StorageError
 from unlearn_jax.runs import Cache
 
 few = settings(max_examples=30, deadline=None)
@@ -90,7 +90,7 @@ def test_every_matrix_of_halves_is_equally_likely():
 def test_generators_differ_by_purpose_seed_and_index():
     keys = [("a", 0, 0), ("b", 0, 0), ("a", 1, 0), ("a", 0, 1), ("a", 1, 1)]
     assert len({generator(*key).integers(2**62) for key in keys}) == len(keys)
-    with pytest.raises(UsageError, match="--seed -1"):
+    with pytest.raises(ArgumentError, match="seed -1"):
         generator("a", -1)
 
 
@@ -151,21 +151,21 @@ def test_a_smaller_sample_lies_inside_a_larger_one():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"name": "imagenet"}, "--dataset imagenet: one of digits, "),
-        ({"train_size": 9}, "--train-size 9: 10 to 1293 rows"),
-        ({"train_size": 1294}, "--train-size 1294"),
-        ({"label_noise": 1.1}, "--label-noise"),
-        ({"label_noise": float("nan")}, "--label-noise"),
-        ({"held_out": -0.1}, "--held-out"),
-        ({"held_out": 1.0}, "--held-out"),
-        ({"seed": -1, "train_size": 50}, "--seed"),
-        ({"name": "fashion_mnist", "data_dir": __file__}, "--data-dir"),
-        ({"data_dir": "nowhere"}, "--data-dir nowhere: a folder that exists"),
-        ({"data_dir": "."}, "--data-dir .: digits comes with"),
+        ({"name": "imagenet"}, "dataset imagenet: one of digits, "),
+        ({"train_size": 9}, "train_size 9: 10 to 1293 rows"),
+        ({"train_size": 1294}, "train_size 1294"),
+        ({"label_noise": 1.1}, "label_noise"),
+        ({"label_noise": float("nan")}, "label_noise"),
+        ({"held_out": -0.1}, "held_out"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"seed": -1, "train_size": 50}, "seed"),
+        ({"name": "fashion_mnist", "data_dir": __file__}, "data_dir"),
+        ({"data_dir": "nowhere"}, "data_dir nowhere: a folder that exists"),
+        ({"data_dir": "."}, "data_dir .: digits comes with"),
     ],
 )
 def test_impossible_options_are_refused(options, named):
-    with pytest.raises(UsageError, match=named):
+    with pytest.raises(ArgumentError, match=named):
         load(**{"name": "digits"} | options)
 
 
@@ -185,7 +185,7 @@ def test_a_data_set_is_added_by_one_decorated_function(tmp_path):
         assert data.augment(jax.random.key(0), jnp.asarray(data.train.images)).shape == data.train.images.shape
         with pytest.raises(ValueError, match="stripes: already registered"):
             dataset("stripes")(stripes)
-        with pytest.raises(UsageError, match=r"svhn_cropped, stripes, or an \.npz file, is needed"):
+        with pytest.raises(ArgumentError, match=r"svhn_cropped, stripes, or an \.npz file, is needed"):
             load("other")
     finally:
         del DATASETS["stripes"]
@@ -238,7 +238,7 @@ def test_spoilt_idx_files_are_refused(tmp_path, name, spoil, compressed):
     path = tmp_path / (f"{name}.gz" if compressed else name)
     content = path.read_bytes()
     path.write_bytes(gzip.compress(spoil(gzip.decompress(content))) if compressed else spoil(content))
-    with pytest.raises(UsageError, match=f"--data-dir .*{name}"):
+    with pytest.raises(ArgumentError, match=f"data_dir .*{name}"):
         load("fashion_mnist", data_dir=tmp_path)
 
 
@@ -250,7 +250,7 @@ def test_spoilt_archives_and_missing_files_are_refused(tmp_path, spoil):
     path.unlink()
     if spoil is not None:
         path.write_bytes(spoil(content))
-    with pytest.raises(UsageError, match=r"--data-dir .*train-images-idx3-ubyte\.gz"):
+    with pytest.raises(ArgumentError, match=r"data_dir .*train-images-idx3-ubyte\.gz"):
         load("fashion_mnist", data_dir=tmp_path)
 
 
@@ -259,7 +259,7 @@ def test_idx_files_that_do_not_belong_together_are_refused(tmp_path):
     kept = (tmp_path / "t10k-labels-idx1-ubyte").read_bytes()
     for labels in (kept[:7] + bytes([49]) + kept[8:-1], kept[:-1] + bytes([10])):  # one too few; a class too many
         (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(labels)
-        with pytest.raises(UsageError, match="as many t10k images of 28x28 as labels below 10"):
+        with pytest.raises(ArgumentError, match="as many t10k images of 28x28 as labels below 10"):
             load("fashion_mnist", data_dir=tmp_path)
 
 
@@ -321,19 +321,19 @@ def test_a_prepared_tfds_data_set_is_decoded_once(tmp_path, monkeypatch, capfd):
     assert sorted(os.listdir(cached)) == [".lock", "arrays.npz"]
     whole = (cached / "arrays.npz").read_bytes()
     (cached / "arrays.npz").write_bytes(whole[:-1])
-    with pytest.raises(UsageError, match="needs TFDS"):  # damaged, so that it would have to be decoded again
+    with pytest.raises(ArgumentError, match="needs TFDS"):  # damaged, so that it would have to be decoded again
         load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache")
     assert "arrays.npz: damaged" in capfd.readouterr().err
     (cached / "arrays.npz").write_bytes(whole)
 
-    with pytest.raises(UsageError, match=r"--dataset cifar10: needs TFDS .*pip install 'unlearn_jax\[tfds\]'"):
+    with pytest.raises(ArgumentError, match=r"dataset cifar10: needs TFDS .*pip install 'unlearn_jax\[tfds\]'"):
         load("cifar10", data_dir=tmp_path, cache=tmp_path / "cache")
     assert load("cifar10", data_dir=tmp_path / "tfds", cache=tmp_path / "cache").fingerprint == first.fingerprint
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"--cache .*file"):
+    with pytest.raises(StorageError, match=r"cache .*file"):
         load("cifar10", cache=tmp_path / "file")
 
 
@@ -354,7 +354,7 @@ def test_what_is_no_cifar10_is_refused_though_it_was_prepared_under_its_name(tmp
     folder = Cache(tmp_path / "data" / "cifar10")
     folder.keep("arrays.npz", {"dataset": "cifar10", "data_dir": None}, {**right, **wrong})
     (name,) = wrong
-    with pytest.raises(UsageError, match=rf"--data-dir .*cifar10 has {name.partition('_')[0]} images of 32x32x3 bytes"):
+    with pytest.raises(ArgumentError, match=rf"data_dir .*cifar10 has {name.partition('_')[0]} images of 32x32x3 bytes"):
         sources.tfds("cifar10", (32, 32, 3), 10, None, tmp_path)
     folder.keep("arrays.npz", {"dataset": "cifar10", "data_dir": None}, right)
     assert sources.tfds("cifar10", (32, 32, 3), 10, None, tmp_path)[0].labels.tolist() == [0, 9]
@@ -368,7 +368,7 @@ def test_a_failing_tfds_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
     (tmp_path / "tfds").mkdir()
-    with pytest.raises(UsageError, match=r"--data-dir .*/tfds: .*cifar100.*\(no route to host\)") as raised:
+    with pytest.raises(ArgumentError, match=r"data_dir .*/tfds: .*cifar100.*\(no route to host\)") as raised:
         load("cifar100", data_dir=tmp_path / "tfds", cache=tmp_path / "cache")
     assert "\n" not in str(raised.value)
 

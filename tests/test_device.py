@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from unlearn_jax import device
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 
 ROOT = Path(__file__).parents[1]
 UUIDS = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")
@@ -78,22 +78,22 @@ def test_the_cpu_offers_a_device_for_each_usable_core(pin, spec, machine):
 @pytest.mark.parametrize(
     ("spec", "machine", "message"),
     [
-        ("gpu:7", {"gpus": 2}, "--device gpu:7: available here: cpu, gpu:0, gpu:1"),
-        ("gpu:1", {"gpus": 3, "visible": "2"}, "--device gpu:1: available here: cpu, gpu:0"),
-        ("gpu", {}, "--device gpu: available here: cpu"),
+        ("gpu:7", {"gpus": 2}, "device gpu:7: available here: cpu, gpu:0, gpu:1"),
+        ("gpu:1", {"gpus": 3, "visible": "2"}, "device gpu:1: available here: cpu, gpu:0"),
+        ("gpu", {}, "device gpu: available here: cpu"),
         (
             "gpu:0",
             {"gpus": 1, "cuda": False},
-            "--device gpu:0: available here: cpu (there is a GPU, but jax is installed without CUDA",
+            "device gpu:0: available here: cpu (there is a GPU, but jax is installed without CUDA",
         ),
-        ("gpu:", {"gpus": 1}, "--device gpu:: expected auto, cpu, gpu"),
-        ("gpu:-1", {"gpus": 1}, "--device gpu:-1: expected auto, cpu, gpu"),
-        ("tpu", {"gpus": 1}, "--device tpu: expected auto, cpu, gpu"),
-        ("", {}, "--device: expected auto, cpu, gpu"),
+        ("gpu:", {"gpus": 1}, "device gpu:: expected auto, cpu, gpu"),
+        ("gpu:-1", {"gpus": 1}, "device gpu:-1: expected auto, cpu, gpu"),
+        ("tpu", {"gpus": 1}, "device tpu: expected auto, cpu, gpu"),
+        ("", {}, "device: expected auto, cpu, gpu"),
     ],
 )
 def test_a_device_that_is_not_there_gets_a_list_of_those_that_are(pin, spec, machine, message):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(ArgumentError) as error:
         pin(spec, **machine)
     assert str(error.value).startswith(message)
 
@@ -136,7 +136,7 @@ def test_flags_of_xla_count_where_they_may_change_a_result(monkeypatch):
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--cache .*file: cannot be created"):
+    with pytest.raises(ArgumentError, match=r"cache .*file: cannot be created"):
         device.keep_compiled(tmp_path / "file" / "xla")
 
 

@@ -13,7 +13,7 @@ from experiments.entropy import report
 from experiments.entropy import study as entropy
 from experiments.entropy.options import CIRCUMSTANCES, Config
 from experiments.entropy.study import ORIGINALS, JudgedSet, distances, families, summarise
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics.statistics import chosen_elsewhere
 
 SETTINGS = np.array(list(itertools.product([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0])))
@@ -191,6 +191,6 @@ def test_circumstances_are_what_their_names_say():
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option

@@ -14,7 +14,7 @@ from experiments.estimators import study as experiment
 from experiments.estimators.options import DEFAULT, Config, smoke
 from experiments.estimators.report import Entry, Results, agreement, conclusion, screening_curves, smoothness, summary, table
 from unlearn_jax.data import discs
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import Run
 from unlearn_jax.types import Examples, Interval
 
@@ -40,9 +40,9 @@ SMALL = dataclasses.replace(SMOKE, train_size=16, subsets=16, directions=8, trai
 )
 def test_a_mistake_names_its_option(changed, option):
     Config().check()
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option
 
 
 def test_a_setting_is_the_base_with_some_things_changed():
@@ -153,5 +153,5 @@ def test_an_estimate_that_is_not_finite_is_left_out_and_one_of_the_truth_stops_t
     assert capsys.readouterr().out == "unrolled: not finite, left out of base\n"
     smoothness([found])
     arrays["other_seed"][0, 0] = np.inf
-    with pytest.raises(UsageError, match=r"--train.learning-rate"):
+    with pytest.raises(ArgumentError, match=r"--train.learning-rate"):
         experiment.measure(config, "base", arrays)

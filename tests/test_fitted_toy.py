@@ -14,7 +14,7 @@ from experiments.fitted_toy.options import SPACE, TOLERANCE, Config, smoke
 from experiments.fitted_toy.study import Trials, mean_of_elite, mixture_at, unit_place
 from unlearn_jax.bench.options import Train
 from unlearn_jax.data import Mixture
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import Run
 
 CENTRES = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])
@@ -139,5 +139,5 @@ def test_levels_and_mismatches_are_means_over_draws():
     ],
 )
 def test_what_cannot_be_meant_is_one_line(options, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         Config(**options).check()

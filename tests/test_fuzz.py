@@ -26,7 +26,7 @@ from unlearn_jax.bench.hyperparameters import settings as hyperparameters
 from unlearn_jax.bench.kinds import options
 from unlearn_jax.bench.options import Hyper, Methods, Run
 from unlearn_jax.data import choose, sources
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
 IMAGE, CLASSES, ROWS = (4, 3), 10, 40
@@ -88,7 +88,7 @@ def test_a_command_line_gives_a_configuration_or_one_line(capsys, words):
         checked(command_line.parse(words, EXPERIMENTS))
     except SystemExit as stop:
         status = stop.code
-    except UsageError as error:
+    except ArgumentError as error:
         status = command_line.report_error(error, "benchmark.py")
     said = capsys.readouterr()
     if status == 0:  # --help may be among the words
@@ -123,8 +123,8 @@ def test_any_value_of_an_option_is_taken_or_refused_by_its_name(data, name):
         changed = {outer: dataclasses.replace(inner, **changed)}
     try:
         checked(dataclasses.replace(config, **changed))
-    except UsageError as error:
-        assert error.option.startswith("--") and error.accepted
+    except ArgumentError as error:
+        assert command_line.option_of(error.argument).startswith("--") and error.accepted
 
 
 # Files
@@ -194,8 +194,8 @@ def refused_or(read, option):
     start = time.monotonic()
     try:
         return read()
-    except UsageError as error:
-        assert error.option == option and "\n" not in str(error)
+    except ArgumentError as error:
+        assert command_line.option_of(error.argument) == option and "\n" not in str(error)
         return None
     finally:
         assert not Path("/tmp/unpickled").exists()

@@ -12,7 +12,7 @@ from experiments.gaming import cheats as gaming
 from experiments.gaming.options import Config
 from experiments.gaming.report import Claim, Price, heat_map, price, write_summary
 from unlearn_jax import metrics
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Run
@@ -392,5 +392,5 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
 )
 def test_what_cannot_be_meant_is_refused(given):
     (name,) = given
-    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} "):
+    with pytest.raises(ArgumentError, match=f"^--{name.replace('_', '-')} "):
         Config(**given).check()

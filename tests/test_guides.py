@@ -16,7 +16,7 @@ import experiments
 from experiments import registry
 from unlearn_jax import metrics
 from unlearn_jax.data import DATASETS, load
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics.registry import METRICS
 from unlearn_jax.models import MODELS, build
@@ -123,7 +123,7 @@ def test_the_data_set_is_read_from_its_file(tmp_path):
         np.savez(tmp_path / "stripes.npz", **arrays)
         data = load("stripes", data_dir=tmp_path)
         assert (len(data.train.labels), len(data.held_out.labels), len(data.test.labels)) == (36, 4, 40)
-        with pytest.raises(UsageError, match=r"--data-dir None: the folder of stripes.npz is needed"):
+        with pytest.raises(ArgumentError, match=r"data_dir None: the folder of stripes.npz is needed"):
             load("stripes")
     finally:
         del DATASETS["stripes"]

@@ -19,7 +19,7 @@ from experiments.hypernetwork.options import Config, Meta, smoke
 from experiments.hypernetwork.report import Price, learning_and_price, prices
 from unlearn_jax.bench.forget_set import forget_mask
 from unlearn_jax.bench.setting import prepare
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.hypernetwork import (
     Lesson,
@@ -278,7 +278,7 @@ def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, m
     ],
 )
 def test_what_cannot_be_meant_is_one_line(options, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         Config(**options).check()
 
 

@@ -20,7 +20,7 @@ from unlearn_jax import influence
 from unlearn_jax.bench.options import Discs
 from unlearn_jax.bench.toy import draw_toy
 from unlearn_jax.data import FASHION_PLANE, discs
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
 from unlearn_jax.influence.boundary import Contour, displacement, margin
 from unlearn_jax.influence.response import for_members, weighted_gradient
@@ -358,9 +358,9 @@ def test_several_classes_have_a_boundary_each():
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option
 
 
 def test_the_plane_that_is_like_images_has_ten_classes():
@@ -384,9 +384,9 @@ def test_an_original_without_a_boundary_is_a_mistake_before_anything_is_left_out
     monkeypatch.setattr(influence, "contour", contour)
     monkeypatch.setattr(influence, "train", lambda run, weights: run.initial)
     monkeypatch.setattr(study, "leave_one_out", lambda *_: pytest.fail("trained for nothing"))
-    with pytest.raises(UsageError, match=r"has none; try more epochs, or a larger --train\.learning-rate than 0\.01") as raised:
+    with pytest.raises(ArgumentError, match=r"try more epochs, or a larger --train\.learning-rate than 0\.01") as raised:
         study.run(asked, None)
-    assert raised.value.option == "--train.epochs" and len(laid) == 1 + with_one
+    assert raised.value.argument == "--train.epochs" and len(laid) == 1 + with_one
 
 
 def test_the_study_from_end_to_end(tmp_path):

@@ -19,7 +19,7 @@ from unlearn_jax.bench.main_options import Config as Unlearning
 from unlearn_jax.bench.options import Forget, Train
 from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.setting import prepare
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import memorisation, scaled_logits
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
@@ -221,5 +221,5 @@ def test_pictures_say_what_they_show(wrong, channels, tmp_path):
     ],
 )
 def test_what_cannot_be_meant_is_one_line(options, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         Config(**options).check()

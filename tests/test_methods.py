@@ -14,7 +14,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS, descend, hyperparameters, register
 from unlearn_jax.methods.distillation import alternation
 from unlearn_jax.methods.relabelling import descend_on_wrong_labels, least_salient, wrong_labels
@@ -346,7 +346,7 @@ def test_cf_k_goes_on_and_eu_k_begins_anew():
 @pytest.mark.parametrize("blocks", [0, 4])
 def test_too_few_or_too_many_blocks_are_refused(name, blocks):
     method = METHODS[name].make(blocks=blocks)
-    with pytest.raises(UsageError, match=rf"blocks {blocks}: the model has 1 to 3"):
+    with pytest.raises(ArgumentError, match=rf"blocks {blocks}: the model has 1 to 3"):
         method(KEY, problem(normalised()), start(normalised()))
 
 
@@ -702,26 +702,26 @@ def test_fisher_noise_has_the_variance_that_it_says():
 @pytest.mark.parametrize(
     ("name", "given", "option"),
     [
-        ("scrubb", {}, "--methods scrubb"),
-        ("scrub", {"epoch": 3}, "--hyper scrub.epoch 3"),
-        ("original", {"epochs": 3}, "--hyper original.epochs 3"),
-        ("scrub", {"alpha": "much"}, "--hyper scrub.alpha much"),
-        ("scrub", {"alpha": -0.1}, "--hyper scrub.alpha -0.1"),
-        ("scrub", {"alpha": "inf"}, "--hyper scrub.alpha inf"),
-        ("scrub", {"alpha": float("nan")}, "--hyper scrub.alpha nan"),
-        ("scrub", {"epochs": "2.5"}, "--hyper scrub.epochs 2.5"),
-        ("scrub", {"epochs": 2.5}, "--hyper scrub.epochs 2.5"),
-        ("scrub", {"epochs": -1}, "--hyper scrub.epochs -1"),
-        ("scrub", {"epochs": float("inf")}, "--hyper scrub.epochs inf"),
-        ("scrub", {"epochs": ""}, "--hyper scrub.epochs"),
-        ("scrub", {"batch_size": 0}, "--hyper scrub.batch_size 0"),
-        ("fisher", {"samples": "0"}, "--hyper fisher.samples 0"),
-        ("salun", {"share": 1.5}, "--hyper salun.share 1.5"),
+        ("scrubb", {}, "methods scrubb"),
+        ("scrub", {"epoch": 3}, "scrub.epoch 3"),
+        ("original", {"epochs": 3}, "original.epochs 3"),
+        ("scrub", {"alpha": "much"}, "scrub.alpha much"),
+        ("scrub", {"alpha": -0.1}, "scrub.alpha -0.1"),
+        ("scrub", {"alpha": "inf"}, "scrub.alpha inf"),
+        ("scrub", {"alpha": float("nan")}, "scrub.alpha nan"),
+        ("scrub", {"epochs": "2.5"}, "scrub.epochs 2.5"),
+        ("scrub", {"epochs": 2.5}, "scrub.epochs 2.5"),
+        ("scrub", {"epochs": -1}, "scrub.epochs -1"),
+        ("scrub", {"epochs": float("inf")}, "scrub.epochs inf"),
+        ("scrub", {"epochs": ""}, "scrub.epochs"),
+        ("scrub", {"batch_size": 0}, "scrub.batch_size 0"),
+        ("fisher", {"samples": "0"}, "fisher.samples 0"),
+        ("salun", {"share": 1.5}, "salun.share 1.5"),
         ("bad_teacher", {"retain_share": "2"}, "--hyper bad_teacher.retain_share 2"),
     ],
 )
 def test_a_wrong_hyperparameter_is_named(name, given, option):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(ArgumentError) as error:
         hyperparameters(name, given)
     assert str(error.value).startswith(option)
     assert "\n" not in str(error.value)

@@ -20,7 +20,7 @@ from test_methods import (
     unlearn,
 )
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS, descend, hyperparameters
 from unlearn_jax.methods.data_free import attention_map, teach
 from unlearn_jax.methods.distillation import alternation, away_and_towards, class_weights, epoch_ends, falling_adam
@@ -221,10 +221,10 @@ def test_gated_knowledge_transfer_learns_all_but_a_class_from_nothing():
 
 def test_a_class_that_does_not_exist_is_refused():
     method = METHODS["gated_knowledge_transfer"].make(**hyperparameters("gated_knowledge_transfer", {"label": CLASSES}))
-    with pytest.raises(UsageError, match=r"label 3: must be 0 to 2"):
+    with pytest.raises(ArgumentError, match=r"label 3: must be 0 to 2"):
         method(KEY, problem(mlp()), start(mlp()))
     assert hyperparameters("gated_knowledge_transfer", {"label": "0"})["label"] == 0
-    with pytest.raises(UsageError, match="a whole number, 0 to 1,000,000"):
+    with pytest.raises(ArgumentError, match="a whole number, 0 to 1,000,000"):
         hyperparameters("gated_knowledge_transfer", {"label": -1})
 
 

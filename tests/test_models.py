@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.models import MODELS, as_model, build, convolution, draw_kernels, find, model, through_waves
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.paths import arrays
@@ -311,7 +311,7 @@ def test_group_normalisation_standardises_each_group_of_each_example(width, grou
 
 
 def test_an_unknown_form_of_convolution_is_refused():
-    with pytest.raises(UsageError, match="products, patches, xla") as refused:
+    with pytest.raises(ArgumentError, match="products, patches, xla") as refused:
         build("resnet8", classes=3, convolution="nonsense")
     assert "nonsense" in str(refused.value)
     with pytest.raises(ValueError, match="products, patches, xla"):
@@ -329,9 +329,9 @@ def test_equal_arguments_build_the_same_model():
     "name", ["resnet9", "resnet2", "resnet", "resnet08", "resnet1208", "resnet8x", "resnet-8", "foo", "MLP", ""]
 )
 def test_an_unknown_model_is_refused(name):
-    with pytest.raises(UsageError, match=r"mlp, resnet\{6n\+2\} up to resnet1202, resnet18") as refused:
+    with pytest.raises(ArgumentError, match=r"mlp, resnet\{6n\+2\} up to resnet1202, resnet18") as refused:
         build(name, classes=10)
-    assert (refused.value.option, refused.value.value) == ("--model", name)
+    assert (refused.value.argument, refused.value.value) == ("model", name)
 
 
 def test_a_family_is_one_maker_whose_limit_is_in_the_registry():
@@ -354,7 +354,7 @@ def test_a_model_is_added_by_one_decorated_function():
         assert find("tiny").defaults == {"scale": 1.0} and find("tiny").points
         with pytest.raises(ValueError, match="tiny: already registered"):
             model("tiny", "again")(tiny)
-        with pytest.raises(UsageError, match="resnet18, tiny"):
+        with pytest.raises(ArgumentError, match="resnet18, tiny"):
             find("other")
     finally:
         del MODELS["tiny"]

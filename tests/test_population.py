@@ -20,7 +20,7 @@ from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.population import comparable, lost_members, population, score_alive, without
 from unlearn_jax.bench.tuning import Judge
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import reference, registry, score
 from unlearn_jax.report.rows import read_results
 from unlearn_jax.types import Cube, Labels, Variables
@@ -62,9 +62,9 @@ def test_members_are_counted_and_too_few_are_one_line():
     assert lost_members(Config(), "oracle", models, 2) == (1, 3)
     np.testing.assert_array_equal(without(models, (1, 3)).params["w"], [[0], [1]])
     said = "--train.learning-rate 0.1: 2 of 4 oracle models diverged and at least 3 must be left; try a smaller learning rate"
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         lost_members(Config(), "oracle", models, 3)
-    with pytest.raises(UsageError, match="2 of 4 twin models diverged and at least 4 must be left"):
+    with pytest.raises(ArgumentError, match="2 of 4 twin models diverged and at least 4 must be left"):
         require_all(Config(), "twin", models)
     assert [comparable(*each) for each in ((4, 8), (4, 7), (2, 7), (4, 3))] == [4, 3, 2, 1]
 
@@ -182,14 +182,14 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
         capacity_study, "predict", lambda model, variables, images, _: np.zeros((len(variables.params["w"]), 3, 10))
     )
     monkeypatch.setattr(capacity_study, "compile_all", lambda _: pytest.fail("methods were compiled"))
-    with pytest.raises(UsageError, match="2 of 3 original models diverged and at least 3 must be left"):
+    with pytest.raises(ArgumentError, match="2 of 3 original models diverged and at least 3 must be left"):
         capacity_study.train_and_predict(config, prepared, forget, {})
 
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):
     poison(oracle=(0,))
     config = dataclasses.replace(tuning.smoke(tuning.Config()), train_size=100, cache=cache)
-    with pytest.raises(UsageError, match="1 of 2 oracle models diverged and at least 2 must be left"):
+    with pytest.raises(ArgumentError, match="1 of 2 oracle models diverged and at least 2 must be left"):
         Judge(config, setting.prepare(config))
 
 

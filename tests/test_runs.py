@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import runs
-from unlearn_jax.errors import StorageError, UsageError
+from unlearn_jax.errors import ArgumentError, StorageError
 
 CONFIG = {
     "dataset": "digits",
@@ -32,9 +32,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def refuse(out: Path, config: dict) -> str:
     """Opens a folder that must be refused, and returns the line that says why."""
-    with pytest.raises(UsageError) as refusal:
+    with pytest.raises(ArgumentError) as refusal:
         runs.open_run(out, config, extendable=EXTENDABLE)
-    assert refusal.value.option == "--out" and refusal.value.value == out
+    assert refusal.value.argument == "out" and refusal.value.value == out
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -154,7 +154,7 @@ def test_the_cache_may_lie_in_the_run_folder(tmp_path):
     (cache / "pool").touch()
     runs.open_run(tmp_path / "out", CONFIG, cache=cache)
     runs.open_run(tmp_path / "out", CONFIG)
-    with pytest.raises(UsageError, match=r"--cache .* is the run folder itself"):
+    with pytest.raises(ArgumentError, match=r"cache .* is the run folder itself"):
         runs.open_run(tmp_path / "out", CONFIG, cache=tmp_path / "out")
     (tmp_path / "other" / "cache" / "xla").mkdir(parents=True)
     runs.open_run(tmp_path / "other", CONFIG)  # nothing but empty folders, which a refused command may have left
@@ -207,7 +207,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path):
     outside.mkdir()
     (run.folder / "logits").symlink_to(outside)
     for name in ("logits/a.txt", "logits/deeper/a.txt", "../outside/a.txt"):
-        with pytest.raises(UsageError, match=r"--out .* a symbolic link leads .* out of this folder; remove the link"):
+        with pytest.raises(ArgumentError, match=r"out .* a symbolic link leads .* out of this folder; remove the link"):
             run.write_text(name, "escaped")
     assert not list(outside.iterdir())
     (outside / "precious").write_text("precious")
@@ -232,7 +232,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", limited], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     said = "cannot be written (File too large); fix this and run the same command to resume"
-    assert done.stdout.splitlines() == [f"1 --out {tmp_path / name}: {said}" for name in ("a.txt", "a.npz")]
+    assert done.stdout.splitlines() == [f"1 out {tmp_path / name}: {said}" for name in ("a.txt", "a.npz")]
     assert done.stderr == ""
     assert contents(tmp_path) == {"a.txt": b"old"}
 
@@ -242,7 +242,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_no_folder(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(StorageError, match=r"--out .*No space left on device"):
+    with pytest.raises(StorageError, match=r"out .*No space left on device"):
         runs.open_run(tmp_path / "a" / "b", CONFIG)
     assert not list(tmp_path.iterdir())
 
@@ -334,7 +334,7 @@ def test_opening_a_run_starts_no_device(tmp_path):
 def test_a_link_to_itself_is_refused_and_a_folder_in_the_place_of_a_file_is_set_aside(tmp_path):
     run = runs.Run(tmp_path)
     (tmp_path / "sets").symlink_to("sets")
-    with pytest.raises(UsageError, match=r"a symbolic link leads sets/a\.txt out of this folder"):
+    with pytest.raises(ArgumentError, match=r"a symbolic link leads sets/a\.txt out of this folder"):
         run.write_text("sets/a.txt", "text")
     (tmp_path / "labels.npz").mkdir()
     run.write_npz("labels.npz", {"a": np.arange(3)})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_methods import CLASSES, EXAMPLES, KEY, close, mlp, poisoned, problem, same, start, unlearn
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.sharding import Sisa, last_stages
 from unlearn_jax.models import mean_of
@@ -234,15 +234,15 @@ def test_the_registered_method_is_what_unlearning_from_the_checkpoints_gives():
 @pytest.mark.parametrize(
     ("method", "values", "option"),
     [
-        ("sisa", {"shards": 40, "slices": 3}, "--hyper sisa.shards"),
-        ("unsir", {"noise_share": 1.0}, "--hyper unsir.noise_share"),
-        ("unsir", {"retain_share": 0.0}, "--hyper METHOD.retain_share"),
+        ("sisa", {"shards": 40, "slices": 3}, "sisa.shards"),
+        ("unsir", {"noise_share": 1.0}, "unsir.noise_share"),
+        ("unsir", {"retain_share": 0.0}, "METHOD.retain_share"),
     ],
 )
 def test_a_share_of_nothing_is_refused(method, values, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         unlearn(method, whole().replace(forget_count=1), start(mlp()), **values)
-    assert raised.value.option == option
+    assert raised.value.argument == option
 
 
 def test_there_may_be_a_shard_for_every_example():

@@ -15,7 +15,7 @@ from test_methods import EXAMPLES, KEY, close, linear, mlp, poisoned, problem, s
 from experiments.streaming import report
 from experiments.streaming.options import Config
 from experiments.streaming.report import COLUMNS, Level, Step, cells, drift, summary
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.streaming import Anchor, alone, anchor, lift, pulled
 from unlearn_jax.report.drawing import save
@@ -182,7 +182,7 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_meant_is_one_line(options, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         Config(**options).check()
 
 

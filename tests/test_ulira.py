@@ -12,7 +12,7 @@ from experiments.ulira import report as membership
 from experiments.ulira import study as ulira
 from experiments.ulira.options import Config, smoke
 from unlearn_jax.data.sources import digits
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import lira, memorisation, scaled_logits, u_lira
 from unlearn_jax.metrics.verdict import is_inside
 from unlearn_jax.report import leaderboard
@@ -172,7 +172,7 @@ def test_a_run_is_taken_up_again_and_extended_by_a_method_that_diverges(finished
     ],
 )
 def test_what_cannot_be_meant_is_one_line(options, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         Config(**options).check()
 
 

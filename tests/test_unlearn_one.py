@@ -13,7 +13,7 @@ from experiments.unlearn_one import study as unlearn_one
 from experiments.unlearn_one.options import Config, smoke
 from unlearn_jax import runs
 from unlearn_jax.bench.options import Discs
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.influence import NoBoundaryError
 
 TINY = dataclasses.replace(
@@ -100,9 +100,9 @@ def test_an_original_without_a_boundary_is_a_mistake(monkeypatch):
         raise NoBoundaryError("the model has none")
 
     monkeypatch.setattr(unlearn_one.influence, "leave_one_out", leave_one_out)
-    with pytest.raises(UsageError, match="has none") as raised:
+    with pytest.raises(ArgumentError, match="has none") as raised:
         unlearn_one.draw_task(TINY, 0, np.arange(1))
-    assert raised.value.option == "--train.epochs"
+    assert raised.value.argument == "--train.epochs"
 
 
 def test_points_are_asked_in_turns_and_another_point_is_another():
@@ -119,9 +119,9 @@ def test_points_are_asked_in_turns_and_another_point_is_another():
     [({"trials": 3}, "--trials"), ({"epochs": 0}, "--epochs"), ({"methods": ("gated_knowledge_transfer",)}, "--methods")],
 )
 def test_a_mistake_names_its_option(changed, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option
 
 
 def test_all_is_what_can_forget_a_point():

@@ -16,7 +16,7 @@ from experiments.variance import landscape
 from experiments.variance import study as variance
 from experiments.variance.options import Config, Slices, smoke
 from tests.in_process import run_in_process
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics.decomposition import brier_decomposition, cross_entropy_decomposition
 from unlearn_jax.metrics.distances import barriers
 from unlearn_jax.metrics.statistics import pseudo_values
@@ -335,9 +335,9 @@ def test_a_run_that_is_taken_up_measures_nothing_again(folder, monkeypatch):
     ],
 )
 def test_a_mistake_names_its_option(changed, option):
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
-    assert raised.value.option == option
+    assert raised.value.argument == option
 
 
 def test_groups_of_methods_leave_out_what_has_no_place_in_between():

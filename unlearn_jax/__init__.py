@@ -19,6 +19,7 @@ _MODULES = {
     "Model": "types",
     "Problem": "types",
     "Recipe": "types",
+    "ArgumentError": "errors",
     "UsageError": "errors",
     "Variables": "types",
     "Verdict": "bench.api",

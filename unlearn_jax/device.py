@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jaxlib
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 
 ACCEPTED = "expected auto, cpu, gpu, gpu:2 or gpu:0,1 (cuda is the same as gpu)"
 DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -56,11 +56,11 @@ def pin(spec: str) -> None:
             numbers count the GPUs that the process may see: all, or those in `CUDA_VISIBLE_DEVICES` if it is set.
 
     Raises:
-        UsageError: the specification is malformed, or names a device that does not exist.
+        ArgumentError: the specification is malformed, or names a device that does not exist.
     """
     match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
     if not match:
-        raise UsageError("--device", spec, ACCEPTED)
+        raise ArgumentError("device", spec, ACCEPTED)
     for name, value in PINNED.items():
         if _setting(name) != value:
             print(f"{name.upper()}={_setting(name)} is ignored: this program always runs with {value}", file=sys.stderr)
@@ -72,7 +72,7 @@ def pin(spec: str) -> None:
         return
     chosen = [int(index) for index in dict.fromkeys(match[1].split(","))] if match[1] else range(len(gpus))
     if not gpus or any(index >= len(gpus) for index in chosen):
-        raise UsageError("--device", spec, _available(gpus))
+        raise ArgumentError("device", spec, _available(gpus))
     _select("cuda,cpu", [gpus[index] for index in chosen])
 
 
@@ -111,7 +111,7 @@ def keep_compiled(folder: Path) -> None:
         folder: in the cache.
 
     Raises:
-        UsageError: the cache does not exist and cannot be created.
+        ArgumentError: the cache does not exist and cannot be created.
     """
     least = 0.02  # seconds of compilation from which a program is kept
     try:
@@ -120,7 +120,7 @@ def keep_compiled(folder: Path) -> None:
     except OSError as error:
         if not folder.parent.is_dir():
             problem = f"cannot be created ({error.strerror}); expected a folder that exists or can be created"
-            raise UsageError("--cache", folder.parent, problem) from error
+            raise ArgumentError("cache", folder.parent, problem) from error
         if not folder.is_dir():
             return
         least = math.inf

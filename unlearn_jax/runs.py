@@ -35,7 +35,7 @@ import numpy as np
 
 from unlearn_jax import sealed
 from unlearn_jax.device import numerics
-from unlearn_jax.errors import StorageError, UsageError
+from unlearn_jax.errors import ArgumentError, StorageError
 from unlearn_jax.files import read_regular
 
 FORMAT = 3  # part of every identity: raise it when the file format changes, or what training or a study computes
@@ -57,7 +57,7 @@ class Run:
     """
 
     folder: Path
-    option: ClassVar[str] = "--out"  # the option that sets the folder
+    argument: ClassVar[str] = "out"  # what messages call the folder
     made: list[Path] = dataclasses.field(default_factory=list, compare=False)
     before: bytes | None = dataclasses.field(default=None, compare=False)
 
@@ -67,7 +67,7 @@ class Run:
 
         Raises:
             StorageError: the disk is full or the folder has become read-only; an earlier file `name` is unchanged.
-            UsageError: a symbolic link leads out of the folder, or to itself.
+            ArgumentError: a symbolic link leads out of the folder, or to itself.
         """
         target = self.folder / name
         try:
@@ -75,7 +75,7 @@ class Run:
         except RuntimeError:  # a link to itself
             inside = False
         if not inside:
-            raise UsageError(self.option, self.folder, f"a symbolic link leads {name} out of this folder; remove the link")
+            raise ArgumentError(self.argument, self.folder, f"a symbolic link leads {name} out of this folder; remove the link")
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
         try:
             _make(target.parent, self.made)
@@ -92,7 +92,7 @@ class Run:
             finally:
                 partial.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(self.option, target, error) from error
+            raise StorageError(self.argument, target, error) from error
 
     def withdraw(self) -> None:
         """Removes what was created since the folder was opened, so that a corrected command finds it as it was.
@@ -221,7 +221,7 @@ class Run:
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(self.option, path, error) from error
+            raise StorageError(self.argument, path, error) from error
 
     def _identity(self, name: str, identity: Mapping[str, Any]) -> str:
         return json_text({"name": name, "format": FORMAT, "numerics": numerics(), **identity})
@@ -230,7 +230,7 @@ class Run:
 class Cache(Run):
     """A folder that runs share, also at the same time. It is written only when something is made."""
 
-    option: ClassVar[str] = "--cache"
+    argument: ClassVar[str] = "cache"
 
     @contextlib.contextmanager
     def alone(self, work: str) -> Iterator[None]:
@@ -259,7 +259,7 @@ class Cache(Run):
             _sweep(self.folder)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise StorageError(self.option, self.folder, error) from error
+                raise StorageError(self.argument, self.folder, error) from error
         try:
             yield
         finally:
@@ -273,7 +273,7 @@ def claim(folder: Path) -> list[Path]:
         All folders that were created, outermost first; the last is the new run folder.
 
     Raises:
-        UsageError: no folder can be created.
+        ArgumentError: no folder can be created.
     """
     made: list[Path] = []
     try:
@@ -284,7 +284,7 @@ def claim(folder: Path) -> list[Path]:
                 claimed.mkdir()
                 return [*made, claimed]
     except OSError as error:
-        raise UsageError("--out", folder, f"cannot be created ({error.strerror}); give another folder") from error
+        raise ArgumentError("out", folder, f"cannot be created ({error.strerror}); give another folder") from error
     raise AssertionError("unreachable")
 
 
@@ -313,7 +313,7 @@ def open_run(
         The open folder.
 
     Raises:
-        UsageError: the folder is a file, cannot be written, contains files but no config.json, or contains results of another
+        ArgumentError: the folder is a file, cannot be written, contains files but no config.json, or contains results of another
             configuration. Nothing in it has been changed then.
         StorageError: the disk is full; nothing has been changed either.
     """
@@ -322,18 +322,18 @@ def open_run(
     run = Run(out, list(made))
     try:
         if out.exists() and not out.is_dir():
-            raise UsageError("--out", out, "is a file; give a new folder, or that of an earlier run")
+            raise ArgumentError("out", out, "is a file; give a new folder, or that of an earlier run")
         text = _read_config(out, cache)
         earlier = None if text is None else _parse_config(out, text)
         if earlier is not None:
             _require_agreement(out, earlier["config"], new, extendable)
         _make(out, run.made)
         run.write_json("config.json", {"config": new, **_provenance(new), "earlier": _history(earlier)})
-    except (UsageError, OSError) as error:
+    except (ArgumentError, OSError) as error:
         run.withdraw()
-        if isinstance(error, UsageError) or error.errno in FULL:
+        if isinstance(error, ArgumentError) or error.errno in FULL:
             raise
-        raise UsageError("--out", out, f"cannot be written ({error.strerror or error}); give another folder") from error
+        raise ArgumentError("out", out, f"cannot be written ({error.strerror or error}); give another folder") from error
     _sweep(out)
     return dataclasses.replace(run, before=text)
 
@@ -398,17 +398,17 @@ def _read_config(out: Path, cache: Path | None) -> bytes | None:
     except FileNotFoundError:
         return None
     if cache is not None and cache.resolve() == out.resolve():
-        raise UsageError("--cache", cache, "is the run folder itself; expected another folder, which may be inside it")
+        raise ArgumentError("cache", cache, "is the run folder itself; expected another folder, which may be inside it")
     file = out / "config.json"
     if file not in entries:
         if all(_is_empty(path, cache) for path in entries):
             return None
-        raise UsageError("--out", out, "contains files but no config.json, so it is not a run folder; give a new or empty folder")
+        raise ArgumentError("out", out, "contains files but no config.json, so it is no run folder; give a new or empty folder")
     try:
         return read_regular(file, MOST)
     except OSError as error:
         reason = f"contains a config.json that cannot be read ({error.strerror or error})"
-        raise UsageError("--out", out, f"{reason}; give a new or empty folder") from error
+        raise ArgumentError("out", out, f"{reason}; give a new or empty folder") from error
 
 
 def _is_empty(entry: Path, cache: Path | None) -> bool:
@@ -426,11 +426,11 @@ def _parse_config(out: Path, text: bytes) -> dict[str, Any]:
             return earlier
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise UsageError("--out", out, "contains a config.json that is not of this project; give a new or empty folder")
+    raise ArgumentError("out", out, "contains a config.json that is not of this project; give a new or empty folder")
 
 
 def _require_agreement(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: frozenset[str]) -> None:
-    """Raises UsageError on the first field in which the new configuration contradicts the old one."""
+    """Raises ArgumentError on the first field in which the new configuration contradicts the old one."""
     old, new = dict(_fields(old)), dict(_fields(new))
     for field in {**new, **old}:
         before, now = old.get(field, _ABSENT), new.get(field, _ABSENT)
@@ -439,7 +439,7 @@ def _require_agreement(out: Path, old: dict[str, Any], new: dict[str, Any], exte
             continue
         change = f"{field} is {json.dumps(before)} there and {json.dumps(now)} here"
         remedy = "add to the old value" if may_extend else "use the old value"
-        raise UsageError("--out", out, f"contains results of another configuration: {change}; {remedy}, or give another folder")
+        raise ArgumentError("out", out, f"contains results of another configuration: {change}; {remedy}, or give another folder")
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -473,7 +473,7 @@ def _history(earlier: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, commit, command and time; the device is the `--device` option until `Run.record` replaces it."""
+    """Versions, commit, command and time; the device is as asked for until `Run.record` replaces it."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": config.get("device"),

@@ -42,7 +42,7 @@ class Config(Comparison):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "forget_sets"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         pairs = self.together <= self.members // 2
         require(pairs, "--together", self.together, f"expected at most {self.members // 2}, half of --members")

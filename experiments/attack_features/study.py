@@ -65,7 +65,7 @@ def run(config: Config, folder: Run) -> None:
     """Attack originals, oracles and unlearned models by every feature, and report how much each adds to the loss.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     setting = prepare(config)
     values = settings_of_sets(config, setting, config.method_names())
@@ -115,7 +115,7 @@ class AttackedSet:
         """The measures of every attack on the oracles.
 
         Raises:
-            UsageError: too few are left for a null of two groups against two.
+            ArgumentError: too few are left for a null of two groups against two.
         """
 
         def train() -> Variables:

@@ -30,7 +30,7 @@ from tyro.conf import Suppress
 
 from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, fixed, replace_field, require
 from unlearn_jax.bench.options import SETS, Comparison, Evaluation, Forget, Train
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError, UsageError
 
 INTERPOLATING = Train(epochs=30)
 FEWEST = 3  # originals: the attack fits a variance to the others
@@ -97,7 +97,7 @@ class Config(Comparison):
     extendable: ClassVar[frozenset[str]] = frozenset(values for values, _ in AXES.values())
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
         super().check()
@@ -106,7 +106,7 @@ class Config(Comparison):
         for axis, value, variant in self.variants()[1:]:
             try:
                 super(Config, variant).check()
-            except UsageError as error:  # it names the base's option, which is valid
+            except ArgumentError as error:  # it names the base's option, which is valid
                 option = AXES[axis][0].replace("_", "-")
                 raise UsageError(f"--{option}", value, error.accepted) from error
         require(bool(self.method_names()), "--methods", ",".join(self.methods), "expected a method besides original and retrain")

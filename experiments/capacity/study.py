@@ -50,7 +50,7 @@ def run(config: Config, folder: Run) -> None:
     """Train, unlearn and measure in every setting, then compare the cost of unlearning with overfitting.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     values = settings(config, config.method_names())
     results: list[report.Setting] = []
@@ -112,7 +112,7 @@ def train_and_predict(config: Config, setting: Setting, forget: np.ndarray, valu
         Logits `[sets, models, examples, classes]` of every kind of model on forget, retain and test; labels; parameter count.
 
     Raises:
-        UsageError: so many originals or oracles diverged that nothing can be measured.
+        ArgumentError: so many originals or oracles diverged that nothing can be measured.
     """
     members, sets = config.members, len(forget)
     assert members != "auto"

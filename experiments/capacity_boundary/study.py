@@ -35,7 +35,7 @@ def run(config: Config, folder: Run) -> None:
     """Measure the exact influence of every point on every network from every seed, and compare them.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     toy = draw_toy(config, config.seed)
     window = window_around(toy.train.images, config.resolution)

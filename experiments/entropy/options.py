@@ -101,7 +101,7 @@ class Config(Images):
     extendable: ClassVar[frozenset[str]] = frozenset({"circumstances", "forget_sets"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         require(bool(self.circumstances), "--circumstances", "", f"there is {', '.join(CIRCUMSTANCES)}")
         self.weights()

@@ -77,7 +77,7 @@ def run(config: Config, folder: Run) -> None:
     """Try every pair of weights in every circumstance, and compare the best signs with the gaps in entropy and loss.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     entropy_weights, loss_weights = config.weights()
     settings = np.array(list(itertools.product(entropy_weights, loss_weights)))

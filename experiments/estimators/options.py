@@ -85,7 +85,7 @@ class Config(Training):
     extendable: ClassVar[frozenset[str]] = frozenset({"settings"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         require(self.subsets % 4 == 0, "--subsets", self.subsets, "expected a multiple of 4")
         stretches = self.checkpoints % 3 == 0 and self.train.epochs % self.checkpoints == 0

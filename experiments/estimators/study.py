@@ -50,7 +50,7 @@ def run(config: Config, folder: Run) -> None:
     """Studies all settings; those kept by an earlier run are read.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     studies = []
     for setting in config.setting_names():

@@ -70,7 +70,7 @@ class Config(Images):
     extendable: ClassVar[frozenset[str]] = frozenset({"rounds"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         from unlearn_jax.models import find  # brings JAX with it, which --help must not
 
         super().check()

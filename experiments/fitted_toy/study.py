@@ -44,7 +44,7 @@ def run(config: Config, folder: Run) -> None:
     """Measure the images, search for the mixture, and compare the toy with the images on draws that the search did not see.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     seeds = range(config.seed, config.seed + config.seeds)
     images = [measure_images(dataclasses.replace(config, seed=seed)) for seed in seeds]

@@ -41,7 +41,7 @@ def run(config: Config, folder: Run) -> None:
     """Score every cheat as a method is scored, measure how wrong it is, and report which metric detects which cheat.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     game = Game(config, folder)
     for name, (make, targets, needs, retrained) in MODELS.items():

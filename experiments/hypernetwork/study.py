@@ -46,7 +46,7 @@ def run(config: Config, folder: Run) -> None:
     """Meta-train, compare on unseen forget sets, and report the cost of meta-training and what it saves.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     setting = prepare(config)
     trained = load_or_train(config, folder, setting)

@@ -35,7 +35,7 @@ def run(config: Config, folder: Run) -> None:
     """Leave every point out once, rank the points, and compare the ranking with float noise and another seed.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     toy = draw_toy(config, config.seed)
     window = window_around(toy.train.images, config.resolution)

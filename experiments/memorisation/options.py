@@ -42,7 +42,7 @@ class Config(Images):
     extendable: ClassVar[frozenset[str]] = frozenset({"members"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         require(self.members % (2 * HALF) == 0, "--members", self.members, f"expected a multiple of {2 * HALF}")
 

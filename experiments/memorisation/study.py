@@ -22,7 +22,7 @@ def run(config: Config, folder: Run) -> None:
     """Train a pool on random halves, score every example and every pair with a test example, and fit datamodels.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     setting = prepare(config)
     data, model = setting.data, setting.problem.model

@@ -46,7 +46,7 @@ class Config(Hyper, Budget):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         self.fine_names()
 

@@ -25,7 +25,7 @@ def run(config: Config, folder: Run) -> None:
     """Judge a grid of settings of every method with hyperparameters, and draw the surfaces.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     names = [name for name in config.method_names() if METHODS[name].search]
     accepted = f"hyperparameters that can be varied have {', '.join(searchable())}"

@@ -54,7 +54,7 @@ class Config(Methods, Hyper, Judging):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         accepted = _methods_on_forget()
         for name in self.method_names():

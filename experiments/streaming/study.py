@@ -45,7 +45,7 @@ def run(config: Config, folder: Run) -> None:
     """Answer all requests by every method, and compare after each with models retrained without all requested so far.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     setting = prepare(config)
     requests = draw_requests(config, setting)
@@ -76,7 +76,7 @@ def draw_requests(config: Config, setting: Setting) -> np.ndarray:
     """The rows that each request asks to forget, `[requests, size]`, disjoint.
 
     Raises:
-        UsageError: the requests ask for more rows than there are.
+        ArgumentError: the requests ask for more rows than there are.
     """
     labels, count = setting.data.train.labels, config.requests * config.request_size
     most = (len(labels) - 1) // config.requests

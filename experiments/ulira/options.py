@@ -42,7 +42,7 @@ class Config(Methods, Hyper, Requests):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         accepted = "expected a multiple of 4, at least 8: halves of halves, and 3 in each fit"
         require(self.members % 4 == 0, "--members", self.members, accepted)

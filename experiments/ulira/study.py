@@ -86,7 +86,7 @@ def run(config: Config, folder: Run) -> None:
     """Train members on halves, unlearn their targets by every method, attack, and report.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     setting = prepare(config)
     values = settings(config, config.method_names(), forget_class(config, setting, 0))

@@ -50,7 +50,7 @@ class Config(Methods, Hyper, Plane):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         whole = self.train_size % self.trials == 0
         require(whole, "--trials", self.trials, f"expected a divisor of --train-size {self.train_size}")

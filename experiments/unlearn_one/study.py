@@ -57,7 +57,7 @@ def run(config: Config, folder: Run) -> None:
     """Let every method forget every point, and compare each result with the model trained without that point.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     with working("exact answers") as update:
         search = draw_task(config, config.seed + TUNING, np.arange(config.train_size // config.trials))

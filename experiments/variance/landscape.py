@@ -40,7 +40,7 @@ def require_all(config: Config, role: str, variables: Variables) -> Variables:
     """Returns the variables of a pool if no member diverged. Members are paired, so all are needed.
 
     Raises:
-        UsageError: a member diverged.
+        ArgumentError: a member diverged.
     """
     lost_members(config, role, variables, len(jax.tree.leaves(variables)[0]))
     return variables
@@ -146,7 +146,7 @@ def train_oracles(config: Config, study: ForgetSet) -> Variables:
     """The retrained models of a forget set.
 
     Raises:
-        UsageError: a member diverged.
+        ArgumentError: a member diverged.
     """
     return require_all(config, "oracle", study.pool("oracle", 2 * study.members).variables)
 

@@ -68,7 +68,7 @@ class Config(Comparison):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "forget_sets"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         lines, plane, asked = self.slices.lines, self.slices.plane, self.method_names()
         require(lines <= self.members, "--slices.lines", lines, f"expected at most --members, {self.members}")

@@ -33,7 +33,7 @@ def run(config: Config, folder: Run) -> None:
     """Train, unlearn, measure every model and the lines between models; decompose, correlate and report.
 
     Raises:
-        UsageError: something in the configuration cannot be done.
+        ArgumentError: something in the configuration cannot be done.
     """
     setting, members = prepare(config), config.members
     assert members != "auto"

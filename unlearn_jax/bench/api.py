@@ -153,7 +153,7 @@ def evaluate(
 
     Raises:
         ValueError: an argument cannot be used; the message begins with its name. Nothing has been trained then.
-        UsageError: too few models are left, the others having diverged, or `out` holds another run.
+        ArgumentError: too few models are left, the others having diverged, or `out` holds another run.
         StorageError: `out` or `cache` cannot be written.
     """
     _given_as("model", model, Model)

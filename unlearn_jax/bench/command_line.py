@@ -11,7 +11,7 @@ import tyro
 
 from unlearn_jax.bench.kinds import options, require
 from unlearn_jax.bench.options import Run
-from unlearn_jax.errors import StorageError, UsageError
+from unlearn_jax.errors import ArgumentError, StorageError, UsageError
 from unlearn_jax.files import read_regular
 
 DESCRIPTION = """\
@@ -32,6 +32,7 @@ Machine unlearning, measured against the distribution of models retrained withou
 
 Results go to a run folder (--out). To resume an interrupted run, repeat its command with the same --out."""
 SHORT = {"-exp": "--exp", "-d": "--device", "-h": "--help"}
+FORGET = ("kind", "size", "label", "file")  # arguments of a forget set, in a group of options
 LARGEST = 1 << 20  # bytes of a --config file
 LONGEST = 2000  # characters of a message
 
@@ -82,7 +83,7 @@ def split_options(words: list[str]) -> Iterator[tuple[str, str | None]]:
     """Yields the options on the command line with their values; None for an option without a value.
 
     Raises:
-        UsageError: a word follows no option.
+        ArgumentError: a word follows no option.
     """
     name: str | None = None
     for word in words:
@@ -108,7 +109,7 @@ def read_options(file: str) -> list[tuple[str, str | None]]:
     """Returns the options in a TOML file, as `split_options` does: `epochs` under `[train]` is `--train.epochs`.
 
     Raises:
-        UsageError: the file cannot be read, or is not TOML.
+        ArgumentError: the file cannot be read, or is not TOML.
     """
     try:
         return list(_flatten(tomllib.loads(read_regular(Path(file), LARGEST).decode("utf-8-sig")), "--"))
@@ -164,6 +165,15 @@ def report_error(error: Exception, program: str) -> int:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         reason = (str(error).splitlines() or [""])[0]
         return print_error(f"out of memory ({reason}); try smaller sizes, or a smaller --chunk with --strategy vmap", 1, program)
-    if not isinstance(error, UsageError | StorageError):
+    if not isinstance(error, ArgumentError | StorageError):
         raise error
-    return print_error(str(error), error.status, program)
+    return print_error(error.told(option_of(error.argument)), error.status, program)
+
+
+def option_of(argument: str) -> str:
+    """Returns the option that sets an argument: `train_size` is `--train-size`, the `kind` of a forget set `--forget.kind`."""
+    if argument.startswith("--"):
+        return argument
+    if argument in FORGET:
+        return f"--forget.{argument}"
+    return f"--hyper {argument}" if "." in argument else "--" + argument.replace("_", "-")

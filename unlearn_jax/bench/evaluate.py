@@ -57,7 +57,7 @@ def run(config: Config, folder: Run) -> None:
     """Trains originals and oracles, unlearns by every method, scores each method against the null, and reports.
 
     Raises:
-        UsageError: the configuration cannot be run.
+        ArgumentError: the configuration cannot be run.
     """
     compare(config, folder, prepare(config), {})
 
@@ -69,7 +69,7 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
         The rows of results.csv.
 
     Raises:
-        UsageError: the configuration cannot be run.
+        ArgumentError: the configuration cannot be run.
     """
     names, entries = config.method_names(), {**METHODS, **learned}
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
@@ -101,7 +101,7 @@ def evaluate_sets(
         entries: the methods by name.
 
     Raises:
-        UsageError: so many models diverged that too few are left.
+        ArgumentError: so many models diverged that too few are left.
     """
     folder.write_json("hyperparameters.json", merge_sets(dict(values)))
     assert config.members != "auto"

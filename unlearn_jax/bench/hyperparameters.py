@@ -30,7 +30,7 @@ def settings(config: Given, names: list[str], label: int | None = None) -> dict[
         label: see `forget_class`. Class-wise methods forget this class unless given another.
 
     Raises:
-        UsageError: no method has such a hyperparameter, or its value is not accepted.
+        ArgumentError: no method has such a hyperparameter, or its value is not accepted.
     """
     return hyperparameters_of(config.dataset, names, config.hyperparameters(), label)
 
@@ -47,7 +47,7 @@ def hyperparameters_of(
         label: as in `settings`.
 
     Raises:
-        UsageError: as in `settings`.
+        ArgumentError: as in `settings`.
     """
     given = dict(given)
     everywhere = given.pop("*", {})
@@ -77,7 +77,7 @@ def settings_of_sets(config: Comparison, setting: Setting, names: list[str]) -> 
     """Returns the hyperparameters of each method on each forget set of a run: name of the set -> `settings`.
 
     Raises:
-        UsageError: see `settings`.
+        ArgumentError: see `settings`.
     """
     sets = range(config.forget_sets)
     return {forget_name(config, setting, index): settings(config, names, forget_class(config, setting, index)) for index in sets}

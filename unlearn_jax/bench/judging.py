@@ -62,7 +62,7 @@ def train_oracles(forget: ForgetSet) -> Oracles:
     """Trains oracles without the forget set, two for each original, and writes their logits.
 
     Raises:
-        UsageError: so many diverged that no null can be made.
+        ArgumentError: so many diverged that no null can be made.
     """
     trained = forget.pool("oracle", 2 * forget.members)
     cube = forget.logits(trained.variables)

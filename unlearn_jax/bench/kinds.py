@@ -163,7 +163,7 @@ class Option:
         return functools.reduce(getattr, self.path, config)
 
     def check(self, value: Any) -> None:
-        """Raises UsageError if the option does not accept the value."""
+        """Raises ArgumentError if the option does not accept the value."""
         if not (any(kind.holds(value) for kind in self.kinds) if self.kinds else isinstance(value, bool)):
             self.refuse(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
@@ -175,7 +175,7 @@ class Option:
             word: as typed; None for an option without a value.
 
         Raises:
-            UsageError: the word cannot be parsed, or its value is out of range.
+            ArgumentError: the word cannot be parsed, or its value is out of range.
         """
         if not self.kinds:
             require(word is None, self.name, word, "takes no value")

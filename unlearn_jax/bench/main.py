@@ -40,7 +40,7 @@ def main(words: list[str], experiments: Mapping[str, Experiment], program: str) 
 def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
     """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
     from unlearn_jax import device, process, runs
-    from unlearn_jax.errors import UsageError
+    from unlearn_jax.errors import ArgumentError
     from unlearn_jax.profile import profiled
     from unlearn_jax.progress import stage
 
@@ -64,7 +64,7 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
             with stage("imports"):
                 experiment = importlib.import_module(experiments[config.exp].module)
             experiment.run(config, folder)
-    except UsageError:  # leave no config.json that the corrected command would contradict
+    except ArgumentError:  # leave no config.json that the corrected command would contradict
         if traces and not traced_before:
             shutil.rmtree(traces, ignore_errors=True)
         folder.withdraw()

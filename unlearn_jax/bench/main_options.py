@@ -39,7 +39,7 @@ class Config(Seeded):
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         consistent = self.members == "auto" or self.auto == Auto()
         require(consistent, "--members", self.members, "the --auto options need --members auto")

@@ -39,7 +39,7 @@ class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         for option in options(type(self)):
             option.check(option.of(self))
         for group in vars(self).values():
@@ -82,7 +82,7 @@ class Halves:
     """Models trained on random halves of the training set, to measure memorisation and exposure; an even number."""
 
     def check(self) -> None:
-        """Raises UsageError for an odd number of models."""
+        """Raises ArgumentError for an odd number of models."""
         require(self.models % 2 == 0, "--forget.models", self.models, "expected an even number of at least 4")
 
 
@@ -102,7 +102,7 @@ class Forget(Halves):
     """For --forget.kind file: a text or .npy file of row numbers in the published training set, from 0, as in forget_sets/."""
 
     def check(self) -> None:
-        """Raises UsageError if an option is missing that the kind needs, or given that it does not use."""
+        """Raises ArgumentError if an option is missing that the kind needs, or given that it does not use."""
         listed = self.kind == "file"
         require(listed or self.file is None, "--forget.file", self.file, "needs --forget.kind file")
         require(not listed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
@@ -200,7 +200,7 @@ class Images(Training):
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         from unlearn_jax.models import find  # imports JAX, which --help must not
 
         super().check()
@@ -231,7 +231,7 @@ class Hyper(Group):
     """Hyperparameters, separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * means every method that has it."""
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         self.hyperparameters()
 
@@ -255,7 +255,7 @@ class Methods(Group):
     """Names, separated by commas; main: the sixteen of the main job; all: all that the model supports. `--list` shows them."""
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         self.method_names()
 
@@ -354,7 +354,7 @@ class Plane(Training):
     """Grid points along each side of the window on which margins and boundaries are computed."""
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         plain = self.dataset == "discs" or (self.discs, self.label_noise) == (type(self).discs, type(self).label_noise)
         require(plain, "--dataset", self.dataset, "fixes its points and labels; expected no --discs option and no --label-noise")

@@ -30,7 +30,7 @@ def load(plugin: str) -> None:
         plugin: a Python file, or the name of a module that can be imported.
 
     Raises:
-        UsageError: it cannot be imported, or holds no method.
+        ArgumentError: it cannot be imported, or holds no method.
     """
     path = Path(plugin).expanduser()
     name = f"plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}" if plugin.endswith(".py") else plugin

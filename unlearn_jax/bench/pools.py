@@ -34,7 +34,7 @@ def train_on_halves(config: Training, setting: Setting, models: int) -> HalfMode
     A pool of 64, 96, ... begins with the cached pool of 32.
 
     Raises:
-        UsageError: so many diverged that some example has fewer than two models with it, or without it.
+        ArgumentError: so many diverged that some example has fewer than two models with it, or without it.
     """
     count = len(setting.data.train.labels)
     blocks = [min(BLOCK, models - first) for first in range(0, models, BLOCK)]

@@ -60,7 +60,7 @@ def lost_members(config: Training, role: str, models: Any, needed: int) -> tuple
         needed: the fewest members to be left.
 
     Raises:
-        UsageError: fewer than `needed` are left.
+        ArgumentError: fewer than `needed` are left.
     """
     lost, members = diverged(models), len(jax.tree.leaves(models)[0])
     problem = f"{len(lost)} of {members} {role} models diverged and at least {needed} must be left; try a smaller learning rate"

@@ -31,7 +31,7 @@ def run(config: Config, folder: Run) -> None:
     """Scores the unlearned models, and the originals if they are given, against the oracles; writes and prints the leaderboard.
 
     Raises:
-        UsageError: a file cannot be read, holds something else than logits or labels, or there are too few models.
+        ArgumentError: a file cannot be read, holds something else than logits or labels, or there are too few models.
     """
     labels = Labels(*_read("--labels", config.labels).values())
     cubes = {"oracle": _cube("--oracles", config.oracles, labels)}

@@ -34,7 +34,7 @@ def prepare(config: Images) -> Setting:
     """Loads the data and builds the model.
 
     Raises:
-        UsageError: there is no such data set or model, or the data cannot be read.
+        ArgumentError: there is no such data set or model, or the data cannot be read.
     """
     convolution = fastest() if config.convolution == "auto" else config.convolution
     data = load(

@@ -34,7 +34,7 @@ def require_boundary(config: Plane) -> Iterator[None]:
     """Turns a `NoBoundaryError` in its block into a user error: too little training.
 
     Raises:
-        UsageError: the original has no boundary.
+        ArgumentError: the original has no boundary.
     """
     try:
         yield

@@ -37,7 +37,7 @@ def run(config: Config, folder: Run) -> None:
     """Searches, and writes hyperparameters (`tuned.json`), the scores of all trials, and the cost of the search.
 
     Raises:
-        UsageError: the configuration cannot be run.
+        ArgumentError: the configuration cannot be run.
     """
     names = [name for name in config.method_names() if METHODS[name].search]
     accepted = f"nothing to search; expected some of {', '.join(searchable())}"

@@ -24,7 +24,7 @@ class Drawn(Forget):
     file: Suppress[Path | None] = fixed(None)
 
     def check(self) -> None:
-        """Raises UsageError as for other forget sets, and for a kind of which only one set exists."""
+        """Raises ArgumentError as for other forget sets, and for a kind of which only one set exists."""
         several = self.kind not in ("mislabelled", "file")
         require(several, "--forget.kind", self.kind, "tuning needs a second set of this kind, and only one exists")
         super().check()
@@ -56,7 +56,7 @@ class Config(Budget):
     """The first round draws trials from the whole search space, later rounds around the best so far."""
 
     def check(self) -> None:
-        """Raises UsageError on the first invalid value, or on values that contradict each other."""
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         require(self.rounds <= self.trials, "--rounds", self.rounds, "expected at most the number of trials")
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.data.splits import Published, generator
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.files import open_regular
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that the caller computes
@@ -56,23 +56,23 @@ def choose(
         True on the rows to forget: at least one, and not all.
 
     Raises:
-        UsageError: such a set does not exist; names the wrong option.
+        ArgumentError: such a set does not exist; names the wrong argument.
     """
     if kind not in KINDS:
-        raise UsageError("--forget.kind", kind, f"one of {', '.join(KINDS)} is needed")
+        raise ArgumentError("kind", kind, f"one of {', '.join(KINDS)} is needed")
     forget = np.zeros(len(labels), bool)
     if kind == "file":
         every = np.arange(len(labels))
         forget[_listed(file, published or Published(len(every), every, every[:0]), index)] = True
     elif kind == "mislabelled":
         if index > 0:
-            raise UsageError("--forget.kind", kind, "the wrongly labelled rows are one forget set; ask for one")
+            raise ArgumentError("kind", kind, "the wrongly labelled rows are one forget set; ask for one")
         forget[_wrong(wrong, kind)] = True
     elif kind in RANKED:
         assert scores is not None
         count = _count(size, len(labels), len(labels))
         if (index + 1) * count > len(labels):
-            raise UsageError("--forget.size", size, f"{len(labels)} rows do not make {index + 1} sets of {count}")
+            raise ArgumentError("size", size, f"{len(labels)} rows do not make {index + 1} sets of {count}")
         sign = 1 if kind == "unmemorised" else -1
         order = np.lexsort([generator("ties", seed).random(len(labels)), sign * scores()])
         forget[order[index * count : (index + 1) * count]] = True
@@ -103,20 +103,20 @@ def class_of(kind: str, label: int, classes: int, index: int = 0) -> int | None:
 def _wrong(wrong: np.ndarray | None, kind: str) -> np.ndarray:
     rows = np.flatnonzero(wrong) if wrong is not None else np.zeros(0, int)
     if not len(rows):
-        raise UsageError("--forget.kind", kind, "no label is wrong; --label-noise above 0 is needed")
+        raise ArgumentError("kind", kind, "no label is wrong; label noise above 0 is needed")
     return rows
 
 
 def _of_class(labels: np.ndarray, label: int | None, classes: int, kind: str, index: int) -> np.ndarray:
     if label is None or not 0 <= label < classes:
-        raise UsageError("--forget.label", label, f"a class from 0 to {classes - 1} is needed")
+        raise ArgumentError("label", label, f"a class from 0 to {classes - 1} is needed")
     if kind == "class" and index >= classes:
-        raise UsageError("--forget.kind", kind, f"there are {classes} classes, and so no forget set number {index + 1}")
+        raise ArgumentError("kind", kind, f"there are {classes} classes, and so no forget set number {index + 1}")
     chosen = class_of(kind, label, classes, index)
     rows = np.flatnonzero(labels == chosen)
     if not 0 < len(rows) < len(labels):
         accepted = f"has {len(rows)} of the {len(labels)} training rows; some but not all are needed"
-        raise UsageError("--forget.label", chosen, accepted)
+        raise ArgumentError("label", chosen, accepted)
     return rows
 
 
@@ -124,28 +124,28 @@ def _count(size: float | int | None, candidates: int, rows: int) -> int:
     most = min(candidates, rows - 1)
     accepted = f"a share above 0 and below 1 or a whole count is needed, that makes 1 to {most} of {candidates} rows"
     if size is None or not (0 < size < 1 or (size >= 1 and float(size).is_integer())):
-        raise UsageError("--forget.size", size, accepted)
+        raise ArgumentError("size", size, accepted)
     count = round(size * candidates) if size < 1 else int(size)
     if not 1 <= count <= most:
-        raise UsageError("--forget.size", size, accepted)
+        raise ArgumentError("size", size, accepted)
     return count
 
 
 def _listed(file: str | Path | None, published: Published, index: int) -> list[int]:
     """The positions, among the training rows, of the rows that a file lists by their published numbers."""
     if index > 0:
-        raise UsageError("--forget.file", file, "a file gives one forget set; ask for one")
+        raise ArgumentError("file", file, "a file gives one forget set; ask for one")
     accepted = "a text or .npy file of row numbers is needed"
     if file is None:
-        raise UsageError("--forget.file", file, accepted)
+        raise ArgumentError("file", file, accepted)
     try:
         listed = _read(Path(file), published.total)
     except Exception as error:  # anyone may have written the file: a format can fail in any way
-        raise UsageError("--forget.file", file, f"{accepted} ({error or type(error).__name__})") from error
+        raise ArgumentError("file", file, f"{accepted} ({error or type(error).__name__})") from error
     try:
         return places(listed, published)
     except ValueError as error:
-        raise UsageError("--forget.file", file, str(error)) from error
+        raise ArgumentError("file", file, str(error)) from error
 
 
 def places(listed: list[int], published: Published) -> list[int]:
@@ -168,7 +168,7 @@ def places(listed: list[int], published: Published) -> list[int]:
     held_out = set(published.held_out.tolist())
     absent = {
         "held out from training": [row for row in listed if row in held_out],
-        "not in the sample (--train-size)": [row for row in listed if row not in held_out and row not in place],
+        "not in the sample of the training set": [row for row in listed if row not in held_out and row not in place],
     }
     if any(absent.values()):
         reasons = "; ".join(f"{len(rows)} {why}: {_shown(rows)}" for why, rows in absent.items() if rows)

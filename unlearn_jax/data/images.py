@@ -11,7 +11,7 @@ from unlearn_jax.data.dataset import Dataset, fingerprint, moments, standardised
 from unlearn_jax.data.registry import DATASETS, DatasetEntry, dataset
 from unlearn_jax.data.sources import Split
 from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.types import Examples
 
 
@@ -19,7 +19,7 @@ from unlearn_jax.types import Examples
 def digits(entry: DatasetEntry, folder: Path | None, cache: Path) -> tuple[Split, Split]:
     """From scikit-learn."""
     if folder is not None:
-        raise UsageError("--data-dir", folder, "digits comes with scikit-learn; leave the option out")
+        raise ArgumentError("data_dir", folder, "digits comes with scikit-learn; expected None")
     return sources.digits()
 
 
@@ -37,7 +37,7 @@ def fashion_mnist(entry: DatasetEntry, folder: Path | None, cache: Path) -> tupl
     if sources.holds_idx(files):
         return sources.idx(files, entry.shape[:2], entry.classes)
     if folder is not None and not (folder / entry.name).is_dir():
-        raise UsageError("--data-dir", folder, f"the four IDX files, or a folder of TFDS that holds {entry.name}, are needed")
+        raise ArgumentError("data_dir", folder, f"the four IDX files, or a folder of TFDS that holds {entry.name}, are needed")
     return from_tfds(entry, folder, cache)
 
 
@@ -96,23 +96,24 @@ def load(
         cache: where decoded images are kept; by default the user's cache folder.
 
     Raises:
-        UsageError: an unknown name, an impossible size or share, or data that cannot be read.
+        ArgumentError: an unknown name, an impossible size or share, or data that cannot be read.
     """
     if name.endswith(".npz"):
-        for option, given in (("--train-size", train_size), ("--label-noise", label_noise), ("--data-dir", data_dir)):
+        unchanged = (("train_size", train_size, None), ("label_noise", label_noise, 0), ("data_dir", data_dir, None))
+        for argument, given, whole in unchanged:
             if given:
-                raise UsageError(option, given, f"a file is taken as it is; expected {0 if option == '--label-noise' else None}")
+                raise ArgumentError(argument, given, f"a file is taken as it is; expected {whole}")
         return sources.npz(Path(name).expanduser())
     if name not in DATASETS:
-        raise UsageError("--dataset", name, f"one of {', '.join(DATASETS)}, or an .npz file, is needed")
+        raise ArgumentError("dataset", name, f"one of {', '.join(DATASETS)}, or an .npz file, is needed")
     if not 0 <= held_out <= 0.9:
-        raise UsageError("--held-out", held_out, "a share between 0 and 0.9 is needed")
+        raise ArgumentError("held_out", held_out, "a share between 0 and 0.9 is needed")
     if not 0 <= label_noise <= 1:
-        raise UsageError("--label-noise", label_noise, "a share between 0 and 1 is needed")
+        raise ArgumentError("label_noise", label_noise, "a share between 0 and 1 is needed")
     entry, classes = DATASETS[name], DATASETS[name].classes
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if folder is not None and not folder.is_dir():
-        raise UsageError("--data-dir", folder, "a folder that exists is needed")
+        raise ArgumentError("data_dir", folder, "a folder that exists is needed")
     cache = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "unlearn_jax")).expanduser()
     published, test = entry.read(entry, folder, cache)
 
@@ -120,7 +121,7 @@ def load(
     held_out_rows, rows = np.split(order, [round(held_out * len(order))])
     if train_size is not None:
         if not classes <= train_size <= len(rows):
-            raise UsageError("--train-size", train_size, f"{classes} to {len(rows)} rows of {name} can be trained on")
+            raise ArgumentError("train_size", train_size, f"{classes} to {len(rows)} rows of {name} can be trained on")
         rows = rows[stratified_order(published.labels[rows], generator("train size", seed))[:train_size]]
     held_out_rows, rows = np.sort(held_out_rows), np.sort(rows)
     clean_labels = np.array(published.labels[rows])
@@ -129,7 +130,7 @@ def load(
     mean, std = moments(published.images)
     if not std.all():
         same = f"images that differ are needed: every pixel of channel {np.argmin(std)} has the value {mean[np.argmin(std)]:g}"
-        raise UsageError("--data-dir", data_dir or f"(that of {name})", same)
+        raise ArgumentError("data_dir", data_dir or f"(that of {name})", same)
     splits = (
         Examples(standardised(published.images[rows], mean, std), labels),
         Examples(standardised(published.images[held_out_rows], mean, std), np.array(published.labels[held_out_rows])),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from unlearn_jax.data.sources import Split
 
 Reader = Callable[["DatasetEntry", Path | None, Path], tuple[Split, Split]]
-"""`(entry, folder of its files or None, the project's cache) -> (training split, test split)`; raises UsageError in one line."""
+"""`(entry, folder of its files or None, the project's cache) -> (training split, test split)`; raises ArgumentError."""
 
 
 class DatasetEntry(NamedTuple):

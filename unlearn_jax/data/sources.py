@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt8
 
 from unlearn_jax.data.dataset import Dataset
 from unlearn_jax.data.splits import generator, stratified_order
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.files import open_regular
 from unlearn_jax.runs import Cache
 
@@ -62,7 +62,7 @@ def idx(folder: Path, image: tuple[int, int], classes: int) -> tuple[Split, Spli
         classes: labels must be below it.
 
     Raises:
-        UsageError: a file is missing, unreadable, truncated, or not what its name says.
+        ArgumentError: a file is missing, unreadable, truncated, or not what its name says.
     """
     return _idx_split(folder, "train", image, classes), _idx_split(folder, "t10k", image, classes)
 
@@ -72,14 +72,14 @@ def _idx_split(folder: Path, split: str, image: tuple[int, int], classes: int) -
     labels = _idx_array(folder, f"{split}-labels-idx1-ubyte", 1)
     if not len(images) == len(labels) > 0 or images.shape[1:] != image or labels.max() >= classes:
         wanted = f"as many {split} images of {image[0]}x{image[1]} as labels below {classes}"
-        raise UsageError("--data-dir", folder, f"{wanted} are needed; found {images.shape} and {labels.shape}")
+        raise ArgumentError("data_dir", folder, f"{wanted} are needed; found {images.shape} and {labels.shape}")
     return Split(images[..., None], labels.astype(np.int32))
 
 
 def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, "..."]:
     path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if path is None:
-        raise UsageError("--data-dir", folder, f"{name} or {name}.gz is missing there")
+        raise ArgumentError("data_dir", folder, f"{name} or {name}.gz is missing there")
     header = 4 + 4 * dimensions
     try:
         with open_regular(path) as plain, gzip.open(plain) if path.suffix == ".gz" else plain as file:
@@ -88,10 +88,10 @@ def _idx_array(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ".
             size = math.prod(shape)
             content = file.read(size + 1) if size <= MOST else b""
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError("--data-dir", path, f"a whole IDX file is needed ({error})") from error
+        raise ArgumentError("data_dir", path, f"a whole IDX file is needed ({error})") from error
     if len(start) < header or start[:4] != bytes((0, 0, 8, dimensions)) or len(content) != size:
         wanted = f"a whole IDX file of bytes in {dimensions} dimension(s), at most {MOST:,} of them, is needed"
-        raise UsageError("--data-dir", path, wanted)
+        raise ArgumentError("data_dir", path, wanted)
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -109,7 +109,7 @@ def tfds(name: str, image: tuple[int, int, int], classes: int, data_dir: Path | 
         cache: the project's cache folder; each `data_dir` has its own place in it.
 
     Raises:
-        UsageError: TFDS is not installed, or the data set can be neither read nor prepared, or is another one than named.
+        ArgumentError: TFDS is not installed, or the data set can be neither read nor prepared, or is another one than named.
         StorageError: the cache cannot be written.
     """
     place = None if data_dir is None else str(data_dir.resolve())
@@ -128,7 +128,7 @@ def tfds(name: str, image: tuple[int, int, int], classes: int, data_dir: Path | 
         whole = len(images) == len(labels) > 0 and images.shape[1:] == image and images.dtype == np.uint8
         if not whole or labels.min() < 0 or labels.max() >= classes:
             wanted = f"{name} has {split} images of {'x'.join(map(str, image))} bytes, each with a label from 0 to {classes - 1}"
-            raise UsageError("--data-dir", data_dir or "(TFDS's own)", f"{wanted}; what is prepared there has not")
+            raise ArgumentError("data_dir", data_dir or "(TFDS's own)", f"{wanted}; what is prepared there has not")
     return train, test
 
 
@@ -138,7 +138,7 @@ def _decoded(name: str, data_dir: Path | None) -> list[Split]:
         import tensorflow_datasets
     except ImportError as error:
         install = "pip install 'unlearn_jax[tfds]', or to prepare it too 'unlearn_jax[prepare]'"
-        raise UsageError("--dataset", name, f"needs TFDS ({error}): {install}") from error
+        raise ArgumentError("dataset", name, f"needs TFDS ({error}): {install}") from error
     try:
         builder = tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
@@ -151,7 +151,7 @@ def _decoded(name: str, data_dir: Path | None) -> list[Split]:
     except Exception as error:  # a download, an encoder or a format can fail in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         accepted = f"a folder is needed where TFDS finds {name} prepared as array_record, or can prepare it ({reason})"
-        raise UsageError("--data-dir", data_dir or "(TFDS's own)", accepted) from error
+        raise ArgumentError("data_dir", data_dir or "(TFDS's own)", accepted) from error
 
 
 def npz(path: Path) -> Dataset:
@@ -162,7 +162,7 @@ def npz(path: Path) -> Dataset:
             `x_held_out` with `y_held_out`, and `clean_y_train`; see `Dataset.from_arrays`.
 
     Raises:
-        UsageError: it cannot be read, lacks an array, holds more than half of the memory, or something that is no data set.
+        ArgumentError: it cannot be read, lacks an array, holds more than half of the memory, or something that is no data set.
     """
     needed, optional = ("x_train", "y_train", "x_test", "y_test"), ("x_held_out", "y_held_out", "clean_y_train")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -181,4 +181,4 @@ def npz(path: Path) -> Dataset:
         return Dataset.from_arrays(train, test, held_out, arrays.get("clean_y_train"), name=path.stem)
     except Exception as error:  # whoever wrote the file: a format can fail in any way
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError("--dataset", path, f"an .npz file with {', '.join(needed)} is needed ({reason})") from error
+        raise ArgumentError("dataset", path, f"an .npz file with {', '.join(needed)} is needed ({reason})") from error

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 
 TRADES = 20  # rounds of `random_halves`, in which each member trades once
 
@@ -26,10 +26,10 @@ def generator(purpose: str, seed: int = 0, index: int = 0) -> np.random.Generato
     """A random generator for one purpose: those for other purposes, such as label noise and forget sets, are independent.
 
     Raises:
-        UsageError: the seed is negative.
+        ArgumentError: the seed is negative.
     """
     if seed < 0:
-        raise UsageError("--seed", seed, "a whole number from 0 on is needed")
+        raise ArgumentError("seed", seed, "a whole number from 0 on is needed")
     return np.random.default_rng([zlib.crc32(purpose.encode()), seed, index])
 
 

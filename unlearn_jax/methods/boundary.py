@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.pieces import among, examples_of, other_labels, steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import descend_on_retain, sgd
@@ -189,7 +189,7 @@ def unsir(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         if noise_share >= 1.0:
-            raise UsageError("--hyper unsir.noise_share", noise_share, "a share below 1")
+            raise ArgumentError("unsir.noise_share", noise_share, "a share below 1")
         subset_key, start_key, noise_key, impair_key, repair_key = jax.random.split(key, 5)
         problem = with_share_of_retain(subset_key, problem, retain_share)
         labels = examples_of(problem, "forget").labels[jnp.arange(noise_images) % problem.forget_count]

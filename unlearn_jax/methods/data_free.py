@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.models.generator import generator
 from unlearn_jax.training.descend import State, descend
@@ -61,7 +61,7 @@ def gated_knowledge_transfer(
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         if label >= problem.classes:
-            raise UsageError("--hyper gated_knowledge_transfer.label", label, f"must be 0 to {problem.classes - 1}")
+            raise ArgumentError("gated_knowledge_transfer.label", label, f"must be 0 to {problem.classes - 1}")
         student_key, generator_key, plan_key, noise_key = jax.random.split(key, 4)
         activations_of, images = problem.model.activations, generator(problem.train.images.shape[1:])
         assert activations_of

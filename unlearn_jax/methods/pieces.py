@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.training.sampling import steps_in_pass, subset
 from unlearn_jax.types import Examples, Key, Method, Problem, Variables
 
@@ -77,11 +77,11 @@ def with_share_of_retain(key: Key, problem: Problem, share: float) -> Problem:
     """The problem with a random share of its retain set in place of the whole.
 
     Raises:
-        UsageError: the share rounds to no example.
+        ArgumentError: the share rounds to no example.
     """
     count = round(share * problem.retain_count)
     if not count:
-        raise UsageError("--hyper METHOD.retain_share", share, f"must make up at least one of {problem.retain_count} examples")
+        raise ArgumentError("METHOD.retain_share", share, f"must make up at least one of {problem.retain_count} examples")
     kept = problem.forget | subset(key, problem.retain, count)
     return dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
 

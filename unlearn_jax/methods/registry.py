@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.needs import NEEDS, require, unmet
 from unlearn_jax.models import mean_of
 from unlearn_jax.types import Key, Method, Model, Problem, Variables
@@ -146,17 +146,17 @@ def hyperparameters(name: str, given: dict[str, str | float | int | bool]) -> di
         given: values, or their text from the command line.
 
     Raises:
-        UsageError: an unknown method or hyperparameter, or an invalid value: of the wrong type, negative, not finite, a share
+        ArgumentError: an unknown method or hyperparameter, or an invalid value: of the wrong type, negative, not finite, a share
             above 1, or a count of 0 (allowed for epochs and labels).
     """
     if name not in METHODS:
-        raise UsageError("--methods", name, f"expected one of {', '.join(METHODS)}")
+        raise ArgumentError("methods", name, f"expected one of {', '.join(METHODS)}")
     values = dict(METHODS[name].defaults)
     for key, value in given.items():
-        option = f"--hyper {name}.{key}"
+        argument = f"{name}.{key}"
         if key not in values:
-            raise UsageError(option, str(value), f"{name} takes {', '.join(values) or 'no hyperparameters'}")
-        values[key] = _as(type(values[key]), value, option)
+            raise ArgumentError(argument, str(value), f"{name} takes {', '.join(values) or 'no hyperparameters'}")
+        values[key] = _as(type(values[key]), value, argument)
     return values
 
 
@@ -171,19 +171,19 @@ def traceable(method: str | Entry, values: dict[str, Any]) -> tuple[dict[str, An
     return {k: v for k, v in values.items() if k in static}, {k: v for k, v in values.items() if k not in static}
 
 
-def _as(kind: type, value: Any, option: str) -> Any:
+def _as(kind: type, value: Any, argument: str) -> Any:
     if kind in (bool, str):
         choices = {"true": True, "false": False} if kind is bool else {str(value): value}
         if str(value).lower() not in {key.lower() for key in choices}:
-            raise UsageError(option, str(value), "true or false")
+            raise ArgumentError(argument, str(value), "true or false")
         return choices[str(value).lower()] if kind is bool else value
     try:
         number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
-    least = 1 if kind is int and not option.endswith(("epochs", "label")) else 0
-    most = 1.0 if option.endswith("share") else 1e6 if kind is int else sys.float_info.max
+    least = 1 if kind is int and not argument.endswith(("epochs", "label")) else 0
+    most = 1.0 if argument.endswith("share") else 1e6 if kind is int else sys.float_info.max
     if not least <= number <= most or (kind is int and number % 1):
         share, whole = "a number from 0 to 1", f"a whole number, {least} to 1,000,000"
-        raise UsageError(option, str(value), whole if kind is int else share if most == 1 else "a finite number, 0 or more")
+        raise ArgumentError(argument, str(value), whole if kind is int else share if most == 1 else "a finite number, 0 or more")
     return kind(number)

@@ -2,7 +2,7 @@
 
 import optax
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.pieces import edit, pipe, steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
@@ -123,9 +123,9 @@ def all_but_last(problem: Problem, blocks: int) -> list[str]:
     """The names of the parameter groups in front of the last `blocks` blocks.
 
     Raises:
-        UsageError: `blocks` is below 1 or above the model's number of blocks.
+        ArgumentError: `blocks` is below 1 or above the model's number of blocks.
     """
     total = len(problem.model.blocks)
     if not 1 <= blocks <= total:
-        raise UsageError("--hyper *.blocks", blocks, f"the model has 1 to {total}")
+        raise ArgumentError("*.blocks", blocks, f"the model has 1 to {total}")
     return [name for block in problem.model.blocks[: total - blocks] for name in block]

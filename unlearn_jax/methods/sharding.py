@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.registry import register
 from unlearn_jax.training.fit import initialise, masked, training
 from unlearn_jax.training.sampling import Source, draw
@@ -162,7 +162,7 @@ def sisa(*, shards: int = 5, slices: int = 3) -> Method:
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         if shards > problem.kept_count:
-            raise UsageError("--hyper sisa.shards", shards, f"at most {problem.kept_count}, the number of training examples")
+            raise ArgumentError("sisa.shards", shards, f"at most {problem.kept_count}, the number of training examples")
         divide_key, train_key = jax.random.split(key)
         ensemble = Sisa(shards=shards, slices=slices)
         return last_stages(ensemble.train(train_key, problem, ensemble.divide(divide_key, problem)))

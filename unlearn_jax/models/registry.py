@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.types import Model
 
 
@@ -61,13 +61,13 @@ def find(name: str) -> Entry:
     """The entry that accepts a name.
 
     Raises:
-        UsageError: an unknown model.
+        ArgumentError: an unknown model.
     """
     for entry in MODELS.values():
         if name in entry.names:
             return entry
     accepted = [shown if shown in entry.names else f"{shown} up to {[*entry.names][-1]}" for shown, entry in MODELS.items()]
-    raise UsageError("--model", name, f"expected one of {', '.join(accepted)}")
+    raise ArgumentError("model", name, f"expected one of {', '.join(accepted)}")
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def build(name: str, *, classes: int, **options: Any) -> Model:
         options: of the maker; by default `Entry.defaults`.
 
     Raises:
-        UsageError: an unknown model.
+        ArgumentError: an unknown model.
         ValueError: an option that the model does not take.
     """
     entry = find(name)

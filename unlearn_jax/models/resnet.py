@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.models.convolution import FORMS, Convolution
 from unlearn_jax.models.linen import as_model
 from unlearn_jax.models.registry import model
@@ -35,7 +35,7 @@ def cifar_resnet(
         convolution: `products`, `patches` or `xla`, see `convolution.convolve`.
 
     Raises:
-        UsageError: an unknown form of convolution.
+        ArgumentError: an unknown form of convolution.
     """
     return _resnet(classes, ((depth - 2) // 6,) * 3, width, normalisation, convolution)
 
@@ -48,7 +48,7 @@ def resnet18(*, classes: int, width: int = 16, normalisation: str = "batch", con
 
 def _resnet(classes: int, stages: Sequence[int], width: int, normalisation: str, convolution: str) -> Model:
     if convolution not in FORMS:
-        raise UsageError("--convolution", convolution, f"expected one of {', '.join(FORMS)}")
+        raise ArgumentError("convolution", convolution, f"expected one of {', '.join(FORMS)}")
     network = ResNet(classes, stages, width, normalisation, convolution)
     return as_model(network, block_names(stages), unrolled=network.clone(scanned=False))
 
