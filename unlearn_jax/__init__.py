@@ -30,9 +30,11 @@ _MODULES = {
     "from_linen": "models",
     "leave_one_out": "influence",
     "load": "data",
+    "load_variables": "checkpoints",
     "metric": "metrics",
     "model": "models",
     "register": "methods",
+    "save_variables": "checkpoints",
     "score": "bench.api",
     "unlearn": "bench.api",
 }
