@@ -105,9 +105,13 @@ def test_what_is_no_such_file_is_one_line(tmp_path, variables, make):
 
 
 def test_folders_and_names_are_checked(variables, tmp_path):
-    with pytest.raises(ArgumentError, match=r"^oracles .*: a folder with one .safetensors file a model is needed \(No such"):
+    with pytest.raises(
+        ArgumentError, match=r"^oracles .*: a folder with one .safetensors file for each model is needed \(No such"
+    ):
         read_folder(tmp_path / "absent", variables, "oracles")
-    with pytest.raises(ArgumentError, match=r"^oracles .*: holds no .safetensors file; expected one a model$"):
+    with pytest.raises(
+        ArgumentError, match=r"^oracles .*: holds none; a folder with one .safetensors file for each model is needed$"
+    ):
         read_folder(tmp_path, variables, "oracles")
     with pytest.raises(ArgumentError, match=r"^path .*x.pt: expected a name that ends in .safetensors$"):
         save_variables(tmp_path / "x.pt", variables)

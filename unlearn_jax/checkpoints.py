@@ -22,6 +22,7 @@ from unlearn_jax.models.paths import arrays
 from unlearn_jax.types import Model, Variables
 
 SUFFIX = ".safetensors"
+NEEDED = f"a folder with one {SUFFIX} file for each model is needed"
 KINDS = {"F": "float", "I": "int", "U": "uint", "C": "complex"}  # of a code such as F32
 TYPES = {
     "BOOL": "bool",
@@ -187,6 +188,25 @@ def read_folder(folder: Path, like: Variables, argument: str) -> Models:
     return Models(stacked, {name: digest for name, (_, digest) in models.items()})
 
 
+def digests(folder: Path, argument: str) -> dict[str, str]:
+    """The SHA-256 of every .safetensors file in a folder or the folders in it, by its path from there.
+
+    Raises:
+        ArgumentError: there is no such folder, it holds no such file, or one cannot be read.
+    """
+    found: dict[str, str] = {}
+    try:
+        os.scandir(folder).close()
+        for path in sorted(folder.rglob(f"*{SUFFIX}")):
+            with open_regular(path) as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise ArgumentError(argument, folder, f"{NEEDED} ({error.strerror}: {error.filename})") from error
+    if not found:
+        raise ArgumentError(argument, folder, f"holds none; {NEEDED}")
+    return found
+
+
 def files_in(folder: Path, argument: str) -> list[Path]:
     """The .safetensors files of a folder, sorted by name.
 
@@ -196,9 +216,9 @@ def files_in(folder: Path, argument: str) -> list[Path]:
     try:
         found = sorted(Path(entry) for entry in os.scandir(folder) if entry.name.endswith(SUFFIX))
     except OSError as error:
-        raise ArgumentError(argument, folder, f"a folder with one {SUFFIX} file a model is needed ({error.strerror})") from error
+        raise ArgumentError(argument, folder, f"{NEEDED} ({error.strerror})") from error
     if not found:
-        raise ArgumentError(argument, folder, f"holds no {SUFFIX} file; expected one a model")
+        raise ArgumentError(argument, folder, f"holds none; {NEEDED}")
     return found
 
 

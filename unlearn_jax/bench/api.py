@@ -193,7 +193,7 @@ def evaluate(
         cache=Path(cache) if cache is not None else _user_cache(),
     )
     record = {
-        **dataclasses.asdict(config),
+        **config.values(),
         "methods": [*asked, *own],
         "data": data.fingerprint,
         "model": digest,

@@ -1,7 +1,7 @@
 """The main job: unlearning methods, measured against the distribution of retrained models."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
+from unlearn_jax.bench.weights import NOTHING, Weights, as_pool, read_models, read_oracles, require_apart, save_models
+from unlearn_jax.checkpoints import shapes_of
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.catalogue import accuracy, klom
 from unlearn_jax.metrics.evaluation import Reference
@@ -77,6 +79,7 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
     if isinstance(config, Config):
         config = dataclasses.replace(config, members=choose_members(config, folder, setting, masks[0]))
+        setting = setting._replace(weights=given_weights(config, setting, list(values)))
     outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries)
     leaderboard.show(outcome.board)
     return outcome.rows
@@ -105,7 +108,13 @@ def evaluate_sets(
     """
     folder.write_json("hyperparameters.json", merge_sets(dict(values)))
     assert config.members != "auto"
-    originals = pool(config, setting, setting.problem, np.ones_like(next(iter(masks.values()))), "original", config.members)
+    if setting.weights.originals:
+        originals = as_pool(setting.weights.originals)
+    else:
+        everything = np.ones_like(next(iter(masks.values())))
+        originals = pool(config, setting, setting.problem, everything, "original", config.members)
+    if setting.weights.save:
+        save_models(folder, "originals", originals.variables)
     lost_members(config, "original", originals.variables, 2)
     for name in list(masks)[1:]:  # if too many diverge, stop before any method runs; below they come from the cache
         train_oracles(forget_set(config, folder, setting, masks[name], name, entries))
@@ -126,7 +135,25 @@ def evaluate_sets(
         if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
-    return report(folder, results, {*originals.made_with})
+    return report(folder, results, {*originals.made_with}, setting.weights.notes())
+
+
+def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Weights:
+    """Reads the originals and oracles that `config` gives.
+
+    Args:
+        config: `config.members` is a number.
+        setting: data and model.
+        names: of the forget sets.
+
+    Raises:
+        ArgumentError: a file does not fit, or there are too few.
+    """
+    assert config.members != "auto"
+    like, members = shapes_of(setting.problem.model, setting.data.train.images.shape[1:]), config.members
+    originals = read_models(config.originals, like, members, "originals") if config.originals else None
+    oracles = read_oracles(config.oracles, names, like, members, "oracles") if config.oracles else NOTHING
+    return require_apart(Weights(originals, oracles, config.save_models), config.oracles)
 
 
 def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]:
@@ -137,13 +164,14 @@ def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]
     return [f"{name}: {len(oracles.lost)} of {trained} oracles diverged, so at most {null.n} models of a method are compared."]
 
 
-def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
+def report(folder: Run, results: list[Result], made_with: set[str], notes: Sequence[str] = ()) -> Outcome:
     """Writes and draws the results over all forget sets.
 
     Args:
         folder: the run folder.
         results: one for each forget set.
         made_with: of the originals, see `device.made_with`.
+        notes: on the whole run, for the board's caption.
     """
     names = [name for name in results[0].lost if name != "oracle"]
     rows = [row for result in results for row in result.rows]
@@ -151,7 +179,7 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     bands = {result.name: result.band for result in results}
     diverged = {f"{result.name}/{name}": lost for result in results for name, lost in result.lost.items()}
     made_with = made_with.union(*(result.made_with for result in results))
-    notes = [note for result in results for note in result.notes] + version_note(made_with)
+    notes = [*notes, *(note for result in results for note in result.notes), *version_note(made_with)]
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
     shown = rows
     if len(results) > 1:

@@ -6,7 +6,8 @@ The defaults are the main job on digits: 24 originals, 48 oracles, 16 methods; m
 """
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from unlearn_jax.bench.kinds import Real, Whole, require
 from unlearn_jax.bench.options import FEWEST, QUICK, Seeded, small
@@ -35,14 +36,51 @@ class Config(Seeded):
     auto: Auto = Auto()
     plugin: str | None = None
     """A Python file, or a module, with methods of your own: registered ones, or functions of key, problem and variables."""
+    originals: Path | None = None
+    """Folder of originals that are not to be trained, one .safetensors file each; the first --members by name are taken."""
+    oracles: Path | None = None
+    """Likewise of oracles, two or more for each of --members; for several forget sets a folder each, called as the set. All of
+    them are used. The method retrain then runs only where --methods names it, and is trained by --train."""
+    save_models: bool = False
+    """Write originals, oracles and unlearned models into the run folder, under models/, one .safetensors file each."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
+    immaterial: ClassVar[frozenset[str]] = Seeded.immaterial | {"originals", "oracles", "save_models"}  # `given` is compared
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         super().check()
         consistent = self.members == "auto" or self.auto == Auto()
         require(consistent, "--members", self.members, "the --auto options need --members auto")
+        chosen = self.members != "auto" or not (self.originals or self.oracles)
+        require(chosen, "--members", self.members, "--originals and --oracles need a number")
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records; of models that are given, what is in their files."""
+        given = self.given
+        return {**super().recorded(), **({"given": given} if given else {})}
+
+    @property
+    def given(self) -> list[str]:
+        """Each file of models that are given, and the beginning of its content's SHA-256.
+
+        Raises:
+            ArgumentError: a folder holds no such file, or one that cannot be read.
+        """
+        from unlearn_jax.checkpoints import digests  # imports JAX, which --help must not
+
+        folders = {"originals": self.originals, "oracles": self.oracles}
+        return [
+            f"{name}/{file} {digest[:16]}"
+            for name, path in folders.items()
+            if path
+            for file, digest in digests(path, name).items()
+        ]
+
+    def method_names(self) -> list[str]:
+        """As `Methods.method_names`; with given oracles without `retrain`, unless it was asked for by its name."""
+        names = super().method_names()
+        return [name for name in names if name != "retrain" or self.oracles is None or name in self.methods]
 
 
 def smoke(config: Config) -> Config:

@@ -38,6 +38,9 @@ Request = Literal[
 class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"originals", "oracles", "save_models"})
+    """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
+
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         for option in options(type(self)):
@@ -48,7 +51,13 @@ class Group:
 
     def recorded(self) -> dict[str, Any]:
         """What config.json records. A run that resumes must have the same."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return self.values()
+
+    def values(self) -> dict[str, Any]:
+        """The value of each option, without those `later` ones that have their default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in fields.items() if name not in self.later or value != defaults[name]}
 
 
 # Groups whose options have a prefix: `--train.epochs`

@@ -10,6 +10,7 @@ import numpy as np
 
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Images, Run
+from unlearn_jax.bench.weights import Weights
 from unlearn_jax.data import Dataset, load
 from unlearn_jax.errors import UsageError
 from unlearn_jax.models import build, find
@@ -27,6 +28,7 @@ class Setting(NamedTuple):
     data: Dataset
     problem: Problem  # on the devices
     identity: dict[str, Any]  # all that a pool depends on besides the recipe, the mask, the role and the seed
+    weights: Weights = Weights()  # given, or to be written
 
 
 @stage("data")
