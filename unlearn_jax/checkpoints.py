@@ -172,6 +172,53 @@ def misfit(given: Mapping[str, Any], like: Mapping[str, Any]) -> str:
     return next((f"{name} is no array of the model" for name in given if name not in like), "")
 
 
+def fitting(given: Any, like: Variables) -> Variables:
+    """Somebody's arrays as the variables of a model: NumPy arrays, of the model's precision.
+
+    Args:
+        given: `Variables`, or a pair of params and statistics, with arrays of any framework.
+        like: arrays of the model, or `jax.ShapeDtypeStruct`.
+
+    Raises:
+        ValueError: it is no such pair, or an array is missing, of another shape or kind, or not of this model.
+    """
+    if not isinstance(given, tuple | list) or len(given) != len(Variables._fields):
+        raise ValueError(f"{type(given).__name__} found, expected Variables, or a pair of params and statistics")
+    wanted, named = arrays(like._asdict()), {}
+    for name, leaf in arrays(dict(zip(Variables._fields, given, strict=True))).items():
+        try:
+            array = np.asarray(leaf)
+        except Exception as error:  # a tensor elsewhere, or that wants a gradient
+            raise ValueError(f"{name} is no array ({_first_line(error)})") from error
+        precision = wanted[name].dtype if name in wanted else array.dtype
+        floating = all(jnp.issubdtype(kind, jnp.floating) for kind in (array.dtype, precision))
+        named[name] = array.astype(precision) if floating else array
+    if wrong := misfit(named, wanted):
+        raise ValueError(wrong)
+    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in wanted])
+
+
+def stacked(given: Any, like: Variables) -> Models:
+    """Somebody's arrays as several models; see `fitting`.
+
+    Args:
+        given: variables with a leading axis of models.
+        like: of one model.
+
+    Raises:
+        ValueError: as `fitting`; or it is a single model, or none.
+    """
+    leaf = next(iter(jax.tree.leaves(given)), None)
+    first = next(iter(jax.tree.leaves(like)))
+    count = np.shape(leaf)[0] if np.ndim(leaf) == len(first.shape) + 1 else 0  # type: ignore[arg-type]
+    whole = jax.tree.map(lambda one: jax.ShapeDtypeStruct((count, *one.shape), one.dtype), like)
+    if not count:
+        fitting(given, like)  # which says what else is wrong
+        raise ValueError("a single model; expected several, with a leading axis of models")
+    variables = fitting(given, whole)
+    return Models(variables, {f"#{n}": hashlib.sha256(each).hexdigest() for n, each in enumerate(contents(variables))})
+
+
 def read_folder(folder: Path, like: Variables, argument: str) -> Models:
     """Reads every model of a folder, sorted by the names of their files.
 

@@ -22,6 +22,8 @@ from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, setting_of
+from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
+from unlearn_jax.checkpoints import Models, read_folder, shapes_of, stacked
 from unlearn_jax.data import Dataset, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
@@ -34,13 +36,14 @@ from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import open_run
-from unlearn_jax.training.pools import member_keys
+from unlearn_jax.training.pools import Fit, member_keys
 from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
 OUTCOMES = {True: "not distinguished", False: "different", None: None}
 LINES = 8  # of a verdict's metrics that are printed
+MEMBERS = 24  # by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +118,17 @@ def evaluate(
     methods: Sequence[str | Method] | str = MAIN,
     hyper: Mapping[str, Mapping[str, Any]] | None = None,
     recipe: Recipe | None = None,
-    members: int = 24,
+    members: int | None = None,
+    originals: Variables | Path | str | None = None,
+    oracles: Variables | Path | str | Mapping[str, Variables | Path | str] | None = None,
+    fit: Fit | None = None,
+    fit_name: str | None = None,
     unlearning_seeds: int = 1,
     splits: int = 100,
     retain_size: int = 2000,
     out: Path | str | None = None,
     cache: Path | str | None = None,
+    save_models: bool = False,
     seed: int = 0,
     strategy: str = "auto",
     chunk: int | None = None,
@@ -129,6 +137,10 @@ def evaluate(
 
     Trains `members` originals and, for each forget set, twice as many oracles; unlearns every original by every method; and
     scores each method by every metric beside its null. What was trained is kept in the cache and found again.
+
+    Models that exist already are given as `originals` and `oracles`. Where only one of the two is, the other is trained, and how
+    has to be said: by `recipe` or by `fit`. So it has for the method `retrain`, which is left out otherwise. A single checkpoint
+    is no distribution, and has no null.
 
     Args:
         model: a network as pure functions, such as `build` gives; what it computes is part of what its models are found by.
@@ -140,13 +152,23 @@ def evaluate(
             functions are made anew at every call; those of registered ones are found in `out`.
         hyper: of the registered methods: method, or `*` for every method that has it -> hyperparameter -> value. By default the
             tuned ones of the data set, or the authors'.
-        recipe: how models are trained; by default `Recipe()`.
-        members: originals, each unlearned by each method. Below 8 there is no verdict.
+        recipe: how models are trained, which some methods follow too; by default `Recipe()`.
+        members: originals, each unlearned by each method. Below 8 there is no verdict. By default as many as are given, else 24.
+        originals: models that were trained on all rows, in place of those that would be trained here: variables with a leading
+            axis of models, or a folder with a .safetensors file for each (`save_variables`). The first `members` are taken.
+        oracles: likewise models that were trained without the forget set, at least twice as many as members, each with a key
+            of its own. For several forget sets a mapping from their names, or a folder that holds a folder for each.
+        fit: your own trainer, of any framework, in place of `recipe`: `(key, mask) -> variables` trains one model from scratch
+            on the rows of `data.train` that the mask keeps. It is called on the host, for one model after the other; all of its
+            chance should follow from the key (`int(jax.random.bits(key))` is a seed). Variables may be a pair of nested dicts
+            of arrays, params and statistics.
+        fit_name: what its models are found by in the cache: change it when `fit` changes. Without a name they are kept nowhere.
         unlearning_seeds: times that each method unlearns each original, with other keys.
         splits: random splits of the oracles in two halves, from which each null comes.
         retain_size: retained examples that are judged.
         out: the run folder; one that an earlier call left is taken up again. By default a temporary one.
         cache: where models are kept for other calls; by default `~/.cache/unlearn_jax`.
+        save_models: whether originals, oracles and unlearned models are written into the run folder, under `models`.
         seed: everything random follows from it.
         strategy: "vmap" (all members of a chunk at once), "map" (one by one) or "auto".
         chunk: members at a time; by default as many as fit into memory.
@@ -159,16 +181,23 @@ def evaluate(
     _given_as("model", model, Model)
     _given_as("data", data, Dataset)
     registered, own = _named(methods)
-    _within("members", members, 2)
+    if members is not None:
+        _within("members", members, 2)
     _within("seed", seed, 0, 2**32 - 1)
     _within("unlearning_seeds", unlearning_seeds, 1)
     _within("splits", splits, 2, SPLITS)
     _within("retain_size", retain_size, 1)
     masks = {name: _mask(rows, data) for name, rows in _sets(forget).items()}
+    unknown = _unknown_training(originals, oracles, recipe, fit)
+    token = _fit_token(fit, fit_name, cache)
     recipe = recipe or Recipe()
     digest = fingerprint(model, data.train.images.shape[1:])
-    setting = setting_of(data, model, {"model": digest}, recipe)
+    setting = setting_of(data, model, {"model": digest, **({"fit": token, "recipe": None} if fit else {})}, recipe)
+    weights, members = _weights(originals, oracles, list(masks), shapes_of(model, data.train.images.shape[1:]), members)
+    setting = setting._replace(weights=weights._replace(save=save_models), fit=fit)
     left_out = {name: f"needs {lacking}" for name in registered if (lacking := unmet(METHODS[name].needs, setting.problem))}
+    if "retrain" in registered and unknown:
+        left_out["retrain"] = f"needs {unknown}"
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
@@ -199,12 +228,17 @@ def evaluate(
         "model": digest,
         "forget": {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()},
     }
+    record |= {"given": weights.described()} if weights.described() else {}
+    record |= {"fit": fit_name} if fit else {}
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
-    try:
-        outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
-    except ValueError:
-        folder.withdraw()
-        raise
+    with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing:
+        if fit and not fit_name:
+            config = dataclasses.replace(config, cache=Path(passing))
+        try:
+            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
+        except ValueError:
+            folder.withdraw()
+            raise
     return Leaderboard(outcome.rows, _verdicts(outcome), left_out, place, outcome.board)
 
 
@@ -331,6 +365,75 @@ def _entry(method: Method) -> Entry:
 
 def _given(token: np.ndarray, *, method: Callable[..., Variables]) -> Method:
     return method
+
+
+def _unknown_training(originals: Any, oracles: Any, recipe: Recipe | None, fit: Fit | None) -> str:
+    """What would have to be said for models to be trained as those that are given were; nothing where it is known."""
+    if (originals is None and oracles is None) or recipe is not None or fit is not None:
+        return ""
+    if oracles is None:
+        missing = "there is no null: give oracles, or recipe= or fit= by which models are trained again without the forget set"
+        raise ValueError(f"originals: without more {missing}")
+    if originals is None:
+        raise ValueError("oracles: give originals too, or recipe= or fit= by which the originals are trained as the oracles were")
+    return "recipe= or fit=, by which the given models were trained"
+
+
+def _fit_token(fit: Any, name: str | None, cache: Any) -> str:
+    """What the models of a trainer are found by; another one at each call if it has no name."""
+    if fit is None:
+        if name is not None:
+            raise ValueError(f"fit_name: {name!r} found, but no fit=")
+        return ""
+    if not callable(fit):
+        raise ValueError(f"fit: {type(fit).__name__} found, expected a function (key, mask) -> variables")
+    if name is None and cache is not None:
+        reason = "nobody can tell whether a function still computes the same"
+        raise ValueError(
+            f"fit: its models are kept in cache= by a name, since {reason}; give fit_name=, and another when fit changes"
+        )
+    if name is not None and (not isinstance(name, str) or not name):
+        raise ValueError(f"fit_name: {name!r} found, expected a text")
+    return name or uuid.uuid4().hex
+
+
+def _weights(originals: Any, oracles: Any, names: list[str], like: Variables, members: int | None) -> tuple[Weights, int]:
+    """The models that were given, checked; and the number of originals."""
+    own = None if originals is None else _models("originals", originals, like)
+    theirs: dict[str, Models] = {}
+    if isinstance(oracles, Mapping):
+        if set(oracles) != set(names):
+            raise ValueError(f"oracles: of {', '.join(map(str, oracles))}; expected the forget sets {', '.join(names)}")
+        theirs = {name: _models("oracles", oracles[name], like) for name in names}
+    elif isinstance(oracles, str | Path):
+        theirs = {name: _models("oracles", folder, like) for name, folder in folders_of(Path(oracles), names).items()}
+    elif oracles is not None:
+        if len(names) > 1:
+            raise ValueError(f"oracles: expected a mapping from the forget sets {', '.join(names)}, which have their own oracles")
+        theirs = {names[0]: _models("oracles", oracles, like)}
+    if members is None:
+        counts = [len(own.digests)] if own else [len(models.digests) // 2 for models in theirs.values()]
+        members = max(min(counts, default=MEMBERS), 2)
+    own = own and require_enough(own, members, "originals", _shown(originals))
+    theirs = {name: require_enough(models, members, "oracles", _shown(oracles)) for name, models in theirs.items()}
+    return require_apart(Weights(own, theirs), _shown(oracles)), members
+
+
+def _models(argument: str, given: Any, like: Variables) -> Models:
+    """Originals or oracles, from a folder or from memory."""
+    if isinstance(given, str | Path):
+        return read_folder(Path(given), like, argument)
+    if hasattr(given, "_fields") and given._fields == Cube._fields:
+        raise ValueError(f"{argument}: logits found, expected variables or a folder of them; uj.score takes logits")
+    try:
+        return stacked(given, like)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
+def _shown(given: Any) -> str:
+    """What was given, for messages."""
+    return str(given) if isinstance(given, str | Path) else "(in memory)"
 
 
 def _sets(forget: Forget) -> dict[str, Any]:

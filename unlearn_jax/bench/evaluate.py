@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
-from unlearn_jax.bench.weights import NOTHING, Weights, as_pool, read_models, read_oracles, require_apart, save_models
-from unlearn_jax.checkpoints import shapes_of
+from unlearn_jax.bench.weights import Weights, as_pool, folders_of, require_apart, require_enough, save_models
+from unlearn_jax.checkpoints import Models, read_folder, shapes_of
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.catalogue import accuracy, klom
 from unlearn_jax.metrics.evaluation import Reference
@@ -109,7 +110,7 @@ def evaluate_sets(
     folder.write_json("hyperparameters.json", merge_sets(dict(values)))
     assert config.members != "auto"
     if setting.weights.originals:
-        originals = as_pool(setting.weights.originals)
+        originals = as_pool(setting.weights.originals, config.members)
     else:
         everything = np.ones_like(next(iter(masks.values())))
         originals = pool(config, setting, setting.problem, everything, "original", config.members)
@@ -151,9 +152,14 @@ def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Wei
     """
     assert config.members != "auto"
     like, members = shapes_of(setting.problem.model, setting.data.train.images.shape[1:]), config.members
-    originals = read_models(config.originals, like, members, "originals") if config.originals else None
-    oracles = read_oracles(config.oracles, names, like, members, "oracles") if config.oracles else NOTHING
-    return require_apart(Weights(originals, oracles, config.save_models), config.oracles)
+
+    def enough(argument: str, folder: Path) -> Models:
+        return require_enough(read_folder(folder, like, argument), members, argument, folder)
+
+    originals = enough("originals", config.originals) if config.originals else None
+    oracles = folders_of(config.oracles, names) if config.oracles else {}
+    weights = Weights(originals, {name: enough("oracles", folder) for name, folder in oracles.items()}, config.save_models)
+    return require_apart(weights, config.oracles)
 
 
 def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]:

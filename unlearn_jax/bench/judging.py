@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -131,7 +132,8 @@ def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner 
     if unlearner is None:  # retrain: a pool instead of the method; each seed takes the next members
         trained = forget.pool("retrain", members * (seed + 1))
         variables = jax.tree.map(lambda leaf: leaf[members * seed :], trained.variables)
-        return Unlearned(variables, trained.seconds, trained.compile_seconds, retraining_examples(forget))
+        examples = retraining_examples(forget) if forget.setting.fit is None else math.nan
+        return Unlearned(variables, trained.seconds, trained.compile_seconds, examples)
     with working(name) as update:
         keys = member_keys(forget.config.seed, f"{name} on {forget.name}{f', seed {seed}' if seed else ''}", members)
         done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))

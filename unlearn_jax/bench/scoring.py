@@ -77,7 +77,8 @@ def _with_gaps(by_seed: Sequence[Sequence[float] | np.ndarray], lost: Sequence[t
 def rows_of(forget: ForgetSet, judgement: Judgement, scored: dict[str, Scored]) -> list[Row]:
     """Returns the scores and costs of every method as rows."""
     retraining, seconds = retraining_examples(forget), judgement.oracles.seconds
-    retraining = math.nan if math.isnan(seconds) else retraining  # of oracles that were trained elsewhere
+    if math.isnan(seconds) or forget.setting.fit:  # the oracles were not trained by the recipe
+        retraining = math.nan
     rows: list[Row] = []
     for name, (first, *_) in judgement.methods.items():
         rows += _rows(forget, name, first, scored.get(name), judgement.oracles.members, (seconds, retraining))

@@ -17,6 +17,7 @@ from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.progress import stage
 from unlearn_jax.training.ensembles import shared
+from unlearn_jax.training.pools import Fit
 from unlearn_jax.types import Model, Problem, Recipe
 
 TRAINING = 3  # copies of the weights in memory during training: weights, gradients, momentum
@@ -29,6 +30,7 @@ class Setting(NamedTuple):
     problem: Problem  # on the devices
     identity: dict[str, Any]  # all that a pool depends on besides the recipe, the mask, the role and the seed
     weights: Weights = Weights()  # given, or to be written
+    fit: Fit | None = None  # trains in place of the recipe, see `pools.train_pool`
 
 
 @stage("data")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from unlearn_jax.checkpoints import SUFFIX, Models, contents, digests, read_folder
+from unlearn_jax.checkpoints import SUFFIX, Models, contents, digests
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import Run
 from unlearn_jax.training.pools import Pool, diverged
@@ -36,6 +36,13 @@ class Weights(NamedTuple):
         digests = {role: list(models.digests.values()) for role, models in given.items() if models}
         return {"given": digests} if digests else {}
 
+    def described(self) -> list[str]:
+        """Each model that was given: role, forget set, name and the beginning of its SHA-256."""
+        roles = {"originals": self.originals} | {f"oracles/{name}": models for name, models in self.oracles.items()}
+        return [
+            f"{role}/{name} {digest[:16]}" for role, models in roles.items() if models for name, digest in models.digests.items()
+        ]
+
     def notes(self) -> list[str]:
         """Sentences for a caption: what was given, and what follows."""
         given = {"originals": self.originals is not None, "oracles": bool(self.oracles)}
@@ -47,33 +54,19 @@ class Weights(NamedTuple):
         return notes
 
 
-def read_models(folder: Path, like: Variables, members: int, argument: str) -> Models:
-    """Reads originals or oracles from a folder, and requires that there are enough; see `require_enough`."""
-    return require_enough(read_folder(folder, like, argument), members, argument, folder)
-
-
-def read_oracles(folder: Path, names: Iterable[str], like: Variables, members: int, argument: str) -> dict[str, Models]:
-    """Reads the oracles of each forget set: from a folder in `folder` called as the set, or from `folder` if there is one set.
+def folders_of(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The folder with the oracles of each forget set: in `folder` and called as the set, or `folder` if there is one set.
 
     Args:
         folder: what was given.
         names: of the forget sets.
-        like: see `checkpoints.read`.
-        members: the number of originals.
-        argument: what the folder is called in messages.
-
-    Raises:
-        ArgumentError: a folder is missing, a file does not fit, or there are too few.
     """
-    names = list(names)
     own = {name: folder / name for name in names}
-    if len(names) == 1 and not own[names[0]].is_dir():
-        own = {names[0]: folder}
-    return {name: read_models(place, like, members, argument) for name, place in own.items()}
+    return {name: folder for name in own} if len(own) == 1 and not own[min(own)].is_dir() else own
 
 
 def require_enough(models: Models, members: int, argument: str, value: object) -> Models:
-    """Returns the models that are used: of originals the first `members`, of oracles all.
+    """Returns the models. Of originals the first `members` are used, of oracles all.
 
     Args:
         models: that were given.
@@ -96,10 +89,7 @@ def require_enough(models: Models, members: int, argument: str, value: object) -
         if digest in seen:
             raise ArgumentError(argument, value, f"{name} is the same model as {seen[digest]}")
         seen[digest] = name
-    if argument == "oracles":
-        return models
-    first = jax.tree.map(lambda leaf: leaf[:members], models.variables)
-    return Models(first, dict(list(models.digests.items())[:members]))
+    return models
 
 
 def require_apart(weights: Weights, value: object) -> Weights:
@@ -120,9 +110,10 @@ def require_apart(weights: Weights, value: object) -> Weights:
     return weights
 
 
-def as_pool(models: Models) -> Pool:
-    """Given models as a pool; the time of training is unknown (NaN)."""
-    return Pool(models.variables, diverged(models.variables), float("nan"), 0.0)
+def as_pool(models: Models, members: int | None = None) -> Pool:
+    """The first of given models as a pool, by default all; the time of training is unknown (NaN)."""
+    variables = jax.tree.map(lambda leaf: leaf[:members], models.variables)
+    return Pool(variables, diverged(variables), float("nan"), 0.0)
 
 
 def save_models(folder: Run, place: str, variables: Variables) -> list[str]:
