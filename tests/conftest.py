@@ -27,7 +27,7 @@ jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACH
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training")
-ROOMS = (*ROOMS, "checkpoints", "runs", "sealed", "files", "device", "types")
+ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "sealed", "files", "device", "types")
 install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
 
 

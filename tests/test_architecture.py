@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "data": {"types", "files", "runs"},
     "models": {"types"},
     "checkpoints": {"types", "files", "models"},
+    "convert": {"types", "models", "checkpoints"},
     "training": {"types", "device", "models", "data", "runs", "checkpoints"},
     "methods": {"types", "training", "models", "data"},
     "influence": {"types", "training", "models", "data"},

@@ -24,6 +24,7 @@ _MODULES = {
     "Variables": "types",
     "Verdict": "bench.api",
     "build": "models",
+    "convert": "convert",
     "dataset": "data",
     "evaluate": "bench.api",
     "from_functions": "models",
@@ -45,7 +46,8 @@ __all__ = [*_MODULES]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    value = module if name == _MODULES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -38,7 +38,7 @@ Request = Literal[
 class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"originals", "oracles", "save_models"})
+    later: ClassVar[frozenset[str]] = frozenset({"originals", "oracles", "padding", "save_models"})
     """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
 
     def check(self) -> None:
@@ -207,6 +207,8 @@ class Images(Training):
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
     """How convolutions are computed. patches: as one matrix product; products: as several, with fewer multiplications; xla: by
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
+    padding: Literal["same", "torch"] = "same"
+    """Where a ResNet's convolutions of stride 2 put their zeros: same, as in Flax; torch, as in PyTorch (docs/external.md)."""
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""

@@ -50,6 +50,7 @@ def prepare(config: Images) -> Setting:
         cache=config.cache,
     )
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
+    kind |= {"padding": config.padding} if config.padding != "same" else {}
     options = {**kind, "convolution": convolution}
     model = build(config.model, **{name: options[name] for name in ("classes", *find(config.model).defaults) if name in options})
     require_memory(config, model, data.train.images)
