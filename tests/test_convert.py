@@ -16,10 +16,10 @@ SHAPE = (20, 8, 8, 3)
 KIND = {"classes": 5, "width": 4}
 
 
-def resnet(torch, stages, width=4, classes=5, norm=None):
+def resnet(torch, stages, width=4, classes=5, norm=None, channels=3):
     """Names as in torchvision, with the stem that CIFAR has."""
     nn = torch.nn
-    norm = norm or nn.BatchNorm2d
+    norm, inputs = norm or nn.BatchNorm2d, channels
 
     class BasicBlock(nn.Module):
         def __init__(self, channels, features, stride):
@@ -39,7 +39,7 @@ def resnet(torch, stages, width=4, classes=5, norm=None):
     class ResNet(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(3, width, 3, 1, 1, bias=False), norm(width)
+            self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, 1, 1, bias=False), norm(width)
             self.stages, channels = len(stages), width
             for stage, depth in enumerate(stages):
                 features, blocks = width * 2**stage, []

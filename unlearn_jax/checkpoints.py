@@ -115,7 +115,12 @@ def contents(variables: Variables) -> Iterable[bytes]:
         variables: with a leading axis of models.
     """
     for number in range(len(jax.tree.leaves(variables)[0])):
-        yield content(jax.tree.map(lambda leaf, number=number: leaf[number], variables))
+        yield content(single(variables, number))
+
+
+def single(variables: Variables, number: int) -> Variables:
+    """One of several models."""
+    return jax.tree.map(lambda leaf: leaf[number], variables)
 
 
 def read(path: Path, like: Variables, argument: str) -> tuple[Variables, str]:
