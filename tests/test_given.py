@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import ArgumentError, Dataset, Recipe, Variables, evaluate, from_functions, save_variables
+from unlearn_jax import ArgumentError, Dataset, Recipe, Variables, evaluate, from_functions, load_variables, save_variables
 from unlearn_jax.training import pools
 
 RNG = np.random.default_rng(0)
@@ -143,6 +143,13 @@ def logits():
             {"originals": Variables({**ORIGINALS.params, "b": np.zeros((2, 4))}, {}), "recipe": Recipe()},
             r"originals: params/b is float32 \(2, 4\), expected float32 \(2, 3\)",
         ),
+        ({"freeze": ["w"]}, "freeze: w found, but no init="),
+        ({"init": one(ORIGINALS), "fit": fit}, "init: is of the recipe, and fit= is given"),
+        ({"init": one(ORIGINALS), "freeze": ["head"]}, "freeze head: expected groups of params that init holds: b, w"),
+        ({"init": one(ORIGINALS), "freeze": ["w", "b"]}, "freeze w,b: leaves nothing to train"),
+        ({"init": ORIGINALS}, r"init: params/b is float32 \(2, 3\), expected float32 \(3,\)"),
+        ({"init": 3}, "init: "),
+        ({"init": "absent.safetensors"}, "init absent.safetensors: a .safetensors file is needed"),
         ({"fit": fit, "cache": "here"}, "fit: its models are kept in cache= by a name, since nobody can tell"),
         ({"fit": 3}, r"fit: int found, expected a function \(key, mask\) -> variables"),
         ({"fit_name": "mine"}, "fit_name: 'mine' found, but no fit="),
@@ -153,6 +160,24 @@ def test_what_cannot_be_used_is_one_line_before_anything_is_trained(monkeypatch,
     monkeypatch.setattr("unlearn_jax.bench.pools.train_pool", lambda *_, **__: pytest.fail("something was trained"))
     with pytest.raises(ValueError, match=rf"^{said}[^\n]*"):
         evaluate(MODEL, DATA, forget=ROWS, methods="original", **TINY, **given)
+
+
+def test_training_may_start_at_given_weights(tmp_path, capsys):
+    start = one(ORIGINALS)
+    asked = {"forget": ROWS, "methods": "original,retrain", "members": 2, "cache": tmp_path / "cache", **TINY}
+    asked |= {"recipe": Recipe(epochs=2, batch_size=8), "save_models": True}
+    evaluate(MODEL, DATA, init=start, freeze="w", out=tmp_path / "whole", **asked)
+    save_variables(tmp_path / "w.safetensors", Variables({"w": start.params["w"]}, {}))
+    assert "lacks" not in capsys.readouterr().err
+    evaluate(MODEL, DATA, init=tmp_path / "w.safetensors", freeze="w", out=tmp_path / "part", **asked)
+    assert "init " in (said := capsys.readouterr().err) and "w.safetensors: lacks b; drawn at random" in said
+    assert len([*(tmp_path / "cache/pools").iterdir()]) == 6
+    for out in ("whole", "part"):
+        models = [load_variables(file, MODEL, (5,)) for file in (tmp_path / out / "models").rglob("*.safetensors")]
+        assert len(models) == 8 and len({each.params["b"].tobytes() for each in models}) == 8
+        assert all(np.array_equal(each.params["w"], start.params["w"]) for each in models)
+    with pytest.raises(ArgumentError, match="contains results of another configuration: given is "):
+        evaluate(MODEL, DATA, init=jax.tree.map(lambda leaf: leaf + 1, start), freeze="w", out=tmp_path / "whole", **asked)
 
 
 def test_a_trainer_of_ones_own_is_called_for_each_model_and_found_again_by_its_name(tmp_path):

@@ -134,8 +134,39 @@ def test_the_oracles_of_a_set_are_missing_and_auto_needs_trained_models(trained,
     assert done.returncode == 2 and "--members auto: --originals and --oracles need a number" in done.stderr
 
 
+def test_training_starts_from_a_file_which_is_part_of_the_run(trained, tmp_path):
+    out, cache = trained
+    arrays = safetensors.numpy.load_file(out / "models/originals/00000.safetensors")
+    file = tmp_path / "body.safetensors"
+    safetensors.numpy.save_file({name: array for name, array in arrays.items() if "/head/" not in name}, file)
+    words = ("--init", file, "--freeze", "hidden*", "--save-models", "--methods", "original")
+    done = run(tmp_path / "out", cache, *words)
+    assert done.returncode == 0, done.stderr
+    assert f"init {file}: lacks head; drawn at random" in done.stderr
+    models = [safetensors.numpy.load(content) for content in files(tmp_path / "out/models").values()]
+    heads = {each["params/head/kernel"].tobytes() for each in models}
+    assert len(models) == len(heads) == 6
+    for each in models:
+        np.testing.assert_array_equal(each["params/hidden2/kernel"], arrays["params/hidden2/kernel"])
+    safetensors.numpy.save_file({name: array + 1 for name, array in arrays.items()}, file)
+    done = run(tmp_path / "out", cache, *words)
+    assert done.returncode == 2 and "contains results of another configuration: given is " in done.stderr
+    for wrong, said in (
+        (("--freeze", "head"), "--freeze head: needs --init"),
+        (
+            ("--init", file, "--freeze", "stem"),
+            "--freeze stem: expected groups of params that init holds: head, hidden1, hidden2",
+        ),
+        (("--init", file, "--freeze", "h*"), "--freeze h*: leaves nothing to train"),
+        (("--init", file, "--width", "3"), f"--init {file}: params/head/kernel is float32 "),
+        (("--init", tmp_path / "none"), f"--init {tmp_path / 'none'}: a .safetensors file is needed (No such file"),
+    ):
+        done = run(tmp_path / "other", cache, *wrong)
+        assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith(f"benchmark.py: {said}"), done.stderr
+
+
 def test_what_is_not_given_changes_no_configuration_and_retraining_needs_a_recipe():
-    assert not {"originals", "oracles", "save_models", "given"} & Config().recorded().keys()
+    assert not {"originals", "oracles", "save_models", "given", "init", "freeze", "padding"} & Config().recorded().keys()
     given = dataclasses.replace(Config(), oracles=Path("x"))
     assert "retrain" in Config().method_names() and "retrain" not in given.method_names()
     assert dataclasses.replace(given, methods=("retrain", "original")).method_names() == ["retrain", "original"]

@@ -224,6 +224,27 @@ def stacked(given: Any, like: Variables) -> Models:
     return Models(variables, {f"#{n}": hashlib.sha256(each).hexdigest() for n, each in enumerate(contents(variables))})
 
 
+def groups_in(named: Mapping[str, Any], like: Variables) -> Variables:
+    """The shapes of the top-level groups of a model of which there are arrays.
+
+    Args:
+        named: arrays by name, such as `params/head/kernel`.
+        like: of the whole model.
+    """
+    there = {name.split("/")[1] for name in named if name.count("/")}
+    return Variables(*({group: part for group, part in tree.items() if group in there} for tree in like))
+
+
+def read_groups(path: Path, like: Variables, argument: str) -> tuple[Variables, str]:
+    """As `read`, but the file may lack whole top-level groups of the model; so do the variables then."""
+    named, digest = read_arrays(path, argument)
+    part = groups_in(named, like)
+    wanted = arrays(part._asdict())
+    if wrong := misfit(named, wanted) or ("" if wanted else "holds none of the model's arrays"):
+        raise ArgumentError(argument, path, wrong)
+    return jax.tree.unflatten(jax.tree.structure(part), [named[name] for name in wanted]), digest
+
+
 def read_folder(folder: Path, like: Variables, argument: str) -> Models:
     """Reads every model of a folder, sorted by the names of their files.
 
@@ -240,6 +261,19 @@ def read_folder(folder: Path, like: Variables, argument: str) -> Models:
     return Models(stacked, {name: digest for name, (_, digest) in models.items()})
 
 
+def digest_of(path: Path, argument: str) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        ArgumentError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise ArgumentError(argument, path, f"a {SUFFIX} file is needed ({error.strerror})") from error
+
+
 def digests(folder: Path, argument: str) -> dict[str, str]:
     """The SHA-256 of every .safetensors file in a folder or the folders in it, by its path from there.
 
@@ -250,8 +284,7 @@ def digests(folder: Path, argument: str) -> dict[str, str]:
     try:
         os.scandir(folder).close()
         for path in sorted(folder.rglob(f"*{SUFFIX}")):
-            with open_regular(path) as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            found[path.relative_to(folder).as_posix()] = digest_of(path, argument)
     except OSError as error:
         raise ArgumentError(argument, folder, f"{NEEDED} ({error.strerror}: {error.filename})") from error
     if not found:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import io
 import os
 import shutil
@@ -21,9 +22,9 @@ from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of
 from unlearn_jax.bench.population import comparable
-from unlearn_jax.bench.setting import forgetting, setting_of
+from unlearn_jax.bench.setting import forgetting, setting_of, start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
-from unlearn_jax.checkpoints import Models, read_folder, shapes_of, stacked
+from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
 from unlearn_jax.data import Dataset, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
@@ -33,11 +34,12 @@ from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
+from unlearn_jax.models.paths import arrays
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import open_run
 from unlearn_jax.training.pools import Fit, member_keys
-from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
+from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Start, Variables
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
@@ -123,6 +125,8 @@ def evaluate(
     oracles: Variables | Path | str | Mapping[str, Variables | Path | str] | None = None,
     fit: Fit | None = None,
     fit_name: str | None = None,
+    init: Variables | Path | str | None = None,
+    freeze: Sequence[str] = (),
     unlearning_seeds: int = 1,
     splits: int = 100,
     retain_size: int = 2000,
@@ -163,6 +167,9 @@ def evaluate(
             chance should follow from the key (`int(jax.random.bits(key))` is a seed). Variables may be a pair of nested dicts
             of arrays, params and statistics.
         fit_name: what its models are found by in the cache: change it when `fit` changes. Without a name they are kept nowhere.
+        init: the weights from which the recipe starts, in place of random ones: variables of one model, or a .safetensors file.
+            Top-level groups that they lack, such as the head, are drawn at random.
+        freeze: top-level groups of these weights that training leaves as they are: names or patterns.
         unlearning_seeds: times that each method unlearns each original, with other keys.
         splits: random splits of the oracles in two halves, from which each null comes.
         retain_size: retained examples that are judged.
@@ -192,8 +199,11 @@ def evaluate(
     token = _fit_token(fit, fit_name, cache)
     recipe = recipe or Recipe()
     digest = fingerprint(model, data.train.images.shape[1:])
-    setting = setting_of(data, model, {"model": digest, **({"fit": token, "recipe": None} if fit else {})}, recipe)
-    weights, members = _weights(originals, oracles, list(masks), shapes_of(model, data.train.images.shape[1:]), members)
+    like = shapes_of(model, data.train.images.shape[1:])
+    start, started = _start(init, freeze, like, fit)
+    identity = {"model": digest, **({"fit": token, "recipe": None} if fit else {}), **started}
+    setting = setting_of(data, model, identity, recipe, start)
+    weights, members = _weights(originals, oracles, list(masks), like, members)
     setting = setting._replace(weights=weights._replace(save=save_models), fit=fit)
     left_out = {name: f"needs {lacking}" for name in registered if (lacking := unmet(METHODS[name].needs, setting.problem))}
     if "retrain" in registered and unknown:
@@ -228,7 +238,9 @@ def evaluate(
         "model": digest,
         "forget": {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()},
     }
-    record |= {"given": weights.described()} if weights.described() else {}
+    given = weights.described() + ([f"init {started['init'][:16]}"] if started else [])
+    record |= {"given": given} if given else {}
+    record |= {"freeze": started["freeze"]} if started else {}
     record |= {"fit": fit_name} if fit else {}
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
     with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing:
@@ -395,6 +407,26 @@ def _fit_token(fit: Any, name: str | None, cache: Any) -> str:
     if name is not None and (not isinstance(name, str) or not name):
         raise ValueError(f"fit_name: {name!r} found, expected a text")
     return name or uuid.uuid4().hex
+
+
+def _start(init: Any, freeze: Sequence[str], like: Variables, fit: Any) -> tuple[Start | None, dict[str, Any]]:
+    """Where training starts, and what models that start there are found by; None and nothing at random weights."""
+    if init is None:
+        if len(freeze):
+            raise ValueError(f"freeze: {', '.join(freeze)} found, but no init=")
+        return None, {}
+    if fit is not None:
+        raise ValueError("init: is of the recipe, and fit= is given, which trains from where it wants")
+    if isinstance(init, str | Path):
+        variables, digest = read_groups(Path(init), like, "init")
+    else:
+        try:
+            variables = fitting(init, groups_in(arrays(dict(zip(Variables._fields, init, strict=True))), like))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"init: {error}") from error
+        digest = hashlib.sha256(content(variables)).hexdigest()
+    names = [freeze] if isinstance(freeze, str) else list(freeze)
+    return start_at(variables, names, like, _shown(init)), {"init": digest, "freeze": names}
 
 
 def _weights(originals: Any, oracles: Any, names: list[str], like: Variables, members: int | None) -> tuple[Weights, int]:

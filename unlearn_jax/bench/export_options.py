@@ -10,11 +10,11 @@ import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 from unlearn_jax.bench.kinds import Whole
-from unlearn_jax.bench.options import Judging, Requests, small
+from unlearn_jax.bench.options import Judging, Requests, Starting, small
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Requests, Judging):
+class Config(Starting, Requests, Judging):
     """The options of the experiment `export`."""
 
     exp: str = "export"
@@ -25,6 +25,7 @@ class Config(Requests, Judging):
     """Where a ResNet's convolutions of stride 2 put their zeros: torch, for PyTorch to compute the same; or same, as in Flax."""
 
     later: ClassVar[frozenset[str]] = frozenset()
+    immaterial: ClassVar[frozenset[str]] = Judging.immaterial | {"init"}  # `given` is compared
 
 
 def smoke(config: Config) -> Config:

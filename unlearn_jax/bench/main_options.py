@@ -7,10 +7,10 @@ The defaults are the main job on digits: 24 originals, 48 oracles, 16 methods; m
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from unlearn_jax.bench.kinds import Real, Whole, require
-from unlearn_jax.bench.options import FEWEST, QUICK, Seeded, small
+from unlearn_jax.bench.options import FEWEST, QUICK, Seeded, Starting, small
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Auto:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Seeded):
+class Config(Starting, Seeded):
     """The options of the experiment `unlearning`."""
 
     members: Annotated[int, Whole(least=2)] | Literal["auto"] = 24
@@ -45,7 +45,12 @@ class Config(Seeded):
     """Write originals, oracles and unlearned models into the run folder, under models/, one .safetensors file each."""
 
     extendable: ClassVar[frozenset[str]] = frozenset({"methods", "members", "auto", "forget_sets", "unlearning_seeds"})
-    immaterial: ClassVar[frozenset[str]] = Seeded.immaterial | {"originals", "oracles", "save_models"}  # `given` is compared
+    immaterial: ClassVar[frozenset[str]] = Seeded.immaterial | {
+        "init",
+        "originals",
+        "oracles",
+        "save_models",
+    }  # `given` is compared
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
@@ -55,27 +60,18 @@ class Config(Seeded):
         chosen = self.members != "auto" or not (self.originals or self.oracles)
         require(chosen, "--members", self.members, "--originals and --oracles need a number")
 
-    def recorded(self) -> dict[str, Any]:
-        """What config.json records; of models that are given, what is in their files."""
-        given = self.given
-        return {**super().recorded(), **({"given": given} if given else {})}
-
     @property
     def given(self) -> list[str]:
-        """Each file of models that are given, and the beginning of its content's SHA-256.
+        """As `Starting.given`, with the files of models.
 
         Raises:
             ArgumentError: a folder holds no such file, or one that cannot be read.
         """
         from unlearn_jax.checkpoints import digests  # imports JAX, which --help must not
 
-        folders = {"originals": self.originals, "oracles": self.oracles}
-        return [
-            f"{name}/{file} {digest[:16]}"
-            for name, path in folders.items()
-            if path
-            for file, digest in digests(path, name).items()
-        ]
+        folders = {name: path for name, path in (("originals", self.originals), ("oracles", self.oracles)) if path}
+        files = [(f"{name}/{file}", digest) for name, path in folders.items() for file, digest in digests(path, name).items()]
+        return super().given + [f"{name} {digest[:16]}" for name, digest in files]
 
     def method_names(self) -> list[str]:
         """As `Methods.method_names`; with given oracles without `retrain`, unless it was asked for by its name."""

@@ -38,7 +38,7 @@ Request = Literal[
 class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"originals", "oracles", "padding", "save_models"})
+    later: ClassVar[frozenset[str]] = frozenset({"freeze", "init", "originals", "oracles", "padding", "save_models"})
     """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
 
     def check(self) -> None:
@@ -291,6 +291,38 @@ class Methods(Group):
             require(name in METHODS, "--methods", name, f"expected main, all, or names among {', '.join(METHODS)}")
             require(name in supported, "--methods", name, f"needs convolutions, which --model {model} does not have")
         return names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Starting(Group):
+    """A run whose models may start from given weights: the options that `setting.start_of` reads."""
+
+    init: Path | None = None
+    """A .safetensors file from which all training starts, in place of random weights. Top-level groups that it lacks, such as
+    the head, are drawn at random."""
+    freeze: Names = ()
+    """Top-level groups of the weights in --init that training leaves as they are: names or patterns, such as stem,stage1_*."""
+
+    def check(self) -> None:
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        super().check()
+        require(not self.freeze or self.init is not None, "--freeze", ",".join(self.freeze), "needs --init")
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records; of weights that are given, what is in their files."""
+        given = self.given
+        return {**super().recorded(), **({"given": given} if given else {})}
+
+    @property
+    def given(self) -> list[str]:
+        """Each file of weights that is given, and the beginning of its content's SHA-256.
+
+        Raises:
+            ArgumentError: a file cannot be read.
+        """
+        from unlearn_jax.checkpoints import digest_of  # imports JAX, which --help must not
+
+        return [f"init {digest_of(self.init, 'init')[:16]}"] if self.init else []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

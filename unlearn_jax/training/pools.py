@@ -20,7 +20,7 @@ from unlearn_jax.device import made_with, numerics
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import FORMAT, Cache, json_text
 from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
-from unlearn_jax.training.fit import initialise, masked, training
+from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
 
@@ -224,7 +224,7 @@ class _Trainer:
         self.problem, self.strategy = problem, strategy
         self.epochs = problem.recipe.epochs
         self.steps = steps_in_pass(self.count, problem.recipe.batch_size)
-        self.descent = training(problem.recipe, self.count)
+        self.descent = training(problem.recipe, self.count, frozen_in(problem))
         self.compile_seconds = 0.0
         self._begin = over_members(self._begin_one, (True, masks.ndim == 2, False), strategy)
         self._epoch = over_members(self._epoch_one, (True, True, False, False), strategy, donate=(0,))
@@ -234,7 +234,7 @@ class _Trainer:
     def _begin_one(self, key: Key, mask: Array, problem: Problem):
         init_key, order_key = jax.random.split(key)  # as `fit.refit` splits it
         problem = masked(problem, mask, self.count)
-        return self.descent.begin(initialise(init_key, problem)), self.descent.plan(order_key, problem)
+        return self.descent.begin(beginning(init_key, problem)), self.descent.plan(order_key, problem)
 
     def _epoch_one(self, state, plan, epoch: Array, problem: Problem):
         part = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, epoch * self.steps, self.steps), plan)
