@@ -280,7 +280,7 @@ def test_the_library_has_a_command_of_its_own(tmp_path):
     )
     assert shown.returncode == 0 and "usage: unlearn-jax" in shown.stdout and "benchmark.py" not in shown.stdout
     assert listed.returncode == 0 and "scrub" in listed.stdout and "score" in listed.stdout
-    assert (wrong.returncode, wrong.stderr) == (2, "unlearn-jax: --exp entropy: expected one of unlearning, tuning, score\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "unlearn-jax: --exp entropy: expected one of unlearning, tuning, export, score\n")
 
 
 def test_python_may_leave_out_docstrings_and_assertions():
