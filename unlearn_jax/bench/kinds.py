@@ -167,12 +167,13 @@ class Option:
         if not (any(kind.holds(value) for kind in self.kinds) if self.kinds else isinstance(value, bool)):
             self.refuse(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
-    def apply(self, config: Any, word: str | None) -> Any:
+    def apply(self, config: Any, word: str | None, *, adding: bool = True) -> Any:
         """Returns the configuration with the option set to the value of a word.
 
         Args:
             config: the configuration so far.
             word: as typed; None for an option without a value.
+            adding: whether a list that adds to its earlier values does so; else the word is the whole list.
 
         Raises:
             ArgumentError: the word cannot be parsed, or its value is out of range.
@@ -188,7 +189,7 @@ class Option:
             except ValueError:
                 continue
             self.check(value)
-            return replace_field(config, self.path, self.of(config) + value if getattr(kind, "adds", False) else value)
+            return replace_field(config, self.path, self.of(config) + value if adding and getattr(kind, "adds", False) else value)
         return self.refuse(word)
 
     def refuse(self, value: Any) -> None:
