@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
 from unlearn_jax.bench.hyperparameters import hyperparameters_of
 from unlearn_jax.bench.main_options import Config
@@ -201,7 +202,8 @@ def evaluate(
     }
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
     try:
-        outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
+        with recording(folder):
+            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
     except ValueError:
         folder.withdraw()
         raise

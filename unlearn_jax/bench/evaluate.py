@@ -8,6 +8,7 @@ import numpy as np
 
 from unlearn_jax.bench import statistics
 from unlearn_jax.bench.board import arrange
+from unlearn_jax.bench.curves import lacking_note
 from unlearn_jax.bench.forget_set import forget_mask, forget_name, forget_set
 from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
@@ -151,7 +152,7 @@ def report(folder: Run, results: list[Result], made_with: set[str]) -> Outcome:
     bands = {result.name: result.band for result in results}
     diverged = {f"{result.name}/{name}": lost for result in results for name, lost in result.lost.items()}
     made_with = made_with.union(*(result.made_with for result in results))
-    notes = [note for result in results for note in result.notes] + version_note(made_with)
+    notes = [note for result in results for note in result.notes] + version_note(made_with) + lacking_note()
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
     shown = rows
     if len(results) > 1:
