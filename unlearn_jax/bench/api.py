@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
-from unlearn_jax.bench.hyperparameters import hyperparameters_of
+from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of
@@ -173,11 +173,13 @@ def evaluate(
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
+    given = {key: dict(each) for key, each in (hyper or {}).items()}
+    labels = {name: _label(data, mask) for name, mask in masks.items()}
     values = {
-        name: hyperparameters_of(data.name, asked, {key: dict(each) for key, each in (hyper or {}).items()}, _label(data, mask))
-        | {method: {} for method in own}
-        for name, mask in masks.items()
+        name: hyperparameters_of(data.name, asked, given, label) | {method: {} for method in own}
+        for name, label in labels.items()
     }
+    origins = origins_of(data.name, asked, given, next((label for label in labels.values() if label is not None), None))
     place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unlearn_jax-"))
     config = Config(
         dataset=data.name,
@@ -203,7 +205,7 @@ def evaluate(
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
     try:
         with recording(folder):
-            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
+            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own}, origins)
     except ValueError:
         folder.withdraw()
         raise

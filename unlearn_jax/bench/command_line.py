@@ -110,7 +110,8 @@ def split_options(words: list[str]) -> Iterator[Given]:
     Raises:
         ArgumentError: a word follows no option.
     """
-    name, values = "", []
+    name = ""
+    values: list[str] = []
     for word in [*words, "--"]:
         option, equals, value = word.partition("=")
         option = SHORT.get(option, option)
@@ -120,7 +121,7 @@ def split_options(words: list[str]) -> Iterator[Given]:
             values.append(word)
             continue
         if name:
-            yield Given(name, *values[:1] or [None], tuple(values[1:]))
+            yield Given(name, values[0] if values else None, tuple(values[1:]))
         name, values = option, [value] * bool(equals)
 
 

@@ -1,6 +1,6 @@
 """A leaderboard of methods: printed, in Markdown and in LaTeX."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unlearn_jax.report import Folder, tables
@@ -44,9 +44,9 @@ class Leaderboard(NamedTuple):
     importance: tuple[int, ...]
 
 
-def write(folder: Folder, board: Leaderboard) -> None:
-    """Writes summary.md and summary.tex."""
-    folder.write_text("summary.md", markdown(board))
+def write(folder: Folder, board: Leaderboard, more: Sequence[str] = ()) -> None:
+    """Writes summary.md, with `more` paragraphs after the leaderboard, and summary.tex."""
+    folder.write_text("summary.md", tables.page(markdown(board).rstrip(), *more))
     folder.write_text("summary.tex", latex(board))
 
 
