@@ -171,6 +171,7 @@ def report(folder: Run, results: list[Result], made_with: set[str], paragraphs: 
     board = arrange(shown, lost)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
     save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
+    statistics.parts(folder, scored)
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
     leaderboard.write(folder, board, [*summary.figures(folder), *paragraphs, *summary.provenance(folder)])

@@ -106,17 +106,22 @@ class Several(Kind):
     Args:
         item: the kind of each value.
         adds: whether new values are added to the earlier ones instead of replacing them.
+        spaced: whether spaces separate values too.
     """
 
-    def __init__(self, item: Kind, adds: bool = False):
+    def __init__(self, item: Kind, adds: bool = False, spaced: bool = True):
         super().__init__(
             f"{item.metavar},...",
             f"{item.accepted}, or several separated by commas",
-            lambda word: tuple(item.read(part) for part in word.replace(",", " ").split()),
+            lambda word: tuple(item.read(part) for part in (word.replace(",", " ").split() if spaced else _parts(word))),
             lambda value: isinstance(value, tuple) and all(map(item.holds, value)),
             lambda value: ",".join(map(item.write, value)),
         )
         object.__setattr__(self, "adds", adds)
+
+
+def _parts(word: str) -> list[str]:
+    return [part.strip() for part in word.split(",") if part.strip()]
 
 
 def _among(names: tuple[str, ...]) -> Callable[[str], str]:
