@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import os
 import shutil
 import tempfile
@@ -41,7 +40,8 @@ from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
 OUTCOMES = {True: "not distinguished", False: "different", None: None}
-LINES = 8  # of a verdict's metrics that are printed
+LINES, WIDTH = 10, 80  # of a printed verdict
+NAMED = 2  # methods left out that a printed board has a line for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +65,15 @@ class Verdict:
     lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Ten lines at most: the outcome, and the metrics with the largest evidence."""
-        undecided = f"no verdict: fewer than {FEWEST_JUDGED} models a side"
+        """Ten lines of 80 characters at most: the outcome, and the metrics with the largest evidence."""
+        outcome = self.outcome or f"no verdict below {FEWEST_JUDGED}"
         of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
-        lines = [f"{self.outcome or undecided} (n={self.members}; {of_band})"]
+        lines = [f"{outcome} (n={self.members}; {of_band})"]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
-        for score in sorted(self.scores, key=lambda score: -score.evidence)[:LINES]:
-            name = f"{score.metric} {score.split}".strip()
-            lines.append(f"  {name:<28}{score.value:>10.4g}   retrained {score.null.mean:.4g} ± {score.null.sd:.2g}")
-        return "\n".join(lines)
+        for score in sorted(self.scores, key=lambda score: -score.evidence)[: LINES - len(lines)]:
+            name, null = f"{score.metric} {score.split}".strip(), f"{score.null.mean:.4g} ± {score.null.sd:.2g}"
+            lines.append(f"  {name:<26}{score.value:>10.4g}  retrained {null:<18}|z| {score.evidence:.1f}".rstrip())
+        return "\n".join(leaderboard.cut(line, WIDTH) for line in lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +95,13 @@ class Leaderboard:
     board: leaderboard.Leaderboard
 
     def __str__(self) -> str:
-        """The table, as a terminal of 100 columns shows it."""
-        from rich.console import Console
-
-        text = io.StringIO()
-        leaderboard.show(self.board, Console(file=text, width=100, highlight=False))
+        """About ten lines of 80 characters: the first methods of the table, and where all of it is."""
         left_out = [f"{name}: left out, it {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([text.getvalue().rstrip(), *left_out])
+        if len(left_out) > NAMED:
+            left_out[NAMED - 1 :] = [f"{len(left_out) - NAMED + 1} more left out: {', '.join([*self.left_out][NAMED - 1 :])}"]
+        where = f"all: {self.folder}/summary.md"
+        lines = [*leaderboard.outline(self.board, WIDTH), *(leaderboard.cut(line, WIDTH) for line in left_out), where]
+        return "\n".join(lines)
 
     def write(self, folder: Path | str) -> None:
         """Copies the run folder."""
