@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.bench.compare_options import Config
+from unlearn_jax.bench.compare_options import MOST, Config
 from unlearn_jax.bench.finished import Finished, read
+from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics.statistics import comparisons, crossed_mean
@@ -60,8 +61,9 @@ def run(config: Config, folder: Run) -> None:
     """Compares every run with the first; writes compare.csv and summary.md, and prints what changed.
 
     Raises:
-        ArgumentError: a folder holds no finished run, or two runs have no score in common.
+        ArgumentError: there are fewer than two folders, one holds no finished run, or two runs have no score in common.
     """
+    require(len(config.runs) > 1, "--runs", ",".join(map(str, config.runs)), f"expected 2 to {MOST} run folders")
     baseline, *others = (read(path, letter) for path, letter in zip(config.runs, ascii_uppercase, strict=False))
     compared = {other.letter: differences(baseline, other) for other in others}
     for other in others:
