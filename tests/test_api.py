@@ -60,7 +60,8 @@ def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_pa
         assert len(str(shown).splitlines()) <= 10 and max(map(len, str(shown).splitlines()[:-1])) <= 80
     assert str(board).splitlines()[-1] == f"all: {tmp_path / 'out'}/summary.md"
     assert re.search(r"\| finetune \| .*learning_rate=.* \| epochs=1 \|", (tmp_path / "out/summary.md").read_text())
-    assert {row["role"] for row in csv.DictReader((tmp_path / "out/curves.csv").open())} == {"original", "oracle", "retrain"}
+    learned = csv.DictReader((tmp_path / "out/curves.csv").read_text().splitlines())
+    assert {row["role"] for row in learned} == {"original", "oracle", "retrain"}
     listed = np.loadtxt(tmp_path / "out/forget_sets/second.txt", dtype=int)
     assert listed.tolist() == sorted(rows["second"].tolist())
     board.write(tmp_path / "copy")
