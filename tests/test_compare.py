@@ -99,6 +99,8 @@ def test_runs_on_the_same_originals_and_forget_sets_are_paired(tmp_path):
     assert [found["baseline_inside"], found["inside"]] == ["True", "False"] and float(found["z"]) > float(found["baseline_z"])
     assert [each["low"] for each in rows if each["metric"] == "seconds"] == [""]
     assert "KLOM on F (nats): 1 of 2 methods differ: scrub +0.5 (+0.5 to +0.5)" in said
+    said, _ = compared(tmp_path, finish(tmp_path / "d"), a, out="out3")
+    assert "5 of 5 differences are 0 or have no interval." in said and "By no main metric does a method differ." in said
     text = (tmp_path / "out2/summary.md").read_text()
     assert "Nothing: the configurations, hyperparameters and versions are the same." in text
     assert "Verdicts: not distinguished from retraining in A and different in B: scrub." in text
@@ -163,8 +165,8 @@ def test_what_is_hard_to_compare_is_said_in_one_line_at_the_top(tmp_path, other,
 def test_what_changed_is_a_table_of_options_hyperparameters_and_versions(tmp_path):
     a = finish(tmp_path / "a", cache="somewhere", methods=("original", "scrub"))
     b = finish(tmp_path / "b", train={"epochs": 20}, methods=("original", "scrub", "ssd"), plugin="mine.py")
-    Run(a).write_json("hyperparameters.json", {"scrub": {"alpha": 0.1}})
-    Run(b).write_json("hyperparameters.json", {"scrub": {"alpha": 0.2}})
+    Run(a).write_json("hyperparameters.json", {"scrub": {"alpha": 0.1, "epochs": 3}})
+    Run(b).write_json("hyperparameters.json", {"scrub": {"alpha": 0.2, "epochs": 3}, "ssd": {"dampening": 0.5}})
     facts = json.loads((b / "config.json").read_text())
     Run(b).record(versions={**facts["versions"], "jax": "0.1"})
     changed = compare.changes([read(a, "A"), read(b, "B")])

@@ -162,18 +162,19 @@ def describe(run: Finished) -> str:
 
 
 def changes(runs: Sequence[Finished]) -> dict[str, list[str]]:
-    """Returns what differs between the runs: option, hyperparameter or version -> its value in each."""
-    settings = [dict(_settings(run)) for run in runs]
+    """Returns what differs between the runs: option, hyperparameter of a method in all, or version -> its value in each."""
+    methods = [method for method in runs[0].values if all(method in run.values for run in runs)]
+    settings = [dict(_settings(run, methods)) for run in runs]
     names = dict.fromkeys(name for of_run in settings for name in of_run)
     values = {name: [of_run.get(name, ABSENT) for of_run in settings] for name in names}
     return {name: _texts(of_runs) for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)}
 
 
-def _settings(run: Finished) -> Iterator[tuple[str, Any]]:
+def _settings(run: Finished, methods: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for name, value in leaves(run.facts["config"]):
         if name not in OF_FOLDER:
             yield f"--{name.replace('_', '-')}", value
-    yield from leaves(run.values)
+    yield from leaves({method: run.values[method] for method in methods})
     for name in ("device", "versions", "git"):
         yield from leaves({name: run.facts.get(name)})
 
@@ -263,19 +264,19 @@ def _sections(baseline: Finished, others: Sequence[Finished], compared: Mapping[
 
 
 def _reading(baseline: Finished, other: Finished, found: Sequence[Difference]) -> str:
+    """How many differences are clear, how their intervals came about, and which verdicts are others."""
     known = [each for each in found if each.low is not None and (each.value, each.low, each.high) != (0, 0, 0)]
-    paired = sum(each.paired for each in known)
-    how = {
-        0: "the runs are taken to be independent (too wide where they have models in common)",
-        len(known): "paired by original model and forget set",
-    }.get(paired, f"{paired} are paired by original model and forget set")
-    sentences = [
-        f"{sum(each.clear for each in known)} of {len(known)} intervals exclude 0 (by chance alone about "
-        f"{0.05 * len(known):.0f} would); {len(found) - len(known)} differences are 0 or have no interval. Intervals: {how}.",
-        *_verdicts(baseline, other, found),
-        "All metrics: compare.csv.",
-    ]
-    return " ".join(sentences)
+    sentences = [f"{len(found) - len(known)} of {len(found)} differences are 0 or have no interval."]
+    if known:
+        paired = sum(each.paired for each in known)
+        how = {
+            0: "the runs are taken to be independent (too wide where they have models in common)",
+            len(known): "paired by original model and forget set",
+        }.get(paired, f"{paired} are paired by original model and forget set")
+        chance = f"by chance alone about {0.05 * len(known):.0f} would"
+        clear = sum(each.clear for each in known)
+        sentences.insert(0, f"{clear} of {len(known)} intervals exclude 0 ({chance}). Intervals: {how}.")
+    return " ".join([*sentences, *_verdicts(baseline, other, found), "All metrics: compare.csv."])
 
 
 def _verdicts(baseline: Finished, other: Finished, found: Iterable[Difference]) -> list[str]:
@@ -292,16 +293,17 @@ def _verdicts(baseline: Finished, other: Finished, found: Iterable[Difference]) 
 
 
 def _outlined(baseline: Finished, other: Finished, found: Sequence[Difference]) -> Iterator[str]:
-    """What is printed: a line for each of the main metrics."""
+    """What is printed: a line for each of the main metrics by which a method differs."""
     yield f"{other.letter} - {baseline.letter}: {_reading(baseline, other, found)}"
+    lines = []
     for name, label in SHOWN.items():
         of_metric = [each for each in found if each.key[1:] == name]
         clear = sorted((each for each in of_metric if each.clear), key=lambda each: -abs(each.value))
-        if of_metric:
+        if clear:
             named = [f"{each.key[0]} {_number(each.value, '+')} ({_range(each)})" for each in clear[:NAMED]]
             more = [f"and {len(clear) - NAMED} more"] if len(clear) > NAMED else []
-            listed = f": {', '.join([*named, *more])}" if clear else ""
-            yield f"  {label}: {len(clear)} of {len(of_metric)} methods differ{listed}"
+            lines.append(f"  {label}: {len(clear)} of {len(of_metric)} methods differ: {', '.join([*named, *more])}")
+    yield from lines or ["  By no main metric does a method differ."]
 
 
 def _with_z(value: Value) -> str:
