@@ -44,7 +44,7 @@ LINES, WIDTH = 10, 80  # of a printed verdict
 NAMED = 2  # methods left out that a printed board has a line for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verdict:
     """How unlearned models compare with retrained ones.
 
@@ -75,8 +75,10 @@ class Verdict:
             lines.append(f"  {name:<26}{score.value:>10.4g}  retrained {null:<18}|z| {score.evidence:.1f}".rstrip())
         return "\n".join(leaderboard.cut(line, WIDTH) for line in lines)
 
+    __repr__ = __str__  # what a notebook shows
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Leaderboard:
     """What `evaluate` found.
 
@@ -102,6 +104,8 @@ class Leaderboard:
         where = f"all: {self.folder}/summary.md"
         lines = [*leaderboard.outline(self.board, WIDTH), *(leaderboard.cut(line, WIDTH) for line in left_out), where]
         return "\n".join(lines)
+
+    __repr__ = __str__  # what a notebook shows
 
     def write(self, folder: Path | str) -> None:
         """Copies the run folder."""
