@@ -19,7 +19,7 @@ from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
 from unlearn_jax.bench.hyperparameters import hyperparameters_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
-from unlearn_jax.bench.plugins import checked, entry_of
+from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import Dataset, places
@@ -303,6 +303,7 @@ def score(
 
 def _named(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:
     """The registered methods by name, and the entries of one's own functions."""
+    load_installed()
     words = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else list(methods)
     registered: list[str] = []
     own: dict[str, Entry] = {}

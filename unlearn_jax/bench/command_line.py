@@ -131,10 +131,12 @@ def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str |
 
 def show_list(experiments: Mapping[str, Any]) -> None:
     """Prints every method, data set, model and experiment."""
+    from unlearn_jax.bench.plugins import load_installed
     from unlearn_jax.data import DATASETS
     from unlearn_jax.methods import METHODS
     from unlearn_jax.models import MODELS
 
+    load_installed()
     print_table("Methods", {name: (entry.access, entry.reference, entry.summary) for name, entry in METHODS.items()})
     print_table("Data sets", {name: (f"{entry.classes} classes", entry.reference) for name, entry in DATASETS.items()})
     print_table("Models", {name: (entry.summary,) for name, entry in MODELS.items()})

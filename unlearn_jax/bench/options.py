@@ -269,6 +269,7 @@ class Methods(Group):
         from unlearn_jax.methods import METHODS
         from unlearn_jax.models import build
 
+        plugins.load_installed()
         if plugin := getattr(self, "plugin", None):
             plugins.load(plugin)
         model = getattr(self, "model", "mlp")  # of the toy
