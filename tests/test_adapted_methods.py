@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from test_laws import CLASSES, METHOD_NAMES, applied, keys, member, numbers, problem
 
-from unlearn_jax import from_equinox, from_functions, from_linen, from_nnx
+from unlearn_jax import from_equinox, from_functions, from_linen, from_nnx, to_equinox, to_nnx, variables_of
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.needs import unmet
 from unlearn_jax.types import Dense, Model
@@ -136,6 +136,26 @@ def test_every_adapter_finds_the_same_facts(kind):
     _, moved = model.apply(variables, images, train=True, key=jax.random.key(1))
     counts = [leaf for leaf in jax.tree.leaves(moved) if leaf.dtype.kind == "i"]
     assert all(count == 1 for count in counts) and len(counts) == (kind != "linen")
+
+
+def test_a_module_trained_elsewhere_comes_in_and_goes_out():
+    images = jax.random.normal(jax.random.key(1), (20, 4, 4, 1))
+    module = Nnx(nnx.Rngs(5))
+    logits, _ = adapted("nnx").apply(variables_of(module), images, train=False)
+    module.eval()
+    np.testing.assert_allclose(logits, module(images), rtol=1e-5, atol=1e-6)
+    back = to_nnx(Nnx, variables_of(module))
+    back.eval()
+    assert np.array_equal(back(images), module(images))
+
+    make = equinox.nn.make_with_state(Equinox)
+    module, state = make(jax.random.key(5))
+    inference = equinox.nn.inference_mode(module)
+    expected = jax.vmap(lambda x: inference(x, state, key=None)[0])(images)
+    np.testing.assert_allclose(adapted("equinox").apply(variables_of(module, state), images, train=False)[0], expected, rtol=1e-5)
+    again, held = to_equinox(make, variables_of(module, state))
+    assert jax.tree.structure((again, held)) == jax.tree.structure((module, state))
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, ((again, held), (module, state))), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,7 +36,10 @@ _MODULES = {
     "model": "models",
     "register": "methods",
     "score": "bench.api",
+    "to_equinox": "models",
+    "to_nnx": "models",
     "unlearn": "bench.api",
+    "variables_of": "models",
 }
 
 __all__ = [*_MODULES]

@@ -50,38 +50,14 @@ def from_equinox(make: Callable[[Key], Any], example: Any) -> Model:
         takes_key = "key" in inspect.signature(module.__call__).parameters
     except Exception as error:  # it is somebody's, and can fail in any way
         raise ValueError(f"make: gives no Equinox module ({first_line(error)})") from error
-    layers, treedef = jax.tree_util.tree_flatten_with_path(module)
-    owners = dict(_owners(module, equinox.Module))
-    axes = {path: order for path, owner in owners.items() if (order := _axes(owner, equinox.nn))}
-    roles = [_role(path, leaf) for path, leaf in layers]
-    state_leaves, own_state = jax.tree.flatten(state)
-
-    def split(module: Any, state: Any) -> Variables:
-        params, fixed = {}, {}
-        for (path, _), role, leaf in zip(layers, roles, jax.tree.leaves(module), strict=True):
-            name, order = _stored(_named(path), axes)
-            if role == "param":
-                params[name] = leaf if order is None else jnp.transpose(leaf, order)
-            elif role == "fixed":
-                fixed[f"fixed/{name}"] = leaf
-        return Variables(nested(params), nested({**fixed, **_numbered(state)}))
 
     def module_of(variables: Variables, train: bool) -> tuple[Any, Any]:
-        params, statistics = arrays(variables.params), arrays(variables.statistics)
-        leaves = []
-        for (path, leaf), role in zip(layers, roles, strict=True):
-            name, order = _stored(_named(path), axes)
-            if role == "param":
-                leaf = params[name] if order is None else jnp.transpose(params[name], np.argsort(order).tolist())
-            elif role == "fixed":
-                leaf = statistics[f"fixed/{name}"]
-            leaves.append(leaf)
-        own = equinox.nn.inference_mode(jax.tree.unflatten(treedef, leaves), value=not train)
-        return own, jax.tree.unflatten(own_state, [statistics[f"state/{number}"] for number in range(len(state_leaves))])
+        own, held = _filled(variables, module, state)
+        return equinox.nn.inference_mode(own, value=not train), held
 
     def init(key: Key, inputs: Array) -> Variables:
         made = make(key)
-        return split(*made) if stateful else split(made, None)
+        return variables_in(*made) if stateful else variables_in(made)
 
     @functools.partial(jax.jit, static_argnames="train")
     def apply(variables: Variables, inputs: Array, train: bool = False, key: Key | None = None, **counted) -> tuple[Any, Any]:
@@ -114,7 +90,7 @@ def from_equinox(make: Callable[[Key], Any], example: Any) -> Model:
     model = Model(init, apply, (), random=uses(called[True], 2, variables, example, key))
     require_sound("module", model, example.shape[1:])
 
-    nn, shapes = equinox.nn, arrays(variables.params)
+    nn, shapes, owners, axes = equinox.nn, arrays(variables.params), *_layout(module)
     norms = (nn.BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     of_params = {path: owners[path.rpartition("/")[0]] for path in shapes}
     known = all(isinstance(owner, (*norms, nn.Linear, nn.Conv, nn.Embedding, nn.PReLU)) for owner in of_params.values())
@@ -129,6 +105,62 @@ def from_equinox(make: Callable[[Key], Any], example: Any) -> Model:
         ),
         example.shape[1:],
     )
+
+
+def variables_in(module: Any, state: Any = None) -> Variables:
+    """The variables of an Equinox module, such as one that was trained elsewhere, in the form of `from_equinox`.
+
+    Args:
+        module: the module.
+        state: its state, if it has one.
+    """
+    params, fixed = {}, {}
+    _, axes = _layout(module)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
+        (name, order), role = _stored(_named(path), axes), _role(path, leaf)
+        if role == "param":
+            params[name] = leaf if order is None else jnp.transpose(leaf, order)
+        elif role == "fixed":
+            fixed[f"fixed/{name}"] = leaf
+    return Variables(nested(params), nested({**fixed, **_numbered(state)}))
+
+
+def to_equinox(make: Callable[[Key], Any], variables: Variables) -> Any:
+    """The Equinox module that holds some variables: `module`, or `(module, state)`, whichever `make` gives.
+
+    Args:
+        make: see `from_equinox`.
+        variables: of its model, such as `unlearn` gives.
+    """
+    import equinox
+
+    template = equinox.filter_eval_shape(make, jax.eval_shape(jax.random.key, 0))
+    return _filled(variables, *template) if isinstance(template, tuple) else _filled(variables, template, None)[0]
+
+
+def _filled(variables: Variables, module: Any, state: Any) -> tuple[Any, Any]:
+    """A module and a state of the same structure as the given ones, with the arrays of the variables."""
+    params, statistics = arrays(variables.params), arrays(variables.statistics)
+    layers, structure = jax.tree_util.tree_flatten_with_path(module)
+    _, axes = _layout(module)
+    leaves = []
+    for path, leaf in layers:
+        (name, order), role = _stored(_named(path), axes), _role(path, leaf)
+        if role == "param":
+            leaf = params[name] if order is None else jnp.transpose(params[name], np.argsort(order).tolist())
+        elif role == "fixed":
+            leaf = statistics[f"fixed/{name}"]
+        leaves.append(leaf)
+    held = [statistics[name] for name in _numbered(state)]
+    return jax.tree.unflatten(structure, leaves), jax.tree.unflatten(jax.tree.structure(state), held)
+
+
+def _layout(module: Any) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """All modules by their paths, and how the weights of dense layers and convolutions are turned."""
+    import equinox
+
+    owners = dict(_owners(module, equinox.Module))
+    return owners, {path: order for path, owner in owners.items() if (order := _axes(owner, equinox.nn))}
 
 
 def _owners(module: Any, kind: type, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -161,10 +193,11 @@ def _role(path: Any, leaf: Any) -> str:
     return "param" if jnp.issubdtype(kind, jnp.floating) else "fixed"
 
 
-def _numbered(state: Any) -> dict[str, Array]:
-    """The leaves of a state by names, with the types that training keeps."""
-    leaves = enumerate(jax.tree.leaves(state))
-    return {f"state/{number}": jax.lax.convert_element_type(leaf, leaf.dtype) for number, leaf in leaves}
+def _numbered(state: Any) -> dict[str, Any]:
+    """The leaves of a state by names, with the types that training keeps; shapes stay shapes."""
+    named = {f"state/{number}": leaf for number, leaf in enumerate(jax.tree.leaves(state))}
+    shapes = isinstance(next(iter(named.values()), None), jax.ShapeDtypeStruct)
+    return named if shapes else {name: jax.lax.convert_element_type(leaf, leaf.dtype) for name, leaf in named.items()}
 
 
 def _named(path: Any) -> str:

@@ -52,28 +52,9 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], example: Any) -> Model:
     except Exception as error:  # it is somebody's, and can fail in any way
         raise ValueError(f"make: gives no NNX module ({first_line(error)})") from error
     kept = list(nnx.to_flat_state(state))
-    own_paths = {path for path, _ in kept}
-
-    def variables_in(module: nnx.Module) -> Variables:
-        parts: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
-        for path, variable in nnx.to_flat_state(nnx.state(module)):
-            if path in own_paths and not isinstance(variable, nnx.RngState):
-                parts[not isinstance(variable, nnx.Param)][_named(path)] = variable.get_value()
-        return Variables(nested(parts[0]), nested(parts[1]))
 
     def module_of(variables: Variables, train: bool, key: Key | None) -> nnx.Module:
-        own = {**arrays(variables.params), **arrays(variables.statistics)}
-        streams = jax.random.key(0) if key is None else key
-        filled = []
-        for number, (path, variable) in enumerate(kept):
-            if isinstance(variable, nnx.RngKey):
-                value = jax.random.fold_in(streams, number)
-            elif isinstance(variable, nnx.RngState):
-                value = jnp.zeros(variable.get_value().shape, variable.get_value().dtype)
-            else:
-                value = own[_named(path)]
-            filled.append((path, variable.replace(value)))
-        module = nnx.merge(graph, nnx.from_flat_state(filled))
+        module = nnx.merge(graph, nnx.from_flat_state(_filled(kept, variables, jax.random.key(0) if key is None else key)))
         (module.train if train else module.eval)()
         return module
 
@@ -117,6 +98,41 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], example: Any) -> Model:
         ),
         example.shape[1:],
     )
+
+
+def variables_in(module: nnx.Module) -> Variables:
+    """The variables of an NNX module, such as one that was trained elsewhere, in the form of `from_nnx`."""
+    parts: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
+    for path, variable in nnx.to_flat_state(nnx.state(module)):
+        if not isinstance(variable, nnx.RngState | nnx.Intermediate):
+            parts[not isinstance(variable, nnx.Param)][_named(path)] = variable.get_value()
+    return Variables(nested(parts[0]), nested(parts[1]))
+
+
+def to_nnx(make: Callable[[nnx.Rngs], nnx.Module], variables: Variables) -> nnx.Module:
+    """The NNX module that holds some variables; its random streams begin anew.
+
+    Args:
+        make: see `from_nnx`.
+        variables: of its model, such as `unlearn` gives.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    return nnx.merge(graph, nnx.from_flat_state(_filled(nnx.to_flat_state(state), variables, jax.random.key(0))))
+
+
+def _filled(kept: Any, variables: Variables, key: Key) -> list[tuple[tuple[Any, ...], Any]]:
+    """A flat state with the arrays of the variables, and random streams that begin with a key."""
+    own = {**arrays(variables.params), **arrays(variables.statistics)}
+    filled = []
+    for number, (path, variable) in enumerate(kept):
+        if isinstance(variable, nnx.RngKey):
+            value = jax.random.fold_in(key, number)
+        elif isinstance(variable, nnx.RngState):
+            value = jnp.zeros(variable.get_value().shape, variable.get_value().dtype)
+        else:
+            value = own[_named(path)]
+        filled.append((path, variable.replace(value)))
+    return filled
 
 
 def _named(path: tuple[Any, ...]) -> str:
