@@ -13,7 +13,6 @@ from test_laws import CLASSES, METHOD_NAMES, applied, keys, member, numbers, pro
 
 from unlearn_jax import from_equinox, from_functions, from_linen, from_nnx, to_equinox, to_nnx, variables_of
 from unlearn_jax.methods import METHODS
-from unlearn_jax.methods.needs import unmet
 from unlearn_jax.types import Dense, Model
 
 EXAMPLE = np.zeros((1, 4, 4, 1), np.float32)
@@ -164,9 +163,9 @@ def test_every_method_takes_every_network(name, kind, pytestconfig):
     model = adapted(kind)
     on = problem(model)
     if name in LEFT_OUT:
-        assert unmet(METHODS[name].needs, on) == f"Model.{LEFT_OUT[name]}, which this model does not declare"
+        assert METHODS[name].unmet(on) == f"Model.{LEFT_OUT[name]}, which this model does not declare"
         return
-    assert unmet(METHODS[name].needs, on) is None
+    assert METHODS[name].unmet(on) is None
     before = jax.jit(model.init)(jax.random.key(1), jnp.asarray(EXAMPLE))
     traced = jax.jit(applied(name)).trace(keys()[0], before, member(numbers(name), 0), on)
     after = jax.tree.unflatten(jax.tree.structure(traced.out_info), jax.tree.leaves(traced.out_info))

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_laws
+from flax import nnx
 from in_process import run_in_process
 
 import experiments
+import unlearn_jax as uj
 from experiments import registry
 from unlearn_jax import metrics
 from unlearn_jax.data import DATASETS, load
@@ -84,6 +86,31 @@ def test_the_readme_evaluates_from_python(tmp_path, monkeypatch, capsys):
     exec(compile(small, "README.md", "exec"), scope)
     assert set(scope["board"].verdict) == {"original", "retrain", "scrub", "halve"}
     assert "halve" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx", "equinox", "functions"])
+def test_networks_of_every_kind_come_in_as_the_guide_says(kind):
+    scope = {}
+    exec(compile(code("bring-your-model.md", kind), "bring-your-model.md", "exec"), scope)
+    model = scope["model"]
+    x = jnp.ones((4, 16, 16, 3) if kind == "linen" else (4, 12))
+    variables = model.init(jax.random.key(0), x[:1])
+    assert model.apply(variables, x, train=False)[0].shape == (4, 3)
+    assert model.random == (kind in ("linen", "nnx")) and (model.head is None) == (kind == "functions")
+
+
+def test_trained_modules_come_in_and_go_out_as_the_guide_says():
+    scope = {}
+    exec(compile(code("bring-your-model.md", "nnx"), "bring-your-model.md", "exec"), scope)
+    x, y = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32), np.arange(60) % 3
+    data = uj.Dataset.from_arrays(train=(x, y), test=(x, y))
+    module = scope["Net"](nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    scope |= {"module": module, "data": data, "rows": data.published.train[:6]}
+    exec(compile(code("bring-your-model.md", "variables"), "bring-your-model.md", "exec"), scope)
+    after = nnx.to_pure_dict(nnx.state(scope["module"], nnx.Param))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, after, before))
 
 
 def test_the_metric_is_scored_beside_its_null(monkeypatch):

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from unlearn_jax.methods import METHODS, hyperparameters, traceable
-from unlearn_jax.methods.needs import unmet
 from unlearn_jax.methods.registry import Number
 from unlearn_jax.models import as_model, build
 from unlearn_jax.models.resnet import ResNet, block_names
@@ -297,7 +296,7 @@ def test_on_a_tiny_resnet_with_batch_norm(name):
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_a_vision_transformer_is_taken_or_left_out_with_the_reason(name):
     network = build("vit", classes=CLASSES, width=8, depth=1)
-    if reason := unmet(METHODS[name].needs, problem(network)):
+    if reason := METHODS[name].unmet(problem(network)):
         assert reason == "convolutions; this model has none" and "convolutions" in METHODS[name].needs
         return
     before = member(members(network), 0)

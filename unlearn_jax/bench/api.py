@@ -25,7 +25,6 @@ from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import Dataset, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.methods.needs import unmet
 from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
@@ -168,7 +167,7 @@ def evaluate(
     recipe = recipe or Recipe()
     digest = fingerprint(model, data.train.images.shape[1:])
     setting = setting_of(data, model, {"model": digest}, recipe)
-    left_out = {name: f"needs {lacking}" for name in registered if (lacking := unmet(METHODS[name].needs, setting.problem))}
+    left_out = {name: f"needs {lacking}" for name in registered if (lacking := METHODS[name].unmet(setting.problem))}
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
