@@ -1,5 +1,6 @@
 """The three verbs of the library: `evaluate`, `unlearn` and `score`."""
 
+import csv
 import re
 
 import jax
@@ -55,6 +56,13 @@ def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_pa
     assert read_results(tmp_path / "out/results.csv") == board.rows
     assert {row.forget_set for row in board.rows} == {"first", "second"} and {row.model[:6] for row in board.rows} == {"given-"}
     assert "halved" in str(board) and "no verdict" in str(board.verdict["halved"])
+    for shown in (board, *board.verdict.values()):
+        assert len(str(shown).splitlines()) <= 10 and max(map(len, str(shown).splitlines()[:-1])) <= 80
+    assert (repr(board), repr(board.verdict["halved"])) == (str(board), str(board.verdict["halved"]))
+    assert str(board).splitlines()[-1] == f"all: {tmp_path / 'out'}/summary.md"
+    assert re.search(r"\| finetune \| .*learning_rate=.* \| epochs=1 \|", (tmp_path / "out/summary.md").read_text())
+    learned = csv.DictReader((tmp_path / "out/curves.csv").read_text().splitlines())
+    assert {row["role"] for row in learned} == {"original", "oracle", "retrain"}
     listed = np.loadtxt(tmp_path / "out/forget_sets/second.txt", dtype=int)
     assert listed.tolist() == sorted(rows["second"].tolist())
     board.write(tmp_path / "copy")

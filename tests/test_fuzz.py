@@ -83,6 +83,10 @@ def checked(config: Run) -> None:
 @examples(80)
 @given(words=command_lines())
 def test_a_command_line_gives_a_configuration_or_one_line(capsys, words):
+    parsed_or_one_line(capsys, words)
+
+
+def parsed_or_one_line(capsys, words):
     status = 0
     try:
         checked(command_line.parse(words, EXPERIMENTS))
@@ -311,3 +315,14 @@ def test_a_config_json_is_resumed_or_refused(content):
             assert file.read_bytes() == content
         else:
             assert json.loads(file.read_text())["config"] == CONFIG
+
+
+RECORDED = runs.plain(EXPERIMENTS["unlearning"].options.Config(hyper=("scrub.epochs=3",)).recorded())
+ANY_RECORD = JSON.map(lambda value: json.dumps({"config": value}).encode())
+
+
+@examples(60)
+@given(content=damaged(json.dumps({"config": RECORDED}).encode()) | ANY_RECORD)
+def test_a_config_json_is_repeated_or_refused(capsys, folder, content):
+    (folder / "config.json").write_bytes(content)
+    parsed_or_one_line(capsys, ["--config", str(folder / "config.json")])

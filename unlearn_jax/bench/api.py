@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import os
 import shutil
 import tempfile
@@ -15,8 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
-from unlearn_jax.bench.hyperparameters import hyperparameters_of
+from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
@@ -39,10 +39,11 @@ from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
 OUTCOMES = {True: "not distinguished", False: "different", None: None}
-LINES = 8  # of a verdict's metrics that are printed
+LINES, WIDTH = 10, 80  # of a printed verdict
+NAMED = 2  # methods left out that a printed board has a line for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verdict:
     """How unlearned models compare with retrained ones.
 
@@ -63,18 +64,20 @@ class Verdict:
     lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Ten lines at most: the outcome, and the metrics with the largest evidence."""
-        undecided = f"no verdict: fewer than {FEWEST_JUDGED} models a side"
+        """Ten lines of 80 characters at most: the outcome, and the metrics with the largest evidence."""
+        outcome = self.outcome or f"no verdict below {FEWEST_JUDGED}"
         of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
-        lines = [f"{self.outcome or undecided} (n={self.members}; {of_band})"]
+        lines = [f"{outcome} (n={self.members}; {of_band})"]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
-        for score in sorted(self.scores, key=lambda score: -score.evidence)[:LINES]:
-            name = f"{score.metric} {score.split}".strip()
-            lines.append(f"  {name:<28}{score.value:>10.4g}   retrained {score.null.mean:.4g} ± {score.null.sd:.2g}")
-        return "\n".join(lines)
+        for score in sorted(self.scores, key=lambda score: -score.evidence)[: LINES - len(lines)]:
+            name, null = f"{score.metric} {score.split}".strip(), f"{score.null.mean:.4g} ± {score.null.sd:.2g}"
+            lines.append(f"  {name:<26}{score.value:>10.4g}  retrained {null:<18}|z| {score.evidence:.1f}".rstrip())
+        return "\n".join(leaderboard.cut(line, WIDTH) for line in lines)
+
+    __repr__ = __str__  # what a notebook shows
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Leaderboard:
     """What `evaluate` found.
 
@@ -93,13 +96,15 @@ class Leaderboard:
     board: leaderboard.Leaderboard
 
     def __str__(self) -> str:
-        """The table, as a terminal of 100 columns shows it."""
-        from rich.console import Console
-
-        text = io.StringIO()
-        leaderboard.show(self.board, Console(file=text, width=100, highlight=False))
+        """About ten lines of 80 characters: the first methods of the table, and where all of it is."""
         left_out = [f"{name}: left out, it {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([text.getvalue().rstrip(), *left_out])
+        if len(left_out) > NAMED:
+            left_out[NAMED - 1 :] = [f"{len(left_out) - NAMED + 1} more left out: {', '.join([*self.left_out][NAMED - 1 :])}"]
+        where = f"all: {self.folder}/summary.md"
+        lines = [*leaderboard.outline(self.board, WIDTH), *(leaderboard.cut(line, WIDTH) for line in left_out), where]
+        return "\n".join(lines)
+
+    __repr__ = __str__  # what a notebook shows
 
     def write(self, folder: Path | str) -> None:
         """Copies the run folder."""
@@ -171,11 +176,13 @@ def evaluate(
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
+    given = {key: dict(each) for key, each in (hyper or {}).items()}
+    labels = {name: _label(data, mask) for name, mask in masks.items()}
     values = {
-        name: hyperparameters_of(data.name, asked, {key: dict(each) for key, each in (hyper or {}).items()}, _label(data, mask))
-        | {method: {} for method in own}
-        for name, mask in masks.items()
+        name: hyperparameters_of(data.name, asked, given, label) | {method: {} for method in own}
+        for name, label in labels.items()
     }
+    origins = origins_of(data.name, asked, given, next((label for label in labels.values() if label is not None), None))
     place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unlearn_jax-"))
     config = Config(
         dataset=data.name,
@@ -200,7 +207,8 @@ def evaluate(
     }
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
     try:
-        outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
+        with recording(folder):
+            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own}, origins)
     except ValueError:
         folder.withdraw()
         raise

@@ -67,7 +67,7 @@ class ForgetSet:
 
     def pool(self, role: str, members: int) -> Pool:
         """Trains models without the forget set, or finds them in the cache."""
-        return pool(self.config, self.setting, self.problem, ~self.mask, role, members)
+        return pool(self.config, self.setting, self.problem, ~self.mask, role, members, forget_set=self.name)
 
     @stage("predictions")
     def logits(self, variables: Variables, model: Model | None = None) -> Cube:

@@ -159,7 +159,7 @@ class Run(Group):
     """Print the ten longest stages and write a trace of all for Perfetto; with --smoke, also a trace of every operation."""
 
     immaterial: ClassVar[frozenset[str]] = frozenset(
-        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin"}
+        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin", "tensorboard"}
     )
     """Options that change results by rounding at most: a run may resume with other values of them."""
     extendable: ClassVar[frozenset[str]] = frozenset()
@@ -198,13 +198,17 @@ class Images(Training):
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
     """How convolutions are computed. patches: as one matrix product; products: as several, with fewer multiplications; xla: by
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
+    tensorboard: bool = False
+    """Write the learning curves of curves.csv as TensorBoard events too: `tensorboard --logdir RUN/tensorboard` shows them."""
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        from unlearn_jax.bench.curves import require_writer
         from unlearn_jax.models import find  # imports JAX, which --help must not
 
         super().check()
         find(self.model)
+        require_writer(self.tensorboard)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
