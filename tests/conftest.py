@@ -32,7 +32,8 @@ def pytest_addoption(parser):
     parser.addoption("--every-pair", action="store_true", help="run every method on every adapted network, not one of each")
 
 
-ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training", "runs", "sealed", "files", "device", "types")
+ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training")
+ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "sealed", "files", "device", "types")
 install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
 
 

@@ -75,6 +75,21 @@ def test_convolve_is_flax_conv_for_every_shape(shape, features, size, stride, fo
     close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form)), expected)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(st.sampled_from([1, 17]), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    size=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 3),
+    form=st.sampled_from(FORMS),
+)
+def test_torchs_padding_is_half_the_size_on_both_sides(shape, size, stride, form):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], 2)).astype(np.float32)
+    sides, orders = [(size // 2, size // 2)] * 2, ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=orders)
+    close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form, "torch")), expected)
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
@@ -360,6 +375,10 @@ def test_an_unknown_form_of_convolution_is_refused():
     assert "nonsense" in str(refused.value)
     with pytest.raises(ValueError, match="products, patches, xla"):
         convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)), form="nonsense")
+    with pytest.raises(ArgumentError, match="padding nonsense: expected one of same, torch"):
+        build("resnet8", classes=3, padding="nonsense")
+    with pytest.raises(ValueError, match="expected one of same, torch"):
+        convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)), padding="nonsense")
 
 
 def test_equal_arguments_build_the_same_model():
@@ -381,7 +400,7 @@ def test_an_unknown_model_is_refused(name):
 def test_a_family_is_one_maker_whose_limit_is_in_the_registry():
     family = find("resnet1202")
     assert family is find("resnet8") is MODELS["resnet{6n+2}"] is not find("resnet18")
-    assert len(family.names) == 200 and set(family.defaults) == {"width", "normalisation", "convolution"}
+    assert len(family.names) == 200 and set(family.defaults) == {"width", "normalisation", "convolution", "padding"}
 
 
 def test_an_option_that_a_model_does_not_take_is_refused():

@@ -119,6 +119,20 @@ class Recipe:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """Where training from scratch begins, in place of random weights.
+
+    Attributes:
+        variables: params and statistics of some top-level groups, each whole; the other groups are drawn at random.
+        frozen: top-level groups of params that training leaves as they are; patterns as in `transforms.freeze_by_name`.
+    """
+
+    variables: Variables
+    frozen: tuple[str, ...] = dataclasses.field(metadata=STATIC, default=())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """One unlearning problem: everything that a method may see. The test set is not in it.
 
@@ -128,6 +142,7 @@ class Problem:
         pixel_scale: a pixel difference of 1 (pixels being in [0, 1]) in units of the model's input: one over the standard
             deviation of each channel, or one number for all. Methods whose published step sizes are in pixels multiply them
             by it. 1 if the inputs are not standardised images.
+        start: where training from scratch begins, if not at random weights.
     """
 
     train: Examples
@@ -141,6 +156,7 @@ class Problem:
     recipe: Recipe = dataclasses.field(metadata=STATIC, default=Recipe())
     augment: Callable[..., Array] | None = dataclasses.field(metadata=STATIC, default=None)
     pixel_scale: tuple[float, ...] = dataclasses.field(metadata=STATIC, default=(1.0,))
+    start: Start | None = None
 
     def replace(self, **fields: Any) -> "Problem":
         """Returns the problem with some fields replaced."""

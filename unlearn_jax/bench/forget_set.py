@@ -127,6 +127,7 @@ def forget_set(
             "seed": config.seed,
             "metrics": ["/".join(metric.on(split)) for metric, split in metrics_for(clean_labels)],
             "relearning": [POINTS, ROWS],
+            **setting.weights.identity(name),
         },
     )
 

@@ -38,6 +38,9 @@ Request = Literal[
 class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"freeze", "init", "originals", "oracles", "padding", "save_models"})
+    """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
+
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         for option in options(type(self)):
@@ -48,7 +51,13 @@ class Group:
 
     def recorded(self) -> dict[str, Any]:
         """What config.json records. A run that resumes must have the same."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return self.values()
+
+    def values(self) -> dict[str, Any]:
+        """The value of each option, without those `later` ones that have their default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in fields.items() if name not in self.later or value != defaults[name]}
 
 
 # Groups whose options have a prefix: `--train.epochs`
@@ -200,6 +209,8 @@ class Images(Training):
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
     tensorboard: bool = False
     """Write the learning curves of curves.csv as TensorBoard events too: `tensorboard --logdir RUN/tensorboard` shows them."""
+    padding: Literal["same", "torch"] = "same"
+    """Where a ResNet's convolutions of stride 2 put their zeros: same, as in Flax; torch, as in PyTorch (docs/external.md)."""
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
@@ -285,6 +296,38 @@ class Methods(Group):
             require(name in METHODS, "--methods", name, f"expected main, all, or names among {', '.join(METHODS)}")
             require(name in supported, "--methods", name, f"needs convolutions, which --model {model} does not have")
         return names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Starting(Group):
+    """A run whose models may start from given weights: the options that `setting.start_of` reads."""
+
+    init: Path | None = None
+    """A .safetensors file from which all training starts, in place of random weights. Top-level groups that it lacks, such as
+    the head, are drawn at random."""
+    freeze: Names = ()
+    """Top-level groups of the weights in --init that training leaves as they are: names or patterns, such as stem,stage1_*."""
+
+    def check(self) -> None:
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        super().check()
+        require(not self.freeze or self.init is not None, "--freeze", ",".join(self.freeze), "needs --init")
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records; of weights that are given, what is in their files."""
+        given = self.given
+        return {**super().recorded(), **({"given": given} if given else {})}
+
+    @property
+    def given(self) -> list[str]:
+        """Each file of weights that is given, and the beginning of its content's SHA-256.
+
+        Raises:
+            ArgumentError: a file cannot be read.
+        """
+        from unlearn_jax.checkpoints import digest_of  # imports JAX, which --help must not
+
+        return [f"init {digest_of(self.init, 'init')[:16]}"] if self.init else []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
