@@ -151,6 +151,13 @@ def npy(array):
     return file.getvalue()
 
 
+def npz(*arrays, **named):
+    """As `np.savez_compressed` writes it."""
+    file = io.BytesIO()
+    np.savez_compressed(file, *arrays, **named)
+    return file.getvalue()
+
+
 def claiming(descr: str, shape: str, data: bytes = b"") -> bytes:
     """An .npy whose header says what one likes."""
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode()
@@ -209,9 +216,15 @@ def folder():
         yield Path(made)
 
 
-@pytest.mark.parametrize("suffix", ["txt", "npy"])
+LISTED = [3, 1, 4, 15, 9, 26]
+MASK = np.isin(np.arange(ROWS), LISTED)
+LISTS = [b"3 1\n4\n15 9\n26\n", npy(np.array(LISTED)), npy(MASK), json.dumps(LISTED).encode(), json.dumps(MASK.tolist()).encode()]
+LISTS += [b"row\n3\n1\n", npz(rows=np.array(LISTED)), npz(MASK)]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "npy", "npz", "csv", "json"])
 @examples(200)
-@given(content=st.one_of(damaged(b"3 1\n4\n15 9\n26\n"), damaged(npy(np.array([3, 1, 4, 15, 9, 26])))))
+@given(content=st.one_of(*map(damaged, LISTS)))
 def test_a_list_of_rows_is_read_or_refused(folder, suffix, content):
     file = folder / f"rows.{suffix}"
     file.write_bytes(content)

@@ -38,7 +38,9 @@ LONGEST = 2000  # characters of a message
 
 
 def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benchmark.py") -> Run:
-    """Returns the configuration that the command line asks for. Whether its options fit together is not checked yet.
+    """Returns the configuration that the command line asks for, with the defaults that follow from it (`Run.fitted`).
+
+    Whether its options fit together is not checked yet.
 
     Args:
         words: the command line.
@@ -74,6 +76,7 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
                 similar = [f"perhaps {other}" for other in difflib.get_close_matches(name, known, n=1)]
                 raise UsageError(name, word or "", "; ".join(["no such option", *similar, "--help shows all"]))
             config = known[name].apply(config, word)
+        config = config.fitted(words_of)
     except UsageError as error:
         raise SystemExit(print_error(str(error), 2, program)) from None
     return config

@@ -8,7 +8,7 @@ import numpy as np
 
 from unlearn_jax.bench import statistics
 from unlearn_jax.bench.board import arrange
-from unlearn_jax.bench.forget_set import forget_mask, forget_name, forget_set
+from unlearn_jax.bench.forget_set import forget_mask, forget_name, forget_set, same_rows
 from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
@@ -74,10 +74,12 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     names, entries = config.method_names(), {**METHODS, **learned}
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
     values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
-    masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
+    masks = {name: forget_mask(config, setting, index) for index, name in enumerate(values)}
+    twice = same_rows(masks) if config.forget.files else ""
+    require(not twice, "--forget.file", config.forget.file, twice)
     if isinstance(config, Config):
-        config = dataclasses.replace(config, members=choose_members(config, folder, setting, masks[0]))
-    outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries)
+        config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
+    outcome = evaluate_sets(config, folder, setting, masks, values, entries)
     leaderboard.show(outcome.board)
     return outcome.rows
 
