@@ -25,7 +25,7 @@ from unlearn_jax.bench import command_line
 from unlearn_jax.bench.hyperparameters import settings as hyperparameters
 from unlearn_jax.bench.kinds import options
 from unlearn_jax.bench.options import Hyper, Methods, Run
-from unlearn_jax.data import choose, sources
+from unlearn_jax.data import choose, load, sources
 from unlearn_jax.errors import ArgumentError
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
@@ -254,6 +254,15 @@ def test_lists_with_a_byte_order_mark_are_read_and_what_is_no_file_is_refused_at
             refused_or(lambda file=file: choose(np.zeros(ROWS, int), kind="file", file=file, classes=CLASSES), "--forget.file")
             is None
         )
+
+
+@examples(100)
+@given(content=damaged(npz(x_train=np.ones((6, 3)), y_train=np.arange(6), x_test=np.zeros((2, 3)), y_test=np.arange(2))))
+def test_a_data_set_of_ones_own_is_read_or_refused(folder, content):
+    file = folder / "mine.npz"
+    file.write_bytes(content)
+    data = refused_or(lambda: load(str(file)), "--dataset")
+    assert data is None or data.train.images.shape[0] == len(data.train.labels)
 
 
 def idx(shape, values=None):

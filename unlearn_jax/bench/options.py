@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, replace_field, require
+from unlearn_jax.files import is_path
 
 SETS = 1000
 """The most forget sets (each has its own oracles), and unlearning seeds."""
@@ -201,13 +202,14 @@ class Images(Training):
     """A run on images: the options that `setting.prepare` reads."""
 
     dataset: str = "digits"
-    """The data set. `--list` shows all of them."""
+    """The data set: a name (`--list` shows all), an .npz file, or a folder of images by class (docs/bring-your-data.md)."""
     data_dir: Path | None = None
     """Folder with the data set's files. None: where its package installs them."""
     train_size: Annotated[int, Whole(least=2)] | None = None
-    """Number of training examples, drawn at random. None: all."""
+    """Number of training examples, drawn at random. None: all; so are a file's or a folder's unless this is given."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
-    """Share of training labels that are made wrong. Without any, there is almost nothing to forget in digits."""
+    """Share of training labels that are made wrong; none of a file's or a folder's unless this is given. Without any, there is
+    almost nothing to forget in digits."""
     model: str = "resnet8"
     """resnet8, resnet14, resnet20, ... (6n+2), resnet18 or mlp."""
     width: Count = 8
@@ -224,6 +226,16 @@ class Images(Training):
 
         super().check()
         find(self.model)
+
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration; data from a file or folder are taken as they are, unless something else is typed."""
+        config = super().fitted(typed)
+        if not is_path(self.dataset) or self.dataset in _registered():
+            return config
+        whole: dict[str, Any] = {"train_size": None, "label_noise": 0.0}
+        return dataclasses.replace(
+            config, **{name: value for name, value in whole.items() if f"--{name.replace('_', '-')}" not in typed}
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -407,3 +419,10 @@ def _number(text: str) -> Any:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
+
+
+def _registered() -> Collection[str]:
+    """The names of the data sets; JAX comes with them, which --help must not bring."""
+    from unlearn_jax.data import DATASETS
+
+    return DATASETS
