@@ -1,4 +1,4 @@
-"""The four guides, docs/add-a-*.md: their examples run as they stand."""
+"""The guides, docs/add-a-*.md and docs/bring-your-data.md: their examples run as they stand."""
 
 import csv
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import test_laws
 from flax import nnx
@@ -17,7 +18,7 @@ import experiments
 import unlearn_jax as uj
 from experiments import registry
 from unlearn_jax import metrics
-from unlearn_jax.data import DATASETS, load
+from unlearn_jax.data import DATASETS, Dataset, load
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics.registry import METRICS
@@ -176,3 +177,29 @@ def test_the_study_runs_and_shows_its_options(tmp_path, monkeypatch):
     finally:
         for name in [name for name in sys.modules if name.startswith("experiments.longer")]:
             del sys.modules[name]
+
+
+def test_ones_own_data_and_forget_sets_go_in(tmp_path, monkeypatch):
+    """All blocks of the page that need no other library, in one scope; the evaluation with fewer models."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    scope = {}
+    for name in ("arrays", "pairs", "file", "forget", "names"):
+        text = code("bring-your-data.md", name)
+        small = text.replace("members=8", "members=2, splits=4, retain_size=20, recipe=uj.Recipe(epochs=1)")
+        exec(compile(small, f"bring-your-data.md, {name}", "exec"), scope)
+    data, x, y = scope["data"], scope["x"], scope["y"]
+    assert (data.name, len(data.train.labels), data.train.images.shape[1:]) == ("mine", 270, (12, 12, 3))
+    assert {row.forget_set for row in scope["board"].rows} == {"first", "second"} and scope["mask"].sum() == 30
+    again, labels = scope["arrays"](zip(x, y, strict=True))
+    np.testing.assert_array_equal(again, x)
+    np.testing.assert_array_equal(labels, y)
+    for part in ("train", "test"):
+        for name in ("b/0.png", "b/1.png", "a/2.png"):
+            (tmp_path / "pets" / part / name).parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(x[len(name) + int(name[2])]).save(tmp_path / "pets" / part / name)
+    (tmp_path / "pets/train/a/.hidden").touch()
+    assert scope["rows_of"]("pets", ["b/1.png", "a/2.png"]).tolist() == [2, 0]
+    found, images = load("pets"), {name: x[len(name) + int(name[2])] for name in ("a/2.png", "b/0.png", "b/1.png")}
+    expected = Dataset.from_arrays(*[(np.stack([*images.values()]), np.array([0, 1, 1]))] * 2)
+    assert found.fingerprint == expected.fingerprint

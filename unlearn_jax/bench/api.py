@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
+from unlearn_jax.bench.forget_set import same_rows
 from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
@@ -25,7 +26,7 @@ from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, setting_of, start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
-from unlearn_jax.data import Dataset, places
+from unlearn_jax.data import Dataset, numbered, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import Evaluation as Scores
@@ -199,6 +200,8 @@ def evaluate(
     _within("splits", splits, 2, SPLITS)
     _within("retain_size", retain_size, 1)
     masks = {name: _mask(rows, data) for name, rows in _sets(forget).items()}
+    if twice := same_rows(masks):
+        raise ValueError(f"forget: {twice}")
     unknown = _unknown_training(originals, oracles, recipe, fit)
     token = _fit_token(fit, fit_name, cache)
     recipe = recipe or Recipe()
@@ -486,17 +489,18 @@ def _sets(forget: Forget) -> dict[str, Any]:
 
 def _mask(forget: Any, data: Dataset) -> np.ndarray:
     """The rows to forget as a mask of the rows that are trained on."""
-    rows = np.asarray(forget)
-    if rows.dtype == bool:
-        if rows.shape != (data.published.total,):
-            expected = f"expected one truth value for each of {data.published.total} training rows"
-            raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
-        rows = np.flatnonzero(rows)
-    if rows.dtype.kind not in "iu" or rows.ndim != 1:
+    try:
+        rows = np.asarray(forget)
+    except Exception as error:  # ragged lists, tensors on a device, anything
+        raise ValueError("forget: expected rows, a mask, or a mapping from names to such; no array can be made of it") from error
+    if rows.dtype == bool and rows.shape != (data.published.total,):
+        expected = f"expected one truth value for each of {data.published.total} training rows"
+        raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
+    if rows.dtype.kind not in "iub" or rows.ndim != 1:
         raise ValueError(f"forget: expected row numbers or a mask, not {rows.dtype} of shape {rows.shape}")
     mask = np.zeros(len(data.train.labels), bool)
     try:
-        mask[places(rows.tolist(), data.published)] = True
+        mask[places(numbered(rows.tolist(), data.published.total), data.published)] = True
     except ValueError as error:
         raise ValueError(f"forget: {error}") from error
     return mask

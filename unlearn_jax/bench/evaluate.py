@@ -10,7 +10,7 @@ import numpy as np
 from unlearn_jax.bench import statistics, summary
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.curves import lacking_note
-from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set
+from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set, same_rows
 from unlearn_jax.bench.hyperparameters import merge_sets, origins_of, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
@@ -78,12 +78,14 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     names, entries = config.method_names(), {**METHODS, **learned}
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
     values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
-    masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
+    masks = {name: forget_mask(config, setting, index) for index, name in enumerate(values)}
+    twice = same_rows(masks) if config.forget.files else ""
+    require(not twice, "--forget.file", config.forget.file, twice)
     if isinstance(config, Config):
-        config = dataclasses.replace(config, members=choose_members(config, folder, setting, masks[0]))
+        config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
         setting = setting._replace(weights=given_weights(config, setting, list(values)))
     origins = origins_of(config.dataset, names, config.hyperparameters(), forget_class(config, setting, 0))
-    outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries, origins)
+    outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins)
     leaderboard.show(outcome.board)
     return outcome.rows
 
