@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import evaluate, score, unlearn
+from unlearn_jax.bench.api import _mask, _sets
 from unlearn_jax.data import load
 from unlearn_jax.methods import METHODS
 from unlearn_jax.models import build
@@ -105,6 +106,10 @@ def mask(data):
         ("forget", [[1, 2]], r"forget: expected row numbers or a mask, not int64 of shape \(1, 2\)"),
         ("forget", np.ones(100, bool), r"forget: a mask of shape \(100,\), expected one truth value for each of 1437"),
         ("forget", [-1, 3], "forget: rows of the published training set, 0 to 1436"),
+        ("forget", [[1], [2, 3]], "forget: expected rows, a mask, or a mapping from names to such; no array can be made of it"),
+        ("forget", [0, 1, 1, 0], "forget: a mask needs a value for each of 1437 rows; it has 4"),
+        ("forget", {"a": np.arange(1437) == 29, "b": [29]}, "forget: a and b are the same rows"),
+        ("forget", {"b": ["x"]}, "forget: expected row numbers or a mask, not <U1"),
         ("forget", {}, "forget: expected rows, a mask, or a mapping"),
         ("forget", {"../up": [1]}, "forget: expected rows, a mask, or a mapping"),
         ("methods", ["scrubb"], "methods: there is no 'scrubb'; expected some of "),
@@ -137,6 +142,17 @@ def test_unlearning_one_model_is_the_method_on_it(data, model, variables):
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(one), strict=True))
     own = unlearn(halved, model, one, data, forget=forget)
     np.testing.assert_array_equal(jax.tree.leaves(own.params)[0], jax.tree.leaves(one.params)[0] / 2)
+
+
+def test_rows_masks_and_several_sets_in_any_form_are_the_same_rows(data):
+    rows = data.published.train[:10]
+    forms = [rows, rows.tolist(), tuple(rows), jnp.asarray(rows), mask(data), mask(data).tolist(), mask(data).astype(int)]
+    forms += [jnp.asarray(mask(data)), rows.astype(np.uint16), rows[::-1]]
+    masks = [_mask(each, data) for form in forms for each in _sets({"a": form, "b": form}).values()]
+    assert all(np.flatnonzero(each).tolist() == list(range(10)) for each in masks)
+    torch = pytest.importorskip("torch")
+    for form in (torch.tensor(rows), torch.tensor(mask(data))):
+        assert np.flatnonzero(_mask(form, data)).tolist() == list(range(10))
 
 
 def test_variables_of_another_model_are_refused(data, model, variables):

@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "profile": {"report", "progress"},
     "data": {"types", "files", "runs"},
     "models": {"types"},
-    "training": {"types", "device", "models", "data", "runs"},
+    "checkpoints": {"types", "files", "models"},
+    "convert": {"types", "models", "checkpoints"},
+    "training": {"types", "device", "models", "data", "runs", "checkpoints"},
     "methods": {"types", "training", "models", "data"},
     "influence": {"types", "training", "models", "data"},
 }

@@ -19,6 +19,7 @@ from unlearn_jax.models import MODELS, as_model, build, convolution, draw_kernel
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.paths import arrays
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
+from unlearn_jax.models.vit import patch_of
 from unlearn_jax.training import cost
 from unlearn_jax.training.cost import flops
 from unlearn_jax.types import Model, Variables
@@ -72,6 +73,21 @@ def test_convolve_is_flax_conv_for_every_shape(shape, features, size, stride, fo
     kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], features)).astype(np.float32)
     expected = flax_conv(features, size, stride).apply({"params": {"kernel": kernel}}, x)
     close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form)), expected)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(st.sampled_from([1, 17]), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    size=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 3),
+    form=st.sampled_from(FORMS),
+)
+def test_torchs_padding_is_half_the_size_on_both_sides(shape, size, stride, form):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], 2)).astype(np.float32)
+    sides, orders = [(size // 2, size // 2)] * 2, ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=orders)
+    close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form, "torch")), expected)
 
 
 @settings(max_examples=10, deadline=None)
@@ -194,7 +210,7 @@ def test_resnet18_has_the_published_number_of_parameters():
     assert len([kernel for kernel in kernels(variables.params, 4) if kernel.shape[0] == 3]) == 17
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet8", "resnet14", "resnet18"])
+@pytest.mark.parametrize("name", ["mlp", "vit", "resnet8", "resnet14", "resnet18"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, normalisation):
     options = {"normalisation": normalisation} if "normalisation" in find(name).defaults else {}
@@ -207,6 +223,49 @@ def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, nor
         assert names == ["stem", "stem_norm", *body, "head"]
     if name == "mlp":
         assert names == ["hidden1", "hidden2", "head"]
+    if name == "vit":
+        assert names == ["positions", "patches", "block1", "block2", "block3", "block4", "norm", "head"]
+
+
+def test_a_vision_transformer_computes_what_its_equations_say():
+    """One block and one head, restated in NumPy, with random arrays in place of zeros and ones."""
+    model, image = build("vit", classes=3, width=6, depth=1, patch=2), (4, 6, 2)
+    assert model.convolutions == () and model.norms == ("block1/norm1", "block1/norm2", "norm")
+    variables = filled(model, image)
+    images = np.random.default_rng(1).normal(size=(3, *image)).astype(np.float32)
+    logits, _, activations = model.activations(variables, jnp.asarray(images))
+    assert [part.shape for part in activations] == [(3, 6, 6)] * 3
+
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables.params)
+
+    def norm(x, own):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * own["scale"] + own["bias"]
+
+    def dense(x, own):
+        return x @ own["kernel"] + own["bias"]
+
+    tokens = [images[:, i : i + 2, j : j + 2].reshape(3, -1) for i in (0, 2) for j in (0, 2, 4)]
+    x = dense(np.stack(tokens, axis=1), p["patches"]) + p["positions"]["embedding"]
+    own = p["block1"]
+    normed = norm(x, own["norm1"])
+    query, key, value = (
+        normed @ own["attention"][name]["kernel"][:, 0] + own["attention"][name]["bias"][0] for name in ("query", "key", "value")
+    )
+    scores = np.exp(query @ key.transpose(0, 2, 1) / np.sqrt(6))
+    attended = scores / scores.sum(-1, keepdims=True) @ value
+    x = x + attended @ own["attention"]["out"]["kernel"][0] + own["attention"]["out"]["bias"]
+    hidden = dense(norm(x, own["norm2"]), own["hidden"])
+    gelu = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+    x = x + dense(gelu, own["out"])
+    expected = dense(norm(x, p["norm"]).mean(axis=1), p["head"])
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(4, 1), (7, 1), (8, 2), (12, 3), (28, 4), (32, 4), (64, 8), (96, 12)])
+def test_patches_fill_the_image(side, patch):
+    assert patch_of(side) == patch
+    with pytest.raises(ValueError, match=r"^patches of 5x5 pixels do not fill images of \d+x\d+"):
+        shapes(build("vit", classes=3, width=8, patch=5), (side, side, 1))
 
 
 def small(normalisation="batch", form="products", width=2):
@@ -316,6 +375,10 @@ def test_an_unknown_form_of_convolution_is_refused():
     assert "nonsense" in str(refused.value)
     with pytest.raises(ValueError, match="products, patches, xla"):
         convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)), form="nonsense")
+    with pytest.raises(ArgumentError, match="padding nonsense: expected one of same, torch"):
+        build("resnet8", classes=3, padding="nonsense")
+    with pytest.raises(ValueError, match="expected one of same, torch"):
+        convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)), padding="nonsense")
 
 
 def test_equal_arguments_build_the_same_model():
@@ -337,7 +400,7 @@ def test_an_unknown_model_is_refused(name):
 def test_a_family_is_one_maker_whose_limit_is_in_the_registry():
     family = find("resnet1202")
     assert family is find("resnet8") is MODELS["resnet{6n+2}"] is not find("resnet18")
-    assert len(family.names) == 200 and set(family.defaults) == {"width", "normalisation", "convolution"}
+    assert len(family.names) == 200 and set(family.defaults) == {"width", "normalisation", "convolution", "padding"}
 
 
 def test_an_option_that_a_model_does_not_take_is_refused():

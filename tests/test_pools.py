@@ -20,7 +20,7 @@ from unlearn_jax.models import build
 from unlearn_jax.training import pools
 from unlearn_jax.training.fit import fit
 from unlearn_jax.training.pools import Progress, diverged, member_keys, train_pool
-from unlearn_jax.types import Examples, Problem, Recipe, Variables
+from unlearn_jax.types import Examples, Problem, Recipe, Start, Variables
 
 ROWS, IMAGE, CLASSES = 24, (3, 3, 1), 3
 ROOT = Path(__file__).parents[1]
@@ -97,6 +97,25 @@ def test_members_are_fits_by_their_keys(whole):
     assert pool.seconds > 0
     assert pool.compile_seconds > 0
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(pool.variables))
+
+
+def test_members_may_begin_at_given_weights_of_which_some_are_frozen(tmp_path):
+    problem = a_problem()
+    given = problem.model.init(jax.random.key(7), problem.train.images[:1])
+    start = Start(Variables({name: given.params[name] for name in ("hidden1", "hidden2")}, {}), ("hidden1",))
+    pool, _ = train(tmp_path, 2, problem=problem.replace(start=start), identity={"init": "given"})
+    alone = jax.jit(partial(fit, count=int(MASK.sum())))(
+        member_keys(0, "oracle", 2)[1], jnp.asarray(MASK), problem=problem.replace(start=start)
+    )
+    params = pool.variables.params
+    close(jax.tree.map(lambda leaf: leaf[1], pool.variables), alone)
+    for member in range(2):
+        same(jax.tree.map(lambda leaf, member=member: leaf[member], params["hidden1"]), given.params["hidden1"])
+    moved = params["hidden2"]["kernel"] - given.params["hidden2"]["kernel"][None]
+    assert 0 < np.abs(moved).max() < 0.5 and not np.array_equal(*moved)
+    fresh, _ = train(tmp_path / "fresh", 2, problem=problem)
+    heads = [each.variables.params["head"]["kernel"] for each in (pool, fresh)]  # drawn in both, and from the same keys
+    assert np.abs(heads[0] - heads[1]).max() < 0.5 < np.abs(heads[0][0] - heads[0][1]).max()
 
 
 def test_progress_counts_members_and_epochs(whole):

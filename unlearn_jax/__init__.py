@@ -24,17 +24,25 @@ _MODULES = {
     "Variables": "types",
     "Verdict": "bench.api",
     "build": "models",
+    "convert": "convert",
     "dataset": "data",
     "evaluate": "bench.api",
+    "from_equinox": "models",
     "from_functions": "models",
     "from_linen": "models",
+    "from_nnx": "models",
     "leave_one_out": "influence",
     "load": "data",
+    "load_variables": "checkpoints",
     "metric": "metrics",
     "model": "models",
     "register": "methods",
+    "save_variables": "checkpoints",
     "score": "bench.api",
+    "to_equinox": "models",
+    "to_nnx": "models",
     "unlearn": "bench.api",
+    "variables_of": "models",
 }
 
 __all__ = [*_MODULES]
@@ -43,7 +51,8 @@ __all__ = [*_MODULES]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    value = module if name == _MODULES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -42,6 +42,7 @@ FORMAT = 3  # part of every identity: raise it when the file format changes, or 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 MOST = 1 << 26  # bytes of a config.json
+LONG, FEW = 300, 2  # characters of a list in messages; entries that are shown of a longer one
 _PARTIAL = ".part"
 _ABSENT = "(absent)"
 
@@ -437,9 +438,18 @@ def _require_agreement(out: Path, old: dict[str, Any], new: dict[str, Any], exte
         may_extend = any(field == name or field.startswith(f"{name}.") for name in extendable)
         if before == now or (may_extend and _extends(before, now)):
             continue
-        change = f"{field} is {json.dumps(before)} there and {json.dumps(now)} here"
+        change = f"{field} is {_told(before, now)} there and {_told(now, before)} here"
         remedy = "add to the old value" if may_extend else "use the old value"
         raise ArgumentError("out", out, f"contains results of another configuration: {change}; {remedy}, or give another folder")
+
+
+def _told(value: Any, other: Any) -> str:
+    """A value as text; of a long list the first entries that the other value does not have."""
+    whole = json.dumps(value)
+    if not isinstance(value, list) or len(whole) <= LONG:
+        return whole
+    own = [entry for entry in value if not isinstance(other, list) or entry not in other]
+    return json.dumps(own[:FEW]) + (f" and {len(own) - FEW} more" if len(own) > FEW else "")
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

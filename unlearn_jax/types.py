@@ -33,7 +33,7 @@ class Variables(NamedTuple):
     """Everything in a model that training changes."""
 
     params: Params
-    statistics: Statistics  # BatchNorm's running means and variances; {} for a model without them
+    statistics: Statistics  # BatchNorm's running means and variances, counters; {} for a model without them
 
 
 class Dense(NamedTuple):
@@ -51,14 +51,15 @@ class Model(NamedTuple):
 
     Attributes:
         init: `(key, images[1, ...]) -> Variables`.
-        apply: `(variables, images[batch, ...], train) -> (logits[batch, classes], statistics)`. With `train`, batches
+        apply: `(variables, images[batch, ...], train, key) -> (logits[batch, classes], statistics)`. With `train`, batches
             are normalised by their own statistics, and the running ones are updated; without, by the running ones, which do
-            not change. A model with statistics also takes `counted[batch]`, bool: the rows to compute them from.
+            not change. Only a `random` model needs a key, and only in training. A model with statistics also takes
+            `counted[batch]`, bool: the rows to compute them from.
         blocks: the names of the top-level parameter groups from input to output, grouped in blocks; the last is the head.
         features: `(variables, images[batch, ...]) -> [batch, features]`, the input of the head in evaluation mode.
         activations: `(variables, images, train) -> (logits, statistics, activations)`; the last is a tuple of
             `[batch, positions, channels]`, the output of the last module of each block but the head (of a dense layer and a
-            stem before the relu); the units of a dense layer are positions with one channel.
+            stem before the relu); the units of a dense layer are positions with one channel. Draws no random numbers.
         gradient: `(params, images[batch, ...], labels[batch], weights[batch]) -> params`, the gradient of the weighted sum of
             the cross-entropies, if there is a faster way than automatic differentiation.
         norms: the parameter groups of normalisation layers; () if there are none.
@@ -66,6 +67,7 @@ class Model(NamedTuple):
             if there are none.
         dense: all dense layers; () if there are none.
         head: the dense layer that reads `features` and gives the logits.
+        random: whether the model draws random numbers in training, as dropout does.
     """
 
     init: Callable[..., Variables]
@@ -78,6 +80,11 @@ class Model(NamedTuple):
     convolutions: tuple[str, ...] | None = None
     dense: tuple[Dense, ...] | None = None
     head: Dense | None = None
+    random: bool = False
+
+    def keyed(self, key: Key) -> dict[str, Key]:
+        """The argument `key` of `apply` in training, for a model that needs one."""
+        return {"key": key} if self.random else {}
 
 
 class Examples(NamedTuple):
@@ -112,6 +119,20 @@ class Recipe:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """Where training from scratch begins, in place of random weights.
+
+    Attributes:
+        variables: params and statistics of some top-level groups, each whole; the other groups are drawn at random.
+        frozen: top-level groups of params that training leaves as they are; patterns as in `transforms.freeze_by_name`.
+    """
+
+    variables: Variables
+    frozen: tuple[str, ...] = dataclasses.field(metadata=STATIC, default=())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """One unlearning problem: everything that a method may see. The test set is not in it.
 
@@ -121,6 +142,7 @@ class Problem:
         pixel_scale: a pixel difference of 1 (pixels being in [0, 1]) in units of the model's input: one over the standard
             deviation of each channel, or one number for all. Methods whose published step sizes are in pixels multiply them
             by it. 1 if the inputs are not standardised images.
+        start: where training from scratch begins, if not at random weights.
     """
 
     train: Examples
@@ -134,6 +156,7 @@ class Problem:
     recipe: Recipe = dataclasses.field(metadata=STATIC, default=Recipe())
     augment: Callable[..., Array] | None = dataclasses.field(metadata=STATIC, default=None)
     pixel_scale: tuple[float, ...] = dataclasses.field(metadata=STATIC, default=(1.0,))
+    start: Start | None = None
 
     def replace(self, **fields: Any) -> "Problem":
         """Returns the problem with some fields replaced."""

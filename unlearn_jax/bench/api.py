@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,32 +17,36 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
+from unlearn_jax.bench.forget_set import same_rows
 from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
-from unlearn_jax.bench.plugins import checked, entry_of
+from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.population import comparable
-from unlearn_jax.bench.setting import forgetting, setting_of
-from unlearn_jax.data import Dataset, places
+from unlearn_jax.bench.setting import forgetting, setting_of, start_at
+from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
+from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
+from unlearn_jax.data import Dataset, numbered, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.methods.needs import unmet
 from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
+from unlearn_jax.models.paths import arrays
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import open_run
-from unlearn_jax.training.pools import member_keys
-from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Variables
+from unlearn_jax.training.pools import Fit, member_keys
+from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Start, Variables
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
 OUTCOMES = {True: "not distinguished", False: "different", None: None}
 LINES, WIDTH = 10, 80  # of a printed verdict
 NAMED = 2  # methods left out that a printed board has a line for
+MEMBERS = 24  # by default
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -120,12 +125,19 @@ def evaluate(
     methods: Sequence[str | Method] | str = MAIN,
     hyper: Mapping[str, Mapping[str, Any]] | None = None,
     recipe: Recipe | None = None,
-    members: int = 24,
+    members: int | None = None,
+    originals: Variables | Path | str | None = None,
+    oracles: Variables | Path | str | Mapping[str, Variables | Path | str] | None = None,
+    fit: Fit | None = None,
+    fit_name: str | None = None,
+    init: Variables | Path | str | None = None,
+    freeze: Sequence[str] = (),
     unlearning_seeds: int = 1,
     splits: int = 100,
     retain_size: int = 2000,
     out: Path | str | None = None,
     cache: Path | str | None = None,
+    save_models: bool = False,
     seed: int = 0,
     strategy: str = "auto",
     chunk: int | None = None,
@@ -134,6 +146,10 @@ def evaluate(
 
     Trains `members` originals and, for each forget set, twice as many oracles; unlearns every original by every method; and
     scores each method by every metric beside its null. What was trained is kept in the cache and found again.
+
+    Models that exist already are given as `originals` and `oracles`. Where only one of the two is, the other is trained, and how
+    has to be said: by `recipe` or by `fit`. So it has for the method `retrain`, which is left out otherwise. A single checkpoint
+    is no distribution, and has no null.
 
     Args:
         model: a network as pure functions, such as `build` gives; what it computes is part of what its models are found by.
@@ -145,13 +161,26 @@ def evaluate(
             functions are made anew at every call; those of registered ones are found in `out`.
         hyper: of the registered methods: method, or `*` for every method that has it -> hyperparameter -> value. By default the
             tuned ones of the data set, or the authors'.
-        recipe: how models are trained; by default `Recipe()`.
-        members: originals, each unlearned by each method. Below 8 there is no verdict.
+        recipe: how models are trained, which some methods follow too; by default `Recipe()`.
+        members: originals, each unlearned by each method. Below 8 there is no verdict. By default as many as are given, else 24.
+        originals: models that were trained on all rows, in place of those that would be trained here: variables with a leading
+            axis of models, or a folder with a .safetensors file for each (`save_variables`). The first `members` are taken.
+        oracles: likewise models that were trained without the forget set, at least twice as many as members, each with a key
+            of its own. For several forget sets a mapping from their names, or a folder that holds a folder for each.
+        fit: your own trainer, of any framework, in place of `recipe`: `(key, mask) -> variables` trains one model from scratch
+            on the rows of `data.train` that the mask keeps. It is called on the host, for one model after the other; all of its
+            chance should follow from the key (`int(jax.random.bits(key))` is a seed). Variables may be a pair of nested dicts
+            of arrays, params and statistics.
+        fit_name: what its models are found by in the cache: change it when `fit` changes. Without a name they are kept nowhere.
+        init: the weights from which the recipe starts, in place of random ones: variables of one model, or a .safetensors file.
+            Top-level groups that they lack, such as the head, are drawn at random.
+        freeze: top-level groups of these weights that training leaves as they are: names or patterns.
         unlearning_seeds: times that each method unlearns each original, with other keys.
         splits: random splits of the oracles in two halves, from which each null comes.
         retain_size: retained examples that are judged.
         out: the run folder; one that an earlier call left is taken up again. By default a temporary one.
         cache: where models are kept for other calls; by default `~/.cache/unlearn_jax`.
+        save_models: whether originals, oracles and unlearned models are written into the run folder, under `models`.
         seed: everything random follows from it.
         strategy: "vmap" (all members of a chunk at once), "map" (one by one) or "auto".
         chunk: members at a time; by default as many as fit into memory.
@@ -164,16 +193,28 @@ def evaluate(
     _given_as("model", model, Model)
     _given_as("data", data, Dataset)
     registered, own = _named(methods)
-    _within("members", members, 2)
+    if members is not None:
+        _within("members", members, 2)
     _within("seed", seed, 0, 2**32 - 1)
     _within("unlearning_seeds", unlearning_seeds, 1)
     _within("splits", splits, 2, SPLITS)
     _within("retain_size", retain_size, 1)
     masks = {name: _mask(rows, data) for name, rows in _sets(forget).items()}
+    if twice := same_rows(masks):
+        raise ValueError(f"forget: {twice}")
+    unknown = _unknown_training(originals, oracles, recipe, fit)
+    token = _fit_token(fit, fit_name, cache)
     recipe = recipe or Recipe()
     digest = fingerprint(model, data.train.images.shape[1:])
-    setting = setting_of(data, model, {"model": digest}, recipe)
-    left_out = {name: f"needs {lacking}" for name in registered if (lacking := unmet(METHODS[name].needs, setting.problem))}
+    like = shapes_of(model, data.train.images.shape[1:])
+    start, started = _start(init, freeze, like, fit)
+    identity = {"model": digest, **({"fit": token, "recipe": None} if fit else {}), **started}
+    setting = setting_of(data, model, identity, recipe, start)
+    weights, members = _weights(originals, oracles, list(masks), like, members)
+    setting = setting._replace(weights=weights._replace(save=save_models), fit=fit)
+    left_out = {name: f"needs {lacking}" for name in registered if (lacking := METHODS[name].unmet(setting.problem))}
+    if "retrain" in registered and unknown:
+        left_out["retrain"] = f"needs {unknown}"
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
@@ -200,19 +241,25 @@ def evaluate(
         cache=Path(cache) if cache is not None else _user_cache(),
     )
     record = {
-        **dataclasses.asdict(config),
+        **config.values(),
         "methods": [*asked, *own],
         "data": data.fingerprint,
         "model": digest,
         "forget": {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()},
     }
+    taken = weights.described() + ([f"init {started['init'][:16]}"] if started else [])
+    record |= {"given": taken} if taken else {}
+    record |= {"freeze": started["freeze"]} if started else {}
+    record |= {"fit": fit_name} if fit else {}
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
-    try:
-        with recording(folder):
+    with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing, recording(folder):
+        if fit and not fit_name:
+            config = dataclasses.replace(config, cache=Path(passing))
+        try:
             outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own}, origins)
-    except ValueError:
-        folder.withdraw()
-        raise
+        except ValueError:
+            folder.withdraw()
+            raise
     return Leaderboard(outcome.rows, _verdicts(outcome), left_out, place, outcome.board)
 
 
@@ -311,6 +358,7 @@ def score(
 
 def _named(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:
     """The registered methods by name, and the entries of one's own functions."""
+    load_installed()
     words = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else list(methods)
     registered: list[str] = []
     own: dict[str, Entry] = {}
@@ -341,6 +389,95 @@ def _given(token: np.ndarray, *, method: Callable[..., Variables]) -> Method:
     return method
 
 
+def _unknown_training(originals: Any, oracles: Any, recipe: Recipe | None, fit: Fit | None) -> str:
+    """What would have to be said for models to be trained as those that are given were; nothing where it is known."""
+    if (originals is None and oracles is None) or recipe is not None or fit is not None:
+        return ""
+    if oracles is None:
+        missing = "there is no null: give oracles, or recipe= or fit= by which models are trained again without the forget set"
+        raise ValueError(f"originals: without more {missing}")
+    if originals is None:
+        raise ValueError("oracles: give originals too, or recipe= or fit= by which the originals are trained as the oracles were")
+    return "recipe= or fit=, by which the given models were trained"
+
+
+def _fit_token(fit: Any, name: str | None, cache: Any) -> str:
+    """What the models of a trainer are found by; another one at each call if it has no name."""
+    if fit is None:
+        if name is not None:
+            raise ValueError(f"fit_name: {name!r} found, but no fit=")
+        return ""
+    if not callable(fit):
+        raise ValueError(f"fit: {type(fit).__name__} found, expected a function (key, mask) -> variables")
+    if name is None and cache is not None:
+        reason = "nobody can tell whether a function still computes the same"
+        raise ValueError(
+            f"fit: its models are kept in cache= by a name, since {reason}; give fit_name=, and another when fit changes"
+        )
+    if name is not None and (not isinstance(name, str) or not name):
+        raise ValueError(f"fit_name: {name!r} found, expected a text")
+    return name or uuid.uuid4().hex
+
+
+def _start(init: Any, freeze: Sequence[str], like: Variables, fit: Any) -> tuple[Start | None, dict[str, Any]]:
+    """Where training starts, and what models that start there are found by; None and nothing at random weights."""
+    if init is None:
+        if len(freeze):
+            raise ValueError(f"freeze: {', '.join(freeze)} found, but no init=")
+        return None, {}
+    if fit is not None:
+        raise ValueError("init: is of the recipe, and fit= is given, which trains from where it wants")
+    if isinstance(init, str | Path):
+        variables, digest = read_groups(Path(init), like, "init")
+    else:
+        try:
+            variables = fitting(init, groups_in(arrays(dict(zip(Variables._fields, init, strict=True))), like))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"init: {error}") from error
+        digest = hashlib.sha256(content(variables)).hexdigest()
+    names = [freeze] if isinstance(freeze, str) else list(freeze)
+    return start_at(variables, names, like, _shown(init)), {"init": digest, "freeze": names}
+
+
+def _weights(originals: Any, oracles: Any, names: list[str], like: Variables, members: int | None) -> tuple[Weights, int]:
+    """The models that were given, checked; and the number of originals."""
+    own = None if originals is None else _models("originals", originals, like)
+    theirs: dict[str, Models] = {}
+    if isinstance(oracles, Mapping):
+        if set(oracles) != set(names):
+            raise ValueError(f"oracles: of {', '.join(map(str, oracles))}; expected the forget sets {', '.join(names)}")
+        theirs = {name: _models("oracles", oracles[name], like) for name in names}
+    elif isinstance(oracles, str | Path):
+        theirs = {name: _models("oracles", folder, like) for name, folder in folders_of(Path(oracles), names).items()}
+    elif oracles is not None:
+        if len(names) > 1:
+            raise ValueError(f"oracles: expected a mapping from the forget sets {', '.join(names)}, which have their own oracles")
+        theirs = {names[0]: _models("oracles", oracles, like)}
+    if members is None:
+        counts = [len(own.digests)] if own else [len(models.digests) // 2 for models in theirs.values()]
+        members = max(min(counts, default=MEMBERS), 2)
+    own = own and require_enough(own, members, "originals", _shown(originals))
+    theirs = {name: require_enough(models, members, "oracles", _shown(oracles)) for name, models in theirs.items()}
+    return require_apart(Weights(own, theirs), _shown(oracles)), members
+
+
+def _models(argument: str, given: Any, like: Variables) -> Models:
+    """Originals or oracles, from a folder or from memory."""
+    if isinstance(given, str | Path):
+        return read_folder(Path(given), like, argument)
+    if hasattr(given, "_fields") and given._fields == Cube._fields:
+        raise ValueError(f"{argument}: logits found, expected variables or a folder of them; uj.score takes logits")
+    try:
+        return stacked(given, like)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
+def _shown(given: Any) -> str:
+    """What was given, for messages."""
+    return str(given) if isinstance(given, str | Path) else "(in memory)"
+
+
 def _sets(forget: Forget) -> dict[str, Any]:
     """The forget sets by name."""
     if not isinstance(forget, Mapping):
@@ -352,17 +489,18 @@ def _sets(forget: Forget) -> dict[str, Any]:
 
 def _mask(forget: Any, data: Dataset) -> np.ndarray:
     """The rows to forget as a mask of the rows that are trained on."""
-    rows = np.asarray(forget)
-    if rows.dtype == bool:
-        if rows.shape != (data.published.total,):
-            expected = f"expected one truth value for each of {data.published.total} training rows"
-            raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
-        rows = np.flatnonzero(rows)
-    if rows.dtype.kind not in "iu" or rows.ndim != 1:
+    try:
+        rows = np.asarray(forget)
+    except Exception as error:  # ragged lists, tensors on a device, anything
+        raise ValueError("forget: expected rows, a mask, or a mapping from names to such; no array can be made of it") from error
+    if rows.dtype == bool and rows.shape != (data.published.total,):
+        expected = f"expected one truth value for each of {data.published.total} training rows"
+        raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
+    if rows.dtype.kind not in "iub" or rows.ndim != 1:
         raise ValueError(f"forget: expected row numbers or a mask, not {rows.dtype} of shape {rows.shape}")
     mask = np.zeros(len(data.train.labels), bool)
     try:
-        mask[places(rows.tolist(), data.published)] = True
+        mask[places(numbered(rows.tolist(), data.published.total), data.published)] = True
     except ValueError as error:
         raise ValueError(f"forget: {error}") from error
     return mask

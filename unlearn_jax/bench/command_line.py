@@ -60,7 +60,9 @@ class Given(NamedTuple):
 
 
 def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benchmark.py") -> Run:
-    """Returns the configuration that the command line asks for. Whether its options fit together is not checked yet.
+    """Returns the configuration that the command line asks for, with the defaults that follow from it (`Run.fitted`).
+
+    Whether its options fit together is not checked yet.
 
     Args:
         words: the command line.
@@ -99,6 +101,7 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
             elif not _fixed(config, each):
                 problem = f"--exp {experiment} has no option {each.name}; the file is of another version, or of a run from Python"
                 raise UsageError("--config", each.recorded, problem)
+        config = config.fitted(words_of)
     except UsageError as error:
         raise SystemExit(print_error(str(error), 2, program)) from None
     return config
@@ -202,10 +205,12 @@ def _fixed(config: Run, given: Given) -> bool:
 
 def show_list(experiments: Mapping[str, Any]) -> None:
     """Prints every method, data set, model and experiment."""
+    from unlearn_jax.bench.plugins import load_installed
     from unlearn_jax.data import DATASETS
     from unlearn_jax.methods import METHODS
     from unlearn_jax.models import MODELS
 
+    load_installed()
     print_table("Methods", {name: (entry.access, entry.reference, entry.summary) for name, entry in METHODS.items()})
     print_table("Data sets", {name: (f"{entry.classes} classes", entry.reference) for name, entry in DATASETS.items()})
     print_table("Models", {name: (entry.summary,) for name, entry in MODELS.items()})

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from unlearn_jax.bench import statistics, summary
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.curves import lacking_note
-from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set
+from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set, same_rows
 from unlearn_jax.bench.hyperparameters import merge_sets, origins_of, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
@@ -19,6 +20,8 @@ from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
+from unlearn_jax.bench.weights import Weights, as_pool, folders_of, require_apart, require_enough, save_models
+from unlearn_jax.checkpoints import Models, read_folder, shapes_of
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.catalogue import accuracy, klom
 from unlearn_jax.metrics.evaluation import Reference
@@ -75,11 +78,14 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     names, entries = config.method_names(), {**METHODS, **learned}
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
     values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
-    masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
+    masks = {name: forget_mask(config, setting, index) for index, name in enumerate(values)}
+    twice = same_rows(masks) if config.forget.files else ""
+    require(not twice, "--forget.file", config.forget.file, twice)
     if isinstance(config, Config):
-        config = dataclasses.replace(config, members=choose_members(config, folder, setting, masks[0]))
+        config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
+        setting = setting._replace(weights=given_weights(config, setting, list(values)))
     origins = origins_of(config.dataset, names, config.hyperparameters(), forget_class(config, setting, 0))
-    outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries, origins)
+    outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins)
     leaderboard.show(outcome.board)
     return outcome.rows
 
@@ -110,7 +116,13 @@ def evaluate_sets(
     used = merge_sets(dict(values))
     folder.write_json("hyperparameters.json", used)
     assert config.members != "auto"
-    originals = pool(config, setting, setting.problem, np.ones_like(next(iter(masks.values()))), "original", config.members)
+    if setting.weights.originals:
+        originals = as_pool(setting.weights.originals, config.members)
+    else:
+        everything = np.ones_like(next(iter(masks.values())))
+        originals = pool(config, setting, setting.problem, everything, "original", config.members)
+    if setting.weights.save:
+        save_models(folder, "originals", originals.variables)
     lost_members(config, "original", originals.variables, 2)
     for name in list(masks)[1:]:  # if too many diverge, stop before any method runs; below they come from the cache
         train_oracles(forget_set(config, folder, setting, masks[name], name, entries))
@@ -131,7 +143,31 @@ def evaluate_sets(
         if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
-    return report(folder, results, {*originals.made_with}, summary.hyperparameters(used, origins))
+    paragraphs = summary.hyperparameters(used, origins)
+    return report(folder, results, {*originals.made_with}, paragraphs, setting.weights.notes())
+
+
+def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Weights:
+    """Reads the originals and oracles that `config` gives.
+
+    Args:
+        config: `config.members` is a number.
+        setting: data and model.
+        names: of the forget sets.
+
+    Raises:
+        ArgumentError: a file does not fit, or there are too few.
+    """
+    assert config.members != "auto"
+    like, members = shapes_of(setting.problem.model, setting.data.train.images.shape[1:]), config.members
+
+    def enough(argument: str, folder: Path) -> Models:
+        return require_enough(read_folder(folder, like, argument), members, argument, folder)
+
+    originals = enough("originals", config.originals) if config.originals else None
+    oracles = folders_of(config.oracles, names) if config.oracles else {}
+    weights = Weights(originals, {name: enough("oracles", folder) for name, folder in oracles.items()}, config.save_models)
+    return require_apart(weights, config.oracles)
 
 
 def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]:
@@ -142,7 +178,9 @@ def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]
     return [f"{name}: {len(oracles.lost)} of {trained} oracles diverged, so at most {null.n} models of a method are compared."]
 
 
-def report(folder: Run, results: list[Result], made_with: set[str], paragraphs: Sequence[str] = ()) -> Outcome:
+def report(
+    folder: Run, results: list[Result], made_with: set[str], paragraphs: Sequence[str] = (), notes: Sequence[str] = ()
+) -> Outcome:
     """Writes and draws the results over all forget sets.
 
     Args:
@@ -150,6 +188,7 @@ def report(folder: Run, results: list[Result], made_with: set[str], paragraphs: 
         results: one for each forget set.
         made_with: of the originals, see `device.made_with`.
         paragraphs: for summary.md, between the figures and how it was run.
+        notes: on the whole run, for the board's caption.
     """
     names = [name for name in results[0].lost if name != "oracle"]
     rows = [row for result in results for row in result.rows]
@@ -157,7 +196,8 @@ def report(folder: Run, results: list[Result], made_with: set[str], paragraphs: 
     bands = {result.name: result.band for result in results}
     diverged = {f"{result.name}/{name}": lost for result in results for name, lost in result.lost.items()}
     made_with = made_with.union(*(result.made_with for result in results))
-    notes = [note for result in results for note in result.notes] + version_note(made_with) + lacking_note()
+    of_sets = [note for result in results for note in result.notes]
+    notes = [*notes, *of_sets, *version_note(made_with), *lacking_note()]
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
     shown = rows
     if len(results) > 1:

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from unlearn_jax.bench import compare_options, main_options, score_options, tuning_options
+from unlearn_jax.bench import compare_options, export_options, main_options, score_options, tuning_options
 
 
 class Experiment(NamedTuple):
@@ -26,6 +26,11 @@ EXPERIMENTS = {
     ),
     "tuning": Experiment(
         tuning_options, "unlearn_jax.bench.tuning", "Hyperparameters for a data set, on oracles that the evaluation does not use"
+    ),
+    "export": Experiment(
+        export_options,
+        "unlearn_jax.bench.export",
+        "A kit to unlearn in any framework: data, originals, and logits to be judged by",
     ),
     "score": Experiment(
         score_options, "unlearn_jax.bench.score", "Logits alone, of any framework: unlearned models against retrained ones"

@@ -3,10 +3,10 @@
 from typing import Any, Protocol
 
 from unlearn_jax.bench.forget_set import forget_class, forget_name
-from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Comparison
 from unlearn_jax.bench.setting import Setting
 from unlearn_jax.bench.tuned import tuned
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS, hyperparameters
 
 SOURCES = {
@@ -60,11 +60,13 @@ def hyperparameters_of(
     given = dict(given)
     everywhere = given.pop("*", {})
     for name in given:
-        require(name in METHODS, "--hyper", name, f"expected one of {', '.join(METHODS)}")
+        if name not in METHODS:
+            raise ArgumentError("hyper", name, f"expected one of {', '.join(METHODS)}")
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
         methods = [name for name in METHODS if key in METHODS[name].defaults]
-        require(bool(methods), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
+        if not methods:
+            raise ArgumentError("hyper", f"*.{key}", "no method has a hyperparameter of that name")
         hyperparameters(methods[0], {key: value})
     layers = _layers(dataset, names, {"*": everywhere, **given}, label)
     return {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
 from unlearn_jax.bench.plugins import source_of
 from unlearn_jax.bench.pools import compile_all
 from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
+from unlearn_jax.bench.weights import as_pool, save_models, saved_digests
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearned, Unlearner
 from unlearn_jax.metrics.registry import Name
@@ -24,13 +26,15 @@ from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import Pool, member_keys
 from unlearn_jax.types import Cube
 
+MODELS = "models"  # in a file of logits: the SHA-256 of each model's file, if they were written
+
 
 @dataclasses.dataclass(frozen=True)
 class Oracles(Population):
     """The models retrained without a forget set.
 
     Attributes:
-        seconds: to train one.
+        seconds: to train one; NaN where they were given.
         made_with: see `device.made_with`.
     """
 
@@ -59,12 +63,16 @@ class Judgement(NamedTuple):
 
 
 def train_oracles(forget: ForgetSet) -> Oracles:
-    """Trains oracles without the forget set, two for each original, and writes their logits.
+    """Trains oracles without the forget set, two for each original, or takes those that are given; and writes their logits.
 
     Raises:
         ArgumentError: so many diverged that no null can be made.
     """
-    trained = forget.pool("oracle", 2 * forget.members)
+    weights = forget.setting.weights
+    given = weights.oracles.get(forget.name)
+    trained = as_pool(given) if given else forget.pool("oracle", 2 * forget.members)
+    if weights.save:
+        save_models(forget.folder, f"oracles/{forget.name}", trained.variables)
     cube = forget.logits(trained.variables)
     lost = lost_members(forget.config, "retrained", (trained.variables, cube), NULL)
     facts = {"lost": np.array(lost, int), "made_with": ", ".join(trained.made_with)}
@@ -124,7 +132,8 @@ def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner 
     if unlearner is None:  # retrain: a pool instead of the method; each seed takes the next members
         trained = forget.pool("retrain", members * (seed + 1))
         variables = jax.tree.map(lambda leaf: leaf[members * seed :], trained.variables)
-        return Unlearned(variables, trained.seconds, trained.compile_seconds, retraining_examples(forget))
+        examples = retraining_examples(forget) if forget.setting.fit is None else math.nan
+        return Unlearned(variables, trained.seconds, trained.compile_seconds, examples)
     with working(name) as update:
         keys = member_keys(forget.config.seed, f"{name} on {forget.name}{f', seed {seed}' if seed else ''}", members)
         done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
@@ -155,6 +164,8 @@ def _judge(
     extra = models.of(alive.variables, alive.cube.forget, model) if alive.members else {}
     arrays = {**cube._asdict(), "lost": np.array(alive.lost, int), "made_with": np.array(device.made_with()), **costs}
     arrays |= {"/".join(metric): numbers for metric, numbers in extra.items()}
+    if forget.setting.weights.save and name != "original":
+        arrays[MODELS] = np.array(save_models(forget.folder, _place(forget, name, seed), done.variables))
     forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
     return Judged(alive.cube, alive.lost, **costs, extra=extra, made_with=device.made_with())
 
@@ -162,11 +173,16 @@ def _judge(
 def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> Judged | None:
     """Returns what an earlier run with the same settings, members and metrics kept of a method, or None.
 
-    Some metrics need the models, which are not kept: when a metric is added, everything is made anew.
+    Some metrics need the models, which are not kept: when a metric is added, everything is made anew. So it is where the models
+    are to be written, and those that gave the logits are not there.
     """
     arrays = forget.folder.find(_file(forget, name, seed), _identity(forget, name, values))
     if arrays is None:
         return None
+    if forget.setting.weights.save and name != "original":
+        written = arrays[MODELS].tolist() if MODELS in arrays else []
+        if not written or written != saved_digests(forget.folder, _place(forget, name, seed)):
+            return None
     wanted = {"/".join(metric.on(split)): metric.on(split) for metric, split in metrics_for(forget.clean_labels)}
     lost = tuple(int(member) for member in arrays["lost"])
     seconds, compile_seconds, examples = (float(arrays[field]) for field in ("seconds", "compile_seconds", "examples"))
@@ -185,3 +201,8 @@ def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str,
 def _file(forget: ForgetSet, name: str, seed: int) -> str:
     """The file of a method's logits."""
     return f"logits/{forget.name}/{name}{f'-seed{seed}' if seed else ''}.npz"
+
+
+def _place(forget: ForgetSet, name: str, seed: int) -> str:
+    """The folder of a method's models, below `models`."""
+    return f"unlearned/{forget.name}/{name}{f'-seed{seed}' if seed else ''}"

@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, require
+from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, replace_field, require
+from unlearn_jax.files import is_path
 
 SETS = 1000
 """The most forget sets (each has its own oracles), and unlearning seeds."""
@@ -38,6 +41,9 @@ Request = Literal[
 class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"freeze", "init", "originals", "oracles", "padding", "save_models"})
+    """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
+
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
         for option in options(type(self)):
@@ -48,7 +54,13 @@ class Group:
 
     def recorded(self) -> dict[str, Any]:
         """What config.json records. A run that resumes must have the same."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return self.values()
+
+    def values(self) -> dict[str, Any]:
+        """The value of each option, without those `later` ones that have their default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in fields.items() if name not in self.later or value != defaults[name]}
 
 
 # Groups whose options have a prefix: `--train.epochs`
@@ -99,13 +111,22 @@ class Forget(Halves):
     label: Annotated[int, Whole(least=0)] = 0
     """The class, counted from 0. Several forget sets take consecutive classes (class) or parts of this one (class_part)."""
     file: Path | None = None
-    """For --forget.kind file: a text or .npy file of row numbers in the published training set, from 0, as in forget_sets/."""
+    """For --forget.kind file: row numbers in the published training set, from 0, as in forget_sets/, or a mask of its length; as
+    text, .csv, .json, .npy or .npz. Several files, separated by commas, are as many forget sets."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that `file` names, one for each forget set."""
+        if self.file is None or os.path.exists(self.file):  # a comma may be part of a name
+            return () if self.file is None else (self.file,)
+        return tuple(Path(part.strip()) for part in str(self.file).split(","))
 
     def check(self) -> None:
         """Raises ArgumentError if an option is missing that the kind needs, or given that it does not use."""
         listed = self.kind == "file"
         require(listed or self.file is None, "--forget.file", self.file, "needs --forget.kind file")
         require(not listed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+        require(len(set(self.files)) == len(self.files), "--forget.file", self.file, "names a file twice")
         of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
         require(of_class or self.label == Forget.label, "--forget.label", self.label, "needs --forget.kind class or class_part")
         sized = self.kind not in ("class", "mislabelled", "file") or self.size == type(self).size
@@ -165,6 +186,14 @@ class Run(Group):
     extendable: ClassVar[frozenset[str]] = frozenset()
     """Options that may grow when a run is opened again, such as the list of methods."""
 
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration with the defaults that follow from its other options.
+
+        Args:
+            typed: the options that were given, such as `--label-noise`; these stay as they are.
+        """
+        return self
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training(Run):
@@ -182,13 +211,14 @@ class Images(Training):
     """A run on images: the options that `setting.prepare` reads."""
 
     dataset: str = "digits"
-    """The data set. `--list` shows all of them."""
+    """The data set: a name (`--list` shows all), an .npz file, or a folder of images by class (docs/bring-your-data.md)."""
     data_dir: Path | None = None
     """Folder with the data set's files. None: where its package installs them."""
     train_size: Annotated[int, Whole(least=2)] | None = None
-    """Number of training examples, drawn at random. None: all."""
+    """Number of training examples, drawn at random. None: all; so are a file's or a folder's unless this is given."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
-    """Share of training labels that are made wrong. Without any, there is almost nothing to forget in digits."""
+    """Share of training labels that are made wrong; none of a file's or a folder's unless this is given. Without any, there is
+    almost nothing to forget in digits."""
     model: str = "resnet8"
     """resnet8, resnet14, resnet20, ... (6n+2), resnet18 or mlp."""
     width: Count = 8
@@ -200,6 +230,8 @@ class Images(Training):
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
     tensorboard: bool = False
     """Write the learning curves of curves.csv as TensorBoard events too: `tensorboard --logdir RUN/tensorboard` shows them."""
+    padding: Literal["same", "torch"] = "same"
+    """Where a ResNet's convolutions of stride 2 put their zeros: same, as in Flax; torch, as in PyTorch (docs/external.md)."""
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
@@ -210,12 +242,38 @@ class Images(Training):
         find(self.model)
         require_writer(self.tensorboard)
 
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration; data from a file or folder are taken as they are, unless something else is typed."""
+        config = super().fitted(typed)
+        if not is_path(self.dataset) or self.dataset in _registered():
+            return config
+        whole: dict[str, Any] = {"train_size": None, "label_noise": 0.0}
+        return dataclasses.replace(
+            config, **{name: value for name, value in whole.items() if f"--{name.replace('_', '-')}" not in typed}
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requests(Images):
     """A run that forgets: the options that `forget_set.forget_mask` reads."""
 
     forget: Forget = Forget()
+
+    def check(self) -> None:
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        super().check()
+        files, sets = len(self.forget.files), getattr(self, "forget_sets", None)
+        if files:
+            accepted = f"expected {files}, one for each file of --forget.file"
+            require(sets is None or sets == files, "--forget-sets", sets, accepted)
+            require(sets is not None or files == 1, "--forget.file", self.forget.file, f"--exp {self.exp} takes one forget set")
+
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration with as many forget sets as there are files of them, unless another number is typed."""
+        config, files = super().fitted(typed), len(self.forget.files)
+        if files and hasattr(config, "forget_sets") and "--forget-sets" not in typed:
+            return replace_field(config, ("forget_sets",), files)
+        return config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,6 +331,7 @@ class Methods(Group):
         from unlearn_jax.methods import METHODS
         from unlearn_jax.models import build
 
+        plugins.load_installed()
         if plugin := getattr(self, "plugin", None):
             plugins.load(plugin)
         model = getattr(self, "model", "mlp")  # of the toy
@@ -287,11 +346,44 @@ class Methods(Group):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Starting(Group):
+    """A run whose models may start from given weights: the options that `setting.start_of` reads."""
+
+    init: Path | None = None
+    """A .safetensors file from which all training starts, in place of random weights. Top-level groups that it lacks, such as
+    the head, are drawn at random."""
+    freeze: Names = ()
+    """Top-level groups of the weights in --init that training leaves as they are: names or patterns, such as stem,stage1_*."""
+
+    def check(self) -> None:
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        super().check()
+        require(not self.freeze or self.init is not None, "--freeze", ",".join(self.freeze), "needs --init")
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.json records; of weights that are given, what is in their files."""
+        given = self.given
+        return {**super().recorded(), **({"given": given} if given else {})}
+
+    @property
+    def given(self) -> list[str]:
+        """Each file of weights that is given, and the beginning of its content's SHA-256.
+
+        Raises:
+            ArgumentError: a file cannot be read.
+        """
+        from unlearn_jax.checkpoints import digest_of  # imports JAX, which --help must not
+
+        return [f"init {digest_of(self.init, 'init')[:16]}"] if self.init else []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison(Methods, Hyper, Requests, Judging):
     """A run that compares methods on one or several forget sets."""
 
     forget_sets: Annotated[int, Whole(least=1, most=SETS)] = 1
-    """Number of forget sets, each with its own oracles. With several, intervals and verdict generalise to other sets."""
+    """Number of forget sets, each with its own oracles. With several, intervals and verdict generalise to other sets. Files: as
+    many as there are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -375,3 +467,10 @@ def _number(text: str) -> Any:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
+
+
+def _registered() -> Collection[str]:
+    """The names of the data sets; JAX comes with them, which --help must not bring."""
+    from unlearn_jax.data import DATASETS
+
+    return DATASETS

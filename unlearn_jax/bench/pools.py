@@ -76,6 +76,7 @@ def pool(
             cache=config.cache,
             strategy=config.strategy,
             chunk=config.chunk,
+            fit=setting.fit,
             report=lambda p: update(
                 p.share,
                 f"member {p.first + 1} to {p.last} of {p.members}, epoch {p.epoch} of {p.epochs}, "

@@ -1,5 +1,6 @@
 """Scores the methods on one forget set against its oracles; the scores as rows and figures."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,6 +77,8 @@ def _with_gaps(by_seed: Sequence[Sequence[float] | np.ndarray], lost: Sequence[t
 def rows_of(forget: ForgetSet, judgement: Judgement, scored: dict[str, Scored]) -> list[Row]:
     """Returns the scores and costs of every method as rows."""
     retraining, seconds = retraining_examples(forget), judgement.oracles.seconds
+    if math.isnan(seconds) or forget.setting.fit:  # the oracles were not trained by the recipe
+        retraining = math.nan
     rows: list[Row] = []
     for name, (first, *_) in judgement.methods.items():
         rows += _rows(forget, name, first, scored.get(name), judgement.oracles.members, (seconds, retraining))
@@ -105,7 +108,8 @@ def _rows(
     spent = Spent(judged.seconds, judged.compile_seconds, judged.examples, *retraining)
     scores = scored.evaluation.scores if scored else []
     rows = [scored_row(common, score) for score in scores]
-    return rows + [common._replace(metric=cost.name, value=cost.measure(spent, split)) for cost, split in in_order(COST)]
+    costs = {(cost.name, split): cost.measure(spent, split) for cost, split in in_order(COST)}
+    return rows + [common._replace(metric=metric, value=cost) for (metric, _), cost in costs.items() if not math.isnan(cost)]
 
 
 def scored_row(common: Row, score: Score) -> Row:

@@ -1,22 +1,28 @@
 """The data and the model of a configuration, on the devices: where every study begins."""
 
 import dataclasses
+import fnmatch
 import math
-import os
+import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.options import Images, Run
+from unlearn_jax.bench.options import Images, Run, Starting
+from unlearn_jax.bench.weights import Weights
+from unlearn_jax.checkpoints import read_groups, shapes_of
 from unlearn_jax.data import Dataset, load
-from unlearn_jax.errors import UsageError
+from unlearn_jax.errors import ArgumentError, UsageError
+from unlearn_jax.files import memory
 from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.progress import stage
 from unlearn_jax.training.ensembles import shared
-from unlearn_jax.types import Model, Problem, Recipe
+from unlearn_jax.training.pools import Fit
+from unlearn_jax.types import Model, Problem, Recipe, Start, Variables
 
 TRAINING = 3  # copies of the weights in memory during training: weights, gradients, momentum
 
@@ -27,6 +33,8 @@ class Setting(NamedTuple):
     data: Dataset
     problem: Problem  # on the devices
     identity: dict[str, Any]  # all that a pool depends on besides the recipe, the mask, the role and the seed
+    weights: Weights = Weights()  # given, or to be written
+    fit: Fit | None = None  # trains in place of the recipe, see `pools.train_pool`
 
 
 @stage("data")
@@ -46,13 +54,43 @@ def prepare(config: Images) -> Setting:
         cache=config.cache,
     )
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
+    kind |= {"padding": config.padding} if config.padding != "same" else {}
     options = {**kind, "convolution": convolution}
     model = build(config.model, **{name: options[name] for name in ("classes", *find(config.model).defaults) if name in options})
     require_memory(config, model, data.train.images)
-    return setting_of(data, model, {"model": config.model, **kind}, Recipe(**dataclasses.asdict(config.train)))
+    recipe = Recipe(**dataclasses.asdict(config.train))
+    start = None
+    if isinstance(config, Starting) and config.init:
+        like = shapes_of(model, data.train.images.shape[1:])
+        variables, digest = read_groups(config.init, like, "init")
+        start = start_at(variables, config.freeze, like, config.init)
+        kind |= {"init": digest, "freeze": list(config.freeze)}
+    return setting_of(data, model, {"model": config.model, **kind}, recipe, start)
 
 
-def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Recipe) -> Setting:
+def start_at(variables: Variables, frozen: Sequence[str], like: Variables, value: object) -> Start:
+    """Where training starts.
+
+    Args:
+        variables: whole top-level groups.
+        frozen: see `Start`.
+        like: of the whole model.
+        value: the weights as they were given, for messages.
+
+    Raises:
+        ArgumentError: what is to be frozen is not given, or is all that there is.
+    """
+    for pattern in frozen:
+        if not fnmatch.filter(variables.params, pattern):
+            raise ArgumentError("freeze", pattern, f"expected groups of params that init holds: {', '.join(variables.params)}")
+    if all(any(fnmatch.fnmatchcase(group, pattern) for pattern in frozen) for group in like.params):
+        raise ArgumentError("freeze", ",".join(frozen), "leaves nothing to train")
+    if drawn := [group for group in like.params if group not in variables.params]:
+        print(f"init {value}: lacks {', '.join(drawn)}; drawn at random", file=sys.stderr, flush=True)
+    return Start(variables, tuple(frozen))
+
+
+def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Recipe, start: Start | None = None) -> Setting:
     """Puts data and a model on the devices.
 
     Args:
@@ -60,6 +98,7 @@ def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Re
         model: see `models.build`.
         identity: of the model, by which its pools are found in the cache.
         recipe: how it is trained.
+        start: where that begins, if not at random weights; `identity` must hold it too.
     """
     everything = np.ones(len(data.train.labels), bool)
     problem = Problem(
@@ -74,6 +113,7 @@ def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Re
         recipe=recipe,
         augment=data.augment,
         pixel_scale=data.pixel_scale,
+        start=start,
     )
     return Setting(data, shared(problem), {"dataset": data.name, "data": data.fingerprint, **identity})
 
@@ -93,7 +133,8 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
     try:
         shapes = jax.eval_shape(model.init, jax.random.key(0), example)
     except (TypeError, ValueError) as error:
-        raise UsageError("--model", config.model, f"cannot take examples of shape {images.shape[1:]}") from error
+        hint = "; images are (height, width, channels)" if images.ndim == 3 else ""
+        raise UsageError("--model", config.model, f"cannot take examples of shape {images.shape[1:]}{hint}") from error
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     members = getattr(config, "members", 1)
     orders = 4 * config.train.epochs * len(images) * jax.device_count()  # drawn before the first step
@@ -102,7 +143,7 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
         ("--train.epochs", config.train.epochs): (orders, "for the order of the examples in one model on each device"),
         ("--members", members): (weights * members if members != "auto" else 0, "for the weights of the original models"),
     }
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = memory()
     for (option, value), (needed, purpose) in needs.items():
         problem = f"{needed / 2**30:,.0f} GiB of memory are needed {purpose}; this machine has {available / 2**30:,.0f}"
         require(needed <= available, option, value, problem)

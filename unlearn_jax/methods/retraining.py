@@ -6,7 +6,7 @@ from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.pieces import edit, pipe, steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import Descent, descend
-from unlearn_jax.training.fit import initialise, refit
+from unlearn_jax.training.fit import beginning, refit
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
 from unlearn_jax.training.transforms import freeze_by_name
 from unlearn_jax.types import Key, Method, Problem, Variables
@@ -100,7 +100,7 @@ def eu_k(
     """
 
     def renew(key: Key, problem: Problem, variables: Variables) -> Variables:
-        fresh, kept = initialise(key, problem).params, all_but_last(problem, blocks)
+        fresh, kept = beginning(key, problem).params, all_but_last(problem, blocks)
         params = {name: old if name in kept else fresh[name] for name, old in variables.params.items()}
         return variables._replace(params=params)
 

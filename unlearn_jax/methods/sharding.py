@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.registry import register
-from unlearn_jax.training.fit import initialise, masked, training
+from unlearn_jax.training.fit import beginning, frozen_in, masked, training
 from unlearn_jax.training.sampling import Source, draw
 from unlearn_jax.types import Key, Method, Problem, Variables
 
@@ -116,7 +116,7 @@ class Sisa:
     ) -> Variables:
         count = -(-problem.kept_count // self.shards)
         recipe = dataclasses.replace(problem.recipe, epochs=max(problem.recipe.epochs // self.slices, 1))
-        descent = training(recipe, count)
+        descent = training(recipe, count, frozen_in(problem))
         number, keys = jnp.arange(self.shards), jax.random.split(key, self.shards)
 
         def one_shard(shard_inputs):
@@ -136,7 +136,7 @@ class Sisa:
                 return after, after
 
             parts = jnp.arange(self.slices), jax.random.split(stage_key, self.slices), again, trained
-            return jax.lax.scan(stage, initialise(init_key, problem), parts)[1]
+            return jax.lax.scan(stage, beginning(init_key, problem), parts)[1]
 
         return jax.lax.map(one_shard, (number, keys, again, trained))
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 FORMS = ("products", "patches", "xla")
+PADDINGS = ("same", "torch")
 # GPUs get `xla`, not yet measured (benchmarks/strategies.py).
 FASTEST = {"cpu": "products"}
 # From these sizes on `products` saves multiplications; below, it gains less than it costs to compile (docs/performance.md).
@@ -57,15 +58,17 @@ def fastest() -> str:
     return FASTEST.get(jax.default_backend(), "xla")
 
 
-def _same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
-    total = max((-(-length // stride) - 1) * stride + size - length, 0)
-    return total // 2, total - total // 2
+def _zeros(length: int, size: int, stride: int, padding: str) -> tuple[int, int]:
+    """The zeros before and after `length` pixels; `ceil(length / stride)` outputs follow from either padding."""
+    total = (-(-length // stride) - 1) * stride + size - length
+    before = max(total, 0) // 2 if padding == "same" else size // 2
+    return before, max(total - before, 0)
 
 
-def _patches(x: Array, size: int, stride: int) -> Array:
-    """`[channels, height, width, batch] -> [size * size * channels, out_height, out_width, batch]`, SAME padding."""
+def _patches(x: Array, size: int, stride: int, padding: str) -> Array:
+    """`[channels, height, width, batch] -> [size * size * channels, out_height, out_width, batch]`."""
     _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), _same_padding(height, size, stride), _same_padding(width, size, stride), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), _zeros(height, size, stride, padding), _zeros(width, size, stride, padding), (0, 0)))
     out_height, out_width = -(-height // stride), -(-width // stride)
     shifts = [
         padded[:, i : i + stride * (out_height - 1) + 1 : stride, j : j + stride * (out_width - 1) + 1 : stride]
@@ -80,8 +83,9 @@ def convolve(
     kernel: Float[Array, "size size channels features"],
     stride: int = 1,
     form: str = "products",
+    padding: str = "same",
 ) -> Float[Array, "features out_height out_width batch"]:
-    """Convolution without bias, SAME padding, equal to `flax.linen.Conv` up to the order of the axes and rounding.
+    """Convolution without bias, equal to `flax.linen.Conv` up to the order of the axes and rounding.
 
     Args:
         x: images with the batch last.
@@ -89,22 +93,28 @@ def convolve(
         stride: in pixels, the same both ways.
         form: `patches`, one matrix product over shifted slices; `products`, the same, but with fewer multiplications where the
             shape allows it, see `_windows` and `_winograd`; or `xla`, the backend's own convolution.
+        padding: `same`, as Flax and TensorFlow have it: with a stride of 2 on an even length one zero after the last pixel; or
+            `torch`, as `torch.nn.Conv2d` has it with a padding of half the size: one before the first. With a stride of 1, or on
+            an odd length, they are the same.
 
     Raises:
-        ValueError: unknown form.
+        ValueError: unknown form or padding.
     """
     if form not in FORMS:
         raise ValueError(f"form {form!r}: expected one of {', '.join(FORMS)}")
-    if form == "xla":
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("CHWN", "HWIO", "CHWN"))
+    if padding not in PADDINGS:
+        raise ValueError(f"padding {padding!r}: expected one of {', '.join(PADDINGS)}")
     size, _, channels, features = kernel.shape
     _, height, width, batch = x.shape
+    if form == "xla":
+        zeros = "SAME" if padding == "same" else [_zeros(length, size, stride, padding) for length in (height, width)]
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), zeros, dimension_numbers=("CHWN", "HWIO", "CHWN"))
     if form == "products" and size == 3 and batch >= BATCH:
         if max(height, width) <= 2 * stride:
-            return _windows(x, kernel, stride)
+            return _windows(x, kernel, stride, padding)
         if stride == 1 and height > 2 and channels >= CHANNELS and channels * features * height * width >= SIZE:
             return _winograd(x, kernel, 4 if height == 4 else 2)  # on eight rows, two at a time are as fast and compile sooner
-    return _product(kernel, _patches(x, size, stride))
+    return _product(kernel, _patches(x, size, stride, padding))
 
 
 def _product(kernel: Array, columns: Array) -> Array:
@@ -122,14 +132,14 @@ def counted_as(definition: int, done: int) -> AbstractContextManager:
     return jax.named_scope(f"counted_as_{definition}_for_{done}")
 
 
-def _windows(x: Array, kernel: Array, stride: int) -> Array:
+def _windows(x: Array, kernel: Array, stride: int, padding: str) -> Array:
     """For at most 2x2 outputs: one product for each, of the pixels that it sees with that part of the kernel.
 
     Patches would be five ninths zeros on an image of 2x2 pixels, and a third on one of 4x4 with a stride of 2.
     """
     size, _, _, features = kernel.shape
     pixels = jnp.transpose(x, (1, 2, 0, 3))
-    rows, columns = (_seen(length, size, stride) for length in x.shape[1:3])
+    rows, columns = (_seen(length, size, stride, padding) for length in x.shape[1:3])
     seen = [sum(pixel.stop - pixel.start for pixel, _ in along) for along in (rows, columns)]
     with counted_as(size**2 * len(rows) * len(columns), math.prod(seen)):
         outputs = [
@@ -140,9 +150,9 @@ def _windows(x: Array, kernel: Array, stride: int) -> Array:
     return jnp.stack(outputs, axis=1).reshape(features, len(rows), len(columns), x.shape[3])
 
 
-def _seen(length: int, size: int, stride: int) -> list[tuple[slice, slice]]:
+def _seen(length: int, size: int, stride: int, padding: str) -> list[tuple[slice, slice]]:
     """For each output along an axis: which pixels it sees, and through which part of the kernel."""
-    starts = [output * stride - _same_padding(length, size, stride)[0] for output in range(-(-length // stride))]
+    starts = [output * stride - _zeros(length, size, stride, padding)[0] for output in range(-(-length // stride))]
     return [(slice(max(at, 0), min(at + size, length)), slice(max(-at, 0), min(length - at, size))) for at in starts]
 
 
@@ -180,15 +190,17 @@ class Convolution(nn.Module):
         size: kernel height and width in pixels.
         stride: in pixels.
         form: see `convolve`.
+        padding: see `convolve`.
     """
 
     features: int
     size: int = 3
     stride: int = 1
     form: str = "products"
+    padding: str = "same"
 
     @nn.compact
     def __call__(self, x: Float[Array, "channels height width batch"]) -> Float[Array, "features out_height out_width batch"]:
         """Convolve."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (self.size, self.size, x.shape[0], self.features))
-        return convolve(x, kernel, self.stride, self.form)
+        return convolve(x, kernel, self.stride, self.form, self.padding)

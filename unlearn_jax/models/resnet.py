@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.models.convolution import FORMS, Convolution
+from unlearn_jax.models.convolution import FORMS, PADDINGS, Convolution
 from unlearn_jax.models.linen import as_model
 from unlearn_jax.models.registry import model
 from unlearn_jax.types import Model
@@ -23,7 +23,13 @@ GROUPS = 8
     depths=range(8, 1203, 6),  # the source's deepest has 1202 layers
 )
 def cifar_resnet(
-    *, classes: int, depth: int, width: int = 16, normalisation: str = "batch", convolution: str = "products"
+    *,
+    classes: int,
+    depth: int,
+    width: int = 16,
+    normalisation: str = "batch",
+    convolution: str = "products",
+    padding: str = "same",
 ) -> Model:
     """A `ResNet` of three stages of equal depth, as pure functions.
 
@@ -33,23 +39,27 @@ def cifar_resnet(
         width: channels of the first stage.
         normalisation: `batch` or `group`.
         convolution: `products`, `patches` or `xla`, see `convolution.convolve`.
+        padding: `same`, or `torch` for weights that PyTorch trained, see `convolution.convolve`.
 
     Raises:
-        ArgumentError: an unknown form of convolution.
+        ArgumentError: an unknown form of convolution, or padding.
     """
-    return _resnet(classes, ((depth - 2) // 6,) * 3, width, normalisation, convolution)
+    return _resnet(classes, ((depth - 2) // 6,) * 3, width, normalisation, convolution, padding)
 
 
 @model("resnet18", "ResNet-18 with the CIFAR stem (four stages of two blocks; usually --width 64), arXiv 1512.03385")
-def resnet18(*, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "products") -> Model:
+def resnet18(
+    *, classes: int, width: int = 16, normalisation: str = "batch", convolution: str = "products", padding: str = "same"
+) -> Model:
     """A `ResNet` of four stages of two blocks, as pure functions; see `cifar_resnet`."""
-    return _resnet(classes, (2,) * 4, width, normalisation, convolution)
+    return _resnet(classes, (2,) * 4, width, normalisation, convolution, padding)
 
 
-def _resnet(classes: int, stages: Sequence[int], width: int, normalisation: str, convolution: str) -> Model:
-    if convolution not in FORMS:
-        raise ArgumentError("convolution", convolution, f"expected one of {', '.join(FORMS)}")
-    network = ResNet(classes, stages, width, normalisation, convolution)
+def _resnet(classes: int, stages: Sequence[int], width: int, normalisation: str, convolution: str, padding: str) -> Model:
+    for argument, value, accepted in (("convolution", convolution, FORMS), ("padding", padding, PADDINGS)):
+        if value not in accepted:
+            raise ArgumentError(argument, value, f"expected one of {', '.join(accepted)}")
+    network = ResNet(classes, stages, width, normalisation, convolution, padding=padding)
     return as_model(network, block_names(stages), unrolled=network.clone(scanned=False))
 
 
@@ -79,18 +89,19 @@ class Block(nn.Module):
     stride: int
     normalisation: str
     form: str
+    padding: str = "same"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "channels height width batch"], train: bool, counted: Bool[Array, "1 1 1 batch"] | None = None
     ) -> Float[Array, "features h w batch"]:
         """Apply the block."""
-        y = Convolution(self.features, 3, self.stride, self.form, name="conv1")(x)
+        y = Convolution(self.features, 3, self.stride, self.form, self.padding, name="conv1")(x)
         y = nn.relu(Normalisation(self.normalisation, name="norm1")(y, train, counted))
-        y = Convolution(self.features, 3, 1, self.form, name="conv2")(y)
+        y = Convolution(self.features, 3, 1, self.form, self.padding, name="conv2")(y)
         y = Normalisation(self.normalisation, name="norm2")(y, train, counted)
         if self.stride != 1 or x.shape[0] != self.features:
-            x = Convolution(self.features, 1, self.stride, self.form, name="shortcut")(x)
+            x = Convolution(self.features, 1, self.stride, self.form, self.padding, name="shortcut")(x)
             x = Normalisation(self.normalisation, name="shortcut_norm")(x, train, counted)
         return nn.relu(x + y)
 
@@ -106,6 +117,7 @@ class ResNet(nn.Module):
         form: how convolutions are computed, see `convolution.convolve`.
         scanned: whether the equal blocks of a stage are one program in a loop, so that a deep network compiles as fast as one
             with two blocks per stage. Otherwise each block is called by its name. The parameters are the same.
+        padding: see `convolution.convolve`.
     """
 
     classes: int
@@ -114,6 +126,7 @@ class ResNet(nn.Module):
     normalisation: str = "batch"
     form: str = "products"
     scanned: bool = True
+    padding: str = "same"
 
     @nn.compact
     def __call__(
@@ -122,14 +135,15 @@ class ResNet(nn.Module):
         """Logits of a batch; with `train`, BatchNorm's statistics are those of the `counted` rows, by default of all."""
         x = jnp.transpose(images, (3, 1, 2, 0))
         counted = None if counted is None else counted[None, None, None]
-        x = Convolution(self.width, form=self.form, name="stem")(x)
+        x = Convolution(self.width, form=self.form, padding=self.padding, name="stem")(x)
         x = nn.relu(Normalisation(self.normalisation, name="stem_norm")(x, train, counted))
         for stage, depth in enumerate(self.stages):
             names = [f"stage{stage + 1}_block{block + 1}" for block in range(depth)]
             looped = depth > 2 and self.scanned and not self.is_initializing()
             for block, name in enumerate(names[:1] if looped else names):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = Block(self.width * 2**stage, stride, self.normalisation, self.form, name=name)(x, train, counted)
+                block_of = (self.width * 2**stage, stride, self.normalisation, self.form, self.padding)
+                x = Block(*block_of, name=name)(x, train, counted)
             if looped:
                 x = self.loop(names[1:], self.width * 2**stage, x, train, counted)
         pooled = jnp.mean(x, axis=(1, 2)).T
@@ -145,7 +159,7 @@ class ResNet(nn.Module):
         counted: Bool[Array, "1 1 1 batch"] | None,
     ) -> Float[Array, "features height width batch"]:
         """Applies blocks that keep the shape, in one loop over their stacked parameters."""
-        block = Block(features, 1, self.normalisation, self.form, parent=None)
+        block = Block(features, 1, self.normalisation, self.form, self.padding, parent=None)
         collections = ["params", *(["batch_stats"] if self.normalisation == "batch" else [])]
         own = [{kind: self.variables[kind][name] for kind in collections} for name in names]
 

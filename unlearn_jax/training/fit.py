@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
 from unlearn_jax.training.sampling import steps_in_pass
+from unlearn_jax.training.transforms import freeze_by_name
 from unlearn_jax.types import Key, Problem, Recipe, Variables
 
 WARM_UP = 0.1
@@ -30,8 +31,8 @@ def fit(key: Key, mask: Bool[Array, " examples"], *, count: int, problem: Proble
 def refit(key: Key, problem: Problem) -> Variables:
     """Train one model on the retain set of `problem`."""
     init_key, order_key = jax.random.split(key)
-    descent = training(problem.recipe, problem.retain_count)
-    return descent(order_key, problem, initialise(init_key, problem))
+    descent = training(problem.recipe, problem.retain_count, frozen_in(problem))
+    return descent(order_key, problem, beginning(init_key, problem))
 
 
 def masked(problem: Problem, mask: Bool[Array, " examples"], count: int) -> Problem:
@@ -44,11 +45,26 @@ def initialise(key: Key, problem: Problem) -> Variables:
     return problem.model.init(key, jnp.zeros((1, *problem.train.images.shape[1:]), problem.train.images.dtype))
 
 
-def training(recipe: Recipe, count: int) -> Descent:
-    """The descent of a recipe on a retain set of `count` examples."""
+def beginning(key: Key, problem: Problem) -> Variables:
+    """The variables that training from scratch begins with: fresh ones, but for what `problem.start` gives."""
+    fresh = initialise(key, problem)
+    if problem.start is None:
+        return fresh
+    params, statistics = problem.start.variables
+    return Variables({**fresh.params, **params}, {**fresh.statistics, **statistics})
+
+
+def training(recipe: Recipe, count: int, frozen: tuple[str, ...] = ()) -> Descent:
+    """The descent of a recipe on a retain set of `count` examples; `frozen` as in `Start`."""
     steps = recipe.epochs * steps_in_pass(count, recipe.batch_size)
     objective = weighted(Term("retain", cross_entropy))
-    return descend(objective, optimiser(recipe, steps), steps=steps, batch_size=recipe.batch_size)
+    transform = freeze_by_name(optimiser(recipe, steps), frozen) if frozen else optimiser(recipe, steps)
+    return descend(objective, transform, steps=steps, batch_size=recipe.batch_size)
+
+
+def frozen_in(problem: Problem) -> tuple[str, ...]:
+    """The groups that training from scratch leaves as they are."""
+    return problem.start.frozen if problem.start else ()
 
 
 def optimiser(recipe: Recipe, steps: int) -> optax.GradientTransformation:

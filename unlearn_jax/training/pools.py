@@ -16,14 +16,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from unlearn_jax.checkpoints import fitting
 from unlearn_jax.device import made_with, numerics
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import FORMAT, Cache, json_text
 from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
-from unlearn_jax.training.fit import initialise, masked, training
+from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
 
 WATCHED = 64  # held-out examples whose accuracy is reported during training: 256 take a fifteenth of it (docs/performance.md)
+
+
+Fit = Callable[[Key, Bool[np.ndarray, " examples"]], Any]
 
 
 class Curves(NamedTuple):
@@ -77,6 +82,7 @@ def train_pool(
     strategy: str = "auto",
     chunk: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    fit: Fit | None = None,
 ) -> Pool:
     """Train models by `problem.recipe` on the examples that their masks keep, or load them from the cache.
 
@@ -96,12 +102,16 @@ def train_pool(
         strategy: see `ensembles.over_members`.
         chunk: members trained at a time; by default as many as fit into memory.
         report: called after every epoch.
+        fit: trains a member in place of `problem.recipe`, on the host, one after the other: any function of the member's key and
+            its mask `[examples]` that returns variables of the model. Each member is saved at once. `identity` must name it.
 
     Raises:
+        ArgumentError: `fit` returns something else than variables of the model.
         ValueError: masks that keep different numbers of examples, or that differ from those of a cached pool.
         StorageError: something is to be trained, and the cache cannot be written.
     """
-    trainer = _Trainer(problem, masks, strategy)
+    trainer = _Trainer(problem, masks, strategy) if fit is None else _Caller(fit, problem, role)
+    chunk = chunk if fit is None else 1
     chunks = _Chunks(cache, problem, masks, role, seed, identity)
     keys = member_keys(seed, role, members)
 
@@ -234,7 +244,7 @@ class _Trainer:
         self.problem, self.strategy = problem, strategy
         self.epochs = problem.recipe.epochs
         self.steps = steps_in_pass(self.count, problem.recipe.batch_size)
-        self.descent = training(problem.recipe, self.count)
+        self.descent = training(problem.recipe, self.count, frozen_in(problem))
         self.compile_seconds = 0.0
         self._begin = over_members(self._begin_one, (True, masks.ndim == 2, False), strategy)
         self._epoch = over_members(self._epoch_one, (True, True, False, False), strategy, donate=(0,))
@@ -244,7 +254,7 @@ class _Trainer:
     def _begin_one(self, key: Key, mask: Array, problem: Problem):
         init_key, order_key = jax.random.split(key)  # as `fit.refit` splits it
         problem = masked(problem, mask, self.count)
-        return self.descent.begin(initialise(init_key, problem)), self.descent.plan(order_key, problem)
+        return self.descent.begin(beginning(init_key, problem)), self.descent.plan(order_key, problem)
 
     def _epoch_one(self, state, plan, epoch: Array, problem: Problem):
         part = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, epoch * self.steps, self.steps), plan)
@@ -288,3 +298,39 @@ class _Trainer:
             epoch_done(number + 1, curves.accuracy[:, number])
         variables = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(state.variables for state in states))
         return variables, time.perf_counter() - ready, curves
+
+
+class _Caller:
+    """Somebody's own trainer, in the place of `_Trainer`."""
+
+    epochs = 1
+    compile_seconds = 0.0
+
+    def __init__(self, fit: Fit, problem: Problem, role: str):
+        self.fit, self.problem, self.role = fit, problem, role
+        self.like = jax.eval_shape(initialise, jax.random.key(0), problem)
+        self.watch = jax.jit(_watch)
+
+    def member_bytes(self) -> int:
+        """Unknown: members are trained one by one."""
+        return 1
+
+    def train(
+        self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]
+    ) -> tuple[Variables, float, Curves]:
+        """As `_Trainer.train`; what was after each of its epochs is not known, so a curve has its end only."""
+        start = time.perf_counter()
+        own = np.broadcast_to(masks, (len(keys), masks.shape[-1]))
+        members = [self._one(key, mask) for key, mask in zip(keys, own, strict=True)]
+        seconds = time.perf_counter() - start
+        watched = [self.watch(variables, self.problem) for variables in members]
+        curves = Curves(*(np.array(of_members, np.float32)[:, None] for of_members in zip(*watched, strict=True)))
+        epoch_done(1, curves.accuracy[:, 0])
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *members), seconds, curves
+
+    def _one(self, key: Key, mask: np.ndarray) -> Variables:
+        returned = self.fit(key, mask.copy())
+        try:
+            return fitting(returned, self.like)
+        except ValueError as error:
+            raise ArgumentError("fit", f"({self.role} models)", str(error)) from error
