@@ -26,6 +26,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "unlearn_jax", "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
+
+def pytest_addoption(parser):
+    """`--every-pair` is for a change of the adapters: three minutes of processor time."""
+    parser.addoption("--every-pair", action="store_true", help="run every method on every adapted network, not one of each")
+
+
 ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training")
 ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "sealed", "files", "device", "types")
 install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type

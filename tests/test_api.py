@@ -1,5 +1,6 @@
 """The three verbs of the library: `evaluate`, `unlearn` and `score`."""
 
+import csv
 import re
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import evaluate, score, unlearn
+from unlearn_jax.bench.api import _mask, _sets
 from unlearn_jax.data import load
 from unlearn_jax.methods import METHODS
 from unlearn_jax.models import build
@@ -55,6 +57,13 @@ def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_pa
     assert read_results(tmp_path / "out/results.csv") == board.rows
     assert {row.forget_set for row in board.rows} == {"first", "second"} and {row.model[:6] for row in board.rows} == {"given-"}
     assert "halved" in str(board) and "no verdict" in str(board.verdict["halved"])
+    for shown in (board, *board.verdict.values()):
+        assert len(str(shown).splitlines()) <= 10 and max(map(len, str(shown).splitlines()[:-1])) <= 80
+    assert (repr(board), repr(board.verdict["halved"])) == (str(board), str(board.verdict["halved"]))
+    assert str(board).splitlines()[-1] == f"all: {tmp_path / 'out'}/summary.md"
+    assert re.search(r"\| finetune \| .*learning_rate=.* \| epochs=1 \|", (tmp_path / "out/summary.md").read_text())
+    learned = csv.DictReader((tmp_path / "out/curves.csv").read_text().splitlines())
+    assert {row["role"] for row in learned} == {"original", "oracle", "retrain"}
     listed = np.loadtxt(tmp_path / "out/forget_sets/second.txt", dtype=int)
     assert listed.tolist() == sorted(rows["second"].tolist())
     board.write(tmp_path / "copy")
@@ -97,6 +106,10 @@ def mask(data):
         ("forget", [[1, 2]], r"forget: expected row numbers or a mask, not int64 of shape \(1, 2\)"),
         ("forget", np.ones(100, bool), r"forget: a mask of shape \(100,\), expected one truth value for each of 1437"),
         ("forget", [-1, 3], "forget: rows of the published training set, 0 to 1436"),
+        ("forget", [[1], [2, 3]], "forget: expected rows, a mask, or a mapping from names to such; no array can be made of it"),
+        ("forget", [0, 1, 1, 0], "forget: a mask needs a value for each of 1437 rows; it has 4"),
+        ("forget", {"a": np.arange(1437) == 29, "b": [29]}, "forget: a and b are the same rows"),
+        ("forget", {"b": ["x"]}, "forget: expected row numbers or a mask, not <U1"),
         ("forget", {}, "forget: expected rows, a mask, or a mapping"),
         ("forget", {"../up": [1]}, "forget: expected rows, a mask, or a mapping"),
         ("methods", ["scrubb"], "methods: there is no 'scrubb'; expected some of "),
@@ -129,6 +142,17 @@ def test_unlearning_one_model_is_the_method_on_it(data, model, variables):
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(one), strict=True))
     own = unlearn(halved, model, one, data, forget=forget)
     np.testing.assert_array_equal(jax.tree.leaves(own.params)[0], jax.tree.leaves(one.params)[0] / 2)
+
+
+def test_rows_masks_and_several_sets_in_any_form_are_the_same_rows(data):
+    rows = data.published.train[:10]
+    forms = [rows, rows.tolist(), tuple(rows), jnp.asarray(rows), mask(data), mask(data).tolist(), mask(data).astype(int)]
+    forms += [jnp.asarray(mask(data)), rows.astype(np.uint16), rows[::-1]]
+    masks = [_mask(each, data) for form in forms for each in _sets({"a": form, "b": form}).values()]
+    assert all(np.flatnonzero(each).tolist() == list(range(10)) for each in masks)
+    torch = pytest.importorskip("torch")
+    for form in (torch.tensor(rows), torch.tensor(mask(data))):
+        assert np.flatnonzero(_mask(form, data)).tolist() == list(range(10))
 
 
 def test_variables_of_another_model_are_refused(data, model, variables):

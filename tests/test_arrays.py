@@ -1,5 +1,7 @@
 """Data sets from anybody's arrays."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,13 @@ def test_vectors_go_through_the_whole_job(tmp_path):
     assert {row.dataset for row in board.rows} == {"table"} and set(board.verdict) == set(asked["methods"])
 
 
+class Elsewhere:
+    """As a tensor that is not in the host's memory."""
+
+    def __array__(self, *_, **__):
+        raise TypeError("on a device\nand more")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -104,11 +113,40 @@ def test_vectors_go_through_the_whole_job(tmp_path):
         ({"augment": "flip"}, "augment: 'flip' found, expected none, crop, crop_flip"),
         ({**dict.fromkeys(("train", "test"), (VECTORS, LABELS)), "augment": "crop"}, r"augment: crop is of images .* \(4,\)"),
         ({"name": "a/b"}, "name: 'a/b' found"),
+        ({"train": ([[1.0], [1.0, 2.0]], LABELS[:2])}, "train: inputs of list are no array"),
+        ({"train": (Elsewhere(), LABELS)}, r"train: inputs of Elsewhere are no array \(on a device\)"),
     ],
 )  # fmt: skip
 def test_a_wrong_array_is_one_line_that_names_it(given, said):
     with pytest.raises(ValueError, match=rf"^{said}[^\n]*$"):
         Dataset.from_arrays(**{"train": (IMAGES, LABELS), "test": (IMAGES, LABELS), **given})
+
+
+def test_labels_may_stand_in_a_column():
+    assert made(IMAGES, LABELS[:, None]).fingerprint == made().fingerprint
+
+
+def test_rows_that_stand_on_both_sides_are_counted_in_one_line(capsys):
+    x, y = np.concatenate([IMAGES, IMAGES[:1]]), np.append(LABELS, 0)
+    data = Dataset.from_arrays((x, y), (255 - IMAGES[:9], LABELS[:9]), (IMAGES[50:], LABELS[50:]), name="half seen")
+    assert len(data.held_out.labels) == 10
+    said = (
+        "data set half seen: 10 of 10 held-out rows equal training rows, so what tells trained from unseen rows is wrong there\n"
+    )
+    assert capsys.readouterr().err == said
+    made(name="all seen")
+    assert capsys.readouterr().err.startswith("data set all seen: 18 of 20 test rows equal training rows")
+    made(name="all seen")
+    load("digits")
+    Dataset.from_arrays((IMAGES, LABELS), (255 - IMAGES, LABELS))
+    assert not capsys.readouterr().err  # said once, and never of what is apart
+
+
+def test_images_that_look_turned_are_said(capsys):
+    turned = RNG.random((60, 3, 6, 6), np.float32)
+    Dataset.from_arrays((turned, LABELS), (turned[:9] + 1, LABELS[:9]), name="torch")
+    said = "data set torch: inputs (3, 6, 6) look like channels first; images are taken as (height, width, channels)\n"
+    assert capsys.readouterr().err == said
 
 
 def saved(path, **arrays):
@@ -126,18 +164,18 @@ def test_a_file_is_a_data_set(tmp_path):
 
 
 def test_a_file_goes_through_the_command_line(tmp_path):
-    file = saved(tmp_path / "table.npz", x_train=VECTORS, x_test=VECTORS[:20])
-    words = "--smoke --device cpu --label-noise 0 --members 2 --evaluation.splits 4 --train.epochs 1 --methods original,finetune"
+    file = saved(tmp_path / "vectors.npz", x_train=VECTORS, x_test=VECTORS[:20])
+    words = "--smoke --device cpu --members 2 --evaluation.splits 4 --train.epochs 1 --methods original,finetune"
     places = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     done = run_in_process("--exp", "unlearning", "--dataset", file, "--forget.size", "6", *words.split(), *places)
-    assert done.returncode == 2 and "--train-size 300: a file is taken as it is; expected None" in done.stderr
-    done = run_in_process(
-        "--exp", "unlearning", "--dataset", file, "--train-size", "None", "--forget.size", "6", *words.split(), *places
-    )
     assert done.returncode == 0, done.stderr
-    done = run_in_process("--exp", "unlearning", "--dataset", file, "--out", tmp_path / "other", "--cache", tmp_path / "cache")
-    assert done.returncode == 2 and "--label-noise 0.1: a file is taken as it is; expected 0" in done.stderr
-    words = ("--label-noise", "0", "--out", tmp_path / "other", "--cache", tmp_path / "cache")
+    assert "data set vectors: 18 of 20 test rows" in done.stderr
+    recorded = json.loads((tmp_path / "out/config.json").read_text())["config"]
+    assert (recorded["train_size"], recorded["label_noise"], recorded["dataset"]) == (None, 0.0, str(file))
+    for option, value in (("--train-size", "300"), ("--data-dir", tmp_path)):
+        done = run_in_process("--dataset", file, option, value, "--out", tmp_path / "other", "--cache", tmp_path / "cache")
+        assert done.returncode == 2 and f"{option} {value}: " in done.stderr and not (tmp_path / "other").exists()
+    words = ("--out", tmp_path / "other", "--cache", tmp_path / "cache")
     done = run_in_process("--exp", "unlearning", "--dataset", file, *words)
     assert done.returncode == 2 and "--model resnet8: cannot take examples of shape (4,)" in done.stderr
 
@@ -148,6 +186,9 @@ def test_a_file_goes_through_the_command_line(tmp_path):
         ({"y_train": LABELS[1:]}, r"train: labels of int64 and shape \(59,\)"),
         ({"x_held_out": IMAGES}, "x_held_out and y_held_out belong together"),
         ({"x_test": np.array([{}], dtype=object)}, "Object arrays cannot be loaded"),
+        ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, r"train: inputs of shape \(0, 6, 5, 3\)"),
+        ({"x_train": np.full(IMAGES.shape, np.inf), "x_test": IMAGES / 1.0}, "train: inputs of 60 rows are not finite"),
+        ({"y_test": LABELS[:20] / 2}, "test: labels of float64"),
     ],
 )
 def test_a_file_that_is_no_data_set_is_one_line(tmp_path, arrays, said):

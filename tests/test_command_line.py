@@ -71,6 +71,13 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--dataset", "--dataset: expected a value"),
         ("--out --seed 1", "--out: expected a path"),
         ("--smoke yes", "--smoke yes: takes no value"),
+        ("--exp unlearning digits", "digits: no such option; --help shows all"),
+        ("--seed 1 2", "2: no such option; --help shows all"),
+        ("--config configs/digits.toml configs/template.toml", "configs/template.toml: no such option; --help shows all"),
+        ("--exp compare", "--runs: expected 2 to 26 run folders"),
+        ("--exp compare --runs a", "--runs a: expected 2 to 26 run folders"),
+        ("--exp compare --runs a b a/", "--runs a,b,a: the same folder twice"),
+        ("--exp compare --runs a b", "--runs a: holds no config.json; expected the folder of a finished run"),
         ("--exp entropy --methods scrub", "--methods scrub: no such option"),
         ("--exp capacity --widths 2,x", "--widths 2,x: expected an integer of at least 1, at most 1,000,000, or several"),
         ("--exp entropy --circumstances random,nope", "--circumstances random,nope: expected one of random, mislabelled"),
@@ -280,7 +287,10 @@ def test_the_library_has_a_command_of_its_own(tmp_path):
     )
     assert shown.returncode == 0 and "usage: unlearn-jax" in shown.stdout and "benchmark.py" not in shown.stdout
     assert listed.returncode == 0 and "scrub" in listed.stdout and "score" in listed.stdout
-    assert (wrong.returncode, wrong.stderr) == (2, "unlearn-jax: --exp entropy: expected one of unlearning, tuning, export, score\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "unlearn-jax: --exp entropy: expected one of unlearning, tuning, export, score, compare\n",
+    )
 
 
 def test_python_may_leave_out_docstrings_and_assertions():
@@ -368,6 +378,13 @@ def test_a_value_from_python_is_checked_as_a_word_is():
         Config(profile=1).check()
     with pytest.raises(ArgumentError, match=r"--train.learning-rate nan: expected a number above 0"):
         Config(train=Train(learning_rate=float("nan"))).check()
+
+
+def test_a_list_takes_several_words_and_paths_may_hold_spaces():
+    config = command_line.parse(["--methods", "scrub", "ssd", "--members", "4"], EXPERIMENTS)
+    assert (config.methods, config.members) == (("scrub", "ssd"), 4)
+    runs = command_line.parse(["--exp", "compare", "--runs", "my runs/a,b", "c"], EXPERIMENTS).runs
+    assert runs == (Path("my runs/a"), Path("b"), Path("c"))
 
 
 def test_lists_are_typed():

@@ -1,13 +1,16 @@
 """Runs as files: `configs/*.toml`, and what `--config` makes of others."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
 from experiments.registry import EXPERIMENTS
+from unlearn_jax import runs
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.options import Forget
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.toml"))
@@ -37,6 +40,66 @@ def test_words_count_more_than_the_file_and_lists_and_switches_are_read(tmp_path
     assert (config.smoke, config.train.epochs, config.methods) == (True, 4, ("scrub", "ssd"))
     assert config.hyper[-2:] == ("scrub.epochs=2", "scrub.alpha=0.1")
     assert parsed(f"--config={file}").train.epochs == 3
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("small", [False, True], ids=["whole", "smoke"])
+def test_what_a_run_records_repeats_it(tmp_path, experiment, small):
+    module = EXPERIMENTS[experiment].options
+    config = module.Config(exp=experiment, out=tmp_path / "out", cache=tmp_path / "cache", seed=7)
+    config = module.smoke(config) if small else config
+    folder = runs.open_run(tmp_path / "run", config.recorded())
+    again = parsed("--config", folder.folder / "config.json")
+    assert type(again) is type(config) and (again.out, again.cache) == (None, None)
+    recorded = runs.plain(config.recorded())
+    assert runs.plain(again.recorded()) == {**recorded, "out": None, "cache": None}
+    changed = parsed("--config", folder.folder / "config.json", "--seed", 8, "--out", "mine")
+    assert (changed.seed, str(changed.out)) == (8, "mine")
+
+
+def test_words_change_and_extend_what_was_recorded(tmp_path):
+    config = dataclasses.replace(
+        Config(), hyper=("scrub.epochs=2", "*.rounds=3"), methods=("scrub", "ssd"), plugin=None, members="auto", chunk=3,
+        train=dataclasses.replace(Config().train, epochs=4, learning_rate=1e-3), forget=Forget(kind="class", label=3),
+    )  # fmt: skip
+    file = runs.open_run(tmp_path / "run", {**config.recorded(), "smoke": True}).folder / "config.json"
+    again = parsed("--config", file)
+    assert again == dataclasses.replace(config, smoke=True)  # of what --smoke would change, all is recorded
+    again = parsed("--hyper", "scrub.alpha=1", "--config", file, "--train.epochs", 5, "--methods", "scrub")
+    assert again.hyper == ("scrub.epochs=2", "*.rounds=3", "scrub.alpha=1")
+    assert (again.train.epochs, again.train.learning_rate, again.methods) == (5, 1e-3, ("scrub",))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "--config {}: expected the config.json of a run folder ("),
+        ("[1]", "--config {}: expected the config.json of a run folder, with the options under the key config"),
+        ('{"config": 3}', "--config {}: expected the config.json of a run folder, with the options under the key config"),
+        ('{"train": {}}', "--config {}: expected the config.json of a run folder, with the options under the key config"),
+        ("[" * 100_000, "--config {}: expected the config.json of a run folder ("),
+        (None, "--config {}: expected the config.json of a run folder (No such file or directory)"),
+        (
+            '{"config": {"train": {"epoch": 3}}}',
+            "--config {}: --exp unlearning has no option --train.epoch; the file is of another version, or of a run from Python",
+        ),
+        ('{"config": {"seed": -1}}', "--seed -1: expected"),
+        ('{"config": {"exp": "none"}}', "--exp none: expected one of unlearning"),
+        ('{"config": {"exp": "entropy", "hyper": []}}', "--config {}: --exp entropy has no option --hyper"),
+        (
+            '{"config": {"exp": "tuning", "forget": {"file": "rows.txt"}}}',
+            "--config {}: --exp tuning has no option --forget.file",
+        ),
+    ],
+)
+def test_a_config_json_that_cannot_be_meant_is_one_line(tmp_path, capsys, text, said):
+    file = tmp_path / "config.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        parsed("--config", file)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and line.startswith("benchmark.py: " + said.format(file))
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_a_data_set_is_added_by_one_decorated_function(tmp_path):
         assert data.augment(jax.random.key(0), jnp.asarray(data.train.images)).shape == data.train.images.shape
         with pytest.raises(ValueError, match="stripes: already registered"):
             dataset("stripes")(stripes)
-        with pytest.raises(ArgumentError, match=r"svhn_cropped, stripes, or an \.npz file, is needed"):
+        with pytest.raises(ArgumentError, match=r"svhn_cropped, stripes, or an \.npz file, or a folder"):
             load("other")
     finally:
         del DATASETS["stripes"]

@@ -92,7 +92,7 @@ def test_the_run_folder_holds_what_scripts_expect(finished):
     figures = ("quality_against_utility", "loss_histograms", "accuracy", "power", "metric_agreement")
     assert names == {
         *("config.json", "hyperparameters.json", "results.csv", "results.json", "summary.md", "summary.tex"),
-        *("power.csv", "comparisons.csv", "agreement.csv", "examples.csv"),
+        *("power.csv", "comparisons.csv", "agreement.csv", "examples.csv", "curves.csv", "parts.npz"),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
         *(f"logits/random-0/{name}.npz" for name in (*METHODS, "oracle", "labels")),
         "forget_sets/random-0.txt",
@@ -119,6 +119,51 @@ def test_config_json_says_what_was_run_and_on_what(finished, cache):
     assert (config["methods"], config["members"], config["seed"], config["smoke"]) == (list(METHODS), MEMBERS, 0, True)
     assert (config["train_size"], config["train"]["epochs"], config["forget"]["kind"]) == (ROWS, 2, "random")
     assert config["cache"] == str(cache)
+
+
+def test_summary_md_shows_the_figures_the_hyperparameters_and_how_it_was_run(finished):
+    out, _ = finished
+    text = (out / "summary.md").read_text()
+    linked = re.findall(r"\]\(([^)]+)\)", text)
+    assert {Path(name).stem for name in linked} == {path.stem for path in (out / "figures").iterdir()}
+    assert "figures/quality_against_utility.png" in linked and all((out / name).is_file() for name in linked)
+    heading, _, *lines = re.findall(r"^\|.*\|$", text.partition("## Hyperparameters")[2], flags=re.MULTILINE)
+    cells = {line.split(" | ")[0].removeprefix("| "): line.removesuffix(" |").split(" | ")[1:] for line in lines}
+    assert heading == "| method | tuned for the data set (`unlearn_jax/bench/tuned/`) | given (`--hyper`, `--smoke`) |"
+    assert set(cells) == set(METHODS) and cells["scrub"][1] == "epochs=1"
+    named = dict(each.split("=") for cell in cells["scrub"] for each in cell.split(", "))
+    used = json.loads((out / "hyperparameters.json").read_text())["scrub"]
+    assert {name: json.loads(value) for name, value in named.items()} == used
+    config = json.loads((out / "config.json").read_text())
+    assert "Seed 0." in text and f"```bash\n{config['command']}\n```" in text
+
+
+def test_curves_csv_has_every_pool_by_epoch(finished):
+    rows = table(finished[0] / "curves.csv")
+    pools = [("original", ""), ("oracle", "random-0"), ("retrain", "random-0")]
+    assert [(row["role"], row["forget_set"]) for row in rows] == [pool for pool in pools for _ in range(2)]
+    assert [row["epoch"] for row in rows] == ["1", "2"] * 3
+    assert {row["role"]: int(row["members"]) for row in rows} == {"original": MEMBERS, "oracle": 2 * MEMBERS, "retrain": MEMBERS}
+    for row in rows:
+        assert 0 < float(row["loss_low"]) <= float(row["loss"]) <= float(row["loss_high"])
+        assert 0 <= float(row["accuracy_low"]) <= float(row["accuracy"]) <= float(row["accuracy_high"]) <= 100
+
+
+def test_config_json_repeats_a_run_in_a_folder_of_its_own(finished, cache, tmp_path):
+    out, _ = finished
+    words = ("--config", str(out / "config.json"), "--cache", str(cache), "--out", str(tmp_path / "again"))
+    done = run_in_process(*words, "--hyper", "scrub.alpha=0.9")
+    assert done.returncode == 0, done.stderr
+    of_scrub = [[row for row in numbers(rows_in(folder)) if row.method == "scrub"] for folder in (out, tmp_path / "again")]
+    others = [[row for row in numbers(rows_in(folder)) if row.method != "scrub"] for folder in (out, tmp_path / "again")]
+    assert others[0] == others[1] and of_scrub[0] != of_scrub[1]
+    assert (tmp_path / "again/curves.csv").read_bytes() == (out / "curves.csv").read_bytes()
+    done = run_in_process("--exp", "compare", "--runs", out, tmp_path / "again", "--out", tmp_path / "compared")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in table(tmp_path / "compared/compare.csv") if row["baseline_z"]]
+    assert {row["method"] for row in rows if float(row["difference"])} == {"scrub"}
+    assert {row["paired"] for row in rows} == {"True"}
+    assert "| scrub.alpha | 0.0459 | 0.9 |" in (tmp_path / "compared/summary.md").read_text()
 
 
 def test_every_example_of_the_forget_set_by_every_method(finished):
@@ -307,6 +352,7 @@ def test_a_killed_run_goes_on_to_the_numbers_of_one_that_was_not(finished, tmp_p
     assert "original models: 4 members" in succeed(out, cache).stderr
     assert first.read_bytes() == before
     assert numbers(rows_in(out)) == numbers(rows_in(finished[0]))
+    assert (out / "curves.csv").read_bytes() == (finished[0] / "curves.csv").read_bytes()
     for method in METHODS:
         ours, theirs = (npz(folder / f"logits/random-0/{method}.npz") for folder in (out, finished[0]))
         for split in Cube._fields:
@@ -328,6 +374,7 @@ def test_a_run_is_extended_by_a_method_and_keeps_what_it_has(finished, cache, tm
         name = f"logits/random-0/{method}.npz"
         assert (out / name).read_bytes() == (finished[0] / name).read_bytes()
     assert "sisa" in (out / "summary.md").read_text()
+    assert (out / "curves.csv").read_bytes() == (finished[0] / "curves.csv").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Forget sets: exact counts, fixed by seed and index, and impossible ones refused by the option's name."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_jax.data.forget_sets import choose, class_of
+from unlearn_jax.data.forget_sets import choose, class_of, numbered
 from unlearn_jax.data.images import load
 from unlearn_jax.data.sources import digits
 from unlearn_jax.data.splits import Published
@@ -108,6 +110,94 @@ def test_a_file_lists_rows_as_text_or_as_npy(tmp_path, rows):
         np.testing.assert_array_equal(np.flatnonzero(forget), sorted(rows))
 
 
+ROWS = [99, 0, 7]
+MASK = np.isin(np.arange(100), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.txt", "99, 0\n7"),
+        ("mask.txt", "\n".join(map(str, MASK.astype(int)))),
+        ("mask.txt", " ".join(map(str, MASK))),
+        ("rows.csv", "99\n0\n7\n"),
+        ("rows.csv", '"row"\r\n"99"\r\n0\r\n\r\n7'),
+        ("rows.CSV", "99,0,7"),
+        ("rows.csv", "99 0\n7"),
+        ("mask.csv", "forget\n" + "\n".join(map(str, MASK))),
+        ("rows.json", "[99, 0, 7]"),
+        ("mask.json", json.dumps(MASK.tolist())),
+        ("mask.json", json.dumps(MASK.astype(int).tolist())),
+    ],
+)
+def test_rows_and_masks_in_any_text(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    np.testing.assert_array_equal(choose(LABELS, kind="file", file=tmp_path / name, classes=3), MASK)
+
+
+def test_rows_and_masks_as_arrays_and_several_files(tmp_path):
+    for number, array in enumerate((np.array(ROWS, np.uint8), MASK, MASK.astype(np.int8), MASK.astype(float)[ROWS].astype(bool))):
+        np.save(tmp_path / f"{number}.npy", array)
+        np.savez(tmp_path / f"{number}.npz", rows=array)
+        np.savez_compressed(tmp_path / f"{number}c.npz", array)
+    files = [f"{number}{kind}" for number in range(3) for kind in (".npy", ".npz", "c.npz")]
+    for name in files:
+        np.testing.assert_array_equal(choose(LABELS, kind="file", file=str(tmp_path / name), classes=3), MASK)
+    with pytest.raises(ArgumentError, match=r"3\.npy: .* \(a mask needs a value for each of 100 rows; it has 3\)$"):
+        choose(LABELS, kind="file", file=tmp_path / "3.npy", classes=3)
+    (tmp_path / "one.txt").write_text("1")
+    several = [tmp_path / "0.npy", tmp_path / "one.txt"]
+    assert np.flatnonzero(choose(LABELS, kind="file", file=several, classes=3, index=1)).tolist() == [1]
+    with pytest.raises(ArgumentError, match=r"one\.txt: 2 files give one forget set each; ask for 2"):
+        choose(LABELS, kind="file", file=several, classes=3, index=2)
+
+
+def test_zeros_and_ones_are_a_mask_where_they_could_not_be_rows():
+    assert numbered([0, 1], 3) == [0, 1] and numbered([1], 3) == [1] and numbered([], 3) == []
+    assert numbered([0, 1, 1], 3) == [1, 2] and numbered([False, True, False], 3) == [1]
+    assert numbered([0, 1, 2], 3) == [0, 1, 2]
+    for wrong, said in (
+        ([0, 1, 0, 1], "a mask needs a value for each of 3 rows; it has 4"),
+        ([True], "a mask needs a value for each of 3 rows; it has 1"),
+        ([True, 1, 0], "neither integers alone nor truth values alone"),
+        ([1.0], "neither integers alone nor truth values alone"),
+        (["1"], "neither integers alone nor truth values alone"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            numbered(wrong, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.json", '{"rows": [1]}', "it holds a dict; a list is needed"),
+        ("rows.json", "[1, [2]]", "neither integers alone nor truth values alone"),
+        ("rows.json", "[1.0]", "neither integers alone nor truth values alone"),
+        ("rows.json", "[" * 6000, "RecursionError|recursion"),
+        ("rows.json", "[1", "delimiter"),
+        ("rows.csv", ",row\n0,4\n1,5\n", "it has 2 columns; one, that of row numbers or of a mask, is needed"),
+        ("rows.csv", "row\nx\n", "invalid literal"),
+        ("rows.csv", "row\n", "1 to 99 different rows are needed; it lists 0"),
+        ("rows.txt", "true 1", "invalid literal"),
+        ("rows.npz", "text", "not a zip file"),
+    ],
+)
+def test_text_that_is_neither_is_one_line(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ArgumentError, match=rf"^file .*{name}: [^\n]*({said})[^\n]*$"):
+        choose(LABELS, kind="file", file=tmp_path / name, classes=3)
+
+
+def test_archives_of_several_arrays_or_of_too_much_are_refused(tmp_path):
+    np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.arange(3))
+    np.savez_compressed(tmp_path / "bomb.npz", np.zeros(10**7))
+    np.savez(tmp_path / "objects.npz", np.array([{}], object))
+    cases = (("two", "it holds 2 arrays; one is needed"), ("bomb", "80,000,128 bytes, more than"), ("objects", "Object arrays"))
+    for name, said in cases:
+        with pytest.raises(ArgumentError, match=rf"^file .*{name}\.npz: [^\n]*{said}[^\n]*$"):
+            choose(LABELS, kind="file", file=tmp_path / f"{name}.npz", classes=3)
+
+
 @pytest.mark.parametrize("train_size", [None, 300])
 def test_the_numbers_of_a_file_are_those_of_the_published_training_set(tmp_path, train_size):
     data, (published, _) = load("digits", train_size=train_size, label_noise=0.5), digits()
@@ -123,7 +213,8 @@ def test_a_number_that_is_not_trained_on_is_refused_and_said(tmp_path):
     published = Published(200, train=np.arange(0, 200, 2), held_out=np.array([1, 3, 5]))
     (tmp_path / "rows.txt").write_text("4 1 7 9 11 3 13 15 17 2")
     said = (
-        r"rows.txt: rows that are trained on are needed; of the 10 listed 2 held out from training: 1, 3; "
+        r"rows.txt: rows that are trained on are needed; of the 10 listed 2 held out from training "
+        r"\(no row is if the data bring held-out rows of their own\): 1, 3; "
         r"6 not in the sample of the training set: 7, 9, 11, 13, 15, \.\.\.$"
     )
     with pytest.raises(ArgumentError, match=said):
@@ -149,7 +240,7 @@ def test_bad_text_files_are_refused(tmp_path, text):
         choose(LABELS, kind="file", file=tmp_path / "rows.txt", classes=3)
 
 
-@pytest.mark.parametrize("array", [np.array([1.0]), np.array([[1, 2]]), np.array(3), np.array([{}]), LABELS == 0])
+@pytest.mark.parametrize("array", [np.array([1.0]), np.array([[1, 2]]), np.array(3), np.array([{}]), LABELS[1:] == 0, LABELS < 3])
 def test_bad_npy_files_are_refused(tmp_path, array):
     np.save(tmp_path / "rows.npy", array)
     with pytest.raises(ArgumentError, match=r"file .*rows\.npy"):
@@ -204,7 +295,7 @@ class Opened:
 
 def test_a_file_of_rows_is_never_unpickled(tmp_path):
     np.save(tmp_path / "rows.npy", np.array([Opened(tmp_path / "mark")], object), allow_pickle=True)
-    with pytest.raises(ArgumentError, match="row numbers is needed"):
+    with pytest.raises(ArgumentError, match="row numbers, or of a mask of the training set, is needed"):
         choose(LABELS, kind="file", file=tmp_path / "rows.npy", classes=3)
     assert not (tmp_path / "mark").exists()
 

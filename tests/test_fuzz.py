@@ -25,7 +25,7 @@ from unlearn_jax.bench import command_line
 from unlearn_jax.bench.hyperparameters import settings as hyperparameters
 from unlearn_jax.bench.kinds import options
 from unlearn_jax.bench.options import Hyper, Methods, Run
-from unlearn_jax.data import choose, sources
+from unlearn_jax.data import choose, load, sources
 from unlearn_jax.errors import ArgumentError
 
 FUZZ = int(os.environ.get("FUZZ", "1"))
@@ -83,6 +83,10 @@ def checked(config: Run) -> None:
 @examples(80)
 @given(words=command_lines())
 def test_a_command_line_gives_a_configuration_or_one_line(capsys, words):
+    parsed_or_one_line(capsys, words)
+
+
+def parsed_or_one_line(capsys, words):
     status = 0
     try:
         checked(command_line.parse(words, EXPERIMENTS))
@@ -151,6 +155,13 @@ def npy(array):
     return file.getvalue()
 
 
+def npz(*arrays, **named):
+    """As `np.savez_compressed` writes it."""
+    file = io.BytesIO()
+    np.savez_compressed(file, *arrays, **named)
+    return file.getvalue()
+
+
 def claiming(descr: str, shape: str, data: bytes = b"") -> bytes:
     """An .npy whose header says what one likes."""
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode()
@@ -209,9 +220,15 @@ def folder():
         yield Path(made)
 
 
-@pytest.mark.parametrize("suffix", ["txt", "npy"])
+LISTED = [3, 1, 4, 15, 9, 26]
+MASK = np.isin(np.arange(ROWS), LISTED)
+LISTS = [b"3 1\n4\n15 9\n26\n", npy(np.array(LISTED)), npy(MASK), json.dumps(LISTED).encode(), json.dumps(MASK.tolist()).encode()]
+LISTS += [b"row\n3\n1\n", npz(rows=np.array(LISTED)), npz(MASK)]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "npy", "npz", "csv", "json"])
 @examples(200)
-@given(content=st.one_of(damaged(b"3 1\n4\n15 9\n26\n"), damaged(npy(np.array([3, 1, 4, 15, 9, 26])))))
+@given(content=st.one_of(*map(damaged, LISTS)))
 def test_a_list_of_rows_is_read_or_refused(folder, suffix, content):
     file = folder / f"rows.{suffix}"
     file.write_bytes(content)
@@ -241,6 +258,15 @@ def test_lists_with_a_byte_order_mark_are_read_and_what_is_no_file_is_refused_at
             refused_or(lambda file=file: choose(np.zeros(ROWS, int), kind="file", file=file, classes=CLASSES), "--forget.file")
             is None
         )
+
+
+@examples(100)
+@given(content=damaged(npz(x_train=np.ones((6, 3)), y_train=np.arange(6), x_test=np.zeros((2, 3)), y_test=np.arange(2))))
+def test_a_data_set_of_ones_own_is_read_or_refused(folder, content):
+    file = folder / "mine.npz"
+    file.write_bytes(content)
+    data = refused_or(lambda: load(str(file)), "--dataset")
+    assert data is None or data.train.images.shape[0] == len(data.train.labels)
 
 
 def idx(shape, values=None):
@@ -311,3 +337,14 @@ def test_a_config_json_is_resumed_or_refused(content):
             assert file.read_bytes() == content
         else:
             assert json.loads(file.read_text())["config"] == CONFIG
+
+
+RECORDED = runs.plain(EXPERIMENTS["unlearning"].options.Config(hyper=("scrub.epochs=3",)).recorded())
+ANY_RECORD = JSON.map(lambda value: json.dumps({"config": value}).encode())
+
+
+@examples(60)
+@given(content=damaged(json.dumps({"config": RECORDED}).encode()) | ANY_RECORD)
+def test_a_config_json_is_repeated_or_refused(capsys, folder, content):
+    (folder / "config.json").write_bytes(content)
+    parsed_or_one_line(capsys, ["--config", str(folder / "config.json")])

@@ -1,4 +1,4 @@
-"""The four guides, docs/add-a-*.md: their examples run as they stand."""
+"""The guides, docs/add-a-*.md and docs/bring-your-data.md: their examples run as they stand."""
 
 import csv
 import re
@@ -8,14 +8,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import test_laws
+from flax import nnx
 from in_process import run_in_process
 
 import experiments
+import unlearn_jax as uj
 from experiments import registry
 from unlearn_jax import metrics
-from unlearn_jax.data import DATASETS, load
+from unlearn_jax.data import DATASETS, Dataset, load
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics.registry import METRICS
@@ -86,6 +89,31 @@ def test_the_readme_evaluates_from_python(tmp_path, monkeypatch, capsys):
     assert "halve" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["linen", "nnx", "equinox", "functions"])
+def test_networks_of_every_kind_come_in_as_the_guide_says(kind):
+    scope = {}
+    exec(compile(code("bring-your-model.md", kind), "bring-your-model.md", "exec"), scope)
+    model = scope["model"]
+    x = jnp.ones((4, 16, 16, 3) if kind == "linen" else (4, 12))
+    variables = model.init(jax.random.key(0), x[:1])
+    assert model.apply(variables, x, train=False)[0].shape == (4, 3)
+    assert model.random == (kind in ("linen", "nnx")) and (model.head is None) == (kind == "functions")
+
+
+def test_trained_modules_come_in_and_go_out_as_the_guide_says():
+    scope = {}
+    exec(compile(code("bring-your-model.md", "nnx"), "bring-your-model.md", "exec"), scope)
+    x, y = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32), np.arange(60) % 3
+    data = uj.Dataset.from_arrays(train=(x, y), test=(x, y))
+    module = scope["Net"](nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    scope |= {"module": module, "data": data, "rows": data.published.train[:6]}
+    exec(compile(code("bring-your-model.md", "variables"), "bring-your-model.md", "exec"), scope)
+    after = nnx.to_pure_dict(nnx.state(scope["module"], nnx.Param))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, after, before))
+
+
 def test_the_metric_is_scored_beside_its_null(monkeypatch):
     monkeypatch.setattr("unlearn_jax.metrics.registry.METRICS", dict(METRICS))
     exec(compile(code("add-a-metric.md", "metric"), "add-a-metric.md", "exec"), {})
@@ -149,3 +177,29 @@ def test_the_study_runs_and_shows_its_options(tmp_path, monkeypatch):
     finally:
         for name in [name for name in sys.modules if name.startswith("experiments.longer")]:
             del sys.modules[name]
+
+
+def test_ones_own_data_and_forget_sets_go_in(tmp_path, monkeypatch):
+    """All blocks of the page that need no other library, in one scope; the evaluation with fewer models."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    scope = {}
+    for name in ("arrays", "pairs", "file", "forget", "names"):
+        text = code("bring-your-data.md", name)
+        small = text.replace("members=8", "members=2, splits=4, retain_size=20, recipe=uj.Recipe(epochs=1)")
+        exec(compile(small, f"bring-your-data.md, {name}", "exec"), scope)
+    data, x, y = scope["data"], scope["x"], scope["y"]
+    assert (data.name, len(data.train.labels), data.train.images.shape[1:]) == ("mine", 270, (12, 12, 3))
+    assert {row.forget_set for row in scope["board"].rows} == {"first", "second"} and scope["mask"].sum() == 30
+    again, labels = scope["arrays"](zip(x, y, strict=True))
+    np.testing.assert_array_equal(again, x)
+    np.testing.assert_array_equal(labels, y)
+    for part in ("train", "test"):
+        for name in ("b/0.png", "b/1.png", "a/2.png"):
+            (tmp_path / "pets" / part / name).parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(x[len(name) + int(name[2])]).save(tmp_path / "pets" / part / name)
+    (tmp_path / "pets/train/a/.hidden").touch()
+    assert scope["rows_of"]("pets", ["b/1.png", "a/2.png"]).tolist() == [2, 0]
+    found, images = load("pets"), {name: x[len(name) + int(name[2])] for name in ("a/2.png", "b/0.png", "b/1.png")}
+    expected = Dataset.from_arrays(*[(np.stack([*images.values()]), np.array([0, 1, 1]))] * 2)
+    assert found.fingerprint == expected.fingerprint

@@ -293,6 +293,23 @@ def test_on_a_tiny_resnet_with_batch_norm(name):
     assert same(after.statistics, before.statistics) == (name in ("cf_k", "fisher"))
 
 
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_a_vision_transformer_is_taken_or_left_out_with_the_reason(name):
+    network = build("vit", classes=CLASSES, width=8, depth=1)
+    if reason := METHODS[name].unmet(problem(network)):
+        assert reason == "convolutions; this model has none" and "convolutions" in METHODS[name].needs
+        return
+    before = member(members(network), 0)
+    traced = jax.jit(applied(name)).trace(keys()[0], before, member(numbers(name), 0), problem(network))
+    networks = (OWN[name]["shards"],) if METHODS[name].ensemble else ()
+    assert [leaf.shape for leaf in jax.tree.leaves(traced.out_info)] == [
+        networks + leaf.shape for leaf in jax.tree.leaves(before)
+    ]
+    if name in ON_A_RESNET:
+        after = traced.lower().compile()(keys()[0], before, member(numbers(name), 0), problem(network))
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after)) and not same(after, before)
+
+
 # How a method asks networks and uses its keys
 
 

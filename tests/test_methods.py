@@ -717,7 +717,7 @@ def test_fisher_noise_has_the_variance_that_it_says():
         ("scrub", {"batch_size": 0}, "scrub.batch_size 0"),
         ("fisher", {"samples": "0"}, "fisher.samples 0"),
         ("salun", {"share": 1.5}, "salun.share 1.5"),
-        ("bad_teacher", {"retain_share": "2"}, "--hyper bad_teacher.retain_share 2"),
+        ("bad_teacher", {"retain_share": "2"}, "bad_teacher.retain_share 2"),
     ],
 )
 def test_a_wrong_hyperparameter_is_named(name, given, option):

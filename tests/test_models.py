@@ -19,6 +19,7 @@ from unlearn_jax.models import MODELS, as_model, build, convolution, draw_kernel
 from unlearn_jax.models.convolution import FORMS, Convolution, convolve, fastest
 from unlearn_jax.models.paths import arrays
 from unlearn_jax.models.resnet import NORMALISATIONS, Normalisation, ResNet, block_names
+from unlearn_jax.models.vit import patch_of
 from unlearn_jax.training import cost
 from unlearn_jax.training.cost import flops
 from unlearn_jax.types import Model, Variables
@@ -209,7 +210,7 @@ def test_resnet18_has_the_published_number_of_parameters():
     assert len([kernel for kernel in kernels(variables.params, 4) if kernel.shape[0] == 3]) == 17
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet8", "resnet14", "resnet18"])
+@pytest.mark.parametrize("name", ["mlp", "vit", "resnet8", "resnet14", "resnet18"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, normalisation):
     options = {"normalisation": normalisation} if "normalisation" in find(name).defaults else {}
@@ -222,6 +223,49 @@ def test_blocks_cover_all_parameters_once_from_the_input_to_the_output(name, nor
         assert names == ["stem", "stem_norm", *body, "head"]
     if name == "mlp":
         assert names == ["hidden1", "hidden2", "head"]
+    if name == "vit":
+        assert names == ["positions", "patches", "block1", "block2", "block3", "block4", "norm", "head"]
+
+
+def test_a_vision_transformer_computes_what_its_equations_say():
+    """One block and one head, restated in NumPy, with random arrays in place of zeros and ones."""
+    model, image = build("vit", classes=3, width=6, depth=1, patch=2), (4, 6, 2)
+    assert model.convolutions == () and model.norms == ("block1/norm1", "block1/norm2", "norm")
+    variables = filled(model, image)
+    images = np.random.default_rng(1).normal(size=(3, *image)).astype(np.float32)
+    logits, _, activations = model.activations(variables, jnp.asarray(images))
+    assert [part.shape for part in activations] == [(3, 6, 6)] * 3
+
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables.params)
+
+    def norm(x, own):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * own["scale"] + own["bias"]
+
+    def dense(x, own):
+        return x @ own["kernel"] + own["bias"]
+
+    tokens = [images[:, i : i + 2, j : j + 2].reshape(3, -1) for i in (0, 2) for j in (0, 2, 4)]
+    x = dense(np.stack(tokens, axis=1), p["patches"]) + p["positions"]["embedding"]
+    own = p["block1"]
+    normed = norm(x, own["norm1"])
+    query, key, value = (
+        normed @ own["attention"][name]["kernel"][:, 0] + own["attention"][name]["bias"][0] for name in ("query", "key", "value")
+    )
+    scores = np.exp(query @ key.transpose(0, 2, 1) / np.sqrt(6))
+    attended = scores / scores.sum(-1, keepdims=True) @ value
+    x = x + attended @ own["attention"]["out"]["kernel"][0] + own["attention"]["out"]["bias"]
+    hidden = dense(norm(x, own["norm2"]), own["hidden"])
+    gelu = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+    x = x + dense(gelu, own["out"])
+    expected = dense(norm(x, p["norm"]).mean(axis=1), p["head"])
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(4, 1), (7, 1), (8, 2), (12, 3), (28, 4), (32, 4), (64, 8), (96, 12)])
+def test_patches_fill_the_image(side, patch):
+    assert patch_of(side) == patch
+    with pytest.raises(ValueError, match=r"^patches of 5x5 pixels do not fill images of \d+x\d+"):
+        shapes(build("vit", classes=3, width=8, patch=5), (side, side, 1))
 
 
 def small(normalisation="batch", form="products", width=2):

@@ -70,6 +70,27 @@ def test_registered_methods_and_plain_functions_are_judged_and_a_changed_file_an
     assert second["shrunk"] != first["shrunk"] and second["original"] == first["original"]
 
 
+def package(folder, name, source, monkeypatch):
+    """An installed package with methods, as an installer leaves it."""
+    (folder / f"{name}.py").write_text(source)
+    facts = folder / f"{name}-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(f"[unlearn_jax.methods]\n{name} = {name}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_installed_packages_bring_methods_and_a_broken_one_stands_in_nobodys_way(tmp_path, monkeypatch, capsys):
+    package(tmp_path, "goodmethods", PLAIN.format(by=0.5), monkeypatch)
+    package(tmp_path, "badmethods", "import nowhere", monkeypatch)
+    plugins.load_installed()
+    plugins.load_installed()
+    assert METHODS["shrunk"].make.__module__ == "goodmethods"
+    said = "the methods of the installed package badmethods are left out: cannot be imported (ModuleNotFoundError"
+    assert capsys.readouterr().err.count(said) == 1
+    assert "shrunk" in run_in_process("--list").stdout
+
+
 def test_a_module_on_the_path_is_a_plugin(tmp_path, monkeypatch):
     (tmp_path / "somebodys.py").write_text(PLAIN.format(by=0.5))
     monkeypatch.syspath_prepend(tmp_path)

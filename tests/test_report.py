@@ -213,6 +213,20 @@ def test_terminal_has_colour_only_where_it_is_one_and_never_fails_on_an_old_one(
     assert b"+-" in stream.buffer.getvalue()
 
 
+def test_the_outline_is_ten_lines_with_the_references_first():
+    board = arrange(rows_of())
+    lines = leaderboard.outline(board)
+    assert len(lines) == 10 and max(map(len, lines)) <= 80
+    assert lines[0].startswith("digits · resnet8 · forget set random · n=24")
+    assert "original" in lines[2] and "retrain" in lines[3]
+    assert "further away: " in lines[-2]
+    inside = [line.method for line in board.lines if line.inside and not line.reference]
+    others = [line for line in board.lines if not line.reference and line.inside is not None]
+    assert lines[-1].startswith(f"● {len(inside)} of {len(others)} methods not distinguished from retraining: {inside[0]}")
+    few = leaderboard.outline(board, width=40, most=len(METHODS))
+    assert len(few) == 3 + len(METHODS) and max(map(len, few)) <= 40
+
+
 def test_markdown_is_one_table_with_its_caption(run):
     board = arrange(rows_of())
     leaderboard.write(run, board)

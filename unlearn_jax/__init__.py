@@ -27,8 +27,10 @@ _MODULES = {
     "convert": "convert",
     "dataset": "data",
     "evaluate": "bench.api",
+    "from_equinox": "models",
     "from_functions": "models",
     "from_linen": "models",
+    "from_nnx": "models",
     "leave_one_out": "influence",
     "load": "data",
     "load_variables": "checkpoints",
@@ -37,7 +39,10 @@ _MODULES = {
     "register": "methods",
     "save_variables": "checkpoints",
     "score": "bench.api",
+    "to_equinox": "models",
+    "to_nnx": "models",
     "unlearn": "bench.api",
+    "variables_of": "models",
 }
 
 __all__ = [*_MODULES]

@@ -1,4 +1,4 @@
-"""Reads files from any source safely: only regular files, and only up to a maximal size."""
+"""Reads files from any source safely: only regular files, and only up to a maximal size or share of the memory."""
 
 import errno
 import os
@@ -18,6 +18,22 @@ def open_regular(path: Path) -> BinaryIO:
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return file
+
+
+def memory() -> int:
+    """Returns how many bytes of memory the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def require_room(size: int, what: str = "") -> None:
+    """Raises ValueError if data of `size` bytes would take more than half of the memory; `what` begins the message."""
+    if size > memory() // 2:
+        raise ValueError(f"{what}{size / 2**30:,.0f} GiB, where {memory() / 2**31:,.0f} GiB are accepted")
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a data set may mean a file or a folder of data: an .npz file, or a folder that exists."""
+    return name.endswith(".npz") or os.path.isdir(os.path.expanduser(name))
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -432,7 +432,7 @@ def _parse_config(out: Path, text: bytes) -> dict[str, Any]:
 
 def _require_agreement(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: frozenset[str]) -> None:
     """Raises ArgumentError on the first field in which the new configuration contradicts the old one."""
-    old, new = dict(_fields(old)), dict(_fields(new))
+    old, new = dict(leaves(old)), dict(leaves(new))
     for field in {**new, **old}:
         before, now = old.get(field, _ABSENT), new.get(field, _ABSENT)
         may_extend = any(field == name or field.startswith(f"{name}.") for name in extendable)
@@ -452,11 +452,11 @@ def _told(value: Any, other: Any) -> str:
     return json.dumps(own[:FEW]) + (f" and {len(own) - FEW} more" if len(own) > FEW else "")
 
 
-def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the leaves of a nested configuration by dotted name."""
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _fields(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -33,7 +33,7 @@ class Variables(NamedTuple):
     """Everything in a model that training changes."""
 
     params: Params
-    statistics: Statistics  # BatchNorm's running means and variances; {} for a model without them
+    statistics: Statistics  # BatchNorm's running means and variances, counters; {} for a model without them
 
 
 class Dense(NamedTuple):
@@ -51,14 +51,15 @@ class Model(NamedTuple):
 
     Attributes:
         init: `(key, images[1, ...]) -> Variables`.
-        apply: `(variables, images[batch, ...], train) -> (logits[batch, classes], statistics)`. With `train`, batches
+        apply: `(variables, images[batch, ...], train, key) -> (logits[batch, classes], statistics)`. With `train`, batches
             are normalised by their own statistics, and the running ones are updated; without, by the running ones, which do
-            not change. A model with statistics also takes `counted[batch]`, bool: the rows to compute them from.
+            not change. Only a `random` model needs a key, and only in training. A model with statistics also takes
+            `counted[batch]`, bool: the rows to compute them from.
         blocks: the names of the top-level parameter groups from input to output, grouped in blocks; the last is the head.
         features: `(variables, images[batch, ...]) -> [batch, features]`, the input of the head in evaluation mode.
         activations: `(variables, images, train) -> (logits, statistics, activations)`; the last is a tuple of
             `[batch, positions, channels]`, the output of the last module of each block but the head (of a dense layer and a
-            stem before the relu); the units of a dense layer are positions with one channel.
+            stem before the relu); the units of a dense layer are positions with one channel. Draws no random numbers.
         gradient: `(params, images[batch, ...], labels[batch], weights[batch]) -> params`, the gradient of the weighted sum of
             the cross-entropies, if there is a faster way than automatic differentiation.
         norms: the parameter groups of normalisation layers; () if there are none.
@@ -66,6 +67,7 @@ class Model(NamedTuple):
             if there are none.
         dense: all dense layers; () if there are none.
         head: the dense layer that reads `features` and gives the logits.
+        random: whether the model draws random numbers in training, as dropout does.
     """
 
     init: Callable[..., Variables]
@@ -78,6 +80,11 @@ class Model(NamedTuple):
     convolutions: tuple[str, ...] | None = None
     dense: tuple[Dense, ...] | None = None
     head: Dense | None = None
+    random: bool = False
+
+    def keyed(self, key: Key) -> dict[str, Key]:
+        """The argument `key` of `apply` in training, for a model that needs one."""
+        return {"key": key} if self.random else {}
 
 
 class Examples(NamedTuple):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MEMORISED = 0.25  # an example counts as memorised from this score on (Feldman & Zhang, arXiv 2008.03703)
 ACROSS = 3  # pairs in a row
 GAP = 0.15  # between pairs, in widths of a picture
+TITLE: dict[str, Any] = {"fontsize": 7, "pad": 2, "parse_math": False}  # of a picture; names of classes are anybody's
 
 
 class Results(NamedTuple):
@@ -269,7 +270,7 @@ def pictures(study: Results, shown: int) -> "matplotlib.figure.Figure":
                 row = chosen[place]
                 _picture(axes, study.images[row])
                 was = f"\n({study.names[study.clean_labels[row]]})" if study.wrong[row] else ""
-                axes.set_title(f"{study.names[study.labels[row]]}{was}\n{study.memorisation[row]:+.2f}", fontsize=7, pad=2)
+                axes.set_title(f"{study.names[study.labels[row]]}{was}\n{study.memorisation[row]:+.2f}", **TITLE)
         line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(
         f"{study.title}\nlabel trained on{' (true label)' if len(wrong) else ''} and memorisation, each ± "
@@ -294,9 +295,9 @@ def side_by_side(study: Results, shown: int) -> "matplotlib.figure.Figure":
         _picture(left, study.images[i])
         _picture(right, study.test_images[j])
         was = f" ({study.names[study.clean_labels[i]]})" if study.wrong[i] else ""
-        left.set_title(f"train: {study.names[study.labels[i]]}{was}\nmemorised {study.memorisation[i]:.2f}", fontsize=7, pad=2)
+        left.set_title(f"train: {study.names[study.labels[i]]}{was}\nmemorised {study.memorisation[i]:.2f}", **TITLE)
         change = f"{study.influence[i, j]:+.2f} ± {study.influence_error[i, j]:.2f}"
-        right.set_title(f"test: {study.names[study.test_labels[j]]}\nright {change}", fontsize=7, pad=2)
+        right.set_title(f"test: {study.names[study.test_labels[j]]}\nright {change}", **TITLE)
         colour = COLOURS[2] if study.influence[i, j] > 0 else COLOURS[4]
         for axes in (left, right):
             axes.axis("on")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -16,19 +15,20 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
-from unlearn_jax.bench.hyperparameters import hyperparameters_of
+from unlearn_jax.bench.forget_set import same_rows
+from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
-from unlearn_jax.bench.plugins import checked, entry_of
+from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.setting import forgetting, setting_of, start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
-from unlearn_jax.data import Dataset, places
+from unlearn_jax.data import Dataset, numbered, places
 from unlearn_jax.methods import METHODS, Entry, hyperparameters
 from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.methods.needs import unmet
 from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
@@ -44,11 +44,12 @@ from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Start, Variab
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
 OUTCOMES = {True: "not distinguished", False: "different", None: None}
-LINES = 8  # of a verdict's metrics that are printed
+LINES, WIDTH = 10, 80  # of a printed verdict
+NAMED = 2  # methods left out that a printed board has a line for
 MEMBERS = 24  # by default
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verdict:
     """How unlearned models compare with retrained ones.
 
@@ -69,18 +70,20 @@ class Verdict:
     lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Ten lines at most: the outcome, and the metrics with the largest evidence."""
-        undecided = f"no verdict: fewer than {FEWEST_JUDGED} models a side"
+        """Ten lines of 80 characters at most: the outcome, and the metrics with the largest evidence."""
+        outcome = self.outcome or f"no verdict below {FEWEST_JUDGED}"
         of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
-        lines = [f"{self.outcome or undecided} (n={self.members}; {of_band})"]
+        lines = [f"{outcome} (n={self.members}; {of_band})"]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
-        for score in sorted(self.scores, key=lambda score: -score.evidence)[:LINES]:
-            name = f"{score.metric} {score.split}".strip()
-            lines.append(f"  {name:<28}{score.value:>10.4g}   retrained {score.null.mean:.4g} ± {score.null.sd:.2g}")
-        return "\n".join(lines)
+        for score in sorted(self.scores, key=lambda score: -score.evidence)[: LINES - len(lines)]:
+            name, null = f"{score.metric} {score.split}".strip(), f"{score.null.mean:.4g} ± {score.null.sd:.2g}"
+            lines.append(f"  {name:<26}{score.value:>10.4g}  retrained {null:<18}|z| {score.evidence:.1f}".rstrip())
+        return "\n".join(leaderboard.cut(line, WIDTH) for line in lines)
+
+    __repr__ = __str__  # what a notebook shows
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Leaderboard:
     """What `evaluate` found.
 
@@ -99,13 +102,15 @@ class Leaderboard:
     board: leaderboard.Leaderboard
 
     def __str__(self) -> str:
-        """The table, as a terminal of 100 columns shows it."""
-        from rich.console import Console
-
-        text = io.StringIO()
-        leaderboard.show(self.board, Console(file=text, width=100, highlight=False))
+        """About ten lines of 80 characters: the first methods of the table, and where all of it is."""
         left_out = [f"{name}: left out, it {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([text.getvalue().rstrip(), *left_out])
+        if len(left_out) > NAMED:
+            left_out[NAMED - 1 :] = [f"{len(left_out) - NAMED + 1} more left out: {', '.join([*self.left_out][NAMED - 1 :])}"]
+        where = f"all: {self.folder}/summary.md"
+        lines = [*leaderboard.outline(self.board, WIDTH), *(leaderboard.cut(line, WIDTH) for line in left_out), where]
+        return "\n".join(lines)
+
+    __repr__ = __str__  # what a notebook shows
 
     def write(self, folder: Path | str) -> None:
         """Copies the run folder."""
@@ -195,6 +200,8 @@ def evaluate(
     _within("splits", splits, 2, SPLITS)
     _within("retain_size", retain_size, 1)
     masks = {name: _mask(rows, data) for name, rows in _sets(forget).items()}
+    if twice := same_rows(masks):
+        raise ValueError(f"forget: {twice}")
     unknown = _unknown_training(originals, oracles, recipe, fit)
     token = _fit_token(fit, fit_name, cache)
     recipe = recipe or Recipe()
@@ -205,17 +212,19 @@ def evaluate(
     setting = setting_of(data, model, identity, recipe, start)
     weights, members = _weights(originals, oracles, list(masks), like, members)
     setting = setting._replace(weights=weights._replace(save=save_models), fit=fit)
-    left_out = {name: f"needs {lacking}" for name in registered if (lacking := unmet(METHODS[name].needs, setting.problem))}
+    left_out = {name: f"needs {lacking}" for name in registered if (lacking := METHODS[name].unmet(setting.problem))}
     if "retrain" in registered and unknown:
         left_out["retrain"] = f"needs {unknown}"
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
+    given = {key: dict(each) for key, each in (hyper or {}).items()}
+    labels = {name: _label(data, mask) for name, mask in masks.items()}
     values = {
-        name: hyperparameters_of(data.name, asked, {key: dict(each) for key, each in (hyper or {}).items()}, _label(data, mask))
-        | {method: {} for method in own}
-        for name, mask in masks.items()
+        name: hyperparameters_of(data.name, asked, given, label) | {method: {} for method in own}
+        for name, label in labels.items()
     }
+    origins = origins_of(data.name, asked, given, next((label for label in labels.values() if label is not None), None))
     place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unlearn_jax-"))
     config = Config(
         dataset=data.name,
@@ -238,16 +247,16 @@ def evaluate(
         "model": digest,
         "forget": {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()},
     }
-    given = weights.described() + ([f"init {started['init'][:16]}"] if started else [])
-    record |= {"given": given} if given else {}
+    taken = weights.described() + ([f"init {started['init'][:16]}"] if started else [])
+    record |= {"given": taken} if taken else {}
     record |= {"freeze": started["freeze"]} if started else {}
     record |= {"fit": fit_name} if fit else {}
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
-    with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing:
+    with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing, recording(folder):
         if fit and not fit_name:
             config = dataclasses.replace(config, cache=Path(passing))
         try:
-            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own})
+            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own}, origins)
         except ValueError:
             folder.withdraw()
             raise
@@ -349,6 +358,7 @@ def score(
 
 def _named(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:
     """The registered methods by name, and the entries of one's own functions."""
+    load_installed()
     words = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else list(methods)
     registered: list[str] = []
     own: dict[str, Entry] = {}
@@ -479,17 +489,18 @@ def _sets(forget: Forget) -> dict[str, Any]:
 
 def _mask(forget: Any, data: Dataset) -> np.ndarray:
     """The rows to forget as a mask of the rows that are trained on."""
-    rows = np.asarray(forget)
-    if rows.dtype == bool:
-        if rows.shape != (data.published.total,):
-            expected = f"expected one truth value for each of {data.published.total} training rows"
-            raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
-        rows = np.flatnonzero(rows)
-    if rows.dtype.kind not in "iu" or rows.ndim != 1:
+    try:
+        rows = np.asarray(forget)
+    except Exception as error:  # ragged lists, tensors on a device, anything
+        raise ValueError("forget: expected rows, a mask, or a mapping from names to such; no array can be made of it") from error
+    if rows.dtype == bool and rows.shape != (data.published.total,):
+        expected = f"expected one truth value for each of {data.published.total} training rows"
+        raise ValueError(f"forget: a mask of shape {rows.shape}, {expected}")
+    if rows.dtype.kind not in "iub" or rows.ndim != 1:
         raise ValueError(f"forget: expected row numbers or a mask, not {rows.dtype} of shape {rows.shape}")
     mask = np.zeros(len(data.train.labels), bool)
     try:
-        mask[places(rows.tolist(), data.published)] = True
+        mask[places(numbered(rows.tolist(), data.published.total), data.published)] = True
     except ValueError as error:
         raise ValueError(f"forget: {error}") from error
     return mask

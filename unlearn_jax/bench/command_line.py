@@ -1,15 +1,17 @@
 """Parses the command line into a configuration. A user error is printed as one line."""
 
 import difflib
+import functools
+import json
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 
-from unlearn_jax.bench.kinds import options, require
+from unlearn_jax.bench.kinds import Several, options, require
 from unlearn_jax.bench.options import Run
 from unlearn_jax.errors import ArgumentError, StorageError, UsageError
 from unlearn_jax.files import read_regular
@@ -27,18 +29,40 @@ Machine unlearning, measured against the distribution of models retrained withou
     {program} --forget.size 50 --train.epochs 30 --hyper scrub.epochs=5,salun.learning_rate=1e-3
   Options from a file; those on the command line override it:
     {program} --config configs/fashion_mnist.toml --members 12
+  A finished run repeated in a new folder, here with another seed; and the two compared:
+    {program} --config runs/a/config.json --seed 1 --out runs/b
+    {program} --exp compare --runs runs/a runs/b
   Every method, data set, model and experiment, with access regimes and references:
     {program} --list
 
 Results go to a run folder (--out). To resume an interrupted run, repeat its command with the same --out."""
 SHORT = {"-exp": "--exp", "-d": "--device", "-h": "--help"}
 FORGET = ("kind", "size", "label", "file")  # arguments of a forget set, in a group of options
-LARGEST = 1 << 20  # bytes of a --config file
+LARGEST = 1 << 26  # bytes of a --config file
 LONGEST = 2000  # characters of a message
+OWN = ("out", "cache")  # of every run: not taken from the config.json of another
+
+
+class Given(NamedTuple):
+    """An option as it was given.
+
+    Attributes:
+        name: with its dashes.
+        word: its value; None for an option without one.
+        more: words that follow the value; only lists take some.
+        recorded: the config.json that it stands in, which holds the whole of each list; empty elsewhere.
+    """
+
+    name: str
+    word: str | None
+    more: tuple[str, ...] = ()
+    recorded: str = ""
 
 
 def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benchmark.py") -> Run:
-    """Returns the configuration that the command line asks for. Whether its options fit together is not checked yet.
+    """Returns the configuration that the command line asks for, with the defaults that follow from it (`Run.fitted`).
+
+    Whether its options fit together is not checked yet.
 
     Args:
         words: the command line.
@@ -49,10 +73,8 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
         SystemExit: with status 0 after `--help`; with status 2 after one line on stderr about a user error.
     """
     try:
-        typed = list(split_options(words))
-        pairs = [pair for name, file in typed if name == "--config" for pair in read_options(file or "")]
-        pairs += [pair for pair in typed if pair[0] != "--config"]  # the last one counts
-        words_of = dict(pairs)
+        given = list(from_files_first(split_options(words)))  # of an option that is given twice the last one counts
+        words_of = {each.name: each.word for each in given}
         experiment = words_of.get("--exp", "unlearning") or ""
         require(experiment in experiments, "--exp", experiment, f"expected one of {', '.join(experiments)}")
         module = experiments[experiment].options
@@ -69,72 +91,126 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
         known = {option.name: option for option in options(module.Config)}
-        for name, word in pairs:
-            if name not in known:
-                similar = [f"perhaps {other}" for other in difflib.get_close_matches(name, known, n=1)]
-                raise UsageError(name, word or "", "; ".join(["no such option", *similar, "--help shows all"]))
-            config = known[name].apply(config, word)
+        for each in given:
+            if each.name in known:
+                option = known[each.name]
+                config = option.apply(config, _joined(each, option.kinds), adding=not each.recorded)
+            elif not each.recorded:
+                similar = [f"perhaps {other}" for other in difflib.get_close_matches(each.name, known, n=1)]
+                raise UsageError(each.name, each.word or "", "; ".join(["no such option", *similar, "--help shows all"]))
+            elif not _fixed(config, each):
+                problem = f"--exp {experiment} has no option {each.name}; the file is of another version, or of a run from Python"
+                raise UsageError("--config", each.recorded, problem)
+        config = config.fitted(words_of)
     except UsageError as error:
         raise SystemExit(print_error(str(error), 2, program)) from None
     return config
 
 
-def split_options(words: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Yields the options on the command line with their values; None for an option without a value.
+def split_options(words: list[str]) -> Iterator[Given]:
+    """Yields the options on the command line.
 
     Raises:
         ArgumentError: a word follows no option.
     """
-    name: str | None = None
-    for word in words:
+    name = ""
+    values: list[str] = []
+    for word in [*words, "--"]:
         option, equals, value = word.partition("=")
         option = SHORT.get(option, option)
-        if option.startswith("--"):
-            if name:
-                yield name, None
-            name = option
-            if not equals:
-                continue
-        elif name:
-            value = word
-        else:
-            raise UsageError(word, "", "no such option; --help shows all")
-        yield name, value
-        name = None
-    if name:
-        yield name, None
+        if not option.startswith("--"):
+            if not name:
+                raise UsageError(word, "", "no such option; --help shows all")
+            values.append(word)
+            continue
+        if name:
+            yield Given(name, values[0] if values else None, tuple(values[1:]))
+        name, values = option, [value] * bool(equals)
 
 
-def read_options(file: str) -> list[tuple[str, str | None]]:
-    """Returns the options in a TOML file, as `split_options` does: `epochs` under `[train]` is `--train.epochs`.
+def from_files_first(given: Iterable[Given]) -> Iterator[Given]:
+    """Yields the options in the files of `--config`, then the others.
 
     Raises:
-        ArgumentError: the file cannot be read, or is not TOML.
+        ArgumentError: see `read_options`.
     """
+    others = []
+    for each in given:
+        if each.name == "--config":
+            yield from read_options(_joined(each, ()) or "")
+        else:
+            others.append(each)
+    yield from others
+
+
+def read_options(file: str) -> Iterator[Given]:
+    """Yields the options in a file: `epochs` under `[train]` is `--train.epochs`.
+
+    Args:
+        file: TOML; or the config.json of a run folder, of which `--out` and `--cache` are left out.
+
+    Raises:
+        ArgumentError: the file cannot be read, or is of another form.
+    """
+    recorded = file.endswith(".json")
+    expected = "expected the config.json of a run folder" if recorded else "expected a TOML file of options"
     try:
-        return list(_flatten(tomllib.loads(read_regular(Path(file), LARGEST).decode("utf-8-sig")), "--"))
+        text = read_regular(Path(file), LARGEST).decode("utf-8-sig")
+        if recorded:
+            config = json.loads(text)["config"]
+            of_file = [*_flatten({name: value for name, value in config.items() if name not in OWN}, "--", file)]
+        else:
+            of_file = [*_flatten(tomllib.loads(text), "--")]
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError("--config", file, f"expected a TOML file of options ({reason})") from error
+        raise UsageError("--config", file, f"{expected} ({reason})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError("--config", file, f"{expected}, with the options under the key config") from error
+    yield from of_file
 
 
-def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | None]]:
+def _flatten(table: Mapping[str, Any], prefix: str, recorded: str = "") -> Iterator[Given]:
     for name, value in table.items():
         option = prefix + name.replace("_", "-")
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{option}.")
+            yield from _flatten(value, f"{option}.", recorded)
         elif value is True:
-            yield option, None
+            yield Given(option, None, recorded=recorded)
         elif value is not False:
-            yield option, ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield Given(option, _word(value), recorded=recorded)
+
+
+def _word(value: Any) -> str:
+    """A value as it is typed."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _joined(given: Given, kinds: Iterable[Any]) -> str | None:
+    """The value of an option, and of a list the words that follow it too."""
+    if not given.more:
+        return given.word
+    if not any(isinstance(kind, Several) for kind in kinds):
+        raise UsageError(given.more[0], "", "no such option; --help shows all")
+    return ",".join([given.word or "", *given.more])
+
+
+def _fixed(config: Run, given: Given) -> bool:
+    """Whether a recorded value is no option of the experiment, but the constant that it has in its place."""
+    try:
+        value = functools.reduce(getattr, given.name.removeprefix("--").replace("-", "_").split("."), config)
+    except AttributeError:
+        return False
+    return _word(value) == given.word
 
 
 def show_list(experiments: Mapping[str, Any]) -> None:
     """Prints every method, data set, model and experiment."""
+    from unlearn_jax.bench.plugins import load_installed
     from unlearn_jax.data import DATASETS
     from unlearn_jax.methods import METHODS
     from unlearn_jax.models import MODELS
 
+    load_installed()
     print_table("Methods", {name: (entry.access, entry.reference, entry.summary) for name, entry in METHODS.items()})
     print_table("Data sets", {name: (f"{entry.classes} classes", entry.reference) for name, entry in DATASETS.items()})
     print_table("Models", {name: (entry.summary,) for name, entry in MODELS.items()})

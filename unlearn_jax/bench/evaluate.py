@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unlearn_jax.bench import statistics
+from unlearn_jax.bench import statistics, summary
 from unlearn_jax.bench.board import arrange
-from unlearn_jax.bench.forget_set import forget_mask, forget_name, forget_set
-from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
+from unlearn_jax.bench.curves import lacking_note
+from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set, same_rows
+from unlearn_jax.bench.hyperparameters import merge_sets, origins_of, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.main_options import Config
@@ -77,11 +78,14 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     names, entries = config.method_names(), {**METHODS, **learned}
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
     values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
-    masks = [forget_mask(config, setting, index) for index in range(config.forget_sets)]
+    masks = {name: forget_mask(config, setting, index) for index, name in enumerate(values)}
+    twice = same_rows(masks) if config.forget.files else ""
+    require(not twice, "--forget.file", config.forget.file, twice)
     if isinstance(config, Config):
-        config = dataclasses.replace(config, members=choose_members(config, folder, setting, masks[0]))
+        config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
         setting = setting._replace(weights=given_weights(config, setting, list(values)))
-    outcome = evaluate_sets(config, folder, setting, dict(zip(values, masks, strict=True)), values, entries)
+    origins = origins_of(config.dataset, names, config.hyperparameters(), forget_class(config, setting, 0))
+    outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins)
     leaderboard.show(outcome.board)
     return outcome.rows
 
@@ -93,6 +97,7 @@ def evaluate_sets(
     masks: Mapping[str, np.ndarray],
     values: Mapping[str, dict[str, dict[str, Any]]],
     entries: Mapping[str, Entry],
+    origins: Mapping[str, Mapping[str, str]],
 ) -> Outcome:
     """Trains originals and oracles, unlearns, scores and reports, for any forget sets and methods.
 
@@ -103,11 +108,13 @@ def evaluate_sets(
         masks: the training rows to forget, by forget set.
         values: the hyperparameters of each method on each forget set: set -> method -> name -> value.
         entries: the methods by name.
+        origins: where each hyperparameter came from, see `hyperparameters.origins_of`.
 
     Raises:
         ArgumentError: so many models diverged that too few are left.
     """
-    folder.write_json("hyperparameters.json", merge_sets(dict(values)))
+    used = merge_sets(dict(values))
+    folder.write_json("hyperparameters.json", used)
     assert config.members != "auto"
     if setting.weights.originals:
         originals = as_pool(setting.weights.originals, config.members)
@@ -136,7 +143,8 @@ def evaluate_sets(
         if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
-    return report(folder, results, {*originals.made_with}, setting.weights.notes())
+    paragraphs = summary.hyperparameters(used, origins)
+    return report(folder, results, {*originals.made_with}, paragraphs, setting.weights.notes())
 
 
 def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Weights:
@@ -170,13 +178,16 @@ def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]
     return [f"{name}: {len(oracles.lost)} of {trained} oracles diverged, so at most {null.n} models of a method are compared."]
 
 
-def report(folder: Run, results: list[Result], made_with: set[str], notes: Sequence[str] = ()) -> Outcome:
+def report(
+    folder: Run, results: list[Result], made_with: set[str], paragraphs: Sequence[str] = (), notes: Sequence[str] = ()
+) -> Outcome:
     """Writes and draws the results over all forget sets.
 
     Args:
         folder: the run folder.
         results: one for each forget set.
         made_with: of the originals, see `device.made_with`.
+        paragraphs: for summary.md, between the figures and how it was run.
         notes: on the whole run, for the board's caption.
     """
     names = [name for name in results[0].lost if name != "oracle"]
@@ -185,7 +196,8 @@ def report(folder: Run, results: list[Result], made_with: set[str], notes: Seque
     bands = {result.name: result.band for result in results}
     diverged = {f"{result.name}/{name}": lost for result in results for name, lost in result.lost.items()}
     made_with = made_with.union(*(result.made_with for result in results))
-    notes = [*notes, *(note for result in results for note in result.notes), *version_note(made_with)]
+    of_sets = [note for result in results for note in result.notes]
+    notes = [*notes, *of_sets, *version_note(made_with), *lacking_note()]
     extra: dict[str, Any] = {"bands": bands, "diverged": diverged, "made_with": sorted(made_with)}
     shown = rows
     if len(results) > 1:
@@ -198,10 +210,11 @@ def report(folder: Run, results: list[Result], made_with: set[str], notes: Seque
     lost = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
     board = arrange(shown, lost)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
-    leaderboard.write(folder, board)
     save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
+    statistics.parts(folder, scored)
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
+    leaderboard.write(folder, board, [*summary.figures(folder), *paragraphs, *summary.provenance(folder)])
     return Outcome(rows, board, results)
 
 

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from unlearn_jax.bench import export_options, main_options, score_options, tuning_options
+from unlearn_jax.bench import compare_options, export_options, main_options, score_options, tuning_options
 
 
 class Experiment(NamedTuple):
@@ -34,5 +34,8 @@ EXPERIMENTS = {
     ),
     "score": Experiment(
         score_options, "unlearn_jax.bench.score", "Logits alone, of any framework: unlearned models against retrained ones"
+    ),
+    "compare": Experiment(
+        compare_options, "unlearn_jax.bench.compare", "Finished runs: what changed in the configuration, and in every score"
     ),
 }

@@ -67,7 +67,7 @@ class ForgetSet:
 
     def pool(self, role: str, members: int) -> Pool:
         """Trains models without the forget set, or finds them in the cache."""
-        return pool(self.config, self.setting, self.problem, ~self.mask, role, members)
+        return pool(self.config, self.setting, self.problem, ~self.mask, role, members, forget_set=self.name)
 
     @stage("predictions")
     def logits(self, variables: Variables, model: Model | None = None) -> Cube:
@@ -140,7 +140,7 @@ def forget_mask(config: Requests, setting: Setting, index: int) -> np.ndarray:
         kind=request.kind,
         size=request.size,
         label=request.label,
-        file=request.file,
+        file=request.files or None,
         published=data.published,
         wrong=data.train.labels != data.clean_labels,
         scores=lambda: ranking(config, setting, request.kind),
@@ -148,6 +148,16 @@ def forget_mask(config: Requests, setting: Setting, index: int) -> np.ndarray:
         seed=config.seed,
         index=index,
     )
+
+
+def same_rows(masks: Mapping[str, np.ndarray]) -> str:
+    """Says which two forget sets are the same rows, and hence no two samples; nothing if all differ."""
+    names: dict[bytes, str] = {}
+    for name, mask in masks.items():
+        first = names.setdefault(mask.tobytes(), name)
+        if first != name:
+            return f"{first} and {name} are the same rows"
+    return ""
 
 
 def ranking(config: Requests, setting: Setting, kind: str) -> np.ndarray:

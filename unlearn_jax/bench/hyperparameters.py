@@ -3,11 +3,19 @@
 from typing import Any, Protocol
 
 from unlearn_jax.bench.forget_set import forget_class, forget_name
-from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Comparison
 from unlearn_jax.bench.setting import Setting
 from unlearn_jax.bench.tuned import tuned
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS, hyperparameters
+
+SOURCES = {
+    "default": "by default",
+    "tuned": "tuned for the data set (`unlearn_jax/bench/tuned/`)",
+    "forget set": "by the forget set",
+    "given": "given (`--hyper`, `--smoke`)",
+}
+"""Where a hyperparameter can come from, and what tables call it; a later source replaces an earlier one."""
 
 
 class Given(Protocol):
@@ -52,23 +60,40 @@ def hyperparameters_of(
     given = dict(given)
     everywhere = given.pop("*", {})
     for name in given:
-        require(name in METHODS, "--hyper", name, f"expected one of {', '.join(METHODS)}")
+        if name not in METHODS:
+            raise ArgumentError("hyper", name, f"expected one of {', '.join(METHODS)}")
         hyperparameters(name, given[name])
     for key, value in everywhere.items():
         methods = [name for name in METHODS if key in METHODS[name].defaults]
-        require(bool(methods), "--hyper", f"*.{key}", "no method has a hyperparameter of that name")
+        if not methods:
+            raise ArgumentError("hyper", f"*.{key}", "no method has a hyperparameter of that name")
         hyperparameters(methods[0], {key: value})
-    from_search = tuned(dataset)
+    layers = _layers(dataset, names, {"*": everywhere, **given}, label)
     return {
-        name: hyperparameters(
-            name,
-            {
-                **from_search.get(name, {}),
-                **({"label": label} if label is not None and "label" in METHODS[name].defaults else {}),
-                **{k: v for k, v in everywhere.items() if k in METHODS[name].defaults},
-                **given.get(name, {}),
-            },
-        )
+        name: hyperparameters(name, {key: value for of_source in layers[name].values() for key, value in of_source.items()})
+        for name in names
+    }
+
+
+def origins_of(
+    dataset: str, names: list[str], given: dict[str, dict[str, Any]], label: int | None = None
+) -> dict[str, dict[str, str]]:
+    """Returns where each hyperparameter comes from: method -> name -> one of `SOURCES`; arguments as `hyperparameters_of`."""
+    layers = {name: {"default": METHODS[name].defaults, **later} for name, later in _layers(dataset, names, given, label).items()}
+    return {name: {key: source for source, values in layers[name].items() for key in values} for name in names}
+
+
+def _layers(
+    dataset: str, names: list[str], given: dict[str, dict[str, Any]], label: int | None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What replaces the default hyperparameters: method -> source -> name -> value; a later source replaces an earlier one."""
+    from_search, everywhere = tuned(dataset), given.get("*", {})
+    return {
+        name: {
+            "tuned": from_search.get(name, {}),
+            "forget set": {"label": label} if label is not None and "label" in METHODS[name].defaults else {},
+            "given": {key: value for key, value in everywhere.items() if key in METHODS[name].defaults} | given.get(name, {}),
+        }
         for name in names
     }
 

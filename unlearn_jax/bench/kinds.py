@@ -106,17 +106,22 @@ class Several(Kind):
     Args:
         item: the kind of each value.
         adds: whether new values are added to the earlier ones instead of replacing them.
+        spaced: whether spaces separate values too.
     """
 
-    def __init__(self, item: Kind, adds: bool = False):
+    def __init__(self, item: Kind, adds: bool = False, spaced: bool = True):
         super().__init__(
             f"{item.metavar},...",
             f"{item.accepted}, or several separated by commas",
-            lambda word: tuple(item.read(part) for part in word.replace(",", " ").split()),
+            lambda word: tuple(item.read(part) for part in (word.replace(",", " ").split() if spaced else _parts(word))),
             lambda value: isinstance(value, tuple) and all(map(item.holds, value)),
             lambda value: ",".join(map(item.write, value)),
         )
         object.__setattr__(self, "adds", adds)
+
+
+def _parts(word: str) -> list[str]:
+    return [part.strip() for part in word.split(",") if part.strip()]
 
 
 def _among(names: tuple[str, ...]) -> Callable[[str], str]:
@@ -167,12 +172,13 @@ class Option:
         if not (any(kind.holds(value) for kind in self.kinds) if self.kinds else isinstance(value, bool)):
             self.refuse(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
-    def apply(self, config: Any, word: str | None) -> Any:
+    def apply(self, config: Any, word: str | None, *, adding: bool = True) -> Any:
         """Returns the configuration with the option set to the value of a word.
 
         Args:
             config: the configuration so far.
             word: as typed; None for an option without a value.
+            adding: whether a list that adds to its earlier values does so; else the word is the whole list.
 
         Raises:
             ArgumentError: the word cannot be parsed, or its value is out of range.
@@ -188,7 +194,7 @@ class Option:
             except ValueError:
                 continue
             self.check(value)
-            return replace_field(config, self.path, self.of(config) + value if getattr(kind, "adds", False) else value)
+            return replace_field(config, self.path, self.of(config) + value if adding and getattr(kind, "adds", False) else value)
         return self.refuse(word)
 
     def refuse(self, value: Any) -> None:

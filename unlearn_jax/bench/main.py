@@ -63,7 +63,9 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
         with profiled(folder, traces) if config.profile else contextlib.nullcontext():
             with stage("imports"):
                 experiment = importlib.import_module(experiments[config.exp].module)
-            experiment.run(config, folder)
+                curves = importlib.import_module("unlearn_jax.bench.curves")
+            with curves.recording(folder, getattr(config, "tensorboard", False)):
+                experiment.run(config, folder)
     except ArgumentError:  # leave no config.json that the corrected command would contradict
         if traces and not traced_before:
             shutil.rmtree(traces, ignore_errors=True)

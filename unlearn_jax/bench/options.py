@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, require
+from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, replace_field, require
+from unlearn_jax.files import is_path
 
 SETS = 1000
 """The most forget sets (each has its own oracles), and unlearning seeds."""
@@ -108,13 +111,22 @@ class Forget(Halves):
     label: Annotated[int, Whole(least=0)] = 0
     """The class, counted from 0. Several forget sets take consecutive classes (class) or parts of this one (class_part)."""
     file: Path | None = None
-    """For --forget.kind file: a text or .npy file of row numbers in the published training set, from 0, as in forget_sets/."""
+    """For --forget.kind file: row numbers in the published training set, from 0, as in forget_sets/, or a mask of its length; as
+    text, .csv, .json, .npy or .npz. Several files, separated by commas, are as many forget sets."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that `file` names, one for each forget set."""
+        if self.file is None or os.path.exists(self.file):  # a comma may be part of a name
+            return () if self.file is None else (self.file,)
+        return tuple(Path(part.strip()) for part in str(self.file).split(","))
 
     def check(self) -> None:
         """Raises ArgumentError if an option is missing that the kind needs, or given that it does not use."""
         listed = self.kind == "file"
         require(listed or self.file is None, "--forget.file", self.file, "needs --forget.kind file")
         require(not listed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
+        require(len(set(self.files)) == len(self.files), "--forget.file", self.file, "names a file twice")
         of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
         require(of_class or self.label == Forget.label, "--forget.label", self.label, "needs --forget.kind class or class_part")
         sized = self.kind not in ("class", "mislabelled", "file") or self.size == type(self).size
@@ -168,11 +180,19 @@ class Run(Group):
     """Print the ten longest stages and write a trace of all for Perfetto; with --smoke, also a trace of every operation."""
 
     immaterial: ClassVar[frozenset[str]] = frozenset(
-        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin"}
+        {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin", "tensorboard"}
     )
     """Options that change results by rounding at most: a run may resume with other values of them."""
     extendable: ClassVar[frozenset[str]] = frozenset()
     """Options that may grow when a run is opened again, such as the list of methods."""
+
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration with the defaults that follow from its other options.
+
+        Args:
+            typed: the options that were given, such as `--label-noise`; these stay as they are.
+        """
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,13 +211,14 @@ class Images(Training):
     """A run on images: the options that `setting.prepare` reads."""
 
     dataset: str = "digits"
-    """The data set. `--list` shows all of them."""
+    """The data set: a name (`--list` shows all), an .npz file, or a folder of images by class (docs/bring-your-data.md)."""
     data_dir: Path | None = None
     """Folder with the data set's files. None: where its package installs them."""
     train_size: Annotated[int, Whole(least=2)] | None = None
-    """Number of training examples, drawn at random. None: all."""
+    """Number of training examples, drawn at random. None: all; so are a file's or a folder's unless this is given."""
     label_noise: Annotated[float, Real(least=0, below=1)] = 0.1
-    """Share of training labels that are made wrong. Without any, there is almost nothing to forget in digits."""
+    """Share of training labels that are made wrong; none of a file's or a folder's unless this is given. Without any, there is
+    almost nothing to forget in digits."""
     model: str = "resnet8"
     """resnet8, resnet14, resnet20, ... (6n+2), resnet18 or mlp."""
     width: Count = 8
@@ -207,15 +228,29 @@ class Images(Training):
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
     """How convolutions are computed. patches: as one matrix product; products: as several, with fewer multiplications; xla: by
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
+    tensorboard: bool = False
+    """Write the learning curves of curves.csv as TensorBoard events too: `tensorboard --logdir RUN/tensorboard` shows them."""
     padding: Literal["same", "torch"] = "same"
     """Where a ResNet's convolutions of stride 2 put their zeros: same, as in Flax; torch, as in PyTorch (docs/external.md)."""
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        from unlearn_jax.bench.curves import require_writer
         from unlearn_jax.models import find  # imports JAX, which --help must not
 
         super().check()
         find(self.model)
+        require_writer(self.tensorboard)
+
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration; data from a file or folder are taken as they are, unless something else is typed."""
+        config = super().fitted(typed)
+        if not is_path(self.dataset) or self.dataset in _registered():
+            return config
+        whole: dict[str, Any] = {"train_size": None, "label_noise": 0.0}
+        return dataclasses.replace(
+            config, **{name: value for name, value in whole.items() if f"--{name.replace('_', '-')}" not in typed}
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,6 +258,22 @@ class Requests(Images):
     """A run that forgets: the options that `forget_set.forget_mask` reads."""
 
     forget: Forget = Forget()
+
+    def check(self) -> None:
+        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        super().check()
+        files, sets = len(self.forget.files), getattr(self, "forget_sets", None)
+        if files:
+            accepted = f"expected {files}, one for each file of --forget.file"
+            require(sets is None or sets == files, "--forget-sets", sets, accepted)
+            require(sets is not None or files == 1, "--forget.file", self.forget.file, f"--exp {self.exp} takes one forget set")
+
+    def fitted(self, typed: Collection[str]) -> Self:
+        """Returns the configuration with as many forget sets as there are files of them, unless another number is typed."""
+        config, files = super().fitted(typed), len(self.forget.files)
+        if files and hasattr(config, "forget_sets") and "--forget-sets" not in typed:
+            return replace_field(config, ("forget_sets",), files)
+        return config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,6 +331,7 @@ class Methods(Group):
         from unlearn_jax.methods import METHODS
         from unlearn_jax.models import build
 
+        plugins.load_installed()
         if plugin := getattr(self, "plugin", None):
             plugins.load(plugin)
         model = getattr(self, "model", "mlp")  # of the toy
@@ -330,7 +382,8 @@ class Comparison(Methods, Hyper, Requests, Judging):
     """A run that compares methods on one or several forget sets."""
 
     forget_sets: Annotated[int, Whole(least=1, most=SETS)] = 1
-    """Number of forget sets, each with its own oracles. With several, intervals and verdict generalise to other sets."""
+    """Number of forget sets, each with its own oracles. With several, intervals and verdict generalise to other sets. Files: as
+    many as there are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -414,3 +467,10 @@ def _number(text: str) -> Any:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
+
+
+def _registered() -> Collection[str]:
+    """The names of the data sets; JAX comes with them, which --help must not bring."""
+    from unlearn_jax.data import DATASETS
+
+    return DATASETS

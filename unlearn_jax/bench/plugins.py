@@ -1,7 +1,8 @@
-"""Methods of one's own on the command line: `--plugin FILE.py` or `--plugin package.module`."""
+"""Methods from outside: `--plugin FILE.py`, `--plugin package.module`, and packages with an entry point `unlearn_jax.methods`."""
 
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import sys
@@ -17,6 +18,7 @@ from unlearn_jax.methods import METHODS, Entry
 
 ARGUMENTS = ("key", "problem", "variables")  # of a plain function that is taken for a method
 ACCESS = "F+R+test-like"  # what a plain function may see: all that there is
+GROUP = "unlearn_jax.methods"
 LOADED: dict[str, str] = {}
 """Modules that were loaded, by name, and the SHA-256 of their source: what they made is found again by it."""
 
@@ -53,6 +55,21 @@ def load(plugin: str) -> None:
         raise UsageError("--plugin", plugin, f"holds no method; expected @register, or functions of {', '.join(ARGUMENTS)}")
     source = Path(module.__file__).read_bytes() if module.__file__ else b""
     LOADED[name] = hashlib.sha256(source).hexdigest()
+
+
+def load_installed() -> None:
+    """Loads the modules that installed packages name as entry points of the group `unlearn_jax.methods`.
+
+    One that cannot be imported, or holds no method, is left out, which a line on stderr says once.
+    """
+    for point in importlib.metadata.entry_points(group=GROUP):
+        if point.module in LOADED:
+            continue
+        try:
+            load(point.module)
+        except UsageError as error:
+            LOADED[point.module] = ""
+            print(f"the methods of the installed package {point.name} are left out: {error.accepted}", file=sys.stderr)
 
 
 def entry_of(method: Any, make: Any) -> Entry:

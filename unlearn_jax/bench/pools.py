@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unlearn_jax import device
+from unlearn_jax.bench import curves
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Training
 from unlearn_jax.bench.population import without
@@ -50,9 +51,19 @@ def train_on_halves(config: Training, setting: Setting, models: int) -> HalfMode
 
 
 def pool(
-    config: Training, setting: Setting, problem: Problem, mask: np.ndarray, role: str, members: int, seed: int | None = None
+    config: Training,
+    setting: Setting,
+    problem: Problem,
+    mask: np.ndarray,
+    role: str,
+    members: int,
+    seed: int | None = None,
+    forget_set: str = "",
 ) -> Pool:
-    """Returns a pool from the cache, or trains it under a progress bar; `seed` replaces the seed of the run."""
+    """Returns a pool from the cache, or trains it under a progress bar, and records its curves.
+
+    `seed` replaces the seed of the run; `forget_set` is the name that curves.csv gives to what `mask` leaves out.
+    """
     assert config.cache
     with working(f"{role} models") as update:
         trained = train_pool(
@@ -75,6 +86,7 @@ def pool(
         done = f"{members} members, {trained.seconds:.2f} s each"
         lost = f", diverged: {trained.diverged}" if trained.diverged else ""
         update(1.0, ". ".join([done + lost, *version_note(trained.made_with)]))
+    curves.record(trained, role, forget_set)
     return trained
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import fnmatch
 import math
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from unlearn_jax.bench.weights import Weights
 from unlearn_jax.checkpoints import read_groups, shapes_of
 from unlearn_jax.data import Dataset, load
 from unlearn_jax.errors import ArgumentError, UsageError
+from unlearn_jax.files import memory
 from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.progress import stage
@@ -133,7 +133,8 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
     try:
         shapes = jax.eval_shape(model.init, jax.random.key(0), example)
     except (TypeError, ValueError) as error:
-        raise UsageError("--model", config.model, f"cannot take examples of shape {images.shape[1:]}") from error
+        hint = "; images are (height, width, channels)" if images.ndim == 3 else ""
+        raise UsageError("--model", config.model, f"cannot take examples of shape {images.shape[1:]}{hint}") from error
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     members = getattr(config, "members", 1)
     orders = 4 * config.train.epochs * len(images) * jax.device_count()  # drawn before the first step
@@ -142,7 +143,7 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
         ("--train.epochs", config.train.epochs): (orders, "for the order of the examples in one model on each device"),
         ("--members", members): (weights * members if members != "auto" else 0, "for the weights of the original models"),
     }
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = memory()
     for (option, value), (needed, purpose) in needs.items():
         problem = f"{needed / 2**30:,.0f} GiB of memory are needed {purpose}; this machine has {available / 2**30:,.0f}"
         require(needed <= available, option, value, problem)

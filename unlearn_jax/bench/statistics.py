@@ -1,10 +1,12 @@
 """Statistics of a run beyond its scores: power, single examples, pairs of methods, sources of variance, agreement of metrics."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax import sealed
 from unlearn_jax.bench import sample_size, sources_of_variance
 from unlearn_jax.bench.agreement import metric_agreement, write_agreement
 from unlearn_jax.bench.forget_set import ForgetSet
@@ -32,6 +34,7 @@ COMPARED = (
 SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models in the power curve, up to those at hand
 SIGNIFICANT = 0.05
 LARGE = 0.2  # gap in accuracy from which an example counts as carrying the gap of the forget set
+PARTS, PART_FIELDS = "parts.npz", ("forget_set", "method", "metric", "split", "parts")
 EXAMPLE_COLUMNS = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd")
 
 
@@ -137,6 +140,30 @@ def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
             notes = [f"Nearest by KLOM on F: {nearest}; {others} (paired by original and forget set, 5% with Holm's correction)."]
     folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Estimate._fields, "adjusted_p"), rows)
     return notes
+
+
+def parts(folder: Run, scored: dict[str, dict[str, Scored]]) -> None:
+    """Writes what each group of originals contributed to each score: by these a comparison of two runs is paired."""
+    rows = [
+        (name, method, *score.name, score.parts)
+        for method, by_set in scored.items()
+        for name, on_set in by_set.items()
+        for score in on_set.evaluation.scores
+    ]
+    if rows:
+        folder.write_npz(
+            PARTS, {field: np.array(column) for field, column in zip(PART_FIELDS, zip(*rows, strict=True), strict=True)}
+        )
+
+
+def read_parts(path: Path) -> dict[tuple[str, ...], Float[np.ndarray, " groups"]]:
+    """Reads what `parts` wrote, by forget set, method, metric and split; nothing if the file is absent or damaged."""
+    try:
+        arrays = sealed.read(path)
+        names = (arrays[field].tolist() for field in PART_FIELDS[:-1])
+        return dict(zip(zip(*names, strict=True), arrays[PART_FIELDS[-1]], strict=True))
+    except Exception:  # a damaged file can raise anything
+        return {}
 
 
 def variance(folder: Run, scored: dict[str, dict[str, Scored]], title: str) -> None:

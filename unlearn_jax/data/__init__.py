@@ -2,7 +2,7 @@
 
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.dataset import Dataset
-from unlearn_jax.data.forget_sets import choose, class_of, places
+from unlearn_jax.data.forget_sets import choose, class_of, numbered, places
 from unlearn_jax.data.images import load
 from unlearn_jax.data.registry import DATASETS, dataset
 from unlearn_jax.data.toys import FASHION_PLANE, Mixture, Toy, discs, populations
@@ -19,6 +19,7 @@ __all__ = [
     "dataset",
     "discs",
     "load",
+    "numbered",
     "places",
     "populations",
 ]

@@ -1,6 +1,8 @@
 """A data set in memory, from any arrays: split, standardised, and found again by a fingerprint."""
 
+import functools
 import hashlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from unlearn_jax.data.augmentation import Augmentation, augmentation
-from unlearn_jax.data.splits import Published, generator, stratified_order
+from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order, training_sample
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.types import Examples
 
 HELD_OUT = 0.1  # share of the training rows that are held out by default
@@ -49,10 +52,11 @@ class Dataset(NamedTuple):
 
         Inputs become float32 and are standardised by mean and standard deviation over the training rows (held-out ones
         included): of each channel of an image (its last axis), of each feature of a vector; what is constant becomes 0. Row
-        numbers, of forget sets for instance, are those of the training arrays.
+        numbers, of forget sets for instance, are those of the training arrays. A line on standard error says how many held-out
+        and test rows equal rows that are trained on, and whether images seem to have their channels first.
 
         Args:
-            train: inputs `[N, ...]`, uint8 or floating point, and integer labels `[N]` from 0.
+            train: inputs `[N, ...]`, uint8 or floating point, and integer labels `[N]` (or `[N, 1]`) from 0.
             test: likewise, for evaluation alone.
             held_out: likewise: what methods may see and nothing is trained on. By default a tenth of the training rows, drawn
                 in the classes' proportions, which then are not trained on.
@@ -92,19 +96,53 @@ class Dataset(NamedTuple):
             if not np.isfinite(examples.images).all():
                 raise ValueError(f"{part}: inputs too large for 32 bits, or too far from those of train")
         changing = augment if callable(augment) else augmentation(augment or "none", shape)
-        program = np.frombuffer(_program(changing, kept).encode(), np.uint8)  # pools are found by what augments them, too
+        _name(name)
+        if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2] > 3:
+            _say(f"data set {name}: inputs {shape} look like channels first; images are taken as (height, width, channels)")
+        _say_leaks(name, kept, {"test": tested, "held-out": spare})
         return Dataset(
-            name=_name(name),
+            name=name,
             train=kept,
             clean_labels=clean[rows],
             held_out=spare,
             test=tested,
             classes=classes,
-            fingerprint=fingerprint(clean[rows], *kept, *spare, *tested, program),
+            fingerprint=_fingerprint_of(clean[rows], kept, spare, tested, changing),
             pixel_scale=tuple(((255.0 if x.dtype == np.uint8 else 1.0) / np.where(std > 0, std, 1)).tolist()),
             published=Published(len(y), rows, carved),
             augment=changing,
         )
+
+
+def drawn(data: Dataset, train_size: int | None, label_noise: float, seed: int) -> Dataset:
+    """A sample of a data set's training rows, some of them with wrong labels; all else stays.
+
+    Args:
+        data: the data set; returned as it is if there is neither a size nor noise.
+        train_size: as in `load`.
+        label_noise: as in `load`.
+        seed: as in `load`.
+
+    Raises:
+        ArgumentError: an impossible size, or noise on labels of which some are wrong already.
+    """
+    if train_size is None and not label_noise:
+        return data
+    images, labels = data.train
+    if label_noise and (labels != data.clean_labels).any():
+        raise ArgumentError("label_noise", label_noise, f"{data.name} brings wrong labels of its own; expected 0")
+    rows = np.arange(len(labels))
+    if train_size is not None:
+        rows = np.sort(training_sample(data.clean_labels, train_size, data.classes, data.name, seed))
+    clean = data.clean_labels[rows]
+    noisy = mislabel(clean, label_noise, data.classes, generator("label noise", seed)) if label_noise else labels[rows]
+    train = Examples(images[rows], noisy)
+    return data._replace(
+        train=train,
+        clean_labels=clean,
+        fingerprint=_fingerprint_of(clean, train, data.held_out, data.test, data.augment),
+        published=data.published._replace(train=data.published.train[rows]),
+    )
 
 
 def moments(inputs: np.ndarray) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
@@ -137,6 +175,29 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def _fingerprint_of(clean: np.ndarray, train: Examples, held_out: Examples, test: Examples, augment: Augmentation | None) -> str:
+    program = np.frombuffer(_program(augment, train).encode(), np.uint8)  # pools are found by what augments them, too
+    return fingerprint(clean, *train, *held_out, *test, program)
+
+
+def _say_leaks(name: str, train: Examples, unseen: dict[str, Examples]) -> None:
+    """Says how many rows of the other parts equal rows that are trained on: attacks would take these for never seen."""
+    known = set(_digests(train.images))
+    counts = {part: sum(digest in known for digest in _digests(examples.images)) for part, examples in unseen.items()}
+    found = [f"{count} of {len(unseen[part].labels)} {part} rows" for part, count in counts.items() if count]
+    if found:
+        _say(f"data set {name}: {' and '.join(found)} equal training rows, so what tells trained from unseen rows is wrong there")
+
+
+def _digests(inputs: np.ndarray) -> list[bytes]:
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in np.ascontiguousarray(inputs)]
+
+
+@functools.cache  # the same data may be read again for every setting of a study
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _inputs(name: str, given: Pair) -> tuple[np.ndarray, Int32[np.ndarray, " rows"]]:
     """Inputs and labels of one part, checked."""
     try:
@@ -145,7 +206,7 @@ def _inputs(name: str, given: Pair) -> tuple[np.ndarray, Int32[np.ndarray, " row
         raise ValueError(f"{name}: expected a pair, inputs and labels") from None
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"{name}: inputs with a mask, which would be lost; fill it first")
-    x = np.asarray(x)
+    x = _array(f"{name}: inputs", x)
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise ValueError(f"{name}: inputs of {x.dtype}, expected uint8 or floating point")
     if x.ndim < 2 or not x.size:
@@ -157,13 +218,22 @@ def _inputs(name: str, given: Pair) -> tuple[np.ndarray, Int32[np.ndarray, " row
 
 
 def _labels(name: str, given: Any, rows: int, classes: int | None = None) -> Int32[np.ndarray, " rows"]:
-    y: Int[np.ndarray, ...] = np.asarray(given)
+    y: Int[np.ndarray, ...] = _array(f"{name}: labels", given)
+    y = y[:, 0] if y.shape == (rows, 1) else y  # as Keras has them
     if y.dtype.kind not in "iu" or y.shape != (rows,):
         raise ValueError(f"{name}: labels of {y.dtype} and shape {y.shape}, expected an integer for each of {rows} rows")
     if y.min() < 0 or (classes is not None and y.max() >= classes):
         expected = "0 or more" if classes is None else f"0 to {classes - 1}"
         raise ValueError(f"{name}: labels from {y.min()} to {y.max()}, expected {expected}")
     return y.astype(np.int32)
+
+
+def _array(what: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except Exception as error:  # ragged lists, tensors on a device, anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{what} of {type(given).__name__} are no array ({reason})") from error
 
 
 def _program(augment: Augmentation | None, examples: Examples) -> str:
@@ -174,7 +244,6 @@ def _program(augment: Augmentation | None, examples: Examples) -> str:
     return jax.jit(augment).trace(key, batch).lower(lowering_platforms=("cpu",)).as_text()
 
 
-def _name(name: str) -> str:
+def _name(name: str) -> None:
     if not isinstance(name, str) or not name or not name.isprintable() or "/" in name:
         raise ValueError(f"name: {name!r} found, expected a printable name without a slash")
-    return name

@@ -1,7 +1,12 @@
 """Forget sets: the training examples to forget."""
 
-from collections.abc import Callable
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,6 +18,7 @@ from unlearn_jax.files import open_regular
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that the caller computes
 OF_CLASS = ("class", "class_part")
 SIGNS = 64  # bytes per row number in a text file, white space included
+HEADER = 1 << 12  # bytes of an array in an .npz file besides its values, at most
 KINDS = ("random", *OF_CLASS, "mislabelled", "mislabelled_part", *RANKED, "file")
 NAMED = 5  # row numbers that an error lists
 
@@ -23,7 +29,7 @@ def choose(
     kind: str,
     size: float | int | None = None,
     label: int | None = None,
-    file: str | Path | None = None,
+    file: str | Path | Sequence[str | Path] | None = None,
     published: Published | None = None,
     wrong: Bool[np.ndarray, " examples"] | None = None,
     scores: Callable[[], Float[np.ndarray, " examples"]] | None = None,
@@ -38,11 +44,12 @@ def choose(
         kind: "random" draws `size` of all rows; "class" takes all rows of the class `label`; "class_part" draws `size` of the
             rows of that class; "mislabelled" takes all rows that are wrongly labelled, "mislabelled_part" draws `size` of
             them; "memorised" and "exposed" take the `size` rows of the highest score, "unmemorised" those of the lowest; "file"
-            takes the rows whose numbers in the published training set, from 0, a file lists.
+            takes the rows that a file lists, by their numbers in the published training set, from 0, or by a mask of its
+            length.
         size: a share in (0, 1), rounded to whole rows, or a count from 1 on. A larger set contains the smaller ones, but not the
             sets of the ranked kinds whose index is above 0.
         label: of the class.
-        file: a text file of row numbers separated by white space, or a one-dimensional .npy file of integers.
+        file: the file of kind "file", see `read_rows`; or several, one for each index.
         published: the numbers of the training rows in the published set ("file"); by default their positions.
         wrong: the rows that are wrongly labelled ("mislabelled", "mislabelled_part").
         scores: returns the scores that rank the rows ("memorised", "unmemorised", "exposed"); called once everything else is
@@ -50,7 +57,8 @@ def choose(
         classes: number of classes.
         seed: draws the rows.
         index: which of the run's forget sets. Each index draws anew; "class" goes on to the next class (see `class_of`);
-            the ranked kinds go on to the next rows in their order; "mislabelled" and "file" give one set only.
+            the ranked kinds go on to the next rows in their order; "file" goes on to the next file; "mislabelled" gives one set
+            only.
 
     Returns:
         True on the rows to forget: at least one, and not all.
@@ -131,21 +139,48 @@ def _count(size: float | int | None, candidates: int, rows: int) -> int:
     return count
 
 
-def _listed(file: str | Path | None, published: Published, index: int) -> list[int]:
+def _listed(file: str | Path | Sequence[str | Path] | None, published: Published, index: int) -> list[int]:
     """The positions, among the training rows, of the rows that a file lists by their published numbers."""
-    if index > 0:
-        raise ArgumentError("file", file, "a file gives one forget set; ask for one")
-    accepted = "a text or .npy file of row numbers is needed"
+    accepted = "a file of row numbers, or of a mask of the training set, is needed"
     if file is None:
         raise ArgumentError("file", file, accepted)
+    files = [file] if isinstance(file, str | Path) else list(file)
+    if index >= len(files):
+        given = "a file gives" if len(files) == 1 else f"{len(files)} files give"
+        raise ArgumentError("file", ",".join(map(str, files)), f"{given} one forget set each; ask for {len(files)}")
+    path = Path(files[index])
     try:
-        listed = _read(Path(file), published.total)
+        listed = read_rows(path, published.total)
     except Exception as error:  # anyone may have written the file: a format can fail in any way
-        raise ArgumentError("file", file, f"{accepted} ({error or type(error).__name__})") from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ArgumentError("file", path, f"{accepted} ({reason.splitlines()[0]})") from error
     try:
         return places(listed, published)
     except ValueError as error:
-        raise ArgumentError("file", file, str(error)) from error
+        raise ArgumentError("file", path, str(error)) from error
+
+
+def numbered(listed: list[Any], total: int) -> list[int]:
+    """Row numbers, from row numbers or from a mask.
+
+    A mask has one value for each row: true or false; or 1 or 0, since a list of so many zeros and ones cannot be of row numbers,
+    none of which stands twice.
+
+    Args:
+        listed: integers or truth values; what is true, or 1, is to be forgotten.
+        total: rows of the published training set.
+
+    Raises:
+        ValueError: a mask of another length, or a value of another type.
+    """
+    types = {type(value) for value in listed}
+    if not types <= {int} and types != {bool}:
+        raise ValueError("neither integers alone nor truth values alone")
+    if types == {bool} or (len(listed) > 2 and set(listed) <= {0, 1}):
+        if len(listed) != total:
+            raise ValueError(f"a mask needs a value for each of {total} rows; it has {len(listed)}")
+        return [row for row, chosen in enumerate(listed) if chosen]
+    return listed
 
 
 def places(listed: list[int], published: Published) -> list[int]:
@@ -166,8 +201,9 @@ def places(listed: list[int], published: Published) -> list[int]:
         raise ValueError(f"{accepted}; it lists {min(listed)} to {max(listed)}")
     place = dict(zip(published.train.tolist(), range(rows), strict=True))
     held_out = set(published.held_out.tolist())
+    apart = "held out from training (no row is if the data bring held-out rows of their own)"
     absent = {
-        "held out from training": [row for row in listed if row in held_out],
+        apart: [row for row in listed if row in held_out],
         "not in the sample of the training set": [row for row in listed if row not in held_out and row not in place],
     }
     if any(absent.values()):
@@ -180,17 +216,72 @@ def _shown(rows: list[int]) -> str:
     return ", ".join(map(str, rows[:NAMED])) + (", ..." if len(rows) > NAMED else "")
 
 
-def _read(path: Path, rows: int) -> list[int]:
-    """The numbers in a file; reads no more than `rows` numbers can take."""
+def read_rows(path: Path, total: int) -> list[int]:
+    """The row numbers in a file, given as such or by a mask (see `numbered`); reads no more than `total` of them can take.
+
+    The suffix tells the format: .npy, a one-dimensional array; .npz, with one such array; .json, a list; .csv, one column or one
+    line, under a heading or not; anything else is text, separated by white space or commas.
+
+    Args:
+        path: of the file.
+        total: rows of the published training set.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else; or anything that a reader of the format raises.
+    """
+    suffix = path.suffix.lower()
     with open_regular(path) as file:
-        if path.suffix != ".npy":
-            text = file.read(SIGNS * rows + 1)
-            if len(text) > SIGNS * rows:
-                raise ValueError(f"it is longer than {rows} row numbers can be")
-            return [int(row) for row in text.decode("utf-8-sig").split()]
+        if suffix == ".npz":
+            return numbered(_values(_only_array(file, total), total), total)
+        if suffix != ".npy":
+            content = file.read(SIGNS * total + 1)
+            if len(content) > SIGNS * total:
+                raise ValueError(f"it is longer than {total} row numbers can be")
+            text = content.decode("utf-8-sig")
+            return numbered({".json": _in_json, ".csv": _in_csv}.get(suffix, _in_text)(text), total)
     array = np.lib.format.open_memmap(path, mode="r")  # whatever its header says, no more than the file has
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    return numbered(_values(array, total), total)
+
+
+def _only_array(file: Any, total: int) -> np.ndarray:
+    size = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+    if size > HEADER + 8 * total:
+        raise ValueError(f"it decompresses to {size:,} bytes, more than {total} row numbers can be")
+    with np.load(file, allow_pickle=False) as archive:
+        if len(archive.files) != 1:
+            raise ValueError(f"it holds {len(archive.files)} arrays; one is needed")
+        return np.asarray(archive[archive.files[0]])
+
+
+def _values(array: np.ndarray, total: int) -> list[Any]:
+    if array.ndim != 1 or array.dtype.kind not in "iub":
         raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
-    if len(array) > rows:
-        raise ValueError(f"it holds {len(array)} numbers for {rows} rows")
+    if len(array) > total:
+        raise ValueError(f"it holds {len(array)} values for {total} rows")
     return array.tolist()
+
+
+def _in_json(text: str) -> list[Any]:
+    listed = json.loads(text)
+    if not isinstance(listed, list):
+        raise ValueError(f"it holds a {type(listed).__name__}; a list is needed")
+    return listed
+
+
+def _in_csv(text: str) -> list[Any]:
+    lines = [line for line in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in line)]
+    try:
+        _in_text(" ".join(lines[0] if lines else []))
+    except ValueError:
+        del lines[0]  # a heading
+    columns = max(map(len, lines), default=0)
+    if columns > 1 and len(lines) > 1:
+        raise ValueError(f"it has {columns} columns; one, that of row numbers or of a mask, is needed")
+    return _in_text(" ".join(cell for line in lines for cell in line))
+
+
+def _in_text(text: str) -> list[Any]:
+    words = text.replace(",", " ").split()
+    truth = [word.lower() == "true" for word in words if word.lower() in ("true", "false")]
+    return truth if truth and len(truth) == len(words) else [int(word) for word in words]

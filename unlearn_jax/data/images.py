@@ -7,11 +7,13 @@ import numpy as np
 
 from unlearn_jax.data import sources
 from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.data.dataset import Dataset, fingerprint, moments, standardised
+from unlearn_jax.data.dataset import HELD_OUT, Dataset, drawn, fingerprint, moments, standardised
+from unlearn_jax.data.folder import read_folder
 from unlearn_jax.data.registry import DATASETS, DatasetEntry, dataset
 from unlearn_jax.data.sources import Split
-from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order
+from unlearn_jax.data.splits import Published, generator, mislabel, stratified_order, training_sample
 from unlearn_jax.errors import ArgumentError
+from unlearn_jax.files import is_path
 from unlearn_jax.types import Examples
 
 
@@ -86,30 +88,35 @@ def load(
     they depend neither on the sample nor on the labels.
 
     Args:
-        name: a key of `DATASETS`; or the path of an .npz file, which is taken as it is, see `sources.npz`.
+        name: a key of `DATASETS`; or a path: of an .npz file, see `sources.npz`, or of a folder of images by class, see
+            `folder.read_folder`. A folder that is called like a data set takes a path such as `./digits`.
         train_size: how many training rows; by default all that are not held out.
         label_noise: the share of training rows that get a wrong label, uniform over the other classes.
-        held_out: the share of the published training set that methods may see and training does not.
+        held_out: the share of the published training set that methods may see and training does not. Data from a path may
+            bring held-out rows of their own, and keep to the default.
         seed: draws the sample and the wrong labels.
         data_dir: the folder of the data set's files: IDX files (Fashion-MNIST) or a TFDS folder. By default TFDS's own; for
-            Fashion-MNIST first that of Debian's package.
+            Fashion-MNIST first that of Debian's package. None for a path.
         cache: where decoded images are kept; by default the user's cache folder.
 
     Raises:
         ArgumentError: an unknown name, an impossible size or share, or data that cannot be read.
     """
-    if name.endswith(".npz"):
-        unchanged = (("train_size", train_size, None), ("label_noise", label_noise, 0), ("data_dir", data_dir, None))
-        for argument, given, whole in unchanged:
-            if given:
-                raise ArgumentError(argument, given, f"a file is taken as it is; expected {whole}")
-        return sources.npz(Path(name).expanduser())
-    if name not in DATASETS:
-        raise ArgumentError("dataset", name, f"one of {', '.join(DATASETS)}, or an .npz file, is needed")
+    if name not in DATASETS and not is_path(name):
+        accepted = f"one of {', '.join(DATASETS)}, or an .npz file, or a folder of images by class, is needed"
+        raise ArgumentError("dataset", name, accepted)
     if not 0 <= held_out <= 0.9:
         raise ArgumentError("held_out", held_out, "a share between 0 and 0.9 is needed")
     if not 0 <= label_noise <= 1:
         raise ArgumentError("label_noise", label_noise, "a share between 0 and 1 is needed")
+    if name not in DATASETS:
+        if data_dir is not None:
+            raise ArgumentError("data_dir", data_dir, f"{name} is where its data are; expected None")
+        if held_out != HELD_OUT:
+            raise ArgumentError("held_out", held_out, f"{name} may hold held-out rows of its own; expected {HELD_OUT}")
+        path = Path(os.path.expanduser(name))
+        data = read_folder(path) if path.is_dir() else sources.npz(path)
+        return drawn(data, train_size, label_noise, seed)
     entry, classes = DATASETS[name], DATASETS[name].classes
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if folder is not None and not folder.is_dir():
@@ -120,9 +127,7 @@ def load(
     order = stratified_order(published.labels, generator("held out"))
     held_out_rows, rows = np.split(order, [round(held_out * len(order))])
     if train_size is not None:
-        if not classes <= train_size <= len(rows):
-            raise ArgumentError("train_size", train_size, f"{classes} to {len(rows)} rows of {name} can be trained on")
-        rows = rows[stratified_order(published.labels[rows], generator("train size", seed))[:train_size]]
+        rows = rows[training_sample(published.labels[rows], train_size, classes, name, seed)]
     held_out_rows, rows = np.sort(held_out_rows), np.sort(rows)
     clean_labels = np.array(published.labels[rows])
     labels = mislabel(clean_labels, label_noise, classes, generator("label noise", seed))

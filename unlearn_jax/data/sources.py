@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import logging
 import math
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtyping import Int32, UInt8
 from unlearn_jax.data.dataset import Dataset
 from unlearn_jax.data.splits import generator, stratified_order
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.files import open_regular
+from unlearn_jax.files import open_regular, require_room
 from unlearn_jax.runs import Cache
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
@@ -165,11 +164,9 @@ def npz(path: Path) -> Dataset:
         ArgumentError: it cannot be read, lacks an array, holds more than half of the memory, or something that is no data set.
     """
     needed, optional = ("x_train", "y_train", "x_test", "y_test"), ("x_held_out", "y_held_out", "clean_y_train")
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         with open_regular(path) as file:
-            if (size := sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())) > memory // 2:
-                raise ValueError(f"{size / 2**30:,.0f} GiB, where {memory / 2**31:,.0f} GiB are accepted")
+            require_room(sum(entry.file_size for entry in zipfile.ZipFile(file).infolist()))
             with np.load(file, allow_pickle=False) as archive:
                 if missing := [key for key in needed if key not in archive]:
                     raise ValueError(f"{', '.join(missing)} missing")

@@ -60,6 +60,26 @@ def stratified_order(labels: Int[np.ndarray, " rows"], rng: np.random.Generator)
     return shuffled[np.argsort(place[shuffled], kind="stable")]
 
 
+def training_sample(
+    labels: Int[np.ndarray, " rows"], size: int, classes: int, name: str, seed: int
+) -> Int[np.ndarray, " sample"]:
+    """The positions of a stratified sample of training rows; a smaller one is part of every larger one.
+
+    Args:
+        labels: of the rows that can be trained on.
+        size: of the sample.
+        classes: number of classes.
+        name: of the data set, for the message.
+        seed: draws the sample.
+
+    Raises:
+        ArgumentError: fewer rows than classes, or more than there are.
+    """
+    if not classes <= size <= len(labels):
+        raise ArgumentError("train_size", size, f"{classes} to {len(labels)} rows of {name} can be trained on")
+    return stratified_order(labels, generator("train size", seed))[:size]
+
+
 def mislabel(labels: Int[np.ndarray, " rows"], share: float, classes: int, rng: np.random.Generator) -> Int[np.ndarray, " rows"]:
     """Gives a share of the rows a wrong label, uniform over the other classes (symmetric label noise).
 

@@ -54,7 +54,12 @@ def training(key: Key, model: Model, examples: Examples, recipe: Recipe) -> Trai
         model: the network.
         examples: the training examples.
         recipe: see `types.Recipe`.
+
+    Raises:
+        ValueError: the model draws random numbers in training, which would differ between the runs.
     """
+    if model.random:
+        raise ValueError("model: draws random numbers in training (dropout); influence needs one that does not")
     init_key, order_key = jax.random.split(key)
     count = len(examples.labels)
     steps = recipe.epochs * steps_in_pass(count, recipe.batch_size)

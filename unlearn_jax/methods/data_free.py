@@ -79,7 +79,8 @@ def gated_knowledge_transfer(
 
             def generator_loss(forward, generator_variables: Variables, batches, progress):
                 lesson = teach(activations_of, variables, images.apply(generator_variables, noise)[0], label, gate)
-                answer, _ = problem.model.apply(student_state.variables, lesson.images, train=True)
+                dropped = problem.model.keyed(jax.random.fold_in(key, 0))
+                answer, _ = problem.model.apply(student_state.variables, lesson.images, train=True, **dropped)
                 return -lesson.weight * jnp.mean(divergence(lesson.logits, answer)), {}
 
             generator_state = follow(generator_loss, slow, generator_state, 1)

@@ -34,14 +34,18 @@ def fingerprint(model: Model, shape: tuple[int, ...]) -> str:
             raise ValueError("model: calls back into Python, and nobody knows what is computed there")
         digest.update(program.encode())
 
-    def loss(params, statistics, images):
-        logits, _ = model.apply(Variables(params, statistics), images, train=True)
+    def train(variables, images, *key):
+        return model.apply(variables, images, train=True, **dict(zip(("key",), key, strict=False)))
+
+    def loss(params, statistics, images, *key):
+        logits, _ = train(Variables(params, statistics), images, *key)
         return jax.nn.logsumexp(logits, axis=-1).sum()
 
+    random = (key,) if model.random else ()
     add(model.init, key, images)
-    add(lambda variables, images: model.apply(variables, images, train=True), variables, images)
+    add(train, variables, images, *random)
     add(lambda variables, images: model.apply(variables, images, train=False), variables, images)
-    add(jax.grad(loss), *variables, images)  # a rule of its own (custom_vjp) is in no other program
+    add(jax.grad(loss), *variables, images, *random)  # a rule of its own (custom_vjp) is in no other program
     if model.gradient:
         labels, weights = jax.ShapeDtypeStruct((BATCH,), np.int32), jax.ShapeDtypeStruct((BATCH,), np.float32)
         add(model.gradient, variables.params, images, labels, weights)

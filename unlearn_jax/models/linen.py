@@ -40,7 +40,7 @@ def as_model(
         return Variables(params, collections.get("batch_stats", {}))
 
     @functools.partial(jax.jit, static_argnames="train")  # traced once for all the programs that it becomes part of
-    def apply(variables: Variables, images, train: bool = False, **counted) -> tuple:
+    def apply(variables: Variables, images, train: bool = False, key: Key | None = None, **counted) -> tuple:
         collections = {"params": variables.params, "batch_stats": variables.statistics}
         if not train:
             return network.apply(collections, images, train=False), variables.statistics
@@ -72,9 +72,9 @@ def as_model(
 
 
 def _positions(output):
-    """`[channels, height, width, batch]` or `[batch, units]` as `[batch, positions, channels]`."""
-    if output.ndim == 2:
-        return output[:, :, None]
+    """`[channels, height, width, batch]`, `[batch, units]` or `[batch, tokens, features]` as `[batch, positions, channels]`."""
+    if output.ndim < 4:
+        return output.reshape(*output.shape[:2], -1)
     channels, *_, batch = output.shape
     return output.reshape(channels, -1, batch).T
 

@@ -24,8 +24,12 @@ def mean_of(model: Model) -> Model:
         return jax.tree.map(lambda leaf: leaf[None], model.init(key, images))
 
     @functools.partial(jax.jit, static_argnames="train")
-    def apply(variables: Variables, images, train: bool = False) -> tuple:
-        logits, statistics = jax.vmap(lambda own: model.apply(own, images, train=train))(variables)
+    def apply(variables: Variables, images, train: bool = False, key: Key | None = None) -> tuple:
+        def one(own: Variables, own_key: Key | None) -> tuple:
+            return model.apply(own, images, train=train, **({} if own_key is None else {"key": own_key}))
+
+        keys = None if key is None else jax.random.split(key, len(jax.tree.leaves(variables)[0]))
+        logits, statistics = jax.vmap(one)(variables, keys)
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(len(logits)), statistics
 
     def features(variables: Variables, images) -> jax.Array:
@@ -33,7 +37,7 @@ def mean_of(model: Model) -> Model:
         by_network = jax.vmap(model.features, in_axes=(0, None))(variables, images)
         return jnp.concatenate(by_network, axis=-1)
 
-    return Model(init, apply, model.blocks, features if model.features else None, norms=model.norms)
+    return Model(init, apply, model.blocks, features if model.features else None, norms=model.norms, random=model.random)
 
 
 @functools.cache
@@ -61,8 +65,8 @@ def through_waves(model: Model, waves: int) -> Model:
     def init(key: Key, points) -> Variables:
         return model.init(key, seen(points))
 
-    def apply(variables: Variables, points, train: bool = False, **counted) -> tuple:
-        return model.apply(variables, seen(points), train=train, **counted)
+    def apply(variables: Variables, points, train: bool = False, **more) -> tuple:  # key, counted
+        return model.apply(variables, seen(points), train=train, **more)
 
     def features(variables: Variables, points) -> jax.Array:
         assert model.features
@@ -103,7 +107,7 @@ def with_extra_class(model: Model) -> Model:
             raise ValueError("one more class needs the name `extra`, which is a parameter group of the model")
         return own._replace(params={**own.params, "extra": nested({path: at(other.params, path)[..., :1] for path in paths})})
 
-    def apply(variables: Variables, images, train: bool = False) -> tuple:
+    def apply(variables: Variables, images, train: bool = False, **key) -> tuple:
         params = {name: group for name, group in variables.params.items() if name != "extra"}
         heads = {}
         for path in paths:
@@ -111,11 +115,11 @@ def with_extra_class(model: Model) -> Model:
             heads[path] = jnp.stack([own, jnp.broadcast_to(extra, own.shape)])
 
         def with_head(arrays) -> tuple:
-            return model.apply(Variables(replaced(params, arrays), variables.statistics), images, train=train)
+            return model.apply(Variables(replaced(params, arrays), variables.statistics), images, train=train, **key)
 
         # Two heads behind one body: what does not depend on the batched head is computed once.
         logits, statistics = jax.vmap(with_head, out_axes=(0, None))(heads)
         return jnp.concatenate([logits[0], logits[1][:, :1]], axis=-1), statistics
 
     blocks = (*model.blocks[:-1], (*model.blocks[-1], "extra")) if model.blocks else ()
-    return Model(init, apply, blocks, norms=model.norms, convolutions=model.convolutions)
+    return Model(init, apply, blocks, norms=model.norms, convolutions=model.convolutions, random=model.random)

@@ -1,6 +1,6 @@
 """A leaderboard of methods: printed, in Markdown and in LaTeX."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from unlearn_jax.report import Folder, tables
@@ -44,9 +44,9 @@ class Leaderboard(NamedTuple):
     importance: tuple[int, ...]
 
 
-def write(folder: Folder, board: Leaderboard) -> None:
-    """Writes summary.md and summary.tex."""
-    folder.write_text("summary.md", markdown(board))
+def write(folder: Folder, board: Leaderboard, more: Sequence[str] = ()) -> None:
+    """Writes summary.md, with `more` paragraphs after the leaderboard, and summary.tex."""
+    folder.write_text("summary.md", tables.page(markdown(board).rstrip(), *more))
     folder.write_text("summary.tex", latex(board))
 
 
@@ -119,6 +119,35 @@ def show(board: Leaderboard, console: "rich.console.Console | None" = None) -> N
     notes = [*board.caption, *([f"Not shown at this width: {', '.join(hidden)} (see summary.md)."] if hidden else [])]
     for note in notes:
         console.print(Text(encodable(note)))
+
+
+def outline(board: Leaderboard, width: int = 80, most: int = 7) -> list[str]:
+    """Returns the leaderboard in about ten lines: the subject, the first methods, the names of the others, what is marked.
+
+    Args:
+        board: the table.
+        width: of a line at most.
+        most: methods that have a line; the references are the first.
+    """
+    shown = _fitting(board, width)
+    lines = board.lines if len(board.lines) <= most else board.lines[: most - 1]
+    rows = [board.headings, *(line.cells for line in lines)]
+    widths = {i: max(len(row[i]) for row in rows) for i in shown}
+    padded = [[row[i].ljust(widths[i]) if i < _TEXT_COLUMNS else row[i].rjust(widths[i]) for i in shown] for row in rows]
+    others = ", ".join(line.method for line in board.lines[len(lines) :])
+    more = [f"{len(board.lines) - len(lines)} further away: {others}"] * bool(others)
+    judged = [line for line in board.lines if not line.reference and line.inside is not None]
+    marked = [line.method for line in judged if line.inside]
+    counts = f"{MARK} {len(marked)} of {len(judged)} methods not distinguished from retraining"
+    verdict = f"{counts}{': ' * bool(marked)}{', '.join(marked)}" if judged else "no verdict on any method"
+    table = [(" " * _GAP).join(cells) for cells in padded]
+    return [cut(line, width) for line in (*board.caption[:1], *table, *more, verdict)]
+
+
+def cut(line: str, width: int) -> str:
+    """Returns a line of at most `width` characters; an ellipsis stands for the rest."""
+    line = line.rstrip()
+    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def _fitting(board: Leaderboard, width: int) -> list[int]:

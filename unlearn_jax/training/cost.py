@@ -41,8 +41,9 @@ def _example_flops(model: Model, shape: tuple[int, ...], dtype: Any) -> float:
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
     def loss(params, statistics, images, labels):
-        logits, _ = model.apply(Variables(params, statistics), images, train=True)
-        return jnp.mean(cross_entropy(logits, Batch(images, labels, labels, jax.random.key(0))))
+        key = jax.random.key(0)
+        logits, _ = model.apply(Variables(params, statistics), images, train=True, **model.keyed(key))
+        return jnp.mean(cross_entropy(logits, Batch(images, labels, labels, key)))
 
     return flops(jax.grad(loss), variables.params, variables.statistics, images, labels) / 2
 

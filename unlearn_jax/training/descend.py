@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,9 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from unlearn_jax.training.objectives import Batch, Objective
+from unlearn_jax.training.objectives import Batch, Forward, Objective
 from unlearn_jax.training.sampling import Source, draw
-from unlearn_jax.types import Key, Problem, Variables
+from unlearn_jax.types import Key, Model, Problem, Variables
 
 
 class Plan(NamedTuple):
@@ -22,7 +23,7 @@ class Plan(NamedTuple):
     step: Int[Array, " steps"]
     choice: Int[Array, " steps"]  # index of the objective
     rows: dict[str, Int[Array, "steps batch"]]  # rows of the training set, by source
-    keys: Key  # [steps]; augmentation and noise
+    keys: Key  # [steps]; augmentation, noise and dropout
 
 
 class State(NamedTuple):
@@ -93,7 +94,7 @@ class Descent:
         return source in reads
 
     def _step(self, problem: Problem, state: State, plan: Plan) -> tuple[State, Array]:
-        forward = functools.partial(problem.model.apply, train=self.statistics == "update")
+        forward = _forward(problem.model, self.statistics == "update", plan.keys)
         progress = plan.step / len(self.program)
 
         def gradient(objective: Objective, variables: Variables):
@@ -151,6 +152,14 @@ def descend(
     choices = np.zeros(steps or 0, np.int32) if program is None else np.asarray(program, np.int32)
     transform = optax.with_extra_args_support(transform)
     return Descent(objectives, transform, choices, batch_size, statistics, reference)
+
+
+def _forward(model: Model, train: bool, key: Key) -> Forward:
+    """The model in one mode. Each call in training draws random numbers of its own."""
+    if not (train and model.random):
+        return functools.partial(model.apply, train=train)
+    calls = itertools.count(1)  # counted while the step is traced; the key itself is the augmentation's
+    return lambda variables, images: model.apply(variables, images, train=True, key=jax.random.fold_in(key, next(calls)))
 
 
 def _gather(problem: Problem, rows: Array, key: Key) -> Batch:

@@ -26,13 +26,13 @@ class Eigenvalue(NamedTuple):
 def combined(models: Variables, shares: Float[Array, " models"]) -> Variables:
     """`Σ_i w_i θ_i`: a point on the line, the plane, ... through some models, if the shares sum to 1.
 
-    BatchNorm statistics are combined too, and then fit no network: see `recalibrated`.
+    BatchNorm statistics are combined too, and then fit no network: see `recalibrated`. Counters are those of the first model.
 
     Args:
         models: with a leading axis of models.
         shares: one per model; negative ones extrapolate.
     """
-    return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, axes=1), models)
+    return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, axes=1) if _averages(leaf) else leaf[0], models)
 
 
 def recalibrated(model: Model, variables: Variables, images: Float[Array, "batches batch *image"]) -> Variables:
@@ -53,12 +53,20 @@ def recalibrated(model: Model, variables: Variables, images: Float[Array, "batch
         return variables
 
     def moved(start: float, batch: Array) -> dict:
-        filled = jax.tree.map(lambda leaf: jnp.full_like(leaf, start), variables.statistics)
-        return model.apply(variables._replace(statistics=filled), batch, train=True)[1]
+        filled = jax.tree.map(lambda leaf: jnp.full_like(leaf, start) if _averages(leaf) else leaf, variables.statistics)
+        return model.apply(variables._replace(statistics=filled), batch, train=True, **model.keyed(jax.random.key(0)))[1]
 
-    decay = jax.tree.map(jnp.subtract, moved(1.0, images[0, :2]), moved(0.0, images[0, :2]))
-    means = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.lax.map(lambda batch: moved(0.0, batch), images))
-    return variables._replace(statistics=jax.tree.map(lambda leaf, kept: leaf / (1 - kept), means, decay))
+    def averaged(before: Array, after: Array, one: Array, zero: Array) -> Array:
+        return jnp.mean(after, axis=0) / (1 - (one - zero)) if _averages(before) else before
+
+    ends = (moved(1.0, images[0, :2]), moved(0.0, images[0, :2]))
+    after = jax.lax.map(lambda batch: moved(0.0, batch), images)
+    return variables._replace(statistics=jax.tree.map(averaged, variables.statistics, after, *ends))
+
+
+def _averages(leaf: Array) -> bool:
+    """Whether the mean of such arrays has a meaning: not for counters and flags."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def hessian_product(

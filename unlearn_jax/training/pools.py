@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.checkpoints import fitting
@@ -30,6 +31,13 @@ WATCHED = 64  # held-out examples whose accuracy is reported during training: 25
 Fit = Callable[[Key, Bool[np.ndarray, " examples"]], Any]
 
 
+class Curves(NamedTuple):
+    """How members learned, on the first `WATCHED` held-out examples after each epoch; NaN from where one has diverged."""
+
+    loss: Float[np.ndarray, "members epochs"]  # mean cross-entropy, in nats
+    accuracy: Float[np.ndarray, "members epochs"]  # in [0, 1]
+
+
 class Pool(NamedTuple):
     """Trained members, and how they came about."""
 
@@ -38,6 +46,8 @@ class Pool(NamedTuple):
     seconds: float  # steady-state training time of one member: the median over all members, cached ones included
     compile_seconds: float  # of this call; 0 when all members came from the cache
     made_with: tuple[str, ...] = ()  # see `device.made_with`; several if versions or backends differ between members
+    curves: Curves | None = None  # of all members; None if some were cached by a version that kept none
+    name: str = ""  # of its folder in the cache
 
 
 class Progress(NamedTuple):
@@ -116,8 +126,8 @@ def train_pool(
             known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
             report(Progress(role, first, last, members, epoch, trainer.epochs, share, known, lost))
 
-        variables, seconds = trainer.train(keys[first:last], chunk_masks, epoch_done)
-        return chunks.keep(first, last, variables, np.packbits(chunk_masks, axis=-1), seconds)
+        variables, seconds, curves = trainer.train(keys[first:last], chunk_masks, epoch_done)
+        return chunks.keep(first, last, variables, np.packbits(chunk_masks, axis=-1), seconds, curves)
 
     parts: list[_Part] = []
     first = 0
@@ -135,7 +145,10 @@ def train_pool(
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(part.variables for part in parts))
     seconds = float(np.median(np.concatenate([part.seconds for part in parts])[:members]))
     made = tuple(dict.fromkeys(part.made_with for part in parts))
-    return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds, made)
+    learned = [part.curves for part in parts if part.curves]
+    whole = len(learned) == len(parts)
+    curves = Curves(*(np.concatenate(each)[:members] for each in zip(*learned, strict=True))) if whole else None
+    return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds, made, curves, chunks.folder.folder.name)
 
 
 def diverged(stacked: Any) -> tuple[int, ...]:
@@ -152,6 +165,7 @@ class _Part(NamedTuple):
     masks: np.ndarray  # packed
     seconds: np.ndarray  # of each member
     made_with: str
+    curves: Curves | None  # None if it was kept by a version that kept none
 
 
 class _Chunks:
@@ -187,16 +201,19 @@ class _Chunks:
                 if arrays is not None:
                     leaves = [arrays[name] for name in self.names]
                     variables, seconds = jax.tree.unflatten(self.structure, leaves), arrays["seconds"]
-                    return _Part(first + len(seconds), variables, arrays["masks"], seconds, str(arrays["made_with"]))
+                    known = all(f"curves/{field}" in arrays for field in Curves._fields)
+                    curves = Curves(*(arrays[f"curves/{field}"] for field in Curves._fields)) if known else None
+                    return _Part(first + len(seconds), variables, arrays["masks"], seconds, str(arrays["made_with"]), curves)
                 if drop:
                     self.folder.drop(name)
         return None
 
-    def keep(self, first: int, last: int, variables: Variables, masks: np.ndarray, seconds: float) -> _Part:
+    def keep(self, first: int, last: int, variables: Variables, masks: np.ndarray, seconds: float, curves: Curves) -> _Part:
         """Saves a chunk, which took `seconds` to train."""
-        part = _Part(last, variables, masks, np.full(last - first, seconds / (last - first)), made_with())
+        part = _Part(last, variables, masks, np.full(last - first, seconds / (last - first)), made_with(), curves)
         leaves = dict(zip(self.names, jax.tree.leaves(variables), strict=True))
         facts = {field: getattr(part, field) for field in ("masks", "seconds", "made_with")}
+        facts |= {f"curves/{field}": of_members for field, of_members in curves._asdict().items()}
         self.folder.write_json("identity.json", self.identity)  # for people to read
         self.folder.keep(f"{first:05d}-{last:05d}.npz", self.identity, {**leaves, **facts})
         return part
@@ -206,11 +223,14 @@ def _digest(mask: np.ndarray) -> str:
     return hashlib.sha256(mask.tobytes()).hexdigest()
 
 
-def _held_out_accuracy(variables: Variables, problem: Problem) -> Float[Array, ""]:
-    """In [0, 1]; NaN for a member that has diverged."""
+def _watch(variables: Variables, problem: Problem) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The loss and the accuracy of a member, see `Curves`. A program of its own: that of the training stays as it is."""
+    labels = problem.held_out.labels[:WATCHED]
     logits, _ = problem.model.apply(variables, problem.held_out.images[:WATCHED], train=False)
-    right = jnp.argmax(logits, axis=-1) == problem.held_out.labels[:WATCHED]
-    return jnp.where(jnp.isfinite(logits).all(), jnp.mean(right), jnp.nan)
+    finite = jnp.isfinite(logits).all()
+    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+    return jnp.where(finite, loss, jnp.nan), jnp.where(finite, accuracy, jnp.nan)
 
 
 class _Trainer:
@@ -228,7 +248,7 @@ class _Trainer:
         self.compile_seconds = 0.0
         self._begin = over_members(self._begin_one, (True, masks.ndim == 2, False), strategy)
         self._epoch = over_members(self._epoch_one, (True, True, False, False), strategy, donate=(0,))
-        self._accuracy = over_members(_held_out_accuracy, (True, False), strategy)
+        self._watch = over_members(_watch, (True, False), strategy)
         self._compiled: dict[int, list] = {}
 
     def _begin_one(self, key: Key, mask: Array, problem: Problem):
@@ -246,8 +266,10 @@ class _Trainer:
         state, plan = jax.eval_shape(self._begin_one, jax.random.key(0), mask, self.problem)
         return step_bytes(self._epoch_one, state, plan, jnp.int32(0), self.problem)
 
-    def train(self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]) -> tuple[Variables, float]:
-        """The members with these keys, and the seconds of training without compilation."""
+    def train(
+        self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]
+    ) -> tuple[Variables, float, Curves]:
+        """The members with these keys, the seconds of training without compilation, and how they learned."""
         members = len(keys)
         calls = per_call((keys, masks) if masks.ndim == 2 else (keys,), self.strategy)
         if masks.ndim == 1:
@@ -260,19 +282,22 @@ class _Trainer:
             lowered = (
                 self._begin.lower(*calls[0], self.problem),
                 self._epoch.lower(state, plan, jnp.int32(0), self.problem),
-                self._accuracy.lower(state.variables, self.problem),
+                self._watch.lower(state.variables, self.problem),
             )
             self._compiled[size] = compile_all(lowered)
-        begin, epoch, accuracy = self._compiled[size]
+        begin, epoch, watch = self._compiled[size]
         ready = time.perf_counter()
         self.compile_seconds += ready - start
         states, plans = zip(*(begin(*call, self.problem) for call in calls), strict=True)
+        curves = Curves(*(np.full((members, self.epochs), np.nan, np.float32) for _ in Curves._fields))
         for number in range(self.epochs):
             states = tuple(epoch(state, plan, jnp.int32(number), self.problem) for state, plan in zip(states, plans, strict=True))
-            accuracies = [accuracy(state.variables, self.problem) for state in states]
-            epoch_done(number + 1, np.concatenate(accuracies)[:members])
+            watched = [watch(state.variables, self.problem) for state in states]
+            for curve, of_calls in zip(curves, zip(*watched, strict=True), strict=True):
+                curve[:, number] = np.concatenate(of_calls)[:members]
+            epoch_done(number + 1, curves.accuracy[:, number])
         variables = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(state.variables for state in states))
-        return variables, time.perf_counter() - ready
+        return variables, time.perf_counter() - ready, curves
 
 
 class _Caller:
@@ -284,20 +309,24 @@ class _Caller:
     def __init__(self, fit: Fit, problem: Problem, role: str):
         self.fit, self.problem, self.role = fit, problem, role
         self.like = jax.eval_shape(initialise, jax.random.key(0), problem)
-        self.accuracy = jax.jit(_held_out_accuracy)
+        self.watch = jax.jit(_watch)
 
     def member_bytes(self) -> int:
         """Unknown: members are trained one by one."""
         return 1
 
-    def train(self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]) -> tuple[Variables, float]:
-        """As `_Trainer.train`."""
+    def train(
+        self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]
+    ) -> tuple[Variables, float, Curves]:
+        """As `_Trainer.train`; what was after each of its epochs is not known, so a curve has its end only."""
         start = time.perf_counter()
         own = np.broadcast_to(masks, (len(keys), masks.shape[-1]))
         members = [self._one(key, mask) for key, mask in zip(keys, own, strict=True)]
         seconds = time.perf_counter() - start
-        epoch_done(1, np.array([self.accuracy(variables, self.problem) for variables in members]))
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *members), seconds
+        watched = [self.watch(variables, self.problem) for variables in members]
+        curves = Curves(*(np.array(of_members, np.float32)[:, None] for of_members in zip(*watched, strict=True)))
+        epoch_done(1, curves.accuracy[:, 0])
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *members), seconds, curves
 
     def _one(self, key: Key, mask: np.ndarray) -> Variables:
         returned = self.fit(key, mask.copy())
