@@ -78,7 +78,8 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     names, entries = config.method_names(), {**METHODS, **learned}
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
     values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
-    masks = {name: forget_mask(config, setting, index) for index, name in enumerate(values)}
+    each = [forget_mask(config, setting, index) for index in range(config.forget_sets)]  # refuses a set that does not exist
+    masks = dict(zip(values, each, strict=True))
     twice = same_rows(masks) if config.forget.files else ""
     require(not twice, "--forget.file", config.forget.file, twice)
     if isinstance(config, Config):
