@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from unlearn_jax.metrics.effects import SPLITS, effects
+from unlearn_jax.metrics.effects import SPLITS, Effects, effects, mean_effects, outcome_of
 from unlearn_jax.types import Interval
 
 EXAMPLES = {"forget": 40, "retain": 60, "test": 50}
@@ -107,3 +107,37 @@ def test_what_cannot_be_compared_is_one_line(name, change, said):
     given[name] = {split: change(margins) for split, margins in given[name].items()}
     with pytest.raises(ValueError, match=rf"^{said}[^\n]*$"):
         effects(**given)
+
+
+def test_over_forget_sets_they_are_means_with_intervals_for_other_sets():
+    rng = np.random.default_rng(5)
+    found = [effects(*pools(rng, memory=0.4, harm=0.5)[:3]) for _ in range(5)]
+    mean = mean_effects(found)
+    assert mean.memory_left.value == pytest.approx(np.mean([each.memory_left.value for each in found]))
+    assert mean.damage.value**2 == pytest.approx(np.mean([each.damage.value**2 for each in found]))
+    assert mean.memory_left.low < 0.4 < mean.memory_left.high and mean.damage.low < mean.damage.value < mean.damage.high
+    parts = np.array([each.parts["memory"] for each in found])
+    assert parts.mean() == pytest.approx(mean.memory_left.value, abs=0.02)  # pseudo-values: the jackknife removes bias
+    fewer = mean_effects([found[0], effects(*pools(rng, members=8)[:3])])
+    assert math.isinf(fewer.memory_left.high) and math.isfinite(fewer.memory_left.value)
+
+
+@pytest.mark.parametrize(
+    ("inside", "sizes", "lost", "said"),
+    [
+        (None, (0.0, 0.0), 0, None),
+        (True, (0.0, 0.02), 0, "equivalent"),
+        (False, (0.0, 0.02), 0, "equivalent"),
+        (False, (0.0, 0.02), 1, "different"),
+        (True, (0.2, 0.02), 0, "not distinguished"),
+        (True, None, 0, "not distinguished"),
+        (False, (0.05, 0.3), 0, "different"),
+    ],
+)
+def test_the_outcome_is_one_of_three(inside, sizes, lost, said):
+    """Intervals of a width of 0.06."""
+    found = None
+    if sizes:
+        memory, damage = (Interval(size, size - 0.03, size + 0.03) for size in sizes)
+        found = Effects(memory, damage, {}, Interval(1.0, 1.0, 1.0), {})
+    assert outcome_of(inside, found, lost) == said

@@ -13,7 +13,7 @@ of a negative square is written as minus the root of its size.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,28 +21,35 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from unlearn_jax.metrics import checks
-from unlearn_jax.metrics.statistics import CONFIDENCE, unit
+from unlearn_jax.metrics.statistics import CONFIDENCE, crossed_mean, unit
 from unlearn_jax.types import Interval
 
 Margins = Float[np.ndarray, "..."]  # [models, examples]
 SPLITS = ("forget", "retain", "test")
+MARGIN = 0.1  # within which models are equivalent, as a share of what there is to forget
+OUTCOMES = ("equivalent", "not distinguished", "different")
 UNKNOWN = Interval(math.nan, -math.inf, math.inf)
 
 
 class Effects(NamedTuple):
     """The effect sizes of one pool of unlearned models, with 95% intervals over originals and retrained models.
 
+    Over several forget sets they are means (`mean_effects`), and the intervals are for other originals and other forget sets.
+
     Attributes:
         memory_left: see the module; NaN if the originals remember nothing that these models can show.
         damage: over all splits, the root of the mean square of the three.
         of_split: the damage on each split.
         remembered: the root mean square of g - o on the forget set, in margins: the unit.
+        parts: what each pair of an original and its unlearned model contributed: pseudo-values of the memory left (`memory`), and
+            of the squares of the damage (`whole`, and each split).
     """
 
     memory_left: Interval
     damage: Interval
     of_split: dict[str, Interval]
     remembered: Interval
+    parts: Mapping[str, Float[np.ndarray, " pairs"]]
 
     def within(self, margin: int | float) -> bool:
         """Whether the models are equivalent to retrained ones within a margin: both intervals lie inside it.
@@ -69,26 +76,77 @@ def effects(unlearned: Mapping[str, Margins], originals: Mapping[str, Margins], 
     splits = [split for split in SPLITS if split in unlearned]
     centred: dict[str, np.ndarray] = {}
     for split in splits:
-        parts = [checks.numbers(f"{name} {split}", pool[split], "models examples") for name, pool in pools.items()]
-        for name, part in zip(pools, parts, strict=True):
-            checks.alike("oracles", parts[-1], name, part)
+        given = [checks.numbers(f"{name} {split}", pool[split], "models examples") for name, pool in pools.items()]
+        for name, part in zip(pools, given, strict=True):
+            checks.alike("oracles", given[-1], name, part)
             if len(part) < 2:
                 raise ValueError(f"{name}: {len(part)} model, expected two or more")
-        checks.alike("unlearned", parts[0], "originals", parts[1], 0)
-        centred[split] = np.concatenate(parts) - parts[-1].mean(axis=0, keepdims=True)
+        checks.alike("unlearned", given[0], "originals", given[1], 0)
+        centred[split] = np.concatenate(given) - given[-1].mean(axis=0, keepdims=True)
     largest = max(float(unit(part)) for part in centred.values())
     grams = {split: (part / largest) @ (part / largest).T / part.shape[1] for split, part in centred.items()}
-    found = _sizes(grams, len(unlearned["forget"]), len(oracles["forget"]))
+    found, parts = _sizes(grams, len(unlearned["forget"]), len(oracles["forget"]))
     if not found["remembered"].value > 0:
         nothing = Interval(largest * _root(found["remembered"].value), -math.inf, math.inf)
-        return Effects(UNKNOWN, UNKNOWN, dict.fromkeys(splits, UNKNOWN), nothing)
+        return Effects(UNKNOWN, UNKNOWN, dict.fromkeys(splits, UNKNOWN), nothing, {})
     roots = {name: Interval(*map(_root, interval)) for name, interval in found.items() if name != "memory"}
     remembered = Interval(*(largest * end for end in roots["remembered"]))
-    return Effects(found["memory"], roots["damage"], {split: roots[split] for split in splits}, remembered)
+    return Effects(found["memory"], roots["whole"], {split: roots[split] for split in splits}, remembered, parts)
 
 
-def _sizes(grams: Mapping[str, np.ndarray], members: int, retrained: int) -> dict[str, Interval]:
-    """The memory left, and the squares of all other sizes.
+def mean_effects(found: Sequence[Effects]) -> Effects:
+    """The means of one method's effect sizes over forget sets: of the memory left, and of the squares of the damage.
+
+    Intervals are those of `statistics.crossed_mean`; infinite if some originals are missing on some sets.
+
+    Args:
+        found: one for each forget set.
+    """
+    (first, *_), sets = found, len(found)
+    if sets == 1:
+        return first
+    counts = {len(part) for each in found for part in each.parts.values()}
+
+    def mean(name: str, values: list[float]) -> Interval:
+        known = len(counts) == 1 and all(each.parts for each in found)
+        parts = np.array([each.parts[name] for each in found]).T if known else np.full((1, 1), math.nan)
+        value = float(np.mean(values))
+        if not np.isfinite(parts).all():
+            return Interval(value, -math.inf, math.inf)
+        crossed = crossed_mean(parts)
+        return Interval(value, value + crossed.low - crossed.mean, value + crossed.high - crossed.mean)
+
+    def damage(name: str, intervals: list[Interval]) -> Interval:
+        squares = [math.copysign(interval.value**2, interval.value) for interval in intervals]
+        return Interval(*map(_root, mean(name, squares)))
+
+    return Effects(
+        mean("memory", [each.memory_left.value for each in found]),
+        damage("whole", [each.damage for each in found]),
+        {split: damage(split, [each.of_split[split] for each in found]) for split in first.of_split},
+        Interval(float(np.mean([each.remembered.value for each in found])), -math.inf, math.inf),
+        {},
+    )
+
+
+def outcome_of(inside: bool | None, found: Effects | None, lost: int = 0, margin: int | float = MARGIN) -> str | None:
+    """The verdict in one of `OUTCOMES`; None if there is none (`verdict.is_inside`).
+
+    Args:
+        inside: whether the models are not distinguished from retrained ones at this sample size.
+        found: their effect sizes, if the originals are known.
+        lost: models that diverged.
+        margin: see `Effects.within`.
+    """
+    if inside is None:
+        return None
+    if found and not lost and found.within(margin):
+        return OUTCOMES[0]
+    return OUTCOMES[1] if inside else OUTCOMES[2]
+
+
+def _sizes(grams: Mapping[str, np.ndarray], members: int, retrained: int) -> tuple[dict[str, Interval], dict[str, np.ndarray]]:
+    """The memory left, and the squares of all other sizes; and the pseudo-values of each pair.
 
     Args:
         grams: by split, the products of all models with each other: unlearned ones, originals, oracles.
@@ -102,8 +160,9 @@ def _sizes(grams: Mapping[str, np.ndarray], members: int, retrained: int) -> dic
         squares = {
             split: (moved - 2 * share * both + share**2 * whole) / remembered for split, (both, whole, moved) in products.items()
         }
-    values = {"memory": share, "damage": np.mean([*squares.values()], axis=0), "remembered": remembered, **squares}
-    return {name: _interval(each, members, retrained) for name, each in values.items()}
+    values = {"memory": share, "whole": np.mean([*squares.values()], axis=0), "remembered": remembered, **squares}
+    parts = {name: members * each[0] - (members - 1) * each[1 : 1 + members] for name, each in values.items()}
+    return {name: _interval(each, members, retrained) for name, each in values.items()}, parts
 
 
 def _products(gram: np.ndarray, members: int) -> list[np.ndarray]:
