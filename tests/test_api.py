@@ -287,3 +287,30 @@ def test_a_wrong_argument_of_unlearn_is_named(data, model, variables, given, sai
     empty = jax.tree.map(lambda leaf: leaf[:0], variables)
     with pytest.raises(ValueError, match=r"^variables: a stack of no models"):
         unlearn("finetune", model, empty, data, forget=data.published.train[:10])
+
+
+def test_with_originals_a_score_has_effect_sizes_and_three_outcomes():
+    """Margins of 12 models; the unlearned ones are retrained ones with a share of the originals' memory of F."""
+    rng = np.random.default_rng(0)
+    labels = {split: rng.integers(0, 3, 40) for split in ("forget", "retain", "test")}
+    gain = 3 * np.eye(3)[labels["forget"]]
+
+    def models(count, memory):
+        made = {split: rng.normal(size=(count, 40, 3)) * 0.3 for split in labels}
+        return made | {"forget": made["forget"] + memory * gain}
+
+    oracles, originals = models(24, 0.0), models(12, 1.0)
+    outcomes = {}
+    for memory in (0.0, 0.5, 1.0):
+        found = score(unlearned=models(12, memory), oracles=oracles, labels=labels, originals=originals, splits=20)
+        assert found.memory_left.low < memory < found.memory_left.high and abs(found.damage.value) < 0.1
+        assert f"memory left {found.memory_left:.2f}" in str(found)
+        outcomes[memory] = found.outcome
+    assert outcomes == {0.0: "equivalent", 0.5: "different", 1.0: "different"}
+    assert score(unlearned=models(12, 0.0), oracles=oracles, labels=labels, splits=20).memory_left is None
+    for given, said in (
+        ({"originals": models(6, 1.0)}, "originals: 6 models, expected 12"),
+        ({"margin": 1.5}, "margin: 1.5 found"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{said}"):
+            score(unlearned=models(12, 0.0), oracles=oracles, labels=labels, splits=20, **given)

@@ -534,7 +534,7 @@ def test_no_report_gives_a_verdict_on_few_models():
             membership.arrange([row(members, f"{side}_auc") for side in membership.SIDES], 3.0),
         ):
             line = board.lines[-1]
-            assert line.inside is expected and (line.cells[0] == leaderboard.MARK) == bool(expected)
+            assert line.marked is expected and (line.cells[0] == leaderboard.MARK) == bool(expected)
             assert ("**scrub**" in leaderboard.markdown(board)) == bool(expected)
         told = Exposure(
             "random-0", "scrub", "F", "trees", "loss", "auc", 0.9, 0.9, 0.9, 0.5, 0.01, 0.4, 0.6, 40.0, 3.0, members, 16

@@ -20,7 +20,8 @@ from in_process import run_in_process
 
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST, digits
-from unlearn_jax.metrics import accuracies
+from unlearn_jax.metrics import accuracies, scaled_logits
+from unlearn_jax.metrics.effects import effects
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.types import Cube, Labels
 
@@ -33,6 +34,7 @@ COLUMNS = (
 )
 METRICS = {"accuracy", "klom", "klom_p95", "forgetting_quality", "tow", "average_gap", "svc_mia", "kl_to_oracle"}
 COSTS = {"seconds", "compile_seconds", "rte", "examples", "rte_examples"}
+EFFECTS = {"memory_left", "damage"}  # sizes without a null
 CLOCKS = {"seconds", "compile_seconds", "rte"}  # the costs that differ from run to run
 
 
@@ -195,16 +197,16 @@ def test_every_example_of_the_forget_set_by_every_method(finished):
 def test_results_csv_is_tidy(finished):
     out, _ = finished
     header, *lines = (out / "results.csv").read_text().splitlines()
-    assert header == f"{COLUMNS},deviation,evidence,band,inside"
+    assert header == f"{COLUMNS},deviation,evidence,band,inside,outcome"
     assert not any("nan" in line or "inf" in ",".join(line.split(",")[: COLUMNS.count(",") + 1]) for line in lines)
     rows = rows_in(out)
     assert {row.inside for row in rows} == {None} and all(row.band > 0 for row in rows)  # too few models for a verdict
-    assert all((row.evidence is None) == (row.deviation is None) == (row.metric in COSTS) for row in rows)
+    assert all((row.evidence is None) == (row.deviation is None) == (row.metric in COSTS | EFFECTS) for row in rows)
     assert {row.method for row in rows} == set(METHODS)
     assert len({(row.method, row.metric, row.split) for row in rows}) == len(rows)
     by_method = [{(row.metric, row.split) for row in rows if row.method == method} for method in METHODS]
     assert all(names == by_method[0] for names in by_method)
-    assert {row.metric for row in rows} >= METRICS | COSTS
+    assert {row.metric for row in rows} >= METRICS | COSTS | EFFECTS
     assert {row.split for row in rows if row.metric == "accuracy"} == {"forget", "retain", "test"}
     for row in rows:
         assert (row.experiment, row.dataset, row.model, row.forget_set) == ("unlearning", "digits", "mlp", "random-0")
@@ -217,9 +219,9 @@ def test_every_metric_has_its_null_and_z_is_left_out_only_where_the_null_has_no_
     rows = rows_in(finished[0])
     for row in rows:
         null = (row.null_mean, row.null_sd, row.null_low, row.null_high)
-        if row.metric in COSTS:
+        if row.metric in COSTS | EFFECTS:
             assert null == (None,) * 4
-            assert row.z is None
+            assert row.z is None and (row.metric in COSTS or row.value_low <= row.value <= row.value_high)
             continue
         assert None not in null
         rounding = 1e-9
@@ -231,6 +233,21 @@ def test_every_metric_has_its_null_and_z_is_left_out_only_where_the_null_has_no_
             assert row.z == pytest.approx((row.value - row.null_mean) / row.null_sd, rel=1e-6, abs=1e-9)
     nulls = {(row.metric, row.split): row[11:15] for row in rows if row.method == "retrain"}
     assert all(row[11:15] == nulls[row.metric, row.split] for row in rows)  # as many members each: one null for all
+
+
+def test_the_effect_sizes_are_those_of_the_logits(finished):
+    out, _ = finished
+    saved = npz(out / "logits/random-0/labels.npz")
+    pools = {name: npz(out / f"logits/random-0/{name}.npz") for name in ("original", "scrub", "oracle")}
+    of = {name: {split: scaled_logits(pool[split], saved[split]) for split in Labels._fields} for name, pool in pools.items()}
+    expected = effects(of["scrub"], of["original"], of["oracle"])
+    found = {(row.method, row.metric, row.split): row.value for row in rows_in(out)}
+    assert found["scrub", "memory_left", "forget"] == pytest.approx(expected.memory_left.value)
+    assert found["scrub", "damage", "all"] == pytest.approx(expected.damage.value)
+    assert found["scrub", "damage", "retain"] == pytest.approx(expected.of_split["retain"].value)
+    assert found["original", "memory_left", "forget"] == 1 and abs(found["original", "damage", "all"]) < 1e-6
+    assert (out / "figures/memory_against_damage.png").exists()
+    assert "memory left: the share of what the originals remember of F" in (out / "summary.md").read_text()
 
 
 def test_results_json_holds_the_same_rows_and_the_bands(finished):
@@ -437,8 +454,12 @@ def test_several_forget_sets_and_seeds_tell_where_the_variance_comes_from(finish
     assert len(rows) == 2 * len(pooled)
     for key, row in pooled.items():
         assert row.forget_set == "mean of 2"
-        assert row.value == pytest.approx(np.mean([each.value for each in apart[key]]))
-        if row.metric not in COSTS:
+        values = np.array([each.value for each in apart[key]])
+        if row.metric == "damage":  # the mean is of squares
+            assert np.copysign(row.value**2, row.value) == pytest.approx(np.mean(np.copysign(values**2, values)))
+            continue
+        assert row.value == pytest.approx(values.mean())
+        if row.metric not in COSTS | EFFECTS:
             assert row.null_mean == pytest.approx(np.mean([each.null_mean for each in apart[key]]))
             assert row.null_sd < max(each.null_sd for each in apart[key]) or row.null_sd == 0
     assert "mean of 2" in done.stdout and "band" in done.stdout

@@ -24,7 +24,7 @@ from unlearn_jax.runs import Run
 
 HEADER = (
     "experiment,dataset,model,forget_set,method,access,metric,split,value,value_low,value_high,"
-    "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds,deviation,evidence,band,inside"
+    "null_mean,null_sd,null_low,null_high,z,n_members,n_oracles,seconds,deviation,evidence,band,inside,outcome"
 )
 # access, z of KLOM, accuracy on forget, retain and test
 METHODS = {
@@ -102,7 +102,7 @@ def test_results_have_exactly_the_columns_of_the_contract_and_come_back_equal(ru
     write_results(run, rows, {"note": math.nan})
     lines = (run.folder / "results.csv").read_text().splitlines()
     assert lines[0] == HEADER and len(lines) == 1 + len(rows)
-    assert lines[-1] == "unlearning,digits,resnet8,random,scrub,F+R,seconds,,1.5,1.5,1.5,,,,,,24,48,0.25,,,,"
+    assert lines[-1] == "unlearning,digits,resnet8,random,scrub,F+R,seconds,,1.5,1.5,1.5,,,,,,24,48,0.25,,,,,"
     assert read_results(run.folder / "results.csv") == rows and {row.inside for row in rows} == {True, False, None}
     (run.folder / "results.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns"):
@@ -129,7 +129,7 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
     expected = sorted(METHODS.keys() - {"original", "retrain"}, key=lambda method: abs(METHODS[method][1]))
     assert [line.method for line in board.lines] == ["original", "retrain", *expected]
     assert [line.method for line in board.lines if line.reference] == ["original", "retrain"]
-    assert {line.method for line in board.lines if line.inside} == {"retrain", "scrub"}
+    assert {line.method for line in board.lines if line.marked} == {"retrain", "scrub"}
     assert any("not distinguished from retraining at this sample size (n=24)" in note for note in board.caption)
     cells = dict(zip(board.headings, board.lines[2].cells, strict=True))
     assert (
@@ -155,8 +155,8 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
 )
 def test_no_mark_for_a_score_that_is_missing_or_off_the_null(spoil):
     rows = judged([spoil(row) if row.metric == "forgetting_quality" else row for row in rows_of(["scrub"])])
-    assert not arrange(rows).lines[0].inside
-    assert arrange(rows_of(["scrub"])).lines[0].inside
+    assert not arrange(rows).lines[0].marked
+    assert arrange(rows_of(["scrub"])).lines[0].marked
 
 
 def test_a_score_that_few_members_carry_is_no_evidence():
@@ -167,27 +167,27 @@ def test_a_score_that_few_members_carry_is_no_evidence():
     assert carried.evidence == pytest.approx(0.1 / (0.3 / 3.92)) and shared.evidence == pytest.approx(shared.z) == pytest.approx(
         10
     )
-    assert arrange([carried]).lines[0].inside and not arrange([shared]).lines[0].inside
+    assert arrange([carried]).lines[0].marked and not arrange([shared]).lines[0].marked
 
 
 def test_a_constant_null_that_is_met_is_inside():
     (row,) = judged([scored("scrub", "accuracy", "retain", 100.0, 100.0, 0.0)])
     assert row.z is None and row.deviation == 0.0
-    assert arrange([row]).lines[0].inside
+    assert arrange([row]).lines[0].marked
 
 
 def test_diverged_members_are_named_and_take_the_mark_away():
     rows = [row._replace(n_members=23) for row in rows_of(["scrub"])] + rows_of(["retrain"])
     board = arrange(judged(rows, lost=["scrub"]), {"scrub": ["random #7"]})
     assert "scrub: 23 of 24 models (1 diverged: random #7)" in " ".join(board.caption)
-    assert not board.lines[1].inside and "23 of 24" in board.lines[1].cells
+    assert not board.lines[1].marked and "23 of 24" in board.lines[1].cells
     assert any("(n=24)" in note for note in board.caption)
 
 
 def test_a_method_of_which_nothing_is_left_is_last_and_without_a_mark():
     lost = scored("finetune", "klom", "forget", math.nan, 2.46, 0.09, n=0)
     board = arrange(judged([lost, *rows_of(["scrub"])], lost=["finetune"]), {"finetune": [f"random #{i}" for i in range(24)]})
-    assert [line.method for line in board.lines] == ["scrub", "finetune"] and not board.lines[1].inside
+    assert [line.method for line in board.lines] == ["scrub", "finetune"] and not board.lines[1].marked
     assert "0 of 24" in board.lines[1].cells and "nan" in board.lines[1].cells
 
 
@@ -220,9 +220,11 @@ def test_the_outline_is_ten_lines_with_the_references_first():
     assert lines[0].startswith("digits · resnet8 · forget set random · n=24")
     assert "original" in lines[2] and "retrain" in lines[3]
     assert "further away: " in lines[-2]
-    inside = [line.method for line in board.lines if line.inside and not line.reference]
-    others = [line for line in board.lines if not line.reference and line.inside is not None]
-    assert lines[-1].startswith(f"● {len(inside)} of {len(others)} methods not distinguished from retraining: {inside[0]}")
+    inside = [line.method for line in board.lines if line.marked and not line.reference]
+    others = [line for line in board.lines if not line.reference and line.marked is not None]
+    assert lines[-1].startswith(
+        f"{len(inside)} of {len(others)} methods equivalent to retraining, or not distinguished from it: {inside[0]}"
+    )
     few = leaderboard.outline(board, width=40, most=len(METHODS))
     assert len(few) == 3 + len(METHODS) and max(map(len, few)) <= 40
 
@@ -327,3 +329,39 @@ def test_importing_the_report_does_not_import_what_draws():
     modules = "unlearn_jax.report.figures, unlearn_jax.report.leaderboard"
     check = f"import sys, {modules}; assert not {{'matplotlib', 'rich'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parents[1])
+
+
+def sized(method, memory, harm, outcome):
+    """The rows of a method with effect sizes."""
+    row = scored(method, "klom", "forget", 2.5, 2.4, 0.1)._replace(outcome=outcome, inside=outcome != "different", band=3.0)
+    sizes = (("memory_left", "forget", memory), ("damage", "all", harm))
+    blank = row._replace(null_mean=None, null_sd=None, null_low=None, null_high=None, z=None)
+    added = [
+        blank._replace(metric=metric, split=split, value=value, value_low=value - 0.05, value_high=value + 0.05)
+        for metric, split, value in sizes
+    ]
+    return [row, *added]
+
+
+def test_the_board_is_in_the_order_of_the_memory_left_and_marks_three_outcomes(tmp_path):
+    rows = [
+        *sized("ssd", 1.0, 0.0, "different"),
+        *sized("scrub", -0.12, 0.3, "not distinguished"),
+        *sized("l1_sparse", 0.3, 0.4, "different"),
+        *sized("retrain", 0.01, 0.0, "equivalent"),
+        *sized("original", 1.0, 0.0, "different"),
+    ]
+    board = arrange(rows)
+    assert [line.method for line in board.lines] == ["original", "retrain", "scrub", "l1_sparse", "ssd"]
+    column = board.headings.index("memory left")
+    assert [line.cells[0] for line in board.lines] == ["", "≈", "●", "", ""]
+    assert [line.marked for line in board.lines] == [False, True, True, False, False]
+    assert board.lines[2].cells[column : column + 2] == ("-0.12 (-0.17 to -0.07)", "0.30 (0.25 to 0.35)")
+    assert "≈: equivalent to retraining, both lie within 0.1" in board.caption[1]
+    memory, damage = figures.Axis(("memory_left", "forget"), "memory left"), figures.Axis(("damage", "all"), "damage")
+    figure = figures.memory_against_damage(rows, memory, damage, 0.1, "title")
+    assert {text.get_text() for text in figure.axes[0].texts} == {line.method for line in board.lines}
+    many = [*rows, *(row for number in range(20) for row in sized("fisher", 1.5, 0.9, "different"))]
+    many = [row._replace(method=f"{row.method}{number}") if row.method == "fisher" else row for number, row in enumerate(many)]
+    figure = figures.memory_against_damage(many, memory, damage, 0.1, "title")
+    assert {text.get_text() for text in figure.axes[0].texts} == {"original", "retrain", "scrub", "l1_sparse", "ssd"}

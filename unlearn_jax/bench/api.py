@@ -23,6 +23,7 @@ from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.population import comparable
+from unlearn_jax.bench.scoring import margins
 from unlearn_jax.bench.setting import forgetting, setting_of, start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
@@ -32,6 +33,7 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
+from unlearn_jax.metrics.effects import MARGIN, Effects, effects, mean_effects, outcome_of
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.models.paths import arrays
@@ -39,11 +41,10 @@ from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import open_run
 from unlearn_jax.training.pools import Fit, member_keys
-from unlearn_jax.types import Cube, Labels, Method, Model, Recipe, Start, Variables
+from unlearn_jax.types import Cube, Interval, Labels, Method, Model, Recipe, Start, Variables
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
-OUTCOMES = {True: "not distinguished", False: "different", None: None}
 LINES, WIDTH = 10, 80  # of a printed verdict
 NAMED = 2  # methods left out that a printed board has a line for
 MEMBERS = 24  # by default
@@ -54,12 +55,15 @@ class Verdict:
     """How unlearned models compare with retrained ones.
 
     Attributes:
-        outcome: "different" or "not distinguished" (from retraining, at this number of models); None below 8 models a side.
+        outcome: "equivalent" to retraining (memory left and damage lie within the margin), "not distinguished" from it at this
+            number of models, or "different"; None below 8 models a side.
         scores: each metric, with its null.
         largest: the largest evidence of a difference over all metrics, in standard deviations of the null.
         band: what the largest evidence of retrained models stays below, in 95 of 100 cases.
         members: the unlearned models that were compared.
         lost: members that diverged and are in no score; with one of them the outcome is "different".
+        memory_left: the share of what the originals remember of the forget set that is still there; None without originals.
+        damage: what changed besides, as a share of what there is to forget, over all splits; None without originals.
     """
 
     outcome: str | None
@@ -68,12 +72,17 @@ class Verdict:
     band: float
     members: int
     lost: tuple[str, ...] = ()
+    memory_left: Interval | None = None
+    damage: Interval | None = None
 
     def __str__(self) -> str:
         """Ten lines of 80 characters at most: the outcome, and the metrics with the largest evidence."""
         outcome = self.outcome or f"no verdict below {FEWEST_JUDGED}"
         of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
         lines = [f"{outcome} (n={self.members}; {of_band})"]
+        if self.memory_left and self.damage:
+            sizes = f"memory left {self.memory_left:.2f}, damage {self.damage:.2f}"
+            lines += [f"{sizes}; doing nothing: 1, 0"]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
         for score in sorted(self.scores, key=lambda score: -score.evidence)[: LINES - len(lines)]:
             name, null = f"{score.metric} {score.split}".strip(), f"{score.null.mean:.4g} ± {score.null.sd:.2g}"
@@ -325,6 +334,8 @@ def score(
     unlearned: Cube | Mapping[str, Float[Any, "members examples classes"]],
     oracles: Cube | Mapping[str, Float[Any, "members examples classes"]],
     labels: Labels | Mapping[str, Int[Any, " examples"]],
+    originals: Cube | Mapping[str, Float[Any, "members examples classes"]] | None = None,
+    margin: float = MARGIN,
     splits: int = 100,
     seed: int = 0,
 ) -> Verdict:
@@ -336,6 +347,8 @@ def score(
         unlearned: logits on the splits `forget`, `retain` and `test`.
         oracles: likewise, of models retrained without the forget set with keys of their own; twice as many as the unlearned.
         labels: of the examples of each split; on forget and retain, those trained on.
+        originals: logits of the models before unlearning, the i-th that of the i-th unlearned one: gives the effect sizes.
+        margin: within which models are equivalent to retrained ones, as a share of what there is to forget.
         splits: random splits of the oracles in two halves, from which each null comes.
         seed: draws them.
 
@@ -352,8 +365,17 @@ def score(
     if n < 2:
         counts = f"{len(own.forget)} unlearned models and {len(theirs.forget)} oracles"
         raise ValueError(f"unlearned, oracles: {counts}; expected 2 or more, and twice as many oracles")
+    found = None
+    if not 0 < margin < 1:
+        raise ValueError(f"margin: {margin!r} found, expected a number between 0 and 1")
+    if originals is not None:
+        before = _cube("originals", originals)
+        if len(before.forget) != len(own.forget):
+            expected = f"expected {len(own.forget)}, one for each of the unlearned ones"
+            raise ValueError(f"originals: {len(before.forget)} models, {expected}")
+        found = effects(margins(own, of), margins(before, of), margins(theirs, of))
     null = reference(theirs, of, n, splits=splits, seed=seed)
-    return _verdict(score_cube(Cube(*(logits[:n] for logits in own)), null))
+    return _verdict(score_cube(Cube(*(logits[:n] for logits in own)), null), found, margin=margin)
 
 
 def _named(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:
@@ -568,8 +590,10 @@ def _split(name: str, given: Any, kind: type) -> Any:
     return kind(**{split: np.asarray(array) for split, array in there.items()})
 
 
-def _verdict(scores: Scores, lost: Iterable[str] = ()) -> Verdict:
-    return Verdict(OUTCOMES[scores.inside], scores.scores, scores.largest_z, scores.band, scores.members, tuple(lost))
+def _verdict(scores: Scores, found: Effects | None, lost: Iterable[str] = (), margin: float = MARGIN) -> Verdict:
+    outcome = outcome_of(scores.inside, found, scores.lost, margin)
+    sizes = (found.memory_left, found.damage) if found else (None, None)
+    return Verdict(outcome, scores.scores, scores.largest_z, scores.band, scores.members, tuple(lost), *sizes)
 
 
 def _verdicts(outcome: Outcome) -> dict[str, Verdict]:
@@ -582,7 +606,8 @@ def _verdicts(outcome: Outcome) -> dict[str, Verdict]:
             if len(scored) > 1:
                 whole = pooled([each.evaluation for each in scored], [each.reference for each in scored])
             lost = [f"{result.name} #{member}" for result in outcome.results for member in result.lost[name]]
-            verdicts[name] = _verdict(whole, lost)
+            known = [each.effects for each in scored if each.effects]
+            verdicts[name] = _verdict(whole, mean_effects(known) if len(known) == len(scored) else None, lost)
     return verdicts
 
 

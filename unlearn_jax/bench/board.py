@@ -5,16 +5,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unlearn_jax.metrics import FEWEST_JUDGED, METRICS, Metric
-from unlearn_jax.metrics.catalogue import accuracy, average_gap, forgetting_quality, klom, rte, seconds, svc_mia, tow
+from unlearn_jax.metrics.catalogue import (
+    accuracy,
+    average_gap,
+    damage,
+    forgetting_quality,
+    klom,
+    memory_left,
+    rte,
+    seconds,
+    svc_mia,
+    tow,
+)
+from unlearn_jax.metrics.effects import MARGIN, OUTCOMES
 from unlearn_jax.report.leaderboard import MARK, Leaderboard, Line
 from unlearn_jax.report.rows import REFERENCES, Row, format_counts, subject
+from unlearn_jax.types import Interval
+
+MARKS = {OUTCOMES[0]: "≈", OUTCOMES[1]: MARK}
 
 
 def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
-    """Arranges rows as one line per method: references first, then by |z| of KLOM on the forget set.
+    """Arranges rows as one line per method: references first, then by the memory left, nearest to 0 first.
+
+    Without known originals there is no memory left, and the order is that of |z| of KLOM on the forget set.
 
     Args:
-        rows: of one forget set, or of the means over several. Methods that are `inside` are marked.
+        rows: of one forget set, or of the means over several. Methods are marked by their `outcome`.
         diverged: by method, the names of the members that diverged; they are in no value.
 
     Returns:
@@ -26,11 +43,13 @@ def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = 
         by_method.setdefault(row.method, []).append(row)
     entries = [_Entry(method, of_method, len(diverged.get(method, ()))) for method, of_method in by_method.items()]
     entries.sort(key=_rank)
+    known = any(entry.row(memory_left, "forget") for entry in entries)
+    columns = [column for column in _COLUMNS if known or column.heading not in (memory_left.short, damage.short)]
     lines = tuple(
-        Line(entry.method, entry.method in REFERENCES, entry.inside, tuple(column.cell(entry) for column in _COLUMNS))
+        Line(entry.method, entry.method in REFERENCES, entry.marked, tuple(column.cell(entry) for column in columns))
         for entry in entries
     )
-    headings, importance = (tuple(getattr(column, field) for column in _COLUMNS) for field in ("heading", "importance"))
+    headings, importance = (tuple(getattr(column, field) for column in columns) for field in ("heading", "importance"))
     return Leaderboard(headings, lines, _caption(rows, entries, diverged), importance)
 
 
@@ -42,8 +61,17 @@ class _Entry(NamedTuple):
     lost: int
 
     @property
-    def inside(self) -> bool | None:
-        return self.rows[0].inside
+    def outcome(self) -> str | None:
+        row = self.rows[0]  # rows of studies, and of earlier versions, have no outcome
+        return row.outcome or {True: OUTCOMES[1], False: OUTCOMES[2], None: None}[row.inside]
+
+    @property
+    def marked(self) -> bool | None:
+        return None if self.outcome is None else self.outcome != OUTCOMES[2]
+
+    @property
+    def mark(self) -> str:
+        return MARKS.get(self.outcome or "", "")
 
     @property
     def members(self) -> int:
@@ -101,6 +129,14 @@ def _models(entry: _Entry) -> str:
     return f"{entry.members} of {entry.members + entry.lost}" if entry.lost else str(entry.members)
 
 
+def _size_of(entry: _Entry, metric: Metric, split: str) -> str:
+    """An effect size, and its interval if it has one."""
+    row = entry.row(metric, split)
+    if row is None or row.value is None or row.value_low is None or row.value_high is None:
+        return ""
+    return format(Interval(row.value, row.value_low, row.value_high), ".2f")
+
+
 def _one(value: float) -> str:
     return f"{value:.1f}"
 
@@ -125,16 +161,18 @@ def _signed(value: float) -> str:
 
 
 _COLUMNS = (
-    _Column(" ", 1, lambda entry: MARK * bool(entry.inside)),
+    _Column(" ", 1, lambda entry: entry.mark),
     _Column("method", 0, lambda entry: entry.method),
-    _Column("access", 4, lambda entry: entry.rows[0].access),
+    _Column("access", 5, lambda entry: entry.rows[0].access),
+    _Column(memory_left.short, 3, lambda entry: _size_of(entry, memory_left, "forget")),
+    _Column(damage.short, 4, lambda entry: _size_of(entry, damage, "all")),
     _value(accuracy, "forget", 6, _one),
-    _value(accuracy, "retain", 8, _one),
-    _value(accuracy, "test", 7, _one),
-    _value(klom, "forget", 9, _two),
-    _Column("null", 10, _null),
-    _Column(f"{klom.short} z", 3, _klom_z),
-    _Column("max |z|", 2, _worst),
+    _value(accuracy, "retain", 10, _one),
+    _value(accuracy, "test", 9, _one),
+    _value(klom, "forget", 11, _two),
+    _Column("null", 12, _null),
+    _Column(f"{klom.short} z", 7, _klom_z),
+    _Column("max |z|", 8, _worst),
     _Column(f"{forgetting_quality.short} (null)", 11, _quality),
     _value(tow, "all", 12, _three),
     _value(average_gap, "all", 13, _two),
@@ -145,8 +183,8 @@ _COLUMNS = (
 )
 _COLUMNS_EXPLAINED = (
     "acc: accuracy in % on forget (F), retain (R) and test (T). KLOM: distance of the margins from the oracles'. FQ: forgetting "
-    "quality. ToW: tug of war. gap: average gap to the oracles. RTE: time as a share of retraining's. Methods are ordered by |z| "
-    "of KLOM on F; compare those with the same access (the data that a method sees)."
+    "quality. ToW: tug of war. gap: average gap to the oracles. RTE: time as a share of retraining's. Compare methods with "
+    "the same access (the data that a method sees)."
 )
 
 
@@ -158,11 +196,14 @@ def _size(z: float | None) -> tuple[int, float]:
 
 
 def _rank(entry: _Entry) -> tuple[Any, ...]:
-    """References first and in their order, then by |z| of KLOM on the forget set."""
+    """References first and in their order, then by the memory left, then by |z| of KLOM on the forget set."""
     if entry.method in REFERENCES:
         return 0, REFERENCES.index(entry.method)
+    left = entry.row(memory_left, "forget")
+    if left is not None:
+        return 1, *_size(left.value), entry.method
     row = entry.row(klom, "forget")
-    return 1, *_size(None if row is None else row.deviation), entry.method
+    return 2, *_size(None if row is None else row.deviation), entry.method
 
 
 def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -173,6 +214,12 @@ def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[s
         f"the band of {_bands(entries)}. In max |z|, attacks count in their own standard errors if these are larger, because "
         f"an attack can flip on single models."
     )
+    effects = (
+        f"memory left: the share of what the originals remember of F that is still there (0: as retraining, 1: nothing done). "
+        f"damage: what changed besides, as a share of what there is to forget, on F, R and T. Both with 95% intervals. "
+        f"{MARKS[OUTCOMES[0]]}: equivalent to retraining, both lie within {MARGIN:g}."
+    )
+    known = any(entry.row(memory_left, "forget") for entry in entries)
     notes = []
     if any(entry.members < FEWEST_JUDGED for entry in entries):
         notes.append(f"A verdict needs at least {FEWEST_JUDGED} models: methods with fewer are never marked.")
@@ -180,7 +227,7 @@ def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[s
         if entry.lost:
             names = ", ".join(diverged[entry.method])
             notes.append(f"{entry.method}: {_models(entry)} models ({entry.lost} diverged: {names}); never marked.")
-    return f"{subject(rows)}.", reading, _COLUMNS_EXPLAINED, *notes
+    return f"{subject(rows)}.", *[effects] * known, reading, _COLUMNS_EXPLAINED, *notes
 
 
 def _bands(entries: Iterable[_Entry]) -> str:

@@ -23,7 +23,8 @@ from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.bench.weights import Weights, as_pool, folders_of, require_apart, require_enough, save_models
 from unlearn_jax.checkpoints import Models, read_folder, shapes_of
 from unlearn_jax.methods import METHODS, Entry
-from unlearn_jax.metrics.catalogue import accuracy, klom
+from unlearn_jax.metrics.catalogue import accuracy, damage, klom, memory_left
+from unlearn_jax.metrics.effects import MARGIN
 from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.power import models_needed, visible
 from unlearn_jax.report import figures, leaderboard
@@ -32,6 +33,8 @@ from unlearn_jax.report.rows import Row, subject, write_results, write_rows
 from unlearn_jax.runs import Run
 
 FIRST = 8  # original models that `--members auto` begins with
+MEMORY = figures.Axis(memory_left.on("forget"), "memory left: the share of what the originals remember of F")
+DAMAGE = figures.Axis(damage.on("all"), "damage: what changed besides, as a share of what there is to forget")
 QUALITY = figures.Axis(klom.on("forget"), f"{klom.label} on the forget set")
 UTILITY = figures.Axis(accuracy.on("test"), f"test {accuracy.label}")
 
@@ -211,6 +214,8 @@ def report(
     lost = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
     board = arrange(shown, lost)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
+    if any((row.metric, row.split) == MEMORY.name for row in shown):
+        save(figures.memory_against_damage(shown, MEMORY, DAMAGE, MARGIN, subject(shown)), folder, "memory_against_damage")
     save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
     statistics.parts(folder, scored)
     statistics.variance(folder, scored, subject(shown))

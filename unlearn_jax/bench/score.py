@@ -1,5 +1,6 @@
 """The experiment `score`: the whole verdict on logits that any framework wrote."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, score_alive, without
 from unlearn_jax.bench.score_options import Config
-from unlearn_jax.bench.scoring import Scored, scored_row
+from unlearn_jax.bench.scoring import Scored, effect_rows, margins, scored_row
 from unlearn_jax.bench.statistics import power
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
 from unlearn_jax.metrics import accuracies, catalogue, cross_entropy_losses, reference
 from unlearn_jax.metrics.checks import labels as checked_labels
+from unlearn_jax.metrics.effects import Effects, effects, outcome_of
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -56,11 +58,13 @@ def run(config: Config, folder: Run) -> None:
             if evaluation is None:
                 continue
             evaluation = evaluation._replace(lost=len(lost[name]))
-            scored[name] = Scored(evaluation, compared, null.at(compared), {})
+            found = _effects(cubes, name, lost, oracles, labels)
+            scored[name] = Scored(evaluation, compared, null.at(compared), {}, found)
             common = Row(config.exp, SET, SET, SET, name, "none" if name == "original" else SET, "", "")
             common = common._replace(n_members=compared, n_oracles=len(oracles.forget))
             common = common._replace(band=evaluation.band, inside=evaluation.inside)
-            rows += [scored_row(common, score) for score in evaluation.scores]
+            common = common._replace(outcome=outcome_of(evaluation.inside, found, evaluation.lost))
+            rows += [scored_row(common, score) for score in evaluation.scores] + effect_rows(common, found)
         update(1.0, f"{len(null.nulls)} metrics, {n} models against {n}")
     title = subject(rows)
     losses = {name: _losses(cube, labels) for name, cube in alive.items()}
@@ -72,6 +76,20 @@ def run(config: Config, folder: Run) -> None:
     notes = [f"{len(lost['oracle'])} oracles are not finite and were left out."] * bool(lost["oracle"])
     outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes)], set())
     leaderboard.show(outcome.board)
+
+
+def _effects(
+    cubes: Mapping[str, Cube], name: str, lost: Mapping[str, Sequence[int]], oracles: Cube, labels: Labels
+) -> Effects | None:
+    """The effect sizes, if the originals are given: model i of the unlearned ones comes from original i."""
+    if "original" not in cubes:
+        return None
+    count = min(len(cubes[name].forget), len(cubes["original"].forget))
+    kept = [member for member in range(count) if member not in {*lost[name], *lost["original"]}]
+    if len(kept) < 2:
+        return None
+    own, original = (margins(Cube(*(logits[kept] for logits in cubes[each])), labels) for each in (name, "original"))
+    return effects(own, original, margins(oracles, labels))
 
 
 def _losses(cube: Cube, labels: Labels) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ class Config(Run):
     oracles: Path | None = None
     """Likewise, of models retrained without the forget set: twice as many as are to be compared."""
     originals: Path | None = None
-    """Likewise, of the models before unlearning; None: they are not shown."""
+    """Likewise, of the models before unlearning, in the order of the unlearned ones: gives memory left and damage, too."""
     labels: Path | None = None
     """Labels of the examples of each split, as trained on: a folder or an .npz file likewise."""
     evaluation: Null = Null()

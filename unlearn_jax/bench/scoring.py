@@ -9,14 +9,15 @@ import numpy as np
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judged, Judgement, retraining_examples
 from unlearn_jax.bench.population import comparable, score_alive
-from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, reference
+from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, reference, scaled_logits
+from unlearn_jax.metrics.effects import Effects, effects, outcome_of
 from unlearn_jax.metrics.evaluation import GROUPS
-from unlearn_jax.metrics.registry import COST, Name, in_order
+from unlearn_jax.metrics.registry import COST, EFFECT, Name, in_order
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, subject
-from unlearn_jax.types import Cube
+from unlearn_jax.types import Cube, Labels
 
 
 class Scored(NamedTuple):
@@ -26,6 +27,7 @@ class Scored(NamedTuple):
     n: int  # models that were compared: those that did not diverge, or the first of them if there are too few oracles
     reference: Reference
     members: dict[Name, np.ndarray]  # [originals, seeds] for each metric with a value per member; NaN where one diverged
+    effects: Effects | None = None  # None: the originals are not among the methods, or fewer than two pairs are left
 
 
 def null_of(forget: ForgetSet, oracles: Cube, extra: dict[Name, np.ndarray] | None = None) -> Reference:
@@ -60,10 +62,42 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
                     metric: _with_gaps([values.get(metric, ()) for values in by_seed], lost, forget.members)
                     for metric in by_seed[0]
                 }
-                scored[name] = Scored(evaluation, n, null.at(n), members)
+                found = effects_of(first, judgement.methods.get("original"), judgement.oracles.cube, forget.labels)
+                scored[name] = Scored(evaluation, n, null.at(n), members, found)
             update((number + 1) / len(judgement.methods), name)
         update(1.0, f"{len(judgement.methods)} methods, {len(null.nulls)} metrics")
     return null, scored
+
+
+def effects_of(judged: Judged, originals: Sequence[Judged] | None, oracles: Cube, labels: Labels) -> Effects | None:
+    """The effect sizes of a method's models, each beside the original that it comes from; None without two such pairs."""
+    if not originals or not len(originals[0].cube.forget):
+        return None
+    original = originals[0]
+    lost = {*judged.lost, *original.lost}
+
+    def kept(each: Judged) -> dict[str, np.ndarray]:
+        alive = [member for member in range(len(each.cube.forget) + len(each.lost)) if member not in each.lost]
+        rows = [place for place, member in enumerate(alive) if member not in lost]
+        return margins(Cube(*(logits[rows] for logits in each.cube)), labels)
+
+    first, second = kept(judged), kept(original)
+    return effects(first, second, margins(oracles, labels)) if len(first["forget"]) > 1 else None
+
+
+def margins(cube: Cube, labels: Labels) -> dict[str, np.ndarray]:
+    """The margins of models on every split, `[models, examples]`."""
+    return {split: scaled_logits(getattr(cube, split), getattr(labels, split)) for split in Cube._fields}
+
+
+def effect_rows(common: Row, found: Effects | None) -> list[Row]:
+    """The effect sizes as rows, without a null."""
+    sizes = {metric.on(split): metric.measure(found, split) for metric, split in in_order(EFFECT)} if found else {}
+    return [
+        common._replace(metric=metric, split=split, value=size.value, value_low=size.low, value_high=size.high)
+        for (metric, split), size in sizes.items()
+        if not math.isnan(size.value)
+    ]
 
 
 def _with_gaps(by_seed: Sequence[Sequence[float] | np.ndarray], lost: Sequence[tuple[int, ...]], members: int) -> np.ndarray:
@@ -104,10 +138,11 @@ def _rows(
         seconds=judged.seconds,
         band=scored.evaluation.band if scored else None,
         inside=scored.evaluation.inside if scored else None,
+        outcome=outcome_of(scored.evaluation.inside, scored.effects, scored.evaluation.lost) if scored else None,
     )
     spent = Spent(judged.seconds, judged.compile_seconds, judged.examples, *retraining)
     scores = scored.evaluation.scores if scored else []
-    rows = [scored_row(common, score) for score in scores]
+    rows = [scored_row(common, score) for score in scores] + effect_rows(common, scored.effects if scored else None)
     costs = {(cost.name, split): cost.measure(spent, split) for cost, split in in_order(COST)}
     return rows + [common._replace(metric=metric, value=cost) for (metric, _), cost in costs.items() if not math.isnan(cost)]
 

@@ -11,10 +11,11 @@ from unlearn_jax.bench import sample_size, sources_of_variance
 from unlearn_jax.bench.agreement import metric_agreement, write_agreement
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judgement
-from unlearn_jax.bench.scoring import Scored, scored_row
+from unlearn_jax.bench.scoring import Scored, effect_rows, scored_row
 from unlearn_jax.metrics import Reference, pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.catalogue import accuracy, average_gap, js_divergence, klom, tow
+from unlearn_jax.metrics.effects import mean_effects, outcome_of
 from unlearn_jax.metrics.null import Null
 from unlearn_jax.metrics.registry import Name
 from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, components
@@ -60,8 +61,11 @@ def over_forget_sets(rows: list[Row], scored: dict[str, dict[str, Scored]]) -> t
                 [on_set.evaluation for on_set in by_set.values()], [on_set.reference for on_set in by_set.values()]
             )
             band = max(band, evaluation.band)
-            common = common._replace(band=evaluation.band, inside=evaluation.inside)
-            means += [scored_row(common, score) for score in evaluation.scores]
+            known = [on_set.effects for on_set in by_set.values() if on_set.effects]
+            effects = mean_effects(known) if len(known) == len(sets) else None
+            outcome = outcome_of(evaluation.inside, effects, evaluation.lost)
+            common = common._replace(band=evaluation.band, inside=evaluation.inside, outcome=outcome)
+            means += [scored_row(common, score) for score in evaluation.scores] + effect_rows(common, effects)
         for metric in [row.metric for row in of_method if not row.split and row.forget_set == sets[0]]:
             mean = np.mean([row.value for row in of_method if row.metric == metric])
             means.append(common._replace(metric=metric, split="", value=float(mean)))

@@ -13,10 +13,12 @@ from unlearn_jax.metrics.accuracy import average_gap as average_gap_of
 from unlearn_jax.metrics.accuracy import competition_score as competition_score_of
 from unlearn_jax.metrics.accuracy import tow as tug_of_war
 from unlearn_jax.metrics.accuracy import tow_mia as tug_of_war_with_mia
-from unlearn_jax.metrics.registry import COST, DISTANCE, PER_MODEL, SPLITS, TWO_SAMPLE, metric
+from unlearn_jax.metrics.effects import Effects
+from unlearn_jax.metrics.registry import COST, DISTANCE, EFFECT, PER_MODEL, SPLITS, TWO_SAMPLE, metric
 from unlearn_jax.metrics.relearning import relearn_steps as steps_to
 from unlearn_jax.metrics.scores import probabilities
 from unlearn_jax.metrics.views import Measured, Models, Pair, Seen, Spent
+from unlearn_jax.types import Interval
 
 PAIR = ("logits", "oracles")
 MEANS = "2205.08096 and others"
@@ -253,6 +255,32 @@ def zrf(models: Models, split: str) -> np.ndarray:
 
 
 NO_NULL = "no null: a cost"
+
+
+@metric(
+    EFFECT,
+    ("forget",),
+    label="memory left",
+    short="memory left",
+    perfect="0; doing nothing: 1",
+    source="here, see `metrics/effects.py`",
+    needs=(*PAIR, "originals"),
+)
+def memory_left(effects: Effects, split: str) -> Interval:
+    """Share of what the originals remember of F that is still there."""
+    return effects.memory_left
+
+
+@metric(
+    EFFECT,
+    ("all", *SPLITS),
+    perfect="0; doing nothing: 0",
+    source="here, see `metrics/effects.py`",
+    needs=(*PAIR, "originals"),
+)
+def damage(effects: Effects, split: str) -> Interval:
+    """What is neither retrained nor remembered, as a share of what there is to forget."""
+    return effects.damage if split == "all" else effects.of_split[split]
 
 
 @metric(COST, unit="s", short="s/model", perfect=NO_NULL, needs=())

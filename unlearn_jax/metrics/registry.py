@@ -8,8 +8,8 @@ from unlearn_jax.types import Cube
 
 Name = tuple[str, str]  # metric, split
 SPLITS = Cube._fields
-TWO_SAMPLE, DISTANCE, PER_MODEL, COST = KINDS = ("two-sample", "distance", "per-model", "cost")
-NEEDS = ("logits", "oracles", "weights", "relearning", "untrained nets", "right labels")
+TWO_SAMPLE, DISTANCE, PER_MODEL, EFFECT, COST = KINDS = ("two-sample", "distance", "per-model", "effect", "cost")
+NEEDS = ("logits", "oracles", "originals", "weights", "relearning", "untrained nets", "right labels")
 ON = {"forget": "F", "retain": "R", "test": "test"}  # names of splits on axes
 LETTERS = {"forget": "F", "retain": "R", "test": "T"}  # names of splits in column headings
 
@@ -22,7 +22,8 @@ class Metric(NamedTuple):
         measure: the function `(view, split) -> value`; the kind determines the view.
         kind: *two-sample*: one number from a `views.Pair`; *distance*: one number for each unlearned model from a `Pair`, whose
             mean is the value; *per-model*: one number for each model from `views.Seen`, or from `views.Models` if it needs more
-            than logits; *cost*: one number from `views.Spent`, without a null.
+            than logits; *effect*: a size with its interval from `effects.Effects`, without a null; *cost*: one number from
+            `views.Spent`, without a null.
         splits: the splits that it is computed on; `all` if it uses several at once, empty for a cost.
         unit: of the value.
         label: its name on axes and in titles.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
+NAMED = 20  # methods up to which a scatter plot names all
 LOSS_RANGE = (1e-6, 1e2)  # nats
 
 
@@ -77,6 +78,83 @@ def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, t
     )
     _label_points(figure, axes, {method: np.stack([klom[method][:3], accuracy[method][:3]], axis=-1) for method in drawn})
     return figure
+
+
+def memory_against_damage(
+    rows: Sequence[Row], memory: Axis, damage: Axis, margin: float, title: str
+) -> "matplotlib.figure.Figure":
+    """Draws what each method leaves of the memory against what it changes besides, one labelled point per method.
+
+    Retraining is at (0, 0), doing nothing at (1, 0). Bars are 95% intervals. Where many methods stand, only the references and
+    those on the frontier are named: no other method has both less memory left and less damage.
+
+    Args:
+        rows: of one forget set or of the means over several.
+        memory: the metric of the x axis.
+        damage: the metric of the y axis.
+        margin: within which both sizes are equivalent to retraining: the shaded box.
+        title: see `rows.subject`.
+
+    Returns:
+        The figure.
+    """
+    figure = blank(WIDTH, 6.0)
+    axes = figure.add_subplot()
+    found = {axis.name: _sizes(rows, axis.name) for axis in (memory, damage)}
+    access = {row.method: row.access for row in rows}
+    drawn = [method for method in access if all(method in points for points in found.values())]
+    points = {method: np.stack([found[axis.name][method] for axis in (memory, damage)], axis=-1) for method in drawn}
+    axes.fill_between([-margin, margin], [-margin] * 2, [margin] * 2, color=BAND, alpha=0.45, linewidth=0, zorder=0)
+    axes.axhline(0.0, color=LINE, linewidth=0.8, zorder=1)
+    for place in (0.0, 1.0):
+        axes.axvline(place, color=LINE, linewidth=0.8, zorder=1)
+    regimes: dict[str, tuple[str, str]] = {}
+    for method, ((x, y), (left, low), (right, high)) in points.items():
+        regime = "reference" if method in REFERENCES else access[method]
+        marker, colour = regimes[regime] = REFERENCE if regime == "reference" else ACCESS.get(regime, ELSE)
+        axes.plot([left, right], [y, y], color=colour, linewidth=1.0, alpha=0.6, zorder=2)
+        axes.plot([x, x], [low, high], color=colour, linewidth=1.0, alpha=0.6, zorder=2)
+        size = 110 if regime == "reference" else 42
+        axes.scatter(x, y, s=size, marker=marker, color=colour, edgecolor="white", linewidth=0.6, zorder=6 - (size < 50))
+    if points:
+        ends = np.array([*points.values()])[:, 0]
+        low, high = np.minimum(ends.min(axis=0), -margin), np.maximum(ends.max(axis=0), [1.0, 3 * margin])
+        room = 0.08 * (high - low)
+        axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+    axes.set_xlabel(f"{memory.label} (0: as retraining, 1: nothing done)")
+    axes.set_ylabel(damage.label)
+    axes.set_title(title, fontsize=10)
+    axes.grid(color=GRID, linewidth=0.6, zorder=-1)
+    handles: list[Any] = [
+        axes.scatter([], [], marker=marker, color=colour, label=name) for name, (marker, colour) in regimes.items()
+    ]
+    handles.append(axes.fill_between([], [], color=BAND, alpha=0.45, label=f"equivalent to retraining (within {margin:g})"))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, title="what the method sees"
+    )
+    named = points if len(points) <= NAMED else {name: points[name] for name in _frontier(points)}
+    _label_points(figure, axes, named)
+    return figure
+
+
+def _frontier(points: Mapping[str, Float[np.ndarray, "3 2"]]) -> list[str]:
+    """The references, and the methods that no other beats in both the size of the memory left and the damage."""
+    sizes = {name: np.abs(point[0]) for name, point in points.items()}
+    return [
+        name
+        for name, own in sizes.items()
+        if name in REFERENCES or not any((other < own).all() for rival, other in sizes.items() if rival not in REFERENCES)
+    ]
+
+
+def _sizes(rows: Sequence[Row], name: tuple[str, str]) -> dict[str, Float[np.ndarray, " 3"]]:
+    """The value and the ends of its interval, by method; an unknown end is the value itself."""
+    found = {}
+    for row in rows:
+        if (row.metric, row.split) == name and row.value is not None and math.isfinite(row.value):
+            ends = [end if end is not None and math.isfinite(end) else row.value for end in (row.value_low, row.value_high)]
+            found[row.method] = np.array([row.value, *ends])
+    return found
 
 
 def loss_histograms(

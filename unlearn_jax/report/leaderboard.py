@@ -18,13 +18,13 @@ class Line(NamedTuple):
     Attributes:
         method: its name.
         reference: whether it is one of `REFERENCES`.
-        inside: whether it is not distinguished from retraining; None with too few models for a verdict.
+        marked: whether it is equivalent to retraining, or not distinguished from it; None with too few models for a verdict.
         cells: one text per heading.
     """
 
     method: str
     reference: bool
-    inside: bool | None
+    marked: bool | None
     cells: tuple[str, ...]
 
 
@@ -54,7 +54,7 @@ def markdown(board: Leaderboard) -> str:
     """Returns the leaderboard as a Markdown table with its caption; references are in italics, marked methods bold."""
 
     def emphasise(entry: Line) -> list[str]:
-        stars = "*" * entry.reference + "**" * bool(entry.inside)
+        stars = "*" * entry.reference + "**" * bool(entry.marked)
         return [f"{stars}{cell}{stars}" if cell and i < _TEXT_COLUMNS else cell for i, cell in enumerate(entry.cells)]
 
     table = tables.markdown(board.headings, [emphasise(entry) for entry in board.lines], left=range(_TEXT_COLUMNS))
@@ -111,7 +111,7 @@ def show(board: Leaderboard, console: "rich.console.Console | None" = None) -> N
     for i in shown:
         table.add_column(encodable(board.headings[i]), justify="left" if i < _TEXT_COLUMNS else "right", no_wrap=True)
     for entry, following in zip(board.lines, [*board.lines[1:], None], strict=True):
-        style = "dim italic" if entry.reference else "bold green" if entry.inside else ""
+        style = "dim italic" if entry.reference else "bold green" if entry.marked else ""
         last_reference = entry.reference and following is not None and not following.reference
         table.add_row(*(Text(encodable(entry.cells[i])) for i in shown), style=style, end_section=last_reference)
     console.print(table)
@@ -136,9 +136,9 @@ def outline(board: Leaderboard, width: int = 80, most: int = 7) -> list[str]:
     padded = [[row[i].ljust(widths[i]) if i < _TEXT_COLUMNS else row[i].rjust(widths[i]) for i in shown] for row in rows]
     others = ", ".join(line.method for line in board.lines[len(lines) :])
     more = [f"{len(board.lines) - len(lines)} further away: {others}"] * bool(others)
-    judged = [line for line in board.lines if not line.reference and line.inside is not None]
-    marked = [line.method for line in judged if line.inside]
-    counts = f"{MARK} {len(marked)} of {len(judged)} methods not distinguished from retraining"
+    judged = [line for line in board.lines if not line.reference and line.marked is not None]
+    marked = [line.method for line in judged if line.marked]
+    counts = f"{len(marked)} of {len(judged)} methods equivalent to retraining, or not distinguished from it"
     verdict = f"{counts}{': ' * bool(marked)}{', '.join(marked)}" if judged else "no verdict on any method"
     table = [(" " * _GAP).join(cells) for cells in padded]
     return [cut(line, width) for line in (*board.caption[:1], *table, *more, verdict)]

@@ -42,6 +42,7 @@ class Row(NamedTuple):
         evidence: against a perfect method, compared with `band` (`metrics.verdict.evidence`).
         band: the 95% quantile of the largest |z| of retrained models.
         inside: the verdict on the method, the same in all of its rows; None with too few models for one.
+        outcome: equivalent, not distinguished, or different (`metrics.effects.outcome_of`), the same in all of its rows.
     """
 
     experiment: str
@@ -67,6 +68,7 @@ class Row(NamedTuple):
     evidence: float | None = None
     band: float | None = None
     inside: bool | None = None
+    outcome: str | None = None
 
 
 def write_results(folder: Folder, rows: Sequence[Row], extra: Mapping[str, Any] | None = None) -> None:
@@ -128,6 +130,8 @@ def _parse(column: str, cell: str) -> Any:
         return None
     if kind == bool | None:
         return cell == "True"
+    if kind == str | None:
+        return cell
     return int(cell) if kind == int | None else float(cell)
 
 
