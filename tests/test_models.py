@@ -417,7 +417,7 @@ def test_a_model_is_added_by_one_decorated_function():
         assert find("tiny").defaults == {"scale": 1.0} and find("tiny").points
         with pytest.raises(ValueError, match="tiny: already registered"):
             model("tiny", "again")(tiny)
-        with pytest.raises(ArgumentError, match="resnet18, tiny"):
+        with pytest.raises(ArgumentError, match="resnet18, vit, tiny"):
             find("other")
     finally:
         del MODELS["tiny"]
