@@ -206,7 +206,7 @@ def test_results_csv_is_tidy(finished):
     assert len({(row.method, row.metric, row.split) for row in rows}) == len(rows)
     by_method = [{(row.metric, row.split) for row in rows if row.method == method} for method in METHODS]
     assert all(names == by_method[0] for names in by_method)
-    assert {row.metric for row in rows} >= METRICS | COSTS | EFFECTS
+    assert {row.metric for row in rows} >= METRICS | COSTS
     assert {row.split for row in rows if row.metric == "accuracy"} == {"forget", "retain", "test"}
     for row in rows:
         assert (row.experiment, row.dataset, row.model, row.forget_set) == ("unlearning", "digits", "mlp", "random-0")
@@ -242,12 +242,17 @@ def test_the_effect_sizes_are_those_of_the_logits(finished):
     of = {name: {split: scaled_logits(pool[split], saved[split]) for split in Labels._fields} for name, pool in pools.items()}
     expected = effects(of["scrub"], of["original"], of["oracle"])
     found = {(row.method, row.metric, row.split): row.value for row in rows_in(out)}
+    said = re.sub(r"\s+", " ", (out / "summary.md").read_text())
+    if np.isnan(expected.memory_left.value):  # it depends on the machine's rounding whether such small models remember anything
+        assert not any(metric in EFFECTS for _, metric, _ in found)
+        assert "random-0: the originals remember nothing that so many models can show" in said
+        return
     assert found["scrub", "memory_left", "forget"] == pytest.approx(expected.memory_left.value)
     assert found["scrub", "damage", "all"] == pytest.approx(expected.damage.value)
     assert found["scrub", "damage", "retain"] == pytest.approx(expected.of_split["retain"].value)
     assert found["original", "memory_left", "forget"] == 1 and abs(found["original", "damage", "all"]) < 1e-6
     assert (out / "figures/memory_against_damage.png").exists()
-    assert "memory left: the share of what the originals remember of F" in (out / "summary.md").read_text()
+    assert "memory left: the share of what the originals remember of F" in said
 
 
 def test_results_json_holds_the_same_rows_and_the_bands(finished):

@@ -1,6 +1,7 @@
 """The main job: unlearning methods, measured against the distribution of retrained models."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +143,7 @@ def evaluate_sets(
             *(judged.made_with for seeds in judgement.methods.values() for judged in seeds),
         }
         lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
-        notes = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null)
+        notes = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null) + nothing_note(name, scored)
         results.append(Result(name, rows, scored, null.band, lost, made_with, examples, notes))
         if len(results) == 1:
             draw(forget, judgement, rows)
@@ -172,6 +173,14 @@ def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Wei
     oracles = folders_of(config.oracles, names) if config.oracles else {}
     weights = Weights(originals, {name: enough("oracles", folder) for name, folder in oracles.items()}, config.save_models)
     return require_apart(weights, config.oracles)
+
+
+def nothing_note(name: str, scored: Mapping[str, Scored]) -> list[str]:
+    """Returns a sentence if the originals remember nothing of a forget set."""
+    found = scored["original"].effects if "original" in scored else None
+    if found is None or not math.isnan(found.memory_left.value):
+        return []
+    return [f"{name}: the originals remember nothing that so many models can show, so no memory left and no damage is given."]
 
 
 def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]:
