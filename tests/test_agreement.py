@@ -1,6 +1,7 @@
 """How far metrics agree: the rank correlation, its interval, the table and the picture."""
 
 import csv
+import inspect
 import math
 
 import numpy as np
@@ -183,4 +184,6 @@ def test_a_score_repeats_as_far_as_its_halves_agree():
     means = [truth + noise[:2].mean(0), truth + noise[2:].mean(0)]  # of twice as many
     assert whole == pytest.approx(np.corrcoef(*means)[0, 1], abs=0.05)
     assert np.isnan(reliability(np.ones(3), np.arange(3.0))).all()
+    with pytest.raises(ValueError, match=r"^first: shape \(3,\), expected \(1,\) as in second$"):
+        inspect.unwrap(reliability)(np.arange(3.0), np.ones(1))  # without the tests' own check of shapes
     assert reliability(truth, -truth)[0] == pytest.approx(-1) and reliability(truth, -truth)[1] < -1e6

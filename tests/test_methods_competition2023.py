@@ -233,6 +233,13 @@ def test_msg_renews_exactly_a_share_of_every_kernel_those_on_which_the_gradients
         np.testing.assert_array_equal(changed, agreed.get(name, np.zeros(leaf.shape, bool)))
 
 
+def test_msg_takes_the_share_of_each_kernel_by_itself():
+    """Whatever the gradients of the others are."""
+    agreed = kernels(AGREEING(KEY, convolutional(1), initial(1), 0.3))
+    assert len(agreed) > 1
+    assert {name: mask.sum() for name, mask in agreed.items()} == {n: round(0.3 * m.size) for n, m in agreed.items()}
+
+
 def test_msg_compares_the_forget_set_with_a_sample_of_the_retain_set_as_large():
     on, variables = convolutional(), initial()
     sample, forget = (np.flatnonzero(mask) for mask in (subset(KEY, on.retain, on.forget_count), on.forget))
