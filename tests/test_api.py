@@ -304,7 +304,7 @@ def test_with_originals_a_score_has_effect_sizes_and_three_outcomes():
     for memory in (0.0, 0.5, 1.0):
         found = score(unlearned=models(12, memory), oracles=oracles, labels=labels, originals=originals, splits=20)
         assert found.memory_left.low < memory < found.memory_left.high and abs(found.damage.value) < 0.1
-        assert f"memory left {found.memory_left:.2f}" in str(found)
+        assert f"memory left {found.memory_left:z.2f}" in str(found)
         outcomes[memory] = found.outcome
     assert outcomes == {0.0: "equivalent", 0.5: "different", 1.0: "different"}
     assert score(unlearned=models(12, 0.0), oracles=oracles, labels=labels, splits=20).memory_left is None

@@ -81,7 +81,7 @@ class Verdict:
         of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
         lines = [f"{outcome} (n={self.members}; {of_band})"]
         if self.memory_left and self.damage:
-            sizes = f"memory left {self.memory_left:.2f}, damage {self.damage:.2f}"
+            sizes = f"memory left {self.memory_left:z.2f}, damage {self.damage:z.2f}"
             lines += [f"{sizes}; doing nothing: 1, 0"]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
         for score in sorted(self.scores, key=lambda score: -score.evidence)[: LINES - len(lines)]:

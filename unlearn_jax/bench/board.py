@@ -134,7 +134,7 @@ def _size_of(entry: _Entry, metric: Metric, split: str) -> str:
     row = entry.row(metric, split)
     if row is None or row.value is None or row.value_low is None or row.value_high is None:
         return ""
-    return format(Interval(row.value, row.value_low, row.value_high), ".2f")
+    return format(Interval(row.value, row.value_low, row.value_high), "z.2f")  # no -0.00
 
 
 def _one(value: float) -> str:

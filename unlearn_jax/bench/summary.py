@@ -8,11 +8,13 @@ from unlearn_jax.bench.hyperparameters import SOURCES
 from unlearn_jax.report.tables import markdown
 from unlearn_jax.runs import Run
 
+SHOWN = ("memory_against_damage", "quality_against_utility")
+
 
 def figures(folder: Run) -> list[str]:
-    """Returns links to the figures of a run folder, and shows the first that is about forgetting and utility."""
+    """Returns links to the figures of a run folder, and shows those on forgetting and its price."""
     names = sorted(path.stem for path in (folder.folder / "figures").glob("*.svg"))
-    shown = [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in names if name == "quality_against_utility"]
+    shown = [f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in SHOWN if name in names]
     links = ", ".join(f"[{name.replace('_', ' ')}](figures/{name}.svg)" for name in names)
     return ["## Figures", *shown, f"All: {links}."] if names else []
 
