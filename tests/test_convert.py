@@ -229,3 +229,9 @@ def test_any_model_by_a_map_of_names():
     with pytest.raises(ValueError, match=r"^model: whether w is a kernel is not declared"):
         from_torch(state, model._replace(head=None), names=NAMES, example=example)
     assert isinstance(convert.from_torch(state, model, names=NAMES, example=example), Variables)
+
+
+def test_a_resnet_that_pads_otherwise_is_refused():
+    said = r"^model: built with padding 'same', and torch pads otherwise; build it with padding='torch'$"
+    with pytest.raises(ValueError, match=said):
+        from_torch({}, build("resnet8", classes=3, width=2))

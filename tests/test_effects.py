@@ -79,6 +79,22 @@ def test_they_are_the_means_over_pairs_of_different_models():
     assert found.damage.value == pytest.approx(math.sqrt(np.mean(squares)))
 
 
+def test_memory_that_cannot_be_told_from_nothing_has_no_share():
+    """Of pools without any memory the intervals of the remembered square include 0, in most of 50 draws."""
+    rng = np.random.default_rng(8)
+    unknown = []
+    for _ in range(50):
+        drawn = {split: rng.normal(size=(40, count)) for split, count in EXAMPLES.items()}
+        cuts = (slice(0, 8), slice(8, 16), slice(16, 32))
+        parts = [{split: margins[cut] for split, margins in drawn.items()} for cut in cuts]
+        found = effects(*parts)
+        unknown.append(math.isnan(found.memory_left.value))
+        assert not found.within(0.1) and math.isnan(found.damage.value) == unknown[-1]
+    assert np.mean(unknown) > 0.9
+    strong = [effects(*pools(rng)[:3]) for _ in range(2)]
+    assert mean_effects([strong[0], found, strong[1]]).memory_left == mean_effects(strong).memory_left
+
+
 def test_units_do_not_matter_and_nothing_to_forget_is_said():
     unlearned, originals, oracles, _ = pools(np.random.default_rng(3), memory=0.5, harm=0.2)
     found = effects(unlearned, originals, oracles)

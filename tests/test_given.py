@@ -224,6 +224,24 @@ def test_what_a_trainer_returns_is_checked(tmp_path, returned, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_trainer_that_does_not_follow_its_key_is_refused(tmp_path):
+    """All its models would be the same one, and every null without a spread."""
+    said = r"^fit \(original models\): gave the same model for two keys; it has to follow its key, .*$"
+    with pytest.raises(ArgumentError, match=said):
+        evaluate(MODEL, DATA, forget=ROWS, methods="original", members=2, fit=lambda key, mask: fit(jax.random.key(0), mask))
+
+
+def test_too_few_outputs_for_the_classes_are_refused():
+    def two(params, state, key, x, train):
+        return x @ params["w"][:, :2], state
+
+    model = from_functions(init, two, example=INPUTS[:1])
+    with pytest.raises(ArgumentError, match=r"^model: gives 2 logits an example; the data have 3 classes$"):
+        evaluate(model, DATA, forget=ROWS, methods="original", members=2)
+    with pytest.raises(ValueError, match=r"^apply: gives 1 logit an example, expected one for each of two or more classes$"):
+        from_functions(init, lambda *given: (two(*given)[0][:, :1], given[1]), example=INPUTS[:1])
+
+
 def test_a_trainer_in_torch(tmp_path):
     torch = pytest.importorskip("torch")
 

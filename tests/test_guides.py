@@ -100,6 +100,32 @@ def test_networks_of_every_kind_come_in_as_the_guide_says(kind):
     assert model.random == (kind in ("linen", "nnx")) and (model.head is None) == (kind == "functions")
 
 
+def test_a_network_in_a_file_goes_through_the_command_line(tmp_path):
+    (tmp_path / "mynet.py").write_text(code("bring-your-model.md", "command line"))
+    (tmp_path / "wrong.py").write_text("def make(classes, example):\n    return classes\n")
+    words = "--smoke --device cpu --members 2 --evaluation.splits 4 --train-size 60 --train.epochs 1 --evaluation.retain-size 20"
+    words += " --methods original,finetune,gated_knowledge_transfer"
+
+    def run(model, *more):
+        places = ("--out", tmp_path / f"out{len(more)}{model}", "--cache", tmp_path / "cache")
+        return run_in_process(*words.split(), "--model", f"{tmp_path}/{model}", *places, *more)
+
+    done = run("mynet.py:make")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out0mynet.py:make"
+    summary = (out / "summary.md").read_text()
+    assert "gated_knowledge_transfer: left out, it needs Model.activations, which this model does not declare." in summary
+    with (out / "results.csv").open() as file:
+        assert {row["method"] for row in csv.DictReader(file)} == {"original", "finetune"}
+    for model, more, said in (
+        ("mynet.py:other", (), "gives no model (AttributeError: "),
+        ("wrong.py:make", (), "make returns int; expected what uj.from_linen, from_nnx, ... give"),
+        ("mynet.py:make", ("--width", "9"), "--width 9: is of the library's models"),
+    ):
+        refused = run(model, *more)
+        assert refused.returncode == 2 and said in refused.stderr.splitlines()[-1]
+
+
 def test_trained_modules_come_in_and_go_out_as_the_guide_says():
     scope = {}
     exec(compile(code("bring-your-model.md", "nnx"), "bring-your-model.md", "exec"), scope)

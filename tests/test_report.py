@@ -357,7 +357,7 @@ def test_the_board_is_in_the_order_of_the_memory_left_and_marks_three_outcomes(t
     assert [line.cells[0] for line in board.lines] == ["", "≈", "●", "", ""]
     assert [line.marked for line in board.lines] == [False, True, True, False, False]
     assert board.lines[2].cells[column : column + 2] == ("-0.12 (-0.17 to -0.07)", "0.30 (0.25 to 0.35)")
-    assert "≈: equivalent to retraining, both lie within 0.1" in board.caption[1]
+    assert "≈: equivalent to retraining: both intervals lie within 0.1 of 0" in board.caption[1]
     memory, damage = figures.Axis(("memory_left", "forget"), "memory left"), figures.Axis(("damage", "all"), "damage")
     figure = figures.memory_against_damage(rows, memory, damage, 0.1, "title")
     assert {text.get_text() for text in figure.axes[0].texts} == {line.method for line in board.lines}

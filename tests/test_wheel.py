@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("setuptools", reason="builds the wheel")
+
 ROOT = Path(__file__).parent.parent
 BUILT_FROM = ("unlearn_jax", "pyproject.toml", "README.md", "LICENSE", "requirements-core.txt")
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from unlearn_jax.checkpoints import SUFFIX, misfit, read_arrays, shapes_of
 from unlearn_jax.models.paths import arrays
+from unlearn_jax.models.resnet import padding_of
 from unlearn_jax.types import Model, Variables
 
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; nothing here counts batches
@@ -49,8 +50,11 @@ def from_torch(
         NumPy arrays.
 
     Raises:
-        ValueError: the state dict does not fit; the message has the first name that does not, and nothing is loaded in part.
+        ValueError: a ResNet that pads otherwise than torch; or the state dict does not fit: the message has the first name that
+            does not, and nothing is loaded in part.
     """
+    if padding_of(model) == "same":
+        raise ValueError("model: built with padding 'same', and torch pads otherwise; build it with padding='torch'")
     given = _state(state_dict)
     shapes = _shapes(model, example, given.get("conv1.weight"))
     like = arrays(shapes._asdict())

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -80,7 +81,7 @@ class Verdict:
         outcome = self.outcome or f"no verdict below {FEWEST_JUDGED}"
         of_band = f"largest |z| {self.largest:.2f}, of retrained models up to {self.band:.2f}"
         lines = [f"{outcome} (n={self.members}; {of_band})"]
-        if self.memory_left and self.damage:
+        if self.memory_left and self.damage and not math.isnan(self.memory_left.value):
             sizes = f"memory left {self.memory_left:z.2f}, damage {self.damage:z.2f}"
             lines += [f"{sizes}; doing nothing: 1, 0"]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)

@@ -26,9 +26,10 @@ MARKS = {OUTCOMES[0]: "≈", OUTCOMES[1]: MARK}
 
 
 def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = None) -> Leaderboard:
-    """Arranges rows as one line per method: references first, then by the memory left, nearest to 0 first.
+    """Arranges rows as one line per method: references first, then by the larger of memory left and damage, smallest first.
 
-    Without known originals there is no memory left, and the order is that of |z| of KLOM on the forget set.
+    That is the margin within which a method would be equivalent to retraining; by the memory alone a destroyed model would be
+    first. Without known originals the order is that of |z| of KLOM on the forget set.
 
     Args:
         rows: of one forget set, or of the means over several. Methods are marked by their `outcome`.
@@ -196,12 +197,12 @@ def _size(z: float | None) -> tuple[int, float]:
 
 
 def _rank(entry: _Entry) -> tuple[Any, ...]:
-    """References first and in their order, then by the memory left, then by |z| of KLOM on the forget set."""
+    """References first and in their order, then by the larger effect size, then by |z| of KLOM on the forget set."""
     if entry.method in REFERENCES:
         return 0, REFERENCES.index(entry.method)
-    left = entry.row(memory_left, "forget")
-    if left is not None:
-        return 1, *_size(left.value), entry.method
+    sizes = [row.value for row in (entry.row(memory_left, "forget"), entry.row(damage, "all")) if row and row.value is not None]
+    if sizes:
+        return 1, *_size(max(map(abs, sizes))), entry.method
     row = entry.row(klom, "forget")
     return 2, *_size(None if row is None else row.deviation), entry.method
 
@@ -215,9 +216,10 @@ def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[s
         f"an attack can flip on single models."
     )
     effects = (
-        f"memory left: the share of what the originals remember of F that is still there (0: as retraining, 1: nothing done). "
-        f"damage: what changed besides, as a share of what there is to forget, on F, R and T. Both with 95% intervals. "
-        f"{MARKS[OUTCOMES[0]]}: equivalent to retraining, both lie within {MARGIN:g}."
+        f"memory left: how much of what the originals remember of F is still there, from 0 (as after retraining) to 1 (nothing "
+        f"done). damage: how far the models moved in other ways, on F, R and T, as a share of what there is to forget (noise "
+        f"can make it slightly negative). Both with 95% intervals; methods are ordered by the larger of the two. "
+        f"{MARKS[OUTCOMES[0]]}: equivalent to retraining: both intervals lie within {MARGIN:g} of 0."
     )
     known = any(entry.row(memory_left, "forget") for entry in entries)
     notes = []

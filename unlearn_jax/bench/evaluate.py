@@ -35,7 +35,7 @@ from unlearn_jax.runs import Run
 
 FIRST = 8  # original models that `--members auto` begins with
 MEMORY = figures.Axis(memory_left.on("forget"), "memory left: the share of what the originals remember of F")
-DAMAGE = figures.Axis(damage.on("all"), "damage: what changed besides, as a share of what there is to forget")
+DAMAGE = figures.Axis(damage.on("all"), "damage: other changes, as a share of what there is to forget")
 QUALITY = figures.Axis(klom.on("forget"), f"{klom.label} on the forget set")
 UTILITY = figures.Axis(accuracy.on("test"), f"test {accuracy.label}")
 
@@ -79,7 +79,10 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
     Raises:
         ArgumentError: the configuration cannot be run.
     """
-    names, entries = config.method_names(), {**METHODS, **learned}
+    lacking = {name: METHODS[name].unmet(setting.problem) for name in config.method_names()}
+    names, entries = [name for name, reason in lacking.items() if not reason], {**METHODS, **learned}
+    notes = [f"{name}: left out, it needs {reason}." for name, reason in lacking.items() if reason]
+    require(bool(names or learned), "--methods", ",".join(lacking), " ".join(notes))
     none: dict[str, dict[str, Any]] = {method: {} for method in learned}
     values = {name: of_set | none for name, of_set in settings_of_sets(config, setting, names).items()}
     each = [forget_mask(config, setting, index) for index in range(config.forget_sets)]  # refuses a set that does not exist
@@ -90,7 +93,7 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
         config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
         setting = setting._replace(weights=given_weights(config, setting, list(values)))
     origins = origins_of(config.dataset, names, config.hyperparameters(), forget_class(config, setting, 0))
-    outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins)
+    outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins, notes)
     leaderboard.show(outcome.board)
     return outcome.rows
 
@@ -103,6 +106,7 @@ def evaluate_sets(
     values: Mapping[str, dict[str, dict[str, Any]]],
     entries: Mapping[str, Entry],
     origins: Mapping[str, Mapping[str, str]],
+    notes: Sequence[str] = (),
 ) -> Outcome:
     """Trains originals and oracles, unlearns, scores and reports, for any forget sets and methods.
 
@@ -114,6 +118,7 @@ def evaluate_sets(
         values: the hyperparameters of each method on each forget set: set -> method -> name -> value.
         entries: the methods by name.
         origins: where each hyperparameter came from, see `hyperparameters.origins_of`.
+        notes: for the board's caption.
 
     Raises:
         ArgumentError: so many models diverged that too few are left.
@@ -143,13 +148,13 @@ def evaluate_sets(
             *(judged.made_with for seeds in judgement.methods.values() for judged in seeds),
         }
         lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
-        notes = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null) + nothing_note(name, scored)
-        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, notes))
+        said = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null) + nothing_note(name, scored)
+        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, said))
         if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
     paragraphs = summary.hyperparameters(used, origins)
-    return report(folder, results, {*originals.made_with}, paragraphs, setting.weights.notes())
+    return report(folder, results, {*originals.made_with}, paragraphs, [*notes, *setting.weights.notes()])
 
 
 def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Weights:
@@ -180,7 +185,7 @@ def nothing_note(name: str, scored: Mapping[str, Scored]) -> list[str]:
     found = scored["original"].effects if "original" in scored else None
     if found is None or not math.isnan(found.memory_left.value):
         return []
-    return [f"{name}: the originals remember nothing that so many models can show, so no memory left and no damage is given."]
+    return [f"{name}: what the originals' margins on F remember is too little to measure with so many models: no effect sizes."]
 
 
 def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]:

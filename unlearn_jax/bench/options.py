@@ -206,6 +206,12 @@ class Training(Run):
     """Members that are trained and saved at a time. None: as many as fit in memory."""
 
 
+def own_model(model: str) -> bool:
+    """Whether `--model` names a function in a file."""
+    file, colon, _ = model.rpartition(":")
+    return bool(colon) and file.endswith(".py")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images(Training):
     """A run on images: the options that `setting.prepare` reads."""
@@ -220,9 +226,10 @@ class Images(Training):
     """Share of training labels that are made wrong; none of a file's or a folder's unless this is given. Without any, there is
     almost nothing to forget in digits."""
     model: str = "resnet8"
-    """resnet8, resnet14, resnet20, ... (6n+2), resnet18 or mlp."""
+    """resnet8, resnet14, resnet20, ... (6n+2), resnet18, vit or mlp; or FILE.py:FUNCTION, see docs/bring-your-model.md."""
     width: Count = 8
-    """Channels of a ResNet's first stage, or hidden units of the MLP. For digits 8 is enough; usual: 16, ResNet-18 64."""
+    """Channels of a ResNet's first stage, hidden units of the MLP, features of a ViT's token. For digits 8 is enough; usual:
+    16, ResNet-18 64."""
     normalisation: Literal["batch", "group"] = "batch"
     """Normalisation layers: BatchNorm or GroupNorm."""
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
@@ -239,12 +246,20 @@ class Images(Training):
         from unlearn_jax.models import find  # imports JAX, which --help must not
 
         super().check()
-        find(self.model)
+        if not own_model(self.model):
+            find(self.model)
         require_writer(self.tensorboard)
 
     def fitted(self, typed: Collection[str]) -> Self:
-        """Returns the configuration; data from a file or folder are taken as they are, unless something else is typed."""
+        """Returns the configuration; data from a file or folder are taken as they are, unless something else is typed.
+
+        Raises:
+            UsageError: an option of the library's models is typed beside a model of one's own.
+        """
         config = super().fitted(typed)
+        for name in ("width", "normalisation", "convolution", "padding") if own_model(self.model) else ():
+            expected = f"is of the library's models; {self.model} says itself what it is"
+            require(f"--{name}" not in typed, f"--{name}", getattr(self, name), expected)
         if not is_path(self.dataset) or self.dataset in _registered():
             return config
         whole: dict[str, Any] = {"train_size": None, "label_noise": 0.0}
@@ -336,7 +351,8 @@ class Methods(Group):
             plugins.load(plugin)
         model = getattr(self, "model", "mlp")  # of the toy
         convolutional = {name for name, entry in METHODS.items() if "convolutions" in entry.needs}
-        supported = [name for name in METHODS if name not in convolutional or build(model, classes=2).convolutions]
+        known = own_model(model) or bool(build(model, classes=2).convolutions)  # what its own lacks is seen when it is made
+        supported = [name for name in METHODS if known or name not in convolutional]
         groups = {"all": supported, "main": MAIN}
         names = list(dict.fromkeys(name for word in self.methods for name in groups.get(word, [word])))
         for name in names or [""]:

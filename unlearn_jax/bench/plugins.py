@@ -40,7 +40,7 @@ def load(plugin: str) -> None:
         return
     there = set(METHODS)
     try:
-        module = _file(name, path) if plugin.endswith(".py") else importlib.import_module(name)
+        module = import_file(name, path) if plugin.endswith(".py") else importlib.import_module(name)
     except (Exception, SystemExit) as error:  # it is somebody's, and can fail in any way
         for added in set(METHODS) - there:
             del METHODS[added]
@@ -108,7 +108,12 @@ def source_of(entry: Entry) -> list[str]:
     return [digest] if digest else []
 
 
-def _file(name: str, path: Path) -> ModuleType:
+def import_file(name: str, path: Path) -> ModuleType:
+    """Imports a Python file as a module of this name.
+
+    Raises:
+        ImportError: it is no Python file; any other error is that of its own code.
+    """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

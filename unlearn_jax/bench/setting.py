@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.options import Images, Run, Starting
+from unlearn_jax.bench.options import Images, Run, Starting, own_model
+from unlearn_jax.bench.own_model import read_model
 from unlearn_jax.bench.weights import Weights
 from unlearn_jax.checkpoints import read_groups, shapes_of
 from unlearn_jax.data import Dataset, load
@@ -19,6 +20,7 @@ from unlearn_jax.errors import ArgumentError, UsageError
 from unlearn_jax.files import memory
 from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
+from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.progress import stage
 from unlearn_jax.training.ensembles import shared
 from unlearn_jax.training.pools import Fit
@@ -56,7 +58,16 @@ def prepare(config: Images) -> Setting:
     kind: dict[str, Any] = {"classes": data.classes, "width": config.width, "normalisation": config.normalisation}
     kind |= {"padding": config.padding} if config.padding != "same" else {}
     options = {**kind, "convolution": convolution}
-    model = build(config.model, **{name: options[name] for name in ("classes", *find(config.model).defaults) if name in options})
+    if own_model(config.model):
+        model = read_model(config.model, data.classes, data.train.images.shape[1:])
+        try:
+            kind = {"digest": fingerprint(model, data.train.images.shape[1:])}
+        except ValueError as error:
+            raise UsageError("--model", config.model, str(error)) from error
+    else:
+        model = build(
+            config.model, **{name: options[name] for name in ("classes", *find(config.model).defaults) if name in options}
+        )
     require_memory(config, model, data.train.images)
     recipe = Recipe(**dataclasses.asdict(config.train))
     start = None
@@ -65,7 +76,8 @@ def prepare(config: Images) -> Setting:
         variables, digest = read_groups(config.init, like, "init")
         start = start_at(variables, config.freeze, like, config.init)
         kind |= {"init": digest, "freeze": list(config.freeze)}
-    return setting_of(data, model, {"model": config.model, **kind}, recipe, start)
+    named = {} if own_model(config.model) else {"model": config.model}  # its own is found by what it computes
+    return setting_of(data, model, {**named, **kind}, recipe, start)
 
 
 def start_at(variables: Variables, frozen: Sequence[str], like: Variables, value: object) -> Start:
@@ -100,6 +112,11 @@ def setting_of(data: Dataset, model: Model, identity: dict[str, Any], recipe: Re
         recipe: how it is trained.
         start: where that begins, if not at random weights; `identity` must hold it too.
     """
+    inputs = jax.ShapeDtypeStruct((1, *data.train.images.shape[1:]), np.float32)
+    variables = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), inputs)
+    outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False)[0], variables, inputs).shape[-1]
+    if outputs < data.classes:
+        raise ArgumentError("model", "", f"gives {outputs} logits an example; the data have {data.classes} classes")
     everything = np.ones(len(data.train.labels), bool)
     problem = Problem(
         train=data.train,

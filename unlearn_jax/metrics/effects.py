@@ -37,7 +37,7 @@ class Effects(NamedTuple):
     Over several forget sets they are means (`mean_effects`), and the intervals are for other originals and other forget sets.
 
     Attributes:
-        memory_left: see the module; NaN if the originals remember nothing that these models can show.
+        memory_left: see the module; NaN if what the originals remember cannot be told from nothing with so many models.
         damage: over all splits, the root of the mean square of the three.
         of_split: the damage on each split.
         remembered: the root mean square of g - o on the forget set, in margins: the unit.
@@ -86,7 +86,7 @@ def effects(unlearned: Mapping[str, Margins], originals: Mapping[str, Margins], 
     largest = max(float(unit(part)) for part in centred.values())
     grams = {split: (part / largest) @ (part / largest).T / part.shape[1] for split, part in centred.items()}
     found, parts = _sizes(grams, len(unlearned["forget"]), len(oracles["forget"]))
-    if not found["remembered"].value > 0:
+    if not found["remembered"].low > 0:  # the share of what cannot be told from nothing has no meaning
         nothing = Interval(largest * _root(found["remembered"].value), -math.inf, math.inf)
         return Effects(UNKNOWN, UNKNOWN, dict.fromkeys(splits, UNKNOWN), nothing, {})
     roots = {name: Interval(*map(_root, interval)) for name, interval in found.items() if name != "memory"}
@@ -97,13 +97,15 @@ def effects(unlearned: Mapping[str, Margins], originals: Mapping[str, Margins], 
 def mean_effects(found: Sequence[Effects]) -> Effects:
     """The means of one method's effect sizes over forget sets: of the memory left, and of the squares of the damage.
 
-    Intervals are those of `statistics.crossed_mean`; infinite if some originals are missing on some sets.
+    Sets on which nothing is known are left out. Intervals are those of `statistics.crossed_mean`; infinite if some originals
+    are missing on some sets.
 
     Args:
         found: one for each forget set.
     """
-    (first, *_), sets = found, len(found)
-    if sets == 1:
+    found = [each for each in found if each.parts] or list(found)[:1]
+    first = found[0]
+    if len(found) == 1:
         return first
     counts = {len(part) for each in found for part in each.parts.values()}
 

@@ -1,6 +1,7 @@
 """Residual networks for small images (He et al. 2015, arXiv 1512.03385)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from unlearn_jax.models.registry import model
 from unlearn_jax.types import Model
 
 NORMALISATIONS = ("batch", "group")
+_PADDING: dict[Callable[..., Any], str] = {}  # by `Model.apply`; `build` keeps every model anyway
 GROUPS = 8
 
 
@@ -60,7 +62,14 @@ def _resnet(classes: int, stages: Sequence[int], width: int, normalisation: str,
         if value not in accepted:
             raise ArgumentError(argument, value, f"expected one of {', '.join(accepted)}")
     network = ResNet(classes, stages, width, normalisation, convolution, padding=padding)
-    return as_model(network, block_names(stages), unrolled=network.clone(scanned=False))
+    made = as_model(network, block_names(stages), unrolled=network.clone(scanned=False))
+    _PADDING[made.apply] = padding
+    return made
+
+
+def padding_of(model: Model) -> str | None:
+    """The padding that a ResNet was built with; None for any other model."""
+    return _PADDING.get(model.apply)
 
 
 class Normalisation(nn.Module):

@@ -310,6 +310,7 @@ class _Caller:
         self.fit, self.problem, self.role = fit, problem, role
         self.like = jax.eval_shape(initialise, jax.random.key(0), problem)
         self.watch = jax.jit(_watch)
+        self.seen: set[bytes] = set()  # the models so far
 
     def member_bytes(self) -> int:
         """Unknown: members are trained one by one."""
@@ -322,6 +323,14 @@ class _Caller:
         start = time.perf_counter()
         own = np.broadcast_to(masks, (len(keys), masks.shape[-1]))
         members = [self._one(key, mask) for key, mask in zip(keys, own, strict=True)]
+        for variables in members:
+            digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables))).digest()
+            if digest in self.seen:
+                problem = (
+                    "gave the same model for two keys; it has to follow its key, or nothing varies (then take another fit_name)"
+                )
+                raise ArgumentError("fit", f"({self.role} models)", problem)
+            self.seen.add(digest)
         seconds = time.perf_counter() - start
         watched = [self.watch(variables, self.problem) for variables in members]
         curves = Curves(*(np.array(of_members, np.float32)[:, None] for of_members in zip(*watched, strict=True)))

@@ -46,6 +46,8 @@ def require_logits(name: str, logits: Any) -> None:
     """Raises ValueError unless these are the shapes of logits `[batch, classes]`."""
     if getattr(logits, "ndim", None) != 2:
         raise ValueError(f"{name}: gives {getattr(logits, 'shape', type(logits).__name__)}, expected logits [batch, classes]")
+    if logits.shape[1] < 2:
+        raise ValueError(f"{name}: gives 1 logit an example, expected one for each of two or more classes")
 
 
 def uses(function: Callable[..., Any], argument: int, *arguments: Any) -> bool:
