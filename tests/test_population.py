@@ -61,7 +61,7 @@ def test_members_are_counted_and_too_few_are_one_line():
     models = Variables({"w": np.array([[0.0], [np.nan], [1.0], [np.inf]])}, {})
     assert lost_members(Config(), "oracle", models, 2) == (1, 3)
     np.testing.assert_array_equal(without(models, (1, 3)).params["w"], [[0], [1]])
-    said = "--train.learning-rate 0.1: 2 of 4 oracle models diverged and at least 3 must be left; try a smaller learning rate"
+    said = "learning_rate 0.1: 2 of 4 oracle models diverged and at least 3 must be left; try a smaller learning rate"
     with pytest.raises(ArgumentError, match=re.escape(said)):
         lost_members(Config(), "oracle", models, 3)
     with pytest.raises(ArgumentError, match="2 of 4 twin models diverged and at least 4 must be left"):

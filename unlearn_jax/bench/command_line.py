@@ -37,7 +37,7 @@ Machine unlearning, measured against the distribution of models retrained withou
 
 Results go to a run folder (--out). To resume an interrupted run, repeat its command with the same --out."""
 SHORT = {"-exp": "--exp", "-d": "--device", "-h": "--help"}
-FORGET = ("kind", "size", "label", "file")  # arguments of a forget set, in a group of options
+GROUPS = {"forget": ("kind", "size", "label", "file"), "train": ("learning_rate",)}  # arguments that are options of a group
 LARGEST = 1 << 26  # bytes of a --config file
 LONGEST = 2000  # characters of a message
 OWN = ("out", "cache")  # of every run: not taken from the config.json of another
@@ -250,6 +250,7 @@ def option_of(argument: str) -> str:
     """Returns the option that sets an argument: `train_size` is `--train-size`, the `kind` of a forget set `--forget.kind`."""
     if argument.startswith("--"):
         return argument
-    if argument in FORGET:
-        return f"--forget.{argument}"
+    for group, arguments in GROUPS.items():
+        if argument in arguments:
+            return f"--{group}.{argument.replace('_', '-')}"
     return f"--hyper {argument}" if "." in argument else "--" + argument.replace("_", "-")

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import Training
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import Evaluation, Reference, score
 from unlearn_jax.metrics.views import Extra
 from unlearn_jax.training.pools import diverged
@@ -64,7 +64,8 @@ def lost_members(config: Training, role: str, models: Any, needed: int) -> tuple
     """
     lost, members = diverged(models), len(jax.tree.leaves(models)[0])
     problem = f"{len(lost)} of {members} {role} models diverged and at least {needed} must be left; try a smaller learning rate"
-    require(members - len(lost) >= needed, "--train.learning-rate", config.train.learning_rate, problem)
+    if members - len(lost) < needed:
+        raise ArgumentError("learning_rate", config.train.learning_rate, problem)
     return lost
 
 
