@@ -162,7 +162,7 @@ def evaluate(
     is no distribution, and has no null.
 
     Args:
-        model: a network as pure functions, such as `build` gives. Its trained models are found again in the cache by what it computes.
+        model: a network as pure functions, such as `build` gives. Its trained models are found again by what it computes.
         data: such as `load` gives.
         forget: the rows to forget: numbers in the published training set, or a mask of its length. A mapping from names to such
             gives several forget sets.
