@@ -58,6 +58,33 @@ def uses(function: Callable[..., Any], argument: int, *arguments: Any) -> bool:
     return any(used[sum(leaves[:argument]) : sum(leaves[: argument + 1])])
 
 
+def draws_in_training(apply: Apply, variables: Variables, example: Any, key: Any) -> bool:
+    """Whether a module draws random numbers in training.
+
+    Args:
+        apply: as `Model.apply`.
+        variables: their shapes.
+        example: the shape of a batch of one.
+        key: the shape of a key.
+
+    Raises:
+        ValueError: the module cannot be called so, gives no logits, or draws random numbers in evaluation.
+    """
+
+    def called(train: bool) -> Callable[..., Any]:
+        return lambda variables, inputs, key: apply(variables, inputs, train=train, key=key)
+
+    for train in (True, False):
+        try:
+            logits, _ = jax.eval_shape(called(train), variables, example, key)
+        except Exception as error:  # a module can fail in any way
+            raise ValueError(f"module: cannot be called on inputs {example.shape} ({first_line(error)})") from error
+        require_logits("module", logits)
+    if uses(called(False), 2, variables, example, key):
+        raise ValueError("module: draws random numbers in evaluation")
+    return uses(called(True), 2, variables, example, key)
+
+
 def require_sound(name: str, model: Model, shape: Sequence[int]) -> None:
     """Computes the logits of a few random inputs with fresh weights.
 

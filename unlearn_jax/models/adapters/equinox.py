@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from unlearn_jax.models.adapters.checks import abstract, first_line, require_logits, require_sound, uses, with_facts
+from unlearn_jax.models.adapters.checks import abstract, draws_in_training, first_line, require_sound, with_facts
 from unlearn_jax.models.adapters.functions import refuse_counted
 from unlearn_jax.models.paths import arrays, nested
 from unlearn_jax.types import Dense, Key, Model, Variables
@@ -78,16 +78,7 @@ def from_equinox(make: Callable[[Key], Any], example: Any) -> Model:
         variables = jax.eval_shape(init, key, example)
     except Exception as error:
         raise ValueError(f"make: cannot be traced with another key ({first_line(error)})") from error
-    called = {train: functools.partial(_at, apply, train) for train in (True, False)}
-    for function in called.values():
-        try:
-            logits, _ = jax.eval_shape(function, variables, example, key)
-        except Exception as error:
-            raise ValueError(f"module: cannot be called on one of the inputs {example.shape} ({first_line(error)})") from error
-        require_logits("module", logits)
-    if uses(called[False], 2, variables, example, key):
-        raise ValueError("module: draws random numbers in evaluation")
-    model = Model(init, apply, (), random=uses(called[True], 2, variables, example, key))
+    model = Model(init, apply, (), random=draws_in_training(apply, variables, example, key))
     require_sound("module", model, example.shape[1:])
 
     nn, shapes, owners, axes = equinox.nn, arrays(variables.params), *_layout(module)
@@ -204,7 +195,3 @@ def _named(path: Any) -> str:
     """The items of a list are groups of their own: `layers_0/kernel`."""
     parts = [(jax.tree_util.keystr((step,), simple=True), isinstance(step, jax.tree_util.SequenceKey)) for step in path]
     return "".join(f"_{name}" if listed else f"/{name}" for name, listed in parts).lstrip("/")
-
-
-def _at(apply: Callable[..., Any], train: bool, variables: Variables, inputs: Array, key: Key) -> Any:
-    return apply(variables, inputs, train=train, key=key)

@@ -11,10 +11,9 @@ from jaxtyping import Array
 
 from unlearn_jax.models.adapters.checks import (
     abstract,
+    draws_in_training,
     first_line,
-    require_logits,
     require_sound,
-    uses,
     with_facts,
 )
 from unlearn_jax.models.adapters.functions import refuse_counted
@@ -69,16 +68,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], example: Any) -> Model:
         return logits, variables_in(module).statistics if train else variables.statistics
 
     variables = jax.eval_shape(init, key, example)
-    called = {train: functools.partial(_at, apply, train) for train in (True, False)}
-    for function in called.values():
-        try:
-            logits, _ = jax.eval_shape(function, variables, example, key)
-        except Exception as error:
-            raise ValueError(f"module: cannot be called on inputs {example.shape} ({first_line(error)})") from error
-        require_logits("module", logits)
-    if uses(called[False], 2, variables, example, key):
-        raise ValueError("module: draws random numbers in evaluation")
-    model = Model(init, apply, (), random=uses(called[True], 2, variables, example, key))
+    model = Model(init, apply, (), random=draws_in_training(apply, variables, example, key))
     require_sound("module", model, example.shape[1:])
 
     shapes = arrays(variables.params)
@@ -138,7 +128,3 @@ def _filled(kept: Any, variables: Variables, key: Key) -> list[tuple[tuple[Any, 
 def _named(path: tuple[Any, ...]) -> str:
     """The items of a list are groups of their own: `layers_0/kernel`."""
     return "".join(f"_{step}" if isinstance(step, int) else f"/{step}" for step in path).lstrip("/")
-
-
-def _at(apply: Callable[..., Any], train: bool, variables: Variables, inputs: Array, key: Key) -> Any:
-    return apply(variables, inputs, train=train, key=key)
