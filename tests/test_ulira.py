@@ -208,7 +208,7 @@ def rows_of(lost=0, **z):
 def test_the_table_has_the_null_first_then_references_then_the_most_exposed():
     board = membership.arrange(rows_of(scrub=4.0, original=20.0, retrain=0.5, ssd=18.0, salun=2.0), 2.5)
     assert [line.method for line in board.lines] == ["perfect", "original", "retrain", "ssd", "scrub", "salun"]
-    assert [line.method for line in board.lines if line.inside] == ["retrain", "salun"]
+    assert [line.method for line in board.lines if line.marked] == ["retrain", "salun"]
     cells = [dict(zip(board.headings, line.cells, strict=True)) for line in board.lines]
     assert cells[0]["AUC"] == "0.500 ± 0.010"
     assert (cells[3]["AUC"], cells[3]["z"], cells[3]["mem. R"], cells[3]["s/model"]) == ("0.680", "+18.0", "0.680", "1.50")
@@ -218,7 +218,7 @@ def test_the_table_has_the_null_first_then_references_then_the_most_exposed():
 def test_a_method_that_lost_members_is_not_marked():
     rows = rows_of(retrain=0.5) + rows_of(lost=1, salun=0.5)
     board = membership.arrange(rows, 2.5)
-    assert [line.method for line in board.lines if line.inside] == ["retrain"]
+    assert [line.method for line in board.lines if line.marked] == ["retrain"]
     assert any("salun: 1 of 16 members diverged" in note for note in board.caption)
 
 
