@@ -520,8 +520,8 @@ def test_shares_of_nothing_or_of_debts_are_none(values):
 def test_no_report_gives_a_verdict_on_few_models():
     from experiments.attack_features.report import Exposure
     from experiments.gaming.report import Claim
-    from experiments.ulira import report as membership
     from unlearn_jax.bench import board as main
+    from unlearn_jax.bench.ulira import report as membership
     from unlearn_jax.report import leaderboard
 
     def row(members, metric):

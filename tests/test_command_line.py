@@ -289,7 +289,7 @@ def test_the_library_has_a_command_of_its_own(tmp_path):
     assert listed.returncode == 0 and "scrub" in listed.stdout and "score" in listed.stdout
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "unlearn-jax: --exp entropy: expected one of unlearning, tuning, export, score, compare\n",
+        "unlearn-jax: --exp entropy: expected one of unlearning, tuning, export, score, ulira, compare\n",
     )
 
 

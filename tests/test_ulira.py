@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from experiments.ulira import report as membership
-from experiments.ulira import study as ulira
-from experiments.ulira.options import Config, smoke
+from unlearn_jax.bench.ulira import report as membership
+from unlearn_jax.bench.ulira import study as ulira
+from unlearn_jax.bench.ulira.options import Config, smoke
 from unlearn_jax.data.sources import digits
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import lira, memorisation, scaled_logits, u_lira

@@ -60,7 +60,7 @@ def test_the_wheel_has_the_bench_and_runs_in_an_empty_folder(installed, tmp_path
 def test_the_wheel_lists_what_it_has_and_says_what_is_wrong_in_one_line(installed, tmp_path):
     listed = run(installed / "unlearn-jax", "--list", place=tmp_path)
     experiments = listed.stdout.partition("Experiments\n")[2].split("\n")
-    assert {line.split()[0] for line in experiments if line.strip()} >= {"unlearning", "score"}
+    assert {line.split()[0] for line in experiments if line.strip()} >= {"unlearning", "score", "compare", "export", "ulira"}
     tuned = "from unlearn_jax.bench.tuned import tuned; print(len(tuned('digits')))"
     assert int(run(installed / "python", "-c", tuned, place=tmp_path).stdout) > 10
     wrong = run(installed / "unlearn-jax", "--members", "x", place=tmp_path)

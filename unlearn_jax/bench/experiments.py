@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from unlearn_jax.bench import compare_options, export_options, main_options, score_options, tuning_options
+from unlearn_jax.bench.ulira import options as ulira_options
 
 
 class Experiment(NamedTuple):
@@ -34,6 +35,11 @@ EXPERIMENTS = {
     ),
     "score": Experiment(
         score_options, "unlearn_jax.bench.score", "Logits alone, of any framework: unlearned models against retrained ones"
+    ),
+    "ulira": Experiment(
+        ulira_options,
+        "unlearn_jax.bench.ulira.study",
+        "U-LiRA: what was unlearned against what was never seen, example by example",
     ),
     "compare": Experiment(
         compare_options, "unlearn_jax.bench.compare", "Finished runs: what changed in the configuration, and in every score"

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from experiments.ulira import report
-from experiments.ulira.options import Config
 from unlearn_jax import device
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
 from unlearn_jax.bench.hyperparameters import settings
@@ -19,6 +17,8 @@ from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.resume import load_or_make_all, unlearn
 from unlearn_jax.bench.setting import Setting, prepare
+from unlearn_jax.bench.ulira import report
+from unlearn_jax.bench.ulira.options import Config
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
