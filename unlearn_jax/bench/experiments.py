@@ -39,7 +39,7 @@ EXPERIMENTS = {
     "ulira": Experiment(
         ulira_options,
         "unlearn_jax.bench.ulira.study",
-        "U-LiRA: what was unlearned against what was never seen, example by example",
+        "U-LiRA: what was unlearned against what was never seen, by example",
     ),
     "compare": Experiment(
         compare_options, "unlearn_jax.bench.compare", "Finished runs: what changed in the configuration, and in every score"
