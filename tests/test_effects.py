@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from unlearn_jax.bench.scoring import effects_of
 from unlearn_jax.metrics.effects import SPLITS, Effects, effects, mean_effects, outcome_of
-from unlearn_jax.types import Interval
+from unlearn_jax.types import Cube, Interval, Labels
 
 EXAMPLES = {"forget": 40, "retain": 60, "test": 50}
 
@@ -157,3 +158,25 @@ def test_the_outcome_is_one_of_three(inside, sizes, lost, said):
         memory, damage = (Interval(size, size - 0.03, size + 0.03) for size in sizes)
         found = Effects(memory, damage, {}, Interval(1.0, 1.0, 1.0), {})
     assert outcome_of(inside, found, lost) == said
+
+
+def test_a_model_is_beside_the_original_of_its_number_whoever_is_lost():
+    """Doing nothing leaves exactly everything, if and only if each model meets its own original."""
+    rng = np.random.default_rng(7)
+    labels = Labels(*(rng.integers(0, 3, 20) for _ in SPLITS))
+
+    def models(count, gain=0.0):
+        made = [rng.normal(size=(count, 20, 3)) for _ in SPLITS]
+        return Cube(made[0] + gain * np.eye(3)[labels.forget][None], *made[1:])
+
+    originals, oracles = models(8, 4.0), models(16)
+
+    def alive(lost):
+        return Cube(*(np.delete(logits, lost, axis=0) for logits in originals)), lost
+
+    for first, second in (((), ()), ((2,), ()), ((0, 5), (5, 7)), ((), (3,))):
+        found = effects_of(alive(list(first)), alive(list(second)), oracles, labels)
+        assert found.memory_left.value == pytest.approx(1, abs=1e-9) and abs(found.damage.value) < 1e-6
+        assert len(found.parts["memory"]) == 8 - len({*first, *second})
+    assert effects_of(alive([0, 1, 2, 3]), alive([4, 5, 6]), oracles, labels) is None
+    assert effects_of(alive([]), None, oracles, labels) is None

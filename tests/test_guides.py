@@ -117,6 +117,10 @@ def test_a_network_in_a_file_goes_through_the_command_line(tmp_path):
     assert "gated_knowledge_transfer: left out, it needs Model.activations, which this model does not declare." in summary
     with (out / "results.csv").open() as file:
         assert {row["method"] for row in csv.DictReader(file)} == {"original", "finetune"}
+    (tmp_path / "mynet.py").write_text(code("bring-your-model.md", "command line").replace("Dense(16)", "Dense(15)"))
+    pools = len([*(tmp_path / "cache").rglob("identity.json")])
+    assert run("mynet.py:make", "--seed", "0").returncode == 0  # the file has changed: other models, not those of before
+    assert len([*(tmp_path / "cache").rglob("identity.json")]) == 2 * pools > 0
     for model, more, said in (
         ("mynet.py:other", (), "gives no model (AttributeError: "),
         ("wrong.py:make", (), "make returns int; expected what uj.from_linen, from_nnx, ... give"),

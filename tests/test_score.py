@@ -62,6 +62,20 @@ def test_the_whole_verdict_comes_of_logits(files):
         assert {row["models"] for row in csv.DictReader(file)} == {"4", "8"}
 
 
+def test_originals_of_another_number_give_no_effect_sizes_and_a_line_says_why(files):
+    np.savez(files / "fewer.npz", **{split: logits[:5] for split, logits in ORIGINALS.items()})
+    assert run(files, originals=files / "fewer.npz").returncode == 0
+    rows = read_results(files / "out/results.csv")
+    assert not {row.metric for row in rows} & {"memory_left", "damage"}
+    assert {row.method for row in rows} == {"original", "unlearned"}
+        "original",
+        "unlearned",
+    }
+    assert (
+        "no memory left and no damage: they need as many originals as unlearned models" in (files / "out/summary.md").read_text()
+    )
+
+
 def test_folders_and_archives_are_the_same(files):
     assert run(files).returncode == 0
     first = (files / "out/results.csv").read_bytes()

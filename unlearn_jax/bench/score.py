@@ -1,6 +1,5 @@
 """The experiment `score`: the whole verdict on logits that any framework wrote."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, score_alive, without
 from unlearn_jax.bench.score_options import Config
-from unlearn_jax.bench.scoring import Scored, effect_rows, margins, scored_row
+from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, scored_row
 from unlearn_jax.bench.statistics import power
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
 from unlearn_jax.metrics import accuracies, catalogue, cross_entropy_losses, reference
 from unlearn_jax.metrics.checks import labels as checked_labels
-from unlearn_jax.metrics.effects import Effects, effects, outcome_of
+from unlearn_jax.metrics.effects import outcome_of
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -49,6 +48,8 @@ def run(config: Config, folder: Run) -> None:
     n = comparable(members, len(oracles.forget))
     counts = f"{members} unlearned models and {len(oracles.forget)} oracles are finite"
     require(n >= 2, "--oracles", config.oracles, f"{counts}; expected 2 or more, and twice as many oracles")
+    paired = "original" in cubes and len(cubes["original"].forget) == len(cubes["unlearned"].forget)
+    before = (alive["original"], lost["original"]) if paired else None
     scored: dict[str, Scored] = {}
     rows: list[Row] = []
     with working("scores") as update:
@@ -58,7 +59,7 @@ def run(config: Config, folder: Run) -> None:
             if evaluation is None:
                 continue
             evaluation = evaluation._replace(lost=len(lost[name]))
-            found = _effects(cubes, name, lost, oracles, labels)
+            found = effects_of((cube, lost[name]), before, oracles, labels)
             scored[name] = Scored(evaluation, compared, null.at(compared), {}, found)
             common = Row(config.exp, SET, SET, SET, name, "none" if name == "original" else SET, "", "")
             common = common._replace(n_members=compared, n_oracles=len(oracles.forget))
@@ -74,22 +75,10 @@ def run(config: Config, folder: Run) -> None:
     save(figures.accuracy_bars(rows, name, shares, accuracies(oracles, labels)._asdict(), title), folder, name)
     power(folder, null, scored.get("original"), title)
     notes = [f"{len(lost['oracle'])} oracles are not finite and were left out."] * bool(lost["oracle"])
+    unpaired = "no memory left and no damage: they need as many originals as unlearned models, in the same order."
+    notes += [unpaired] * ("original" in cubes and not paired)
     outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes)], set())
     leaderboard.show(outcome.board)
-
-
-def _effects(
-    cubes: Mapping[str, Cube], name: str, lost: Mapping[str, Sequence[int]], oracles: Cube, labels: Labels
-) -> Effects | None:
-    """The effect sizes, if the originals are given: model i of the unlearned ones comes from original i."""
-    if "original" not in cubes:
-        return None
-    count = min(len(cubes[name].forget), len(cubes["original"].forget))
-    kept = [member for member in range(count) if member not in {*lost[name], *lost["original"]}]
-    if len(kept) < 2:
-        return None
-    own, original = (margins(Cube(*(logits[kept] for logits in cubes[each])), labels) for each in (name, "original"))
-    return effects(own, original, margins(oracles, labels))
 
 
 def _losses(cube: Cube, labels: Labels) -> dict[str, np.ndarray]:

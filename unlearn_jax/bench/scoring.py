@@ -62,27 +62,32 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
                     metric: _with_gaps([values.get(metric, ()) for values in by_seed], lost, forget.members)
                     for metric in by_seed[0]
                 }
-                found = effects_of(first, judgement.methods.get("original"), judgement.oracles.cube, forget.labels)
+                (original, *_) = judgement.methods.get("original", [None])
+                before = original and (original.cube, original.lost)
+                found = effects_of((first.cube, first.lost), before, judgement.oracles.cube, forget.labels)
                 scored[name] = Scored(evaluation, n, null.at(n), members, found)
             update((number + 1) / len(judgement.methods), name)
         update(1.0, f"{len(judgement.methods)} methods, {len(null.nulls)} metrics")
     return null, scored
 
 
-def effects_of(judged: Judged, originals: Sequence[Judged] | None, oracles: Cube, labels: Labels) -> Effects | None:
-    """The effect sizes of a method's models, each beside the original that it comes from; None without two such pairs."""
-    if not originals or not len(originals[0].cube.forget):
+Alive = tuple[Cube, Sequence[int]]
+"""The logits of the models that did not diverge, and the numbers of those that did."""
+
+
+def effects_of(unlearned: Alive, originals: Alive | None, oracles: Cube, labels: Labels) -> Effects | None:
+    """The effect sizes of unlearned models, each beside the original of the same number; None without two such pairs."""
+    if originals is None:
         return None
-    original = originals[0]
-    lost = {*judged.lost, *original.lost}
-
-    def kept(each: Judged) -> dict[str, np.ndarray]:
-        alive = [member for member in range(len(each.cube.forget) + len(each.lost)) if member not in each.lost]
-        rows = [place for place, member in enumerate(alive) if member not in lost]
-        return margins(Cube(*(logits[rows] for logits in each.cube)), labels)
-
-    first, second = kept(judged), kept(original)
-    return effects(first, second, margins(oracles, labels)) if len(first["forget"]) > 1 else None
+    own_numbers, numbers = (
+        np.delete(np.arange(len(cube.forget) + len(lost)), list(lost)) for cube, lost in (unlearned, originals)
+    )
+    both, own_rows, rows = np.intersect1d(own_numbers, numbers, assume_unique=True, return_indices=True)
+    if len(both) < 2:
+        return None
+    own = margins(Cube(*(logits[own_rows] for logits in unlearned[0])), labels)
+    before = margins(Cube(*(logits[rows] for logits in originals[0])), labels)
+    return effects(own, before, margins(oracles, labels))
 
 
 def margins(cube: Cube, labels: Labels) -> dict[str, np.ndarray]:
