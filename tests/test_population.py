@@ -14,12 +14,11 @@ from experiments.capacity import options as capacity
 from experiments.capacity import study as capacity_study
 from experiments.streaming import study as streaming
 from experiments.variance.landscape import require_all
-from unlearn_jax.bench import judging, pools, setting
-from unlearn_jax.bench import tuning_options as tuning
+from unlearn_jax.bench import judging, pools, setting, tuning_options
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.panel import Panel, Programs
 from unlearn_jax.bench.population import comparable, lost_members, population, score_alive, without
-from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import reference, registry, score
 from unlearn_jax.report.rows import read_results
@@ -188,9 +187,9 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):
     poison(oracle=(0,))
-    config = dataclasses.replace(tuning.smoke(tuning.Config()), train_size=100, cache=cache)
-    with pytest.raises(ArgumentError, match="1 of 2 oracle models diverged and at least 2 must be left"):
-        Judge(config, setting.prepare(config))
+    config = dataclasses.replace(tuning_options.smoke(tuning_options.Config()), train_size=100, cache=cache)
+    with pytest.raises(ArgumentError, match="1 of 8 oracle models diverged and at least 8 must be left"):
+        Panel(config, setting.prepare(config), 1, [1], Programs())
 
 
 def largest_weight(models, split):

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
+from experiments.sensitivity import options
+from experiments.sensitivity.judge import Judge
 from experiments.sensitivity.report import Surface, Trial, meshes, summary
 from experiments.sensitivity.study import grid
-from unlearn_jax.bench import tuning as tuning_study
-from unlearn_jax.bench import tuning_options as tuning
 from unlearn_jax.bench.forget_set import forget_mask
 from unlearn_jax.bench.setting import prepare
-from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.methods import METHODS
-from unlearn_jax.runs import Run
 from unlearn_jax.training.pools import member_keys
 
 NOTHING, RETRAIN = np.array([3.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
@@ -90,35 +88,9 @@ def test_the_study_leaves_its_tables_and_its_picture(tmp_path):
     assert (tmp_path / "out/sensitivity.csv").read_bytes().startswith(before)
 
 
-def test_a_search_is_done_once(tmp_path, monkeypatch):
-    """With a judge for whom a learning rate of 0.02 is best."""
-    judged = []
-
-    class Rate:
-        identity, retraining, label = {"dataset": "none"}, 10.0, None
-
-        def __init__(self, *_):
-            pass
-
-        def judge(self, name, base, settings):
-            judged.append(name)
-            far = np.array([[abs(np.log(each["learning_rate"] / 0.02)), 0, 0] for each in settings])
-            return far, far, 5.0
-
-    monkeypatch.setattr(tuning_study, "Judge", Rate)
-    config = tuning.Config(trials=12, rounds=3)
-    name = next(name for name, entry in METHODS.items() if "learning_rate" in entry.search)
-    found = tuning_study.Search(config, Run(tmp_path), None).tune(name)
-    assert judged == [name] * 3 and len(found["trials"]) == 12 and found["cost"] == 12 * 5 * config.members / 10
-    assert found["score"] == min(trial["score"] for trial in found["trials"]) < found["authors"] == found["trials"][0]["score"]
-    assert tuning_study.Search(config, Run(tmp_path), None).tune(name) == found and len(judged) == 3
-    more = dataclasses.replace(config, trials=15)
-    assert len(tuning_study.Search(more, Run(tmp_path), None).tune(name)["trials"]) == 15
-
-
 def test_settings_are_judged_on_nothing_that_the_evaluation_uses(tmp_path):
     """Another forget set, and keys of which the evaluation has none: a setting chosen on its own oracles would be no finding."""
-    config = dataclasses.replace(tuning.smoke(tuning.Config()), cache=tmp_path)
+    config = dataclasses.replace(options.smoke(options.Config()), cache=tmp_path)
     setting = prepare(config)
     judge = Judge(config, setting)
     evaluated = forget_mask(config, setting, 0)

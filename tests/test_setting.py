@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +13,7 @@ from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.main_options import Config, smoke
 from unlearn_jax.bench.options import Evaluation, Forget
 from unlearn_jax.bench.setting import prepare
-from unlearn_jax.bench.tuning import Search
-from unlearn_jax.bench.tuning_options import Config as Tuning
 from unlearn_jax.methods import METHODS
-from unlearn_jax.runs import Run
 
 LABELLED = "gated_knowledge_transfer"
 
@@ -89,16 +85,3 @@ def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
             assert (logits["test"].argmax(-1) == label).all()
     written = json.loads((tmp_path / "hyperparameters.json").read_text())
     assert written == {"say": {"label": {"class-9": 9, "class-0": 0}}}
-
-
-def test_a_search_is_for_the_class_of_its_own_set_and_leaves_no_class_behind(tmp_path):
-    search, asked = Search.__new__(Search), []
-
-    def judge(name, base, settings):
-        asked.append(base["label"])
-        return np.ones((len(settings), 3)), None, 1.0
-
-    judging = SimpleNamespace(label=4, judge=judge, retraining=1.0, identity={})
-    search.config, search.folder, search.judge = Tuning(trials=2), Run(tmp_path), judging
-    assert "label" not in search.tune(LABELLED)["values"]
-    assert set(asked) == {4}

@@ -18,7 +18,6 @@ from unlearn_jax.bench.pools import compile_all, pool, version_note
 from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
-from unlearn_jax.bench.tuning import tile
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
@@ -37,7 +36,7 @@ from unlearn_jax.metrics.statistics import crossed_mean
 from unlearn_jax.progress import stage, working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run, json_text
-from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import diverged, member_keys
 
 Values = dict[str, dict[str, Any]]

@@ -18,16 +18,16 @@ from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
-from unlearn_jax.bench.tuning import distance, tile
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import hyperparameters
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses, entropies, js_divergence, margins, probabilities
+from unlearn_jax.metrics.distances import gaussian_distance
 from unlearn_jax.metrics.statistics import chosen_elsewhere, jackknife
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
-from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
@@ -213,7 +213,7 @@ def group_by_setting(values: np.ndarray, gone: np.ndarray, members: int) -> np.n
 def distances(one: JudgedSet, members: np.ndarray) -> np.ndarray:
     """Distances from the oracles, `[splits, settings + 2]`, with some of the members; infinite where one diverged."""
     by_split = [
-        [distance(setting[members], oracle[members].reshape(-1, oracle.shape[-1])) for setting in models.astype(float)]
+        [gaussian_distance(setting[members], oracle[members].reshape(-1, oracle.shape[-1])) for setting in models.astype(float)]
         for models, oracle in zip(one.margins, one.oracles, strict=True)
     ]
     return np.nan_to_num(np.array(by_split), nan=np.inf)

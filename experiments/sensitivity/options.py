@@ -1,7 +1,6 @@
 """How much each method depends on its hyperparameters: forgetting against utility over its two main ones.
 
-Every setting has the same budget. It is judged as in tuning, on originals, oracles and a forget set that the evaluation does not
-use.
+Every setting has the same budget. It is judged on originals, oracles and a forget set that the evaluation does not use.
 
     python benchmark.py --exp sensitivity
     python benchmark.py --exp sensitivity --methods scrub,salun --grid 9
@@ -36,6 +35,8 @@ class Config(Hyper, Budget):
     """The experiment. `--list` shows all."""
     methods: Names = ("all",)
     """Names separated by commas; main (the sixteen of the main job) or all. `--list` shows them."""
+    members: Annotated[int, Whole(least=2)] = 4
+    """Original models that each setting unlearns; as many oracles judge it."""
     grid: Annotated[int, Whole(least=2)] = 4
     """Values of each of a method's two main hyperparameters; the square of it if there is only one."""
     fine: Names = FINE

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments.sensitivity.judge import Judge
 from experiments.sensitivity.options import Config
 from experiments.sensitivity.report import Surface, Trial, meshes, summary
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import prepare
-from unlearn_jax.bench.tuning import Judge
 from unlearn_jax.methods import METHODS, searchable
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save

@@ -1,40 +1,98 @@
-"""The search for hyperparameters: the same budget for every method, and no data or model that the evaluation uses."""
+"""The search for hyperparameters, and its check on other models and forget sets.
 
-import dataclasses
-import hashlib
-from collections.abc import Mapping
+A setting is judged by what the board is ordered by: its distance from retraining, the larger of |memory left| and damage
+(`metrics.effects`). Each round draws settings (a Latin hypercube), judges all of them on a few originals, and the best of them on
+all originals (successive halving; Jamieson & Talwalkar, arXiv:1502.07943). The winner is the best that met all originals. It is
+best partly by chance, so it is judged again on other originals, oracles and forget sets, beside the authors' values.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy.stats.qmc import LatinHypercube
 
-from unlearn_jax.bench.forget_set import forget_class, forget_mask
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.pools import pool
-from unlearn_jax.bench.population import lost_members
-from unlearn_jax.bench.setting import Setting, forgetting, prepare
-from unlearn_jax.bench.tuning_options import Budget, Config
+from unlearn_jax.bench.options import SETS
+from unlearn_jax.bench.panel import Panel, Programs
+from unlearn_jax.bench.setting import prepare
+from unlearn_jax.bench.tuning_options import Config
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Range, hyperparameters, searchable
-from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import margins
+from unlearn_jax.metrics.effects import Effects, distance_interval, distances_left_out, mean_effects
 from unlearn_jax.progress import working
+from unlearn_jax.report import figures
+from unlearn_jax.report.drawing import save
+from unlearn_jax.report.tables import markdown
 from unlearn_jax.runs import Run
-from unlearn_jax.training.cost import example_flops, flops
-from unlearn_jax.training.ensembles import predict
-from unlearn_jax.training.fit import refit
-from unlearn_jax.training.pools import diverged, member_keys
-from unlearn_jax.types import Problem, Variables
+from unlearn_jax.types import Interval
 
-AWAY = 1  # number of the forget set for tuning; number 0 is the evaluation's first
 NARROW = 0.25  # width of the range around the best in later rounds, as a share of the whole range
 SEED = 0x7E57  # added to the run's seed, for keys that no evaluation with a similar seed uses
+HELD_OUT = 0x4E1D  # likewise, for the panel that judges what the search found
+NOTHING = 1.0  # the distance of doing nothing: all memory is left, and nothing is damaged
+TUNED, DEFAULT = "tuned", "default"
+
+
+class Searched(NamedTuple):
+    """What the search found for one method, and how that does where the search did not look.
+
+    Attributes:
+        trials: every setting, and its distances on a few (`first`) and on all originals (`score`, NaN if it did not get so far).
+        best: the number of the winner.
+        score: the winner's distance in the search.
+        authors: the distance of the authors' values in the search, with the budget of the trials.
+        values: the winner's hyperparameters.
+        cost: of the search, in retrainings.
+    """
+
+    trials: list[dict[str, float]]
+    best: int
+    score: Interval
+    authors: float
+    values: dict[str, Any]
+    cost: float
+
+
+class Checked(NamedTuple):
+    """Distances from retraining on the panel that the search did not see.
+
+    Attributes:
+        tuned: of what the search found.
+        default: of the authors' hyperparameters, all of them.
+        difference: tuned minus default, paired by original.
+        memory_left: of what the search found.
+        damage: likewise.
+    """
+
+    tuned: Interval
+    default: Interval
+    difference: Interval
+    memory_left: float
+    damage: float
+
+    @property
+    def used(self) -> str:
+        """`tuned`, or `default` where the search made the method worse than that, or than doing nothing, by more than noise."""
+        worse = self.difference.low > 0 or (self.tuned.low > NOTHING and self.default.value < self.tuned.value)
+        return DEFAULT if worse or not np.isfinite(self.tuned.value) else TUNED
+
+    @property
+    def worse_than_nothing(self) -> bool:
+        """Whether what is used is worse than doing nothing by more than noise."""
+        return (self.tuned if self.used == TUNED else self.default).low > NOTHING
+
+
+COLUMNS = (
+    *("method", "hyperparameters", "trials", "authors", "score", "score_low", "score_high"),
+    *("held_out", "held_out_low", "held_out_high", "memory_left", "damage", "default", "default_low", "default_high"),
+    *("difference", "difference_low", "difference_high", "used", "worse_than_nothing", "doing_nothing", "retrain", "retrainings"),
+)
 
 
 def run(config: Config, folder: Run) -> None:
-    """Searches, and writes hyperparameters (`tuned.json`), the scores of all trials, and the cost of the search.
+    """Searches, checks, and writes hyperparameters (`tuned.json`), `tuning.csv`, all trials, and a figure.
 
     Raises:
         ArgumentError: the configuration cannot be run.
@@ -43,169 +101,168 @@ def run(config: Config, folder: Run) -> None:
     accepted = f"nothing to search; expected some of {', '.join(searchable())}"
     require(bool(names), "--methods", ",".join(config.methods), accepted)
     setting = prepare(config)
-    search = Search(config, folder, setting)
-    results: dict[str, dict[str, Any]] = {}
+    lacking = {name: METHODS[name].unmet(setting.problem) for name in names}
+    names = [name for name in names if not lacking[name]]
+    require(bool(names), "--methods", ",".join(config.methods), "; ".join(f"{name} needs {why}" for name, why in lacking.items()))
+    first, programs = first_set(config), Programs()
+    sets = [range(first + part * config.forget_sets, first + (part + 1) * config.forget_sets) for part in range(2)]
+    panel = Panel(config, setting, config.seed + SEED, sets[0], programs)
+    other = Panel(config, setting, config.seed + HELD_OUT, sets[1], programs)
+    retrain = distance_interval(distances_left_out(other.retrained()))
+    search = Search(config, folder, panel)
+    found: dict[str, tuple[Searched, Checked]] = {}
     for name in names:
         with working(name) as update:
-            best = results[name] = search.tune(name)
-            update(1.0, f"distance {best['authors']:.2f} (authors' values) -> {best['score']:.2f} ({best['values']})")
-    columns = ("method", "authors", "score", "doing_nothing", "retrain", "trials", "retrainings")
-    ends = search.judge.nothing.sum(), search.judge.floor.sum()
-    rows = [[name, best["authors"], best["score"], *ends, config.trials, best["cost"]] for name, best in results.items()]
-    folder.write_csv("tuning.csv", columns, rows)
-    folder.write_json("trials.json", {name: best["trials"] for name, best in results.items()})
-    chosen = {name: best["values"] for name, best in results.items()}
+            searched = search.tune(name)
+            update(0.8, "judged on other models and forget sets")
+            checked = check(folder, other, name, searched)
+            found[name] = searched, checked
+            there = f"{checked.tuned:.2f} outside it, default {checked.default:.2f}"
+            update(1.0, f"distance {searched.score.value:.2f} in the search, {there}")
+    folder.write_csv("tuning.csv", COLUMNS, [row(name, *both, retrain.value) for name, both in found.items()])
+    trials = {name: searched.trials for name, (searched, _) in found.items()}
+    folder.write_json("trials.json", trials)
+    used = {name: searched.values for name, (searched, checked) in found.items() if checked.used == TUNED}
     found_by = folder.read_json("config.json")
     found_by["config"] = {key: value for key, value in found_by["config"].items() if key not in config.immaterial}
     found_by.pop("command", None)
-    folder.write_json("tuned.json", {"found_by": found_by, "hyperparameters": chosen})
+    folder.write_json("tuned.json", {"found_by": found_by, "hyperparameters": used})
+    title = f"{config.dataset}, {config.model}: {config.members} originals and {config.forget_sets} forget sets a side"
+    lines = {name: (searched.score, checked.tuned, checked.default) for name, (searched, checked) in found.items()}
+    save(figures.search(lines, retrain, title), folder, "tuning")
+    table = summary(found, retrain)
+    folder.write_text("summary.md", table)
+    print(table)
 
 
-class Judge:
-    """Originals and oracles for tuning only, and the score of a setting against them.
-
-    The score is the distance of the margins from the oracles' on the forget set, on retained and on held-out examples: the
-    Wasserstein distance between Gaussians fitted to each example, in standard deviations of the oracles. It is smooth even
-    with few models, unlike a histogram metric such as KLOM. `floor` is the score of retrained models, `nothing` that of the
-    originals.
-    """
-
-    def __init__(self, config: Budget, setting: Setting):
-        self.config, self.seed, self.label = config, config.seed + SEED, forget_class(config, setting, AWAY)
-        mask = forget_mask(config, setting, AWAY)
-        self.problem: Problem = forgetting(setting, mask)
-        self.identity = {  # all that a score depends on besides the method and its hyperparameters
-            **setting.identity,
-            "forget": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
-            "recipe": dataclasses.asdict(self.problem.recipe),
-            "members": config.members,
-            "retain_size": config.evaluation.retain_size,
-            "seed": self.seed,
-        }
-        retained = np.flatnonzero(~mask)[: config.evaluation.retain_size]
-        train, held_out = setting.data.train, setting.data.held_out
-        self.images = train.images[mask], train.images[retained], held_out.images
-        self.labels = train.labels[mask], train.labels[retained], held_out.labels
-        trained = {
-            role: pool(config, setting, self.problem, kept, role, members, self.seed).variables
-            for role, kept, members in (
-                ("original", mask | True, config.members),
-                ("oracle", ~mask, config.members),
-                ("retrain", ~mask, config.members),
-            )
-        }
-        for role, models in trained.items():  # they are few: none may diverge
-            lost_members(config, role, (models, self.logits(models)), config.members)
-        self.originals: Variables = trained["original"]
-        self.oracles = self.margins(self.logits(trained["oracle"]))
-        self.nothing = self.score(self.margins(self.logits(self.originals)))
-        self.floor = self.score(self.margins(self.logits(trained["retrain"])))
-        self.retraining = flops(refit, member_keys(0, "", 1)[0], self.problem) / example_flops(self.problem)
-
-    def judge(self, name: str, base: dict[str, Any], settings: list[dict[str, float]]) -> tuple[np.ndarray, np.ndarray, float]:
-        """Scores every setting, all in one batch of members.
-
-        Returns:
-            The distances `[settings, splits]`, infinite where a member diverged; the accuracies, in %; and the work for
-            one member in training examples.
-        """
-        members = self.config.members
-        values = base | {key: np.repeat([setting[key] for setting in settings], members) for key in settings[0]}
-        repeated = tile(self.originals, len(settings))
-        unlearner = Unlearner(name, values, self.problem, repeated, strategy=self.config.strategy, chunk=self.config.chunk)
-        done = unlearner.apply(member_keys(self.seed, f"tuning {name}", members * len(settings)))
-        logits = self.logits(done.variables)
-        lost = set(diverged((done.variables, logits)))
-        margins_of = self.margins(logits)
-        distances, shares = [], []
-        for first in range(0, members * len(settings), members):
-            unlearned = [split[first : first + members] for split in margins_of]
-            alive = not lost & set(range(first, first + members))
-            distances.append(self.score(unlearned) if alive else np.full(len(unlearned), np.inf))
-            shares.append([100 * float(np.mean(split > 0)) if alive else np.nan for split in unlearned])
-        return np.array(distances), np.array(shares), done.examples
-
-    def logits(self, variables: Variables) -> list[np.ndarray]:
-        """Returns the logits of each member on the three splits."""
-        return [predict(self.problem.model, variables, images, self.config.strategy) for images in self.images]
-
-    def margins(self, logits: list[np.ndarray]) -> list[np.ndarray]:
-        """Returns the margins of each member on the three splits; those of a diverged member are meaningless and never scored."""
-        return [margins(np.nan_to_num(of_split), labels) for of_split, labels in zip(logits, self.labels, strict=True)]
-
-    def score(self, unlearned: list[np.ndarray]) -> np.ndarray:
-        """Returns the distance of margins from the oracles' on each split."""
-        return np.array([distance(*pair) for pair in zip(unlearned, self.oracles, strict=True)])
+def first_set(config: Config) -> int:
+    """The number of the search's first forget set: where sets are drawn anew, one that no evaluation uses."""
+    return SETS if config.forget.kind in ("random", "class_part", "mislabelled_part") else 1
 
 
 class Search:
-    """A search for the setting with the smallest distance, summed over the splits."""
+    """A search for the setting with the smallest distance from retraining."""
 
-    def __init__(self, config: Config, folder: Run, setting: Setting):
-        self.config, self.folder, self.judge = config, folder, Judge(config, setting)
+    def __init__(self, config: Config, folder: Run, panel: Panel):
+        self.config, self.folder, self.panel = config, folder, panel
 
-    def tune(self, name: str) -> dict[str, Any]:
+    def tune(self, name: str) -> Searched:
         """Returns the best trial of one method; trials that an earlier run left in the run folder are read."""
         config, space = self.config, METHODS[name].search
-        budget = {"epochs": config.epochs, "batch_size": config.batch_size}
-        fixed = {**budget, **({} if self.judge.label is None else {"label": self.judge.label})}
-        base = hyperparameters(name, {key: value for key, value in fixed.items() if key in METHODS[name].defaults})
-        identity = {**self.judge.identity, "base": base, "space": space, "trials": config.trials, "rounds": config.rounds}
+        base = self.base(name)
+        asked = {"trials": config.trials, "rounds": config.rounds, "keep": config.keep}
+        identity = {**self.panel.identity, "base": base, "space": space, **asked}
         saved = self.folder.cached(f"searches/{name}.npz", identity, partial(self.search, name, base))
         trials = [dict(zip(space, trial, strict=True)) for trial in saved["trials"].tolist()]
-        scores = saved["scores"].tolist()
-        best = int(np.argmin(scores))
+        best = int(np.nanargmin(saved["score"]))
         values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
         values.pop("label", None)  # it belongs to the forget set
-        record = [{**trial, "score": score} for trial, score in zip(trials, scores, strict=True)]
-        spent = float(saved["cost"]) * config.members / self.judge.retraining
-        return {"values": values, "score": scores[best], "authors": scores[0], "trials": record, "cost": spent}
+        columns = zip(trials, saved["first"].tolist(), saved["score"].tolist(), strict=True)
+        record = [{**trial, "first": first, "score": score} for trial, first, score in columns]
+        score = Interval(*saved["intervals"][best].tolist())
+        return Searched(record, best, score, float(saved["score"][0]), values, float(saved["cost"]) / self.panel.retraining)
+
+    def base(self, name: str) -> dict[str, Any]:
+        """The authors' hyperparameters with the budget of the trials."""
+        budget = {"epochs": self.config.epochs, "batch_size": self.config.batch_size}
+        return hyperparameters(name, {key: value for key, value in budget.items() if key in METHODS[name].defaults})
 
     def search(self, name: str, base: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Returns the trials of one method, `[trials, hyperparameters]`, their scores, and the work in training examples."""
+        """Returns the trials of one method, `[trials, hyperparameters]`, their distances, and the work in training examples.
+
+        The authors' values meet all originals, whatever they score on the first.
+        """
         config, space = self.config, METHODS[name].search
         trials: list[dict[str, float]] = []
-        scores: list[float] = []
-        cost = 0.0
-        for number, points in enumerate(np.array_split(np.arange(config.trials), config.rounds)):
-            rng = generator(f"tuning {name}", self.config.seed, number)
+        first, scores, intervals, cost = np.zeros(0), np.zeros(0), np.zeros((0, 3)), 0.0
+        for number, points in enumerate(np.array_split(np.arange(config.trials * len(space)), config.rounds)):
+            rng = generator(f"tuning {name}", config.seed, number)
             draw = LatinHypercube(len(space), rng=rng).random(len(points))
-            settings = [self.place(space, point, trials, scores) for point in draw]
+            best = trials[int(np.nanargmin(scores))] if np.isfinite(scores).any() else None
+            settings = [place(space, point, best) for point in draw]
             if number == 0:
                 settings[0] = {key: base[key] for key in space}
-            results, _, examples = self.judge.judge(name, base, settings)
-            trials, scores, cost = trials + settings, scores + list(results.sum(axis=1)), cost + examples * len(points)
+            few, spent = self.panel.judge(name, base, settings, config.members // config.keep)
+            on_few = np.array([distance_of(effects).value for effects in few])
+            promoted = np.argsort(on_few)[: max(-(-len(points) // config.keep), 1)]
+            promoted = np.union1d(promoted, [0] if number == 0 else [])
+            promoted = promoted.astype(int)
+            whole, more = self.panel.judge(name, base, [settings[index] for index in promoted])
+            on_all = np.full((len(points), 3), np.nan)
+            on_all[promoted] = [distance_of(effects) for effects in whole]
+            trials, cost = trials + settings, cost + spent + more
+            first, intervals = np.concatenate([first, on_few]), np.concatenate([intervals, on_all])
+            scores = intervals[:, 0]
         kept = np.array([[trial[key] for key in space] for trial in trials])
-        return {"trials": kept, "scores": np.array(scores), "cost": np.array(cost)}
-
-    def place(
-        self, space: Mapping[str, Range], point: np.ndarray, trials: list[dict[str, float]], scores: list[float]
-    ) -> dict[str, float]:
-        """Maps a point of the unit cube to hyperparameters: in the whole space at first, then near the best so far."""
-        placed = {}
-        for share, (key, (low, high, scale)) in zip(point, space.items(), strict=True):
-            ends = np.log([low, high]) if scale == "log" else np.array([low, high])
-            if trials:
-                best = trials[int(np.argmin(scores))][key]
-                centre = np.log(best) if scale == "log" else best
-                reach = NARROW * (ends[1] - ends[0]) / 2
-                ends = np.clip([centre - reach, centre + reach], *ends)
-            value = ends[0] + share * (ends[1] - ends[0])
-            placed[key] = float(np.exp(value) if scale == "log" else value)
-        return placed
+        return {"trials": kept, "first": first, "score": scores, "intervals": intervals, "cost": np.array(cost)}
 
 
-def distance(unlearned: np.ndarray, oracle: np.ndarray) -> float:
-    """Root mean square over examples of the 2-Wasserstein distance of Gaussians, in the oracles' root mean square sd.
+def place(space: Mapping[str, Range], point: Sequence[float], best: Mapping[str, float] | None) -> dict[str, float]:
+    """Maps a point of the unit cube to hyperparameters: in the whole space, or near the best so far."""
+    placed = {}
+    for share, (key, (low, high, scale)) in zip(point, space.items(), strict=True):
+        ends = np.log([low, high]) if scale == "log" else np.array([low, high])
+        if best:
+            centre = np.log(best[key]) if scale == "log" else best[key]
+            reach = NARROW * (ends[1] - ends[0]) / 2
+            ends = np.clip([centre - reach, centre + reach], *ends)
+        value = ends[0] + share * (ends[1] - ends[0])
+        placed[key] = float(np.exp(value) if scale == "log" else value)
+    return placed
 
-    Args:
-        unlearned: margins `[members, examples]`.
-        oracle: margins of the oracles.
-    """
-    squared = (unlearned.mean(0) - oracle.mean(0)) ** 2 + (unlearned.std(0) - oracle.std(0)) ** 2
-    return float(np.sqrt(squared.mean() / oracle.var(0).mean()))
+
+def distance_of(found: list[Effects] | None) -> Interval:
+    """The distance from retraining over forget sets, with its interval over originals; infinite if a model diverged."""
+    return distance_interval(distances_left_out(found)) if found else Interval(np.inf, -np.inf, np.inf)
 
 
-def tile(tree: Any, times: int) -> Any:
-    """Repeats all members, once for each setting."""
-    return jax.tree.map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), tree)
+def check(folder: Run, panel: Panel, name: str, searched: Searched) -> Checked:
+    """Judges what the search found, and the authors' values, on a panel that the search did not see."""
+    both = {TUNED: searched.values, DEFAULT: hyperparameters(name, {})}
+    identity = {**panel.identity, "settings": both}
+
+    def judge() -> dict[str, np.ndarray]:
+        arrays = {}
+        for which, values in both.items():
+            ((effects,), _) = panel.judge(name, values, [{}])
+            sizes = mean_effects(effects) if effects else None
+            arrays[which] = distances_left_out(effects) if effects else np.full(1 + panel.members, np.inf)
+            arrays[f"{which}_sizes"] = np.array([sizes.memory_left.value, sizes.damage.value] if sizes else [np.nan, np.nan])
+        return arrays
+
+    saved = folder.cached(f"held_out/{name}.npz", identity, judge)
+    tuned, default = saved[TUNED], saved[DEFAULT]
+    with np.errstate(invalid="ignore"):
+        difference = distance_interval(tuned - default)
+    return Checked(distance_interval(tuned), distance_interval(default), difference, *map(float, saved[f"{TUNED}_sizes"]))
+
+
+def row(name: str, searched: Searched, checked: Checked, retrain: float) -> list:
+    """Returns the row of tuning.csv."""
+    head = [name, len(METHODS[name].search), len(searched.trials), searched.authors, *searched.score]
+    middle = [*checked.tuned, checked.memory_left, checked.damage, *checked.default, *checked.difference]
+    return [*head, *middle, checked.used, checked.worse_than_nothing, NOTHING, retrain, searched.cost]
+
+
+def summary(found: Mapping[str, tuple[Searched, Checked]], retrain: Interval) -> str:
+    """Returns a table of search against held-out distances, nearest first."""
+    headings = ("method", "search", "held out", "memory left", "damage", "authors' values, held out", "used")
+    ordered = sorted(found.items(), key=lambda item: item[1][1].tuned.value)
+    lines = [
+        [
+            name,
+            f"{searched.score:.2f}",
+            f"{checked.tuned:.2f}",
+            f"{checked.memory_left:z.2f}",
+            f"{checked.damage:z.2f}",
+            f"{checked.default:.2f}",
+            checked.used + (", worse than doing nothing" if checked.worse_than_nothing else ""),
+        ]
+        for name, (searched, checked) in ordered
+    ]
+    text = (
+        "Distance from retraining, the larger of |memory left| and damage: 0 as retraining, 1 as doing nothing. *Search*: on the "
+        "originals, oracles and forget sets that chose the setting. *Held out*: on others. Intervals (95%) are over originals. "
+        f"Retraining itself, held out: {retrain:.2f}.\n\n"
+    )
+    return text + markdown(headings, lines)

@@ -32,6 +32,17 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
     return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
 
 
+def gaussian_distance(unlearned: Float[Any, "members examples"], oracle: Float[Any, "oracles examples"]) -> float:
+    """Root mean square over examples of the 2-Wasserstein distance of Gaussians, in the oracles' root mean square sd.
+
+    Args:
+        unlearned: margins of the unlearned models.
+        oracle: margins of the retrained models.
+    """
+    squared = (unlearned.mean(0) - oracle.mean(0)) ** 2 + (unlearned.std(0) - oracle.std(0)) ** 2
+    return float(np.sqrt(squared.mean() / oracle.var(0).mean()))
+
+
 def activation_distance(
     unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]
 ) -> Distances:

@@ -51,6 +51,11 @@ class Effects(NamedTuple):
     remembered: Interval
     parts: Mapping[str, Float[np.ndarray, " pairs"]]
 
+    @property
+    def distance(self) -> float:
+        """The distance from retraining: the larger of |memory left| and damage. It is 1 for doing nothing."""
+        return max(abs(self.memory_left.value), self.damage.value)
+
     def within(self, margin: int | float) -> bool:
         """Whether the models are equivalent to retrained ones within a margin: both intervals lie inside it.
 
@@ -129,6 +134,40 @@ def mean_effects(found: Sequence[Effects]) -> Effects:
         Interval(float(np.mean([each.remembered.value for each in found])), -math.inf, math.inf),
         {},
     )
+
+
+def distances_left_out(found: Sequence[Effects]) -> Float[np.ndarray, " values"]:
+    """The distance from retraining (`Effects.distance`) of means over forget sets, then with each original left out of all sets.
+
+    Differences of two methods' arrays are paired by original; `distance_interval` makes intervals of either.
+
+    Args:
+        found: one for each forget set, with the same originals; sets on which nothing is known are left out.
+
+    Raises:
+        ValueError: nothing is known on any set.
+    """
+    known = [each for each in found if each.parts]
+    if not known:
+        raise ValueError("found: what the originals remember is too little to measure, on every forget set")
+
+    def mean(name: str, values: list[float]) -> np.ndarray:
+        parts, whole = np.array([each.parts[name] for each in known]), np.array(values)[:, None]
+        count = parts.shape[1]
+        return np.concatenate([whole, (count * whole - parts) / (count - 1)], axis=1).mean(axis=0)
+
+    memory = mean("memory", [each.memory_left.value for each in known])
+    squares = mean("whole", [math.copysign(each.damage.value**2, each.damage.value) for each in known])
+    return np.maximum(np.abs(memory), np.sign(squares) * np.sqrt(np.abs(squares)))
+
+
+def distance_interval(left_out: Float[np.ndarray, " values"]) -> Interval:
+    """A value and its 95% interval over originals, by the jackknife, from `distances_left_out` or a difference of two of them."""
+    value, others = float(left_out[0]), left_out[1:]
+    if len(others) < 3 or not np.isfinite(left_out).all():
+        return Interval(value, -math.inf, math.inf)
+    reach = float(stdtrit(len(others) - 1, (1 + CONFIDENCE) / 2) * math.sqrt((len(others) - 1) * others.var()))
+    return Interval(value, value - reach, value + reach)
 
 
 def outcome_of(inside: bool | None, found: Effects | None, lost: int = 0, margin: int | float = MARGIN) -> str | None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from unlearn_jax.report.drawing import ACCESS, BAND, ELSE, GRID, LINE, REFERENCE, SPLITS, WIDTH, blank, name_rows
 from unlearn_jax.report.rows import REFERENCES, Row
+from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -134,6 +135,48 @@ def memory_against_damage(
     )
     named = points if len(points) <= NAMED else {name: points[name] for name in _frontier(points)}
     _label_points(figure, axes, named)
+    return figure
+
+
+def search(lines: Mapping[str, tuple[Interval, Interval, Interval]], retrain: Interval, title: str) -> "matplotlib.figure.Figure":
+    """Draws the distance from retraining that a search found, beside what it is on models and forget sets it did not see.
+
+    Args:
+        lines: by method, the distance in the search, held out, and of the authors' values held out.
+        retrain: the distance of retraining, held out.
+        title: of the figure.
+    """
+    ordered = sorted(lines.items(), key=lambda item: -item[1][1].value)
+    figure = blank(WIDTH, 1.6 + 0.24 * len(ordered))
+    axes = figure.add_subplot()
+    edge = 2.0  # whatever is further from retraining is drawn here
+    for place, (_, (found, held, default)) in enumerate(ordered):
+        x = min(held.value, edge)
+        axes.plot(
+            [np.clip(held.low, 0, edge), np.clip(held.high, 0, edge)],
+            [place] * 2,
+            color=SPLITS["forget"],
+            linewidth=1.4,
+            zorder=2,
+        )
+        axes.scatter(min(default.value, edge), place, marker="x", s=30, color=LINE, zorder=3)
+        axes.scatter(min(found.value, edge), place, s=34, facecolor="white", edgecolor=SPLITS["forget"], zorder=4)
+        axes.scatter(x, place, s=34, color=SPLITS["forget"], zorder=5)
+    axes.axvline(1.0, color=LINE, linewidth=0.8, zorder=1)
+    axes.axvline(retrain.value, color=LINE, linewidth=0.8, linestyle="--", zorder=1)
+    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
+    axes.set(xlim=(-0.03, edge + 0.05), ylim=(-0.7, len(ordered) - 0.3))
+    axes.set_xlabel(
+        "distance from retraining: the larger of |memory left| and damage (1: doing nothing; dashed: retraining; 2: or more)"
+    )
+    axes.set_title(title, fontsize=10)
+    axes.grid(color=GRID, linewidth=0.6, axis="x", zorder=-1)
+    handles: list[Any] = [
+        axes.scatter([], [], s=34, facecolor="white", edgecolor=SPLITS["forget"], label="in the search"),
+        axes.scatter([], [], s=34, color=SPLITS["forget"], label="on other models and forget sets (95% interval)"),
+        axes.scatter([], [], s=30, marker="x", color=LINE, label="authors' values, there"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -135,6 +135,11 @@ def call_size(members: int, strategy: str = "auto") -> int:
     return devices * max(-(-members // devices), 1) if resolved(strategy) == "vmap" else devices
 
 
+def tile(tree: Any, times: int) -> Any:
+    """Repeats all members, once for each setting."""
+    return jax.tree.map(lambda leaf: np.tile(leaf, (times,) + (1,) * (leaf.ndim - 1)), tree)
+
+
 def recorded(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """Traces a function once for arguments of these shapes; the result is called and transformed without tracing it again.
 
