@@ -2,8 +2,9 @@
 
 A setting is judged by what the board is ordered by: its distance from retraining, the larger of |memory left| and damage
 (`metrics.effects`). Each round draws settings (a Latin hypercube), judges all of them on a few originals, and the best of them on
-all originals (successive halving; Jamieson & Talwalkar, arXiv:1502.07943). The winner is the best that met all originals. It is
-best partly by chance, so it is judged again on other originals, oracles and forget sets, beside the authors' values.
+all originals (successive halving; Jamieson & Talwalkar, arXiv:1502.07943). The best are best partly by chance, so they are judged
+again on other originals, oracles and forget sets, beside the authors' values: the first of the best three is used that is no
+worse there than those, and than doing nothing, by more than noise. If none is, the authors' values are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,25 +34,24 @@ SEED = 0x7E57  # added to the run's seed, for keys that no evaluation with a sim
 HELD_OUT = 0x4E1D  # likewise, for the panel that judges what the search found
 NOTHING = 1.0  # the distance of doing nothing: all memory is left, and nothing is damaged
 TUNED, DEFAULT = "tuned", "default"
+CANDIDATES = 3  # best trials that are judged outside the search until one holds
 
 
 class Searched(NamedTuple):
-    """What the search found for one method, and how that does where the search did not look.
+    """What the search found for one method.
 
     Attributes:
         trials: every setting, and its distances on a few (`first`) and on all originals (`score`, NaN if it did not get so far).
-        best: the number of the winner.
-        score: the winner's distance in the search.
+        scores: the distances of the best trials, nearest first.
+        values: their hyperparameters.
         authors: the distance of the authors' values in the search, with the budget of the trials.
-        values: the winner's hyperparameters.
         cost: of the search, in retrainings.
     """
 
     trials: list[dict[str, float]]
-    best: int
-    score: Interval
+    scores: list[Interval]
+    values: list[dict[str, Any]]
     authors: float
-    values: dict[str, Any]
     cost: float
 
 
@@ -59,6 +59,7 @@ class Checked(NamedTuple):
     """Distances from retraining on the panel that the search did not see.
 
     Attributes:
+        rank: which of the best trials this is, from 0.
         tuned: of what the search found.
         default: of the authors' hyperparameters, all of them.
         difference: tuned minus default, paired by original.
@@ -66,6 +67,7 @@ class Checked(NamedTuple):
         damage: likewise.
     """
 
+    rank: int
     tuned: Interval
     default: Interval
     difference: Interval
@@ -85,7 +87,7 @@ class Checked(NamedTuple):
 
 
 COLUMNS = (
-    *("method", "hyperparameters", "trials", "authors", "score", "score_low", "score_high"),
+    *("method", "hyperparameters", "trials", "authors", "rank", "score", "score_low", "score_high"),
     *("held_out", "held_out_low", "held_out_high", "memory_left", "damage", "default", "default_low", "default_high"),
     *("difference", "difference_low", "difference_high", "used", "worse_than_nothing", "doing_nothing", "retrain", "retrainings"),
 )
@@ -118,17 +120,17 @@ def run(config: Config, folder: Run) -> None:
             checked = check(folder, other, name, searched)
             found[name] = searched, checked
             there = f"{checked.tuned:.2f} outside it, default {checked.default:.2f}"
-            update(1.0, f"distance {searched.score.value:.2f} in the search, {there}")
+            update(1.0, f"distance {searched.scores[checked.rank].value:.2f} in the search, {there}")
     folder.write_csv("tuning.csv", COLUMNS, [row(name, *both, retrain.value) for name, both in found.items()])
     trials = {name: searched.trials for name, (searched, _) in found.items()}
     folder.write_json("trials.json", trials)
-    used = {name: searched.values for name, (searched, checked) in found.items() if checked.used == TUNED}
+    used = {name: searched.values[checked.rank] for name, (searched, checked) in found.items() if checked.used == TUNED}
     found_by = folder.read_json("config.json")
     found_by["config"] = {key: value for key, value in found_by["config"].items() if key not in config.immaterial}
     found_by.pop("command", None)
     folder.write_json("tuned.json", {"found_by": found_by, "hyperparameters": used})
     title = f"{config.dataset}, {config.model}: {config.members} originals and {config.forget_sets} forget sets a side"
-    lines = {name: (searched.score, checked.tuned, checked.default) for name, (searched, checked) in found.items()}
+    lines = {name: (searched.scores[checked.rank], checked.tuned, checked.default) for name, (searched, checked) in found.items()}
     save(figures.search(lines, retrain, title), folder, "tuning")
     table = summary(found, retrain)
     folder.write_text("summary.md", table)
@@ -154,13 +156,14 @@ class Search:
         identity = {**self.panel.identity, "base": base, "space": space, **asked}
         saved = self.folder.cached(f"searches/{name}.npz", identity, partial(self.search, name, base))
         trials = [dict(zip(space, trial, strict=True)) for trial in saved["trials"].tolist()]
-        best = int(np.nanargmin(saved["score"]))
-        values = base | {key: float(f"{value:.3g}") for key, value in trials[best].items()}
-        values.pop("label", None)  # it belongs to the forget set
+        best = [number for number in np.argsort(saved["score"])[:CANDIDATES] if np.isfinite(saved["score"][number])]
+        values = [base | {key: float(f"{value:.3g}") for key, value in trials[number].items()} for number in best]
+        for each in values:
+            each.pop("label", None)  # it belongs to the forget set
         columns = zip(trials, saved["first"].tolist(), saved["score"].tolist(), strict=True)
         record = [{**trial, "first": first, "score": score} for trial, first, score in columns]
-        score = Interval(*saved["intervals"][best].tolist())
-        return Searched(record, best, score, float(saved["score"][0]), values, float(saved["cost"]) / self.panel.retraining)
+        scores = [Interval(*saved["intervals"][number].tolist()) for number in best]
+        return Searched(record, scores, values, float(saved["score"][0]), float(saved["cost"]) / self.panel.retraining)
 
     def base(self, name: str) -> dict[str, Any]:
         """The authors' hyperparameters with the budget of the trials."""
@@ -217,29 +220,39 @@ def distance_of(found: list[Effects] | None) -> Interval:
 
 
 def check(folder: Run, panel: Panel, name: str, searched: Searched) -> Checked:
-    """Judges what the search found, and the authors' values, on a panel that the search did not see."""
-    both = {TUNED: searched.values, DEFAULT: hyperparameters(name, {})}
-    identity = {**panel.identity, "settings": both}
+    """Judges the best trials and the authors' values on a panel that the search did not see.
 
-    def judge() -> dict[str, np.ndarray]:
-        arrays = {}
-        for which, values in both.items():
+    Returns:
+        The first of the best trials that holds there, else the best.
+    """
+
+    def judge(which: str, values: dict[str, Any]) -> dict[str, np.ndarray]:
+        def make() -> dict[str, np.ndarray]:
             ((effects,), _) = panel.judge(name, values, [{}])
-            sizes = mean_effects(effects) if effects else None
-            arrays[which] = distances_left_out(effects) if effects else np.full(1 + panel.members, np.inf)
-            arrays[f"{which}_sizes"] = np.array([sizes.memory_left.value, sizes.damage.value] if sizes else [np.nan, np.nan])
-        return arrays
+            if not effects:
+                return {"distances": np.full(1 + panel.members, np.inf), "sizes": np.full(2, np.nan)}
+            sizes = mean_effects(effects)
+            return {"distances": distances_left_out(effects), "sizes": np.array([sizes.memory_left.value, sizes.damage.value])}
 
-    saved = folder.cached(f"held_out/{name}.npz", identity, judge)
-    tuned, default = saved[TUNED], saved[DEFAULT]
-    with np.errstate(invalid="ignore"):
-        difference = distance_interval(tuned - default)
-    return Checked(distance_interval(tuned), distance_interval(default), difference, *map(float, saved[f"{TUNED}_sizes"]))
+        return folder.cached(f"held_out/{name}-{which}.npz", {**panel.identity, "values": values}, make)
+
+    default = judge(DEFAULT, hyperparameters(name, {}))["distances"]
+    tried: list[Checked] = []
+    for rank, values in enumerate(searched.values):
+        tuned = judge(str(rank), values)
+        with np.errstate(invalid="ignore"):
+            difference = distance_interval(tuned["distances"] - default)
+        of_both = distance_interval(tuned["distances"]), distance_interval(default), difference
+        tried.append(Checked(rank, *of_both, *map(float, tuned["sizes"])))
+        if tried[-1].used == TUNED and not tried[-1].worse_than_nothing:
+            return tried[-1]
+    return min((each for each in tried if each.used == TUNED), key=lambda each: each.tuned.value, default=tried[0])
 
 
 def row(name: str, searched: Searched, checked: Checked, retrain: float) -> list:
     """Returns the row of tuning.csv."""
-    head = [name, len(METHODS[name].search), len(searched.trials), searched.authors, *searched.score]
+    score = searched.scores[checked.rank]
+    head = [name, len(METHODS[name].search), len(searched.trials), searched.authors, checked.rank, *score]
     middle = [*checked.tuned, checked.memory_left, checked.damage, *checked.default, *checked.difference]
     return [*head, *middle, checked.used, checked.worse_than_nothing, NOTHING, retrain, searched.cost]
 
@@ -251,7 +264,7 @@ def summary(found: Mapping[str, tuple[Searched, Checked]], retrain: Interval) ->
     lines = [
         [
             name,
-            f"{searched.score:.2f}",
+            f"{searched.scores[checked.rank]:.2f}",
             f"{checked.tuned:.2f}",
             f"{checked.memory_left:z.2f}",
             f"{checked.damage:z.2f}",
