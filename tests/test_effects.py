@@ -51,6 +51,23 @@ def test_both_sizes_are_unbiased_and_their_intervals_cover_them(memory, harm):
     assert np.mean([each.within(0.3) for each in found]) == pytest.approx(float(memory == harm == 0), abs=0.2)
 
 
+def test_the_memory_of_a_part_is_that_of_its_examples_alone():
+    rng = np.random.default_rng(5)
+    unlearned, originals, oracles, _ = pools(rng, members=8, memory=0.4, harm=0.3, noise=0.2)
+    some = np.arange(EXAMPLES["forget"]) < 15
+    unlearned["forget"][:, some] = originals["forget"][:, some]  # untouched
+    found = effects(unlearned, originals, oracles, {"memorised": some, "mislabelled": ~some})
+    for name, rows in (("memorised", some), ("mislabelled", ~some)):
+        alone = effects(*({"forget": pool["forget"][:, rows]} for pool in (unlearned, originals, oracles)))
+        assert found.of_part[name] == pytest.approx(alone.memory_left)
+    assert found.of_part["memorised"] == pytest.approx((1, 1, 1)) and found.of_part["mislabelled"].high < 0.7
+    assert found._replace(of_part={}, parts={}) == effects(unlearned, originals, oracles)._replace(parts={})
+    mean = mean_effects([found, found])
+    assert {name: size.value for name, size in mean.of_part.items()} == pytest.approx(
+        {name: size.value for name, size in found.of_part.items()}
+    )
+
+
 def test_they_are_the_means_over_pairs_of_different_models():
     rng = np.random.default_rng(2)
     unlearned, originals, oracles, _ = pools(rng, members=4, memory=0.4, harm=0.3)

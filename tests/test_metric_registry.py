@@ -45,7 +45,7 @@ def test_entries_are_complete():
         assert each.name == name and each.kind in KINDS and set(each.needs) <= set(NEEDS)
         assert each.summary.endswith(".") and each.label and each.short and each.perfect
         assert (each.kind == COST) == (each.splits == ("",)) == ("null" in each.perfect), name
-        assert set(each.splits) <= {*SPLITS, "all"} or each.kind == COST
+        assert set(each.splits) <= {*SPLITS, "all", *registry.PARTS} or each.kind == COST
     assert {name for name in METRICS if is_attack(name)} == ATTACKS
 
 

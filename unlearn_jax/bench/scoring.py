@@ -1,7 +1,8 @@
 """Scores the methods on one forget set against its oracles; the scores as rows and figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,14 @@ from unlearn_jax.bench.population import comparable, score_alive
 from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, reference, scaled_logits
 from unlearn_jax.metrics.effects import Effects, effects, outcome_of
 from unlearn_jax.metrics.evaluation import GROUPS
-from unlearn_jax.metrics.registry import COST, EFFECT, Name, in_order
+from unlearn_jax.metrics.registry import COST, EFFECT, PARTS, Name, in_order
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, subject
 from unlearn_jax.types import Cube, Labels
+
+LARGE = 0.2  # gap in accuracy from which an example counts as memorised
 
 
 class Scored(NamedTuple):
@@ -64,7 +67,8 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
                 }
                 (original, *_) = judgement.methods.get("original", [None])
                 before = original and (original.cube, original.lost)
-                found = effects_of((first.cube, first.lost), before, judgement.oracles.cube, forget.labels)
+                pools = (first.cube, first.lost), before, judgement.oracles.cube
+                found = effects_of(*pools, forget.labels, parts_of(forget, before and before[0], judgement.oracles.cube))
                 scored[name] = Scored(evaluation, n, null.at(n), members, found)
             update((number + 1) / len(judgement.methods), name)
         update(1.0, f"{len(judgement.methods)} methods, {len(null.nulls)} metrics")
@@ -75,8 +79,37 @@ Alive = tuple[Cube, Sequence[int]]
 """The logits of the models that did not diverge, and the numbers of those that did."""
 
 
-def effects_of(unlearned: Alive, originals: Alive | None, oracles: Cube, labels: Labels) -> Effects | None:
-    """The effect sizes of unlearned models, each beside the original of the same number; None without two such pairs."""
+def parts_of(forget: ForgetSet, originals: Cube | None, oracles: Cube) -> dict[str, np.ndarray]:
+    """The parts of a forget set whose memory left is reported, as masks, without empty ones.
+
+    *memorised*: the originals are right on these examples more often than the oracles, by 20 points or more. *mislabelled*: the
+    training label is wrong.
+    """
+    wrong = forget.labels.forget != forget.setting.data.clean_labels[forget.rows["forget"]]
+    masks = {"mislabelled": wrong}
+    if originals is not None and len(originals.forget):
+        right = [(cube.forget.argmax(axis=-1) == forget.labels.forget).mean(axis=0) for cube in (originals, oracles)]
+        masks["memorised"] = right[0] - right[1] >= LARGE
+    assert masks.keys() <= set(PARTS)
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def effects_of(
+    unlearned: Alive,
+    originals: Alive | None,
+    oracles: Cube,
+    labels: Labels,
+    parts: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Effects | None:
+    """The effect sizes of unlearned models, each beside the original of the same number; None without two such pairs.
+
+    Args:
+        unlearned: the models after a method.
+        originals: the models before.
+        oracles: the logits of retrained models.
+        labels: of the examples.
+        parts: see `effects`.
+    """
     if originals is None:
         return None
     own_numbers, numbers = (
@@ -87,7 +120,7 @@ def effects_of(unlearned: Alive, originals: Alive | None, oracles: Cube, labels:
         return None
     own = margins(Cube(*(logits[own_rows] for logits in unlearned[0])), labels)
     before = margins(Cube(*(logits[rows] for logits in originals[0])), labels)
-    return effects(own, before, margins(oracles, labels))
+    return effects(own, before, margins(oracles, labels), parts)
 
 
 def margins(cube: Cube, labels: Labels) -> dict[str, np.ndarray]:

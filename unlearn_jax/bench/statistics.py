@@ -11,7 +11,7 @@ from unlearn_jax.bench import sample_size, sources_of_variance
 from unlearn_jax.bench.agreement import metric_agreement, write_agreement
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judgement
-from unlearn_jax.bench.scoring import Scored, effect_rows, scored_row
+from unlearn_jax.bench.scoring import LARGE, Scored, effect_rows, scored_row
 from unlearn_jax.metrics import Reference, pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.catalogue import accuracy, average_gap, js_divergence, klom, tow
@@ -34,7 +34,6 @@ COMPARED = (
 )
 SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models in the power curve, up to those at hand
 SIGNIFICANT = 0.05
-LARGE = 0.2  # gap in accuracy from which an example counts as carrying the gap of the forget set
 PARTS, PART_FIELDS = "parts.npz", ("forget_set", "method", "metric", "split", "parts")
 EXAMPLE_COLUMNS = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd")
 

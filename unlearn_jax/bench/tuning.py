@@ -21,6 +21,7 @@ from unlearn_jax.bench.setting import prepare
 from unlearn_jax.bench.tuning_options import Config
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Range, hyperparameters, searchable
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import Effects, distance_interval, distances_left_out, mean_effects
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures
@@ -88,7 +89,7 @@ class Checked(NamedTuple):
 
 COLUMNS = (
     *("method", "hyperparameters", "trials", "authors", "rank", "score", "score_low", "score_high"),
-    *("held_out", "held_out_low", "held_out_high", "memory_left", "damage", "default", "default_low", "default_high"),
+    *("held_out", "held_out_low", "held_out_high", memory_left.name, damage.name, "default", "default_low", "default_high"),
     *("difference", "difference_low", "difference_high", "used", "worse_than_nothing", "doing_nothing", "retrain", "retrainings"),
 )
 

@@ -13,8 +13,8 @@ from unlearn_jax.metrics.accuracy import average_gap as average_gap_of
 from unlearn_jax.metrics.accuracy import competition_score as competition_score_of
 from unlearn_jax.metrics.accuracy import tow as tug_of_war
 from unlearn_jax.metrics.accuracy import tow_mia as tug_of_war_with_mia
-from unlearn_jax.metrics.effects import Effects
-from unlearn_jax.metrics.registry import COST, DISTANCE, EFFECT, PER_MODEL, SPLITS, TWO_SAMPLE, metric
+from unlearn_jax.metrics.effects import UNKNOWN, Effects
+from unlearn_jax.metrics.registry import COST, DISTANCE, EFFECT, PARTS, PER_MODEL, SPLITS, TWO_SAMPLE, metric
 from unlearn_jax.metrics.relearning import relearn_steps as steps_to
 from unlearn_jax.metrics.scores import probabilities
 from unlearn_jax.metrics.views import Measured, Models, Pair, Seen, Spent
@@ -259,7 +259,7 @@ NO_NULL = "no null: a cost"
 
 @metric(
     EFFECT,
-    ("forget",),
+    ("forget", *PARTS),
     label="memory left",
     short="memory left",
     perfect="0; doing nothing: 1",
@@ -267,8 +267,8 @@ NO_NULL = "no null: a cost"
     needs=(*PAIR, "originals"),
 )
 def memory_left(effects: Effects, split: str) -> Interval:
-    """Share of what the originals remember of F that is still there."""
-    return effects.memory_left
+    """Share of what the originals remember of F that is still there; also of its memorised and of its mislabelled part."""
+    return effects.memory_left if split == "forget" else effects.of_part.get(split, UNKNOWN)
 
 
 @metric(

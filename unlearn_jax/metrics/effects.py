@@ -14,10 +14,11 @@ of a negative square is written as minus the root of its size.
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
 from unlearn_jax.metrics import checks
@@ -40,9 +41,10 @@ class Effects(NamedTuple):
         memory_left: see the module; NaN if what the originals remember cannot be told from nothing with so many models.
         damage: over all splits, the root of the mean square of the three.
         of_split: the damage on each split.
+        of_part: the memory left of parts of the forget set, such as its memorised examples.
         remembered: the root mean square of g - o on the forget set, in margins: the unit.
-        parts: what each pair of an original and its unlearned model contributed: pseudo-values of the memory left (`memory`), and
-            of the squares of the damage (`whole`, and each split).
+        parts: what each pair of an original and its unlearned model contributed: pseudo-values of the memory left (`memory`, and
+            each part of F), and of the squares of the damage (`whole`, and each split).
     """
 
     memory_left: Interval
@@ -50,6 +52,7 @@ class Effects(NamedTuple):
     of_split: dict[str, Interval]
     remembered: Interval
     parts: Mapping[str, Float[np.ndarray, " pairs"]]
+    of_part: Mapping[str, Interval] = MappingProxyType({})
 
     @property
     def distance(self) -> float:
@@ -66,13 +69,20 @@ class Effects(NamedTuple):
         return -margin < memory.low and memory.high < margin and damage.high < margin
 
 
-def effects(unlearned: Mapping[str, Margins], originals: Mapping[str, Margins], oracles: Mapping[str, Margins]) -> Effects:
+def effects(
+    unlearned: Mapping[str, Margins],
+    originals: Mapping[str, Margins],
+    oracles: Mapping[str, Margins],
+    parts: Mapping[str, Bool[np.ndarray, " forget"]] = MappingProxyType({}),
+) -> Effects:
     """The effect sizes of unlearned models.
 
     Args:
         unlearned: margins on `forget`, and on any of `retain` and `test`; model i was unlearned from original i.
         originals: likewise.
         oracles: likewise, of models retrained without the forget set.
+        parts: of the forget set, by name, whose memory left is measured too; a part of which the originals remember too little to
+            measure is left out.
 
     Raises:
         ValueError: a margin is not finite, the three are of other examples, or there are fewer than two models of a kind.
@@ -90,13 +100,21 @@ def effects(unlearned: Mapping[str, Margins], originals: Mapping[str, Margins], 
         centred[split] = np.concatenate(given) - given[-1].mean(axis=0, keepdims=True)
     largest = max(float(unit(part)) for part in centred.values())
     grams = {split: (part / largest) @ (part / largest).T / part.shape[1] for split, part in centred.items()}
-    found, parts = _sizes(grams, len(unlearned["forget"]), len(oracles["forget"]))
+    counts = len(unlearned["forget"]), len(oracles["forget"])
+    found, contributed = _sizes(grams, *counts)
     if not found["remembered"].low > 0:  # the share of what cannot be told from nothing has no meaning
         nothing = Interval(largest * _root(found["remembered"].value), -math.inf, math.inf)
         return Effects(UNKNOWN, UNKNOWN, dict.fromkeys(splits, UNKNOWN), nothing, {})
     roots = {name: Interval(*map(_root, interval)) for name, interval in found.items() if name != "memory"}
     remembered = Interval(*(largest * end for end in roots["remembered"]))
-    return Effects(found["memory"], roots["whole"], {split: roots[split] for split in splits}, remembered, parts)
+    of_part = {}
+    for name, rows in parts.items():
+        part = centred["forget"][:, rows] / largest
+        of_rows, values = _sizes({"forget": part @ part.T / max(part.shape[1], 1)}, *counts)
+        if of_rows["remembered"].low > 0:
+            of_part[name], contributed[name] = of_rows["memory"], values["memory"]
+    whole = {split: roots[split] for split in splits}
+    return Effects(found["memory"], roots["whole"], whole, remembered, contributed, of_part)
 
 
 def mean_effects(found: Sequence[Effects]) -> Effects:
@@ -133,6 +151,11 @@ def mean_effects(found: Sequence[Effects]) -> Effects:
         {split: damage(split, [each.of_split[split] for each in found]) for split in first.of_split},
         Interval(float(np.mean([each.remembered.value for each in found])), -math.inf, math.inf),
         {},
+        {
+            name: mean(name, [each.of_part[name].value for each in found])
+            for name in first.of_part
+            if all(name in each.of_part for each in found)
+        },
     )
 
 

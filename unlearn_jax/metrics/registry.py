@@ -10,7 +10,8 @@ Name = tuple[str, str]  # metric, split
 SPLITS = Cube._fields
 TWO_SAMPLE, DISTANCE, PER_MODEL, EFFECT, COST = KINDS = ("two-sample", "distance", "per-model", "effect", "cost")
 NEEDS = ("logits", "oracles", "originals", "weights", "relearning", "untrained nets", "right labels")
-ON = {"forget": "F", "retain": "R", "test": "test"}  # names of splits on axes
+PARTS = ("memorised", "mislabelled")  # of the forget set
+ON = {"forget": "F", "retain": "R", "test": "test", "memorised": "memorised F", "mislabelled": "mislabelled F"}  # on axes
 LETTERS = {"forget": "F", "retain": "R", "test": "T"}  # names of splits in column headings
 
 
