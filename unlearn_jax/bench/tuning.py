@@ -260,7 +260,7 @@ def row(name: str, searched: Searched, checked: Checked, retrain: float) -> list
 
 def summary(found: Mapping[str, tuple[Searched, Checked]], retrain: Interval) -> str:
     """Returns a table of search against held-out distances, nearest first."""
-    headings = ("method", "search", "held out", "memory left", "damage", "authors' values, held out", "used")
+    headings = ("method", "search", "held out", memory_left.short, damage.short, "authors' values, held out", "used")
     ordered = sorted(found.items(), key=lambda item: item[1][1].tuned.value)
     lines = [
         [
