@@ -34,6 +34,7 @@ NARROW = 0.25  # width of the range around the best in later rounds, as a share 
 SEED = 0x7E57  # added to the run's seed, for keys that no evaluation with a similar seed uses
 HELD_OUT = 0x4E1D  # likewise, for the panel that judges what the search found
 NOTHING = 1.0  # the distance of doing nothing: all memory is left, and nothing is damaged
+NEGLIGIBLE = 0.01  # a difference in distance that nobody cares about, however certain it is
 TUNED, DEFAULT = "tuned", "default"
 CANDIDATES = 3  # best trials that are judged outside the search until one holds
 
@@ -77,14 +78,18 @@ class Checked(NamedTuple):
 
     @property
     def used(self) -> str:
-        """`tuned`, or `default` where the search made the method worse than that, or than doing nothing, by more than noise."""
-        worse = self.difference.low > 0 or (self.tuned.low > NOTHING and self.default.value < self.tuned.value)
+        """`tuned`, or `default` where the search made the method worse than that, or than doing nothing.
+
+        Worse is: by more than noise, and by more than `NEGLIGIBLE`.
+        """
+        worse_than_nothing = self.tuned.low > NOTHING + NEGLIGIBLE and self.default.value < self.tuned.value
+        worse = self.difference.low > NEGLIGIBLE or worse_than_nothing
         return DEFAULT if worse or not np.isfinite(self.tuned.value) else TUNED
 
     @property
     def worse_than_nothing(self) -> bool:
         """Whether what is used is worse than doing nothing by more than noise."""
-        return (self.tuned if self.used == TUNED else self.default).low > NOTHING
+        return (self.tuned if self.used == TUNED else self.default).low > NOTHING + NEGLIGIBLE
 
 
 COLUMNS = (
