@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unlearn_jax.metrics import average_gap, js_divergence, klom, tow
+from unlearn_jax.metrics import js_divergence, klom
 from unlearn_jax.metrics.effects import SPLITS
 
 METRICS = {
@@ -20,7 +20,7 @@ METRICS = {
     "memory_left": "memory left, either sign",
     "board": "memory left or damage",
 }
-"""Each is a distance: 0 or small is as retraining. `board`: the larger of memory left and damage, by which the board is ordered."""
+"""Each is a distance: 0 or small is as retraining. `board`: the larger of memory left and damage, as the board is ordered."""
 PAIRED = ("klom", "memory_left", "board")
 """Metrics of distributions or of products of different models: not defined for one oracle or for one original."""
 
@@ -89,11 +89,9 @@ class Pools:
             models: numbers of the originals, and so of the models unlearned from them.
         """
         columns, examples = len(self.columns), self.margins.shape[2]
-        shares, retrained = self.shares[:, models].transpose(0, 2, 1), self.oracles.shares[oracles].T
         found = np.full((len(METRICS), columns), np.nan)
-        found[0] = 100 * np.abs(shares[:, 0].mean(1) - retrained[0].mean())
-        found[1] = [average_gap(*column, *retrained) for column in shares]
-        found[2] = [1 - tow(*column[:3], *retrained[:3]) for column in shares]
+        gaps = np.abs(self.shares[:, models].mean(1) - self.oracles.shares[oracles].mean(0))  # as `metrics.average_gap` and `tow`
+        found[:3] = 100 * gaps[:, 0], 100 * gaps.mean(1), 1 - np.prod(1 - gaps[:, :3], axis=1)
         mean = self.oracles.probabilities[oracles].mean(0, keepdims=True)
         each = js_divergence(self.probabilities[:, models].reshape(-1, *mean.shape[1:]), mean)
         found[3] = each.reshape(columns, -1).mean(1)
@@ -126,7 +124,7 @@ class Pools:
 def _sizes(
     products: np.ndarray, o: np.ndarray, g: np.ndarray, m: Int[np.ndarray, "columns models"]
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """<m - o, g - o> and <m - o, m - o> of each column m, and <g - o, g - o>, without a model's product with itself or its own."""
+    """<m - o, g - o> and <m - o, m - o> of each column m, and <g - o, g - o>: over pairs of different models."""
 
     def apart(block: np.ndarray) -> np.ndarray:
         count = block.shape[-1]

@@ -1,7 +1,7 @@
 """The report of how often tables agree: the answer, tables by metric, and figures against the numbers of models."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.conclusions.pools import METRICS, PAIRED
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 TAU = "rank"
+AGREED = 0.9
 VARIED = {"oracles": "oracles", "originals": "originals", "sets": "forget sets", "searches": "searches"}
 
 
@@ -95,23 +96,18 @@ def summary(rows: Sequence[Row], title: str, trials: int, judges: int) -> str:
     """The text of summary.md: the answer, and tables by metric."""
     fixed = {row.metric: row for row in _chosen(rows, "nearer", "oracles", "one", 1)}
     searched = {row.metric: row for row in _chosen(rows, "nearer", "searches", "one", 1)}
-    worst, best = (choose(fixed.values(), key=lambda row: row.worse) for choose in (max, min))
-    worst_searched, best_searched = (choose(searched.values(), key=lambda row: row.worse) for choose in (max, min))
     first = next(iter(fixed.values()))
     answer = (
         f"With one oracle, one original and one forget set, a table calls the better of two methods the worse in "
-        f"{_percent(best.worse)} ({METRICS[best.metric]}) to {_percent(worst.worse)} ({METRICS[worst.metric]}) of the pairs that "
-        f"all models decide, at given hyperparameters; with one search for them, in {_percent(best_searched.worse)} to "
-        f"{_percent(worst_searched.worse)}."
+        f"{_range(fixed, 'worse')}, at given hyperparameters; with one search for them, in {_range(searched, 'worse')}. "
+        f"{_reached(rows)}"
     )
-    second = (
-        f"Two such tables agree on which of two is nearer in {_percent(min(row.same for row in fixed.values()))} to "
-        f"{_percent(max(row.same for row in fixed.values()))} of all pairs (a coin: 50%); "
-        + "; ".join(_reached(rows, metric) for metric in METRICS)
-        + "."
-    )
+    agreed = f"Two such tables agree on which of two methods is nearer in {_range(fixed, 'same')} of all pairs (a coin: 50%)."
     headings = ("metric", "worse, one of each", "worse, and one search", "same, one of each", "decided", "same, most of all")
-    most = {row.metric: row for row in _chosen(rows, "nearer", "oracles", "most", max(row.n for row in rows if row.varied == "oracles"))}
+    most = {
+        row.metric: row
+        for row in _chosen(rows, "nearer", "oracles", "most", max(row.n for row in rows if row.varied == "oracles"))
+    }
     lines = [
         [
             label,
@@ -126,13 +122,13 @@ def summary(rows: Sequence[Row], title: str, trials: int, judges: int) -> str:
     parts = [
         "# How many retrained models it takes",
         answer,
-        second,
+        agreed,
         f"{title}. {first.tables} pairs of tables of each size; the two of a pair have other originals, oracles and forget sets.",
         "## Which of two methods is nearer",
         markdown(headings, lines, left=(0,)),
-        f"Worse: of the pairs of methods that all models and sets decide (95% interval of the difference without 0), how often one "
-        f"table says the opposite. Intervals: over other methods, and other forget sets where a table has one of several. A search "
-        f"tries {trials} settings, and judges each with {judges} models by the metric of the table; on one forget set. "
+        f"Worse: of the pairs of methods that all models and sets decide (95% interval of the difference without 0), how often "
+        f"one table says the opposite. Intervals: over other methods, and other forget sets where a table has one of several. A "
+        f"search tries {trials} settings, and judges each with {judges} models by the metric of the table; on one forget set. "
         f"Blank: {', '.join(METRICS[name] for name in PAIRED)} are not defined for one oracle or one original.",
     ]
     for conclusion, label in CONCLUSIONS.items():
@@ -144,22 +140,40 @@ def summary(rows: Sequence[Row], title: str, trials: int, judges: int) -> str:
 def _table(rows: Sequence[Row], conclusion: str) -> str:
     """Same, right and worse with one of each, and with as many as there are."""
     most = max(row.n for row in rows if row.varied == "oracles")
-    ends = [{row.metric: row for row in _chosen(rows, conclusion, "oracles", others, n)} for others, n in (("one", 1), ("most", most))]
+    ends = [
+        {row.metric: row for row in _chosen(rows, conclusion, "oracles", others, n)} for others, n in (("one", 1), ("most", most))
+    ]
     kinds = ("same", "right") if conclusion == TAU else ("same", "right", "worse")
     headings = ["metric", *(f"{kind}, {of}" for of in ("one of each", "most") for kind in kinds)]
-    lines = [
-        [label, *(_cell(end.get(metric), kind) for end in ends for kind in kinds)] for metric, label in METRICS.items()
-    ]
+    lines = [[label, *(_cell(end.get(metric), kind) for end in ends for kind in kinds)] for metric, label in METRICS.items()]
     return markdown(headings, lines, left=(0,))
 
 
-def _reached(rows: Sequence[Row], metric: str) -> str:
-    """From how many oracles on two large tables agree on nine pairs of ten."""
-    chosen = [row for row in rows if (row.metric, row.conclusion, row.varied, row.others) == (metric, "nearer", "oracles", "most")]
-    enough = [row.n for row in chosen if all(other.same >= 0.9 for other in chosen if other.n >= row.n)]
-    most = f"{max((row.n for row in chosen), default=0)}"
-    words = f"from {min(enough)} oracles on" if enough else f"not even with {most} oracles"
-    return f"{METRICS[metric]} {words} in 90% with as many originals and sets as there are"
+def _reached(rows: Sequence[Row]) -> str:
+    """From how many oracles on two large tables agree on nine pairs of ten, by metric."""
+    of_metrics: dict[int, list[str]] = {}
+    chosen = [row for row in rows if row[1:4] == ("nearer", "oracles", "most")]
+    never = max(row.n for row in chosen) + 1
+    for metric, label in METRICS.items():
+        own = [row for row in chosen if row.metric == metric]
+        enough = [row.n for row in own if all(other.same >= AGREED for other in own if other.n >= row.n)]
+        of_metrics.setdefault(min(enough, default=never), []).append(label)
+    words = [
+        (f"from {n} oracle{'s' * (n > 1)} on" if n < never else f"not even with {n - 1} oracles") + f" by {', '.join(labels)}"
+        for n, labels in sorted(of_metrics.items())
+    ]
+    sample = chosen[0]
+    size = f"{sample.n_originals} originals and {sample.n_sets} forget sets"
+    return f"Two tables with {size} each agree on {_percent(AGREED)} of the pairs {'; '.join(words)}."
+
+
+def _range(rows: Mapping[str, Row], kind: str) -> str:
+    """The smallest and the largest rate over metrics, with their metrics."""
+    known = {metric: getattr(row, kind) for metric, row in rows.items() if not math.isnan(getattr(row, kind))}
+    if not known:
+        return "an unknown share (nothing is decided)"
+    low, high = (choose(known, key=lambda metric: known[metric]) for choose in (min, max))
+    return f"{_percent(known[low])} ({METRICS[low]}) to {_percent(known[high])} ({METRICS[high]})"
 
 
 def _chosen(rows: Sequence[Row], conclusion: str, varied: str, others: str, n: int) -> list[Row]:

@@ -1,6 +1,5 @@
 """Whether what a table concludes would be concluded again: pools of models, and tables that are drawn from them."""
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,16 +9,16 @@ import numpy as np
 
 from experiments.conclusions import report, tables
 from experiments.conclusions.options import EVALUATED, Config
-from experiments.conclusions.pools import METRICS, PAIRED, Answers, Pools
+from experiments.conclusions.pools import METRICS, Answers, Pools
 from experiments.conclusions.report import Row
 from experiments.conclusions.tables import Size, Truth, grid
-from unlearn_jax.bench.forget_set import ForgetSet, forget_mask, forget_name, forget_set
+from unlearn_jax.bench.forget_set import ForgetSet, forget_mask, forget_set
 from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import NULL, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, load_or_make_all, unlearn
-from unlearn_jax.bench.setting import Setting, prepare
+from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
@@ -108,10 +107,14 @@ def vary_searches(config: Config, settings: Settings, names: list[str]) -> list[
                 settings.pools, size, config.judges, EVALUATED, generator(f"searches for {size}", config.seed)
             )
             draw = partial(tables.search_tables, bank, settings.of_methods, trials=config.trials)
-            _, shares = draw(searches=SEARCHES, tables=10 * config.tables, rng=generator(f"truth of searches for {size}", config.seed))
+            _, shares = draw(
+                searches=SEARCHES, tables=10 * config.tables, rng=generator(f"truth of searches for {size}", config.seed)
+            )
             truth = tables.truth_of([settings.pools], shares)
             for count in grid(SEARCHES):
-                drawn, _ = draw(searches=count, tables=config.tables, rng=generator(f"tables of searches for {size}", config.seed, count))
+                drawn, _ = draw(
+                    searches=count, tables=config.tables, rng=generator(f"tables of searches for {size}", config.seed, count)
+                )
                 found = conclude_all(drawn, truth, names)
                 rows += rows_of(found, ("searches", others, count), size, count, config.tables)
             update(0.5 if others == "one" else 1.0, f"{size.oracles} oracles, {size.originals} originals")

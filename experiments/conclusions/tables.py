@@ -324,5 +324,3 @@ def grid(most: int) -> list[int]:
     """1, 2, 4, ... up to a number, which is the last."""
     counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
     return counts if counts[-1] == most else [*counts, most]
-
-
