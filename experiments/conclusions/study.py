@@ -81,7 +81,7 @@ def vary_models(config: Config, pools: list[Pools], names: list[str]) -> list[Ro
         for others, base in (("one", least), ("most", most))
         for count in grid(getattr(most, varied))
     }
-    found: dict[Size, list[dict[str, tables.Rates]]] = {}
+    found: dict[Size, list[dict[str, tables.Rates] | None]] = {}
     with working("tables") as update:
         truth = tables.truth_of(pools)
         for number, size in enumerate(dict.fromkeys(sizes.values())):

@@ -168,15 +168,9 @@ def conclude(drawn: Drawn, truth: Truth, retrain: int, metric: int) -> dict[str,
         "rank": 1,
         "best": 1,
     }
+    units = [part for part in both if part is not None]
     return {
-        name: Rates(
-            *(
-                _interval(found[place, kind], [part[:, place, kind] for part in both if part is not None], name == "rank")
-                for kind in range(3)
-            ),
-            decided[name],
-            counts[name],
-        )
+        name: Rates(*_intervals(found[place], [part[:, place] for part in units], name), decided[name], counts[name])
         for place, name in enumerate(CONCLUSIONS)
     }
 
@@ -311,13 +305,21 @@ def _decide(distances: np.ndarray, pseudo: Float[np.ndarray, "groups sets 2"]) -
     return int(low > 0) - int(high < 0)
 
 
-def _interval(value: float, left_out: Sequence[Float[np.ndarray, " units"]], tau: bool) -> Interval:
-    """A rate with its 95% interval from the jackknife over several kinds of units, whose variances add up."""
-    if np.isnan(value) or min(map(len, left_out)) < 3 or any(np.isnan(values).any() for values in left_out):
-        return Interval(float(value), -np.inf, np.inf)
-    variance = sum((len(values) - 1) * values.var() for values in left_out)
-    reach = stdtrit(min(map(len, left_out)) - 1, (1 + CONFIDENCE) / 2) * np.sqrt(variance)
-    return Interval(float(value), float(max(value - reach, -1 if tau else 0)), float(min(value + reach, 1)))
+def _intervals(
+    values: Float[np.ndarray, "3"], left_out: Sequence[Float[np.ndarray, "units 3"]], conclusion: str
+) -> tuple[Interval, Interval, Interval]:
+    """Same, right and worse with 95% intervals from the jackknife over several kinds of units, whose variances add up."""
+    fewest, least = min(map(len, left_out)), -1 if conclusion == "rank" else 0
+
+    def interval(kind: int) -> Interval:
+        value, parts = float(values[kind]), [part[:, kind] for part in left_out]
+        if fewest < 3 or np.isnan(value) or any(np.isnan(part).any() for part in parts):
+            return Interval(value, -np.inf, np.inf)
+        variance = sum((len(part) - 1) * part.var() for part in parts)
+        reach = float(stdtrit(fewest - 1, (1 + CONFIDENCE) / 2) * np.sqrt(variance))
+        return Interval(value, max(value - reach, least), min(value + reach, 1))
+
+    return interval(0), interval(1), interval(2)
 
 
 def grid(most: int) -> list[int]:
