@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TAU = "rank"
 AGREED = 0.9
+LINES = (*COLOURS[:6], COLOURS[7])
 VARIED = {"oracles": "oracles", "originals": "originals", "sets": "forget sets", "searches": "searches"}
 
 
@@ -195,20 +196,20 @@ def _draw(rows: Sequence[Row], lines: Sequence[tuple[str, str]], title: str) -> 
     """A row of panels for each of `lines` (what is varied, the others), a panel for each conclusion, a line for each metric."""
     figure = blank(WIDTH, 1.1 + 2.1 * len(lines))
     panels = figure.subplots(len(lines), len(CONCLUSIONS), squeeze=False)
-    for across, (varied, others) in zip(panels, lines, strict=True):
+    for place, (across, (varied, others)) in enumerate(zip(panels, lines, strict=True)):
         counts = sorted({row.n for row in rows if (row.varied, row.others) == (varied, others)})
         for axes, (conclusion, label) in zip(across, CONCLUSIONS.items(), strict=True):
-            for colour, (metric, name) in zip(COLOURS, METRICS.items(), strict=False):
+            for colour, (metric, name) in zip(LINES, METRICS.items(), strict=True):
                 found = {row.n: row for row in rows if row[:4] == (metric, conclusion, varied, others)}
                 points = [Interval(row.same, math.nan, math.nan) if (row := found.get(n)) else None for n in counts]
                 draw_trend(axes, points, colour, name)
             _finish(axes, counts, conclusion)
-            if across is panels[0]:
+            if place == 0:
                 axes.set_title(label, fontsize=8)
             axes.set_xlabel(f"{VARIED[varied]} in a table", fontsize=8)
         sample = next(row for row in rows if (row.varied, row.others) == (varied, others))
         across[0].set_ylabel(f"two tables agree\n{_others(sample)}", fontsize=7)
-    handles = panels[0][0].get_legend_handles_labels()
+    handles = panels[-1][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=9)
     return figure
