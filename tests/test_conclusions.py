@@ -227,6 +227,7 @@ def test_the_figures_have_a_line_for_each_metric_and_the_summary_begins_with_the
     for draw, across in ((against_oracles, 2), (against_others, 3)):
         figure = draw(rows(), "title")
         assert len(figure.axes) == across * len(CONCLUSIONS)
+        assert [axes.get_title() for axes in figure.axes[: len(CONCLUSIONS)]] == list(CONCLUSIONS.values())
         lines = [line for line in figure.axes[-1].lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
         assert len(lines) == len(METRICS) and list(lines[0].get_ydata()) == [0.55, 0.9]
     text = summary(rows(), "title", 4, 4)

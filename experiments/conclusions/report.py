@@ -95,28 +95,34 @@ def against_others(rows: Sequence[Row], title: str) -> "matplotlib.figure.Figure
 
 def summary(rows: Sequence[Row], title: str, trials: int, judges: int) -> str:
     """The text of summary.md: the answer, and tables by metric."""
-    fixed = {row.metric: row for row in _chosen(rows, "nearer", "oracles", "one", 1)}
-    searched = {row.metric: row for row in _chosen(rows, "nearer", "searches", "one", 1)}
+    largest = max(row.n for row in rows if row.varied == "oracles")
+    fixed, searched, many, most = (
+        {row.metric: row for row in _chosen(rows, "nearer", *place)}
+        for place in (("oracles", "one", 1), ("searches", "one", 1), ("oracles", "one", largest), ("oracles", "most", largest))
+    )
     first = next(iter(fixed.values()))
     answer = (
         f"With one oracle, one original and one forget set, a table calls the better of two methods the worse in "
-        f"{_range(fixed, 'worse')}, at given hyperparameters; with one search for them, in {_range(searched, 'worse')}. "
-        f"{_reached(rows)}"
+        f"{_range(fixed, 'worse')}, at given hyperparameters (with {largest} oracles in {_range(many, 'worse')}); with one "
+        f"search for them, in {_range(searched, 'worse')}. {_reached(rows)}"
     )
-    agreed = f"Two such tables agree on which of two methods is nearer in {_range(fixed, 'same')} of all pairs (a coin: 50%)."
-    headings = ("metric", "worse, one of each", "worse, and one search", "same, one of each", "decided", "same, most of all")
-    most = {
-        row.metric: row
-        for row in _chosen(rows, "nearer", "oracles", "most", max(row.n for row in rows if row.varied == "oracles"))
-    }
+    agreed = (
+        f"Two tables with one of each agree on which of two methods is nearer in {_range(fixed, 'same')} of all pairs (a coin: "
+        f"50%); with {largest} oracles each, in {_range(many, 'same')}."
+    )
+    headings = (
+        "metric",
+        "decided",
+        "worse, one of each",
+        "worse, and one search",
+        *(f"same, {size}" for size in ("one of each", f"{largest} oracles, else one", "most of all")),
+    )
     lines = [
         [
             label,
-            _cell(fixed.get(metric), "worse"),
-            _cell(searched.get(metric), "worse"),
-            _cell(fixed.get(metric), "same"),
-            f"{most[metric].decided} of {most[metric].of}" if metric in most else "",
-            _cell(most.get(metric), "same"),
+            f"{most[metric].decided} of {most[metric].of}",
+            *(_cell(end.get(metric), kind) for end, kind in ((fixed, "worse"), (searched, "worse"))),
+            *(_cell(end.get(metric), "same") for end in (fixed, many, most)),
         ]
         for metric, label in METRICS.items()
     ]
