@@ -48,8 +48,8 @@ def draw(boards: Sequence[Board]) -> "matplotlib.figure.Figure":
                 _mark(axes, each, row + LANES[place % len(LANES)])
             if results:
                 first = results[0]
-                place = min(first.distance, END), row + NAMES
-                axes.annotate(first.method, place, fontsize=7, ha="center", va="center", zorder=6).set_in_layout(False)
+                at = (min(first.distance, END), row + NAMES)
+                axes.annotate(first.method, at, fontsize=7, ha="center", va="center", zorder=6).set_in_layout(False)
         axes.set_xlim(-0.12, END + 0.1)
         axes.set_xlabel("distance from retraining", fontsize=8)
         axes.set_title(f"{board.title} · n={board.counts[0]}", fontsize=10)
@@ -84,7 +84,7 @@ def _legend(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes", ac
         for access, marker in shapes.items()
     ]
     handles += [
-        axes.scatter([nan], [nan], s=_size(cost), color="#BBBBBB", label=f"costs {cost:g} of a retraining") for cost in COSTS
+        axes.scatter([nan], [nan], s=_size(cost), color="#BBBBBB", label=f"costs {cost:g} × retraining") for cost in COSTS
     ]
     handles.append(axes.fill_between([], [], color=BAND, alpha=0.45, label=f"within {MARGIN:g} of retraining"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

@@ -47,7 +47,7 @@ def stream(findings: Path, links: str) -> str:
         return float(final[method][split]) - float(final[method][f"{split}_null_mean"])
 
     def side(points: float) -> str:
-        return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+        return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if abs(points) >= 0.05 else "level with"
 
     least = min(blind, key=lambda method: abs(off(method, "forget")))
     gone = [method for method in blind if abs(off(method, "forget")) < 0.5 * abs(off(NOTHING, "forget"))]
@@ -55,9 +55,9 @@ def stream(findings: Path, links: str) -> str:
     costs = f"; the one of them with the best test accuracy is {side(price)} retrained models there" if gone else ""
     retrained = f" Retraining each time is {side(off(RETRAIN, 'forget'))} them on F." if RETRAIN in final else ""
     return (
-        f"**In a stream** ([its finding]({links}/streaming.md)) of {plural(last, 'request')} that see no retained data, the "
-        f"accuracy on all that was to be forgotten ends {side(off(NOTHING, 'forget'))} that of retrained models if nothing is "
-        f"done. {sentence(share(len(gone), len(blind), 'methods')).removesuffix('.')} came nearer than half of that{costs}. The "
-        f"nearest, {name(least)}, ends {side(off(least, 'forget'))} retrained models on F and {side(off(least, 'test'))} them on "
-        f"the test set.{retrained}"
+        f"**In a stream** ([its finding]({links}/streaming.md)) of {plural(last, 'request')}, answered without retained data, "
+        f"the accuracy on all that was to be forgotten ends {side(off(NOTHING, 'forget'))} that of retrained models if nothing "
+        f"is done. {sentence(share(len(gone), len(blind), 'methods')).removesuffix('.')} came nearer than half of that{costs}. "
+        f"The nearest, {name(least)}, ends {side(off(least, 'forget'))} retrained models on F and {side(off(least, 'test'))} "
+        f"them on the test set.{retrained}"
     )

@@ -211,14 +211,13 @@ def _ranks(first: Board, other: Board) -> str:
 
 def _own_limits(boards: Sequence[Board]) -> Iterator[str]:
     settings = [
-        f"{board.title} ({plural(len(board.methods), 'method')}, {board.counts[0]} models of each, {board.counts[1]} retrained "
-        "ones)"
+        f"{board.title} ({plural(len(board.methods), 'method')}, forget set {board.forget_set}, {board.counts[0]} models of "
+        f"each, {board.counts[1]} retrained ones)"
         for board in boards
     ]
     yield (
-        f"**Few, small settings.** All of it is {listed(settings)}, with one forget set each. The networks are small and a "
-        "retraining takes seconds, so that shares of its time are not those of a large model. Times were taken on machines that "
-        "other programs used too."
+        f"**Few, small settings.** All of it is {listed(settings)}. The networks are small and a retraining takes seconds, so "
+        "that shares of its time are not those of a large model. Times were taken on machines that other programs used too."
     )
     yield (
         f"**Intervals are over models**, not over forget sets, data sets or networks. The margin of {MARGIN:g} for *equivalent* "
