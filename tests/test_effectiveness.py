@@ -41,7 +41,7 @@ BASE = {
     "original": (1.0, 0.0, 0.0, "different"),
     "retrain": (0.0, 0.0, 1.0, "equivalent"),
     "scrub": (0.1, 0.3, 0.5, "different"),
-    "finetune": (0.4, 0.1, 0.2, "different"),
+    "finetune": (0.38, 0.1, 0.2, "different"),
     "gradient_ascent": (0.97, 0.1, 0.05, "different"),
     "ct": (0.2, 7e5, 1.5, "different"),
 }
@@ -83,13 +83,13 @@ def test_what_to_take_follows_access_price_and_the_intervals(tmp_path):
     assert taken["F and R", 0.1] == ("gradient_ascent", False)  # 0.97 ± 0.05 holds 1
     assert ("the model alone", 1.0) not in taken
     scrub = next(each for each in found if each.best and each.best.method == "scrub")
-    assert scrub.level == ("finetune",)  # 0.30 ± 0.05 and 0.40 ± 0.05 meet
+    assert scrub.level == ("finetune",)  # 0.30 ± 0.05 and 0.38 ± 0.05 overlap
 
 
 def test_sentences_follow_the_numbers(tmp_path):
     def page(**changed):
         board(tmp_path, **changed)
-        return text.document(text.gather(tmp_path), study.DOCS).replace("\n", " ")
+        return " ".join(text.document(text.gather(tmp_path), study.DOCS).split())
 
     said = page()
     assert "None of the 4 approximate methods" in said and "the nearest, `scrub` (distillation), leaves 0.10" in said
@@ -97,7 +97,11 @@ def test_sentences_follow_the_numbers(tmp_path):
     said = page(scrub=(-0.02, 0.01, 0.5, "equivalent"))
     assert "**1 of the 4 approximate methods measured on digits (mlp) makes models" in said and "(`scrub`)" in said
     said = page(scrub=(-0.6, 0.01, 0.5, "different"), finetune=(None, None, 0.2, None))
-    assert "that it removes more than retraining does" in said and "| finetune | R | ? | ? | inf |" in said
+    assert (
+        "that it removes more than retraining does" in said
+        and "Without finite numbers: `finetune`." in said
+        and "| finetune | R | ? | ? | ? |" in said
+    )
 
 
 def test_every_method_of_the_registry_fits_into_the_lines(tmp_path):
@@ -120,7 +124,7 @@ def test_the_search_says_where_hyperparameters_come_from(tmp_path):
         "default",
         "none",
     ]
-    page = text.document(text.gather(tmp_path), study.DOCS).replace("\n", " ")
+    page = " ".join(text.document(text.gather(tmp_path), study.DOCS).split())
     assert "The authors' values are used for 1 of the 2" in page and "values that are used: `scrub`" in page
 
 

@@ -128,10 +128,13 @@ def _fails(family: Family, board: Board) -> Iterator[str]:
     results = _approximate(board, family)
     if not results:
         return
+    if lost := [each.method for each in results if not math.isfinite(each.distance)]:
+        yield f"Without finite numbers: {named(lost)}."
+    results = [each for each in results if each.method not in lost]
+    if not results:
+        return
     best, worst = results[0], results[-1]
-    if not math.isfinite(best.distance):
-        yield f"{name(best.method)} has no finite size."
-    elif best.outcome != OUTCOMES[0]:
+    if best.outcome != OUTCOMES[0]:
         yield f"What keeps {name(best.method)} from retraining is above all {_shortcoming(best)}."
     if best.accuracy:
         parts = [

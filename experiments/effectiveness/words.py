@@ -22,7 +22,7 @@ def bullet(text: str) -> str:
 
 def number(value: float) -> str:
     """A share or a distance; what is beyond `HUGE` is told as such, and what is unknown as a question mark."""
-    if math.isnan(value):
+    if not math.isfinite(value):
         return "?"
     if abs(value) >= HUGE:
         return f"{'below -' if value < 0 else 'over '}{HUGE:,.0f}"
