@@ -1,1 +1,1 @@
-"""Whether the methods' order carries over to clean labels, other networks and other data, and how far noise alone reorders them."""
+"""Does the order of the methods carry over to clean labels, other networks and other data?"""

@@ -74,7 +74,7 @@ def compare(base: Sizes, other: Sizes, seed: int = 0) -> tuple[dict[str, Correla
     """Correlates two settings by each of `MEASURES`.
 
     The interval over seeds and sets is a percentile bootstrap: seeds are drawn with replacement, and sets within each, on both
-    sides. Drawing anew adds noise, so it may lie below the value; how far, the same interval of the base against other seeds says.
+    sides. Drawing anew adds noise, so it may lie below the value; how far, that of the base against other seeds says.
 
     Args:
         base: of one setting.
@@ -89,7 +89,8 @@ def compare(base: Sizes, other: Sizes, seed: int = 0) -> tuple[dict[str, Correla
     found, draws = {}, {}
     for name in MEASURES:
         by_methods = rank_agreement(np.stack([side[name] for side in whole], axis=1), seed=seed).between(0, 1)
-        draws[name] = np.nan_to_num(correlation(*(rankdata(side[name], axis=1) for side in drawn), axis=1))
+        first, second = (rankdata(side[name], axis=1) for side in drawn)
+        draws[name] = np.nan_to_num(correlation(first, second, axis=1))
         low, high = map(float, np.quantile(draws[name], (0.025, 0.975)))
         cells = min(sizes.memory[0].size for sizes in (base, other))
         over_cells = (low, high) if cells > 1 else (-1.0, 1.0)
@@ -111,7 +112,10 @@ def _means(memory: np.ndarray, damage: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _resampled(sizes: Sizes, rng: np.random.Generator) -> list[np.ndarray]:
-    """Tables of the same shape, with seeds drawn with replacement and sets drawn within each; cells that nobody knows are left out."""
+    """Tables of the same shape: seeds are drawn with replacement, and sets within each.
+
+    A resample that misses all cells in which some method is known is replaced by the whole.
+    """
     _, seeds, sets = sizes.memory.shape
     drawn = rng.integers(0, seeds, (RESAMPLES, seeds))
     within = rng.integers(0, sets, (RESAMPLES, seeds, sets))

@@ -1,4 +1,4 @@
-"""Forget sets of a wanted memorised mass: the sum over the set of how much more often models that trained on an example know it."""
+"""Forget sets of a wanted memorised mass: by how many more of their examples originals know than models without them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,12 +13,12 @@ class Match(NamedTuple):
     """The nearest mass that was reached.
 
     Attributes:
-        count: rows of each set that are among the most memorised.
+        memorised: rows of each set that are drawn from the most memorised ones.
         mass: of the sets, their mean.
         tried: every count that was tried, with its mass.
     """
 
-    count: int
+    memorised: int
     mass: float
     tried: dict[int, float]
 

@@ -89,7 +89,7 @@ class Config(Methods, Hyper, Requests):
     settings: Annotated[tuple[str, ...], Several(Name(*SETTINGS))] = tuple(SETTINGS)
     """Settings, separated by commas; the base is always the first. Each later one changes one thing."""
     seeds: Annotated[int, Whole(least=1, most=SETS)] = 3
-    """Times that each setting is repeated with other data splits, wrong labels, forget sets and models; `again` takes the next."""
+    """Repeats of each setting, with other wrong labels, forget sets and models; `again` takes the seeds after the base's."""
     members: Annotated[int, Whole(least=FEWEST)] = 4
     """Original models of each seed: at least 3; twice as many oracles are trained for each forget set."""
     forget: Sized = Sized()
@@ -100,8 +100,8 @@ class Config(Methods, Hyper, Requests):
     """Whose tuned hyperparameters: those of the base's data set in every setting, or each data set's own."""
     matching: Matching = Matching()
     mlp: Network = Network(width=256, epochs=15)
-    group: Network = Network(width=8, epochs=25)
-    vit: Network = Network(width=16, epochs=25)
+    group: Network = Network(width=8, epochs=20)
+    vit: Network = Network(width=16, epochs=32)
     other: Other = Other()
     margin: Annotated[float, Real(above=0)] = 0.1
     """A method forgets where its memory left and its damage are both within this share of what there is to forget."""

@@ -21,6 +21,26 @@ if TYPE_CHECKING:
 MARKERS = ("D", "o", "s", "^", "v", "P", "X")
 PALETTE = ("#000000", "#888888", *COLOURS[:3], COLOURS[4], COLOURS[3])
 LEAVES = 0.8  # of the memory: a method that leaves as much hardly forgets
+RULES = (
+    "",
+    *MEASURES.values(),
+    "the same, over methods",
+    "memory: below other seeds",
+    "damage: below other seeds",
+    "memory moved; most",
+    "damage moved; most",
+)
+FACTS = (
+    "",
+    "trained on",
+    "F",
+    "memorised mass of F",
+    "overlap, %",
+    "acc R",
+    "acc T",
+    "wrong labels learned, %",
+    "nearest to retraining (memory; damage)",
+)
 MOST = 1.5  # damage beyond which points are drawn at the edge
 
 
@@ -68,8 +88,8 @@ class Compared(NamedTuple):
 
     Attributes:
         correlations: by measure.
-        lower: by measure, how far the correlation is below that of the base with its own other seeds; None where those were not run.
-        moved: by `memory_left` and `damage`, the mean absolute change over methods, and the method that changes most with its change.
+        lower: by measure, how far the correlation is below that of the base with other seeds; None where those were not run.
+        moved: by `memory_left` and `damage`: mean absolute change over methods, the method that changes most, its change.
     """
 
     correlations: dict[str, Correlation]
@@ -201,9 +221,19 @@ def summary(study: Results) -> str:
         for name, one in compared.items()
     ]
     facts = [
-        [one.title, f"{one.train_size}", f"{one.forget_size}", _mass(one), _percent(one.overlap)]
-        + [f"{one.retained:.1f}", f"{one.tested:.1f}", "" if math.isnan(one.wrong_learned) else f"{one.wrong_learned:.0f}"]
-        + [_nearest(one), str(len(_within(one, study.margin))), f"{_leaving(one)} of {len(known(one))}"]
+        [
+            one.title,
+            f"{one.train_size}",
+            f"{one.forget_size}",
+            _mass(one),
+            _percent(one.overlap),
+            f"{one.retained:.1f}",
+            f"{one.tested:.1f}",
+            "" if math.isnan(one.wrong_learned) else f"{one.wrong_learned:.0f}",
+            _nearest(one),
+            f"{_within(one, study.margin)}",
+            f"{_leaving(one)} of {len(known(one))}",
+        ]
         for one in study.settings
     ]
     intervals = {one.name: _intervals(one) for one in study.settings}
@@ -213,25 +243,15 @@ def summary(study: Results) -> str:
     ]
     return page(
         *answer(study, compared),
-        f"{study.title} of each set, in every setting.",
+        f"In every setting {study.title}.",
         *_matching(study),
         "## Rank correlation of the methods with the base",
-        markdown(
-            ["", *MEASURES.values(), "the same, over methods", "memory: below other seeds", "damage: below other seeds"]
-            + ["memory moved; most", "damage moved; most"],
-            rules,
-            left=(0,),
-        ),
-        "Spearman's, over methods without references. 95% intervals by a bootstrap over seeds and forget sets of both settings; once "
-        "over methods. Below other seeds: how much lower than that of the base with its own other seeds. Moved: mean absolute "
+        markdown(RULES, rules, left=(0,)),
+        "Spearman's, over methods without references. 95% intervals by a bootstrap over seeds and forget sets of both settings; "
+        "once over methods. Below other seeds: how much lower than that of the base with other seeds. Moved: mean absolute "
         "change over methods, and the method that changes most.",
         "## The settings",
-        markdown(
-            ["", "trained on", "F", "memorised mass of F", "overlap, %", "acc R", "acc T", "wrong labels learned, %"]
-            + ["nearest to retraining", f"within {study.margin:g}", f"leave {LEAVES:g} or more"],
-            facts,
-            left=(0, 8),
-        ),
+        markdown([*FACTS, f"within {study.margin:g}", f"leave {LEAVES:g} or more"], facts, left=(0, 8)),
         "Memorised mass: examples of F by which originals know more than models retrained without F.",
         "## Memory left; damage",
         markdown(["", *titles.values()], rows, left=(0,)),
@@ -241,25 +261,29 @@ def summary(study: Results) -> str:
 
 def answer(study: Results, compared: Mapping[str, Compared]) -> list[str]:
     """Two sentences: how far the order carries over, and what depends on the setting."""
-    titles = {one.name: one.title for one in study.settings}
-    first = study.settings[0]
-    others = {name: one for name, one in compared.items() if name != AGAIN}
+    first, titles = study.settings[0], {one.name: one.title for one in study.settings}
     if not compared:
         return [f"**One setting alone: {first.title}.**"]
-    seeds = f"; other seeds alone: {_three(compared[AGAIN])}" if AGAIN in compared else ""
-    told = "; ".join(f"{titles[name]} {_three(one)}" for name, one in others.items())
-    lower = [
-        f"{titles[name]} ({MEASURES[measure]})"
-        for name, one in others.items()
+    told = [f"{titles[name]} {_pair(one)}" for name, one in compared.items() if name != AGAIN]
+    told += [f"other seeds alone {_pair(compared[AGAIN])}"] if AGAIN in compared else []
+    lower = {
+        measure: [titles[name] for name, one in compared.items() if (gap := one.lower[measure]) and gap.low > 0]
         for measure in ("memory_left", "damage")
-        if (gap := one.lower[measure]) and gap.low > 0
-    ]
+    }
+    depends = [f"{MEASURES[measure]} ({', '.join(names)})" for measure, names in lower.items() if names]
+    beyond = f"beyond what other seeds do, the order changes by {' and '.join(depends)}" if depends else "no order changes more"
+    said = (
+        f"{beyond}{'' if depends else ' than other seeds alone change it'}"
+        if AGAIN in compared
+        else "what noise does is not known"
+    )
     nearest = {one.title: _nearest(one) for one in study.settings}
-    best = f"Nearest to retraining: {'; '.join(f'{title}: {method}' for title, method in nearest.items())}"
-    beyond = f"beyond what other seeds do, the order depends on the setting here: {', '.join(lower) or 'nowhere'}"
+    best = nearest[first.title]
+    others = [f"{title}: {method}" for title, method in nearest.items() if method.split(" ")[0] != best.split(" ")[0]]
+    apart = f" (except {'; '.join(others)})" if others else ""
     return [
-        f"**Rank correlation of the methods with {first.title}, of memory left and damage: {told or 'no other setting'}{seeds}.**",
-        f"**{best}; {beyond}.**",
+        f"**Rank correlation of the methods with {first.title}, by memory left and by damage: {'; '.join(told)}.**",
+        f"**Nearest to retraining is {best.split(' ')[0]}{apart}; {said}.**",
     ]
 
 
@@ -295,7 +319,7 @@ def figure(study: Results) -> "matplotlib.figure.Figure":
         for one in study.settings
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.suptitle(f"{study.title} of each set; bars: 95% intervals over seeds and sets", fontsize=9)
+    figure.suptitle(f"{study.title}; bars: 95% intervals over seeds and sets", fontsize=9)
     return figure
 
 
@@ -365,10 +389,9 @@ def _nearest(one: Measured) -> str:
     return f"{methods[row]} ({found['memory_left'][row]:.2f}; {found['damage'][row]:.2f})"
 
 
-def _within(one: Measured, margin: float) -> list[str]:
+def _within(one: Measured, margin: float) -> int:
     methods = known(one)
-    distance = means(sizes(one, methods))["distance"] if methods else np.zeros(0)
-    return [name for name, far in zip(methods, distance, strict=True) if far < margin]
+    return int((means(sizes(one, methods))["distance"] < margin).sum()) if methods else 0
 
 
 def _leaving(one: Measured) -> int:
@@ -376,7 +399,7 @@ def _leaving(one: Measured) -> int:
     return int((means(sizes(one, methods))["memory_left"] >= LEAVES).sum()) if methods else 0
 
 
-def _three(one: Compared) -> str:
+def _pair(one: Compared) -> str:
     return " and ".join(f"{one.correlations[name].value:.2f}" for name in ("memory_left", "damage"))
 
 
@@ -398,7 +421,7 @@ def _matching(study: Results) -> list[str]:
             reached = one.mass / base.mass - 1 if base.mass else math.nan
             within = "within" if abs(reached) <= study.tolerance else "NOT within"
             said.append(
-                f"{one.title}: {100 * one.memorised_share:.0f}% of F is drawn from the {one.forget_size} most memorised examples. "
+                f"{one.title}: {100 * one.memorised_share:.0f}% of F are drawn from the {one.forget_size} most memorised rows. "
                 f"The memorised mass is {one.mass:.1f}, {100 * reached:+.0f}% from the base's {base.mass:.1f}: {within} the "
                 f"tolerance of {100 * study.tolerance:.0f}%."
             )

@@ -48,9 +48,10 @@ def run(config: Config, folder: Run) -> None:
     for name in settings:
         print(config.title(name))
         target = results[0].mass if results else math.nan
-        results.append(measure_setting(config, folder, name, values[name], target, compiled, made_with))
+        results.append(measure_setting(config, folder, name, settings[name], values[name], target, compiled, made_with))
     study = report.Results(
-        title=f"{config.seeds} seeds of {config.forget_sets} forget sets; {config.members} originals, {2 * config.members} oracles",
+        title=f"{config.seeds} seeds of {config.forget_sets} forget sets, "
+        f"{config.members} originals and {2 * config.members} oracles each",
         settings=results,
         margin=config.margin,
         tolerance=config.matching.tolerance,
@@ -97,7 +98,7 @@ class Compiled:
 
 
 def measure_setting(
-    config: Config, folder: Run, name: str, values: Values, target: float, compiled: Compiled, made_with: set[str]
+    config: Config, folder: Run, name: str, first: Setting, values: Values, target: float, compiled: Compiled, made_with: set[str]
 ) -> report.Measured:
     """Measures one setting on all seeds and forget sets.
 
@@ -105,6 +106,7 @@ def measure_setting(
         config: the options of the study.
         folder: the run folder.
         name: of the setting.
+        first: its data and model with the first seed.
         values: the hyperparameters of the methods that its network supports.
         target: the memorised mass of the base, which forget sets with clean labels shall have.
         compiled: unlearners of earlier settings.
@@ -113,7 +115,7 @@ def measure_setting(
     seeds: list[Seed] = []
     for number in range(config.seeds):
         variant = config.variant(name, number)
-        setting, matched = prepare(variant), None
+        setting, matched = prepare(variant) if number else first, None
         if name == CLEAN:
             forget, matched = matched_sets(variant, setting, target)
         else:
@@ -138,7 +140,7 @@ def measure_setting(
         train_size=len(problem.train.labels),
         forget_size=size,
         masses=np.array([seed.known.mass for seed in seeds]),
-        memorised_share=float(np.mean([each.count for each in matches])) / size if matches else math.nan,
+        memorised_share=float(np.mean([each.memorised for each in matches])) / size if matches else math.nan,
         overlap=overlap([seed.known.forget for seed in seeds]),
         retained=100 * float(np.mean([seed.known.retained for seed in seeds])),
         tested=100 * float(np.mean([seed.known.tested for seed in seeds])),
@@ -239,8 +241,8 @@ def matched_sets(config: Config, setting: Setting, target: float) -> tuple[np.nd
         tolerance=config.matching.tolerance,
         tries=config.matching.tries,
     )
-    print(f"memorised mass {found.mass:.1f} of {target:.1f} wanted, with {found.count} of {size} among the most memorised")
-    return draw(count=found.count), found
+    print(f"memorised mass {found.mass:.1f} of {target:.1f} wanted, {found.memorised} of {size} rows from the most memorised")
+    return draw(count=found.memorised), found
 
 
 def references(config: Config, setting: Setting, forget: np.ndarray) -> References:
@@ -319,7 +321,7 @@ def unlearn_all(
     members, setting, sets = config.members, known.setting, range(len(known.forget))
     problem = forgetting(setting, known.forget[0])
     copies, masks = tile(known.originals, len(sets)), np.repeat(known.forget, members, axis=0)
-    common = {**identity_of(config, setting, known.forget), "setting": name}
+    common = identity_of(config, setting, known.forget)
     files = {method: (f"margins/{name}-{config.seed}/{method}.npz", {**common, "values": values[method]}) for method in values}
 
     def begin(method: str) -> Unlearner:
