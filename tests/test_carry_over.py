@@ -202,6 +202,15 @@ def test_the_report_says_and_draws_all_settings():
     assert left.get_xlabel().startswith("memory left") and right.get_xlabel().startswith("damage")
 
 
+def test_where_nothing_is_remembered_nothing_is_said():
+    empty = measured(BASE, 0)
+    nothing = Effects(Interval(np.nan, -np.inf, np.inf), Interval(np.nan, -np.inf, np.inf), {}, Interval(0, 0, 0), {})
+    empty = empty._replace(found={name: [[nothing] * SETS] * SEEDS for name in empty.found})
+    study = Results("3 seeds", [empty, measured(AGAIN, 1), measured(CLEAN, 2)], 0.1, 0.1)
+    assert "nothing known" in summary(study) and len(figure(study).axes) == 3
+    assert all(row[2] is None for row in correlations(study).rows)
+
+
 def test_each_setting_changes_one_thing():
     config = Config()
     plain, changed = config.variant(BASE), {name: config.variant(name) for name in SETTINGS}

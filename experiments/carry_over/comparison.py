@@ -78,15 +78,19 @@ def compare(base: Sizes, other: Sizes, seed: int = 0) -> tuple[dict[str, Correla
 
     Args:
         base: of one setting.
-        other: of the same methods in the other one, all known in some cell.
+        other: of the same methods in the other one, all known in some cell. Without two methods nothing is known.
         seed: draws the resamples; those of the base are the same whatever the other setting is.
 
     Returns:
         The correlations, and their resamples.
     """
+    if len(base.memory) < 2:
+        unknown = Correlation(np.nan, -1.0, 1.0, -1.0, 1.0, len(base.memory))
+        return dict.fromkeys(MEASURES, unknown), {name: np.zeros(RESAMPLES) for name in MEASURES}
     whole = means(base), means(other)
     drawn = [_means(*_resampled(sizes, np.random.default_rng([seed, side]))) for side, sizes in enumerate((base, other))]
-    found, draws = {}, {}
+    found: dict[str, Correlation] = {}
+    draws: dict[str, np.ndarray] = {}
     for name in MEASURES:
         by_methods = rank_agreement(np.stack([side[name] for side in whole], axis=1), seed=seed).between(0, 1)
         first, second = (rankdata(side[name], axis=1) for side in drawn)

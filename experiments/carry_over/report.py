@@ -126,10 +126,11 @@ class Results(NamedTuple):
 
 def sizes(measured: Measured, methods: Sequence[str]) -> Sizes:
     """The effect sizes of some methods in one setting."""
-    cells = [measured.found[method] for method in methods]
+    cells = [[each for of_seed in measured.found[method] for each in of_seed] for method in methods]
+    shape = (len(methods), *measured.masses.shape)
     return Sizes(
-        np.array([[[each.memory_left.value for each in of_seed] for of_seed in of_method] for of_method in cells]),
-        np.array([[[each.damage.value for each in of_seed] for of_seed in of_method] for of_method in cells]),
+        np.array([[each.memory_left.value for each in of_method] for of_method in cells]).reshape(shape),
+        np.array([[each.damage.value for each in of_method] for of_method in cells]).reshape(shape),
     )
 
 
@@ -149,7 +150,7 @@ def moves(base: Measured, other: Measured) -> dict[str, tuple[float, str, float]
     methods = shared(base, other)
     before, after = (means(sizes(each, methods)) for each in (base, other))
     found = {}
-    for name in ("memory_left", "damage"):
+    for name in ("memory_left", "damage") if methods else ():
         change = after[name] - before[name]
         furthest = int(np.argmax(np.abs(change)))
         found[name] = float(np.abs(change).mean()), methods[furthest], float(change[furthest])
@@ -217,7 +218,7 @@ def summary(study: Results) -> str:
         + [f"{one.correlations[measure].interval:.2f}" for measure in MEASURES]
         + [f"{one.correlations['distance'].low_methods:.2f} to {one.correlations['distance'].high_methods:.2f}"]
         + [f"{gap:.2f}" if (gap := one.lower[measure]) else "" for measure in ("memory_left", "damage")]
-        + [f"{one.moved[measure][0]:.2f}; {one.moved[measure][1]} {one.moved[measure][2]:+.2f}" for measure in one.moved]
+        + [_moved(one.moved.get(measure)) for measure in ("memory_left", "damage")]
         for name, one in compared.items()
     ]
     facts = [
@@ -401,6 +402,10 @@ def _leaving(one: Measured) -> int:
 
 def _pair(one: Compared) -> str:
     return " and ".join(f"{one.correlations[name].value:.2f}" for name in ("memory_left", "damage"))
+
+
+def _moved(moved: tuple[float, str, float] | None) -> str:
+    return f"{moved[0]:.2f}; {moved[1]} {moved[2]:+.2f}" if moved else ""
 
 
 def _mass(one: Measured) -> str:
