@@ -50,7 +50,7 @@ def run(config: Config, folder: Run) -> None:
         target = results[0].mass if results else math.nan
         results.append(measure_setting(config, folder, name, settings[name], values[name], target, compiled, made_with))
     study = report.Results(
-        title=f"{config.seeds} seeds of {config.forget_sets} forget sets, "
+        title=f"{config.seeds} seed{'s' * (config.seeds > 1)} of {config.forget_sets} forget sets, "
         f"{config.members} originals and {2 * config.members} oracles each",
         settings=results,
         margin=config.margin,
