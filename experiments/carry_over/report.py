@@ -309,9 +309,10 @@ def figure(study: Results) -> "matplotlib.figure.Figure":
         axes.axvspan(-study.margin, study.margin, color=BAND, alpha=0.4, linewidth=0, zorder=0.5)
         axes.axvline(0.0, color=LINE, linewidth=0.8, zorder=1)
         name_rows(axes, methods if measure == "memory_left" else [""] * len(methods), 8.0)
+        values = [each[measure].value for of_setting in intervals.values() for each in of_setting.values()]
+        lowest = min((value for value in values if math.isfinite(value)), default=0.0)
+        axes.set_xlim(max(min(lowest, -0.2) - 0.1, -MOST), MOST)
     grid[0].axvline(1.0, color=LINE, linewidth=0.8, zorder=1)
-    grid[0].set_xlim(-0.3, MOST)
-    grid[1].set_xlim(-0.3, MOST)
     grid[0].set_xlabel("memory left (0: as retraining, 1: nothing done)", fontsize=8)
     grid[1].set_xlabel(f"damage (beyond {MOST:g} at the edge)", fontsize=8)
     _draw_correlations(grid[2], study, compared, styles)
@@ -356,7 +357,8 @@ def _point(axes: "matplotlib.axes.Axes", size: Interval, height: float, marker: 
         return
     if math.isfinite(size.high - size.low):
         axes.plot([size.low, size.high], [height, height], color=colour, linewidth=0.9, alpha=0.6, zorder=2)
-    axes.plot(min(size.value, MOST), height, marker, color=colour, markersize=3.6, markeredgewidth=0.3, zorder=3, clip_on=False)
+    place = min(max(size.value, -MOST), MOST)
+    axes.plot(place, height, marker, color=colour, markersize=3.6, markeredgewidth=0.3, zorder=3, clip_on=False)
 
 
 def _intervals(one: Measured) -> dict[str, dict[str, Interval]]:
