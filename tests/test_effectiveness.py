@@ -1,14 +1,12 @@
 """The study `effectiveness`: its text is made from tables, and the committed one from the committed tables."""
 
 import csv
-import dataclasses
 from pathlib import Path
 
 import pytest
 from in_process import run_in_process
 
 from experiments.effectiveness import choices, families, study, tables, text, words
-from experiments.effectiveness.options import Config
 from unlearn_jax.bench.tuning import COLUMNS as SEARCHED
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics.catalogue import accuracy, damage, memory_left, rte
@@ -171,10 +169,6 @@ def test_what_cannot_be_read_or_written_is_refused_in_one_line(tmp_path, option,
         and said in refused.stderr
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_the_options_are_only_its_own():
-    assert {field.name for field in dataclasses.fields(Config)} >= {"findings", "docs"}
 
 
 def test_an_unknown_interval_proves_nothing():

@@ -6,6 +6,7 @@ python benchmark.py --exp effectiveness --docs docs    # and docs/effectiveness-
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from unlearn_jax.bench.options import Run
 
@@ -21,6 +22,8 @@ class Config(Run):
     docs: Path | None = None
     """Folder that gets effectiveness-and-limitations.md, its table and its figure too, such as docs. None: the run folder "
     "alone."""
+
+    immaterial: ClassVar[frozenset[str]] = Run.immaterial | {"docs"}
 
 
 def smoke(config: Config) -> Config:
