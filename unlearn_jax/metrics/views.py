@@ -18,7 +18,7 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.attacks import logistic_mia, svc_mia
 from unlearn_jax.metrics.forgetting_quality import forgetting_quality
 from unlearn_jax.metrics.klom import klom
-from unlearn_jax.metrics.registry import SPLITS, Name
+from unlearn_jax.metrics.registry import METRICS, SPLITS, Metric, Name
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
 from unlearn_jax.types import Cube, Labels
 
@@ -134,6 +134,11 @@ class Pair:
         self.unlearned, self.oracles = unlearned, oracles
         self._quality = quality
         self._klom: dict[str, np.ndarray] = {}
+
+    def serves(self, metric: Metric) -> bool:
+        """Whether a metric can be computed: one that needs originals takes per-model metrics that do, too."""
+        known = (METRICS[name] for name, _ in self.oracles.per_model if name in METRICS)
+        return "originals" not in metric.needs or any("originals" in each.needs for each in known)
 
     def klom(self, split: str) -> Float[np.ndarray, " rows"]:
         """KLOM of each row, see `metrics.klom`."""
