@@ -111,6 +111,19 @@ class Reference:
             self._at[n] = Reference(self._oracles, self._measure, n, self._splits, self._seed, self.units)
         return self._at[n]
 
+    def among(self, members: Int[np.ndarray, " some"], n: int, extra: Extra | None = None) -> "Reference":
+        """Some of the oracles, which are not measured again, with another number of models on each side.
+
+        Args:
+            members: numbers of oracles, 2n or more, all different.
+            n: number of unlearned models to compare.
+            extra: further per-model metrics of these oracles.
+
+        Raises:
+            ValueError: there are too few oracles, n is below 2, or `extra` has not a finite number for each.
+        """
+        return Reference(self._oracles.take(members).with_extra(extra), self._measure, n, self._splits, self._seed)
+
     def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None, extra: Extra | None = None) -> Evaluation:
         """See `score`; the number of members must be n."""
         if len(unlearned.forget) != self.n:
