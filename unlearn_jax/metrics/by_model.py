@@ -24,7 +24,9 @@ HALF = 0.5  # of the memory: below it a model is nearer to the retrained ones
 LARGEST = 30.0  # of a normal score, which would be infinite where the others are all the same
 NONE = -1  # the number of an original that is unknown
 
-Margins = Float[Any, "models examples"]
+Models = Float[Any, "models examples"]  # margins
+Originals = Float[Any, "originals examples"]
+Oracles = Float[Any, "oracles examples"]
 
 
 class Memory(NamedTuple):
@@ -44,7 +46,7 @@ class Memory(NamedTuple):
     remembered: float
     of_oracles: Float[np.ndarray, " oracles"]
 
-    def of(self, unlearned: Margins, own: Int[Any, " models"] | None = None) -> Float[np.ndarray, " models"]:
+    def of(self, unlearned: Models, own: Int[Any, " models"] | None = None) -> Float[np.ndarray, " models"]:
         """The memory of each model.
 
         Args:
@@ -68,7 +70,7 @@ class Memory(NamedTuple):
         return (products + _apart(self.oracles)) / self.remembered
 
 
-def memory_axis(originals: Margins, oracles: Margins) -> Memory | None:
+def memory_axis(originals: Originals, oracles: Oracles) -> Memory | None:
     """What originals remember of the forget set, or None if it cannot be told from nothing with so many models.
 
     Args:
@@ -92,7 +94,7 @@ def memory_axis(originals: Margins, oracles: Margins) -> Memory | None:
     return Memory(g, o, centre, remembered, own / remembered)
 
 
-def distances(unlearned: Margins, oracles: Margins) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, " oracles"]]:
+def distances(unlearned: Models, oracles: Oracles) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, " oracles"]]:
     """The distance of each model to the mean of the oracles, see the module; of each oracle to that of the others.
 
     Args:
@@ -131,7 +133,7 @@ def outlier_t(values: Float[Any, " models"], others: Float[Any, " others"]) -> F
     count = checks.count("number of others", len(others), 2)
     scale = float(unit(np.concatenate([values, others])))
     values, others = np.asarray(values, np.float64) / scale, np.asarray(others, np.float64) / scale
-    sd = float(others.std(ddof=1)) if varies(others) else 0.0
+    sd = float(others.std(ddof=1)) if varies(others, axis=0)[0] else 0.0
     difference = values - others.mean()
     if sd == 0:
         same = ~varies(np.stack([values, np.full_like(values, others[0])]), axis=0)[0]

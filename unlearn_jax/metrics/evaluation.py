@@ -369,7 +369,7 @@ def _hidden(oracles: Measured, splits: Int[np.ndarray, "splits 2 n"]) -> dict[Na
                     left = list(sides)
                     left[side] = oracles.take(np.delete(members, place))
                     # Forgetting quality, which takes longest, has no such part that could be seen.
-                    without = _compare(Pair(left[0], left[1], pair.quality()), TWO_SAMPLE)
+                    without = _compare(Pair(left[0], left[1], pair.known_quality), TWO_SAMPLE)
                     for name, value in without.items():
                         totals.setdefault(name, np.zeros(len(oracles)))[member] += (len(members) - 1) * (whole[name] - value)
         return totals

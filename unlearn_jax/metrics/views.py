@@ -146,6 +146,11 @@ class Pair:
             self._klom[split] = klom(self.unlearned.margins[split], self.oracles.margins[split])
         return self._klom[split]
 
+    @property
+    def known_quality(self) -> float | None:
+        """The forgetting quality if it was given or computed."""
+        return self._quality
+
     def quality(self) -> float:
         """The forgetting quality, see `metrics.forgetting_quality`."""
         if self._quality is None:
