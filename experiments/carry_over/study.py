@@ -18,7 +18,6 @@ from unlearn_jax.bench.pools import pool, train_on_halves, version_note
 from unlearn_jax.bench.population import NULL, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make_all, unlearn
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
-from unlearn_jax.bench.tuning import tile
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
@@ -27,7 +26,7 @@ from unlearn_jax.metrics.effects import SPLITS, UNKNOWN, Effects, effects
 from unlearn_jax.progress import stage
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
-from unlearn_jax.training.ensembles import predict
+from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import Pool, diverged, member_keys
 from unlearn_jax.types import Model, Problem, Variables
 

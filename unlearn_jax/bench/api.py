@@ -24,7 +24,7 @@ from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.population import comparable
-from unlearn_jax.bench.scoring import margins
+from unlearn_jax.bench.scoring import margins, memory_of, of_models, of_oracles
 from unlearn_jax.bench.setting import forgetting, setting_of, start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
@@ -348,7 +348,8 @@ def score(
         unlearned: logits on the splits `forget`, `retain` and `test`.
         oracles: likewise, of models retrained without the forget set with keys of their own; twice as many as the unlearned.
         labels: of the examples of each split; on forget and retain, those trained on.
-        originals: logits of the models before unlearning, the i-th that of the i-th unlearned one: gives the effect sizes.
+        originals: logits of the models before unlearning, the i-th that of the i-th unlearned one: gives the effect sizes, and
+            the memory of single models.
         margin: within which models are equivalent to retrained ones, as a share of what there is to forget.
         splits: random splits of the oracles in two halves, from which each null comes.
         seed: draws them.
@@ -366,7 +367,7 @@ def score(
     if n < 2:
         counts = f"{len(own.forget)} unlearned models and {len(theirs.forget)} oracles"
         raise ValueError(f"unlearned, oracles: {counts}; expected 2 or more, and twice as many oracles")
-    found = None
+    found, known = None, None
     if not 0 < margin < 1:
         raise ValueError(f"margin: {margin!r} found, expected a number between 0 and 1")
     if originals is not None:
@@ -375,8 +376,11 @@ def score(
             expected = f"expected {len(own.forget)}, one for each of the unlearned ones"
             raise ValueError(f"originals: {len(before.forget)} models, {expected}")
         found = effects(margins(own, of), margins(before, of), margins(theirs, of))
-    null = reference(theirs, of, n, splits=splits, seed=seed)
-    return _verdict(score_cube(Cube(*(logits[:n] for logits in own)), null), found, margin=margin)
+        known = before, ()
+    memory = memory_of(known, theirs, of)
+    null = reference(theirs, of, n, splits=splits, seed=seed, extra=of_oracles(memory))
+    first = Cube(*(logits[:n] for logits in own))
+    return _verdict(score_cube(first, null, extra=of_models(memory, (first, ()), known, of)), found, margin=margin)
 
 
 def _named(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:

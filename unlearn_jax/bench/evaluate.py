@@ -51,6 +51,7 @@ class Result(NamedTuple):
     made_with: set[str]  # see `device.made_with`
     examples: list[tuple]  # rows of examples.csv
     notes: list[str]  # for the board's caption
+    models: list[tuple]  # rows of models.csv
 
 
 class Outcome(NamedTuple):
@@ -143,13 +144,14 @@ def evaluate_sets(
         null, scored = score_methods(forget, judgement)
         rows = rows_of(forget, judgement, scored)
         examples, sentence = statistics.examples(forget, judgement)
+        models = statistics.models(forget, judgement)
         made_with = {
             *judgement.oracles.made_with,
             *(judged.made_with for seeds in judgement.methods.values() for judged in seeds),
         }
         lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
         said = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null) + nothing_note(name, scored)
-        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, said))
+        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, said, models))
         if len(results) == 1:
             draw(forget, judgement, rows)
             statistics.power(folder, null, scored.get("original"), subject(rows))
@@ -225,6 +227,9 @@ def report(
     write_results(folder, rows, extra)
     if examples := [line for result in results for line in result.examples]:
         folder.write_csv("examples.csv", statistics.EXAMPLE_COLUMNS, examples)
+    if models := [line for result in results for line in result.models]:
+        folder.write_csv("models.csv", statistics.MODEL_COLUMNS, models)
+    singles = statistics.singles(examples, models)
     lost = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
     board = arrange(shown, lost)
     board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
@@ -234,7 +239,7 @@ def report(
     statistics.parts(folder, scored)
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
-    leaderboard.write(folder, board, [*summary.figures(folder), *paragraphs, *summary.provenance(folder)])
+    leaderboard.write(folder, board, [*summary.figures(folder), *singles, *paragraphs, *summary.provenance(folder)])
     return Outcome(rows, board, results)
 
 

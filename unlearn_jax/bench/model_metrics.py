@@ -89,5 +89,6 @@ class ModelMetrics:
 
 def metrics_for(right: np.ndarray | None) -> list[tuple[Metric, str]]:
     """Returns the per-model metrics that need more than logits, with their splits; `right` as in `ModelMetrics`."""
-    beyond = [(metric, split) for metric, split in in_order(PER_MODEL) if metric.needs != ("logits",)]
+    of_models = (each for each in in_order(PER_MODEL) if "originals" not in each[0].needs)  # see `scoring.memory_of`
+    beyond = [(metric, split) for metric, split in of_models if metric.needs != ("logits",)]
     return [(metric, split) for metric, split in beyond if right is not None or "right labels" not in metric.needs]

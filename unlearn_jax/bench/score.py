@@ -10,8 +10,8 @@ from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.population import comparable, score_alive, without
 from unlearn_jax.bench.score_options import Config
-from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, scored_row
-from unlearn_jax.bench.statistics import power
+from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, memory_of, of_models, of_oracles, scored_row
+from unlearn_jax.bench.statistics import model_rows, power
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
 from unlearn_jax.metrics import accuracies, catalogue, cross_entropy_losses, reference
@@ -53,9 +53,11 @@ def run(config: Config, folder: Run) -> None:
     scored: dict[str, Scored] = {}
     rows: list[Row] = []
     with working("scores") as update:
-        null = reference(oracles, labels, n, splits=config.evaluation.splits, seed=config.seed)
+        memory = memory_of(before, oracles, labels)
+        extra = of_oracles(memory)
+        null = reference(oracles, labels, n, splits=config.evaluation.splits, seed=config.seed, extra=extra)
         for name, cube in alive.items():
-            evaluation, compared = score_alive(cube, null)
+            evaluation, compared = score_alive(cube, null, None, of_models(memory, (cube, lost[name]), before, labels))
             if evaluation is None:
                 continue
             evaluation = evaluation._replace(lost=len(lost[name]))
@@ -77,7 +79,8 @@ def run(config: Config, folder: Run) -> None:
     notes = [f"{len(lost['oracle'])} oracles are not finite and were left out."] * bool(lost["oracle"])
     unpaired = "no memory left and no damage: they need as many originals as unlearned models, in the same order."
     notes += [unpaired] * ("original" in cubes and not paired)
-    outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes)], set())
+    models = model_rows(SET, {name: (cube, lost[name]) for name, cube in alive.items()}, before, oracles, labels)
+    outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes, models)], set())
     leaderboard.show(outcome.board)
 
 

@@ -11,6 +11,7 @@ from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judged, Judgement, retraining_examples
 from unlearn_jax.bench.population import comparable, score_alive
 from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, reference, scaled_logits
+from unlearn_jax.metrics.by_model import NONE, Memory, memory_axis
 from unlearn_jax.metrics.effects import Effects, effects, outcome_of
 from unlearn_jax.metrics.evaluation import GROUPS
 from unlearn_jax.metrics.registry import COST, EFFECT, PARTS, Name, in_order
@@ -51,24 +52,31 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
     groups = np.arange(forget.members) * min(GROUPS, forget.members) // forget.members
     scored: dict[str, Scored] = {}
     with working("scores") as update:
-        null = null_of(forget, judgement.oracles.cube, judgement.of_oracles)
+        (original, *_) = judgement.methods.get("original", [None])
+        before = original and (original.cube, original.lost)
+        memory = memory_of(before, judgement.oracles.cube, forget.labels)
+        null = null_of(forget, judgement.oracles.cube, judgement.of_oracles | of_oracles(memory))
         for number, (name, (first, *others)) in enumerate(judgement.methods.items()):
-            evaluation, n = score_alive(first.cube, null, np.delete(groups, first.lost), first.extra)
+            extra = [
+                judged.extra | of_models(memory, (judged.cube, judged.lost), before, forget.labels) for judged in (first, *others)
+            ]
+            evaluation, n = score_alive(first.cube, null, np.delete(groups, first.lost), extra[0])
             if evaluation:
                 evaluation = evaluation._replace(lost=len(first.lost))
                 by_seed: list[dict[Name, np.ndarray]] = [
                     {score.name: np.array(score.members) for score in evaluation.scores if score.members}
                 ]
-                by_seed += [null.of_members(other.cube, other.extra) if len(other.cube.forget) else {} for other in others]
+                by_seed += [
+                    null.of_members(other.cube, more) if len(other.cube.forget) else {}
+                    for other, more in zip(others, extra[1:], strict=True)
+                ]
                 lost = [judged.lost for judged in (first, *others)]
                 members = {
                     metric: _with_gaps([values.get(metric, ()) for values in by_seed], lost, forget.members)
                     for metric in by_seed[0]
                 }
-                (original, *_) = judgement.methods.get("original", [None])
-                before = original and (original.cube, original.lost)
-                pools = (first.cube, first.lost), before, judgement.oracles.cube
-                found = effects_of(*pools, forget.labels, parts_of(forget, before and before[0], judgement.oracles.cube))
+                parts = parts_of(forget, before and before[0], judgement.oracles.cube)
+                found = effects_of((first.cube, first.lost), before, judgement.oracles.cube, forget.labels, parts)
                 scored[name] = Scored(evaluation, n, null.at(n), members, found)
             update((number + 1) / len(judgement.methods), name)
         update(1.0, f"{len(judgement.methods)} methods, {len(null.nulls)} metrics")
@@ -112,15 +120,40 @@ def effects_of(
     """
     if originals is None:
         return None
-    own_numbers, numbers = (
-        np.delete(np.arange(len(cube.forget) + len(lost)), list(lost)) for cube, lost in (unlearned, originals)
-    )
+    own_numbers, numbers = numbers_of(unlearned), numbers_of(originals)
     both, own_rows, rows = np.intersect1d(own_numbers, numbers, assume_unique=True, return_indices=True)
     if len(both) < 2:
         return None
     own = margins(Cube(*(logits[own_rows] for logits in unlearned[0])), labels)
     before = margins(Cube(*(logits[rows] for logits in originals[0])), labels)
     return effects(own, before, margins(oracles, labels), parts)
+
+
+def numbers_of(models: Alive) -> np.ndarray:
+    """The numbers of the models that did not diverge."""
+    cube, lost = models
+    return np.delete(np.arange(len(cube.forget) + len(lost)), list(lost))
+
+
+def memory_of(originals: Alive | None, oracles: Cube, labels: Labels) -> Memory | None:
+    """What the originals remember of the forget set; None if they are not known, or it cannot be told from nothing."""
+    if originals is None or len(originals[0].forget) < 2:
+        return None
+    return memory_axis(*(scaled_logits(cube.forget, labels.forget) for cube in (originals[0], oracles)))
+
+
+def of_oracles(memory: Memory | None) -> dict[Name, np.ndarray]:
+    """The metrics of the oracles that need the originals."""
+    return {catalogue.memory_of_models.on("forget"): memory.of_oracles} if memory else {}
+
+
+def of_models(memory: Memory | None, models: Alive, originals: Alive | None, labels: Labels) -> dict[Name, np.ndarray]:
+    """The metrics of other models that need the originals: each model is compared with those that it does not come from."""
+    if memory is None or originals is None or not len(models[0].forget):
+        return {}
+    place = {number: row for row, number in enumerate(numbers_of(originals))}
+    own = np.array([place.get(number, NONE) for number in numbers_of(models)])
+    return {catalogue.memory_of_models.on("forget"): memory.of(scaled_logits(models[0].forget, labels.forget), own)}
 
 
 def margins(cube: Cube, labels: Labels) -> dict[str, np.ndarray]:

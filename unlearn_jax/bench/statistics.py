@@ -1,5 +1,6 @@
 """Statistics of a run beyond its scores: power, single examples, pairs of methods, sources of variance, agreement of metrics."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ from unlearn_jax.bench import sample_size, sources_of_variance
 from unlearn_jax.bench.agreement import metric_agreement, write_agreement
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judgement
-from unlearn_jax.bench.scoring import LARGE, Scored, effect_rows, scored_row
+from unlearn_jax.bench.scoring import LARGE, Alive, Scored, effect_rows, memory_of, numbers_of, of_models, scored_row
 from unlearn_jax.metrics import Reference, pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.metrics.by_example import ExampleTests, example_tests
+from unlearn_jax.metrics.by_model import HALF, distances, is_outlier, outlier_t
 from unlearn_jax.metrics.catalogue import accuracy, average_gap, js_divergence, klom, tow
 from unlearn_jax.metrics.effects import mean_effects, outcome_of
 from unlearn_jax.metrics.null import Null
@@ -22,6 +25,7 @@ from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, co
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import REFERENCES, Row, deviations, subject
+from unlearn_jax.report.tables import markdown
 from unlearn_jax.runs import Run
 from unlearn_jax.types import Cube, Labels
 
@@ -35,7 +39,8 @@ COMPARED = (
 SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of models in the power curve, up to those at hand
 SIGNIFICANT = 0.05
 PARTS, PART_FIELDS = "parts.npz", ("forget_set", "method", "metric", "split", "parts")
-EXAMPLE_COLUMNS = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd")
+EXAMPLE_COLUMNS = ("forget_set", "row", "label", "clean_label", "method", "models", "right", "margin", "margin_sd", "t", "q")
+MODEL_COLUMNS = ("forget_set", "method", "model", "memory", "memory_t", "distance", "distance_t", "outlier", "nearer")
 
 
 class ExampleSummary(NamedTuple):
@@ -99,9 +104,24 @@ def examples(forget: ForgetSet, judgement: Judgement) -> tuple[list[tuple], str]
     cubes = {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
     cubes = {"oracle": judgement.oracles.cube, **cubes}
     by_method = {name: summarise_examples(cube, forget.labels) for name, cube in cubes.items()}
+    tests = {name: _tests(cube, judgement.oracles.cube, forget.labels) for name, cube in cubes.items() if name != "oracle"}
+
+    def at(name: str, i: int) -> tuple[float | None, float | None]:
+        found = tests.get(name)
+        return (float(found.t[i]), float(found.q[i])) if found else (None, None)
+
     label, clean = forget.labels.forget, forget.setting.data.clean_labels[forget.rows["forget"]]
     rows = [
-        (forget.name, int(row), int(label[i]), int(clean[i]), name, summary.models, *(float(part[i]) for part in summary[1:]))
+        (
+            forget.name,
+            int(row),
+            int(label[i]),
+            int(clean[i]),
+            name,
+            summary.models,
+            *(float(part[i]) for part in summary[1:]),
+            *at(name, i),
+        )
         for name, summary in by_method.items()
         for i, row in enumerate(forget.published["forget"])
     ]
@@ -116,6 +136,79 @@ def examples(forget: ForgetSet, judgement: Judgement) -> tuple[list[tuple], str]
     shares += [f"{gap[wrong].sum() / gap.sum():.0%} from the {wrong.sum()} mislabelled ones"] * bool(wrong.any())
     total = f"{forget.name}: the originals' accuracy on F is {100 * gap.mean():.1f} points above the oracles'"
     return rows, f"{total}; {', '.join(shares)} (examples.csv)."
+
+
+def _tests(cube: Cube, oracles: Cube, labels: Labels) -> ExampleTests | None:
+    """Tests each example of the forget set; None with a single model."""
+    if len(cube.forget) < 2:
+        return None
+    return example_tests(*(scaled_logits(each.forget, labels.forget) for each in (cube, oracles)))
+
+
+def models(forget: ForgetSet, judgement: Judgement) -> list[tuple]:
+    """Returns the rows of models.csv for one forget set, see `model_rows`."""
+    alive = {name: (first.cube, first.lost) for name, (first, *_) in judgement.methods.items()}
+    return model_rows(forget.name, alive, alive.get("original"), judgement.oracles.cube, forget.labels)
+
+
+def model_rows(
+    forget_set: str, methods: Mapping[str, Alive], originals: Alive | None, oracles: Cube, labels: Labels
+) -> list[tuple]:
+    """Places every model among the oracles, by its memory of the forget set and by its distance.
+
+    Args:
+        forget_set: its name.
+        methods: by method, the models that did not diverge.
+        originals: the models before unlearning, if they are known.
+        oracles: the retrained models.
+        labels: of the examples.
+    """
+    memory, phi = memory_of(originals, oracles, labels), scaled_logits(oracles.forget, labels.forget)
+    rows: list[tuple] = []
+    for method, alive in methods.items():
+        if not len(alive[0].forget):
+            continue
+        distance, of_others = distances(scaled_logits(alive[0].forget, labels.forget), phi)
+        distance_t = outlier_t(distance, of_others)
+        found = [*of_models(memory, alive, originals, labels).values()]
+        t = [outlier_t(values, memory.of_oracles) for values in found if memory]
+        outliers = is_outlier(*t, distance_t, others=len(phi))
+        for i, number in enumerate(numbers_of(alive)):
+            left, at = (float(found[0][i]), float(t[0][i])) if found else (None, None)
+            nearer = None if left is None else "retrained" if left < HALF else "original"
+            rows.append(
+                (forget_set, method, int(number), left, at, float(distance[i]), float(distance_t[i]), bool(outliers[i]), nearer)
+            )
+    return rows
+
+
+def singles(examples: Iterable[tuple], models: Iterable[tuple]) -> list[str]:
+    """A table for summary.md: of each method, the examples of F on which it differs, and the models that are outliers."""
+    differing: dict[tuple[str, str], list[bool]] = {}
+    for row in examples:
+        if (q := row[EXAMPLE_COLUMNS.index("q")]) is not None:
+            differing.setdefault((row[0], row[EXAMPLE_COLUMNS.index("method")]), []).append(q < SIGNIFICANT)
+    outliers: dict[tuple[str, str], list[bool]] = {}
+    nearer: dict[tuple[str, str], int] = {}
+    for row in models:
+        named = dict(zip(MODEL_COLUMNS, row, strict=True))
+        key = named["forget_set"], named["method"]
+        outliers.setdefault(key, []).append(named["outlier"])
+        nearer[key] = nearer.get(key, 0) + (named["nearer"] == "original")
+    lines = []
+    for key in dict.fromkeys([*differing, *outliers]):
+        there, out = differing.get(key), outliers.get(key)
+        counts = [f"{sum(each)} of {len(each)}" if each else "" for each in (there, out)]
+        lines.append([*key, *counts, str(nearer.get(key, ""))])
+    headings = (
+        "forget set",
+        "method",
+        "examples of F that differ (q < 5%)",
+        "outliers among the models",
+        "nearer to an original",
+    )
+    said = "Every example and every model: examples.csv and models.csv."
+    return ["## Single examples and models", markdown(headings, lines, left=range(2)), said] if lines else []
 
 
 def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:

@@ -13,6 +13,9 @@ from unlearn_jax.metrics.accuracy import average_gap as average_gap_of
 from unlearn_jax.metrics.accuracy import competition_score as competition_score_of
 from unlearn_jax.metrics.accuracy import tow as tug_of_war
 from unlearn_jax.metrics.accuracy import tow_mia as tug_of_war_with_mia
+from unlearn_jax.metrics.by_example import largest_t
+from unlearn_jax.metrics.by_model import distances as model_distances
+from unlearn_jax.metrics.by_model import largest_outlier
 from unlearn_jax.metrics.effects import UNKNOWN, Effects
 from unlearn_jax.metrics.registry import COST, DISTANCE, EFFECT, PARTS, PER_MODEL, SPLITS, TWO_SAMPLE, metric
 from unlearn_jax.metrics.relearning import relearn_steps as steps_to
@@ -57,6 +60,50 @@ def klom_p95(pair: Pair, split: str) -> float:
 def forgetting_quality(pair: Pair, split: str) -> float:
     """How little attacks on single examples distinguish unlearned models from oracles."""
     return pair.quality()
+
+
+@metric(
+    TWO_SAMPLE,
+    SPLITS,
+    label="largest |t| of an example",
+    short="max t",
+    perfect="above 2",
+    source="here, see `metrics/by_example.py`",
+    needs=PAIR,
+)
+def example_t(pair: Pair, split: str) -> float:
+    """Root mean square of the five largest |t| (Welch) over the examples: a few of them differ, whatever the others do."""
+    return largest_t(pair.unlearned.margins[split], pair.oracles.margins[split])
+
+
+@metric(
+    TWO_SAMPLE,
+    SPLITS,
+    unit="sd",
+    label="farthest model",
+    perfect="about 0",
+    source="here, see `metrics/by_model.py`",
+    needs=PAIR,
+    least_sd=0.8,
+)
+def outlier_distance(pair: Pair, split: str) -> float:
+    """How far out the unlearned model is that is farthest from the oracles, among theirs; as a normal score."""
+    return largest_outlier(*model_distances(pair.unlearned.margins[split], pair.oracles.margins[split]))
+
+
+@metric(
+    TWO_SAMPLE,
+    ("forget",),
+    unit="sd",
+    label="model that remembers most",
+    perfect="about 0",
+    source="here, see `metrics/by_model.py`",
+    needs=(*PAIR, "originals"),
+    least_sd=1.0,
+)
+def outlier_memory(pair: Pair, split: str) -> float:
+    """How far out the unlearned model is whose memory of F differs most from the oracles'; as a normal score."""
+    return largest_outlier(*(models.per_model[memory_of_models.on(split)] for models in (pair.unlearned, pair.oracles)))
 
 
 def _distance(pair: Pair, split: str, measure: Any) -> np.ndarray:
@@ -173,6 +220,12 @@ def accuracy(models: Seen, split: str) -> np.ndarray:
     return accuracy_of(getattr(models.cube, split), getattr(models.labels, split))
 
 
+@metric(PER_MODEL, SPLITS, unit="nats", label="margin", source="here")
+def mean_margin(models: Seen, split: str) -> np.ndarray:
+    """Mean margin of the label, log p / (1 - p)."""
+    return models.margins[split].mean(-1)
+
+
 SVC = "2310.12508, 2304.04934"
 NOT_HALF = "the oracles' mean, not 0.5"
 
@@ -252,6 +305,22 @@ def relearn_steps(models: Models, split: str) -> np.ndarray:
 def zrf(models: Models, split: str) -> np.ndarray:
     """One minus the Jensen-Shannon divergence from untrained networks, as many as originals."""
     return distances.zrf(probabilities(models.logits), models.untrained)
+
+
+# Metrics that need the originals: computed where these are known, see `by_model.Memory`
+
+
+@metric(
+    PER_MODEL,
+    ("forget",),
+    label="memory of single models",
+    perfect="0; doing nothing: 1",
+    source="here, see `metrics/by_model.py`",
+    needs=("logits", "oracles", "originals"),
+)
+def memory_of_models(values: np.ndarray, split: str) -> np.ndarray:
+    """Share of what the originals remember of F that a model remembers; only with originals that remember something."""
+    return values
 
 
 NO_NULL = "no null: a cost"

@@ -3,36 +3,55 @@
 The metrics are those of the registry. There are two kinds of comparison, two kinds of null, and one set of splits of the oracles:
 
 * *two-sample* metrics and *distances* compare n unlearned models with n oracles. The value is the mean over both halves of the
-  first splits; the null is one half against the other, widened as below.
+  first splits; the null is one half against the other, in the unit below.
 * *per-model* metrics (also those given as `extra`, which need more than logits) are a mean over models. The null is
-  centred at the oracles' mean and has the spread of the difference between the means of two halves.
+  centred at the oracles' mean.
 
-The halves A and B of one pool understate how much a mean over models varies between pools: where D(A, B) is a mean over A,
-such as a distance to the oracles' mean, its variance over splits of 2n oracles is S²/2n, while that of n new models about 2n
-oracles is S²/n + S²/2n. The part of D that changes sign when A and B change places is therefore counted twice: the null is
-`(D(A, B) + D(B, A)) / 2 + (D(A, B) - D(B, A))`, whose variance is 2S²/n, that of a difference of two means of n. In a
-simulation (100 fresh pools of 24 against 50 pools of 48, Gaussian logits that share a scale within a model, 160 examples), 4% of
-perfect pools fell outside the joint 95% band; without the widening 38% of 50 did, because of the distances. On real pools
-see docs/findings/calibration.md, and `verdict.evidence` for its consequence.
+**The unit.** z divides by the standard deviation of the value *as it is computed*, over fresh pools of n models and 2n oracles:
+
+* Of a mean over n models with variance S² that is S²/n + S²/2n, three quarters of that of the difference between two halves.
+* A distance is a mean over models too, S²/n, where S² is that of the oracles' own distances to the halves that they are not in;
+  to it comes what the halves themselves vary, taken from another split, since models and oracles are independent.
+* A two-sample value is a mean over the halves of several splits, and varies less than one comparison. How much less is seen by
+  dividing the oracles anew: n/2 of them play the unlearned models, n others their oracles, and their value is computed as
+  usual. The share of its variance in that of one comparison is a property of the metric, and is carried over to n models.
+* Draws from one pool never show what all of them share: a model that raises a score on whichever side it stands. That variance
+  is estimated by leaving each oracle out, and added.
+* Where the spread is known by construction (`Metric.least_sd`) it is at least that.
+
+The unit comes from 2n models, so that z has the tails of Student's t; the band of the largest |z| is widened accordingly. What
+came of all this on real pools: docs/findings/calibration.md.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import ndtr, stdtrit
 
-from unlearn_jax.metrics import catalogue, checks
-from unlearn_jax.metrics.null import Null, halves, joint, of_means
-from unlearn_jax.metrics.registry import DISTANCE, PER_MODEL, TWO_SAMPLE, Name, in_order
-from unlearn_jax.metrics.statistics import bootstrap, crossed_mean, jackknifed
+from unlearn_jax.metrics import checks
+from unlearn_jax.metrics.null import Null, halves, joint, of_means, thirds
+from unlearn_jax.metrics.registry import DISTANCE, METRICS, PER_MODEL, TWO_SAMPLE, Name, in_order
+from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.metrics.verdict import Evaluation, Score
 from unlearn_jax.metrics.views import Extra, Measured, Pair, Seen, on_threads
-from unlearn_jax.types import Cube, Labels
+from unlearn_jax.types import Cube, Key, Labels
 
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
+PARTITIONS = 40  # of the oracles in pseudo-unlearned models and their oracles, for the unit of two-sample values
+LEFT_OUT = 2  # splits in which each oracle is left out once, for the same
+OF_MEANS = 0.75  # variance of a mean over n models against 2n oracles, as a share of that of the difference of two halves
 GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparisons over forget sets have one unit for each
+
+
+class _Unit(NamedTuple):
+    """What turns the variance of comparisons of n models with n into that of a value, see the module's docstring."""
+
+    share: float  # of the variance, when what is hidden is added to it
+    hidden: float  # variance between pools that draws from one pool never show
 
 
 class Reference:
@@ -40,28 +59,47 @@ class Reference:
 
     Attributes:
         n: number of models on each side.
+        oracles: number of all oracles.
         draws: by metric and split, the score of each split of the oracles.
         nulls: by metric and split, the summary of the draws.
-        band: the 95% quantile of the largest |z|.
+        band: the 95% quantile of the largest |z|, widened since the unit of z is estimated from so many oracles.
     """
 
-    def __init__(self, oracles: Measured, measure: Callable[[Cube], Measured], n: int, splits: int, seed: int):
+    def __init__(
+        self,
+        oracles: Measured,
+        measure: Callable[[Cube], Measured],
+        n: int,
+        splits: int,
+        seed: int,
+        units: Mapping[Name, "_Unit"] | None = None,
+    ):
         self._oracles, self._measure, self._splits, self._seed = oracles, measure, splits, seed
         self._at = {n: self}
-        self.n = n
-        self.halves = halves(jax.random.key(seed), len(oracles), n, splits)
+        self.n, self.oracles = n, len(oracles)
+        key = jax.random.key(seed)
+        self.halves = halves(key, len(oracles), n, splits)
+        self.units = _units(oracles, n, key, self.halves) if units is None else units
         both = [oracles.take(half) for half in self.halves.reshape(-1, n)]
-        forth = on_threads(lambda first: _compare(Pair(both[first], both[first + 1])), range(0, len(both), 2))
-        # Forgetting quality takes longest; it is the same both ways unless medians or ranges tie.
-        quality = [scores[catalogue.forgetting_quality.on("forget")] for scores in forth]
-        back = on_threads(lambda first: _compare(Pair(both[first + 1], both[first], quality[first // 2])), range(0, len(both), 2))
-        # Halves of one pool are too similar: widened here, see the module's docstring.
-        widened = [{name: 1.5 * a[name] - 0.5 * b[name] for name in a} for a, b in zip(forth, back, strict=True)]
-        self.draws = {name: np.array([scores[name] for scores in widened]) for name in forth[0]}
+        firsts = range(0, len(both), 2)
+        forth = on_threads(lambda first: _compare(Pair(both[first], both[first + 1])), firsts)
+        back = on_threads(lambda first: _compare(Pair(both[first + 1], both[first]), DISTANCE), firsts)
+        self.draws: dict[Name, np.ndarray] = {}
         centres: dict[Name, float] = {}
+        for metric, split in in_order(TWO_SAMPLE, DISTANCE):
+            if (name := metric.on(split)) not in forth[0]:
+                continue
+            values = np.array([scores[name] for scores in forth])
+            if metric.kind == DISTANCE:
+                sides = np.stack([values, [scores[name] for scores in back]], axis=1)
+                self.draws[name] = _of_distances(sides, self.halves, len(oracles))
+            else:
+                self.draws[name] = _scaled(values, self.units.get(name, _Unit(1.0, 0.0)), metric.least_sd)
         for name, values in oracles.per_model.items():
-            self.draws[name], centres[name] = of_means(values, self.halves)
-        self.nulls, self.band = joint(self.draws, centres)
+            draws, centres[name] = of_means(values, self.halves)
+            self.draws[name] = centres[name] + np.sqrt(OF_MEANS) * (draws - centres[name])
+        self.nulls, band = joint(self.draws, centres)
+        self.band = _wider(band, len(oracles))
 
     def at(self, n: int) -> "Reference":
         """The same oracles with another number of models on each side, for methods some of whose members diverged.
@@ -70,8 +108,21 @@ class Reference:
             ValueError: if there are fewer than 2n oracles, or n is below 2.
         """
         if n not in self._at:
-            self._at[n] = Reference(self._oracles, self._measure, n, self._splits, self._seed)
+            self._at[n] = Reference(self._oracles, self._measure, n, self._splits, self._seed, self.units)
         return self._at[n]
+
+    def among(self, members: Int[np.ndarray, " some"], n: int, extra: Extra | None = None) -> "Reference":
+        """Some of the oracles, which are not measured again, with another number of models on each side.
+
+        Args:
+            members: numbers of oracles, 2n or more, all different.
+            n: number of unlearned models to compare.
+            extra: further per-model metrics of these oracles.
+
+        Raises:
+            ValueError: there are too few oracles, n is below 2, or `extra` has not a finite number for each.
+        """
+        return Reference(self._oracles.take(members).with_extra(extra), self._measure, n, self._splits, self._seed)
 
     def score(self, unlearned: Cube, groups: Int[np.ndarray, " members"] | None = None, extra: Extra | None = None) -> Evaluation:
         """See `score`; the number of members must be n."""
@@ -116,10 +167,10 @@ class Reference:
     def _two_sample(self, measured: Measured, groups: np.ndarray) -> list[Score]:
         opposite = self._opposite()
         pairs = [Pair(measured, half) for half in opposite]
-        values, members = on_threads(_compare, pairs), _mean_distances(pairs)
+        values, members = on_threads(_means, pairs), _mean_distances(pairs)
         present = np.unique(groups) if self.n > 2 else groups[:0]
         left_out = on_threads(
-            lambda group: [_compare(Pair(measured.take(np.flatnonzero(groups != group)), half)) for half in opposite[:2]], present
+            lambda group: [_means(Pair(measured.take(np.flatnonzero(groups != group)), half)) for half in opposite[:2]], present
         )
         scores = []
         for name in values[0]:
@@ -225,14 +276,20 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
         raise ValueError(
             f"references: {len(references)} for {len(evaluations)} evaluations; expected one for each, and at least one"
         )
-    if len({tuple(score.name for score in evaluation.scores) for evaluation in evaluations}) > 1:
+    in_all = set.intersection(*({score.name for score in evaluation.scores} for evaluation in evaluations))
+    each = [
+        [score for score in evaluation.scores if not _may_lack(score.metric) or score.name in in_all]
+        for evaluation in evaluations
+    ]
+    if len({tuple(score.name for score in scores) for scores in each}) > 1:
         raise ValueError("evaluations: different metrics, expected the same in all")
-    names = [score.name for score in evaluations[0].scores]
+    names = [score.name for score in each[0]]
     draws = {name: np.mean([reference.draws[name] for reference in references], axis=0) for name in names}
     centres = {name: float(np.mean([reference.nulls[name].mean for reference in references])) for name in names}
     nulls, band = joint(draws, centres)
+    band = _wider(band, sum(reference.oracles for reference in references))
     scores = []
-    for name, *sets in zip(names, *(evaluation.scores for evaluation in evaluations), strict=True):
+    for name, *sets in zip(names, *each, strict=True):
         value = float(np.mean([score.value for score in sets]))
         parts = np.array([score.parts for score in sets]).T
         whole = parts[np.isfinite(parts).all(axis=1)]
@@ -244,6 +301,11 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
     return _verdict(scores, band, members)._replace(lost=lost)
 
 
+def _may_lack(metric: str) -> bool:
+    """Whether a metric may be absent on some forget sets: those that need originals are, where these remember nothing."""
+    return metric in METRICS and "originals" in METRICS[metric].needs
+
+
 def _measure(seen: Seen) -> Measured:
     from_logits = [(metric, split) for metric, split in in_order(PER_MODEL) if metric.needs == ("logits",)]
     per_model = {metric.on(split): metric.measure(seen, split) for metric, split in from_logits}
@@ -251,9 +313,100 @@ def _measure(seen: Seen) -> Measured:
     return Measured(seen.margins, {split: seen.probabilities[split] for split in compared}, per_model)
 
 
-def _compare(pair: Pair) -> dict[Name, float]:
-    """Computes every metric that compares two pools."""
-    return {metric.on(split): float(np.mean(metric.measure(pair, split))) for metric, split in in_order(TWO_SAMPLE, DISTANCE)}
+def _compare(pair: Pair, *kinds: str) -> dict[Name, Any]:
+    """Computes every metric that compares two pools, by default of both kinds: a number, or of a distance one for each model."""
+    wanted = in_order(*(kinds or (TWO_SAMPLE, DISTANCE)))
+    return {metric.on(split): metric.measure(pair, split) for metric, split in wanted if pair.serves(metric)}
+
+
+def _means(pair: Pair) -> dict[Name, float]:
+    """The scores of one pool against another."""
+    return {name: float(np.mean(found)) for name, found in _compare(pair).items()}
+
+
+def _wider(band: float, oracles: int) -> float:
+    """The band of scores whose unit is estimated from so many models: of Student's t in place of a normal number."""
+    return float(-stdtrit(oracles - 1, ndtr(-band)))
+
+
+def _units(oracles: Measured, n: int, key: Key, halves: Int[np.ndarray, "splits 2 n"]) -> dict[Name, _Unit]:
+    """How the sd of each two-sample value follows from that of comparisons of one half with the other."""
+    count = min(n, len(oracles) // 4)
+    if min(count, n - 1) < 2:
+        return {}
+    sets = thirds(jax.random.fold_in(key, 1), len(oracles), count, PARTITIONS, VALUE_SPLITS)
+
+    def compare(drawn: np.ndarray) -> list[dict[Name, float]]:
+        unlearned, *opposite = (oracles.take(members) for members in drawn)
+        return [_compare(Pair(unlearned, half), TWO_SAMPLE) for half in opposite]
+
+    compared = on_threads(compare, sets)
+    hidden = _hidden(oracles, halves[:LEFT_OUT])
+    units = {}
+    for name in compared[0][0]:
+        values = np.array([[scores[name] for scores in halves] for halves in compared])
+        whole, single = values.mean(axis=1).var(ddof=1), values.var(axis=0, ddof=1).mean()
+        if single > (NEGLIGIBLE * np.abs(values).max()) ** 2:
+            units[name] = _Unit(float((whole + hidden[name]) / (single + hidden[name])), hidden[name])
+    return units
+
+
+def _hidden(oracles: Measured, splits: Int[np.ndarray, "splits 2 n"]) -> dict[Name, float]:
+    """The variance between pools that draws from one pool never show, of each two-sample comparison.
+
+    Where a model raises the score by its presence, on either side, all draws of one pool share it: with the effects a and b of
+    a model on the one and on the other side this variance is var(a + b) / oracles. An effect is a jackknife pseudo-value; its
+    noise is of other splits in each estimate, so that the covariance of two estimates is without it.
+    """
+
+    def effects(split: np.ndarray) -> dict[Name, np.ndarray]:
+        totals: dict[Name, np.ndarray] = {}
+        for first, second in (split, split[::-1]):
+            sides = oracles.take(first), oracles.take(second)
+            whole = _compare(pair := Pair(*sides), TWO_SAMPLE)
+            for side, members in enumerate((first, second)):
+                for place, member in enumerate(members):
+                    left = list(sides)
+                    left[side] = oracles.take(np.delete(members, place))
+                    # Forgetting quality, which takes longest, has no such part that could be seen.
+                    without = _compare(Pair(left[0], left[1], pair.known_quality), TWO_SAMPLE)
+                    for name, value in without.items():
+                        totals.setdefault(name, np.zeros(len(oracles)))[member] += (len(members) - 1) * (whole[name] - value)
+        return totals
+
+    estimates = on_threads(effects, splits)
+    drawn = np.intersect1d(*(split.ravel() for split in splits))
+    found = {}
+    for name in estimates[0]:
+        covariance = np.cov(*(each[name][drawn] for each in estimates))[0, 1] if len(drawn) > 2 else 0.0
+        found[name] = max(float(covariance), 0.0) / len(oracles)
+    return found
+
+
+def _scaled(values: Float[np.ndarray, " splits"], unit: _Unit, least: float) -> Float[np.ndarray, " splits"]:
+    """Draws of one half against the other, with the spread of a value, which is at least `least`."""
+    apart, variance = values - values.mean(), values.var(ddof=1)
+    sd = max(np.sqrt(unit.share * (variance + unit.hidden)), least)
+    return values.mean() + apart * (sd / np.sqrt(variance) if variance > 0 else 1.0)
+
+
+def _of_distances(
+    sides: Float[np.ndarray, "splits 2 n"], halves: Int[np.ndarray, "splits 2 n"], oracles: int
+) -> Float[np.ndarray, " splits"]:
+    """Draws of the null of a distance, a mean over models: see the module's docstring.
+
+    Args:
+        sides: of each split, the distance of each model of either half to the other half.
+        halves: the models.
+        oracles: number of them.
+    """
+    totals, counts = np.zeros(oracles), np.zeros(oracles)
+    np.add.at(totals, halves, sides)
+    np.add.at(counts, halves, 1)
+    own = totals / np.maximum(counts, 1)
+    first, second = own[halves].mean(axis=2).T
+    rest = sides[:, 0].mean(axis=1) - first
+    return sides.mean() + np.sqrt(0.5) * (first - second) + np.roll(rest - rest.mean(), 1)
 
 
 def _mean_distances(pairs: Sequence[Pair]) -> dict[Name, Float[np.ndarray, " members"]]:

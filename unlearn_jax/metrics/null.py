@@ -68,6 +68,25 @@ def halves(key: Key, members: int, n: int, splits: int) -> Int[np.ndarray, "spli
     return orders[:, : 2 * n].reshape(splits, 2, n)
 
 
+def thirds(key: Key, members: int, n: int, partitions: int, splits: int) -> Int[np.ndarray, "partitions sets n"]:
+    """Draws pseudo-unlearned models and twice as many pseudo-oracles, all different, and splits the latter in halves.
+
+    Args:
+        key: draws.
+        members: 3n or more.
+        n: number of pseudo-unlearned models.
+        partitions: times that both are drawn.
+        splits: of the pseudo-oracles, for each partition.
+
+    Returns:
+        For each partition the pseudo-unlearned models, followed by both halves of every split.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    orders = rng.permuted(np.tile(np.arange(members), (partitions, 1)), axis=1)[:, : 3 * n]
+    again = rng.permuted(np.tile(orders[:, None, n:], (1, splits, 1)), axis=2)
+    return np.concatenate([orders[:, None, :n], again.reshape(partitions, 2 * splits, n)], axis=1)
+
+
 def of_means(values: Float[Any, " oracles"], splits: Int[np.ndarray, "splits 2 n"]) -> tuple[Float[np.ndarray, " splits"], float]:
     """Returns draws of the null of a mean over n models, such as an accuracy, and their centre, the mean over all oracles.
 

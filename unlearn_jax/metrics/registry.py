@@ -34,6 +34,7 @@ class Metric(NamedTuple):
         summary: one line.
         needs: a subset of `NEEDS`.
         attack: whether it is, or contains, a membership attack on single models; such an attack can flip on a whole model.
+        least_sd: the least standard deviation of a null; above 0 if it is known by construction, and an estimate may be below.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Metric(NamedTuple):
     summary: str
     needs: tuple[str, ...]
     attack: bool
+    least_sd: float = 0.0
 
     def on(self, split: str) -> Name:
         """Returns (name, split), the key of its scores.
@@ -84,6 +86,7 @@ def metric(
     source: str = "",
     needs: Sequence[str] = ("logits",),
     attack: bool = False,
+    least_sd: float = 0.0,
 ) -> Callable[[Callable[..., Any]], Metric]:
     """Registers a metric under the name of its function; the first line of the docstring is its summary.
 
@@ -97,6 +100,7 @@ def metric(
         source: see `Metric`.
         needs: `metrics.reference` and `metrics.score` compute metrics that need only logits and oracles, the bench the others.
         attack: see `Metric`.
+        least_sd: see `Metric`.
 
     Raises:
         ValueError: unknown kind or need, or a name that is already registered.
@@ -112,7 +116,8 @@ def metric(
             raise ValueError(f"{name}: unknown need {', '.join(sorted(unknown))}, expected one of {', '.join(NEEDS)}")
         summary = (measure.__doc__ or name).strip().splitlines()[0]  # `python -OO` leaves docstrings out
         names = label or name, short or name
-        METRICS[name] = Metric(name, measure, kind, tuple(splits), unit, *names, perfect, source, summary, tuple(needs), attack)
+        words = perfect, source, summary
+        METRICS[name] = Metric(name, measure, kind, tuple(splits), unit, *names, *words, tuple(needs), attack, least_sd)
         return METRICS[name]
 
     return register

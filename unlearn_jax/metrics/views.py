@@ -18,7 +18,7 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.attacks import logistic_mia, svc_mia
 from unlearn_jax.metrics.forgetting_quality import forgetting_quality
 from unlearn_jax.metrics.klom import klom
-from unlearn_jax.metrics.registry import SPLITS, Name
+from unlearn_jax.metrics.registry import METRICS, SPLITS, Metric, Name
 from unlearn_jax.metrics.scores import probabilities, scaled_logits
 from unlearn_jax.types import Cube, Labels
 
@@ -135,11 +135,21 @@ class Pair:
         self._quality = quality
         self._klom: dict[str, np.ndarray] = {}
 
+    def serves(self, metric: Metric) -> bool:
+        """Whether a metric can be computed: one that needs originals takes per-model metrics that do, too."""
+        known = (METRICS[name] for name, _ in self.oracles.per_model if name in METRICS)
+        return "originals" not in metric.needs or any("originals" in each.needs for each in known)
+
     def klom(self, split: str) -> Float[np.ndarray, " rows"]:
         """KLOM of each row, see `metrics.klom`."""
         if split not in self._klom:
             self._klom[split] = klom(self.unlearned.margins[split], self.oracles.margins[split])
         return self._klom[split]
+
+    @property
+    def known_quality(self) -> float | None:
+        """The forgetting quality if it was given or computed."""
+        return self._quality
 
     def quality(self) -> float:
         """The forgetting quality, see `metrics.forgetting_quality`."""
