@@ -1,8 +1,8 @@
 """Does it carry over? Memory left and damage of every method in several settings, and the rank correlations with the first.
 
 The first setting is the main job's; each other one changes one thing: other seeds alone (the ceiling that noise permits), clean
-labels at the same memorised mass, an MLP, GroupNorm, a small vision transformer, Fashion-MNIST. All by default take about half an
-hour on two cores, most of it the transformer and Fashion-MNIST. An interrupted run resumes.
+labels at the same memorised mass, an MLP, GroupNorm, a small vision transformer, Fashion-MNIST. All by default take
+about 40 minutes on two quiet cores (estimated), two thirds of them the transformer and Fashion-MNIST. An interrupted run resumes.
 
     python benchmark.py --exp carry_over
     python benchmark.py --exp carry_over --settings base,again,clean,mlp,group
