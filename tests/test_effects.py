@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax.bench.scoring import effects_of
-from unlearn_jax.metrics.effects import SPLITS, Effects, effects, mean_effects, outcome_of
+from unlearn_jax.metrics.effects import SPLITS, Effects, distance_p, distances_left_out, effects, mean_effects, outcome_of
 from unlearn_jax.types import Cube, Interval, Labels
 
 EXAMPLES = {"forget": 40, "retain": 60, "test": 50}
@@ -197,3 +197,22 @@ def test_a_model_is_beside_the_original_of_its_number_whoever_is_lost():
         assert len(found.parts["memory"]) == 8 - len({*first, *second})
     assert effects_of(alive([0, 1, 2, 3]), alive([4, 5, 6]), oracles, labels) is None
     assert effects_of(alive([]), None, oracles, labels) is None
+
+
+def test_a_difference_of_two_methods_is_tested_by_original():
+    rng = np.random.default_rng(7)
+    p, far = [], []
+    for _ in range(200):
+        unlearned, originals, oracles, _ = pools(rng, memory=0.4, harm=0.5)
+        again, further = (
+            {
+                split: rng.normal(size=part.shape) + part.mean(axis=0) + extra * (split == "retain")
+                for split, part in unlearned.items()
+            }
+            for extra in (0, 6)
+        )
+        first, second, third = (distances_left_out([effects(pool, originals, oracles)]) for pool in (unlearned, again, further))
+        p.append(distance_p(second - first))
+        far.append(distance_p(third - first))
+    assert np.mean(np.array(p) < 0.05) < 0.1 and np.mean(np.array(far) < 0.05) > 0.95
+    assert distance_p(np.zeros(9)) == 1.0 and distance_p(np.full(9, 0.1)) == 0.0

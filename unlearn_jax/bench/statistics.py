@@ -1,6 +1,6 @@
 """Statistics of a run beyond its scores: power, single examples, pairs of methods, sources of variance, agreement of metrics."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ from unlearn_jax.metrics import Reference, pooled, power_curve, scaled_logits
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.by_example import ExampleTests, example_tests
 from unlearn_jax.metrics.by_model import HALF, distances, is_outlier, outlier_t
-from unlearn_jax.metrics.catalogue import accuracy, average_gap, js_divergence, klom, tow
-from unlearn_jax.metrics.effects import mean_effects, outcome_of
+from unlearn_jax.metrics.catalogue import accuracy, average_gap, js_divergence, klom, memory_left, tow
+from unlearn_jax.metrics.effects import distance_p, distances_left_out, mean_effects, outcome_of
 from unlearn_jax.metrics.null import Null
 from unlearn_jax.metrics.registry import Name
-from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, components
+from unlearn_jax.metrics.statistics import Components, Estimate, comparisons, components, holm
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import REFERENCES, Row, deviations, subject
@@ -30,6 +30,7 @@ from unlearn_jax.runs import Run
 from unlearn_jax.types import Cube, Labels
 
 COMPARED = (
+    memory_left.on("forget"),
     klom.on("forget"),
     js_divergence.on("forget"),
     tow.on("all"),
@@ -212,30 +213,46 @@ def singles(examples: Iterable[tuple], models: Iterable[tuple]) -> list[str]:
 
 
 def pairs(folder: Run, scored: dict[str, dict[str, Scored]]) -> list[str]:
-    """Writes comparisons of all pairs of methods; returns a sentence on which methods tie with the nearest by KLOM."""
+    """Writes comparisons of all pairs of methods; returns a sentence on which methods tie with the nearest to retraining."""
     rows: list[tuple] = []
-    notes: list[str] = []
     sets = max(map(len, scored.values()))
     for name in COMPARED:
-        parts, null_means = {}, {}
-        for method, by_set in scored.items():
-            scores = [score for on_set in by_set.values() for score in on_set.evaluation.scores if score.name == name]
-            if len(scores) == sets > 0:
-                parts[method] = np.array([score.parts for score in scores]).T
-                null_means[method] = np.mean([score.null.mean for score in scores])
-        compared = comparisons(parts)
-        rows += [(*name, pair.first, pair.second, *pair.difference, pair.adjusted_p) for pair in compared]
-        known = {method: part[np.isfinite(part)] for method, part in parts.items() if method not in REFERENCES}
-        distances = {method: abs(float(part.mean()) - null_means[method]) for method, part in known.items() if len(part)}
-        if name == klom.on("forget") and len(distances) > 1:
-            nearest = min(distances, key=distances.__getitem__)
-            undecided = [pair[:2] for pair in compared if nearest in pair[:2] and not pair.adjusted_p < SIGNIFICANT]
-            ties = {method for pair in undecided for method in pair}
-            tied = sorted(ties & distances.keys() - {nearest}, key=distances.__getitem__)
-            others = f"not distinguished from it: {', '.join(tied)}" if tied else "all others are distinguished from it"
-            notes = [f"Nearest by KLOM on F: {nearest}; {others} (paired by original and forget set, 5% with Holm's correction)."]
+        parts = {
+            method: np.array(known).T
+            for method, by_set in scored.items()
+            if len(known := [part for on_set in by_set.values() if (part := _parts(on_set, name)) is not None]) == sets > 0
+        }
+        most = max(map(np.shape, parts.values()), default=())
+        whole = {method: part for method, part in parts.items() if part.shape == most}
+        rows += [(*name, pair.first, pair.second, *pair.difference, pair.adjusted_p) for pair in comparisons(whole)]
     folder.write_csv("comparisons.csv", ("metric", "split", "first", "second", *Estimate._fields, "adjusted_p"), rows)
-    return notes
+    return _nearest({method: list(by_set.values()) for method, by_set in scored.items() if len(by_set) == sets})
+
+
+def _parts(scored: Scored, name: Name) -> Sequence[float] | np.ndarray | None:
+    """What each original, or each group of originals, contributed to a score; None if there is no such score."""
+    if name == memory_left.on("forget"):
+        return scored.effects.parts["memory"] if scored.effects and scored.effects.parts else None
+    return next((score.parts for score in scored.evaluation.scores if score.name == name), None)
+
+
+def _nearest(scored: Mapping[str, Sequence[Scored]]) -> list[str]:
+    """Says which method is nearest to retraining, and which are not distinguished from it."""
+    known = {method: [each.effects for each in of_sets if each.effects] for method, of_sets in scored.items()}
+    left = {
+        method: distances_left_out(found)
+        for method, found in known.items()
+        if method not in REFERENCES and len(found) == len(scored[method]) and any(each.parts for each in found)
+    }
+    most = max(map(len, left.values()), default=0)
+    left = {method: values for method, values in left.items() if len(values) == most}
+    if len(left) < 2 or most < 4:
+        return []
+    order = sorted(left, key=lambda method: left[method][0])
+    p = holm(np.array([distance_p(left[method] - left[order[0]]) for method in order[1:]]))
+    tied = [method for method, adjusted in zip(order[1:], p, strict=True) if not adjusted < SIGNIFICANT]
+    others = f"not distinguished from it: {', '.join(tied)}" if tied else "all others are farther"
+    return [f"Nearest to retraining: {order[0]}; {others} (paired by original, 5% with Holm's correction)."]
 
 
 def parts(folder: Run, scored: dict[str, dict[str, Scored]]) -> None:

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from unlearn_jax.metrics import checks
-from unlearn_jax.metrics.statistics import CONFIDENCE, crossed_mean, unit
+from unlearn_jax.metrics.statistics import CONFIDENCE, NEGLIGIBLE, crossed_mean, unit
 from unlearn_jax.types import Interval
 
 Margins = Float[np.ndarray, "..."]  # [models, examples]
@@ -191,6 +191,15 @@ def distance_interval(left_out: Float[np.ndarray, " values"]) -> Interval:
         return Interval(value, -math.inf, math.inf)
     reach = float(stdtrit(len(others) - 1, (1 + CONFIDENCE) / 2) * math.sqrt((len(others) - 1) * others.var()))
     return Interval(value, value - reach, value + reach)
+
+
+def distance_p(left_out: Float[np.ndarray, " values"]) -> float:
+    """The two-sided p-value of a difference of two `distances_left_out` being 0; of no spread, 1 for 0 and 0 for others."""
+    value, others = float(left_out[0]), left_out[1:]
+    error = math.sqrt((len(others) - 1) * others.var())
+    if error <= NEGLIGIBLE:
+        return float(abs(value) <= NEGLIGIBLE)
+    return float(2 * stdtr(len(others) - 1, -abs(value) / error))
 
 
 def outcome_of(inside: bool | None, found: Effects | None, lost: int = 0, margin: int | float = MARGIN) -> str | None:
