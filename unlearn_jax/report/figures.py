@@ -166,9 +166,7 @@ def search(lines: Mapping[str, tuple[Interval, Interval, Interval]], retrain: In
     axes.axvline(retrain.value, color=LINE, linewidth=0.8, linestyle="--", zorder=1)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
     axes.set(xlim=(-0.03, edge + 0.05), ylim=(-0.7, len(ordered) - 0.3))
-    axes.set_xlabel(
-        "distance from retraining: the larger of |memory left| and damage (1: doing nothing; dashed: retraining; 2: or more)"
-    )
+    axes.set_xlabel(f"distance from retraining (1: doing nothing; dashed: retraining; {edge:g}: or more)")
     axes.set_title(title, fontsize=10)
     axes.grid(color=GRID, linewidth=0.6, axis="x", zorder=-1)
     handles: list[Any] = [
