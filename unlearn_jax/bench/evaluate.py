@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unlearn_jax.bench import statistics, summary
+from unlearn_jax.bench import page, statistics, summary
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.curves import lacking_note
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set, same_rows
@@ -19,7 +19,7 @@ from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import Seeded
 from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
-from unlearn_jax.bench.scoring import Scored, draw, null_of, rows_of, score_methods
+from unlearn_jax.bench.scoring import Scored, draw, losses_of, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.bench.weights import Weights, as_pool, folders_of, require_apart, require_enough, save_models
 from unlearn_jax.checkpoints import Models, read_folder, shapes_of
@@ -52,6 +52,7 @@ class Result(NamedTuple):
     examples: list[tuple]  # rows of examples.csv
     notes: list[str]  # for the board's caption
     models: list[tuple]  # rows of models.csv
+    looks: page.Looks | None = None  # what only the page shows
 
 
 class Outcome(NamedTuple):
@@ -151,12 +152,13 @@ def evaluate_sets(
         }
         lost = {method: first.lost for method, (first, *_) in judgement.methods.items()} | {"oracle": judgement.oracles.lost}
         said = [sentence] * bool(sentence) + lost_oracles_note(name, judgement.oracles, null) + nothing_note(name, scored)
-        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, said, models))
+        losses, of_oracles = losses_of(forget, judgement)
+        looks = page.looks(losses, of_oracles, forget.published["forget"], forget.images.forget, setting.data.pixel_scale)
+        results.append(Result(name, rows, scored, null.band, lost, made_with, examples, said, models, looks))
         if len(results) == 1:
-            draw(forget, judgement, rows)
+            draw(forget, judgement, rows, losses, of_oracles)
             statistics.power(folder, null, scored.get("original"), subject(rows))
-    paragraphs = summary.hyperparameters(used, origins)
-    return report(folder, results, {*originals.made_with}, paragraphs, [*notes, *setting.weights.notes()])
+    return report(folder, results, {*originals.made_with}, used, origins, [*notes, *setting.weights.notes()])
 
 
 def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Weights:
@@ -199,7 +201,12 @@ def lost_oracles_note(name: str, oracles: Oracles, null: Reference) -> list[str]
 
 
 def report(
-    folder: Run, results: list[Result], made_with: set[str], paragraphs: Sequence[str] = (), notes: Sequence[str] = ()
+    folder: Run,
+    results: list[Result],
+    made_with: set[str],
+    used: Mapping[str, Mapping[str, Any]] | None = None,
+    origins: Mapping[str, Mapping[str, str]] | None = None,
+    notes: Sequence[str] = (),
 ) -> Outcome:
     """Writes and draws the results over all forget sets.
 
@@ -207,7 +214,8 @@ def report(
         folder: the run folder.
         results: one for each forget set.
         made_with: of the originals, see `device.made_with`.
-        paragraphs: for summary.md, between the figures and how it was run.
+        used: the hyperparameters, by method.
+        origins: where they came from, see `hyperparameters.origins_of`.
         notes: on the whole run, for the board's caption.
     """
     names = [name for name in results[0].lost if name != "oracle"]
@@ -232,14 +240,18 @@ def report(
     singles = statistics.singles(examples, models)
     lost = {name: [f"{result.name} #{member}" for result in results for member in result.lost[name]] for name in names}
     board = arrange(shown, lost)
-    board = board._replace(caption=(*board.caption, *notes, *statistics.pairs(folder, scored)))
+    tied = statistics.pairs(folder, scored)
+    board = board._replace(caption=(*board.caption, *notes, *tied))
     if any((row.metric, row.split) == MEMORY.name for row in shown):
         save(figures.memory_against_damage(shown, MEMORY, DAMAGE, MARGIN, subject(shown)), folder, "memory_against_damage")
     save(figures.quality_against_utility(shown, QUALITY, UTILITY, subject(shown)), folder, "quality_against_utility")
     statistics.parts(folder, scored)
     statistics.variance(folder, scored, subject(shown))
     statistics.agreement(folder, shown)
+    paragraphs = summary.hyperparameters(used or {}, origins or {})
     leaderboard.write(folder, board, [*summary.figures(folder), *singles, *paragraphs, *summary.provenance(folder)])
+    looks = {result.name: result.looks for result in results if result.looks}
+    page.write(folder, rows, shown, board, examples, looks, used, origins, tied=" ".join(tied))
     return Outcome(rows, board, results)
 
 

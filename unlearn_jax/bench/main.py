@@ -55,6 +55,8 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
     folder = runs.open_run(out, config.recorded(), extendable=extendable, cache=config.cache, made=created)
     traces = out / "profile" if config.profile and config.smoke else None
     traced_before = traces is not None and traces.exists()
+    page = out / "report.html"
+    before = _stamp(page)
     try:
         device.keep_compiled(config.cache / "xla")
         if config.smoke:
@@ -66,9 +68,19 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
                 curves = importlib.import_module("unlearn_jax.bench.curves")
             with curves.recording(folder, getattr(config, "tensorboard", False)):
                 experiment.run(config, folder)
+            if _stamp(page) == before:  # it wrote none of its own
+                importlib.import_module("unlearn_jax.bench.page").write_study(folder)
     except ArgumentError:  # leave no config.json that the corrected command would contradict
         if traces and not traced_before:
             shutil.rmtree(traces, ignore_errors=True)
         folder.withdraw()
         raise
-    print(f"Results: {out}/ ({config.exp} on {device.describe()})")
+    print(f"Results: {out}/ ({config.exp} on {device.describe()}); open {page}")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes whenever a file is written; None if there is none."""
+    try:
+        return (found := path.stat()).st_ino, found.st_mtime_ns
+    except OSError:
+        return None

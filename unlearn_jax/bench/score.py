@@ -8,6 +8,7 @@ import numpy as np
 from unlearn_jax.bench.api import repeated
 from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.page import looks
 from unlearn_jax.bench.population import comparable, score_alive, without
 from unlearn_jax.bench.score_options import Config
 from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, memory_of, of_models, of_oracles, scored_row
@@ -70,8 +71,8 @@ def run(config: Config, folder: Run) -> None:
             rows += [scored_row(common, score) for score in evaluation.scores] + effect_rows(common, found)
         update(1.0, f"{len(null.nulls)} metrics, {n} models against {n}")
     title = subject(rows)
-    losses = {name: _losses(cube, labels) for name, cube in alive.items()}
-    save(figures.loss_histograms(losses, _losses(oracles, labels), title), folder, "loss_histograms")
+    losses, of_oracles = {name: _losses(cube, labels) for name, cube in alive.items()}, _losses(oracles, labels)
+    save(figures.loss_histograms(losses, of_oracles, title), folder, "loss_histograms")
     shares = {name: accuracies(cube, labels)._asdict() for name, cube in alive.items()}
     name = catalogue.accuracy.name
     save(figures.accuracy_bars(rows, name, shares, accuracies(oracles, labels)._asdict(), title), folder, name)
@@ -80,7 +81,7 @@ def run(config: Config, folder: Run) -> None:
     unpaired = "no memory left and no damage: they need as many originals as unlearned models, in the same order."
     notes += [unpaired] * ("original" in cubes and not paired)
     models = model_rows(SET, {name: (cube, lost[name]) for name, cube in alive.items()}, before, oracles, labels)
-    outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes, models)], set())
+    outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes, models, looks(losses, of_oracles))], set())
     leaderboard.show(outcome.board)
 
 

@@ -237,13 +237,23 @@ def scored_row(common: Row, score: Score) -> Row:
     )
 
 
-def draw(forget: ForgetSet, judgement: Judgement, rows: list[Row]) -> None:
-    """Draws the figures that show single members and examples."""
+Losses = dict[str, np.ndarray]  # by split, [models, examples]
+
+
+def losses_of(forget: ForgetSet, judgement: Judgement) -> tuple[dict[str, Losses], Losses]:
+    """Returns the losses of every method of which models are left, and of the oracles."""
+    return {name: forget.losses(cube) for name, cube in _cubes(judgement).items()}, forget.losses(judgement.oracles.cube)
+
+
+def _cubes(judgement: Judgement) -> dict[str, Cube]:
+    return {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
+
+
+def draw(forget: ForgetSet, judgement: Judgement, rows: list[Row], losses: dict[str, Losses], of_oracles: Losses) -> None:
+    """Draws the figures that show single members and examples; for the losses see `losses_of`."""
     title, oracles = subject(rows), judgement.oracles.cube
-    cubes = {name: first.cube for name, (first, *_) in judgement.methods.items() if len(first.cube.forget)}
-    losses = {name: forget.losses(cube) for name, cube in cubes.items()}
-    save(figures.loss_histograms(losses, forget.losses(oracles), title), forget.folder, "loss_histograms")
-    shares = {name: accuracies(cube, forget.labels)._asdict() for name, cube in cubes.items()}
-    of_oracles = accuracies(oracles, forget.labels)._asdict()
+    save(figures.loss_histograms(losses, of_oracles, title), forget.folder, "loss_histograms")
+    shares = {name: accuracies(cube, forget.labels)._asdict() for name, cube in _cubes(judgement).items()}
+    right = accuracies(oracles, forget.labels)._asdict()
     name = catalogue.accuracy.name
-    save(figures.accuracy_bars(rows, name, shares, of_oracles, title), forget.folder, name)
+    save(figures.accuracy_bars(rows, name, shares, right, title), forget.folder, name)

@@ -1,0 +1,378 @@
+"""The page of a run folder, report.html: what goes into it. How it looks is `unlearn_jax/report/page`."""
+
+import csv
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unlearn_jax.bench.hyperparameters import SOURCES
+from unlearn_jax.bench.page_words import GLOSSARY, Standing, answers, headline
+from unlearn_jax.bench.sample_size import SHOWN
+from unlearn_jax.bench.statistics import EXAMPLE_COLUMNS, SIGNIFICANT
+from unlearn_jax.methods import METHODS
+from unlearn_jax.metrics import METRICS
+from unlearn_jax.metrics.catalogue import accuracy, damage, klom, memory_left, rte, rte_examples, seconds
+from unlearn_jax.metrics.effects import MARGIN
+from unlearn_jax.metrics.registry import COST, ON
+from unlearn_jax.progress import stage
+from unlearn_jax.report import page
+from unlearn_jax.report.figures import LOSS_RANGE, loss_shares
+from unlearn_jax.report.leaderboard import Leaderboard
+from unlearn_jax.report.rows import REFERENCES, Row, subject
+from unlearn_jax.runs import Run, leaves
+
+MOST_EXAMPLES = 500  # of all forget sets together
+MOST_ROWS = 20_000  # of results.csv: beyond, only the means and the first forget sets
+MOST_LINES, MOST_CELLS = 1000, 20_000  # of a study's table
+MOST_BYTES = 6 << 20  # of a study's figures
+MOST_TEXT = 1 << 20  # of a study's summary
+BINS = 49  # edges of the bins of losses
+ORACLE = "oracle"
+EDGES = np.linspace(math.log10(LOSS_RANGE[0]), math.log10(LOSS_RANGE[1]), BINS)
+FAMILIES = {"competition2023": "NeurIPS 2023 competition"}  # the other families are called as their modules
+COLUMNS = {accuracy.on("forget"), accuracy.on("test"), klom.on("forget"), (rte.name, "")}  # that are shown at first
+NUMBERS = ("value", "value_low", "value_high", "null_mean", "null_sd", "null_low", "null_high", "deviation", "evidence")
+
+
+class Looks(NamedTuple):
+    """What the page shows of one forget set that is in no table.
+
+    Attributes:
+        losses: by method, and of the oracles, the share of the losses in each bin, by split.
+        pictures: of examples, by row of the published training set; none if they are no images.
+    """
+
+    losses: Mapping[str, Mapping[str, Sequence[float]]]
+    pictures: Mapping[int, str]
+
+
+@stage("page")
+def looks(
+    losses: Mapping[str, Mapping[str, np.ndarray]],
+    oracles: Mapping[str, np.ndarray],
+    rows: Sequence[int] | np.ndarray = (),
+    images: np.ndarray | None = None,
+    scale: Sequence[float] = (),
+) -> Looks:
+    """Computes histograms and makes pictures.
+
+    Args:
+        losses: by method and split, of each member and example.
+        oracles: likewise.
+        rows: of the forget set, in the published training set.
+        images: their inputs.
+        scale: see `Dataset.pixel_scale`.
+    """
+    shares = {
+        name: {split: loss_shares(values, EDGES).tolist() for split, values in of_split.items()}
+        for name, of_split in {ORACLE: oracles, **losses}.items()
+    }
+    if images is None or images.ndim != 4 or images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < 4:
+        return Looks(shares, {})
+    shown = images[:MOST_EXAMPLES]
+    pixels = shown / np.array(scale or [1.0])
+    pixels = pixels - pixels.min(axis=(0, 1, 2))
+    return Looks(shares, {int(row): page.picture(each) for row, each in zip(rows, pixels / max(pixels.max(), 1e-9), strict=False)})
+
+
+@stage("page")
+def write(
+    folder: Run,
+    rows: Sequence[Row],
+    means: Sequence[Row],
+    board: Leaderboard,
+    examples: Sequence[tuple] = (),
+    shown: Mapping[str, Looks] | None = None,
+    used: Mapping[str, Mapping[str, Any]] | None = None,
+    origins: Mapping[str, Mapping[str, str]] | None = None,
+    notes: Sequence[str] = (),
+    tied: str = "",
+) -> None:
+    """Writes report.html for the results of the main job.
+
+    Args:
+        folder: the run folder; power.csv and config.json are read from it.
+        rows: of results.csv.
+        means: over several forget sets; `rows` if there is one.
+        board: whose order is the page's.
+        examples: the rows of examples.csv.
+        shown: by forget set, what is in no table.
+        used: the hyperparameters, by method.
+        origins: where they came from, see `hyperparameters.origins_of`.
+        notes: on the run, sentences.
+        tied: which methods are not distinguished from the nearest to retraining, a sentence.
+    """
+    shown, facts = shown or {}, folder.read_json("config.json") or {}
+    order = [line.method for line in board.lines]
+    sets = [_set(means, order)]
+    if means is not rows:
+        by_set = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.forget_set)]
+        fitting = itertools.accumulate(map(len, by_set))
+        sets += [_set(group, order) for group, total in zip(by_set, fitting, strict=True) if total <= MOST_ROWS]
+    of_examples = _examples(examples, shown)
+    first = next(iter(of_examples), "")
+    names = [name for name in order if name not in REFERENCES]
+    standings = [_standing(sets[0]["methods"][name], name, of_examples.get(first), len(of_examples) > 1) for name in names]
+    command = str(facts.get("command") or "")
+    data = {
+        "sets": sets,
+        "metrics": _metrics([*means, *rows]),
+        "methods": {name: _method(name, (used or {}).get(name, {}), (origins or {}).get(name, {})) for name in order},
+        "edges": EDGES,
+        "losses": {name: looks.losses for name, looks in itertools.islice(shown.items(), len(of_examples) or 1)},
+        "examples": of_examples,
+        "power": _power(folder.folder / "power.csv"),
+        "margin": MARGIN,
+        "nearest": names[0] if names else order[0] if order else None,
+        "references": REFERENCES,
+        "oracle": ORACLE,
+    }
+    texts = {
+        "title": subject(means),
+        "headline": headline(standings),
+        "answers": answers(standings, tied, command),
+        "board": board,
+        "notes": [*board.caption[1:], *notes],
+        "glossary": GLOSSARY,
+        "figures": sorted(path.stem for path in (folder.folder / "figures").glob("*.svg")),
+        **_repeat(folder, facts),
+    }
+    folder.write_text(page.NAME, page.render("run", data, **texts))
+
+
+def _set(rows: Sequence[Row], order: Sequence[str]) -> dict[str, Any]:
+    """What the page knows of one forget set, or of the means over several."""
+    methods: dict[str, Any] = {}
+    for row in rows:
+        found = methods.setdefault(
+            row.method,
+            {
+                "access": row.access,
+                "outcome": row.outcome,
+                "n": row.n_members,
+                "oracles": row.n_oracles,
+                "band": row.band,
+                "scores": {},
+            },
+        )
+        if row.value is not None:
+            found["scores"][f"{row.metric}/{row.split}"] = [getattr(row, field) for field in NUMBERS]
+    for found in methods.values():
+        evidence = {key: numbers[-1] for key, numbers in found["scores"].items() if numbers[-1] is not None}
+        found["worst"] = max(evidence, key=lambda key: _size(evidence[key]), default=None)
+    return {
+        "name": rows[0].forget_set if rows else "",
+        "methods": {name: methods[name] for name in order if name in methods},
+    }
+
+
+def _size(value: float) -> float:
+    return -1.0 if math.isnan(value) else abs(value)
+
+
+def _metrics(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """What each metric of the rows is, by metric/split."""
+    found = {}
+    for name, split in dict.fromkeys((row.metric, row.split) for row in rows):
+        known = METRICS.get(name)
+        found[f"{name}/{split}"] = {
+            "name": name,
+            "split": split,
+            "title": _title(name, split),
+            "short": known.heading(split).replace("_", " ") if known else f"{name} {split}".strip(),
+            "about": known.summary if known else "",
+            "perfect": known.perfect if known else "",
+            "unit": known.unit if known else "",
+            "cost": bool(known and known.kind == COST),
+            "effect": name in (memory_left.name, damage.name),
+            "shown": (name, split) in COLUMNS,
+        }
+    return found
+
+
+def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
+    """What a method is, and with which hyperparameters it ran."""
+    entry = METHODS.get(name)
+    module = entry.make.__module__.rpartition(".")[2] if entry else ""
+    family = "reference" if name in REFERENCES else FAMILIES.get(module, module.replace("_", " ")) if entry else "own"
+    hyper = [
+        [key, value if isinstance(value, str | int | float) else str(value), SOURCES.get(origins.get(key, ""), "given")]
+        for key, value in used.items()
+    ]
+    return {
+        "family": family,
+        "about": entry.summary if entry else "",
+        "source": entry.reference if entry else "",
+        "hyper": hyper,
+    }
+
+
+def _standing(found: Mapping[str, Any], name: str, examples: Mapping[str, Any] | None, several: bool) -> Standing:
+    """What the page says of a method in words."""
+
+    def of(metric: tuple[str, str]) -> list[float] | None:
+        return found["scores"].get("/".join(metric))
+
+    def size(metric: tuple[str, str]) -> tuple[float, float, float] | None:
+        numbers = of(metric)
+        if numbers is None:
+            return None
+        low, high = (numbers[0] if end is None else end for end in numbers[1:3])
+        return numbers[0], low, high
+
+    worst = found["worst"]
+    tests = None if examples is None or several else examples["methods"].get(name)
+    differing = None
+    if tests and any(q is not None for q in tests["q"]):
+        places = [i for i, q in enumerate(tests["q"]) if q is not None and q < SIGNIFICANT]
+        oracle = examples["methods"][ORACLE]["margin"] if examples else []
+        places.sort(key=lambda i: -abs(tests["margin"][i] - oracle[i]))
+        differing = [examples["rows"][i] for i in places] if examples else None
+    cost = {metric.name: of((metric.name, "")) for metric in (seconds, rte, rte_examples)}
+    return Standing(
+        method=name,
+        outcome=found["outcome"],
+        members=found["n"] or 0,
+        memory=size(memory_left.on("forget")),
+        damage=size(damage.on("all")),
+        largest=(abs(found["scores"][worst][-1]), _title(*worst.split("/", 1))) if worst else None,
+        band=found["band"],
+        **{key: numbers[0] if (numbers := cost[name]) else None for key, name in _COSTS.items()},
+        differing=differing,
+        examples=len(examples["rows"]) if examples else 0,
+    )
+
+
+_COSTS = {"seconds": seconds.name, "share": rte.name, "work": rte_examples.name}
+
+
+def _title(name: str, split: str) -> str:
+    """The name of a metric and its split in words."""
+    known = METRICS.get(name)
+    if known is None:
+        return f"{name} {split}".strip()
+    return (known.title(split) if split in ON or len(known.splits) == 1 else known.label).replace("_", " ")
+
+
+def _examples(rows: Sequence[tuple], shown: Mapping[str, Looks]) -> dict[str, dict[str, Any]]:
+    """The examples of each forget set, the most memorised first; at most `MOST_EXAMPLES` of all sets."""
+    place = {name: i for i, name in enumerate(EXAMPLE_COLUMNS)}
+    by_set: dict[str, dict[str, list[tuple]]] = {}
+    for row in rows:
+        by_set.setdefault(row[place["forget_set"]], {}).setdefault(row[place["method"]], []).append(row)
+    found = {}
+    for name, by_method in itertools.islice(by_set.items(), MOST_EXAMPLES):
+        oracle = by_method[ORACLE]
+        right = {method: [row[place["right"]] for row in of_method] for method, of_method in by_method.items()}
+        memorised = [a - b for a, b in zip(right.get("original", right[ORACLE]), right[ORACLE], strict=True)]
+        order = sorted(range(len(oracle)), key=lambda i: -memorised[i])[: max(1, MOST_EXAMPLES // len(by_set))]
+        pictures = shown[name].pictures if name in shown else {}
+        numbers = [oracle[i][place["row"]] for i in order]
+        found[name] = {
+            "rows": numbers,
+            "label": [oracle[i][place["label"]] for i in order],
+            "clean": [oracle[i][place["clean_label"]] for i in order],
+            "memorisation": [memorised[i] for i in order] if "original" in by_method else None,
+            "pictures": [pictures.get(number) for number in numbers] if pictures else None,
+            "sd": [oracle[i][place["margin_sd"]] for i in order],
+            "methods": {
+                method: {
+                    field: [of_method[i][place[field]] for i in order]
+                    for field in ("right", "margin", "q")
+                    if field != "q" or method != ORACLE
+                }
+                for method, of_method in by_method.items()
+            },
+            "all": len(oracle),
+        }
+    return found
+
+
+def _power(path: Path) -> list[dict[str, Any]]:
+    """The rows of power.csv by metric; none if there is no such file."""
+    try:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+    except OSError:
+        return []
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in lines:
+        name = line["metric"], line["split"]
+        of_metric = found.setdefault(name, {"key": "/".join(name), "main": name in SHOWN, "points": []})
+        visible = float(line["visible"]) if line["visible"] else None
+        mean, sd, low, high = (float(line[f"null_{field}"]) for field in ("mean", "sd", "low", "high"))
+        of_metric["points"].append([int(line["oracles"]), int(line["models"]), mean, sd, high - low, visible])
+    return list(found.values())
+
+
+def _repeat(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run was made, and what repeats it."""
+    config = facts.get("config") or {}
+    commit = facts.get("git") or {}
+    return {
+        "command": str(facts.get("command") or ""),
+        "again": "" if "data" in config else f"python benchmark.py --config {folder.folder}/config.json --out NEW",
+        "commit": commit.get("commit") or "",
+        "dirty": bool(commit.get("dirty")),
+        "made": {
+            "seed": config.get("seed"),
+            "started": facts.get("started"),
+            "device": facts.get("device"),
+            "versions": ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items() if version),
+        },
+        "config": [(key, value) for key, value in leaves(config)],
+    }
+
+
+def write_study(folder: Run) -> None:
+    """Writes report.html for a run folder of any experiment: its summary, its figures, and its tables as far as they fit."""
+    facts = folder.read_json("config.json") or {}
+    config = facts.get("config") or {}
+    tables = {path.stem: table for path in sorted(folder.folder.glob("*.csv")) if (table := _table(path))}
+    left, figures, outside = MOST_BYTES, {}, []
+    for path in sorted((folder.folder / "figures").glob("*.png")):
+        if (size := path.stat().st_size) <= left:
+            figures[path.stem] = page.data_uri(path.read_bytes())
+            left -= size
+        else:
+            outside.append(path.name)
+    summary = folder.folder / "summary.md"
+    text = summary.read_text(encoding="utf-8", errors="replace")[:MOST_TEXT] if summary.is_file() else ""
+    body = page.from_markdown(text, {f"figures/{name}.png": uri for name, uri in figures.items()})
+    texts = {
+        "title": f"{config.get('exp', folder.folder.name)}",
+        "subject": " · ".join(str(config[key]) for key in ("dataset", "model") if config.get(key)),
+        "summary": body.html,
+        "figures": {name: uri for name, uri in figures.items() if f"figures/{name}.png" not in body.shown},
+        "outside": outside,
+        "tables": {name: table["all"] for name, table in tables.items()},
+        **_repeat(folder, facts),
+    }
+    data = {"tables": {name: {"columns": table["columns"], "rows": table["rows"]} for name, table in tables.items()}}
+    folder.write_text(page.NAME, page.render("study", data, page.TABLES, **texts))
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    """The first rows of a CSV file, numbers as such, and how many there are in all; None if it is empty."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            lines = csv.reader(file)
+            columns = next(lines, None)
+            if not columns:
+                return None
+            most = min(MOST_LINES, MOST_CELLS // len(columns))
+            rows = [[_cell(cell) for cell in line] for line in itertools.islice(lines, most)]
+            return {"columns": columns, "rows": rows, "all": len(rows) + sum(1 for _ in lines)}
+    except (OSError, csv.Error):
+        return None
+
+
+def _cell(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text or None

@@ -1,0 +1,604 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const $ = (id) => document.getElementById(id);
+  const tip = $("tip");
+  const WHITE = " ";
+
+  // ---- elements and numbers. Text only ever enters as text, so that nothing in the data becomes markup.
+
+  function h(name, props, ...children) {
+    const [tag, ...classes] = name.split(".");
+    const element = document.createElement(tag || "div");
+    if (classes.length) element.className = classes.join(" ");
+    for (const [key, value] of Object.entries(props || {})) {
+      if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+      else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
+    }
+    element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    return element;
+  }
+
+  const escaped = (text) => h("i", {}, String(text)).innerHTML;
+  const number = (x) => (x === null || x === undefined ? null : Number(x)); // "NaN" and "Infinity" are strings in the block
+  const finite = (x) => x !== null && x !== undefined && Number.isFinite(Number(x));
+
+  function text(x) {
+    const value = number(x);
+    if (value === null) return "–";
+    if (Number.isNaN(value)) return "NaN";
+    if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+    const size = Math.abs(value);
+    if (Number.isInteger(value) && size < 1e6) return String(value).replace("-", "−");
+    if (size >= 1e6 || size < 1e-3) return value.toExponential(1).replace("-", "−").replace("e−", "e-");
+    return value.toFixed(Math.max(0, Math.min(3, 2 - Math.floor(Math.log10(size))))).replace("-", "−");
+  }
+  const signed = (x) => (number(x) > 0 && finite(x) ? "+" : "") + (finite(x) && Math.abs(x) >= 0.05 && Math.abs(x) < 1e5 ? (Math.abs(x) < 100 ? Number(x).toFixed(1) : Number(x).toFixed(0)).replace("-", "−") : text(x));
+  const percent = (x) => (finite(x) ? `${(100 * Number(x)).toFixed(0).replace(/^-0$/, "0").replace("-", "−")}%` : text(x));
+  const bounds = (v, form) => (finite(v[1]) && finite(v[2]) ? `${form(v[1])} to ${form(v[2])}` : "");
+
+  // ---- charts: Vega-Lite, drawn as SVG whose colours are CSS variables, so that dark, light and print need no new drawing
+
+  const INK = "var(--ink)", SOFT = "var(--soft)", ACCENT = "var(--accent)";
+  const ACCESS = {
+    "reference": ["diamond", INK], "F": ["triangle-up", "var(--access-F)"], "R": ["circle", "var(--access-R)"],
+    "F+R": ["square", "var(--access-FR)"], "R+test-like": ["cross", "var(--access-Rt)"],
+    "F+R+test-like": ["diamond", "var(--access-FRt)"], "data-free": ["triangle-down", "var(--access-free)"],
+  };
+  const OTHER = ["triangle-right", "var(--access-else)"];
+  const CONFIG = {
+    background: null, font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: { labelColor: SOFT, titleColor: INK, gridColor: "var(--grid)", domainColor: "var(--line)", tickColor: "var(--line)", titleFontWeight: 500, labelFontSize: 11, titleFontSize: 12 },
+    legend: { labelColor: INK, titleColor: SOFT, orient: "bottom", titleFontWeight: 400, labelFontSize: 12, symbolStrokeWidth: 1 },
+    text: { color: INK }, title: { color: INK, fontSize: 12, fontWeight: 600 },
+  };
+
+  function showTip(words, x, y) {
+    tip.textContent = words;
+    tip.hidden = false;
+    const box = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(6, Math.min(x + 14, innerWidth - box.width - 6))}px`;
+    tip.style.top = `${y + 16 + box.height > innerHeight ? Math.max(6, y - box.height - 12) : y + 16}px`;
+  }
+  const hideTip = () => { tip.hidden = true; };
+  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+
+  async function chart(place, spec, { onPick = null, change = (compiled) => compiled } = {}) {
+    if (place.view) place.view.finalize();
+    const compiled = change(vegaLite.compile({ config: CONFIG, ...spec }).spec);
+    const view = new vega.View(vega.parse(compiled), { renderer: "svg", hover: false });
+    view.tooltip((handler, event, item, words) => {
+      if (words === null || words === undefined || words === "") hideTip();
+      else showTip(String(words), event.clientX, event.clientY);
+    });
+    view.addEventListener("click", (event, item) => { if (onPick && item && item.datum && item.datum.pick) onPick(item.datum.pick); });
+    place.replaceChildren();
+    await view.initialize(place).runAsync();
+    place.view = view;
+    reachable(place, onPick);
+    return view;
+  }
+
+  // Points can be reached by the keyboard: focus shows what hovering shows, Enter chooses.
+  function reachable(place, onPick) {
+    for (const path of place.querySelectorAll(".points_marks path, .points path")) {
+      if (path.hasAttribute("tabindex")) continue;
+      path.setAttribute("tabindex", "0");
+      const datum = () => (path.__data__ && path.__data__.datum) || {};
+      path.addEventListener("focus", () => {
+        const box = path.getBoundingClientRect();
+        if (datum().tip && path.matches(":focus-visible")) showTip(datum().tip, box.right, box.bottom);
+      });
+      path.addEventListener("blur", hideTip);
+      path.addEventListener("keydown", (event) => {
+        if (onPick && datum().pick && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); onPick(datum().pick); }
+      });
+    }
+  }
+
+  // ---- tables: Tabulator
+
+  const order = (dir, a, b) => {
+    const [x, y] = [a, b].map((value) => (value === null || value === undefined || Number.isNaN(Number(value)) ? null : Number(value)));
+    if (x === null || y === null) return (x === null) - (y === null) ? ((x === null) - (y === null)) * (dir === "asc" ? 1 : -1) : 0;
+    return x === y ? 0 : x < y ? -1 : 1;
+  };
+
+  function tabulator(place, options, onPick) {
+    const table = new Tabulator(place, { layout: "fitData", nestedFieldSeparator: false, renderVertical: "basic", headerSortTristate: true, ...options });
+    place.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      const target = event.target;
+      if (target.matches(".tabulator-col")) { event.preventDefault(); target.click(); }
+      else if (onPick && target.matches(".tabulator-row")) {
+        event.preventDefault();
+        const row = table.getRows().find((each) => each.getElement() === target);
+        if (row) onPick(row.getData());
+      }
+    });
+    if (onPick) table.on("rowClick", (event, row) => onPick(row.getData()));
+    table.on("tableBuilt", () => headers(place));
+    return table;
+  }
+  const headers = (place) => { for (const head of place.querySelectorAll(".tabulator-col.tabulator-sortable")) head.tabIndex = 0; };
+
+  function copying() {
+    for (const button of document.querySelectorAll("button.copy")) {
+      button.addEventListener("click", async () => {
+        const range = document.createRange();
+        range.selectNodeContents($(button.dataset.of));
+        getSelection().removeAllRanges();
+        getSelection().addRange(range);
+        try { await navigator.clipboard.writeText(range.toString()); } catch { document.execCommand("copy"); }
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = "Copy"; }, 1500);
+      });
+    }
+  }
+
+  // ---- a study: its tables
+
+  function study() {
+    document.body.classList.add("study");
+    for (const details of document.querySelectorAll("[data-table]")) {
+      const { columns, rows } = data.tables[details.dataset.table];
+      const [note, place] = details.querySelectorAll(".note, div");
+      let built = false;
+      const build = () => {
+        if (built || !details.open) return;
+        built = true;
+        note.textContent = `The first ${rows.length} rows. Click a heading to sort; type under it to filter.`;
+        tabulator(place, {
+          renderVertical: "virtual", height: Math.min(460, 90 + 28 * rows.length), data: rows.map((row) => Object.fromEntries(row.map((cell, i) => [`c${i}`, cell]))),
+          columns: columns.map((name, i) => {
+            const numeric = rows.some((row) => row[i] !== null && row[i] !== undefined) && rows.every((row) => row[i] === null || row[i] === undefined || !Number.isNaN(Number(row[i])) || row[i] === "NaN");
+            return {
+              title: escaped(name), field: `c${i}`, headerFilter: "input", minWidth: 90, maxWidth: 340, hozAlign: numeric ? "right" : "left",
+              ...(numeric ? { sorter: (a, b, x, y, column, dir) => order(dir, a, b), formatter: (cell) => text(cell.getValue()) } : { sorter: "string" }),
+            };
+          }),
+        });
+      };
+      details.addEventListener("toggle", build);
+      build();
+    }
+  }
+
+  // ---- the main job
+
+  function run() {
+    const state = { set: 0, method: data.nearest, brush: null, columns: new Set(Object.keys(data.metrics).filter((key) => data.metrics[key].shown)) };
+    const MEMORY = "memory_left/forget", DAMAGE = "damage/all", KLOM = "klom/forget", ACCURACY = "accuracy/test";
+    const scores = (set, method) => set.methods[method].scores;
+    const sets = data.sets;
+    const current = () => sets[state.set];
+    const names = () => Object.keys(current().methods);
+    const reference = (name) => data.references.includes(name);
+    const verdict = (name) => current().methods[name].outcome || "no verdict";
+    const MARKS = { "equivalent": "≈", "not distinguished": "●", "different": "≠" };
+    const STYLES = { "equivalent": "equivalent", "not distinguished": "undistinguished", "different": "different" };
+    const badge = (outcome) => h(`span.badge.${STYLES[outcome] || "fine"}`, {}, `${MARKS[outcome] || "?"} ${outcome}`);
+    const access = (name) => (reference(name) ? "reference" : current().methods[name].access);
+    const firstSet = () => (sets.length > 1 && state.set === 0 ? Object.keys(data.examples)[0] || Object.keys(data.losses)[0] : current().name);
+    const nullText = (v) => (v[3] === null ? "" : `${text(v[3])} ± ${text(v[4])}`);
+
+    // the chart
+
+    const known = sets.some((set) => names().some((name) => set.methods[name] && scores(set, name)[MEMORY] && scores(set, name)[DAMAGE]));
+
+    function points() {
+      return names().flatMap((name) => {
+        const own = scores(current(), name);
+        const pair = known ? [own[MEMORY], own[DAMAGE]] : [own[KLOM], own[ACCURACY]];
+        if (pair.some((v) => !v || !finite(v[0]))) return [];
+        const place = (v, unit, centre) => [0, 1, 2].map((i) => (Number(finite(v[i]) ? v[i] : v[0]) - centre) / unit);
+        const [x, y] = known ? pair.map((v) => place(v, 0.01, 0)) : [place(pair[0], Number(pair[0][4]) || 1, Number(pair[0][3]) || 0), place(pair[1], 1, Number(pair[1][3]) || 0)];
+        const lines = known
+          ? [`memory left ${percent(pair[0][0])} (${bounds(pair[0], percent)}); perfect 0%`, `damage ${percent(pair[1][0])} (${bounds(pair[1], percent)}); perfect 0%`]
+          : [`KLOM on F ${text(pair[0][0])}; null ${nullText(pair[0])}`, `test accuracy ${text(pair[1][0])}; oracles ${nullText(pair[1])}`];
+        return [{ pick: name, method: name, access: access(name), x: x[0], x1: x[1], x2: x[2], y: y[0], y1: y[1], y2: y[2], tip: [name, ...lines, verdict(name)].join("\n") }];
+      });
+    }
+
+    function frontier(all) {
+      const far = (p) => [Math.abs(p.x), Math.abs(p.y)];
+      return new Set(all.filter((p) => reference(p.method) || !all.some((o) => !reference(o.method) && far(o)[0] < far(p)[0] && far(o)[1] < far(p)[1])).map((p) => p.method));
+    }
+
+    async function drawChart() {
+      const all = points(), place = $("chart");
+      state.brush = null;
+      if (!all.length) { place.replaceChildren(h("p", {}, known ? "No method has both a memory left and a damage here." : "No method has finite scores to draw.")); return; }
+      const front = frontier(all);
+      for (const p of all) p.label = all.length <= 20 || front.has(p.method) ? p.method : "";
+      const used = [...new Set(all.map((p) => p.access))];
+      const scale = (key) => (Math.max(...all.map((p) => Math.abs(p[key]))) > (known ? 300 : 60) ? { type: "symlog", constant: known ? 50 : 5, nice: false } : { zero: true, nice: true });
+      const axes = { x: known ? "memory left of F (%; perfect 0, doing nothing 100)" : "KLOM on F, null sd from the null (perfect 0)", y: known ? "damage (% of what there is to forget; perfect 0)" : "test accuracy minus the oracles' (points)" };
+      const box = 100 * data.margin;
+      const both = (field, end) => ({ field, type: "quantitative", ...(end || {}) });
+      const dim = { condition: { test: "indexof(visible, datum.method) < 0", value: 0.15 }, value: 1 };
+      const touch = matchMedia("(pointer: coarse)").matches;
+      await chart(place, {
+        description: `${axes.x} against ${axes.y}, a point a method`,
+        data: { name: "points", values: all }, width: "container", height: 400, autosize: { type: "fit-x", contains: "padding" },
+        params: [{ name: "chosen", value: state.method }, { name: "visible", value: all.map((p) => p.method) }],
+        layer: [
+          ...(known ? [{ data: { values: [{ x: -box, x2: box, y: -box, y2: box }] }, mark: { type: "rect", color: "var(--band)", opacity: 0.45, aria: false }, encoding: { x: both("x"), x2: { field: "x2" }, y: both("y"), y2: { field: "y2" } } }] : []),
+          { data: { values: [{ v: 0 }, ...(known ? [{ v: 100 }] : [])] }, mark: { type: "rule", color: SOFT, strokeWidth: 1, strokeDash: [3, 3], aria: false }, encoding: { x: both("v") } },
+          { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: SOFT, strokeWidth: 1, strokeDash: [3, 3], aria: false }, encoding: { y: both("v") } },
+          { mark: { type: "rule", aria: false }, encoding: { x: both("x1"), x2: { field: "x2" }, y: both("y"), color: colour(used), opacity: dim } },
+          { mark: { type: "rule", aria: false }, encoding: { y: both("y1"), y2: { field: "y2" }, x: both("x"), color: colour(used), opacity: dim } },
+          { transform: [{ filter: "datum.method === chosen" }], mark: { type: "point", size: 420, stroke: ACCENT, strokeWidth: 2.5, filled: false, shape: "circle", aria: false, tooltip: false }, encoding: { x: both("x"), y: both("y") } },
+          {
+            name: "points", ...(touch ? {} : { params: [{ name: "brush", select: { type: "interval", mark: { fill: INK, fillOpacity: 0.08, stroke: SOFT } } }] }),
+            mark: { type: "point", filled: true, size: 95, stroke: "var(--paper)", strokeWidth: 1, cursor: "pointer", opacity: 1 },
+            encoding: {
+              x: both("x", { title: axes.x, scale: scale("x") }), y: both("y", { title: axes.y, scale: scale("y") }), color: colour(used),
+              shape: { field: "access", type: "nominal", scale: { domain: used, range: used.map((each) => (ACCESS[each] || OTHER)[0]) }, legend: { title: "what the method sees", columns: Math.max(2, Math.floor(place.clientWidth / 130)), symbolSize: 90 } },
+              opacity: dim, tooltip: { field: "tip" }, description: { field: "tip" },
+            },
+          },
+        ],
+      }, { onPick: select, change: labelled });
+      if (!touch) {
+        place.view.addSignalListener("brush", (name, value) => {
+          const inside = (p) => ["x", "y"].every((axis) => value[axis] && p[axis] >= Math.min(...value[axis]) && p[axis] <= Math.max(...value[axis]));
+          state.brush = value && value.x ? new Set(all.filter(inside).map((p) => p.method)) : null;
+          filter();
+        });
+      }
+    }
+
+    const colour = (used) => ({ field: "access", type: "nominal", scale: { domain: used, range: used.map((each) => (ACCESS[each] || OTHER)[1]) }, legend: { title: "what the method sees" } });
+
+    // Vega, but not Vega-Lite, places labels where they cover nothing.
+    function labelled(compiled) {
+      const at = compiled.marks.findIndex((mark) => mark.name === "points_marks");
+      compiled.marks.splice(at + 1, 0, {
+        type: "text", from: { data: "points_marks" }, interactive: false, aria: false,
+        encode: { enter: { text: { field: "datum.label" }, fontSize: { value: 11 } }, update: { fill: { value: INK }, fillOpacity: { signal: "indexof(visible, datum.datum.method) < 0 ? 0.15 : 1" } } },
+        transform: [{ type: "label", size: [{ signal: "max(1, width)" }, { signal: "max(1, height)" }], anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], offset: [3, 8, 14, 22, 32] }],
+      });
+      return compiled;
+    }
+
+    // the table
+
+    let table = null;
+
+    function lines() {
+      return names().map((name) => {
+        const own = current().methods[name], worst = own.worst;
+        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, ...own.scores, n: own.n, worst: worst ? [own.scores[worst][8], data.metrics[worst].short] : null };
+      });
+    }
+
+    const twoLines = (first, second, hint) => h("span", { title: hint }, first, h("small", {}, second || WHITE));
+
+    function cell(key) {
+      return (found) => {
+        const v = found.getValue();
+        if (!v) return "–";
+        if (key === MEMORY || key === DAMAGE || data.metrics[key].effect) return twoLines(percent(v[0]), bounds(v, percent));
+        if (v[3] === null) return twoLines(text(v[0]), data.metrics[key].cost ? "" : "no null");
+        return twoLines(text(v[0]), `${nullText(v)}, ${signed(v[7])} sd`, `interval ${bounds(v, text)}`);
+      };
+    }
+
+    function heading(main, small, hint) {
+      return () => h("span", { title: hint }, main, h("small", { style: "display:block;font-weight:400;color:var(--soft)" }, small || WHITE));
+    }
+
+    function columnsOf() {
+      const value = (key, main, small, hint) => ({
+        title: escaped(main), titleFormatter: heading(main, small, hint), field: key, hozAlign: "right", headerHozAlign: "right", formatter: cell(key), headerSortStartingDir: "asc",
+        sorter: (a, b, x, y, column, dir) => order(dir, a && a[0], b && b[0]), visible: key === MEMORY || key === DAMAGE || state.columns.has(key),
+      });
+      const plain = (field, title, visible = true) => ({ field, title, titleFormatter: heading(title), visible, sorter: "string" });
+      const found = (key) => sets.some((set) => Object.values(set.methods).some((own) => own.scores[key]));
+      const others = Object.keys(data.metrics).filter((key) => key !== MEMORY && key !== DAMAGE);
+      return [
+        { ...plain("method", "method"), frozen: true },
+        { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
+        plain("access", "access"), plain("family", "family", false),
+        ...(found(MEMORY) ? [value(MEMORY, "memory left", "perfect 0%, nothing 100%", data.metrics[MEMORY].about)] : []),
+        ...(found(DAMAGE) ? [value(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
+        {
+          field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", band()), hozAlign: "right", headerHozAlign: "right",
+          formatter: (each) => (each.getValue() ? twoLines(`${text(Math.abs(number(each.getValue()[0])))} sd`, each.getValue()[1]) : "–"),
+          sorter: (a, b, x, y, column, dir) => order(dir, a && Math.abs(a[0]), b && Math.abs(b[0])),
+        },
+        ...others.map((key) => {
+          const about = data.metrics[key];
+          return value(key, about.short + (about.split && !about.short.endsWith(about.split.slice(0, 1).toUpperCase()) && ["retain", "test"].includes(about.split) ? ` ${about.split}` : ""), about.cost ? "no null: a cost" : "null mean ± sd, distance", `${about.title}. ${about.about} A perfect method: ${about.perfect}`);
+        }),
+        { ...plain("n", "models", false), hozAlign: "right", sorter: "number" },
+      ];
+    }
+
+    function band() {
+      const bands = [...new Set(Object.values(current().methods).map((own) => own.band).filter((each) => each !== null))];
+      return bands.length ? `band ${text(bands[0])}` : "";
+    }
+
+    function makeTable() {
+      const place = $("table");
+      place.replaceChildren();
+      table = tabulator(place, {
+        data: lines(), columns: columnsOf(), maxHeight: 760, index: "method", placeholder: "No method is left: clear the filters.",
+        rowFormatter: (row) => {
+          const element = row.getElement(), name = row.getData().method;
+          element.tabIndex = 0;
+          element.classList.toggle("reference", reference(name));
+          element.classList.toggle("chosen", name === state.method);
+          element.setAttribute("aria-selected", String(name === state.method));
+        },
+      }, (row) => select(row.method));
+      table.on("dataFiltered", (filters, rows) => {
+        const left = rows.map((row) => row.getData().method);
+        $("count").textContent = `${left.length} of ${names().length} methods`;
+        if ($("chart").view && !state.brush) $("chart").view.signal("visible", left).runAsync();
+      });
+      table.on("tableBuilt", filter);
+      choices();
+    }
+
+    function choices() {
+      const labels = { outcome: "verdict", access: "access", family: "family", [MEMORY]: "memory left", [DAMAGE]: "damage", worst: "largest deviation", n: "models" };
+      $("choices").replaceChildren(...columnsOf().filter((column) => column.field !== "method").map((column) => {
+        const box = h("input", { type: "checkbox", checked: column.visible !== false });
+        box.addEventListener("change", () => {
+          table[box.checked ? "showColumn" : "hideColumn"](column.field);
+          if (data.metrics[column.field]) state.columns[box.checked ? "add" : "delete"](column.field);
+        });
+        return h("label", {}, box, " ", labels[column.field] || data.metrics[column.field].title);
+      }));
+    }
+
+    function filter() {
+      const wanted = [...document.querySelectorAll("[data-filter]")].filter((each) => each.value).map((each) => [each.dataset.filter, each.value]);
+      table.setFilter((row) => wanted.every(([field, value]) => row[field] === value) && (!state.brush || state.brush.has(row.method)));
+    }
+
+    function fillFilters() {
+      for (const list of document.querySelectorAll("[data-filter]")) {
+        const values = [...new Set(lines().map((row) => row[list.dataset.filter]))].sort();
+        list.replaceChildren(h("option", { value: "" }, "all"), ...values.map((each) => h("option", { value: each }, each)));
+        list.onchange = filter;
+      }
+      $("clear").onclick = () => {
+        for (const list of document.querySelectorAll("[data-filter]")) list.value = "";
+        state.brush = null;
+        if (table) { table.clearSort(); filter(); }
+        drawChart();
+      };
+    }
+
+    // one method
+
+    function select(name) {
+      state.method = name;
+      $("pick").value = name;
+      if ($("chart").view) $("chart").view.signal("chosen", name).runAsync().then(() => reachable($("chart"), select));
+      for (const row of table.getRows()) {
+        row.getElement().classList.toggle("chosen", row.getData().method === name);
+        row.getElement().setAttribute("aria-selected", String(row.getData().method === name));
+      }
+      panel();
+      gallery();
+    }
+
+    function sentence(name) {
+      const own = current().methods[name], memory = own.scores[MEMORY], damage = own.scores[DAMAGE];
+      const sizes = memory && damage ? `Memory left ${percent(memory[0])} (${bounds(memory, percent)}; perfect 0%, doing nothing 100%), damage ${percent(damage[0])} (${bounds(damage, percent)}; perfect 0%). ` : "";
+      const worst = own.worst ? `Largest deviation from retraining: ${text(Math.abs(number(own.scores[own.worst][8])))} null sd, by ${data.metrics[own.worst].title}; retrained models stay within ${text(own.band)} in 95 of 100 cases.` : "";
+      return `${sizes}${worst}`;
+    }
+
+    function panel() {
+      const name = state.method, own = current().methods[name], about = data.methods[name], place = $("panel");
+      if (!own) { place.replaceChildren(h("p", {}, "Not in this forget set.")); return; }
+      const what = [about.about, about.source && `Source: ${about.source}.`, `Sees: ${own.access}. Family: ${about.family}.`].filter(Boolean).join(" ");
+      const losses = data.losses[firstSet()];
+      const drawn = losses && losses[name] ? ["forget", "retain", "test"].map((split) => h("div.chart", { style: "min-height:190px" })) : [];
+      const legend = h("p.legend", {}, h("span", {}, h("i.filled"), name), h("span", {}, h("i", { style: "border-color:var(--ink)" }), "oracles: what a perfect method gives"), losses && losses.original && name !== "original" ? h("span", {}, h("i.dashed", { style: "border-color:var(--bad)" }), "originals: before unlearning") : null);
+      const deviations = h("div.chart");
+      const costs = Object.entries(own.scores).filter(([key]) => data.metrics[key].cost);
+      const rows = (list) => h("div.scroll", {}, h("table.plain", {}, h("tbody", {}, list.map((cells) => h("tr", {}, h("th", { scope: "row" }, cells[0]), cells.slice(1).map((each, i) => h(i ? "td.fine" : "td", {}, each)))))));
+      place.replaceChildren(
+        h("h3", { style: "font-size:1.15rem" }, name, " ", badge(verdict(name))), h("p", {}, sentence(name)), h("p.fine", {}, what),
+        ...(drawn.length ? [h("h3", {}, `Losses${sets.length > 1 ? ` on ${firstSet()}` : ""}`), legend, h("div.losses", {}, drawn)] : []),
+        h("div.halves", {},
+          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%, hollow: outside.`), deviations, numbers(name)),
+          h("div", {},
+            h("h3", {}, "Cost"), costs.length ? rows(costs.map(([key, v]) => [data.metrics[key].about || data.metrics[key].title, `${text(v[0])}${data.metrics[key].unit ? ` ${data.metrics[key].unit}` : ""}`])) : h("p", {}, "Not measured."),
+            h("h3", {}, "Hyperparameters, and where they came from"), about.hyper.length ? rows(about.hyper.map(([key, value, source]) => [key, typeof value === "number" ? text(value) : String(value), source.replaceAll("`", "")])) : h("p", {}, "It has none."))));
+      drawn.forEach((each, i) => drawLosses(each, ["forget", "retain", "test"][i], losses, name));
+      drawDeviations(deviations, own);
+    }
+
+    const SPLIT = { forget: "F: to be forgotten", retain: "R: retained", test: "T: test" };
+
+    function drawLosses(place, split, losses, name) {
+      const values = [];
+      for (const [who, of] of [["method", name], ["oracles", data.oracle], ["originals", name === "original" ? null : "original"]]) {
+        if (of && losses[of] && losses[of][split]) losses[of][split].forEach((share, i) => values.push({ who, x: data.edges[i], x2: data.edges[i + 1], share: 100 * share }));
+      }
+      const x = { field: "x", type: "quantitative", title: "cross-entropy (nats)", scale: { domain: [-6, 2], nice: false }, axis: { values: [-6, -4, -2, 0, 2], grid: false, labelExpr: "{'-6':'≤10⁻⁶','-4':'10⁻⁴','-2':'0.01','0':'1','2':'≥100'}[datum.value + '']" } };
+      const y = { field: "share", type: "quantitative", title: split === "forget" ? "% of losses" : null, axis: { tickCount: 4 } };
+      const line = (who, extra) => ({ transform: [{ filter: `datum.who === '${who}'` }], mark: { type: "line", interpolate: "step-after", strokeWidth: 1.6, aria: false, ...extra }, encoding: { x, y } });
+      chart(place, {
+        description: `Losses on ${split}`, title: SPLIT[split], data: { values }, width: "container", height: 130, autosize: { type: "fit-x", contains: "padding" },
+        layer: [{ transform: [{ filter: "datum.who === 'method'" }], mark: { type: "bar", color: ACCENT, opacity: 0.45, aria: false }, encoding: { x, x2: { field: "x2" }, y } }, line("originals", { stroke: "var(--bad)", strokeDash: [4, 2] }), line("oracles", { stroke: INK })],
+      });
+    }
+
+    function drawDeviations(place, own) {
+      const values = Object.entries(own.scores).filter(([key, v]) => v[3] !== null && finite(v[7])).map(([key, v]) => {
+        const unit = (i) => (finite(v[i]) && Number(v[4]) ? (Number(v[i]) - Number(v[3])) / Number(v[4]) : null);
+        const inside = finite(v[5]) && finite(v[6]) && v[0] >= v[5] && v[0] <= v[6];
+        return { metric: data.metrics[key].title, z: Number(v[7]), x1: unit(1) ?? Number(v[7]), x2: unit(2) ?? Number(v[7]), n1: unit(5) ?? 0, n2: unit(6) ?? 0, inside: inside ? "in" : "out", tip: `${data.metrics[key].title}\n${text(v[0])} (${bounds(v, text)})\nnull ${nullText(v)}\n${signed(v[7])} null sd\nA perfect method: ${data.metrics[key].perfect}` };
+      });
+      if (!values.length) { place.replaceChildren(h("p", {}, "No metric of this method has a null.")); return; }
+      const y = { field: "metric", type: "nominal", sort: null, title: null, axis: { labelLimit: Math.min(230, place.clientWidth * 0.42), ticks: false, domain: false } };
+      const x = (field, extra) => ({ field, type: "quantitative", ...extra });
+      chart(place, {
+        description: "Scores in null standard deviations", data: { values }, width: "container", height: 17 * values.length, autosize: { type: "fit-x", contains: "padding" },
+        layer: [
+          { mark: { type: "bar", color: "var(--band)", opacity: 0.5, height: 11, aria: false, tooltip: false }, encoding: { y, x: x("n1"), x2: { field: "n2" } } },
+          { mark: { type: "rule", color: ACCENT, aria: false }, encoding: { y, x: x("x1"), x2: { field: "x2" } } },
+          { name: "points", mark: { type: "point", size: 50, stroke: ACCENT, strokeWidth: 1.6 }, encoding: { y, x: x("z", { title: "null sd (0: as retraining; beyond ±5 the axis is logarithmic)", scale: { type: "symlog", constant: 5 }, axis: { values: [-1000, -100, -30, -10, -3, 0, 3, 10, 30, 100, 1000] } }), fill: { field: "inside", scale: { domain: ["in", "out"], range: [ACCENT, "var(--paper)"] }, legend: null }, tooltip: { field: "tip" }, description: { field: "tip" } } },
+        ],
+      });
+    }
+
+    function numbers(name) {
+      const head = ["metric", "value", "95% interval", "null (mean ± sd)", "null sd away"];
+      const body = Object.entries(scores(current(), name)).map(([key, v]) => {
+        const about = data.metrics[key];
+        const none = about.cost ? "none: a cost" : about.effect ? `perfect ${about.perfect}` : "none";
+        return h("tr", {}, h("th", { scope: "row", title: about.about }, about.title), [text(v[0]), bounds(v, text) || "–", v[3] === null ? none : nullText(v), v[3] === null ? "–" : signed(v[7])].map((each) => h("td.number", {}, each)));
+      });
+      return h("details", {}, h("summary", {}, "All numbers"), h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, head.map((each, i) => h(i ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, body))));
+    }
+
+    // the examples
+
+    const view = { most: 24, open: null, differing: false, mislabelled: false };
+
+    function strip(found, i, low, high) {
+      const NS = "http://www.w3.org/2000/svg", width = 160;
+      const at = (value) => 3 + (width - 6) * Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
+      const make = (tag, props) => { const each = document.createElementNS(NS, tag); for (const [key, value] of Object.entries(props)) each.setAttribute(key, value); return each; };
+      const svg = make("svg", { viewBox: `0 0 ${width} 26`, preserveAspectRatio: "none", "aria-hidden": "true" });
+      const oracle = Number(found.methods[data.oracle].margin[i]), sd = Number(found.sd[i]) || 0;
+      svg.append(make("rect", { x: at(oracle - 2 * sd), width: Math.max(1, at(oracle + 2 * sd) - at(oracle - 2 * sd)), y: 3, height: 20, fill: "var(--band)", opacity: 0.55 }));
+      if (low < 0 && high > 0) svg.append(make("line", { x1: at(0), x2: at(0), y1: 1, y2: 25, stroke: "var(--soft)", "stroke-dasharray": "2 2" }));
+      svg.append(make("line", { x1: at(oracle), x2: at(oracle), y1: 2, y2: 24, stroke: "var(--ink)", "stroke-width": 1.5 }));
+      for (const [name, of] of Object.entries(found.methods)) {
+        if (name === data.oracle || name === state.method || !finite(of.margin[i])) continue;
+        svg.append(name === "original" ? make("circle", { cx: at(of.margin[i]), cy: 13, r: 4, fill: "none", stroke: "var(--bad)", "stroke-width": 1.8 }) : make("circle", { cx: at(of.margin[i]), cy: 13, r: 1.8, fill: "var(--soft)", opacity: 0.7 }));
+      }
+      const own = found.methods[state.method];
+      if (own && finite(own.margin[i])) svg.append(make("circle", { cx: at(own.margin[i]), cy: 13, r: 4.5, fill: "var(--accent)", stroke: "var(--paper)", "stroke-width": 1 }));
+      return svg;
+    }
+
+    function gallery() {
+      const set = firstSet(), found = data.examples[set], place = $("gallery");
+      if (!found) { place.replaceChildren(h("p", {}, "No single examples of this forget set are in the page; examples.csv has them, if they were tested.")); return; }
+      const own = found.methods[state.method], count = found.rows.length;
+      const wrong = (i) => found.label[i] !== found.clean[i];
+      const differs = (i) => own && own.q && own.q[i] !== null && Number(own.q[i]) < 0.05;
+      const all = [...Array(count).keys()];
+      const chosen = all.filter((i) => (!view.differing || differs(i)) && (!view.mislabelled || wrong(i)));
+      const margins = all.flatMap((i) => Object.values(found.methods).map((of) => Number(of.margin[i]))).filter(Number.isFinite).sort((a, b) => a - b);
+      const [low, high] = [margins[Math.floor(0.01 * margins.length)], margins[Math.ceil(0.99 * margins.length) - 1]];
+      const check = (key, words) => { const box = h("input", { type: "checkbox", checked: view[key] }); box.addEventListener("change", () => { view[key] = box.checked; view.open = null; gallery(); }); return h("label", {}, box, " ", words); };
+      const tested = own && own.q && own.q.some((q) => q !== null);
+      const hits = all.filter(differs).length;
+      const said = tested ? `${state.method} differs from retraining on ${hits} of ${count} (q < 5%). ` : `${state.method} was not tested on single examples. `;
+      const cards = chosen.slice(0, view.most).flatMap((i) => {
+        const memorised = found.memorisation ? Number(found.memorisation[i]) : null;
+        const words = [`row ${found.rows[i]}`, `label ${found.label[i]}${wrong(i) ? `, right ${found.clean[i]}` : ""}`, memorised === null ? "" : `memorised ${(100 * memorised).toFixed(0)} points`].filter(Boolean);
+        const card = h(found.pictures ? "button.card" : "button.card.imageless", { type: "button", "aria-expanded": String(view.open === i), "aria-label": `${words.join(", ")}: every method's margin` },
+          found.pictures && found.pictures[i] ? h("img", { src: found.pictures[i], alt: `a ${found.label[i]}` }) : found.pictures ? h("span", {}) : null,
+          h("span", {}, h("b", {}, words[0]), h(wrong(i) ? "span.wrong" : "span", {}, words[1]), h("br"), memorised === null ? "" : `memorised ${signed(100 * memorised)}`), strip(found, i, low, high));
+        card.addEventListener("click", () => { view.open = view.open === i ? null : i; gallery(); const again = $("gallery").querySelectorAll(".card")[chosen.indexOf(i)]; if (again) again.focus(); });
+        return view.open === i ? [card, detail(found, i)] : [card];
+      });
+      place.replaceChildren(
+        h("p", {}, said, found.memorisation ? "The most memorised come first: those that the originals get right more often than the oracles do, in points." : "", sets.length > 1 ? ` Forget set ${set}.` : "", found.all > count ? ` Shown are the first ${count} of ${found.all}; examples.csv has all.` : ""),
+        h("p.legend", {}, "Each strip is the margin of the label, from wrong (left; dashed: 0) to sure:", h("span", {}, h("i", { style: "border-top:9px solid var(--band)" }), "oracles' mean ± 2 sd"), h("span", {}, "◯ originals"), h("span", { style: "color:var(--accent)" }, `● ${state.method}`), h("span", {}, "· other methods")),
+        h("div.controls", {}, tested ? check("differing", `only where ${state.method} differs`) : null, all.some(wrong) ? check("mislabelled", "only mislabelled") : null, h("output", { "aria-live": "polite" }, `${chosen.length} of ${count} examples`)),
+        h("div.cards", {}, cards),
+        chosen.length > view.most ? h("button", { type: "button", id: "more", onclick: () => { view.most += 96; gallery(); } }, `Show more (${chosen.length - view.most} left)`) : "");
+    }
+
+    function detail(found, i) {
+      const oracle = found.methods[data.oracle];
+      const body = [data.oracle, ...names().filter((name) => found.methods[name])].map((name) => {
+        const of = found.methods[name], away = (Number(of.margin[i]) - Number(oracle.margin[i])) / Number(found.sd[i]);
+        const cells = [`${(100 * of.right[i]).toFixed(0)}%`, text(of.margin[i]), name === data.oracle ? `sd ${text(found.sd[i])}` : signed(away), of.q && of.q[i] !== null ? text(of.q[i]) : "–"];
+        return h(name === state.method ? "tr.chosen" : "tr", {}, h("th", { scope: "row" }, name === data.oracle ? "oracles (null)" : name), cells.map((each) => h("td.number", {}, each)));
+      });
+      return h("div.detail", {}, found.pictures && found.pictures[i] ? h("img.big", { src: found.pictures[i], alt: "" }) : null,
+        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. Every method's models beside the oracles':`),
+        h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, ["method", "right", "mean margin (nats)", "from the oracles' mean, in their sd", "q"].map((each, k) => h(k ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, body))));
+    }
+
+    // power
+
+    function power() {
+      if (!data.power.length) { $("power-table").replaceChildren(h("p", {}, "This run has no power.csv.")); return; }
+      const last = (each) => each.points[each.points.length - 1];
+      const title = (key) => (data.metrics[key] ? data.metrics[key].title : key.replace("/", " "));
+      const originals = (key) => (sets[0].methods.original && scores(sets[0], "original")[key] ? Math.abs(number(scores(sets[0], "original")[key][0]) - last(data.power.find((each) => each.key === key))[2]) : null);
+      const rows = data.power.map((each) => ({ key: each.key, title: title(each.key), mean: last(each)[2], sd: last(each)[3], visible: last(each)[5], original: originals(each.key) }));
+      const column = (field, main, small) => ({ field, title: escaped(main), titleFormatter: heading(main, small), hozAlign: "right", headerHozAlign: "right", sorter: (a, b, x, y, c, dir) => order(dir, a, b), formatter: (each) => text(each.getValue()) });
+      let now = (data.power.find((each) => each.key === "accuracy/forget") || data.power[0]).key;
+      const grid = tabulator($("power-table"), {
+        data: rows, maxHeight: 420, index: "key",
+        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), frozen: true, sorter: "string", minWidth: 130 }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null mean"), column("sd", "null sd")],
+        rowFormatter: (row) => { row.getElement().tabIndex = 0; row.getElement().classList.toggle("chosen", row.getData().key === now); },
+      }, (row) => show(row.key));
+      function show(key) {
+        now = key;
+        for (const row of grid.getRows()) row.getElement().classList.toggle("chosen", row.getData().key === key);
+        const of = data.power.find((each) => each.key === key), nothing = originals(key);
+        const values = of.points.flatMap((p) => [{ oracles: p[0], value: p[4], what: "width of the null's 95% band" }, ...(finite(p[5]) ? [{ oracles: p[0], value: p[5], what: "visible difference" }] : [])]).map((each) => ({ ...each, tip: `${each.what}\n${text(each.value)} with ${each.oracles} oracles` }));
+        const x = { field: "oracles", type: "quantitative", title: "oracles", scale: { type: "log", base: 2, nice: false, padding: 8 }, axis: { values: of.points.map((p) => p[0]), labelExpr: "datum.value", grid: false } };
+        const y = { field: "value", type: "quantitative", title: title(key), scale: { zero: true } };
+        const what = { field: "what", type: "nominal", scale: { domain: ["visible difference", "width of the null's 95% band"] } };
+        chart($("power-chart"), {
+          description: `Visible difference in ${title(key)} by the number of oracles`, data: { values }, width: "container", height: 260, autosize: { type: "fit-x", contains: "padding" },
+          layer: [
+            { mark: { type: "line", aria: false, tooltip: false }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] }, legend: { title: null, columns: 1 } } } },
+            { name: "points", mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] } }, shape: what, tooltip: { field: "tip" }, description: { field: "tip" } } },
+            ...(finite(nothing) ? [{ data: { values: [{ value: nothing, tip: `doing nothing: ${text(nothing)} from the null` }] }, mark: { type: "rule", strokeDash: [2, 3], color: INK }, encoding: { y: { field: "value", type: "quantitative" }, tooltip: { field: "tip" } } }] : []),
+          ],
+        });
+        $("power-caption").textContent = `${title(key)}. ${finite(nothing) ? `Dotted: how far doing nothing is from the null, ${text(nothing)}. ` : ""}${finite(last(of)[5]) ? `With ${last(of)[0]} oracles a difference of ${text(last(of)[5])} is visible.` : "So many oracles are too few for a verdict."}`;
+      }
+      grid.on("tableBuilt", () => show(now));
+    }
+
+    // all of it
+
+    function listMethods() {
+      $("pick").replaceChildren(...names().map((name) => h("option", { value: name, selected: name === state.method }, name)));
+      $("pick").onchange = () => select($("pick").value);
+    }
+
+    if (sets.length > 1) {
+      $("set-label").hidden = false;
+      $("set").replaceChildren(...sets.map((set, i) => h("option", { value: i }, set.name)));
+      $("set").onchange = () => {
+        state.set = Number($("set").value);
+        if (!current().methods[state.method]) state.method = names()[0];
+        listMethods();
+        fillFilters();
+        makeTable();
+        drawChart();
+        panel();
+        gallery();
+      };
+    }
+    if (names().length) {
+      listMethods();
+      fillFilters();
+      makeTable();
+      drawChart();
+      panel();
+      gallery();
+    }
+    power();
+    window.report = { data, state, select, table: () => table, chart: () => $("chart").view };
+  }
+
+  copying();
+  if (data.sets) run();
+  else study();
+})();
