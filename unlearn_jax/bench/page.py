@@ -1,8 +1,10 @@
 """The page of a run folder, report.html: what goes into it. How it looks is `unlearn_jax/report/page`."""
 
 import csv
+import io
 import itertools
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from unlearn_jax.bench.hyperparameters import SOURCES
 from unlearn_jax.bench.page_words import GLOSSARY, Standing, answers, headline
 from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.bench.statistics import EXAMPLE_COLUMNS, SIGNIFICANT
+from unlearn_jax.files import open_regular, read_regular
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics import METRICS
 from unlearn_jax.metrics.catalogue import accuracy, damage, klom, memory_left, rte, rte_examples, seconds
@@ -43,11 +46,11 @@ class Looks(NamedTuple):
 
     Attributes:
         losses: by method, and of the oracles, the share of the losses in each bin, by split.
-        pictures: of examples, by row of the published training set; none if they are no images.
+        pixels: of examples, in 0..1, by row of the published training set; none if they are no images.
     """
 
     losses: Mapping[str, Mapping[str, Sequence[float]]]
-    pictures: Mapping[int, str]
+    pixels: Mapping[int, np.ndarray]
 
 
 @stage("page")
@@ -73,10 +76,10 @@ def looks(
     }
     if images is None or images.ndim != 4 or images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < 4:
         return Looks(shares, {})
-    shown = images[:MOST_EXAMPLES]
-    pixels = shown / np.array(scale or [1.0])
-    pixels = pixels - pixels.min(axis=(0, 1, 2))
-    return Looks(shares, {int(row): page.picture(each) for row, each in zip(rows, pixels / max(pixels.max(), 1e-9), strict=False)})
+    pixels = images / np.array(scale or [1.0], np.float32)
+    pixels -= pixels.min(axis=(0, 1, 2))
+    pixels /= max(pixels.max(), 1e-9)
+    return Looks(shares, dict(zip(map(int, rows), pixels, strict=True)))
 
 
 @stage("page")
@@ -113,10 +116,9 @@ def write(
         by_set = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.forget_set)]
         fitting = itertools.accumulate(map(len, by_set))
         sets += [_set(group, order) for group, total in zip(by_set, fitting, strict=True) if total <= MOST_ROWS]
-    of_examples = _examples(examples, shown)
-    first = next(iter(of_examples), "")
+    of_examples, differing = _examples(examples, shown), _differing(examples)
     names = [name for name in order if name not in REFERENCES]
-    standings = [_standing(sets[0]["methods"][name], name, of_examples.get(first), len(of_examples) > 1) for name in names]
+    standings = [_standing(sets[0]["methods"][name], name, differing) for name in names]
     command = str(facts.get("command") or "")
     data = {
         "sets": sets,
@@ -136,6 +138,7 @@ def write(
         "headline": headline(standings),
         "answers": answers(standings, tied, command),
         "board": board,
+        "sized": any(each.memory and each.damage for each in standings),
         "notes": [*board.caption[1:], *notes],
         "glossary": GLOSSARY,
         "figures": sorted(path.stem for path in (folder.folder / "figures").glob("*.svg")),
@@ -200,7 +203,11 @@ def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> d
     module = entry.make.__module__.rpartition(".")[2] if entry else ""
     family = "reference" if name in REFERENCES else FAMILIES.get(module, module.replace("_", " ")) if entry else "own"
     hyper = [
-        [key, value if isinstance(value, str | int | float) else str(value), SOURCES.get(origins.get(key, ""), "given")]
+        [
+            key,
+            value if isinstance(value, str | int | float) else str(value),
+            SOURCES.get(origins.get(key, ""), "given").partition(" (")[0],
+        ]
         for key, value in used.items()
     ]
     return {
@@ -211,7 +218,7 @@ def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> d
     }
 
 
-def _standing(found: Mapping[str, Any], name: str, examples: Mapping[str, Any] | None, several: bool) -> Standing:
+def _standing(found: Mapping[str, Any], name: str, differing: Mapping[str, Sequence[str]]) -> Standing:
     """What the page says of a method in words."""
 
     def of(metric: tuple[str, str]) -> list[float] | None:
@@ -225,13 +232,6 @@ def _standing(found: Mapping[str, Any], name: str, examples: Mapping[str, Any] |
         return numbers[0], low, high
 
     worst = found["worst"]
-    tests = None if examples is None or several else examples["methods"].get(name)
-    differing = None
-    if tests and any(q is not None for q in tests["q"]):
-        places = [i for i, q in enumerate(tests["q"]) if q is not None and q < SIGNIFICANT]
-        oracle = examples["methods"][ORACLE]["margin"] if examples else []
-        places.sort(key=lambda i: -abs(tests["margin"][i] - oracle[i]))
-        differing = [examples["rows"][i] for i in places] if examples else None
     cost = {metric.name: of((metric.name, "")) for metric in (seconds, rte, rte_examples)}
     return Standing(
         method=name,
@@ -242,8 +242,8 @@ def _standing(found: Mapping[str, Any], name: str, examples: Mapping[str, Any] |
         largest=(abs(found["scores"][worst][-1]), _title(*worst.split("/", 1))) if worst else None,
         band=found["band"],
         **{key: numbers[0] if (numbers := cost[name]) else None for key, name in _COSTS.items()},
-        differing=differing,
-        examples=len(examples["rows"]) if examples else 0,
+        differing=differing.get(name),
+        examples=len(differing.get(ORACLE, ())),
     )
 
 
@@ -255,7 +255,24 @@ def _title(name: str, split: str) -> str:
     known = METRICS.get(name)
     if known is None:
         return f"{name} {split}".strip()
-    return (known.title(split) if split in ON or len(known.splits) == 1 else known.label).replace("_", " ")
+    where = f" on {ON[split]}" if split in ON and len(known.splits) > 1 else ""
+    return f"{known.label.replace('_', ' ')}{where}{f' ({known.unit})' if known.unit else ''}"
+
+
+def _differing(rows: Sequence[tuple]) -> dict[str, list[str]]:
+    """By method, the examples on which it differs from the oracles, the largest difference first; of the oracles, all."""
+    several = len({row[0] for row in rows}) > 1
+    found: dict[str, list[tuple[float, str]]] = {}
+    for row in rows:
+        named = dict(zip(EXAMPLE_COLUMNS, row, strict=True))
+        where = f"{named['row']} of {named['forget_set']}" if several else str(named["row"])
+        if named["method"] == ORACLE:
+            found.setdefault(ORACLE, []).append((0.0, where))
+        elif named["q"] is not None:
+            of_method = found.setdefault(named["method"], [])
+            if named["q"] < SIGNIFICANT:
+                of_method.append((-abs(named["t"]), where))
+    return {method: [where for _, where in sorted(places)] for method, places in found.items()}
 
 
 def _examples(rows: Sequence[tuple], shown: Mapping[str, Looks]) -> dict[str, dict[str, Any]]:
@@ -270,14 +287,14 @@ def _examples(rows: Sequence[tuple], shown: Mapping[str, Looks]) -> dict[str, di
         right = {method: [row[place["right"]] for row in of_method] for method, of_method in by_method.items()}
         memorised = [a - b for a, b in zip(right.get("original", right[ORACLE]), right[ORACLE], strict=True)]
         order = sorted(range(len(oracle)), key=lambda i: -memorised[i])[: max(1, MOST_EXAMPLES // len(by_set))]
-        pictures = shown[name].pictures if name in shown else {}
+        pixels = shown[name].pixels if name in shown else {}
         numbers = [oracle[i][place["row"]] for i in order]
         found[name] = {
             "rows": numbers,
             "label": [oracle[i][place["label"]] for i in order],
             "clean": [oracle[i][place["clean_label"]] for i in order],
             "memorisation": [memorised[i] for i in order] if "original" in by_method else None,
-            "pictures": [pictures.get(number) for number in numbers] if pictures else None,
+            "pictures": [page.picture(pixels[number]) for number in numbers] if pixels else None,
             "sd": [oracle[i][place["margin_sd"]] for i in order],
             "methods": {
                 method: {
@@ -313,9 +330,10 @@ def _repeat(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     """How a run was made, and what repeats it."""
     config = facts.get("config") or {}
     commit = facts.get("git") or {}
+    program = "unlearn-jax" if "unlearn-jax" in str(facts.get("command")) else "python benchmark.py"
     return {
         "command": str(facts.get("command") or ""),
-        "again": "" if "data" in config else f"python benchmark.py --config {folder.folder}/config.json --out NEW",
+        "again": "" if "data" in config else f"{program} --config {shlex.quote(f'{folder.folder}/config.json')} --out NEW",
         "commit": commit.get("commit") or "",
         "dirty": bool(commit.get("dirty")),
         "made": {
@@ -333,15 +351,14 @@ def write_study(folder: Run) -> None:
     facts = folder.read_json("config.json") or {}
     config = facts.get("config") or {}
     tables = {path.stem: table for path in sorted(folder.folder.glob("*.csv")) if (table := _table(path))}
-    left, figures, outside = MOST_BYTES, {}, []
+    left, figures, outside = MOST_BYTES, dict[str, str](), list[str]()
     for path in sorted((folder.folder / "figures").glob("*.png")):
-        if (size := path.stat().st_size) <= left:
-            figures[path.stem] = page.data_uri(path.read_bytes())
-            left -= size
+        if content := _read(path, left):
+            figures[path.stem] = page.data_uri(content)
+            left -= len(content)
         else:
             outside.append(path.name)
-    summary = folder.folder / "summary.md"
-    text = summary.read_text(encoding="utf-8", errors="replace")[:MOST_TEXT] if summary.is_file() else ""
+    text = _read(folder.folder / "summary.md", MOST_TEXT).decode("utf-8", "replace")
     body = page.from_markdown(text, {f"figures/{name}.png": uri for name, uri in figures.items()})
     texts = {
         "title": f"{config.get('exp', folder.folder.name)}",
@@ -356,10 +373,18 @@ def write_study(folder: Run) -> None:
     folder.write_text(page.NAME, page.render("study", data, page.TABLES, **texts))
 
 
+def _read(path: Path, most: int) -> bytes:
+    """The content of a file; nothing if there is none, or it is larger than `most` bytes."""
+    try:
+        return read_regular(path, most)
+    except OSError:
+        return b""
+
+
 def _table(path: Path) -> dict[str, Any] | None:
     """The first rows of a CSV file, numbers as such, and how many there are in all; None if it is empty."""
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace", newline="") as file:
             lines = csv.reader(file)
             columns = next(lines, None)
             if not columns:

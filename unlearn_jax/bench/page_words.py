@@ -41,7 +41,7 @@ class Standing(NamedTuple):
     seconds: float | None = None
     share: float | None = None
     work: float | None = None
-    differing: Sequence[int] | None = None
+    differing: Sequence[str] | None = None
     examples: int = 0
 
 
@@ -72,7 +72,9 @@ def headline(methods: Sequence[Standing]) -> str:
             if len(judged) == 1:
                 return f"{first}{found[0]} is {said}."
             return f"{first}{len(found)} of {count} {verb} {said}: {_listed(found)}."
-    head = f"None of the {count} is equivalent to retraining" if len(judged) > 1 else f"{judged[0].method} differs from retraining"
+    head = (
+        f"None of the {count} is equivalent to retraining" if len(judged) > 1 else f"{judged[0].method} differs from retraining"
+    )
     if nearest.memory is None or nearest.damage is None:
         return f"{head}; nearest is {nearest.method}." if len(judged) > 1 else f"{head}."
     sizes = f"leaves {percent(nearest.memory[0])} of the memory at {percent(nearest.damage[0])} damage"
@@ -126,12 +128,12 @@ def _why(of: Standing) -> str:
         return f"{of.members} models were compared; a verdict takes {FEWEST_JUDGED}."
     if of.outcome == EQUIVALENT:
         return f"The intervals of memory left and of damage lie {within}."
-    text = f"{of.method} is called equivalent if the intervals of memory left and of damage lie {within}; they do not."
+    text = f"For that, the intervals of memory left and of damage would have to lie {within}."
     if of.largest is None or of.band is None:
         return text
     beyond = "inside" if of.outcome == UNDISTINGUISHED else "outside"
-    where = f"its largest deviation, {of.largest[0]:.1f} null standard deviations ({of.largest[1]}), is {beyond} the band"
-    return f"{text} With {of.members} models {where} of {of.band:.2f} in which 95% of retrained models stay."
+    where = f"{beyond} the band of {of.band:.2f} that holds 95% of retrained models (n = {of.members})"
+    return f"{text} Its largest deviation, {of.largest[0]:.1f} null sd by {of.largest[1]}, is {where}."
 
 
 def _examples(of: Standing) -> tuple[str, str]:
@@ -140,7 +142,7 @@ def _examples(of: Standing) -> tuple[str, str]:
     said = f"{len(of.differing)} of {of.examples}"
     if not of.differing:
         return said, f"On no example of F do its models differ from retrained ones (false discovery rate {percent(SIGNIFICANT)})."
-    rows = ", ".join(map(str, of.differing[:MOST_NAMED]))
+    rows = ", ".join(of.differing[:MOST_NAMED])
     others = f" and {len(of.differing) - MOST_NAMED} more" if len(of.differing) > MOST_NAMED else ""
     numbered = f"row{'s' * (len(of.differing) > 1)} {rows}{others} of the training set"
     return said, f"On so many examples of F its models differ from retrained ones (q < {percent(SIGNIFICANT)}): {numbered}."
@@ -209,7 +211,10 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     ),
     "q": ("q", "The p-value of the difference on one example, corrected for the number of examples (false discovery rate)."),
     "klom": ("KLOM", "The divergence between the margins of a method's models and of the oracles. Not 0 for a perfect method."),
-    "power": ("visible difference", "The difference that would be called outside the null in 80 of 100 runs with so many models."),
+    "power": (
+        "visible difference",
+        "The difference that would be called outside the null in 80 of 100 runs with so many models.",
+    ),
     "interval": ("interval", "95%, over the models that were unlearned."),
 }
 """Key -> the word, and what it means."""

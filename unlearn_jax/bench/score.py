@@ -71,8 +71,8 @@ def run(config: Config, folder: Run) -> None:
             rows += [scored_row(common, score) for score in evaluation.scores] + effect_rows(common, found)
         update(1.0, f"{len(null.nulls)} metrics, {n} models against {n}")
     title = subject(rows)
-    losses, of_oracles = {name: _losses(cube, labels) for name, cube in alive.items()}, _losses(oracles, labels)
-    save(figures.loss_histograms(losses, of_oracles, title), folder, "loss_histograms")
+    losses, expected = {name: _losses(cube, labels) for name, cube in alive.items()}, _losses(oracles, labels)
+    save(figures.loss_histograms(losses, expected, title), folder, "loss_histograms")
     shares = {name: accuracies(cube, labels)._asdict() for name, cube in alive.items()}
     name = catalogue.accuracy.name
     save(figures.accuracy_bars(rows, name, shares, accuracies(oracles, labels)._asdict(), title), folder, name)
@@ -81,7 +81,8 @@ def run(config: Config, folder: Run) -> None:
     unpaired = "no memory left and no damage: they need as many originals as unlearned models, in the same order."
     notes += [unpaired] * ("original" in cubes and not paired)
     models = model_rows(SET, {name: (cube, lost[name]) for name, cube in alive.items()}, before, oracles, labels)
-    outcome = report(folder, [Result(SET, rows, scored, null.band, lost, set(), [], notes, models, looks(losses, of_oracles))], set())
+    result = Result(SET, rows, scored, null.band, lost, set(), [], notes, models, looks(losses, expected))
+    outcome = report(folder, [result], set())
     leaderboard.show(outcome.board)
 
 

@@ -25,7 +25,6 @@ NAME = "report.html"
 LARGEST = 48  # pixels of a side of a picture
 DIGITS = 5  # significant ones of a number in the block
 TABLES, CHARTS = ("tabulator",), ("vega", "vega-lite")  # libraries
-_HERE, _VENDOR = resources.files("unlearn_jax.report.page"), resources.files("unlearn_jax.report") / "vendor"
 
 
 def render(template: str, data: Mapping[str, Any], libraries: tuple[str, ...] = (*TABLES, *CHARTS), **texts: Any) -> str:
@@ -40,9 +39,13 @@ def render(template: str, data: Mapping[str, Any], libraries: tuple[str, ...] = 
     Raises:
         jinja2.UndefinedError: the template takes a text that is not given.
     """
-    parts = {"css": _text(_HERE / "page.css"), "code": _text(_HERE / "page.js"), "data": embed(data)}
-    parts["libraries"] = [(_text(_VENDOR / f"{name}.LICENSE"), _text(_VENDOR / f"{name}.min.js")) for name in libraries]
-    parts["library_css"] = _text(_VENDOR / "tabulator_simple.min.css")
+    parts = {
+        "css": _text("page/page.css"),
+        "code": _text("page/page.js"),
+        "data": embed(data),
+        "libraries": [(_text(f"vendor/{name}.LICENSE"), _text(f"vendor/{name}.min.js")) for name in libraries],
+        "library_css": _text("vendor/tabulator_simple.min.css"),
+    }
     page = _environment().get_template(f"{template}.html").render(**parts, **texts)
     return page.encode("utf-8", "replace").decode()  # a path may hold what is no text
 
@@ -103,15 +106,16 @@ def picture(pixels: Float[np.ndarray, "height width channels"]) -> str:
 def _environment() -> "jinja2.Environment":
     import jinja2
 
-    loader = jinja2.FunctionLoader(lambda name: _text(_HERE / name))
+    loader = jinja2.FunctionLoader(lambda name: _text(f"page/{name}"))
     return jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
 @functools.cache
-def _text(path: Any) -> str:
-    return path.read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    """A file of the package."""
+    return resources.files("unlearn_jax.report").joinpath(name).read_text(encoding="utf-8")
 
 
 class Body(NamedTuple):

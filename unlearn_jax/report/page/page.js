@@ -31,7 +31,7 @@
     const size = Math.abs(value);
     if (Number.isInteger(value) && size < 1e6) return String(value).replace("-", "−");
     if (size >= 1e6 || size < 1e-3) return value.toExponential(1).replace("-", "−").replace("e−", "e-");
-    return value.toFixed(Math.max(0, Math.min(3, 2 - Math.floor(Math.log10(size))))).replace("-", "−");
+    return value.toFixed(Math.max(0, Math.min(5, 2 - Math.floor(Math.log10(size))))).replace("-", "−");
   }
   const signed = (x) => (number(x) > 0 && finite(x) ? "+" : "") + (finite(x) && Math.abs(x) >= 0.05 && Math.abs(x) < 1e5 ? (Math.abs(x) < 100 ? Number(x).toFixed(1) : Number(x).toFixed(0)).replace("-", "−") : text(x));
   const percent = (x) => (finite(x) ? `${(100 * Number(x)).toFixed(0).replace(/^-0$/, "0").replace("-", "−")}%` : text(x));
@@ -186,10 +186,10 @@
 
     // the chart
 
-    const known = sets.some((set) => names().some((name) => set.methods[name] && scores(set, name)[MEMORY] && scores(set, name)[DAMAGE]));
+    const effects = () => names().some((name) => scores(current(), name)[MEMORY] && scores(current(), name)[DAMAGE]);
 
-    function points() {
-      return names().flatMap((name) => {
+    function points(known) {
+      return names().sort((a, b) => reference(a) - reference(b)).flatMap((name) => {
         const own = scores(current(), name);
         const pair = known ? [own[MEMORY], own[DAMAGE]] : [own[KLOM], own[ACCURACY]];
         if (pair.some((v) => !v || !finite(v[0]))) return [];
@@ -208,13 +208,13 @@
     }
 
     async function drawChart() {
-      const all = points(), place = $("chart");
+      const known = effects(), all = points(known), place = $("chart");
       state.brush = null;
       if (!all.length) { place.replaceChildren(h("p", {}, known ? "No method has both a memory left and a damage here." : "No method has finite scores to draw.")); return; }
       const front = frontier(all);
       for (const p of all) p.label = all.length <= 20 || front.has(p.method) ? p.method : "";
       const used = [...new Set(all.map((p) => p.access))];
-      const scale = (key) => (Math.max(...all.map((p) => Math.abs(p[key]))) > (known ? 300 : 60) ? { type: "symlog", constant: known ? 50 : 5, nice: false } : { zero: true, nice: true });
+      const scale = (key) => (Math.max(...all.map((p) => Math.abs(p[key]))) > (known ? 300 : 60) ? { type: "symlog", constant: known ? 50 : 5, nice: false } : { domain: reach(all, key, known && key === "x" ? 100 : 0), nice: true });
       const axes = { x: known ? "memory left of F (%; perfect 0, doing nothing 100)" : "KLOM on F, null sd from the null (perfect 0)", y: known ? "damage (% of what there is to forget; perfect 0)" : "test accuracy minus the oracles' (points)" };
       const box = 100 * data.margin;
       const both = (field, end) => ({ field, type: "quantitative", ...(end || {}) });
@@ -228,15 +228,15 @@
           ...(known ? [{ data: { values: [{ x: -box, x2: box, y: -box, y2: box }] }, mark: { type: "rect", color: "var(--band)", opacity: 0.45, aria: false }, encoding: { x: both("x"), x2: { field: "x2" }, y: both("y"), y2: { field: "y2" } } }] : []),
           { data: { values: [{ v: 0 }, ...(known ? [{ v: 100 }] : [])] }, mark: { type: "rule", color: SOFT, strokeWidth: 1, strokeDash: [3, 3], aria: false }, encoding: { x: both("v") } },
           { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: SOFT, strokeWidth: 1, strokeDash: [3, 3], aria: false }, encoding: { y: both("v") } },
-          { mark: { type: "rule", aria: false }, encoding: { x: both("x1"), x2: { field: "x2" }, y: both("y"), color: colour(used), opacity: dim } },
-          { mark: { type: "rule", aria: false }, encoding: { y: both("y1"), y2: { field: "y2" }, x: both("x"), color: colour(used), opacity: dim } },
+          { mark: { type: "rule", aria: false, clip: true }, encoding: { x: both("x1"), x2: { field: "x2" }, y: both("y"), color: colour(used), opacity: dim } },
+          { mark: { type: "rule", aria: false, clip: true }, encoding: { y: both("y1"), y2: { field: "y2" }, x: both("x"), color: colour(used), opacity: dim } },
           { transform: [{ filter: "datum.method === chosen" }], mark: { type: "point", size: 420, stroke: ACCENT, strokeWidth: 2.5, filled: false, shape: "circle", aria: false, tooltip: false }, encoding: { x: both("x"), y: both("y") } },
           {
             name: "points", ...(touch ? {} : { params: [{ name: "brush", select: { type: "interval", mark: { fill: INK, fillOpacity: 0.08, stroke: SOFT } } }] }),
             mark: { type: "point", filled: true, size: 95, stroke: "var(--paper)", strokeWidth: 1, cursor: "pointer", opacity: 1 },
             encoding: {
-              x: both("x", { title: axes.x, scale: scale("x") }), y: both("y", { title: axes.y, scale: scale("y") }), color: colour(used),
-              shape: { field: "access", type: "nominal", scale: { domain: used, range: used.map((each) => (ACCESS[each] || OTHER)[0]) }, legend: { title: "what the method sees", columns: Math.max(2, Math.floor(place.clientWidth / 130)), symbolSize: 90 } },
+              x: both("x", { title: axes.x, scale: scale("x"), axis: { tickCount: Math.floor(place.clientWidth / 60) } }), y: both("y", { title: axes.y, scale: scale("y") }), color: colour(used),
+              shape: { field: "access", type: "nominal", scale: { domain: used, range: used.map((each) => (ACCESS[each] || OTHER)[0]) }, legend: { title: "what the method sees", columns: Math.max(2, Math.floor(place.clientWidth / 105)), symbolSize: 90 } },
               opacity: dim, tooltip: { field: "tip" }, description: { field: "tip" },
             },
           },
@@ -249,6 +249,13 @@
           filter();
         });
       }
+    }
+
+    // From the points, 0 and `also`; intervals may add as much again on each side, and are cut off beyond.
+    function reach(all, key, also) {
+      const centres = [...all.map((p) => p[key]), 0, also], ends = all.flatMap((p) => [p[`${key}1`], p[`${key}2`]]);
+      const [low, high] = [Math.min(...centres), Math.max(...centres)], room = Math.max(high - low, 1) * 0.5;
+      return [Math.max(low - room, Math.min(low - room * 0.1, ...ends)), Math.min(high + room, Math.max(high + room * 0.1, ...ends))];
     }
 
     const colour = (used) => ({ field: "access", type: "nominal", scale: { domain: used, range: used.map((each) => (ACCESS[each] || OTHER)[1]) }, legend: { title: "what the method sees" } });
@@ -303,7 +310,7 @@
         { ...plain("method", "method"), frozen: true },
         { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
         plain("access", "access"), plain("family", "family", false),
-        ...(found(MEMORY) ? [value(MEMORY, "memory left", "perfect 0%, nothing 100%", data.metrics[MEMORY].about)] : []),
+        ...(found(MEMORY) ? [value(MEMORY, "memory left", "perfect 0%", data.metrics[MEMORY].about)] : []),
         ...(found(DAMAGE) ? [value(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
         {
           field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", band()), hozAlign: "right", headerHozAlign: "right",
@@ -411,10 +418,10 @@
         h("h3", { style: "font-size:1.15rem" }, name, " ", badge(verdict(name))), h("p", {}, sentence(name)), h("p.fine", {}, what),
         ...(drawn.length ? [h("h3", {}, `Losses${sets.length > 1 ? ` on ${firstSet()}` : ""}`), legend, h("div.losses", {}, drawn)] : []),
         h("div.halves", {},
-          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%, hollow: outside.`), deviations, numbers(name)),
+          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%; hollow: outside. Beyond ±5 the axis is logarithmic.`), deviations, numbers(name)),
           h("div", {},
             h("h3", {}, "Cost"), costs.length ? rows(costs.map(([key, v]) => [data.metrics[key].about || data.metrics[key].title, `${text(v[0])}${data.metrics[key].unit ? ` ${data.metrics[key].unit}` : ""}`])) : h("p", {}, "Not measured."),
-            h("h3", {}, "Hyperparameters, and where they came from"), about.hyper.length ? rows(about.hyper.map(([key, value, source]) => [key, typeof value === "number" ? text(value) : String(value), source.replaceAll("`", "")])) : h("p", {}, "It has none."))));
+            h("h3", {}, "Hyperparameters, and where they came from"), about.hyper.length ? rows(about.hyper.map(([key, value, source]) => [key, String(value), source])) : h("p", {}, "It has none."))));
       drawn.forEach((each, i) => drawLosses(each, ["forget", "retain", "test"][i], losses, name));
       drawDeviations(deviations, own);
     }
@@ -431,7 +438,7 @@
       const line = (who, extra) => ({ transform: [{ filter: `datum.who === '${who}'` }], mark: { type: "line", interpolate: "step-after", strokeWidth: 1.6, aria: false, ...extra }, encoding: { x, y } });
       chart(place, {
         description: `Losses on ${split}`, title: SPLIT[split], data: { values }, width: "container", height: 130, autosize: { type: "fit-x", contains: "padding" },
-        layer: [{ transform: [{ filter: "datum.who === 'method'" }], mark: { type: "bar", color: ACCENT, opacity: 0.45, aria: false }, encoding: { x, x2: { field: "x2" }, y } }, line("originals", { stroke: "var(--bad)", strokeDash: [4, 2] }), line("oracles", { stroke: INK })],
+        layer: [{ transform: [{ filter: "datum.who === 'method'" }], mark: { type: "bar", color: ACCENT, opacity: 0.45, aria: false }, encoding: { x, x2: { field: "x2" }, y, y2: { datum: 0 } } }, line("originals", { stroke: "var(--bad)", strokeDash: [4, 2] }), line("oracles", { stroke: INK })],
       });
     }
 
@@ -449,7 +456,7 @@
         layer: [
           { mark: { type: "bar", color: "var(--band)", opacity: 0.5, height: 11, aria: false, tooltip: false }, encoding: { y, x: x("n1"), x2: { field: "n2" } } },
           { mark: { type: "rule", color: ACCENT, aria: false }, encoding: { y, x: x("x1"), x2: { field: "x2" } } },
-          { name: "points", mark: { type: "point", size: 50, stroke: ACCENT, strokeWidth: 1.6 }, encoding: { y, x: x("z", { title: "null sd (0: as retraining; beyond ±5 the axis is logarithmic)", scale: { type: "symlog", constant: 5 }, axis: { values: [-1000, -100, -30, -10, -3, 0, 3, 10, 30, 100, 1000] } }), fill: { field: "inside", scale: { domain: ["in", "out"], range: [ACCENT, "var(--paper)"] }, legend: null }, tooltip: { field: "tip" }, description: { field: "tip" } } },
+          { name: "points", mark: { type: "point", size: 50, stroke: ACCENT, strokeWidth: 1.6, opacity: 1 }, encoding: { y, x: x("z", { title: "null sd from the null's mean", scale: { type: "symlog", constant: 5 }, axis: { values: [-1000, -100, -30, -10, -3, 0, 3, 10, 30, 100, 1000] } }), fill: { field: "inside", scale: { domain: ["in", "out"], range: [ACCENT, "var(--paper)"] }, legend: null }, tooltip: { field: "tip" }, description: { field: "tip" } } },
         ],
       });
     }
@@ -505,7 +512,7 @@
         const words = [`row ${found.rows[i]}`, `label ${found.label[i]}${wrong(i) ? `, right ${found.clean[i]}` : ""}`, memorised === null ? "" : `memorised ${(100 * memorised).toFixed(0)} points`].filter(Boolean);
         const card = h(found.pictures ? "button.card" : "button.card.imageless", { type: "button", "aria-expanded": String(view.open === i), "aria-label": `${words.join(", ")}: every method's margin` },
           found.pictures && found.pictures[i] ? h("img", { src: found.pictures[i], alt: `a ${found.label[i]}` }) : found.pictures ? h("span", {}) : null,
-          h("span", {}, h("b", {}, words[0]), h(wrong(i) ? "span.wrong" : "span", {}, words[1]), h("br"), memorised === null ? "" : `memorised ${signed(100 * memorised)}`), strip(found, i, low, high));
+          h("span", {}, h("b", {}, words[0]), h(wrong(i) ? "span.wrong" : "span", {}, words[1]), h("br"), memorised === null ? "" : `memorised ${memorised > 0 ? "+" : ""}${text(Math.round(100 * memorised))}`), strip(found, i, low, high));
         card.addEventListener("click", () => { view.open = view.open === i ? null : i; gallery(); const again = $("gallery").querySelectorAll(".card")[chosen.indexOf(i)]; if (again) again.focus(); });
         return view.open === i ? [card, detail(found, i)] : [card];
       });
@@ -555,7 +562,7 @@
         chart($("power-chart"), {
           description: `Visible difference in ${title(key)} by the number of oracles`, data: { values }, width: "container", height: 260, autosize: { type: "fit-x", contains: "padding" },
           layer: [
-            { mark: { type: "line", aria: false, tooltip: false }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] }, legend: { title: null, columns: 1 } } } },
+            { mark: { type: "line", aria: false, tooltip: false }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] }, legend: { title: null, columns: 1, labelLimit: 400 } } } },
             { name: "points", mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] } }, shape: what, tooltip: { field: "tip" }, description: { field: "tip" } } },
             ...(finite(nothing) ? [{ data: { values: [{ value: nothing, tip: `doing nothing: ${text(nothing)} from the null` }] }, mark: { type: "rule", strokeDash: [2, 3], color: INK }, encoding: { y: { field: "value", type: "quantitative" }, tooltip: { field: "tip" } } }] : []),
           ],
