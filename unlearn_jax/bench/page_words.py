@@ -152,10 +152,11 @@ def _cost(of: Standing) -> tuple[str, str]:
     if of.seconds is None:
         return "Unknown", "The time was not measured."
     said = f"{of.seconds:.3g} s a model"
-    parts = [f"{of.share:.2g} times one retraining's by the clock"] * (of.share is not None)
-    parts += [f"{of.work:.2g} times its work" if of.share is not None else f"{of.work:.2g} times one retraining's work"] * (
-        of.work is not None
-    )
+    parts = []
+    if of.share is not None:
+        parts.append(f"{of.share:.2g} times one retraining's by the clock")
+    if of.work is not None:
+        parts.append(f"{of.work:.2g} times {'its' if parts else 'the'} work{'' if parts else ' of one retraining'}")
     return said, f"That is {', '.join(parts)}. A cost has no null." if parts else "A cost has no null."
 
 

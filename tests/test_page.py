@@ -1,0 +1,371 @@
+"""The page of a run: what it says, that nothing in it escapes or is fetched, and how it answers in a browser."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from unlearn_jax.bench import page
+from unlearn_jax.bench.board import arrange
+from unlearn_jax.bench.page_words import Standing, answers, headline
+from unlearn_jax.report.page import NAME, embed, from_markdown, picture
+from unlearn_jax.report.rows import Row
+from unlearn_jax.runs import Run
+
+HOSTILE = "</script><script>alert(1)</script>\"'é€"
+POINTS = {  # access, outcome, memory left, damage
+    "original": ("none", "different", 1.0, 0.0),
+    "retrain": ("R", "equivalent", -0.02, 0.03),
+    "scrub": ("F+R", "different", 0.14, 0.17),
+    "finetune": ("R", "different", 0.62, 0.35),
+    "gradient_ascent": ("F", "not distinguished", 0.4, 0.9),
+    HOSTILE: ("F+R", "different", 0.8, 0.5),
+}
+EXAMPLES, ORACLE = 30, "oracle"
+
+
+def rows_of(forget_set="random-0"):
+    rows = []
+    for place, (method, (access, outcome, memory, damage)) in enumerate(POINTS.items()):
+        row = Row("unlearning", "digits", "resnet8", forget_set, method, access, "", "", n_members=24, n_oracles=48, band=3.4)
+        row = row._replace(outcome=outcome, inside=outcome != "different")
+        null = {"null_mean": 88.0, "null_sd": 0.5, "null_low": 87.0, "null_high": 89.0}
+        z = [20.0, 0.5, -4.0, 9.0, math.inf, math.nan][place]
+        rows += [
+            row._replace(metric="accuracy", split="forget", value=88 + z / 2, deviation=z, evidence=z, **null),
+            row._replace(metric="klom", split="forget", value=2.4 + place, null_mean=2.4, null_sd=0.1, deviation=10.0 * place),
+            row._replace(metric="memory_left", split="forget", value=memory, value_low=memory - 0.05, value_high=memory + 0.05),
+            row._replace(metric="damage", split="all", value=damage, value_low=damage - 0.05, value_high=damage + 0.05),
+            row._replace(metric="seconds", value=0.25 + place),
+            row._replace(metric="rte", value=0.5),
+        ]
+    return rows
+
+
+def examples_of(forget_set="random-0"):
+    lines = []
+    for place, method in enumerate([ORACLE, *POINTS]):
+        for i in range(EXAMPLES):
+            right = 1.0 if method == "original" else i / EXAMPLES
+            test = (None, None) if method == ORACLE else (float(i), 0.01 if i < 3 * place else 0.5)
+            lines.append((forget_set, 100 + i, i % 10, (i + (i == 4)) % 10, method, 24, right, i / 5 - place, 1.0, *test))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a run that never was, with its page."""
+    folder = tmp_path_factory.mktemp("run")
+    facts = {
+        "config": {"exp": "unlearning", "seed": 0, "methods": [*POINTS]},
+        "command": f"python x --out '{HOSTILE}'",
+    }
+    (folder / "config.json").write_text(json.dumps(facts))
+    head = "metric,split,models,oracles,null_mean,null_sd,null_low,null_high,band,visible\n"
+    points = [f"accuracy,forget,{n},{2 * n},88,{4 / n},86,90,3.4,{'' if n < 8 else 20 / n}\n" for n in (4, 8, 16, 24)]
+    (folder / "power.csv").write_text(head + "".join(points))
+    rng = np.random.default_rng(0)
+    losses = {name: {split: rng.exponential(size=(4, 20)) for split in ("forget", "retain", "test")} for name in POINTS}
+    images = rng.normal(size=(EXAMPLES, 8, 8, 1)).astype(np.float32)
+    looks = page.looks(losses, losses["retrain"], range(100, 100 + EXAMPLES), images)
+    rows = rows_of()
+    used = {"scrub": {"learning_rate": 0.008, "note": HOSTILE}}
+    origins = {"scrub": {"learning_rate": "tuned"}}
+    shown = {"random-0": looks}
+    page.write(Run(folder), rows, rows, arrange(rows), examples_of(), shown, used, origins, [HOSTILE])
+    return folder
+
+
+def block(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def remote(text):
+    """Addresses that are elsewhere; names of XML are none."""
+    found = re.findall(r"(?:\b[a-z]+:)?//[a-z0-9-]+\.[a-z][^\s\"'`<>)]*", text, re.I)
+    return [address for address in found if not address.startswith("http://www.w3.org/")]
+
+
+def test_it_is_one_file_that_names_no_other_place(made):
+    text = (made / NAME).read_text()
+    assert not remote(text) and "sourceMappingURL" not in text
+    assert not re.findall(r"<(?:link|iframe|object|embed)\b|<script[^>]*\ssrc=", text)
+    assert "default-src 'none'" in text and len(text) < 2.5e6
+    for licence in ("Oli Folkerd", "University of Washington Interactive Data Lab"):
+        assert licence in text
+
+
+def test_what_comes_from_a_run_stays_text(made):
+    text = (made / NAME).read_text()
+    assert HOSTILE not in text and "</script><script>" not in text
+    data = block(text)
+    assert HOSTILE in data["methods"] and ["note", HOSTILE, "given"] in data["methods"]["scrub"]["hyper"]
+    scores = data["sets"][0]["methods"]
+    assert scores["gradient_ascent"]["scores"]["accuracy/forget"][7] == "Infinity"
+    assert scores[HOSTILE]["scores"]["accuracy/forget"][0] == "NaN"
+
+
+def test_numbers_are_valid_json_and_short():
+    values = {"a": [math.nan, -math.inf, 1 / 3, 2.0, None, True, "<&>\u2028"], "b": np.arange(2.0), "c": np.float64(1e-9)}
+    text = embed(values)
+    assert not set("<&>\u2028") & set(text)
+    assert json.loads(text) == {"a": ["NaN", "-Infinity", 0.33333, 2, None, True, "<&>\u2028"], "b": [0, 1], "c": 1e-9}
+    with pytest.raises(TypeError, match="a set"):
+        embed({"a": {1}})
+
+
+def test_the_block_holds_what_the_page_shows(made):
+    data = block((made / NAME).read_text())
+    assert data["nearest"] == "scrub" and data["margin"] == 0.1
+    found = data["examples"]["random-0"]
+    assert found["rows"] == list(range(100, 100 + EXAMPLES)) and found["memorisation"][0] == 1  # the most memorised first
+    assert len(found["pictures"]) == EXAMPLES and found["pictures"][0].startswith("data:image/png;base64,")
+    assert sum(data["losses"]["random-0"]["scrub"]["forget"]) == pytest.approx(1, abs=1e-3)
+    assert [data["methods"][name]["family"] for name in ("original", "scrub", HOSTILE)] == ["reference", "distillation", "own"]
+    assert [point[0] for point in data["power"][0]["points"]] == [8, 16, 32, 48]
+
+
+def test_several_forget_sets_have_a_page_with_all_of_them(tmp_path):
+    first, second = rows_of("random-0"), rows_of("random-1")
+    means = [row._replace(forget_set="mean of 2") for row in first]
+    examples = examples_of("random-0") + examples_of("random-1")
+    page.write(Run(tmp_path), [*first, *second], means, arrange(means), examples)
+    text = (tmp_path / NAME).read_text()
+    data = block(text)
+    assert [each["name"] for each in data["sets"]] == ["mean of 2", "random-0", "random-1"]
+    assert [*data["examples"]] == ["random-0", "random-1"] and data["power"] == []
+    assert "18 of 60" in text and " of random-1" in text
+
+
+def test_many_examples_are_cut_to_the_most_memorised(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_EXAMPLES", 10)
+    rows = rows_of()
+    page.write(Run(tmp_path), rows, rows, arrange(rows), examples_of())
+    found = block((tmp_path / NAME).read_text())["examples"]["random-0"]
+    assert len(found["rows"]) == 10 and found["all"] == EXAMPLES and found["pictures"] is None
+
+
+def standing(outcome, method="a", n=24, memory=0.1, damage=0.2):
+    return Standing(method, outcome, n, (memory, 0.05, 0.15), (damage, 0.1, 0.3), (7.0, "KLOM on F"), 3.4)
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ([], "Only the references were run: there is no method to judge."),
+        ([standing(None, n=4)], "No verdict below 8 models of each method; nearest to retraining is a."),
+        ([standing("different")], "a differs from retraining: it leaves 10% of the memory at 20% damage."),
+        ([standing("equivalent")], "a is equivalent to retraining."),
+        (
+            [standing("different"), standing("different", "b")],
+            "None of the 2 methods is equivalent to retraining; the nearest, a, leaves 10% of the memory at 20% damage.",
+        ),
+        (
+            [standing("equivalent"), standing("different", "b")],
+            "1 of 2 methods is equivalent to retraining: a.",
+        ),
+        (
+            [standing("not distinguished", name) for name in "abcdef"],
+            "No method is shown to be equivalent to retraining; 6 of 6 methods are not distinguished from retraining: "
+            "a, b, c, d and 2 more.",
+        ),
+    ],
+)
+def test_the_heading_is_the_verdict(methods, said):
+    assert headline(methods) == said
+
+
+def test_five_questions_are_answered():
+    method = standing("different")._replace(seconds=0.658, share=3.02, work=0.48, differing=["7", "9"], examples=129)
+    found = answers([method], "Not distinguished from it: b.", "python benchmark.py")
+    assert [each.answer for each in found] == ["a", "No", "2 of 129", "0.658 s a model", "With one command:"]
+    assert "Memory left 10% (5% to 15%)" in found[0].more and "Not distinguished from it: b." in found[0].more
+    assert "7.0 null sd by KLOM on F, is outside the band of 3.40" in found[1].more
+    assert "rows 7, 9 of the training set" in found[2].more and "3 times one retraining's by the clock" in found[3].more
+    unknown = answers([Standing("a", None, 4)], "", "")
+    assert [each.answer for each in unknown[1:4]] == ["No verdict", "Unknown", "Unknown"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (100, 60, 3)])
+def test_pictures_are_small(shape):
+    address = picture(np.linspace(-1, 2, math.prod(shape)).reshape(shape))
+    assert address.startswith("data:image/png;base64,") and len(address) < 10_000
+
+
+def test_vectors_have_no_pictures():
+    losses = {"forget": np.ones((2, 3))}
+    assert page.looks({}, losses, range(3), np.ones((3, 5))).pixels == {}
+    assert page.looks({}, losses, range(3), np.ones((3, 2, 2, 1))).pixels == {}
+
+
+def test_markdown_stays_harmless():
+    text = "# A\n\n<b>x</b> [away](http://a.example) ![f](figures/f.png) ![g](g.png)\n\n| a |\n|--|\n| 1 |"
+    body = from_markdown(text, {"figures/f.png": "data:,"})
+    assert "<b>" not in body.html and "a.example" not in body.html and "<td>1</td>" in body.html
+    assert body.shown == {"figures/f.png"} and body.html.count("<img") == 1
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "config.json").write_text(json.dumps({"config": {"exp": "mine", "seed": 1}, "command": "python benchmark.py"}))
+    (folder / "summary.md").write_text("# Mine\n\n<script>alert(1)</script>\n\n![f](figures/f.png)\n")
+    (folder / "a.csv").write_text(f'"{HOSTILE.replace(chr(34), "")}",value\n' + "".join(f"row {i},{-i}\n" for i in range(1200)))
+    (folder / "empty.csv").write_text("")
+    (folder / "figures").mkdir()
+    for name in ("f", "g"):
+        (folder / "figures" / f"{name}.png").write_bytes(b"png")
+    (folder / "figures" / "large.png").write_bytes(b"x" * (page.MOST_BYTES + 1))
+    page.write_study(Run(folder))
+    return folder
+
+
+def test_a_study_has_a_page_too(study):
+    text = (study / NAME).read_text()
+    data = block(text)
+    assert [*data["tables"]] == ["a"] and len(data["tables"]["a"]["rows"]) == page.MOST_LINES
+    assert "a (1200 rows)" in text and "large.png" in text and text.count("<img") == 2
+    assert not remote(text) and "<script>alert" not in text and len(text) < 1e6
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+def opened(browser, folder, width=1300, scheme="light"):
+    """A page, and the list of what went wrong in it."""
+    context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+    tab, wrong = context.new_page(), []
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url))
+    tab.goto((folder / NAME).as_uri())
+    return tab, wrong
+
+
+@pytest.fixture(scope="module")
+def tab(browser, made):
+    tab, wrong = opened(browser, made)
+    tab.wait_for_selector("#chart .points_marks path, #chart .points path")
+    yield tab
+    assert not wrong
+
+
+def names(tab):
+    return tab.locator("#table .tabulator-row .tabulator-cell:first-child").all_text_contents()
+
+
+def point(tab, method):
+    """The point of a method in the main chart."""
+    paths = tab.query_selector_all("#chart .points_marks path, #chart .points path")
+    return next(path for path in paths if path.evaluate("p => p.__data__.datum.method") == method)
+
+
+def test_a_click_on_a_heading_changes_the_order(tab):
+    before = names(tab)
+    assert sorted(before) == sorted(POINTS)
+    tab.click("#table .tabulator-col[tabulator-field='damage/all']")
+    assert names(tab) == sorted(POINTS, key=lambda method: POINTS[method][3])
+    tab.focus("#table .tabulator-col[tabulator-field='damage/all']")
+    tab.keyboard.press("Enter")
+    assert names(tab) == sorted(POINTS, key=lambda method: -POINTS[method][3])
+    tab.click("#clear")
+    assert names(tab) == before
+
+
+def test_a_filter_changes_the_count_and_fades_the_points(tab):
+    assert tab.inner_text("#count") == "6 of 6 methods"
+    tab.select_option("#filter-access", "F+R")
+    assert tab.inner_text("#count") == "2 of 6 methods" and set(names(tab)) == {"scrub", HOSTILE}
+    tab.wait_for_function("report.chart().signal('visible').length === 2")
+    assert point(tab, "finetune").get_attribute("opacity") == "0.15"
+    tab.click("#clear")
+    assert tab.inner_text("#count") == "6 of 6 methods"
+
+
+def test_a_row_chooses_its_point_and_opens_its_method(tab):
+    tab.focus("#table .tabulator-row:has-text('finetune')")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("report.chart().signal('chosen') === 'finetune'")
+    assert tab.inner_text("#panel h3").startswith("finetune") and "Memory left 62%" in tab.inner_text("#panel")
+    assert tab.locator("#table .tabulator-row.chosen").inner_text().startswith("finetune")
+    assert tab.locator("#panel .losses svg").count() == 3
+    tab.select_option("#pick", "scrub")
+    assert "0.008" in tab.inner_text("#panel") and "tuned for the data set" in tab.inner_text("#panel")
+
+
+def test_a_point_shows_its_number_and_chooses_its_row(tab):
+    tab.wait_for_function("document.querySelector('#chart .points_marks path[tabindex], #chart .points path[tabindex]')")
+    point(tab, "scrub").hover()
+    assert "memory left 14% (9% to 19%)" in tab.inner_text("#tip") and "damage 17%" in tab.inner_text("#tip")
+    point(tab, "gradient_ascent").click()
+    tab.wait_for_function("document.querySelector('#table .tabulator-row.chosen').textContent.includes('gradient_ascent')")
+    point(tab, "original").focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("#table .tabulator-row.chosen").inner_text().startswith("original")
+
+
+def test_points_that_are_brushed_leave_their_rows(tab):
+    box = point(tab, "finetune").bounding_box()
+    tab.mouse.move(box["x"] - 30, box["y"] - 30)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 20, box["y"] + 20)
+    tab.mouse.move(box["x"] + 30, box["y"] + 30)
+    tab.mouse.up()
+    tab.wait_for_function("document.querySelector('#count').textContent === '1 of 6 methods'")
+    assert names(tab) == ["finetune"]
+    tab.click("#clear")
+    tab.wait_for_function("document.querySelector('#count').textContent === '6 of 6 methods'")
+
+
+def test_columns_are_chosen(tab):
+    tab.click("#columns summary")
+    assert not tab.locator("#table .tabulator-col[tabulator-field=family]").is_visible()
+    tab.get_by_label("family", exact=True).and_(tab.locator("input")).check()
+    assert tab.locator("#table .tabulator-col[tabulator-field=family]").is_visible()
+
+
+def test_examples_are_pictures_with_every_methods_margin(tab):
+    tab.select_option("#pick", "scrub")
+    assert tab.locator(".card").count() == 24 and tab.locator(".card img").count() == 24
+    tab.get_by_label("only where scrub differs").check()
+    assert "9 of 30 examples" in tab.inner_text("#gallery")
+    tab.click(".card >> nth=0")
+    shown = tab.inner_text(".detail")
+    assert "Row 100 of the training set" in shown and all(method in shown for method in POINTS) and "oracles (null)" in shown
+
+
+def test_power_follows_the_metric(tab):
+    assert "With 48 oracles a difference of 0.833 is visible" in tab.inner_text("#power-caption")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1300, "dark")])
+def test_other_widths_and_themes_hold(browser, made, width, scheme):
+    tab, wrong = opened(browser, made, width, scheme)
+    tab.wait_for_selector("#chart .points_marks path, #chart .points path")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") and not wrong
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_the_table_of_a_study_sorts(browser, study):
+    tab, wrong = opened(browser, study)
+    first = "[data-table=a] .tabulator-row .tabulator-cell"
+    assert tab.inner_text(f"{first} >> nth=0") == "row 0"
+    tab.click("[data-table=a] .tabulator-col[tabulator-field=c1] .tabulator-col-title")
+    assert tab.inner_text(f"{first} >> nth=0") == "row 999" and not wrong
