@@ -54,7 +54,7 @@ def test_the_wheel_has_the_bench_and_runs_in_an_empty_folder(installed, tmp_path
     words += " --evaluation.splits 4 --evaluation.retain-size 20 --forget.size 6 --train.epochs 1 --methods original,finetune"
     done = run(installed / "unlearn-jax", *words.split(), "--out", "out", "--cache", "cache", place=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {"results.csv", "summary.md", "config.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"results.csv", "summary.md", "config.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_the_wheel_lists_what_it_has_and_says_what_is_wrong_in_one_line(installed, tmp_path):

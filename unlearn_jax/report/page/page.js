@@ -278,7 +278,7 @@
     function lines() {
       return names().map((name) => {
         const own = current().methods[name], worst = own.worst;
-        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, ...own.scores, n: own.n, worst: worst ? [own.scores[worst][8], data.metrics[worst].short] : null };
+        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, ...own.scores, n: own.n, worst: worst ? [own.scores[worst][8], data.metrics[worst].title.replace(/ \([a-z%]+\)$/, "")] : null };
       });
     }
 
@@ -308,15 +308,15 @@
       const others = Object.keys(data.metrics).filter((key) => key !== MEMORY && key !== DAMAGE);
       return [
         { ...plain("method", "method"), frozen: true },
-        { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
-        plain("access", "access"), plain("family", "family", false),
         ...(found(MEMORY) ? [value(MEMORY, "memory left", "perfect 0%", data.metrics[MEMORY].about)] : []),
         ...(found(DAMAGE) ? [value(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
+        { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
         {
           field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", band()), hozAlign: "right", headerHozAlign: "right",
           formatter: (each) => (each.getValue() ? twoLines(`${text(Math.abs(number(each.getValue()[0])))} sd`, each.getValue()[1]) : "–"),
           sorter: (a, b, x, y, column, dir) => order(dir, a && Math.abs(a[0]), b && Math.abs(b[0])),
         },
+        plain("access", "access"), plain("family", "family", false),
         ...others.map((key) => {
           const about = data.metrics[key];
           return value(key, about.short + (about.split && !about.short.endsWith(about.split.slice(0, 1).toUpperCase()) && ["retain", "test"].includes(about.split) ? ` ${about.split}` : ""), about.cost ? "no null: a cost" : "null mean ± sd, distance", `${about.title}. ${about.about} A perfect method: ${about.perfect}`);
@@ -548,7 +548,7 @@
       let now = (data.power.find((each) => each.key === "accuracy/forget") || data.power[0]).key;
       const grid = tabulator($("power-table"), {
         data: rows, maxHeight: 420, index: "key",
-        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), frozen: true, sorter: "string", minWidth: 130 }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null mean"), column("sd", "null sd")],
+        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), frozen: true, sorter: "string", width: Math.min(250, 0.46 * innerWidth) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null mean"), column("sd", "null sd")],
         rowFormatter: (row) => { row.getElement().tabIndex = 0; row.getElement().classList.toggle("chosen", row.getData().key === now); },
       }, (row) => show(row.key));
       function show(key) {
