@@ -32,9 +32,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import ndtr, stdtrit
 
-from unlearn_jax.metrics import checks
+from unlearn_jax.metrics import catalogue, checks
 from unlearn_jax.metrics.null import Null, halves, joint, of_means, thirds
-from unlearn_jax.metrics.registry import DISTANCE, METRICS, PER_MODEL, TWO_SAMPLE, Name, in_order
+from unlearn_jax.metrics.registry import DISTANCE, PER_MODEL, TWO_SAMPLE, Name, in_order
 from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.metrics.verdict import Evaluation, Score
 from unlearn_jax.metrics.views import Extra, Measured, Pair, Seen, on_threads
@@ -303,7 +303,7 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
 
 def _may_lack(metric: str) -> bool:
     """Whether a metric may be absent on some forget sets: those that need originals are, where these remember nothing."""
-    return metric in METRICS and "originals" in METRICS[metric].needs
+    return metric in (catalogue.memory_of_models.name, catalogue.outlier_memory.name)
 
 
 def _measure(seen: Seen) -> Measured:
