@@ -17,7 +17,7 @@ from unlearn_jax.types import Cube, Labels
 
 CLASSES, N, ORACLES, SPLITS, SEED = 3, 4, 9, 6, 5
 ROWS, QUALITY, SVC = 40, 37, 34  # examples that are looked at: by most metrics, forgetting quality, SVC-MIA
-PARTITIONS = 4  # of the oracles, for the unit of two-sample values; not 40
+PARTITIONS = 4  # of the oracles, for the unit of two-sample values: the fewest
 SIZES = {"forget": 41, "retain": 53, "test": 47}
 RNG = np.random.default_rng(0)
 LABELS = Labels(**{name: RNG.integers(0, CLASSES, size) for name, size in SIZES.items()})
@@ -167,6 +167,9 @@ class Hand:
         for name in values[0][0]:
             table = np.array([[each[name] for each in row] for row in values])
             hidden = max(np.cov(effects[0][name][both], effects[1][name][both])[0, 1], 0) / ORACLES
+            if np.ptp(table) == 0:
+                units[name] = 1, 0
+                continue
             units[name] = (table.mean(1).var(ddof=1) + hidden) / (table.var(0, ddof=1).mean() + hidden), hidden
         return units
 
@@ -194,7 +197,7 @@ class Hand:
                 share, hidden = units[name]
                 least = 0.8 if name[0] == "outlier_distance" else 0.0
                 sd = max(np.sqrt(share * (values.var(ddof=1) + hidden)), least)
-                draws[name] = values.mean() + (values - values.mean()) * sd / values.std(ddof=1)
+                draws[name] = values.mean() + (values - values.mean()) * (sd / values.std(ddof=1) if np.ptp(values) else 1)
         for name, values in self.oracle_scores.items():
             centres[name] = values.mean()
             means = values[self.halves].mean(2)
@@ -208,7 +211,6 @@ def few_rows():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(views, "QUALITY_ROWS", QUALITY)
         patch.setattr(views, "SVC_ROWS", SVC)
-        patch.setattr("unlearn_jax.metrics.evaluation.PARTITIONS", PARTITIONS)
         yield
 
 

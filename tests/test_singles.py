@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from unlearn_jax import metrics
-from unlearn_jax.metrics import by_example, by_model, catalogue, evaluation
+from unlearn_jax.metrics import by_example, by_model, catalogue
 from unlearn_jax.metrics.null import thirds
 from unlearn_jax.types import Cube, Labels
 
@@ -154,12 +154,11 @@ def cube(members, seed, own=0.3):
 
 def test_z_of_perfect_pools_has_a_spread_of_one(monkeypatch):
     """Of a mean, a distance and comparisons alike, on fresh pools each time. Before, it was 0.4 for KLOM's tail."""
-    monkeypatch.setattr(evaluation, "PARTITIONS", 10)
     few = [catalogue.klom_p95, catalogue.kl_to_oracle, catalogue.mean_margin]
     monkeypatch.setattr("unlearn_jax.metrics.registry.METRICS", {each.name: each for each in few})
     z = {}
     for seed in range(24):
-        reference = metrics.reference(cube(20, [seed, 0]), LABELS, 10, splits=16)
+        reference = metrics.reference(cube(20, [seed, 0]), LABELS, 10, splits=25)
         for score in metrics.score(cube(10, [seed, 1]), reference, np.arange(10) % 2).scores:
             z.setdefault(score.metric, []).append(score.z)
     spread = {name: np.std(values) for name, values in z.items()}  # over splits too

@@ -41,7 +41,10 @@ from unlearn_jax.metrics.views import Extra, Measured, Pair, Seen, on_threads
 from unlearn_jax.types import Cube, Key, Labels
 
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
-PARTITIONS = 40  # of the oracles in pseudo-unlearned models and their oracles, for the unit of two-sample values
+PARTITIONS = (
+    0.4  # of the oracles in pseudo-unlearned models and their oracles, for each split: gives the unit of two-sample values
+)
+FEWEST_PARTITIONS = 4
 LEFT_OUT = 2  # splits in which each oracle is left out once, for the same
 OF_MEANS = 0.75  # variance of a mean over n models against 2n oracles, as a share of that of the difference of two halves
 GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparisons over forget sets have one unit for each
@@ -334,7 +337,8 @@ def _units(oracles: Measured, n: int, key: Key, halves: Int[np.ndarray, "splits 
     count = min(n, len(oracles) // 4)
     if min(count, n - 1) < 2:
         return {}
-    sets = thirds(jax.random.fold_in(key, 1), len(oracles), count, PARTITIONS, VALUE_SPLITS)
+    partitions = max(round(PARTITIONS * len(halves)), FEWEST_PARTITIONS)
+    sets = thirds(jax.random.fold_in(key, 1), len(oracles), count, partitions, VALUE_SPLITS)
 
     def compare(drawn: np.ndarray) -> list[dict[Name, float]]:
         unlearned, *opposite = (oracles.take(members) for members in drawn)
