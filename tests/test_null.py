@@ -185,10 +185,10 @@ def test_over_forget_sets_the_null_narrows_and_a_small_shift_becomes_visible():
     sets = [metrics.reference(pool(2 * N, 10 + i), LABELS, N, splits=40) for i in range(3)]
 
     def verdict(shift):
-        each = [metrics.score(pool(N, 20 + i, shift), reference) for i, reference in enumerate(sets)]
+        each = [metrics.score(pool(N, 40 + i, shift), reference) for i, reference in enumerate(sets)]
         return each, metrics.pooled(each, sets)
 
-    apart, together = verdict(0.45)
+    apart, together = verdict(0.35)
     assert any(each.inside for each in apart) and not together.inside
     name = "kl_to_oracle", "forget"
     values = [of(each)[name].value for each in apart]
