@@ -111,6 +111,7 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--exp ulira --unlearning-seeds 2", "--unlearning-seeds 2: no such option"),
         ("--exp calibration --methods scrub", "--methods scrub: no such option"),
         ("--exp tuning --unlearning-seeds 2", "--unlearning-seeds 2: no such option"),
+        ("--exp tuning --transfer digits", "--transfer digits: nothing was tuned there"),
         ("--exp tuning --members 8", "--keep 4: expected at least 3 originals in the first judgement"),
         ("--exp sensitivity --fine nope", "--fine nope: there is original"),
         ("--exp sensitivity --grid 1", "--grid 1: expected"),

@@ -10,13 +10,14 @@ import pytest
 from scipy import stats
 
 from unlearn_jax import metrics
-from unlearn_jax.metrics import views
-from unlearn_jax.metrics.null import halves
+from unlearn_jax.metrics import by_example, by_model, views
+from unlearn_jax.metrics.null import halves, thirds
 from unlearn_jax.metrics.statistics import crossed_mean
 from unlearn_jax.types import Cube, Labels
 
 CLASSES, N, ORACLES, SPLITS, SEED = 3, 4, 9, 6, 5
 ROWS, QUALITY, SVC = 40, 37, 34  # examples that are looked at: by most metrics, forgetting quality, SVC-MIA
+PARTITIONS = 4  # of the oracles, for the unit of two-sample values: the fewest
 SIZES = {"forget": 41, "retain": 53, "test": 47}
 RNG = np.random.default_rng(0)
 LABELS = Labels(**{name: RNG.integers(0, CLASSES, size) for name, size in SIZES.items()})
@@ -62,8 +63,11 @@ def seen(cube):
 
 def per_model(cube, more):
     """What each model scores alone."""
-    scores = {("accuracy", name): metrics.accuracy(getattr(cube, name), getattr(LABELS, name)) for name in SIZES}
     looked_at = seen(cube)
+    scores = {}
+    for name in SIZES:
+        scores["accuracy", name] = metrics.accuracy(getattr(cube, name), getattr(LABELS, name))
+        scores["mean_margin", name] = metrics.margins(*looked_at[name]).mean(1)
     attacks = []
     for member in range(len(cube.forget)):
         sides = {name: (metrics.probabilities(logits[member]), labels) for name, (logits, labels) in looked_at.items()}
@@ -94,6 +98,8 @@ def compared(one, other, scores, other_scores):
         phi, psi = (metrics.margins(*seen(cube)[split]) for cube in (one, other))
         found["klom", split] = metrics.klom(phi, psi).mean()
         found["klom_p95", split] = np.quantile(metrics.klom(phi, psi), 0.95)
+        found["example_t", split] = by_example.largest_t(phi, psi)
+        found["outlier_distance", split] = by_model.largest_outlier(*by_model.distances(phi, psi))
         if split == "forget":
             quality = metrics.forgetting_quality(phi[:, :QUALITY], psi[:, :QUALITY]).score
     fa, ra, ta = (scores["accuracy", split] / 100 for split in ("forget", "retain", "test"))
@@ -135,22 +141,67 @@ class Hand:
             found[name] = value, value - (self.n - 1) * (left - left.mean())
         return found
 
+    def among(self, first, second):
+        """Some oracles with others."""
+        alone = [{name: values[members] for name, values in self.oracle_scores.items()} for members in (first, second)]
+        return compared(some(self.oracles, first), some(self.oracles, second), *alone)
+
+    def units(self):
+        """By two-sample metric, the share of a value's variance in that of a comparison, and what draws never show."""
+        sets = thirds(jax.random.fold_in(jax.random.key(SEED), 1), ORACLES, ORACLES // 4, PARTITIONS, 4)
+        values = [[self.among(unlearned, half) for half in opposite] for unlearned, *opposite in sets]
+        effects = [{}, {}]
+        for found, split in zip(effects, self.halves, strict=False):
+            for one, other in (split, split[::-1]):
+                whole = self.among(one, other)
+                for member in range(self.n):
+                    for left, index in (
+                        (self.among(np.delete(one, member), other), one),
+                        (self.among(one, np.delete(other, member)), other),
+                    ):
+                        for name in whole:
+                            effect = (self.n - 1) * (whole[name] - left[name])
+                            found.setdefault(name, np.zeros(ORACLES))[index[member]] += effect
+        both = np.intersect1d(*self.halves[:2].reshape(2, -1))
+        units = {}
+        for name in values[0][0]:
+            table = np.array([[each[name] for each in row] for row in values])
+            hidden = max(np.cov(effects[0][name][both], effects[1][name][both])[0, 1], 0) / ORACLES
+            if np.ptp(table) == 0:
+                units[name] = 1, 0
+                continue
+            units[name] = (table.mean(1).var(ddof=1) + hidden) / (table.var(0, ddof=1).mean() + hidden), hidden
+        return units
+
     def draws(self):
-        """What each split of the oracles scores, and where the null is centred."""
-        draws, centres = {}, {}
-        alone = self.oracle_scores
-        for first, second in self.halves:
-            both = [
-                (some(self.oracles, half), {name: values[half] for name, values in alone.items()}) for half in (first, second)
-            ]
-            (a, of_a), (b, of_b) = both
-            forth, back = compared(a, b, of_a, of_b), compared(b, a, of_b, of_a)
-            for name, value in forth.items():
-                draws.setdefault(name, []).append((value + back[name]) / 2 + (value - back[name]))
-            for name, values in alone.items():
-                centres[name] = values.mean()
-                draws.setdefault(name, []).append(centres[name] + values[first].mean() - values[second].mean())
-        draws = {name: np.array(values) for name, values in draws.items()}
+        """What each split of the oracles scores, in the unit of a value, and where the null is centred."""
+        draws, centres, units = {}, {}, self.units()
+        forth = [self.among(first, second) for first, second in self.halves]
+        away = [
+            [distances(some(self.oracles, a), some(self.oracles, b)) for a, b in (split, split[::-1])] for split in self.halves
+        ]
+        for name in forth[0]:
+            values = np.array([each[name] for each in forth])
+            if name in away[0][0]:
+                own = [[] for _ in range(ORACLES)]
+                for split, sides in zip(self.halves, away, strict=True):
+                    for members, side in zip(split, sides, strict=True):
+                        for member, value in zip(members, side[name], strict=True):
+                            own[member].append(value)
+                mean = np.array([np.mean(each or [0]) for each in own])
+                rest = values - mean[self.halves[:, 0]].mean(1)
+                apart = (mean[self.halves[:, 0]].mean(1) - mean[self.halves[:, 1]].mean(1)) / np.sqrt(2)
+                whole = np.mean([side[name] for sides in away for side in sides])
+                draws[name] = whole + apart + np.roll(rest - rest.mean(), 1)
+            else:
+                share, hidden = units[name]
+                least = 0.8 if name[0] == "outlier_distance" else 0.0
+                sd = max(np.sqrt(share * (values.var(ddof=1) + hidden)), least)
+                draws[name] = values.mean() + (values - values.mean()) * (sd / values.std(ddof=1) if np.ptp(values) else 1)
+        for name, values in self.oracle_scores.items():
+            centres[name] = values.mean()
+            means = values[self.halves].mean(2)
+            draws[name] = centres[name] + np.sqrt(0.75) * (means[:, 0] - means[:, 1])
         return draws, {name: values.mean() for name, values in draws.items()} | centres
 
 
@@ -189,7 +240,7 @@ def of(evaluation):
 
 def test_values_intervals_and_parts_of_two_sample_metrics_are_the_public_metrics(hand, evaluation):
     expected = hand.two_sample()
-    assert len(expected) == len(evaluation.scores) - len(hand.scores) == 17
+    assert len(expected) == len(evaluation.scores) - len(hand.scores) == 23
     for name, (value, parts) in expected.items():
         score = of(evaluation)[name]
         reach = stats.t.ppf(0.975, N - 1) * stats.sem(parts)
@@ -218,7 +269,8 @@ def test_nulls_are_the_public_metrics_on_halves_of_the_oracles(hand, yardstick, 
         assert score.null == null
         assert score.z == pytest.approx((score.value - centres[name]) / values.std(ddof=1)), name
         z.append(abs(values - centres[name]) / values.std(ddof=1))
-    assert evaluation.band == pytest.approx(np.quantile(np.max(z, axis=0), 0.95))
+    band = np.quantile(np.max(z, axis=0), 0.95)
+    assert evaluation.band == pytest.approx(stats.t.isf(stats.norm.sf(band), ORACLES - 1))
 
 
 def test_the_verdict_is_the_largest_distance_from_the_null_in_its_own_unit(evaluation):
@@ -291,4 +343,5 @@ def test_over_forget_sets_values_nulls_and_intervals_are_those_of_the_mean(pools
         assert value - score.low == pytest.approx(over_originals.mean - over_originals.low), name
         assert score.parts[:N] == pytest.approx(parts[:N].mean(1)) and np.isnan(score.parts[N:]).all(), name
         z.append(abs(draws - centre) / draws.std(ddof=1))
-    assert together.band == pytest.approx(np.quantile(np.max(z, axis=0), 0.95))
+    band = np.quantile(np.max(z, axis=0), 0.95)
+    assert together.band == pytest.approx(stats.t.isf(stats.norm.sf(band), sum(each.oracles for each in references) - 1))

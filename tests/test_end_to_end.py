@@ -94,7 +94,7 @@ def test_the_run_folder_holds_what_scripts_expect(finished):
     figures = ("quality_against_utility", "loss_histograms", "accuracy", "power", "metric_agreement")
     assert names == {
         *("config.json", "hyperparameters.json", "results.csv", "results.json", "summary.md", "summary.tex", "report.html"),
-        *("power.csv", "comparisons.csv", "agreement.csv", "examples.csv", "curves.csv", "parts.npz"),
+        *("power.csv", "comparisons.csv", "agreement.csv", "examples.csv", "models.csv", "curves.csv", "parts.npz"),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
         *(f"logits/random-0/{name}.npz" for name in (*METHODS, "oracle", "labels")),
         "forget_sets/random-0.txt",

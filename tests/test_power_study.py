@@ -46,10 +46,10 @@ def test_sizes_are_at_most_the_members():
 def test_the_study_writes_its_tables(tmp_path):
     words = ("--exp", "power", "--smoke", "--device", "cpu", "--replicates", "1", "--train.epochs", "1")
     run_in_process(*words, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
-    rows = list(csv.DictReader((tmp_path / "run/power_of_verdict.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run/power_of_verdict.csv").read_text().splitlines()))
     assert [row["deviation"] for row in rows] == [*DEVIATIONS] and {row["replicates"] for row in rows} == {"1"}
     for row in rows:
         assert float(row["low"]) <= float(row["share"]) == float(row["outside"]) <= float(row["high"])
-    spread = list(csv.DictReader((tmp_path / "run/spread_of_z.csv").open()))
+    spread = list(csv.DictReader((tmp_path / "run/spread_of_z.csv").read_text().splitlines()))
     assert {"klom", "example_t", "outlier_distance"} <= {row["metric"] for row in spread}
     assert (tmp_path / "run/figures/power_of_verdict.svg").exists() and "| none |" in (tmp_path / "run/summary.md").read_text()

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from unlearn_jax import metrics
-from unlearn_jax.metrics import by_example, by_model, catalogue, evaluation
+from unlearn_jax.metrics import by_example, by_model, catalogue
 from unlearn_jax.metrics.null import thirds
 from unlearn_jax.types import Cube, Labels
 
@@ -105,8 +105,11 @@ def test_the_farthest_of_many_is_a_normal_score():
     t = by_model.outlier_t(alone, others)
     assert t[0] == pytest.approx((2.5 - others.mean()) / (others.std(ddof=1) * np.sqrt(1 + 1 / 9)))
     assert stats.norm.sf(by_model.largest_outlier(alone, others)) == pytest.approx(2 * stats.t.sf(abs(t[0]), 8))
-    assert by_model.largest_outlier([0.0, 1e9], others) == pytest.approx(by_model.largest_outlier([0.0, -1e9], others), rel=0.01)
-    assert by_model.largest_outlier([1.0], [0.0, 0.0]) == by_model.LARGEST and by_model.largest_outlier([0.0], [0.0, 0.0]) < 0
+    assert by_model.largest_outlier(np.array([0.0, 1e9]), others) > 15 < by_model.largest_outlier(np.array([0.0, -1e9]), others)
+    assert (
+        by_model.largest_outlier(np.ones(1), np.zeros(2)) == by_model.LARGEST
+        and by_model.largest_outlier(np.zeros(1), np.zeros(2)) < 0
+    )
 
 
 def test_an_outlier_is_found_and_an_honest_pool_has_none():
@@ -151,12 +154,11 @@ def cube(members, seed, own=0.3):
 
 def test_z_of_perfect_pools_has_a_spread_of_one(monkeypatch):
     """Of a mean, a distance and comparisons alike, on fresh pools each time. Before, it was 0.4 for KLOM's tail."""
-    monkeypatch.setattr(evaluation, "PARTITIONS", 10)
     few = [catalogue.klom_p95, catalogue.kl_to_oracle, catalogue.mean_margin]
     monkeypatch.setattr("unlearn_jax.metrics.registry.METRICS", {each.name: each for each in few})
     z = {}
     for seed in range(24):
-        reference = metrics.reference(cube(20, [seed, 0]), LABELS, 10, splits=16)
+        reference = metrics.reference(cube(20, [seed, 0]), LABELS, 10, splits=25)
         for score in metrics.score(cube(10, [seed, 1]), reference, np.arange(10) % 2).scores:
             z.setdefault(score.metric, []).append(score.z)
     spread = {name: np.std(values) for name, values in z.items()}  # over splits too

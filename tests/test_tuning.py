@@ -191,3 +191,15 @@ def test_no_tuned_method_is_worse_than_its_default_or_than_doing_nothing(dataset
         assert row["difference_low"] <= tuning.NEGLIGIBLE, name
         assert row["held_out_low"] <= 1 + tuning.NEGLIGIBLE or row["held_out"] <= row["default"], name
         assert (row["held_out_low"] > 1 + tuning.NEGLIGIBLE) == (rows[name]["worse_than_nothing"] == "True"), name
+
+
+def test_values_of_another_data_set_are_judged_without_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "tuned", lambda dataset: {"finetune": {"learning_rate": 0.2, "epochs": 2}})
+    command = f"--exp tuning --smoke --device cpu --out {tmp_path}/out --cache {tmp_path}/cache --methods finetune"
+    done = run_in_process(*command.split(), "--transfer", "fashion_mnist")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out/tuning.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    written = json.loads((tmp_path / "out/tuned.json").read_text())["hyperparameters"]
+    assert row["trials"] == "0" and row["score"] == "nan" and row["used"] == "tuned"
+    assert written["finetune"]["learning_rate"] == 0.2 and written["finetune"]["epochs"] == 2

@@ -49,7 +49,8 @@ def draw(boards: Sequence[Board]) -> "matplotlib.figure.Figure":
             if results:
                 first = results[0]
                 at = (min(first.distance, END), row + NAMES)
-                axes.annotate(first.method, at, fontsize=7, ha="center", va="center", zorder=6).set_in_layout(False)
+                side = "right" if first.distance > END - 0.2 else "center"  # inside the panel
+                axes.annotate(first.method, at, fontsize=7, ha=side, va="center", zorder=6).set_in_layout(False)
         axes.set_xlim(-0.12, END + 0.1)
         axes.set_xlabel("distance from retraining", fontsize=8)
         axes.set_title(f"{board.title} · n={board.counts[0]}", fontsize=10)

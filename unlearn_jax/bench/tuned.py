@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "tuned"
+TUNED = tuple(sorted(file.stem for file in FOLDER.glob("*.json")))  # data sets
 
 
 def tuned(dataset: str) -> dict[str, dict[str, Any]]:

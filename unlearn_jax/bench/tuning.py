@@ -7,6 +7,7 @@ again on other originals, oracles and forget sets, beside the authors' values: t
 worse there than those, and than doing nothing, by more than noise. If none is, the authors' values are used.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.options import SETS
 from unlearn_jax.bench.panel import Panel, Programs
 from unlearn_jax.bench.setting import prepare
+from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.bench.tuning_options import Config
 from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Range, hyperparameters, searchable
@@ -114,14 +116,14 @@ def run(config: Config, folder: Run) -> None:
     require(bool(names), "--methods", ",".join(config.methods), "; ".join(f"{name} needs {why}" for name, why in lacking.items()))
     first, programs = first_set(config), Programs()
     sets = [range(first + part * config.forget_sets, first + (part + 1) * config.forget_sets) for part in range(2)]
-    panel = Panel(config, setting, config.seed + SEED, sets[0], programs)
+    panel = None if config.transfer else Panel(config, setting, config.seed + SEED, sets[0], programs)
     other = Panel(config, setting, config.seed + HELD_OUT, sets[1], programs)
     retrain = distance_interval(distances_left_out(other.retrained()))
-    search = Search(config, folder, panel)
+    search = Search(config, folder, panel) if panel else None
     found: dict[str, tuple[Searched, Checked]] = {}
     for name in names:
         with working(name) as update:
-            searched = search.tune(name)
+            searched = search.tune(name) if search else transferred(config, name)
             update(0.8, "judged on other models and forget sets")
             checked = check(folder, other, name, searched)
             found[name] = searched, checked
@@ -225,6 +227,13 @@ def distance_of(found: list[Effects] | None) -> Interval:
     return distance_interval(distances_left_out(found)) if found else Interval(np.inf, -np.inf, np.inf)
 
 
+def transferred(config: Config, name: str) -> Searched:
+    """Returns what was tuned on another data set in the place of a search: no trials, and nothing known of its distance."""
+    assert config.transfer
+    values = hyperparameters(name, tuned(config.transfer).get(name, {}))
+    return Searched([], [Interval(math.nan, math.nan, math.nan)], [values], math.nan, 0.0)
+
+
 def check(folder: Run, panel: Panel, name: str, searched: Searched) -> Checked:
     """Judges the best trials and the authors' values on a panel that the search did not see.
 
@@ -245,11 +254,11 @@ def check(folder: Run, panel: Panel, name: str, searched: Searched) -> Checked:
     default = judge(DEFAULT, hyperparameters(name, {}))["distances"]
     tried: list[Checked] = []
     for rank, values in enumerate(searched.values):
-        tuned = judge(str(rank), values)
+        found = judge(str(rank), values)
         with np.errstate(invalid="ignore"):
-            difference = distance_interval(tuned["distances"] - default)
-        of_both = distance_interval(tuned["distances"]), distance_interval(default), difference
-        tried.append(Checked(rank, *of_both, *map(float, tuned["sizes"])))
+            difference = distance_interval(found["distances"] - default)
+        of_both = distance_interval(found["distances"]), distance_interval(default), difference
+        tried.append(Checked(rank, *of_both, *map(float, found["sizes"])))
         if tried[-1].used == TUNED and not tried[-1].worse_than_nothing:
             return tried[-1]
     return min((each for each in tried if each.used == TUNED), key=lambda each: each.tuned.value, default=tried[0])

@@ -16,6 +16,7 @@ from tyro.conf import Suppress
 
 from unlearn_jax.bench.kinds import Count, Whole, fixed, require
 from unlearn_jax.bench.options import SETS, Forget, Judged, Methods, Requests, Train
+from unlearn_jax.bench.tuned import TUNED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,11 @@ class Config(Budget):
     keep: Annotated[int, Whole(least=1)] = 4
     """Each round judges all its trials on a share of 1 / keep of the originals, then the best 1 / keep of the trials on all."""
 
+    transfer: str | None = None
+    """Search nothing: judge the values that were tuned on this data set, beside the authors'."""
+
     extendable: ClassVar[frozenset[str]] = frozenset({"methods"})
+    later: ClassVar[frozenset[str]] = Requests.later | {"transfer"}
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
@@ -70,6 +75,9 @@ class Config(Budget):
         require(self.rounds <= self.trials, "--rounds", self.rounds, "expected at most the number of trials")
         expected = "expected at least 3 originals in the first judgement, --members / --keep"
         require(self.members >= 3 * self.keep, "--keep", self.keep, expected)
+        known = sorted(dataset for dataset in TUNED if dataset != self.dataset)
+        accepted = f"nothing was tuned there; expected {' or '.join(known) or 'no such option'}"
+        require(self.transfer is None or self.transfer in known, "--transfer", self.transfer, accepted)
 
 
 def smoke(config: Config) -> Config:

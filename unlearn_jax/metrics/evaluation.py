@@ -32,16 +32,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import ndtr, stdtrit
 
-from unlearn_jax.metrics import checks
+from unlearn_jax.metrics import catalogue, checks
 from unlearn_jax.metrics.null import Null, halves, joint, of_means, thirds
-from unlearn_jax.metrics.registry import DISTANCE, METRICS, PER_MODEL, TWO_SAMPLE, Name, in_order
+from unlearn_jax.metrics.registry import DISTANCE, PER_MODEL, TWO_SAMPLE, Name, in_order
 from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.metrics.verdict import Evaluation, Score
 from unlearn_jax.metrics.views import Extra, Measured, Pair, Seen, on_threads
 from unlearn_jax.types import Cube, Key, Labels
 
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
-PARTITIONS = 40  # of the oracles in pseudo-unlearned models and their oracles, for the unit of two-sample values
+PARTITIONS = (
+    0.4  # of the oracles in pseudo-unlearned models and their oracles, for each split: gives the unit of two-sample values
+)
+FEWEST_PARTITIONS = 4
 LEFT_OUT = 2  # splits in which each oracle is left out once, for the same
 OF_MEANS = 0.75  # variance of a mean over n models against 2n oracles, as a share of that of the difference of two halves
 GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparisons over forget sets have one unit for each
@@ -303,7 +306,7 @@ def pooled(evaluations: Sequence[Evaluation], references: Sequence[Reference]) -
 
 def _may_lack(metric: str) -> bool:
     """Whether a metric may be absent on some forget sets: those that need originals are, where these remember nothing."""
-    return metric in METRICS and "originals" in METRICS[metric].needs
+    return metric in (catalogue.memory_of_models.name, catalogue.outlier_memory.name)
 
 
 def _measure(seen: Seen) -> Measured:
@@ -334,7 +337,8 @@ def _units(oracles: Measured, n: int, key: Key, halves: Int[np.ndarray, "splits 
     count = min(n, len(oracles) // 4)
     if min(count, n - 1) < 2:
         return {}
-    sets = thirds(jax.random.fold_in(key, 1), len(oracles), count, PARTITIONS, VALUE_SPLITS)
+    partitions = max(round(PARTITIONS * len(halves)), FEWEST_PARTITIONS)
+    sets = thirds(jax.random.fold_in(key, 1), len(oracles), count, partitions, VALUE_SPLITS)
 
     def compare(drawn: np.ndarray) -> list[dict[Name, float]]:
         unlearned, *opposite = (oracles.take(members) for members in drawn)

@@ -80,7 +80,12 @@ def thirds(key: Key, members: int, n: int, partitions: int, splits: int) -> Int[
 
     Returns:
         For each partition the pseudo-unlearned models, followed by both halves of every split.
+
+    Raises:
+        ValueError: if there are fewer than 3n members.
     """
+    if members < 3 * n:
+        raise ValueError(f"n: {n} models and twice as many others need {3 * n} oracles or more, not {members}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     orders = rng.permuted(np.tile(np.arange(members), (partitions, 1)), axis=1)[:, : 3 * n]
     again = rng.permuted(np.tile(orders[:, None, n:], (1, splits, 1)), axis=2)

@@ -49,7 +49,7 @@ class Metric(NamedTuple):
     summary: str
     needs: tuple[str, ...]
     attack: bool
-    least_sd: float = 0.0
+    least_sd: float
 
     def on(self, split: str) -> Name:
         """Returns (name, split), the key of its scores.
@@ -116,8 +116,8 @@ def metric(
             raise ValueError(f"{name}: unknown need {', '.join(sorted(unknown))}, expected one of {', '.join(NEEDS)}")
         summary = (measure.__doc__ or name).strip().splitlines()[0]  # `python -OO` leaves docstrings out
         names = label or name, short or name
-        words = perfect, source, summary
-        METRICS[name] = Metric(name, measure, kind, tuple(splits), unit, *names, *words, tuple(needs), attack, least_sd)
+        words = (*names, perfect, source, summary)
+        METRICS[name] = Metric(name, measure, kind, tuple(splits), unit, *words, tuple(needs), attack, least_sd)
         return METRICS[name]
 
     return register

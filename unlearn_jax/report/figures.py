@@ -160,7 +160,8 @@ def search(lines: Mapping[str, tuple[Interval, Interval, Interval]], retrain: In
             zorder=2,
         )
         axes.scatter(min(default.value, edge), place, marker="x", s=30, color=LINE, zorder=3)
-        axes.scatter(min(found.value, edge), place, s=34, facecolor="white", edgecolor=SPLITS["forget"], zorder=4)
+        if math.isfinite(found.value):
+            axes.scatter(min(found.value, edge), place, s=34, facecolor="white", edgecolor=SPLITS["forget"], zorder=4)
         axes.scatter(x, place, s=34, color=SPLITS["forget"], zorder=5)
     axes.axvline(1.0, color=LINE, linewidth=0.8, zorder=1)
     axes.axvline(retrain.value, color=LINE, linewidth=0.8, linestyle="--", zorder=1)
