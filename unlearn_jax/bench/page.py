@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from unlearn_jax.report import page
 from unlearn_jax.report.figures import LOSS_RANGE, loss_shares
 from unlearn_jax.report.leaderboard import Leaderboard
 from unlearn_jax.report.rows import REFERENCES, Row, subject
-from unlearn_jax.runs import Run, leaves
+from unlearn_jax.runs import LONG, Run, leaves
 
 MOST_EXAMPLES = 500  # of all forget sets together
 MOST_ROWS = 20_000  # of results.csv: beyond, only the means and the first forget sets
@@ -342,8 +343,14 @@ def _repeat(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
             "device": facts.get("device"),
             "versions": ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items() if version),
         },
-        "config": [(key, value) for key, value in leaves(config)],
+        "config": [(key, _shortened(value)) for key, value in leaves(config)],
     }
+
+
+def _shortened(value: Any) -> str:
+    """A value of a configuration as text; of a long one, as a list of rows, the beginning."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONG else f"{text[:LONG]}… (all of it is in config.json)"
 
 
 def write_study(folder: Run) -> None:

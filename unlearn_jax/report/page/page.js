@@ -307,7 +307,7 @@
       const found = (key) => sets.some((set) => Object.values(set.methods).some((own) => own.scores[key]));
       const others = Object.keys(data.metrics).filter((key) => key !== MEMORY && key !== DAMAGE);
       return [
-        { ...plain("method", "method"), frozen: true },
+        { ...plain("method", "method"), frozen: true, maxWidth: Math.round(Math.min(240, 0.48 * innerWidth)), formatter: (each) => h("span", { title: each.getValue() }, each.getValue()) },
         ...(found(MEMORY) ? [value(MEMORY, "memory left", "perfect 0%", data.metrics[MEMORY].about)] : []),
         ...(found(DAMAGE) ? [value(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
         { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
