@@ -128,12 +128,18 @@ def test_the_block_holds_what_the_page_shows(made):
     assert [point[0] for point in data["power"][0]["points"]] == [8, 16, 32, 48]
 
 
-def test_several_forget_sets_have_a_page_with_all_of_them(tmp_path):
-    first, second = rows_of("random-0"), rows_of("random-1")
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """The folder of a run of two forget sets; scrub is left out of the second."""
+    folder = tmp_path_factory.mktemp("several")
+    first, second = rows_of("random-0"), [row for row in rows_of("random-1") if row.method != "scrub"]
     means = [row._replace(forget_set="mean of 2") for row in first]
-    examples = examples_of("random-0") + examples_of("random-1")
-    page.write(Run(tmp_path), [*first, *second], means, arrange(means), examples)
-    text = (tmp_path / NAME).read_text()
+    page.write(Run(folder), [*first, *second], means, arrange(means), examples_of("random-0") + examples_of("random-1"))
+    return folder
+
+
+def test_several_forget_sets_have_a_page_with_all_of_them(several):
+    text = (several / NAME).read_text()
     data = block(text)
     assert [each["name"] for each in data["sets"]] == ["mean of 2", "random-0", "random-1"]
     assert [*data["examples"]] == ["random-0", "random-1"] and data["power"] == []
@@ -293,6 +299,7 @@ def test_a_filter_changes_the_count_and_fades_the_points(tab):
     tab.select_option("#filter-access", "F+R")
     assert tab.inner_text("#count") == "2 of 6 methods" and set(names(tab)) == {"scrub", HOSTILE}
     tab.wait_for_function("report.chart().signal('visible').length === 2")
+    tab.wait_for_function("[...document.querySelectorAll('#chart path')].some(p => p.getAttribute('opacity') === '0.15')")
     assert point(tab, "finetune").get_attribute("opacity") == "0.15"
     tab.click("#clear")
     assert tab.inner_text("#count") == "6 of 6 methods"
@@ -361,6 +368,15 @@ def test_other_widths_and_themes_hold(browser, made, width, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") and not wrong
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_a_forget_set_is_chosen(browser, several):
+    tab, wrong = opened(browser, several)
+    tab.wait_for_function("document.querySelector('#count').textContent === '6 of 6 methods'")
+    tab.select_option("#set", label="random-1")
+    tab.wait_for_function("document.querySelector('#count').textContent === '5 of 5 methods'")
+    assert "scrub" not in names(tab) and tab.inner_text("#panel h3").startswith("original")
+    assert "Forget set random-1." in tab.inner_text("#gallery") and not wrong
 
 
 def test_the_table_of_a_study_sorts(browser, study):

@@ -73,10 +73,14 @@
       if (words === null || words === undefined || words === "") hideTip();
       else showTip(String(words), event.clientX, event.clientY);
     });
-    view.addEventListener("click", (event, item) => { if (onPick && item && item.datum && item.datum.pick) onPick(item.datum.pick); });
+    view.addEventListener("click", (event, item) => {
+      const { pick, tip: words } = (item && item.datum) || {};
+      if (words) showTip(words, event.clientX, event.clientY); // a finger does not hover
+      if (onPick && pick) onPick(pick);
+    });
     place.replaceChildren();
+    place.view = view; // before waiting: a later drawing ends this one
     await view.initialize(place).runAsync();
-    place.view = view;
     reachable(place, onPick);
     return view;
   }
@@ -273,7 +277,7 @@
 
     // the table
 
-    let table = null;
+    let table = null, ready = false; // once it is built
 
     function lines() {
       return names().map((name) => {
@@ -332,6 +336,7 @@
 
     function makeTable() {
       const place = $("table");
+      ready = false;
       place.replaceChildren();
       table = tabulator(place, {
         data: lines(), columns: columnsOf(), maxHeight: 760, index: "method", placeholder: "No method is left: clear the filters.",
@@ -348,7 +353,7 @@
         $("count").textContent = `${left.length} of ${names().length} methods`;
         if ($("chart").view && !state.brush) $("chart").view.signal("visible", left).runAsync();
       });
-      table.on("tableBuilt", filter);
+      table.on("tableBuilt", () => { ready = true; filter(); });
       choices();
     }
 
@@ -365,6 +370,7 @@
     }
 
     function filter() {
+      if (!ready) return;
       const wanted = [...document.querySelectorAll("[data-filter]")].filter((each) => each.value).map((each) => [each.dataset.filter, each.value]);
       table.setFilter((row) => wanted.every(([field, value]) => row[field] === value) && (!state.brush || state.brush.has(row.method)));
     }
@@ -377,9 +383,11 @@
       }
       $("clear").onclick = () => {
         for (const list of document.querySelectorAll("[data-filter]")) list.value = "";
+        const brushed = state.brush !== null;
         state.brush = null;
-        if (table) { table.clearSort(); filter(); }
-        drawChart();
+        table.clearSort();
+        filter();
+        if (brushed) drawChart().then(filter); // without the brush's rectangle
       };
     }
 
@@ -588,7 +596,7 @@
         listMethods();
         fillFilters();
         makeTable();
-        drawChart();
+        drawChart().then(filter);
         panel();
         gallery();
       };
