@@ -68,6 +68,7 @@ def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_pa
     assert listed.tolist() == sorted(rows["second"].tolist())
     board.write(tmp_path / "copy")
     assert (tmp_path / "copy/summary.md").read_bytes() == (tmp_path / "out/summary.md").read_bytes()
+    assert "halved" in (tmp_path / "copy/report.html").read_text()
 
 
 def test_a_function_that_changed_is_never_taken_for_the_one_before(data, model, cache, tmp_path):
