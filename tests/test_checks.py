@@ -148,7 +148,16 @@ NOT_HERE = {  # checked below, or of functions and of what others have checked
     *(null.null, null.halves, null.thirds, null.joint, attribution.interval, statistics.comparisons, statistics.jackknife),
     *(statistics.unit, statistics.varies, evaluation.reference, evaluation.score, evaluation.pooled),
     *(registry.metric, registry.in_order, registry.is_attack, verdict.deviation, verdict.evidence, verdict.is_inside),
-    *(views.on_threads, power.visible, power.power_curve, power.models_needed, gaming.cheat, gaming.make_blends, gaming.bisect),
+    *(
+        views.on_threads,
+        power.visible,
+        power.power_curve,
+        power.models_needed,
+        distances.gaussian_distance,
+        gaming.cheat,
+        gaming.make_blends,
+        gaming.bisect,
+    ),
 }
 DIVERGED_ALLOWED = {(changes.closeness, "found"), (relearning.relearn_steps, "losses")}  # by definition as far away as can be
 INFINITE_ALLOWED = {(agreement.rank_agreement, "badness"), (statistics.chosen_elsewhere, "distances")}

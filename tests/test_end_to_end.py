@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
+from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST, digits
 from unlearn_jax.metrics import accuracies, scaled_logits
@@ -165,7 +166,7 @@ def test_config_json_repeats_a_run_in_a_folder_of_its_own(finished, cache, tmp_p
     rows = [row for row in table(tmp_path / "compared/compare.csv") if row["baseline_z"]]
     assert {row["method"] for row in rows if float(row["difference"])} == {"scrub"}
     assert {row["paired"] for row in rows} == {"True"}
-    assert "| scrub.alpha | 0.0459 | 0.9 |" in (tmp_path / "compared/summary.md").read_text()
+    assert f"| scrub.alpha | {tuned('digits')['scrub']['alpha']} | 0.9 |" in (tmp_path / "compared/summary.md").read_text()
 
 
 def test_every_example_of_the_forget_set_by_every_method(finished):

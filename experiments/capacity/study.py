@@ -397,7 +397,7 @@ def compare_models(config: Config, compare: Compare, unlearned: np.ndarray, orac
 
     As in `metrics.evaluation`, the value is the mean over both halves of some splits of the oracles, and the null compares one
     half with the other. The part of the null that changes sign when the halves are exchanged counts twice, unless it is all of
-    the null, as in a difference of means.
+    the null, as in a difference of means. (The main job has since divided z by the sd of the value as it is computed.)
     """
     key, count = jax.random.key(config.seed), len(unlearned)
     opposite = [oracles[half] for half in halves(key, len(oracles), count, HALVES).reshape(-1, count)]

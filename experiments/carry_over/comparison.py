@@ -8,11 +8,12 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.statistics import correlation, crossed_mean
 from unlearn_jax.types import Interval
 
 RESAMPLES = 1_000
-MEASURES = {"memory_left": "memory left", "damage": "damage", "distance": "the larger of the two"}
+MEASURES = {memory_left.name: "memory left", damage.name: damage.name, "distance": "the larger of the two"}
 """Measure -> its name in tables and figures; the distance is the larger of |memory left| and damage."""
 
 
@@ -65,8 +66,8 @@ def mean_intervals(sizes: Sizes) -> dict[str, list[Interval]]:
     """
     squares = np.copysign(sizes.damage**2, sizes.damage)
     return {
-        "memory_left": [_interval(values) for values in sizes.memory],
-        "damage": [Interval(*(float(_root(end)) for end in _interval(values))) for values in squares],
+        memory_left.name: [_interval(values) for values in sizes.memory],
+        damage.name: [Interval(*(float(_root(end)) for end in _interval(values))) for values in squares],
     }
 
 
@@ -108,11 +109,11 @@ def below(draws: Float[np.ndarray, " draws"], ceiling: Float[np.ndarray, " draws
     return Interval(value, float(low), float(high))
 
 
-def _means(memory: np.ndarray, damage: np.ndarray) -> dict[str, np.ndarray]:
+def _means(memory: np.ndarray, harm: np.ndarray) -> dict[str, np.ndarray]:
     """By measure, the means of tables `[tables, methods, seeds, sets]`."""
     left = np.nanmean(memory, axis=(2, 3))
-    moved = _root(np.nanmean(np.copysign(damage**2, damage), axis=(2, 3)))
-    return {"memory_left": left, "damage": moved, "distance": np.maximum(np.abs(left), moved)}
+    moved = _root(np.nanmean(np.copysign(harm**2, harm), axis=(2, 3)))
+    return {memory_left.name: left, damage.name: moved, "distance": np.maximum(np.abs(left), moved)}
 
 
 def _resampled(sizes: Sizes, rng: np.random.Generator) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from experiments.carry_over.comparison import MEASURES, Correlation, Sizes, below, compare, mean_intervals, means
 from experiments.carry_over.options import AGAIN, CLEAN, REFERENCES
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import Effects
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.tables import Table, finite, markdown, page
@@ -150,7 +151,7 @@ def moves(base: Measured, other: Measured) -> dict[str, tuple[float, str, float]
     methods = shared(base, other)
     before, after = (means(sizes(each, methods)) for each in (base, other))
     found = {}
-    for name in ("memory_left", "damage") if methods else ():
+    for name in (memory_left.name, damage.name) if methods else ():
         change = after[name] - before[name]
         furthest = int(np.argmax(np.abs(change)))
         found[name] = float(np.abs(change).mean()), methods[furthest], float(change[furthest])
@@ -159,7 +160,7 @@ def moves(base: Measured, other: Measured) -> dict[str, tuple[float, str, float]
 
 def table(study: Results) -> Table:
     """The columns and rows of carry_over.csv: one for each setting, seed, forget set and method; doing nothing is 1 and 0."""
-    columns = ("setting", "seed", "forget_set", "method", "memorised_mass", "memory_left", "memory_low", "memory_high")
+    columns = ("setting", "seed", "forget_set", "method", "memorised_mass", memory_left.name, "memory_low", "memory_high")
     rows = []
     for one in study.settings:
         for row, seed in enumerate(one.seeds):
@@ -168,7 +169,7 @@ def table(study: Results) -> Table:
                     found = cells[row][index]
                     both = map(finite, (*found.memory_left, *found.damage))
                     rows.append([one.name, seed, index, method, float(one.masses[row, index]), *both])
-    return Table([*columns, "damage", "damage_low", "damage_high"], rows)
+    return Table([*columns, damage.name, "damage_low", "damage_high"], rows)
 
 
 def overview(study: Results) -> Table:
@@ -217,8 +218,8 @@ def summary(study: Results) -> str:
         [titles[name]]
         + [f"{one.correlations[measure].interval:.2f}" for measure in MEASURES]
         + [f"{one.correlations['distance'].low_methods:.2f} to {one.correlations['distance'].high_methods:.2f}"]
-        + [f"{gap:.2f}" if (gap := one.lower[measure]) else "" for measure in ("memory_left", "damage")]
-        + [_moved(one.moved.get(measure)) for measure in ("memory_left", "damage")]
+        + [f"{gap:.2f}" if (gap := one.lower[measure]) else "" for measure in (memory_left.name, damage.name)]
+        + [_moved(one.moved.get(measure)) for measure in (memory_left.name, damage.name)]
         for name, one in compared.items()
     ]
     facts = [
@@ -269,7 +270,7 @@ def answer(study: Results, compared: Mapping[str, Compared]) -> list[str]:
     told += [f"other seeds alone {_pair(compared[AGAIN])}"] if AGAIN in compared else []
     lower = {
         measure: [titles[name] for name, one in compared.items() if (gap := one.lower[measure]) and gap.low > 0]
-        for measure in ("memory_left", "damage")
+        for measure in (memory_left.name, damage.name)
     }
     depends = [f"{MEASURES[measure]} ({', '.join(names)})" for measure, names in lower.items() if names]
     beyond = f"beyond what other seeds do, the order changes by {' and '.join(depends)}" if depends else "no order changes more"
@@ -296,7 +297,7 @@ def figure(study: Results) -> "matplotlib.figure.Figure":
     grid = figure.subplots(1, 3, width_ratios=(4, 3.2, 3.2))
     styles = {one.name: (MARKERS[n % len(MARKERS)], PALETTE[n % len(PALETTE)]) for n, one in enumerate(study.settings)}
     intervals = {one.name: _intervals(one) for one in study.settings}
-    for axes, measure in zip(grid, ("memory_left", "damage"), strict=False):
+    for axes, measure in zip(grid, (memory_left.name, damage.name), strict=False):
         for row in range(len(methods)):
             if row % 2 == 0:
                 axes.axhspan(row - 0.5, row + 0.5, color=GRID, linewidth=0, zorder=0)
@@ -308,7 +309,7 @@ def figure(study: Results) -> "matplotlib.figure.Figure":
                     _point(axes, intervals[one.name][method][measure], row + offset, marker, colour)
         axes.axvspan(-study.margin, study.margin, color=BAND, alpha=0.4, linewidth=0, zorder=0.5)
         axes.axvline(0.0, color=LINE, linewidth=0.8, zorder=1)
-        name_rows(axes, methods if measure == "memory_left" else [""] * len(methods), 8.0)
+        name_rows(axes, methods if measure == memory_left.name else [""] * len(methods), 8.0)
         values = [each[measure].value for of_setting in intervals.values() for each in of_setting.values()]
         lowest = min((value for value in values if math.isfinite(value)), default=0.0)
         axes.set_xlim(max(min(lowest, -0.2) - 0.1, -MOST), MOST)
@@ -371,7 +372,7 @@ def _intervals(one: Measured) -> dict[str, dict[str, Interval]]:
 def _cell(intervals: Mapping[str, Mapping[str, Interval]], method: str) -> str:
     if method not in intervals:
         return "left out"
-    return "; ".join(f"{intervals[method][name]:.2f}" for name in ("memory_left", "damage"))
+    return "; ".join(f"{intervals[method][name]:.2f}" for name in (memory_left.name, damage.name))
 
 
 def _ordered(base: Measured) -> list[str]:
@@ -399,11 +400,11 @@ def _within(one: Measured, margin: float) -> int:
 
 def _leaving(one: Measured) -> int:
     methods = known(one)
-    return int((means(sizes(one, methods))["memory_left"] >= LEAVES).sum()) if methods else 0
+    return int((means(sizes(one, methods))[memory_left.name] >= LEAVES).sum()) if methods else 0
 
 
 def _pair(one: Compared) -> str:
-    return " and ".join(f"{one.correlations[name].value:.2f}" for name in ("memory_left", "damage"))
+    return " and ".join(f"{one.correlations[name].value:.2f}" for name in (memory_left.name, damage.name))
 
 
 def _moved(moved: tuple[float, str, float] | None) -> str:

@@ -8,20 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unlearn_jax.metrics import js_divergence, klom
+from unlearn_jax.metrics import catalogue, js_divergence, klom
 from unlearn_jax.metrics.effects import SPLITS
 
 METRICS = {
     "accuracy_gap": "gap in accuracy on F",
-    "average_gap": "average gap",
-    "tow": "tug of war (1 - ToW)",
-    "js_divergence": "Jensen-Shannon on F",
+    catalogue.average_gap.name: "average gap",
+    catalogue.tow.name: "tug of war (1 - ToW)",
+    catalogue.js_divergence.name: "Jensen-Shannon on F",
     "klom": "KLOM on F",
-    "memory_left": "memory left, either sign",
+    catalogue.memory_left.name: "memory left, either sign",
     "board": "memory left or damage",
 }
 """Each is a distance: 0 or small is as retraining. `board`: the larger of memory left and damage, as the board is ordered."""
-PAIRED = ("klom", "memory_left", "board")
+PAIRED = ("klom", catalogue.memory_left.name, "board")
 """Metrics of distributions or of products of different models: not defined for one oracle or for one original."""
 
 

@@ -242,8 +242,8 @@ def values(lines: Iterable[Mapping[str, str]], name: tuple[str, str], column: st
 
 
 COLUMNS = (
-    *("family", "method", "access", "dataset", "forget_set", "memory_left", "memory_left_low", "memory_left_high"),
-    *("damage", "damage_low", "damage_high", "distance", "cost", "work", "outcome", "hyperparameters", "source"),
+    *("family", "method", "access", "dataset", "forget_set", memory_left.name, "memory_left_low", "memory_left_high"),
+    *(damage.name, "damage_low", "damage_high", "distance", "cost", "work", "outcome", "hyperparameters", "source"),
 )
 
 

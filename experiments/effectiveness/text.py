@@ -26,6 +26,7 @@ from experiments.effectiveness.words import (
     wrapped,
 )
 from unlearn_jax.metrics.agreement import FEWEST, rank_agreement
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import MARGIN, OUTCOMES
 from unlearn_jax.report.tables import markdown, page
 
@@ -243,7 +244,7 @@ def _own_limits(boards: Sequence[Board]) -> Iterator[str]:
 
 
 def _tables(boards: Sequence[Board], links: Links) -> Iterator[str]:
-    headings = ("family", "method", "may see", "memory left", "damage", "distance", "cost", "outcome", "hyperparameters")
+    headings = ("family", "method", "may see", memory_left.label, damage.label, "distance", "cost", "outcome", "hyperparameters")
     yield wrapped(f"Ordered by distance from retraining. The same with all digits: [effectiveness.csv]({links.table}).")
     for board in boards:
         yield f"**{board.title}** ([{board.finding}/results.csv]({links.findings}/{board.finding}/results.csv))"

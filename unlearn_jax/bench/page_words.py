@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from unlearn_jax.bench.statistics import SIGNIFICANT
 from unlearn_jax.metrics import FEWEST_JUDGED
+from unlearn_jax.metrics.catalogue import damage
 from unlearn_jax.metrics.effects import MARGIN, OUTCOMES
 
 MOST_NAMED = 4  # methods in the heading; rows in an answer
@@ -187,8 +188,8 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
         "How much of what the originals remember of F is still there: 0% as after retraining, 100% as if nothing was done. "
         "Below 0%: forgotten too well.",
     ),
-    "damage": (
-        "damage",
+    damage.name: (
+        damage.label,
         "How far the models moved in other ways, on F, R and T, as a share of what there is to forget. 0% for retraining and "
         "for doing nothing; noise can make it slightly negative.",
     ),

@@ -35,6 +35,8 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
 def gaussian_distance(unlearned: Float[Any, "members examples"], oracle: Float[Any, "oracles examples"]) -> float:
     """Root mean square over examples of the 2-Wasserstein distance of Gaussians, in the oracles' root mean square sd.
 
+    Nothing is checked: of models that diverged it is NaN, which searches count as far.
+
     Args:
         unlearned: margins of the unlearned models.
         oracle: margins of the retrained models.
