@@ -79,6 +79,22 @@ def test_trials_are_in_proportion_to_the_number_of_hyperparameters(tmp_path):
         assert len(Search(Config(), Run(tmp_path), Any()).tune(name).trials) == 12 * len(METHODS[name].search)
 
 
+def test_a_method_that_always_diverges_is_reported_and_not_tuned(tmp_path):
+    class Ruin(Peer):
+        members = 16
+
+        def judge(self, name, base, settings, members=None):
+            return [None for _ in settings], 1.0
+
+    searched = Search(Config(), Run(tmp_path), Ruin()).tune("finetune")
+    checked = tuning.check(Run(tmp_path), Ruin(), "finetune", searched)
+    assert (
+        searched.scores[0].value == np.inf
+        and checked.used == "default"
+        and "inf" in tuning.summary({"finetune": (searched, checked)}, interval(0.0, 0.1))
+    )
+
+
 def test_later_rounds_look_around_the_best_and_stay_inside_the_space():
     space = {"a": Range(1e-3, 1.0), "b": Range(0.0, 1.0, "linear")}
     corners = [place(space, corner, {"a": 1.0, "b": 0.5}) for corner in ((0, 0), (1, 1))]

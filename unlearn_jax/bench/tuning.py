@@ -165,6 +165,7 @@ class Search:
         saved = self.folder.cached(f"searches/{name}.npz", identity, partial(self.search, name, base))
         trials = [dict(zip(space, trial, strict=True)) for trial in saved["trials"].tolist()]
         best = [number for number in np.argsort(saved["score"])[:CANDIDATES] if np.isfinite(saved["score"][number])]
+        best = best or [0]  # every model of every trial diverged: the authors' values, which the check then refuses or not
         values = [base | {key: float(f"{value:.3g}") for key, value in trials[number].items()} for number in best]
         for each in values:
             each.pop("label", None)  # it belongs to the forget set
