@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from unlearn_jax.bench import page
+from unlearn_jax.bench import compare_page, page
 from unlearn_jax.bench.board import arrange
+from unlearn_jax.bench.compare import Difference, Value
 from unlearn_jax.bench.page_words import Standing, answers, headline
 from unlearn_jax.report.page import NAME, embed, from_markdown, picture
 from unlearn_jax.report.rows import Row
@@ -237,6 +238,37 @@ def test_a_study_has_a_page_too(study):
     assert not remote(text) and "<script>alert" not in text and len(text) < 1e6
 
 
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """The page of two runs beside a first: in B the damage of scrub is clearly less, in C nothing has an interval."""
+    folder = tmp_path_factory.mktemp("comparison")
+
+    def difference(method, metric, a, b, half):
+        low, high = (None, None) if half is None else (b - a - half, b - a + half)
+        return Difference(
+            (method, *metric), Value(a, None, None, 1.0, False), Value(b, None, None, None, True), b - a, low, high, True
+        )
+
+    memory, damage = ("memory_left", "forget"), ("damage", "all")
+    found = [difference("scrub", memory, 0.2, 0.14, 0.1), difference("scrub", damage, 0.5, 0.17, 0.1)]
+    found += [difference("original", damage, 0.0, 0.0, 0.05), difference(HOSTILE, damage, math.inf, 0.1, None)]
+    compared = {"B": found, "C": [difference("scrub", damage, 0.5, 0.4, None)]}
+    described = {letter: f"{letter}: runs/{letter}{HOSTILE}" for letter in "ABC"}
+    changed = {"--seed": ["0", "1", HOSTILE]}
+    compare_page.write(Run(folder), described, [HOSTILE], changed, compared, {"B": "One is clear.", "C": "None is."})
+    return folder
+
+
+def test_a_comparison_has_a_page(comparison):
+    text = (comparison / NAME).read_text()
+    assert "B differs clearly from A in 1 of 4 scores; C differs clearly from A in 0 of 1 scores." in text
+    assert HOSTILE not in text and not remote(text) and "--seed" in text and "One is clear." in text
+    found = block(text)["compare"]
+    assert [*found["metrics"]][:2] == ["memory_left/forget", "damage/all"]
+    assert found["differences"]["B"][1]["difference"] == pytest.approx(-0.33) and found["differences"]["B"][1]["clear"]
+    assert found["differences"]["B"][3]["difference"] == "-Infinity" and found["differences"]["C"][0]["low"] is None
+
+
 # In a browser
 
 
@@ -385,3 +417,27 @@ def test_the_table_of_a_study_sorts(browser, study):
     assert tab.inner_text(f"{first} >> nth=0") == "row 0"
     tab.click("[data-table=a] .tabulator-col[tabulator-field=c1] .tabulator-col-title")
     assert tab.inner_text(f"{first} >> nth=0") == "row 999" and not wrong
+
+
+def test_a_comparison_is_read_by_run_metric_and_method(browser, comparison):
+    tab, wrong = opened(browser, comparison)
+    tab.wait_for_function("document.querySelector('#count').textContent === '1 of 4 scores'")
+    tab.select_option("#metric", "damage/all")
+    assert tab.inner_text("#count") == "3 of 4 scores" and "damage" in tab.inner_text("#caption")
+    tab.wait_for_function("document.querySelectorAll('#chart .points_marks path').length === 2")  # what is finite
+    tab.locator("#chart .points_marks path >> nth=0").hover()
+    assert tab.inner_text("#tip").startswith("scrub: −0.330 (−0.430 to −0.230)")
+    tab.get_by_label("only clear differences").check()
+    assert tab.inner_text("#count") == "1 of 4 scores"
+    assert "−0.330" in tab.inner_text("#table .tabulator-row") and "−0.430 to −0.230" in tab.inner_text("#table .tabulator-row")
+    tab.select_option("#run", "C")
+    tab.get_by_label("only clear differences").uncheck()
+    tab.wait_for_function("document.querySelector('#count').textContent === '1 of 1 scores'")
+    assert "no interval" in tab.inner_text("#table .tabulator-row") and not wrong
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1300, "light")])
+def test_a_comparison_holds_on_other_widths_and_themes(browser, comparison, width, scheme):
+    tab, wrong = opened(browser, comparison, width, scheme)
+    tab.wait_for_selector("#chart .points_marks path")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") and not wrong

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.bench import compare_page
 from unlearn_jax.bench.compare_options import MOST, Config
 from unlearn_jax.bench.finished import Finished, read
 from unlearn_jax.bench.kinds import require
@@ -58,7 +59,7 @@ class Difference(NamedTuple):
 
 
 def run(config: Config, folder: Run) -> None:
-    """Compares every run with the first; writes compare.csv and summary.md, and prints what changed.
+    """Compares every run with the first; writes compare.csv, summary.md and report.html, and prints what changed.
 
     Raises:
         ArgumentError: there are fewer than two folders, one holds no finished run, or two runs have no score in common.
@@ -80,9 +81,13 @@ def run(config: Config, folder: Run) -> None:
     ]
     folder.write_csv("compare.csv", COLUMNS, rows)
     runs = [baseline, *others]
-    head = [*(note for other in others for note in notes(baseline, other)), *map(describe, runs)]
+    cautions = [note for other in others for note in notes(baseline, other)]
+    described = {run.letter: describe(run) for run in runs}
+    head = [*cautions, *described.values()]
     changed = changes(runs)
     folder.write_text("summary.md", page(*head, *_changed(runs, changed), *_sections(baseline, others, compared)))
+    readings = {other.letter: reading(baseline, other, compared[other.letter]) for other in others}
+    compare_page.write(folder, described, cautions, changed, compared, readings)
     print("\n".join(head))
     for name, values in changed.items():
         print(f"  {name}: {' | '.join(values)}")
@@ -253,7 +258,7 @@ def _sections(baseline: Finished, others: Sequence[Finished], compared: Mapping[
     for other in others:
         a, b, found = baseline.letter, other.letter, compared[other.letter]
         yield f"## {b} - {a}"
-        yield _reading(baseline, other, found)
+        yield reading(baseline, other, found)
         lines = [
             [each.key[0], label, *map(_with_z, (each.baseline, each.run)), _number(each.value, "+"), _range(each)]
             for name, label in SHOWN.items()
@@ -263,8 +268,8 @@ def _sections(baseline: Finished, others: Sequence[Finished], compared: Mapping[
         yield markdown(["method", "metric", f"{a} (z)", f"{b} (z)", f"{b} - {a}", "95% interval"], lines, left=(0, 1))
 
 
-def _reading(baseline: Finished, other: Finished, found: Sequence[Difference]) -> str:
-    """How many differences are clear, how their intervals came about, and which verdicts are others."""
+def reading(baseline: Finished, other: Finished, found: Sequence[Difference]) -> str:
+    """Returns how many differences are clear, how their intervals came about, and which verdicts are others."""
     known = [each for each in found if each.low is not None and (each.value, each.low, each.high) != (0, 0, 0)]
     sentences = [f"{len(found) - len(known)} of {len(found)} differences are 0 or have no interval."]
     if known:
@@ -294,7 +299,7 @@ def _verdicts(baseline: Finished, other: Finished, found: Iterable[Difference]) 
 
 def _outlined(baseline: Finished, other: Finished, found: Sequence[Difference]) -> Iterator[str]:
     """What is printed: a line for each of the main metrics by which a method differs."""
-    yield f"{other.letter} - {baseline.letter}: {_reading(baseline, other, found)}"
+    yield f"{other.letter} - {baseline.letter}: {reading(baseline, other, found)}"
     lines = []
     for name, label in SHOWN.items():
         of_metric = [each for each in found if each.key[1:] == name]

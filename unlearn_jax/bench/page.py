@@ -123,7 +123,7 @@ def write(
     command = str(facts.get("command") or "")
     data = {
         "sets": sets,
-        "metrics": _metrics([*means, *rows]),
+        "metrics": metrics_of((row.metric, row.split) for row in [*means, *rows]),
         "methods": {name: _method(name, (used or {}).get(name, {}), (origins or {}).get(name, {})) for name in order},
         "edges": EDGES,
         "losses": {name: looks.losses for name, looks in itertools.islice(shown.items(), len(of_examples) or 1)},
@@ -143,7 +143,7 @@ def write(
         "notes": [*board.caption[1:], *notes],
         "glossary": GLOSSARY,
         "figures": sorted(path.stem for path in (folder.folder / "figures").glob("*.svg")),
-        **_repeat(folder, facts),
+        **repeat_of(folder, facts),
     }
     folder.write_text(page.NAME, page.render("run", data, **texts))
 
@@ -178,15 +178,15 @@ def _size(value: float) -> float:
     return -1.0 if math.isnan(value) else abs(value)
 
 
-def _metrics(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """What each metric of the rows is, by metric/split."""
+def metrics_of(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """Returns what each metric on each split is, by metric/split."""
     found = {}
-    for name, split in dict.fromkeys((row.metric, row.split) for row in rows):
+    for name, split in dict.fromkeys(names):
         known = METRICS.get(name)
         found[f"{name}/{split}"] = {
             "name": name,
             "split": split,
-            "title": _title(name, split),
+            "title": title_of(name, split),
             "short": known.heading(split).replace("_", " ") if known else f"{name} {split}".strip(),
             "about": known.summary if known else "",
             "perfect": known.perfect if known else "",
@@ -240,7 +240,7 @@ def _standing(found: Mapping[str, Any], name: str, differing: Mapping[str, Seque
         members=found["n"] or 0,
         memory=size(memory_left.on("forget")),
         damage=size(damage.on("all")),
-        largest=(abs(found["scores"][worst][-1]), _title(*worst.split("/", 1))) if worst else None,
+        largest=(abs(found["scores"][worst][-1]), title_of(*worst.split("/", 1))) if worst else None,
         band=found["band"],
         **{key: numbers[0] if (numbers := cost[name]) else None for key, name in _COSTS.items()},
         differing=differing.get(name),
@@ -251,7 +251,7 @@ def _standing(found: Mapping[str, Any], name: str, differing: Mapping[str, Seque
 _COSTS = {"seconds": seconds.name, "share": rte.name, "work": rte_examples.name}
 
 
-def _title(name: str, split: str) -> str:
+def title_of(name: str, split: str) -> str:
     """The name of a metric and its split in words."""
     known = METRICS.get(name)
     if known is None:
@@ -327,8 +327,8 @@ def _power(path: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _repeat(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run was made, and what repeats it."""
+def repeat_of(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how a run was made, and what repeats it: the texts that repeat.html takes."""
     config = facts.get("config") or {}
     commit = facts.get("git") or {}
     program = "unlearn-jax" if "unlearn-jax" in str(facts.get("command")) else "python benchmark.py"
@@ -374,7 +374,7 @@ def write_study(folder: Run) -> None:
         "figures": {name: uri for name, uri in figures.items() if f"figures/{name}.png" not in body.shown},
         "outside": outside,
         "tables": {name: table["all"] for name, table in tables.items()},
-        **_repeat(folder, facts),
+        **repeat_of(folder, facts),
     }
     data = {"tables": {name: {"columns": table["columns"], "rows": table["rows"]} for name, table in tables.items()}}
     folder.write_text(page.NAME, page.render("study", data, page.TABLES, **texts))
