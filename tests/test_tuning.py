@@ -13,7 +13,7 @@ from in_process import run_in_process
 from unlearn_jax.bench import tuning, tuning_options
 from unlearn_jax.bench.forget_set import forget_mask
 from unlearn_jax.bench.options import SETS
-from unlearn_jax.bench.panel import Panel, Programs
+from unlearn_jax.bench.panel import Judging, Panel, Programs
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.bench.tuned import FOLDER
 from unlearn_jax.bench.tuning import Checked, Search, Searched, place
@@ -44,6 +44,9 @@ class Peer:
     def __init__(self):
         self.asked = []
 
+    def few(self, share):
+        return 16 // share
+
     def judge(self, name, base, settings, members=None):
         self.asked.append((len(settings), members))
         far = [abs(np.log(setting["learning_rate"] / 0.02)) / 10 for setting in settings]
@@ -67,6 +70,22 @@ def test_few_originals_meet_all_trials_and_all_meet_the_best(tmp_path):
     assert repr(again) == repr(found) and len(panel.asked) == before  # NaN is not equal to itself
     more = Search(dataclasses.replace(config, trials=15), Run(tmp_path), panel).tune(name)
     assert len(more.trials) == 15
+
+
+def test_more_originals_meet_all_trials_where_few_remember_too_little_to_measure():
+    """Of clean data that are learned briefly four models cannot tell what they remember from noise: the search failed there."""
+    rng, panel = np.random.default_rng(0), object.__new__(Panel)
+    oracles = {split: rng.normal(size=(32, 20)) for split in SPLITS}
+    before = {split: rng.normal(size=(16, 20)) + 0.8 * (split == "forget") for split in SPLITS}
+    panel.members, panel.before = 16, [before]
+    panel.sets = [Judging("random-0", None, None, (), (), oracles)]
+    found = panel.few(4)
+    known = [bool(effects(few, few, oracles).parts) for n in (4, 8, 16) for few in [{s: m[:n] for s, m in before.items()}]]
+    assert found > 4 and known == [n >= found for n in (4, 8, 16)]
+    panel.before = [{**before, "forget": before["forget"] + 5}]
+    assert panel.few(4) == 4
+    panel.before = [{**before, "forget": oracles["forget"][:16]}]
+    assert panel.few(4) == 16
 
 
 def test_trials_are_in_proportion_to_the_number_of_hyperparameters(tmp_path):

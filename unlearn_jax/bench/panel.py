@@ -84,9 +84,8 @@ class Panel:
             empty = Judging(name, label, problem, images, labels, {})
             self.sets.append(empty._replace(oracles=self.margins(empty, oracles)))
         self.before = [self.margins(each, self.originals) for each in self.sets]
-        known = [effects(before, before, each.oracles).parts for before, each in zip(self.before, self.sets, strict=True)]
         accepted = "the originals remember too little of the forget sets to measure; nothing can be told of a method"
-        require(any(known), "--forget.size", config.forget.size, accepted)
+        require(self.measurable(config.members), "--forget.size", config.forget.size, accepted)
         digests = [hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in masks.values()]
         sizes = {"members": config.members, "retain_size": config.evaluation.retain_size, "seed": seed}
         self.identity = {
@@ -110,6 +109,21 @@ class Panel:
         parts = np.split(logits, np.cumsum([len(images) for images in judging.images])[:2], axis=1)
         answers = zip(SPLITS, parts, judging.labels, strict=True)
         return {split: margins(np.nan_to_num(part), labels) for split, part, labels in answers}
+
+    def measurable(self, members: int) -> bool:
+        """Whether the first `members` originals suffice to measure what they remember, on any of the sets."""
+        for each, before in zip(self.sets, self.before, strict=True):
+            few = {split: part[:members] for split, part in before.items()}
+            if effects(few, few, each.oracles).parts:
+                return True
+        return False
+
+    def few(self, share: int) -> int:
+        """Returns how many originals judge all trials: one in `share`, doubled until what they remember can be measured."""
+        members = self.members // share
+        while members < self.members and not self.measurable(members):
+            members = min(2 * members, self.members)
+        return members
 
     def retrained(self) -> list[Effects]:
         """The effects of retraining, judged as a method: other models than the oracles."""

@@ -186,6 +186,7 @@ class Search:
         """
         config, space = self.config, METHODS[name].search
         trials: list[dict[str, float]] = []
+        members = self.panel.few(config.keep)
         first, scores, intervals, cost = np.zeros(0), np.zeros(0), np.zeros((0, 3)), 0.0
         for number, points in enumerate(np.array_split(np.arange(config.trials * len(space)), config.rounds)):
             rng = generator(f"tuning {name}", config.seed, number)
@@ -194,7 +195,7 @@ class Search:
             settings = [place(space, point, best) for point in draw]
             if number == 0:
                 settings[0] = {key: base[key] for key in space}
-            few, spent = self.panel.judge(name, base, settings, config.members // config.keep)
+            few, spent = self.panel.judge(name, base, settings, members)
             on_few = np.array([distance_of(effects).value for effects in few])
             promoted = np.argsort(on_few)[: max(-(-len(points) // config.keep), 1)]
             promoted = np.union1d(promoted, [0] if number == 0 else [])

@@ -61,7 +61,8 @@ class Config(Budget):
     rounds: Count = 2
     """The first round draws trials from the whole search space, later rounds around the best so far."""
     keep: Annotated[int, Whole(least=1)] = 4
-    """Each round judges all its trials on a share of 1 / keep of the originals, then the best 1 / keep of the trials on all."""
+    """Each round judges all its trials on a share of 1 / keep of the originals (on more, if so few remember too little of
+    the forget sets to measure), then the best 1 / keep of the trials on all."""
 
     transfer: str | None = None
     """Search nothing: judge the values that were tuned on this data set, beside the authors'."""
