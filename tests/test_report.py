@@ -313,6 +313,18 @@ def test_labels_cover_neither_each_other_nor_a_point():
             assert not box.contains(*axes.transData.transform(getattr(text, "xy")))  # noqa: B009 (typed as plain text)
 
 
+def test_of_many_methods_only_references_and_the_frontier_are_named():
+    rows = [scored("original", "klom", "forget", 4.0, 2.4, 0.1), scored("original", "accuracy", "test", 95.0, 96.0, 0.2)]
+    for number in range(30):  # each is further away than the one before, in both
+        klom = scored("scrub", "klom", "forget", 2.5 + 0.1 * number, 2.4, 0.1)
+        accuracy = scored("scrub", "accuracy", "test", 95.9 - 0.1 * number, 96.0, 0.2)
+        rows += [row._replace(method=f"method {number}") for row in (klom, accuracy)]
+    axes = figures.quality_against_utility(rows, QUALITY, UTILITY, "title").axes[0]
+    assert {text.get_text() for text in axes.texts} == {"original", "method 0"} and "all 31 are in the table" in axes.get_title()
+    few = figures.quality_against_utility(rows[:40], QUALITY, UTILITY, "title").axes[0]
+    assert len(few.texts) == 20 and few.get_title() == "title"
+
+
 def test_a_method_without_finite_values_is_named_below_the_figure():
     rows = [row._replace(value=math.nan) if row.method == "fisher" else row for row in rows_of(["scrub", "fisher"])]
     figure = figures.quality_against_utility(rows, QUALITY, UTILITY, "title")

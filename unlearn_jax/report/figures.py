@@ -32,7 +32,8 @@ def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, t
 
     The x axis is z of the quality, the y axis the utility minus the oracles', in percentage points. A perfect method is at the
     origin, within the shaded bands of the null (95% of what as many retrained models score). Bars are 95% intervals. If a
-    method is far from the null, the axis is logarithmic except near the null.
+    method is far from the null, the axis is logarithmic except near the null. Where many methods stand, only the references
+    and those on the frontier are named: no other method is nearer to the origin in both.
 
     Args:
         rows: of one forget set or of the means over several. Methods without finite values of both metrics are listed below.
@@ -43,7 +44,7 @@ def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, t
     Returns:
         The figure.
     """
-    figure = blank(WIDTH, 6.0 + 0.08 * max(len({row.method for row in rows}) - 16, 0))
+    figure = blank(WIDTH, 6.0)
     axes = figure.add_subplot()
     klom = _by_method(rows, quality.name, in_null_sd=True)
     accuracy = _by_method(rows, utility.name, in_null_sd=False)
@@ -77,7 +78,7 @@ def quality_against_utility(rows: Sequence[Row], quality: Axis, utility: Axis, t
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, title="what the method sees"
     )
-    _label_points(figure, axes, {method: np.stack([klom[method][:3], accuracy[method][:3]], axis=-1) for method in drawn})
+    _name_points(figure, axes, {method: np.stack([klom[method][:3], accuracy[method][:3]], axis=-1) for method in drawn})
     return figure
 
 
@@ -133,8 +134,7 @@ def memory_against_damage(
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, title="what the method sees"
     )
-    named = points if len(points) <= NAMED else {name: points[name] for name in _frontier(points)}
-    _label_points(figure, axes, named)
+    _name_points(figure, axes, points)
     return figure
 
 
@@ -179,8 +179,19 @@ def search(lines: Mapping[str, tuple[Interval, Interval, Interval]], retrain: In
     return figure
 
 
+def _name_points(
+    figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes", points: Mapping[str, Float[np.ndarray, "3 2"]]
+) -> None:
+    """Labels all points, or of more than `NAMED` the references and the frontier, which a line above the figure then says."""
+    named = list(points) if len(points) <= NAMED else _frontier(points)
+    if len(named) < len(points):
+        note = f"named: references, and methods that no other beats in both; all {len(points)} are in the table"
+        axes.set_title(f"{axes.get_title()}\n{note}", fontsize=10)
+    _label_points(figure, axes, {name: points[name] for name in named})
+
+
 def _frontier(points: Mapping[str, Float[np.ndarray, "3 2"]]) -> list[str]:
-    """The references, and the methods that no other beats in both the size of the memory left and the damage."""
+    """The references, and the methods that no other beats in both distances from the origin."""
     sizes = {name: np.abs(point[0]) for name, point in points.items()}
     return [
         name
