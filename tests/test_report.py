@@ -130,7 +130,7 @@ def test_leaderboard_orders_by_the_size_of_klom_z_below_the_references():
     assert [line.method for line in board.lines] == ["original", "retrain", *expected]
     assert [line.method for line in board.lines if line.reference] == ["original", "retrain"]
     assert {line.method for line in board.lines if line.marked} == {"retrain", "scrub"}
-    assert any("not distinguished from retraining at this sample size (n=24)" in note for note in board.caption)
+    assert any("not distinguished from retraining at this sample size (n=24)" in note for note in board.paragraphs)
     cells = dict(zip(board.headings, board.lines[2].cells, strict=True))
     assert (
         cells["acc F"] == "82.0"
@@ -179,9 +179,9 @@ def test_a_constant_null_that_is_met_is_inside():
 def test_diverged_members_are_named_and_take_the_mark_away():
     rows = [row._replace(n_members=23) for row in rows_of(["scrub"])] + rows_of(["retrain"])
     board = arrange(judged(rows, lost=["scrub"]), {"scrub": ["random #7"]})
-    assert "scrub: 23 of 24 models (1 diverged: random #7)" in " ".join(board.caption)
+    assert "scrub: 23 of 24 models (1 diverged: random #7)" in " ".join(board.paragraphs)
     assert not board.lines[1].marked and "23 of 24" in board.lines[1].cells
-    assert any("(n=24)" in note for note in board.caption)
+    assert any("(n=24)" in note for note in board.paragraphs)
 
 
 def test_a_method_of_which_nothing_is_left_is_last_and_without_a_mark():
@@ -237,7 +237,7 @@ def test_markdown_is_one_table_with_its_caption(run):
     assert len(lines) == 2 + len(METHODS)
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(board.headings) + 1}
     assert "*original*" in table and "**scrub**" in table and "***retrain***" in table
-    assert tuple(caption) == board.caption and "digits · resnet8 · forget set random · n=24" in caption[0]
+    assert tuple(caption) == board.paragraphs and "digits · resnet8 · forget set random · n=24" in caption[0]
 
 
 def test_latex_escapes_and_balances(run):
@@ -369,7 +369,7 @@ def test_the_board_is_in_the_order_of_the_memory_left_and_marks_three_outcomes(t
     assert [line.cells[0] for line in board.lines] == ["", "≈", "●", "", ""]
     assert [line.marked for line in board.lines] == [False, True, True, False, False]
     assert board.lines[2].cells[column : column + 2] == ("-0.12 (-0.17 to -0.07)", "0.30 (0.25 to 0.35)")
-    assert "≈: equivalent to retraining: both intervals lie within 0.1 of 0" in board.caption[1]
+    assert "≈: equivalent to retraining: both intervals lie within 0.1 of 0" in board.guide[0]
     memory, damage = figures.Axis(("memory_left", "forget"), "memory left"), figures.Axis(("damage", "all"), "damage")
     figure = figures.memory_against_damage(rows, memory, damage, 0.1, "title")
     assert {text.get_text() for text in figure.axes[0].texts} == {line.method for line in board.lines}

@@ -51,7 +51,7 @@ def arrange(rows: Sequence[Row], diverged: Mapping[str, Sequence[str]] | None = 
         for entry in entries
     )
     headings, importance = (tuple(getattr(column, field) for column in columns) for field in ("heading", "importance"))
-    return Leaderboard(headings, lines, _caption(rows, entries, diverged), importance)
+    return Leaderboard(headings, lines, _guide(entries, known), (f"{subject(rows)}.", *_notes(entries, diverged)), importance)
 
 
 class _Entry(NamedTuple):
@@ -207,7 +207,8 @@ def _rank(entry: _Entry) -> tuple[Any, ...]:
     return 2, *_size(None if row is None else row.deviation), entry.method
 
 
-def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def _guide(entries: Sequence[_Entry], known: bool) -> tuple[str, ...]:
+    """How to read the table; of effect sizes only where they are known."""
     n = format_counts(entry.members for entry in entries if not entry.lost)
     reading = (
         f"z: distance from the null (what as many retrained models score), in standard deviations of the null. "
@@ -221,7 +222,11 @@ def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[s
         f"can make it slightly negative). Both with 95% intervals; methods are ordered by the larger of the two. "
         f"{MARKS[OUTCOMES[0]]}: equivalent to retraining: both intervals lie within {MARGIN:g} of 0."
     )
-    known = any(entry.row(memory_left, "forget") for entry in entries)
+    return *[effects] * known, reading, _COLUMNS_EXPLAINED
+
+
+def _notes(entries: Sequence[_Entry], diverged: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is special about this run: too few models, or some that diverged."""
     notes = []
     if any(entry.members < FEWEST_JUDGED for entry in entries):
         notes.append(f"A verdict needs at least {FEWEST_JUDGED} models: methods with fewer are never marked.")
@@ -229,7 +234,7 @@ def _caption(rows: Sequence[Row], entries: Sequence[_Entry], diverged: Mapping[s
         if entry.lost:
             names = ", ".join(diverged[entry.method])
             notes.append(f"{entry.method}: {_models(entry)} models ({entry.lost} diverged: {names}); never marked.")
-    return f"{subject(rows)}.", *[effects] * known, reading, _COLUMNS_EXPLAINED, *notes
+    return notes
 
 
 def _bands(entries: Iterable[_Entry]) -> str:

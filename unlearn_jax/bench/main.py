@@ -75,7 +75,7 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
             shutil.rmtree(traces, ignore_errors=True)
         folder.withdraw()
         raise
-    print(f"Results: {out}/ ({config.exp} on {device.describe()}); open {page}")
+    print(f"Results: {out}/ ({config.exp} on {device.describe()})\nOpen {page}: the results in words, tables and charts")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

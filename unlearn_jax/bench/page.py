@@ -140,7 +140,7 @@ def write(
         "answers": answers(standings, tied, command),
         "board": board,
         "sized": any(each.memory and each.damage for each in standings),
-        "notes": [*board.caption[1:], *notes],
+        "notes": [*board.paragraphs[1:], *notes],
         "glossary": GLOSSARY,
         "figures": sorted(path.stem for path in (folder.folder / "figures").glob("*.svg")),
         **repeat_of(folder, facts),

@@ -34,14 +34,21 @@ class Leaderboard(NamedTuple):
     Attributes:
         headings: one per column.
         lines: one per method.
-        caption: paragraphs: the subject, how to read the table, and notes.
+        guide: paragraphs: how to read the table, the same for every run.
+        caption: paragraphs: the subject, and notes on this run.
         importance: of each column; 0 is the last to be dropped on a narrow terminal.
     """
 
     headings: tuple[str, ...]
     lines: tuple[Line, ...]
+    guide: tuple[str, ...]
     caption: tuple[str, ...]
     importance: tuple[int, ...]
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """The subject, how to read the table, and notes."""
+        return *self.caption[:1], *self.guide, *self.caption[1:]
 
 
 def write(folder: Folder, board: Leaderboard, more: Sequence[str] = ()) -> None:
@@ -58,7 +65,7 @@ def markdown(board: Leaderboard) -> str:
         return [f"{stars}{cell}{stars}" if cell and i < _TEXT_COLUMNS else cell for i, cell in enumerate(entry.cells)]
 
     table = tables.markdown(board.headings, [emphasise(entry) for entry in board.lines], left=range(_TEXT_COLUMNS))
-    return tables.page(table, *board.caption)
+    return tables.page(table, *board.paragraphs)
 
 
 def latex(board: Leaderboard) -> str:
@@ -85,7 +92,7 @@ def latex(board: Leaderboard) -> str:
             *methods,
             r"\bottomrule",
             r"\end{tabular}}",
-            rf"\caption{{{_tex(' '.join(board.caption))}}}",
+            rf"\caption{{{_tex(' '.join(board.paragraphs))}}}",
             r"\end{table}",
             "",
         ]
@@ -93,7 +100,7 @@ def latex(board: Leaderboard) -> str:
 
 
 def show(board: Leaderboard, console: "rich.console.Console | None" = None) -> None:
-    """Prints the leaderboard with as many columns as fit the width, and lists the others.
+    """Prints the leaderboard with as many columns as fit the width, its subject, the verdict and the notes on this run.
 
     Args:
         board: the table.
@@ -116,8 +123,9 @@ def show(board: Leaderboard, console: "rich.console.Console | None" = None) -> N
         table.add_row(*(Text(encodable(entry.cells[i])) for i in shown), style=style, end_section=last_reference)
     console.print(table)
     hidden = [heading for i, heading in enumerate(board.headings) if i not in shown]
-    notes = [*board.caption, *([f"Not shown at this width: {', '.join(hidden)} (see summary.md)."] if hidden else [])]
-    for note in notes:
+    rest = f"Not shown at this width: {', '.join(hidden)}. " if hidden else ""
+    where = f"{rest}What the columns mean: summary.md."
+    for note in (*board.caption[:1], f"{_verdict(board).capitalize()}.", *board.caption[1:], where):
         console.print(Text(encodable(note)))
 
 
@@ -136,12 +144,18 @@ def outline(board: Leaderboard, width: int = 80, most: int = 7) -> list[str]:
     padded = [[row[i].ljust(widths[i]) if i < _TEXT_COLUMNS else row[i].rjust(widths[i]) for i in shown] for row in rows]
     others = ", ".join(line.method for line in board.lines[len(lines) :])
     more = [f"{len(board.lines) - len(lines)} further away: {others}"] * bool(others)
+    table = [(" " * _GAP).join(cells) for cells in padded]
+    return [cut(line, width) for line in (*board.caption[:1], *table, *more, _verdict(board))]
+
+
+def _verdict(board: Leaderboard) -> str:
+    """How many methods are marked, and which."""
     judged = [line for line in board.lines if not line.reference and line.marked is not None]
     marked = [line.method for line in judged if line.marked]
+    if not judged:
+        return "no verdict on any method"
     counts = f"{len(marked)} of {len(judged)} methods equivalent to retraining, or not distinguished from it"
-    verdict = f"{counts}{': ' * bool(marked)}{', '.join(marked)}" if judged else "no verdict on any method"
-    table = [(" " * _GAP).join(cells) for cells in padded]
-    return [cut(line, width) for line in (*board.caption[:1], *table, *more, verdict)]
+    return f"{counts}{': ' * bool(marked)}{', '.join(marked)}"
 
 
 def cut(line: str, width: int) -> str:

@@ -54,7 +54,7 @@ def arrange(rows: Sequence[Row], band: float) -> Leaderboard:
         cells += [_value(by_metric.get((accuracy.name, split)), ".1f") for split in ("all", "test")]
         cells.append(_cell(any_row, "seconds", ".2f"))
         lines.append(Line(method, method in REFERENCES, any_row.inside, tuple(cells)))
-    return Leaderboard(_HEADINGS, tuple(lines), _caption(rows, members, band), _IMPORTANCE)
+    return Leaderboard(_HEADINGS, tuple(lines), _guide(band), (f"{subject(rows)}.", *_notes(rows, members)), _IMPORTANCE)
 
 
 def by_method(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
@@ -187,11 +187,17 @@ def _null_line(by_metric: Mapping[tuple[str, str], Row]) -> Line:
     return Line("perfect", True, False, tuple(cells))
 
 
-def _caption(rows: Sequence[Row], members: int, band: float) -> tuple[str, ...]:
+def _notes(rows: Sequence[Row], members: int) -> list[str]:
+    """What is special about this run."""
     lost = {row.method: members - (row.n_members or 0) for row in rows if row.n_members != members}
     unresolved = any(row.metric.endswith("tpr_at_0_1") and row.split == "all" and row.value is None for row in rows)
+    notes = [f"{method}: {number} of {members} members diverged; never marked." for method, number in lost.items()]
+    return notes + ["A TPR is left empty where fewer than one false positive was allowed: 0.1% takes 1,000 scores."] * unresolved
+
+
+def _guide(band: float) -> tuple[str, ...]:
+    """How to read the table."""
     return (
-        f"{subject(rows)}.",
         "AUC of the likelihood-ratio attack with a variance for each target: does it tell members that trained on a target and "
         "unlearned it from others that unlearned as much without it (AUC), or from members retrained without any target "
         "(AUC R)? For original, which does nothing, the first is LiRA: the most there is to forget. low and mem.: on targets "
@@ -199,8 +205,6 @@ def _caption(rows: Sequence[Row], members: int, band: float) -> tuple[str, ...]:
         f"z: in standard deviations from the null. {MARK}: no AUC is further from its null than {band:.2f}, the 95% band of the "
         "largest |z|. TPR: true positive rate of the first attack at that false positive rate; acc F: accuracy in % on what was "
         "unlearned, acc T: on the test set. References first, then the most exposed.",
-        *(f"{method}: {number} of {members} members diverged; never marked." for method, number in lost.items()),
-        *(["A TPR is left empty where fewer than one false positive was allowed: 0.1% takes 1,000 scores."] * unresolved),
     )
 
 
