@@ -36,17 +36,12 @@ WAITING_FIRST = {
 WAITING_SECOND = {
     "adversarial",
     "attack-features-digits",
-    "calibration",
-    "forget-kinds-digits",
-    "forget-sets-digits",
     "gaming-digits",
     "hypernetwork",
-    "methods-digits",
     "sensitivity-digits",
     "streaming",
     "ulira-digits",
     "unlearning-fashion",
-    "vit-digits",
 }
 LONG_LINES = {"README.md", "docs/add-a-method.md", "docs/methods.md", "docs/reliability.md"}
 
