@@ -36,11 +36,8 @@ WAITING_FIRST = {
 WAITING_SECOND = {
     "adversarial",
     "attack-features-digits",
-    "gaming-digits",
     "hypernetwork",
-    "sensitivity-digits",
     "streaming",
-    "ulira-digits",
     "unlearning-fashion",
 }
 LONG_LINES = {"README.md", "docs/add-a-method.md", "docs/methods.md", "docs/reliability.md"}
