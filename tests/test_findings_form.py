@@ -36,7 +36,7 @@ WAITING_FIRST = {
 WAITING_SECOND = {
     "unlearning-fashion",
 }
-LONG_LINES = {"README.md", "docs/add-a-method.md", "docs/methods.md", "docs/reliability.md"}
+LONG_LINES = {"README.md", "docs/add-a-method.md"}
 
 BULLET = re.compile(r"\s*([*+-]|\d+\.)\s")
 COMMAND = re.compile(r"python benchmark(\.py|s/)")
