@@ -26,6 +26,7 @@ from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.scoring import margins, memory_of, of_models, of_oracles
 from unlearn_jax.bench.setting import forgetting, setting_of, start_at
+from unlearn_jax.bench.time_left import stages
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, shapes_of, stacked
 from unlearn_jax.data import Dataset, numbered, places
@@ -38,6 +39,7 @@ from unlearn_jax.metrics.effects import MARGIN, Effects, effects, mean_effects, 
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.models.paths import arrays
+from unlearn_jax.progress import planned
 from unlearn_jax.report import leaderboard
 from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import open_run
@@ -266,7 +268,8 @@ def evaluate(
         if fit and not fit_name:
             config = dataclasses.replace(config, cache=Path(passing))
         try:
-            outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own}, origins)
+            with planned(stages(config, setting, masks, list(next(iter(values.values()))))):
+                outcome = evaluate_sets(config, folder, setting, masks, values, {**METHODS, **own}, origins)
         except ValueError:
             folder.withdraw()
             raise

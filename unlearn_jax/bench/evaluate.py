@@ -21,6 +21,7 @@ from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.scoring import Scored, draw, losses_of, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
+from unlearn_jax.bench.time_left import stages
 from unlearn_jax.bench.weights import Weights, as_pool, folders_of, require_apart, require_enough, save_models
 from unlearn_jax.checkpoints import Models, read_folder, shapes_of
 from unlearn_jax.methods import METHODS, Entry
@@ -28,6 +29,7 @@ from unlearn_jax.metrics.catalogue import accuracy, damage, klom, memory_left
 from unlearn_jax.metrics.effects import MARGIN
 from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.power import models_needed, visible
+from unlearn_jax.progress import planned
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, subject, write_results, write_rows
@@ -95,7 +97,8 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
         config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
         setting = setting._replace(weights=given_weights(config, setting, list(values)))
     origins = origins_of(config.dataset, names, config.hyperparameters(), forget_class(config, setting, 0))
-    outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins, notes)
+    with planned(stages(config, setting, masks, list(next(iter(values.values()))))):
+        outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins, notes)
     leaderboard.show(outcome.board)
     return outcome.rows
 

@@ -25,7 +25,7 @@ from unlearn_jax.data.splits import generator
 from unlearn_jax.methods import METHODS, Range, hyperparameters, searchable
 from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import Effects, distance_interval, distances_left_out, mean_effects
-from unlearn_jax.progress import working
+from unlearn_jax.progress import Ahead, planned, working
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.tables import markdown
@@ -121,14 +121,15 @@ def run(config: Config, folder: Run) -> None:
     retrain = distance_interval(distances_left_out(other.retrained()))
     search = Search(config, folder, panel) if panel else None
     found: dict[str, tuple[Searched, Checked]] = {}
-    for name in names:
-        with working(name) as update:
-            searched = search.tune(name) if search else transferred(config, name)
-            update(0.8, "judged on other models and forget sets")
-            checked = check(folder, other, name, searched)
-            found[name] = searched, checked
-            there = f"{checked.tuned:.2f} outside it, default {checked.default:.2f}"
-            update(1.0, f"distance {searched.scores[checked.rank].value:.2f} in the search, {there}")
+    with planned(Ahead(name, len(METHODS[name].search)) for name in names):
+        for name in names:
+            with working(name) as update:
+                searched = search.tune(name) if search else transferred(config, name)
+                update(0.8, "judged on other models and forget sets")
+                checked = check(folder, other, name, searched)
+                found[name] = searched, checked
+                there = f"{checked.tuned:.2f} outside it, default {checked.default:.2f}"
+                update(1.0, f"distance {searched.scores[checked.rank].value:.2f} in the search, {there}")
     folder.write_csv("tuning.csv", COLUMNS, [row(name, *both, retrain.value) for name, both in found.items()])
     trials = {name: searched.trials for name, (searched, _) in found.items()}
     folder.write_json("trials.json", trials)
