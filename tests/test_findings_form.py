@@ -22,14 +22,12 @@ PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 # Pages that are not in this form yet. A page that is must leave the list: it is tested to fail.
 WAITING_FIRST = {
-    "capacity-boundary",
     "entropy",
     "entropy-and-variance",
     "estimators",
     "influence-speed",
     "influence-toy",
     "unlearn-one",
-    "variance",
 }
 # A second list, so that two people who work on different pages do not meet on one line.
 WAITING_SECOND = {
