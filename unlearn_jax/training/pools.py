@@ -25,7 +25,7 @@ from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, t
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
 
-WATCHED = 64  # held-out examples whose accuracy is reported during training: 256 take a fifteenth of it (docs/performance.md)
+WATCHED = 64  # held-out examples whose accuracy is reported during training, which their prediction prolongs
 
 
 Fit = Callable[[Key, Bool[np.ndarray, " examples"]], Any]
