@@ -22,7 +22,7 @@ PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 # Pages not in this form yet, and pages with longer lines. One that is in order must leave its list: it is tested to fail.
 WAITING = {"unlearning-fashion"}
-LONG_LINES = {"README.md"}
+LONG_LINES: set[str] = set()
 
 BULLET = re.compile(r"\s*([*+-]|\d+\.)\s")
 COMMAND = re.compile(r"python benchmark(\.py|s/)")

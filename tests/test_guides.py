@@ -73,10 +73,18 @@ def test_it_does_what_it_says(example):
     assert entropy(after) > entropy(before) and entropy(after) > 0.8 * jnp.log(test_laws.CLASSES)
 
 
-def test_the_readme_evaluates_from_python(tmp_path, monkeypatch, capsys):
+def test_the_readme_judges_logits(capsys):
+    readme = (DOCS.parent / "README.md").read_text()
+    ((text, said),) = re.findall(r"<!-- logits -->\n```python\n(.*?)```\n\n```text\n(.*?)\.\.\.\n```", readme, flags=re.DOTALL)
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 15
+    exec(compile(text, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_the_guide_evaluates_from_python(tmp_path, monkeypatch, capsys):
     """Its own words, on fewer and smaller models."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (text,) = re.findall(r"<!-- library -->\n```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), flags=re.DOTALL)
+    text = code("library.md", "library")
     small = (
         text.replace('uj.load("digits",', 'uj.load("digits", train_size=200,')
         .replace("width=8", "width=2")
@@ -84,7 +92,7 @@ def test_the_readme_evaluates_from_python(tmp_path, monkeypatch, capsys):
     )
     small = small.replace("members=8", "members=2, splits=4, retain_size=20, recipe=uj.Recipe(epochs=1)")
     scope = {}
-    exec(compile(small, "README.md", "exec"), scope)
+    exec(compile(small, "library.md", "exec"), scope)
     assert set(scope["board"].verdict) == {"original", "retrain", "scrub", "halve"}
     assert "halve" in capsys.readouterr().out
 

@@ -36,6 +36,7 @@ from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
 from unlearn_jax.metrics.effects import MARGIN, Effects, effects, mean_effects, outcome_of
+from unlearn_jax.metrics.statistics import NEGLIGIBLE
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.models.paths import arrays
@@ -85,10 +86,11 @@ class Verdict:
         lines = [f"{outcome} (n={self.members}; {of_band})"]
         if self.memory_left and self.damage and not math.isnan(self.memory_left.value):
             sizes = f"memory left {self.memory_left:z.2f}, damage {self.damage:z.2f}"
-            lines += [f"{sizes}; doing nothing: 1, 0"]
+            lines += [sizes]
         lines += [f"{len(self.lost)} members diverged: {', '.join(self.lost)}"] * bool(self.lost)
         for score in sorted(self.scores, key=lambda score: -score.evidence)[: LINES - len(lines)]:
-            name, null = f"{score.metric} {score.split}".strip(), f"{score.null.mean:.4g} ± {score.null.sd:.2g}"
+            mean = score.null.mean if abs(score.null.mean) > NEGLIGIBLE * score.null.sd else 0.0  # no 8.674e-18
+            name, null = f"{score.metric} {score.split}".strip(), f"{mean:.4g} ± {score.null.sd:.2g}"
             lines.append(f"  {name:<26}{score.value:>10.4g}  retrained {null:<18}|z| {score.evidence:.1f}".rstrip())
         return "\n".join(leaderboard.cut(line, WIDTH) for line in lines)
 
