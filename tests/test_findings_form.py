@@ -20,10 +20,6 @@ ROOT = Path(__file__).parents[1]
 FINDINGS = sorted(path for path in (ROOT / "docs" / "findings").glob("*.md") if path.name != "README.md")
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "findings").glob("*.md"))]
 
-# Pages not in this form yet, and pages with longer lines. One that is in order must leave its list: it is tested to fail.
-WAITING = {"unlearning-fashion"}
-LONG_LINES: set[str] = set()
-
 BULLET = re.compile(r"\s*([*+-]|\d+\.)\s")
 COMMAND = re.compile(r"python benchmark(\.py|s/)")
 
@@ -81,21 +77,14 @@ def faults(text):
 @pytest.mark.parametrize("path", FINDINGS, ids=lambda path: path.stem)
 def test_a_page_of_findings_opens_with_its_answer(path):
     found = faults(path.read_text(encoding="utf-8"))
-    if path.stem in WAITING:
-        assert found, f"{path.stem} is in the form: take it off the list"
-    else:
-        assert not found, "; ".join(found)
-
-
-def test_the_list_names_pages():
-    assert {path.stem for path in FINDINGS} >= WAITING
+    assert not found, "; ".join(found)
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lines_of_prose_are_short(path):
     prose, _ = prose_and_code(path.read_text(encoding="utf-8"))
     long = [number for number, line in prose if len(line) > 160 and not line.lstrip().startswith("|")]
-    assert bool(long) == (str(path.relative_to(ROOT)) in LONG_LINES), f"lines over 160 characters: {long}"
+    assert not long, f"lines over 160 characters: {long}"
 
 
 GOOD = """# Does it hold?

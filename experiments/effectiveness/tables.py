@@ -17,7 +17,10 @@ NOT_RECORDED = "not recorded"
 
 
 class Source(NamedTuple):
-    """A setting, and where its leaderboard may lie: the first readable folder of `boards` counts."""
+    """A setting: where its leaderboard may lie, and the search behind it; the first readable folder counts.
+
+    Without a folder for a search the methods ran at their authors' hyperparameters.
+    """
 
     boards: tuple[str, ...]
     searches: tuple[str, ...]
@@ -25,7 +28,7 @@ class Source(NamedTuple):
 
 SOURCES = (
     Source(("methods-digits", "unlearning-digits"), ("tuning-digits",)),
-    Source(("unlearning-fashion",), ("tuning-fashion", "unlearning-fashion")),
+    Source(("unlearning-fashion",), ()),
     Source(("vit-digits",), ("tuning-vit",)),
 )
 
@@ -163,13 +166,14 @@ def _read_board(findings: Path, name: str, searches: Sequence[str]) -> Board | s
     rows = [row for row in rows if row.forget_set == forget_set]
     searched = next(filter(None, (read_search(findings / folder / "tuning.csv") for folder in searches)), {})
     results = [
-        _result([row for row in rows if row.method == method], searched) for method in dict.fromkeys(r.method for r in rows)
+        _result([row for row in rows if row.method == method], searched if searched or searches else None)
+        for method in dict.fromkeys(r.method for r in rows)
     ]
     title = f"{rows[0].dataset} ({rows[0].model})"
     return Board(name, title, forget_set, tuple(sorted(results, key=lambda each: (each.distance, each.method))), searched)
 
 
-def _result(rows: Sequence[Row], searches: Mapping[str, Search]) -> Result:
+def _result(rows: Sequence[Row], searches: Mapping[str, Search] | None) -> Result:
     by_name = {(row.metric, row.split): row for row in rows}
 
     def interval(name: tuple[str, str]) -> Interval:
@@ -196,13 +200,13 @@ def _result(rows: Sequence[Row], searches: Mapping[str, Search]) -> Result:
     )
 
 
-def _origin(method: str, searches: Mapping[str, Search]) -> str:
-    """Where a method's hyperparameters come from."""
+def _origin(method: str, searches: Mapping[str, Search] | None) -> str:
+    """Where a method's hyperparameters come from; without searches, their authors."""
     if method in UNTUNED:
         return "none"
-    if not searches:
-        return NOT_RECORDED
-    return searches[method].used if method in searches else "default"
+    if searches is None:
+        return "default"
+    return (searches[method].used if method in searches else "default") if searches else NOT_RECORDED
 
 
 def read_search(path: Path) -> dict[str, Search]:
