@@ -146,6 +146,7 @@
 
   function study() {
     document.body.classList.add("study");
+    if (data.explorer) window.explore($("explore"), data.explorer, { h, text, signed, percent, finite });
     for (const details of document.querySelectorAll("[data-table]")) {
       const { columns, rows } = data.tables[details.dataset.table];
       const [note, place] = details.querySelectorAll(".note, div");
