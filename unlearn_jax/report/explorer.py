@@ -4,31 +4,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-STEPS = 1024  # of a coordinate, in a cell of the grid
+STEPS = 1 << 16  # of a coordinate, in a cell of the grid
 MOST = 5 << 20  # characters of all outlines in a page
 DIGITS = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", np.uint8)
 
 
 def outline(surface: Float[np.ndarray, "classes rows columns"]) -> str:
-    """Returns the zero lines of margins on a grid as a short text, for two classes only once.
+    """Returns the boundaries between classes, where margins on a grid are zero, as a short text, each once.
 
-    Lines are separated by semicolons. Each is its first point, `x,y`, a colon, and four characters for each step to the next
-    point: two digits of base 64 for x and two for y, plus 2,048. The unit is 1/1024 of a cell of the grid, from its first row and
-    column. It is empty where no margin changes its sign.
+    Lines are separated by semicolons. Each is its first point, `x,y`, a colon, and six characters for each step to the next
+    point: three digits of base 64 for x and three for y, plus 2^17. The unit is 2^-16 of a cell of the grid, from its first row
+    and column. It is empty where no margin changes its sign.
     """
     from contourpy import contour_generator
 
-    kept = surface[1:] if len(surface) == 2 else surface
-    found = (contour_generator(z=margins).lines(0.0) for margins in kept if margins.min() < 0 < margins.max())
-    return ";".join(_packed(np.rint(STEPS * np.asarray(line)).astype(int)) for lines in found for line in lines)
+    found = []
+    for label, margins in enumerate(surface[:-1]):
+        if margins.min() < 0 < margins.max():
+            first = np.delete(surface, label, axis=0).argmax(axis=0) >= label  # where the next best class is a later one
+            for line in contour_generator(z=margins).lines(0.0):
+                found += _parts(np.asarray(line), first)
+    return ";".join(_packed(np.rint(STEPS * line).astype(int)) for line in found)
+
+
+def _parts(line: Float[np.ndarray, "points 2"], kept: Bool[np.ndarray, "rows columns"]) -> list[Float[np.ndarray, "part 2"]]:
+    """The parts of a line near the nodes of the grid that are kept."""
+    column, row = np.rint(line).astype(int).T
+    points = kept[row, column]
+    steps = points[1:] | points[:-1]
+    parts = np.split(np.arange(len(steps)), np.flatnonzero(np.diff(steps)) + 1)
+    return [line[part[0] : part[-1] + 2] for part in parts if steps[part[0]]]
 
 
 def _packed(places: Int[np.ndarray, "points 2"]) -> str:
     steps = np.diff(places, axis=0).ravel() + 2 * STEPS
     x, y = places[0]
-    return f"{x},{y}:{DIGITS[np.stack([steps >> 6, steps & 63], axis=-1)].tobytes().decode()}"
+    return f"{x},{y}:{DIGITS[np.stack([steps >> 12, steps >> 6 & 63, steps & 63], axis=-1)].tobytes().decode()}"
 
 
 class Layer(NamedTuple):

@@ -15,19 +15,29 @@ window.explore = (place, data, { h, text, percent }) => {
   const control = (label, input, ...more) => h("label", {}, h("span", {}, `${label} `), input, more);
   const range = (count, props) => h("input", { type: "range", min: 0, max: Math.max(0, count - 1), step: 1, disabled: count < 2, ...props });
 
-  // Outlines, see report/explorer.py: "x,y:steps;x,y:steps", in 1/1024 of a cell.
-  const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  // Outlines, see report/explorer.py: "x,y:steps;x,y:steps", three digits a coordinate. Returns lines of points.
   const digit = new Uint8Array(128);
-  [...DIGITS].forEach((each, i) => { digit[each.charCodeAt(0)] = i; });
-  function path(outline) {
+  [..."ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"].forEach((each, i) => { digit[each.charCodeAt(0)] = i; });
+  function read(outline) {
     return outline.split(";").filter(Boolean).map((line) => {
       const [start, steps] = line.split(":");
       let [x, y] = start.split(",").map(Number);
-      const at = (i) => digit[steps.charCodeAt(i)] * 64 + digit[steps.charCodeAt(i + 1)] - 2048;
-      const parts = [`M${x} ${y}`];
-      for (let i = 0; i < steps.length; i += 4) { x += at(i); y += at(i + 2); parts.push(`L${x} ${y}`); }
-      return parts.join("");
-    }).join("");
+      const at = (i) => (digit[steps.charCodeAt(i)] << 12 | digit[steps.charCodeAt(i + 1)] << 6 | digit[steps.charCodeAt(i + 2)]) - (1 << 17);
+      const points = [[x, y]];
+      for (let i = 0; i < steps.length; i += 6) points.push([x += at(i), y += at(i + 3)]);
+      return points;
+    });
+  }
+
+  // The part of a segment inside a square from -size to size around 0 (Liang and Barsky), or null.
+  function clip([ax, ay], [bx, by], size) {
+    let from = 0, to = 1;
+    for (const [start, way] of [[ax, bx - ax], [-ax, ax - bx], [ay, by - ay], [-ay, ay - by]]) {
+      if (way === 0 && start > size) return null;
+      if (way > 0) to = Math.min(to, (size - start) / way);
+      if (way < 0) from = Math.max(from, (size - start) / way);
+    }
+    return from < to ? [from, to].map((t) => [ax + t * (bx - ax), ay + t * (by - ay)]) : null;
   }
 
   // The rank of each value, 1 for the largest; the first of equals comes first.
@@ -57,19 +67,20 @@ window.explore = (place, data, { h, text, percent }) => {
 
     const width = Math.max(300, Math.min(720, place.clientWidth || 720)), unit = width / (right - left), height = (top - bottom) * unit;
     const px = (x) => (x - left) * unit, py = (y) => (top - y) * unit;
-    const grid = `matrix(${width / data.steps} 0 0 ${-height / data.steps} 0 ${height})`;
-    const lines = () => { const g = s("g", { transform: grid }, s("path", { class: "with" }), s("path", { class: "without" })); return { g, both: [...g.children] }; };
+    const drawn = (outline) => read(outline || "").map((line) => line.map(([x, y]) => [x * width / data.steps, height - y * height / data.steps]));
+    const path = (lines) => lines.map((line) => `M${line.map(([x, y]) => `${x.toFixed(2)} ${y.toFixed(2)}`).join("L")}`).join("");
+    const pair = () => [s("path", { class: "with" }), s("path", { class: "without" })];
     const size = Math.max(3, Math.min(5.5, 90 / Math.sqrt(count)));
     const dots = points.map(([x, y], i) => s("path", { class: labels[i] === clean[i] ? "dot" : "dot wrong", d: SHAPES[classes.indexOf(labels[i]) % SHAPES.length], transform: `translate(${px(x).toFixed(1)} ${py(y).toFixed(1)}) scale(${size.toFixed(2)})` }));
     const cross = () => s("path", { class: "most", d: "M-5-5L5 5M-5 5L5-5" });
-    const main = lines(), near = lines(), ring = s("circle", { class: "ring", r: size + 5 }), mark = cross(), nearMark = cross();
+    const main = pair(), near = pair(), ring = s("circle", { class: "ring", r: size + 5 }), mark = cross(), nearMark = cross();
     const plane = s("svg", { class: "plane", viewBox: `-34 -8 ${width + 42} ${height + 34}`, tabindex: 0, role: "application", "aria-label": "Map of the training points. Arrow keys go from point to point by rank, Home to the first, End to the last.", "aria-describedby": "explorer-said" },
-      s("rect", { class: "frame", width, height }), s("svg", { width, height, class: "inside" }, s("g", {}, ...dots), main.g, mark, ring));
+      s("rect", { class: "frame", width, height }), s("svg", { width, height, class: "inside" }, s("g", {}, ...dots), s("g", {}, ...main), mark, ring));
     const every = [1, 2, 5, 10, 20, 50, 100].map((step) => step / 10).find((step) => (right - left) / step <= 9) || 50;
     for (let x = Math.ceil(left / every); x * every <= right; x += 1) plane.append(s("path", { class: "tick", d: `M${px(x * every)} ${height}v4` }), s("text", { x: px(x * every), y: height + 17, "text-anchor": "middle" }, text(+(x * every).toFixed(6))));
     for (let y = Math.ceil(bottom / every); y * every <= top; y += 1) plane.append(s("path", { class: "tick", d: `M-4 ${py(y * every)}h4` }), s("text", { x: -8, y: py(y * every) + 4, "text-anchor": "end" }, text(+(y * every).toFixed(6))));
-    const LOUPE = 240;
-    const loupe = s("svg", { class: "loupe", role: "img", "aria-label": "The place where the boundary moves most, magnified" }, near.g, nearMark);
+    const LOUPE = 240, MOST = 1e5; // its side, and how much it magnifies at most
+    const loupe = s("svg", { class: "loupe", viewBox: `${-LOUPE / 2} ${-LOUPE / 2} ${LOUPE} ${LOUPE}`, role: "img", "aria-label": "The place where the boundary moves most, magnified" }, ...near, nearMark);
     const caption = h("p.fine", {});
 
     // the controls
@@ -91,8 +102,8 @@ window.explore = (place, data, { h, text, percent }) => {
         axes.length ? [control("vary", axis), h("label", {}, valueName, value, valueSaid), control("seed", seed, seedSaid)] : null,
         control("colour by", colour), control("point, by rank", rank, rankSaid)),
       h("div.two.even", {},
-        h("figure", {}, plane, shapes, h("figcaption", {}, "Point at a mark, tap it, or tab to the map and use the arrow keys. A click holds a point while you move elsewhere; Escape lets it go.")),
-        h("div", {}, said, facts, h("div.lens", {}, loupe, caption), about, legend)));
+        h("figure", {}, plane, shapes, legend, about, h("figcaption", {}, "Point at a mark, tap it, or tab to the map and use the arrow keys. A click holds a point while you move elsewhere; Escape lets it go.")),
+        h("div", {}, said, facts, h("div.lens", {}, loupe, caption))));
     place.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 
     // what follows from the network, the colour, the point
@@ -116,7 +127,8 @@ window.explore = (place, data, { h, text, percent }) => {
         seed.setAttribute("aria-valuetext", seedSaid.textContent = state.layer ? seeds[state.seed] : `${seeds[state.seed]}: no boundary`);
       } else state.layer = first;
       const layer = layers[state.layer];
-      for (const lines of [main, near]) lines.both[0].setAttribute("d", layer ? path(layer.boundary) : "");
+      state.lines = drawn(layer && layer.boundary);
+      main[0].setAttribute("d", path(state.lines));
       paint();
       show();
     }
@@ -143,11 +155,12 @@ window.explore = (place, data, { h, text, percent }) => {
       ring.setAttribute("cx", px(x).toFixed(1));
       ring.setAttribute("cy", py(y).toFixed(1));
       plane.classList.toggle("held", state.held);
-      for (const each of [mark, nearMark, loupe]) each.style.display = "none";
+      mark.style.display = "none";
+      loupe.style.visibility = "hidden";
       caption.textContent = "";
       const who = `Point ${i}, ${name(labels[i])}${labels[i] === clean[i] ? "" : ` (a wrong label: it is of ${name(clean[i])})`}`;
       if (!layer) {
-        for (const lines of [main, near]) lines.both[1].setAttribute("d", "");
+        main[1].setAttribute("d", "");
         said.textContent = `${who}. From this seed the network has no boundary in the window.`;
         facts.replaceChildren();
         return;
@@ -156,8 +169,8 @@ window.explore = (place, data, { h, text, percent }) => {
       rank.value = of.rank[i];
       rankSaid.textContent = `${of.rank[i]} of ${count}`;
       rank.setAttribute("aria-valuetext", `${of.rank[i]} of ${count}, point ${i}`);
-      const d = outline ? path(outline) : "";
-      for (const lines of [main, near]) lines.both[1].setAttribute("d", d);
+      const lines = drawn(outline);
+      main[1].setAttribute("d", path(lines));
       const [mx, my, move, label] = (layer.furthest[i] || []).map(Number);
       const gone = Math.abs(move) >= 0.999 * Math.hypot(right - left, top - bottom);
       const ground = move > 0 ? `${name(label)} loses ground` : `${name(label)} gains ground`;
@@ -170,14 +183,44 @@ window.explore = (place, data, { h, text, percent }) => {
         fact("mean displacement", h("b", {}, text(mean)), " units"), layer.furthest[i] ? fact("largest, signed", h("b", {}, gone ? "gone" : plus(move)), gone ? "" : ` units, ${name(label)}`) : "",
         fact("rank", h("b", {}, of.rank[i]), ` of ${count}`), fact("rounding moves it by", h("b", {}, text(layer.noise)), " at most"),
         ...(state.colour === MAIN ? [] : [fact(measures[state.colour].title, h("b", {}, text(layer.scores[state.colour][i])), `, rank ${own.rank[i]}`)]));
-      if (!layer.furthest[i] || gone || !d || !mean) return;
-      for (const each of [mark, nearMark, loupe]) each.style.display = "";
-      mark.setAttribute("transform", `translate(${px(mx).toFixed(1)} ${py(my).toFixed(1)})`);
-      const times = Math.max(1, Math.min(400, 0.3 * LOUPE / (Math.abs(move) * unit))), half = LOUPE / 2 / times;
-      const inside = (at, length) => (length < 2 * half ? at - half : Math.max(0, Math.min(length - 2 * half, at - half)));
-      loupe.setAttribute("viewBox", `${inside(px(mx), width)} ${inside(py(my), height)} ${2 * half} ${2 * half}`);
-      nearMark.setAttribute("transform", `translate(${px(mx)} ${py(my)}) scale(${1 / times})`);
-      caption.textContent = `Where it moves most, magnified ${fixed(times, times < 10 ? 1 : 0)} times.`;
+      if (!layer.furthest[i] || gone || !lines.length || mean <= layer.noise) return;
+      const at = on(state.lines, px(mx), py(my));
+      mark.style.display = "";
+      mark.setAttribute("transform", `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`);
+      magnify(lines, at, 0.3 * LOUPE / (Math.abs(move) * unit));
+    }
+
+    // The place on a line that is nearest to a place beside it.
+    function on(lines, x, y) {
+      let best = [x, y], least = Infinity;
+      for (const line of lines) {
+        for (let k = 1; k < line.length; k += 1) {
+          const [[ax, ay], [bx, by]] = [line[k - 1], line[k]], length = (bx - ax) ** 2 + (by - ay) ** 2;
+          const t = length ? Math.max(0, Math.min(1, ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length)) : 0;
+          const found = [ax + t * (bx - ax), ay + t * (by - ay)], far = (found[0] - x) ** 2 + (found[1] - y) ** 2;
+          if (far < least) { least = far; best = found; }
+        }
+      }
+      return best;
+    }
+
+    function magnify(lines, at, times) {
+      if (times < 1.5 || times > MOST) return; // it is seen without, or too small for the outlines
+      const half = LOUPE / 2 / times, inside = (x, length) => (length < 2 * half ? x : Math.max(half, Math.min(length - half, x)));
+      const centre = [inside(at[0], width), inside(at[1], height)];
+      const closer = (point) => point.map((each, axis) => (each - centre[axis]) * times);
+      [state.lines, lines].forEach((some, which) => near[which].setAttribute("d", path(some.flatMap((line) => {
+        const parts = [];
+        for (let k = 1; k < line.length; k += 1) {
+          const found = clip(closer(line[k - 1]), closer(line[k]), LOUPE), last = parts[parts.length - 1];
+          if (found && last && Math.hypot(found[0][0] - last[last.length - 1][0], found[0][1] - last[last.length - 1][1]) < 0.01) last.push(found[1]);
+          else if (found) parts.push(found);
+        }
+        return parts;
+      }))));
+      nearMark.setAttribute("transform", `translate(${closer(at).map((each) => each.toFixed(1)).join(" ")})`);
+      loupe.style.visibility = "";
+      caption.textContent = `Where it moves most, magnified ${times < 10 ? fixed(times, 1) : Number(times.toPrecision(2)).toLocaleString("en")} times.`;
     }
 
     function choose(i) { if (i !== state.point) { state.point = i; show(); } }
