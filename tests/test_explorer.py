@@ -192,7 +192,8 @@ def test_a_point_shows_its_number_of_the_table(show, influence_run):
         shown = re.search(r"moves by ([\d.]+) on average", said)
         assert float(shown[1]) == pytest.approx(float(row["displacement_mean"]), rel=5e-3)
         assert ("wrong label" in said) == (row["label"] != row["clean_label"])
-    assert "class 1 loses ground" in said and line(tab, "with") == solid and line(tab, "without") != first
+    assert "class 1 loses ground" in said and "magnified" in tab.inner_text(".lens")
+    assert line(tab, "with") == solid and line(tab, "without") != first
     hover(tab, 7)
     assert "no more than rounding does" in tab.inner_text(".said")
 
