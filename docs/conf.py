@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 # Executed pages leave the reader's own cache alone, and find the checkout.
-os.environ["XDG_CACHE_HOME"] = str(DOCS / "_build/cache")
+os.environ.setdefault("XDG_CACHE_HOME", str(DOCS / "_build/cache"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ["JAX_PLATFORMS"] = "cpu"
 

@@ -146,7 +146,7 @@ def metric_index() -> str:
     """The page that lists all metrics."""
     heads = ("metric", "what it is", "on", "a perfect method", "cheats inside the null")
     lines = [
-        [f"[`{name}`]({name}.md)", each.summary.removesuffix("."), _splits(each), each.perfect, _fooled(each)]
+        [f"[`{name}`]({name}.md)", _escaped(each.summary.removesuffix(".")), _splits(each), each.perfect, _fooled(each)]
         for name, each in METRICS.items()
     ]
     return _page(
@@ -276,7 +276,7 @@ def _hyperparameters(name: str, entry: Entry, meanings: Mapping[str, str]) -> st
         if key in entry.search:
             low, high, scale = entry.search[key]
             searched = f"{low:g} to {high:g}, {scale}"
-        lines.append([f"`{key}`", _value(default), *given, searched, _cell(_prose(meanings.get(key, ""), name))])
+        lines.append([f"`{key}`", _value(default), *given, searched, _prose(meanings.get(key, ""), name)])
     notes = []
     if not any(found.values()):
         notes.append("No search has been made for this method: the data sets' runs use the defaults.")
@@ -371,7 +371,7 @@ def _cheated(each: Metric) -> str:
             continue
         scores = [_z(rows[cheat, each.name, split], bold=split in inside[cheat]) for split in splits]
         wrong = [f"{_wrong(rows, cheat, measure):.2f}" for measure in ("untouched", "memory_nudged")]
-        lines.append([f"`{cheat}`", _cell(_cheats()[cheat]), *wrong, *scores])
+        lines.append([f"`{cheat}`", _cheats()[cheat], *wrong, *scores])
     if not lines:
         return f"None of the {len(inside)} cheats of [the gaming study](../../findings/{CHEATS}.md) is inside its null."
     heads = ("cheat", "what it does", "F untouched", "memory, F nudged", *(f"z on {ON.get(split, split)}" for split in splits))
@@ -534,7 +534,7 @@ def _splits(each: Metric) -> str:
 
 
 def _name_of(entry: Entry) -> str:
-    return _cell(_escaped(entry.summary.rstrip(".")))
+    return _escaped(entry.summary.rstrip("."))
 
 
 def _entries(section: str) -> dict[str, str]:
@@ -585,7 +585,7 @@ def _autodoc(names: Iterable[str]) -> str:
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     aligned = ["---:" if column in set(right) else "---" for column in range(len(heads))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, aligned, *lines))
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in (heads, aligned, *lines))
 
 
 def _toctree(names: Iterable[str], *options: str) -> str:
