@@ -40,8 +40,6 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900  # seconds for a cell, on a busy machine
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # nothing is fetched from elsewhere
-# Of what is both a bar in HTML and text, the text: rich's HTML has colours of its own, which a dark page does not suit.
-nb_mime_priority_overrides = [("html", "text/plain", 0)]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

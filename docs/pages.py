@@ -26,6 +26,7 @@ from unlearn_jax.report.rows import REFERENCES
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 FINDINGS = DOCS / "findings"
+_SHORT = "---\ntocdepth: 1\n---\n\n"  # every page would otherwise copy the headings of all of these
 _WRITTEN = re.compile(r"findings/.*/summary[^/]*|performance/.*")  # by a run
 BOARD = "methods-digits"  # all methods on one leaderboard
 MAIN = "unlearning-digits"  # the main job, with every example
@@ -95,8 +96,8 @@ def write(folder: Path) -> None:
         "metrics/index.md": metric_index(),
         "words.txt": words(),
         "tables.md": tables(),
-        **{f"methods/{name}.md": method_page(name) for name in METHODS},
-        **{f"metrics/{name}.md": metric_page(name) for name in METRICS},
+        **{f"methods/{name}.md": _SHORT + method_page(name) for name in METHODS},
+        **{f"metrics/{name}.md": _SHORT + metric_page(name) for name in METRICS},
     }
     for path in folder.rglob("*.*"):
         if path.relative_to(folder).as_posix() not in texts:
@@ -230,7 +231,7 @@ def adapted(text: str, document: str) -> str:
     if document == "findings/README":
         text += "\n" + _toctree(["*", "/generated/tables"], "glob") + "\n"
     if written:
-        text = f"# Tables: {document.removeprefix('findings/')}\n\n" + re.sub(r"^(?=# )", "#", text, flags=re.MULTILINE)
+        text = f"{_SHORT}# Tables: {document.removeprefix('findings/')}\n\n" + re.sub(r"^(?=# )", "#", text, flags=re.MULTILINE)
     return text
 
 
