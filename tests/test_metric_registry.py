@@ -31,7 +31,7 @@ def table():
     rows = [["metric", "what it is", "split", "a perfect method", "source"], ["---"] * 5]
     for each in METRICS.values():
         name = f"`{each.name}`" + (f" ({each.unit})" if each.unit else "")
-        rows.append([name, each.summary.removesuffix("."), ", ".join(each.splits), each.perfect, each.source])
+        rows.append([name, each.summary.removesuffix(".").replace("|", r"\|"), ", ".join(each.splits), each.perfect, each.source])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
