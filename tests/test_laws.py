@@ -46,6 +46,12 @@ OWN = {
     "lfssd": {"selection": 1.0, "dampening": 0.5},
     "sisa": {"shards": 2, "slices": 2},
     "rni": {"tensors": 2, "full_share": 0.4, "epochs": 3},
+    "lotus": {"retain_share": 0.5},
+    "rum": {"middle_epochs": 1, "high_epochs": 1, "proxy_epochs": 2, "proxy_rate": 0.7, "middle_rate": 0.05, "high_rate": 0.05},
+    "noisy_finetune": {"epsilon": 100.0},
+    "connectivity_barrier": {"weight": 0.3, "bound": 1.0},
+    "oracle_matching": {"oracles": 1},
+    "datamodel_matching": {"pairs": 2},
     "unsir": {"noise_images": 4, "noise_steps": 3, "retain_share": 0.5},
 }
 WITHOUT_CHANCE = {"original", "ssd", "lfssd", "newton"}  # methods that have no use for their key
