@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.methods.distillation import alternation
-from unlearn_jax.methods.pieces import edit, in_turns, pipe, steps_for
+from unlearn_jax.methods.pieces import edit, in_turns, pipe, steps_for, with_noise
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import descend_on_retain, sgd
 from unlearn_jax.methods.selection import convolutions, smallest, unnormalising

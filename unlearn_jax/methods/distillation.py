@@ -175,6 +175,7 @@ def lotus(
     learning_rate: Number = 1e-4,
     weight_decay: Number = 5e-4,
     alpha: Number = 1.0,
+    tolerance: Number = 0.01,
     retain_share: float = 0.3,
     epochs: int = 10,
     batch_size: int = 128,
@@ -183,12 +184,13 @@ def lotus(
 
     AdamW minimises the cross-entropy to Gumbel softmax samples of θ0's logits, over F and a random share of R in one shuffled
     stream: on F at temperature τ = exp(alpha d), on R a hard sample. d is the student's accuracy on F, before each epoch and in
-    eval mode, minus θ0's on held-out examples. Once d is -0.01 or less, the student stays as it is.
+    eval mode, minus θ0's on held-out examples. Once d is -tolerance or less, the student stays as it is.
 
     Args:
         learning_rate: of AdamW; the authors'.
         weight_decay: of AdamW, decoupled; theirs.
         alpha: how the temperature follows the gap in accuracy; their code's default, 2 to 16 in the paper's tables.
+        tolerance: how far the accuracy on F may fall below that on unseen data; theirs.
         retain_share: of R that is used, in (0, 1]; theirs.
         epochs: passes over F and that share; theirs for ResNets, 3 for transformers.
         batch_size: examples per step; theirs.
@@ -217,7 +219,7 @@ def lotus(
             gap = 1 - error_rate(whole, state.variables, whole.train, whole.rows("forget")) - reference
             descent = distil(gap)
             moved, _ = descent.advance(state, descent.plan(epoch_key, problem), problem)
-            return jax.tree.map(lambda new, old: jnp.where(gap > -0.01, new, old), moved, state), None
+            return jax.tree.map(lambda new, old: jnp.where(gap > -tolerance, new, old), moved, state), None
 
         begun = State(variables, transform.init(variables.params))
         return jax.lax.scan(epoch, begun, jax.random.split(epochs_key, epochs))[0].variables

@@ -69,7 +69,9 @@ def datamodel_matching(
             """What F adds to the outputs, by one pair."""
             subset_key, fit_key = jax.random.split(own)
             kept = subset(subset_key, problem.retain, count)
-            with_forget = fit(fit_key, kept | problem.forget, count=count + problem.forget_count, problem=problem)
+            with_forget = fit(
+                jax.random.clone(fit_key), kept | problem.forget, count=count + problem.forget_count, problem=problem
+            )
             without = fit(fit_key, kept, count=count, problem=problem)
             return outputs_of(problem, with_forget) - outputs_of(problem, without)
 
