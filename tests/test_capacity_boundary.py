@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_page import block
 
 from experiments.capacity_boundary import study as capacity_boundary
 from experiments.capacity_boundary.options import Config, smoke
@@ -33,6 +34,8 @@ def test_the_study_leaves_a_row_for_each_network_and_goes_on_where_it_was(tmp_pa
     assert np.mean([float(row["displacement_mean"]) for row in seeds]) == pytest.approx(one["displacement"])
     assert {path.stem for path in tmp_path.rglob("*.png")} == {"boundaries", "trends", "agreement"}
     assert len(list(tmp_path.rglob("seeds/*.npz"))) == 6  # the base was trained once
+    layers = block((tmp_path / "run/report.html").read_text())["explorer"]["layers"]
+    assert len(layers) == 6 and all(len(layer["without"]) == len(layer["furthest"]) == 12 for layer in layers.values())
     monkeypatch.setattr(capacity_boundary, "measure", lambda *_: pytest.fail("done before"))
     monkeypatch.setattr(capacity_boundary, "save", lambda *_: None)
     capacity_boundary.run(TINY, folder)

@@ -2,12 +2,14 @@
 
 import itertools
 import textwrap
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from unlearn_jax.influence import Window
 from unlearn_jax.report.drawing import COLOURS, GRID, WIDTH, blank, cut, draw_trend, name_cells, open_frame, write_cells
+from unlearn_jax.report.explorer import Layer, Measure, explorer
 from unlearn_jax.report.planes import draw_boundary, draw_plane, draw_points, plane_height
 from unlearn_jax.report.tables import Table, finite, markdown, page
 from unlearn_jax.types import Interval
@@ -40,6 +42,13 @@ TRENDS: dict[str, tuple[str, ...]] = {
     "memorisation": ("memorised", "memorised_wrong"),
 }
 LOGARITHMIC = ("displacement",)
+EXACT = "exact: trained again without the point"
+COLOURED = {  # what the explorer colours by
+    "displacement_mean": Measure(
+        "mean displacement", EXACT, "How far the boundary moves without the point, on average along it."
+    ),
+    "memorisation": Measure("memorisation", EXACT, "How much less probable the point's label is without the point."),
+}
 
 
 class Variant(NamedTuple):
@@ -118,6 +127,27 @@ def summary(study: Results) -> str:
         "of the change of the margins. Memorisation: how much less probable a point's label is without the point.",
         markdown(["", "parameters", "seeds", *MEASURES.values()], lines),
     )
+
+
+def explore(
+    study: Results,
+    window: Window,
+    clean_labels: Int[np.ndarray, " points"],
+    layers: dict[str, Layer],
+    places: list[tuple[str, str, dict[str, str]]],
+) -> dict[str, Any]:
+    """What the explorer of the page shows, see `report.explorer.explorer`.
+
+    Args:
+        study: the networks.
+        window: the plane's.
+        clean_labels: without label noise.
+        layers: by name, each network from each seed.
+        places: of each network in `study.variants` the axis, the value, and by seed its layer.
+    """
+    rows = places[1:] or places  # the base is on every axis
+    axes = {axis: [(value, seeds) for _, value, seeds in some] for axis, some in itertools.groupby(rows, key=lambda row: row[0])}
+    return explorer(study.window, window.resolution, study.points, study.labels, clean_labels, COLOURED, layers, axes)
 
 
 def boundaries(study: Results) -> "matplotlib.figure.Figure":

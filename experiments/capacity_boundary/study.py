@@ -14,15 +14,26 @@ from experiments.capacity_boundary import report
 from experiments.capacity_boundary.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.page import write_study
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import deciding_options
-from unlearn_jax.bench.toy import draw_orders, draw_toy, float_noise, prepare_training, surfaces, window_around
+from unlearn_jax.bench.toy import (
+    draw_orders,
+    draw_toy,
+    float_noise,
+    furthest_moves,
+    outlines,
+    prepare_training,
+    surfaces,
+    window_around,
+)
 from unlearn_jax.data import Toy
 from unlearn_jax.influence import NoBoundaryError, Window
 from unlearn_jax.metrics.changes import carriers, common_share, gini
 from unlearn_jax.metrics.statistics import bootstrap, jackknife
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
+from unlearn_jax.report.explorer import Layer
 from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.types import Interval
@@ -40,6 +51,7 @@ def run(config: Config, folder: Run) -> None:
     toy = draw_toy(config, config.seed)
     window = window_around(toy.train.images, config.resolution)
     networks: list[tuple[str, str, dict[int, Seed]]] = []  # axis, value, and by seed the results that have a boundary
+    names: list[str] = []  # of the same networks
     for axis, value, variant in config.variants():
         seeds: dict[int, Seed] = {}
         with working(f"{axis} {value}") as update:
@@ -54,6 +66,7 @@ def run(config: Config, folder: Run) -> None:
             require(len(seeds) >= 2, "--train.epochs", config.train.epochs, remedy)
         if len(seeds) >= 2:
             networks.append((axis, value, seeds))
+            names.append(network_name(variant))
     base = networks[0][2]
     study = report.Results(
         title=f"{config.train_size} points, {config.seeds} seeds; base: {config.layers} {config.activation} layers of "
@@ -85,6 +98,14 @@ def run(config: Config, folder: Run) -> None:
         save(report.boundaries(study), folder, "boundaries")
         save(report.trends(study), folder, "trends")
     save(report.agreement(study), folder, "agreement")
+    layers = {
+        f"{name}-{seed}": layer_of(one) for name, (*_, seeds) in zip(names, networks, strict=True) for seed, one in seeds.items()
+    }
+    places = [
+        (axis, value, {str(seed): f"{name}-{seed}" for seed in seeds})
+        for name, (axis, value, seeds) in zip(names, networks, strict=True)
+    ]
+    write_study(folder, report.explore(study, window, toy.clean_labels, layers, places))
     print(summary)
 
 
@@ -117,10 +138,22 @@ def measure(config: Config, toy: Toy, window: Window, seed: int) -> Seed:
         "change": exact.change.margins,
         "noise": noise,
         "surface": surfaces(original, one, window)[0],
+        "boundary": np.array(outlines(original, one, window)[0]),
+        "without": np.frombuffer("\n".join(outlines(original, exact.without, window)).encode(), np.uint8),
+        "furthest": furthest_moves(exact),
         "train_accuracy": np.mean(seen.argmax(1) == toy.train.labels),
         "test_accuracy": np.mean(unseen.argmax(1) == fresh.clean_labels),
         "parameters": np.array(sum(leaf.size for leaf in jax.tree.leaves(exact.original.params))),
     }
+
+
+def layer_of(one: Seed) -> Layer:
+    """What the explorer shows of one seed; without outlines if an earlier version made it."""
+    scores = {"displacement_mean": one["displacement"], "memorisation": memorisation(one)}
+    noise = float(one["noise"].max())
+    if "without" not in one:
+        return Layer("", [], np.zeros((0, 4)), noise, scores)
+    return Layer(str(one["boundary"]), one["without"].tobytes().decode().split("\n"), one["furthest"], noise, scores)
 
 
 def seed_levels(one: Seed) -> tuple[float, float, float]:

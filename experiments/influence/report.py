@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unlearn_jax.influence import Window
 from unlearn_jax.report.drawing import BAND, COLOURS, LINE, WIDTH, blank, open_frame, panels_of
+from unlearn_jax.report.explorer import Layer, Measure, explorer
 from unlearn_jax.report.planes import MARKERS, circle, draw_boundary, draw_plane, draw_points, plane_height, times_to_be_seen
 from unlearn_jax.report.tables import Table, markdown, of_columns, page
 
@@ -15,6 +17,27 @@ if TYPE_CHECKING:
 
 MEASURES = ("displacement_mean", "displacement_largest", "parameter_change", "margin_change")
 TOP = 10  # rows at each end of the table in summary.md
+EXACT, REPEATED, ESTIMATED = "exact: trained again without the point", "exact, trained in another way", "estimated from one model"
+COLOURED = {  # what the explorer colours by
+    "displacement_mean": Measure(
+        "mean displacement", EXACT, "How far the boundary moves without the point, on average along it."
+    ),
+    "displacement_largest": Measure("largest displacement", EXACT, "How far the boundary moves where it moves most."),
+    "parameter_change": Measure("change of the parameters", EXACT, "The length of the change of all parameters (L2)."),
+    "margin_change": Measure("change of the margins", EXACT, "The mean size of the change of the margins on the grid, in nats."),
+    "own_loss_change": Measure("change of its own loss", EXACT, "What the model without the point loses on it, in nats."),
+    "reordered": Measure(
+        "displacement, sums in another order", REPEATED, "The mean displacement where training rounds otherwise."
+    ),
+    "other_seed": Measure("displacement, another seed", REPEATED, "The mean displacement from another initialisation."),
+    "influence_function": Measure(
+        "influence function", ESTIMATED, "The change of the margins on the grid by an influence function (Gauss-Newton), in nats."
+    ),
+    "grad_dot": Measure(
+        "gradient product (grad-dot)", ESTIMATED, "The product of the point's gradient and those of the margins on the grid."
+    ),
+    "grad_cos": Measure("gradient angle (grad-cos)", ESTIMATED, "The cosine of the angle between these gradients."),
+}
 
 
 class Results(NamedTuple):
@@ -66,6 +89,22 @@ class Results(NamedTuple):
     def extremes(self, count: int) -> Int[np.ndarray, " shown"]:
         """The `count` points of most influence, then the `count` of least, without repetition."""
         return self.order[[*range(min(count, len(self.order))), *range(max(len(self.order) - count, count), len(self.order))]]
+
+
+class Shown(NamedTuple):
+    """What the explorer shows beside the results.
+
+    Attributes:
+        boundary: the outline of the boundary with all points, see `report.explorer.outline`.
+        without: the outline without each point.
+        furthest: where the boundary moves most, see `report.explorer.furthest`.
+        estimates: by estimator, the mean size of the change of the margins without each point.
+    """
+
+    boundary: str
+    without: list[str]
+    furthest: Float[np.ndarray, "points 4"]
+    estimates: dict[str, Float[np.ndarray, " points"]]
 
 
 class Facts(NamedTuple):
@@ -139,6 +178,19 @@ def summary(study: Results, facts: Facts) -> str:
         "Points of most and of least displacement (distances in the plane, margins in nats)",
         markdown([name.replace("_", " ") for name in names], lines),
     )
+
+
+def explore(study: Results, window: Window, shown: Shown) -> dict[str, Any]:
+    """What the explorer of the page shows, see `report.explorer.explorer`."""
+    repeated = {
+        name: each["displacement_mean"] for name, each in (("reordered", study.reordered), ("other_seed", study.other_seed))
+    }
+    known = study.exact | repeated | shown.estimates
+    scores = {name: known[name] for name in COLOURED if name in known}
+    layer = Layer(shown.boundary, shown.without, shown.furthest, float(study.noise.max()), scores)
+    measures = {name: COLOURED[name] for name in scores}
+    plane = study.window, window.resolution, study.points, study.labels, study.clean_labels
+    return explorer(*plane, measures, {"all": layer}, {})
 
 
 def map_of_points(study: Results) -> "matplotlib.figure.Figure":

@@ -10,11 +10,14 @@ import numpy as np
 from experiments.influence import report
 from experiments.influence.options import Config
 from unlearn_jax import influence
+from unlearn_jax.bench.page import write_study
 from unlearn_jax.bench.toy import (
     draw_orders,
     draw_toy,
     float_noise,
+    furthest_moves,
     label_grid,
+    outlines,
     prepare_training,
     require_boundary,
     surfaces,
@@ -27,8 +30,11 @@ from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.cost import flops
+from unlearn_jax.types import Examples, Variables
 
 PEAK = 4096  # rows and columns of the matrix product that measures the machine's speed
+DAMPING = 0.01  # of influence functions
+TARGETS, GRADIENTS = 1024, 1 << 26  # of the estimates: targets, and numbers in all their gradients, at most
 
 
 def run(config: Config, folder: Run) -> None:
@@ -82,6 +88,15 @@ def run(config: Config, folder: Run) -> None:
     save(report.map_of_points(study), folder, "map")
     save(report.boundaries(study, rows, without), folder, "boundaries")
     save(report.agreement(study, facts), folder, "agreement")
+    with working("page") as update:
+        shown = report.Shown(
+            boundary=outlines(original, jax.tree.map(lambda leaf: leaf[None], exact.original), window)[0],
+            without=outlines(original, exact.without, window),
+            furthest=furthest_moves(exact),
+            estimates=estimate(original, exact.original, label_grid(window, toy)),
+        )
+        update(1.0, f"{len(shown.without)} boundaries")
+    write_study(folder, report.explore(study, window, shown))
     print(report.speed(facts))
 
 
@@ -117,6 +132,39 @@ def leave_one_out(
     work = (1 + len(result.points)) * flops(influence.train, plain, jnp.ones(len(toy.clean_labels))) / 1e9
     rate = (last - first) * work / (ended - began) if last > first else work / ended
     return result, {"seconds": ended, "gflop": work, "gflops": rate}
+
+
+def estimate(original: Training, variables: Variables, targets: Examples) -> dict[str, np.ndarray]:
+    """Estimates the change of the margins without each point, from one trained model.
+
+    Args:
+        original: the training run.
+        variables: of the trained model.
+        targets: whose margins may change; some of them, evenly spaced, are taken.
+
+    Returns:
+        Estimator -> the mean of |change| over targets, `[points]`. Empty if the gradients of so large a model take too much
+        memory.
+    """
+    points, parameters = len(original.examples.labels), sum(leaf.size for leaf in jax.tree.leaves(variables.params))
+    classes = 1 + int(np.max(original.examples.labels))
+    most = min(TARGETS, GRADIENTS // parameters - (1 + classes) * points)
+    if most < 1:
+        return {}
+    some = jax.tree.map(lambda leaf: leaf[:: -(-len(leaf) // most)], targets)
+    plain = dataclasses.replace(original, model=original.model._replace(gradient=None))
+    woodbury = influence.woodbury(DAMPING)
+
+    @jax.jit
+    def estimates(run: Training, variables: Variables, targets: Examples) -> dict[str, jax.Array]:
+        found = {
+            "influence_function": influence.influence_functions(run, variables, targets, woodbury),
+            "grad_dot": influence.grad_dot(run, variables, targets),
+            "grad_cos": influence.grad_cos(run, variables, targets),
+        }
+        return {name: jnp.abs(values).mean(1) for name, values in found.items()}
+
+    return {name: np.asarray(values) for name, values in estimates(plain, variables, some).items()}
 
 
 def measure_peak(repeats: int) -> float:

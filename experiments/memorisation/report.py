@@ -1,10 +1,12 @@
 """Memorisation of every training example by a pool on random halves: tables, the pictures, and related pairs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unlearn_jax.report import page as html
 from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, open_frame
 from unlearn_jax.report.tables import Table, finite, markdown, of_columns, page
 from unlearn_jax.types import Interval
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 MEMORISED = 0.25  # an example counts as memorised from this score on (Feldman & Zhang, arXiv 2008.03703)
 ACROSS = 3  # pairs in a row
+PICTURED, JOINED = 48, 24  # pictures in the explorer: the most memorised, and those in most pairs beyond chance
+PARTNERS, LEAST = 12, 4  # test pictures of each: beyond chance at most, and in all at least
 GAP = 0.15  # between pairs, in widths of a picture
 TITLE: dict[str, Any] = {"fontsize": 7, "pad": 2, "parse_math": False}  # of a picture; names of classes are anybody's
 
@@ -252,6 +256,66 @@ def summary(study: Results, fitted: Fitted) -> str:
         + ".",
         markdown(("correlation on unseen models", "median", "lower quartile", "upper quartile"), predicted),
     )
+
+
+def explore(study: Results, scale: Sequence[float] = ()) -> dict[str, Any]:
+    """What the explorer of the page shows: training pictures, and the test pictures whose answers hang on each.
+
+    Args:
+        study: all pairs.
+        scale: see `Dataset.pixel_scale`.
+    """
+    order, joined = np.argsort(-study.memorisation, kind="stable"), study.beyond.sum(1)
+    most = [row for row in np.argsort(-joined, kind="stable")[:JOINED] if joined[row]]
+    chosen = np.array([*dict.fromkeys([*order[:PICTURED], *most])])
+    nearest = np.argsort(-abs(study.association[chosen]), axis=1, kind="stable")
+    partners = [near[: max(LEAST, min(PARTNERS, joined[i]))] for i, near in zip(chosen, nearest, strict=True)]
+    tests = np.unique(np.concatenate(partners))
+    shown = html.pixels(np.concatenate([study.images[chosen], study.test_images[tests]]), scale)
+    addresses = [None] * (len(chosen) + len(tests)) if shown is None else [*map(html.picture, shown)]
+    scores = {
+        "row": study.rows,
+        "label": study.labels,
+        "clean": study.clean_labels,
+        "memorisation": study.memorisation,
+        "error": study.error,
+        "seen": study.right_in,
+        "unseen": study.right_out,
+        "margin": study.own_margin,
+        "answers": study.influence.sum(1),
+        "pairs": joined,
+    }
+    pairs = [
+        [
+            [
+                int(np.searchsorted(tests, j)),
+                study.influence[i, j],
+                study.influence_error[i, j],
+                study.association[i, j],
+                study.beyond[i, j],
+            ]
+            for j in near
+        ]
+        for i, near in zip(chosen, partners, strict=True)
+    ]
+    return {
+        "kind": "pictures",
+        "names": study.names,
+        "count": len(study.labels),
+        "tested": len(study.test_rows),
+        "chance": study.chance.max(),
+        "train": {
+            **{name: values[chosen] for name, values in scores.items()},
+            "pictures": addresses[: len(chosen)],
+            "tests": pairs,
+        },
+        "test": {
+            "row": study.test_rows[tests],
+            "label": study.test_labels[tests],
+            "right": study.test_right[tests],
+            "pictures": addresses[len(chosen) :],
+        },
+    }
 
 
 def pictures(study: Results, shown: int) -> "matplotlib.figure.Figure":

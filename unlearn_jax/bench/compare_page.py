@@ -73,4 +73,4 @@ def write(
         "readings": readings,
         **repeat_of(folder, folder.read_json("config.json") or {}),
     }
-    folder.write_text(page.NAME, page.render("compare", {"compare": data}, **texts))
+    folder.write_text(page.NAME, page.render("compare", {"compare": data}, scripts=("compare",), **texts))

@@ -75,12 +75,8 @@ def looks(
         name: {split: loss_shares(values, EDGES).tolist() for split, values in of_split.items()}
         for name, of_split in {ORACLE: oracles, **losses}.items()
     }
-    if images is None or images.ndim != 4 or images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < 4:
-        return Looks(shares, {})
-    pixels = images / np.array(scale or [1.0], np.float32)
-    pixels -= pixels.min(axis=(0, 1, 2))
-    pixels /= max(pixels.max(), 1e-9)
-    return Looks(shares, dict(zip(map(int, rows), pixels, strict=True)))
+    pixels = None if images is None else page.pixels(images, scale)
+    return Looks(shares, {} if pixels is None else dict(zip(map(int, rows), pixels, strict=True)))
 
 
 @stage("page")
@@ -353,8 +349,13 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= LONG else f"{text[:LONG]}… (all of it is in config.json)"
 
 
-def write_study(folder: Run) -> None:
-    """Writes report.html for a run folder of any experiment: its summary, its figures, and its tables as far as they fit."""
+def write_study(folder: Run, explorer: Mapping[str, Any] | None = None) -> None:
+    """Writes report.html for a run folder of any experiment: its summary, its figures, and its tables as far as they fit.
+
+    Args:
+        folder: the run folder, with all else in it.
+        explorer: what `explorer.js` shows, by `report.explorer.explorer` or with a `kind` of its own.
+    """
     facts = folder.read_json("config.json") or {}
     config = facts.get("config") or {}
     tables = {path.stem: table for path in sorted(folder.folder.glob("*.csv")) if (table := _table(path))}
@@ -374,10 +375,13 @@ def write_study(folder: Run) -> None:
         "figures": {name: uri for name, uri in figures.items() if f"figures/{name}.png" not in body.shown},
         "outside": outside,
         "tables": {name: table["all"] for name, table in tables.items()},
+        "explorer": explorer["kind"] if explorer else "",
+        "varied": bool(explorer and explorer.get("axes")),
         **repeat_of(folder, facts),
     }
     data = {"tables": {name: {"columns": table["columns"], "rows": table["rows"]} for name, table in tables.items()}}
-    folder.write_text(page.NAME, page.render("study", data, page.TABLES, **texts))
+    scripts = ("explorer",) if explorer else ()
+    folder.write_text(page.NAME, page.render("study", {**data, "explorer": explorer}, page.TABLES, scripts, **texts))
 
 
 def _read(path: Path, most: int) -> bytes:

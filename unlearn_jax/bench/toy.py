@@ -16,10 +16,12 @@ from unlearn_jax.data.splits import generator
 from unlearn_jax.errors import UsageError
 from unlearn_jax.influence import LeaveOneOut, NoBoundaryError, Training, Window
 from unlearn_jax.models import build, through_waves
+from unlearn_jax.report.explorer import furthest, outline
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.types import Examples, Recipe, Variables
 
 BORDER = 1.0  # from the outermost points to the window's edges
+AT_ONCE = 1 << 20  # places on the grid, of all models together
 
 
 def draw_toy(config: Plane, seed: int) -> Toy:
@@ -92,3 +94,20 @@ def surfaces(original: Training, variables: Variables, window: Window) -> np.nda
     is_class = np.eye(logits.shape[2], dtype=bool)
     margins = [logits[..., c] - np.where(is_class[c], -np.inf, logits).max(2) for c in range(logits.shape[2])]
     return np.stack(margins, axis=1).reshape(len(logits), -1, window.resolution, window.resolution)
+
+
+def outlines(original: Training, variables: Variables, window: Window) -> list[str]:
+    """Returns the boundary of each model, see `report.explorer.outline`."""
+    count, chunk = len(jax.tree.leaves(variables)[0]), max(1, AT_ONCE // window.resolution**2)
+    found = []
+    for rows in np.split(np.arange(count), range(chunk, count, chunk)):
+        some = jax.tree.map(lambda leaf, rows=rows: leaf[rows], variables)
+        found += [outline(surface) for surface in surfaces(original, some, window)]
+    return found
+
+
+def furthest_moves(exact: LeaveOneOut) -> np.ndarray:
+    """Returns where the boundary moves most without each point, see `report.explorer.furthest`."""
+    assert exact.contour is not None and exact.change.boundary is not None
+    line = exact.contour
+    return furthest(*(np.asarray(each) for each in (exact.change.boundary, line.points, line.classes)))

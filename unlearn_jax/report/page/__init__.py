@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,13 +27,20 @@ DIGITS = 5  # significant ones of a number in the block
 TABLES, CHARTS = ("tabulator",), ("vega", "vega-lite")  # libraries
 
 
-def render(template: str, data: Mapping[str, Any], libraries: tuple[str, ...] = (*TABLES, *CHARTS), **texts: Any) -> str:
+def render(
+    template: str,
+    data: Mapping[str, Any],
+    libraries: tuple[str, ...] = (*TABLES, *CHARTS),
+    scripts: tuple[str, ...] = (),
+    **texts: Any,
+) -> str:
     """Returns a page.
 
     Args:
         template: the name of a template in this folder, without its suffix.
         data: for the page's code, see `embed`.
         libraries: that the page needs.
+        scripts: files of this folder that `page.js` calls, without their suffix.
         **texts: for the template: strings (escaped), lists and dicts of them.
 
     Raises:
@@ -41,7 +48,7 @@ def render(template: str, data: Mapping[str, Any], libraries: tuple[str, ...] = 
     """
     parts = {
         "css": _text("page/page.css"),
-        "code": _text("page/page.js"),
+        "scripts": [_text(f"page/{name}.js") for name in (*scripts, "page")],
         "data": embed(data),
         "libraries": [(_text(f"vendor/{name}.LICENSE"), _text(f"vendor/{name}.min.js")) for name in libraries],
         "library_css": _text("vendor/tabulator_simple.min.css"),
@@ -100,6 +107,20 @@ def picture(pixels: Float[np.ndarray, "height width channels"]) -> str:
     file = io.BytesIO()
     image.save(file, format="png")
     return data_uri(file.getvalue())
+
+
+def pixels(images: Float[np.ndarray, "examples ..."], scale: Sequence[float] = ()) -> Float[np.ndarray, "examples ..."] | None:
+    """Returns standardised images as `picture` takes them, on one scale for all; None if they are no images.
+
+    Args:
+        images: `[examples, height, width, channels]`, of one channel or three, with sides of at least 4 pixels.
+        scale: of each channel, see `Dataset.pixel_scale`.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < 4:
+        return None
+    shown = images / np.array(scale or [1.0], np.float32)
+    shown -= shown.min(axis=(0, 1, 2))
+    return shown / max(shown.max(), 1e-9)
 
 
 @functools.cache
