@@ -52,15 +52,16 @@ FAMILIES = (
     Family(
         "Relabelling",
         "relabelling",
-        "The model is trained on all data, where the examples of the forget set have random wrong labels.",
-        ("random_label", "successive_random_labels", "salun"),
+        "The model is trained on all data, where the examples of the forget set have random wrong labels; `munba` bargains "
+        "between the gradients of both.",
+        ("random_label", "successive_random_labels", "salun", "munba"),
     ),
     Family(
         "Distillation",
         "distillation",
         "The original model is a teacher. The student agrees with it on the retained data, and on the forget set it departs "
-        "from it, or follows a random network or a teacher whose right class is removed.",
-        ("bad_teacher", "scrub", "scrub_r", "delete"),
+        "from it, or follows a random network, a softened teacher, or one whose right class is removed.",
+        ("bad_teacher", "scrub", "scrub_r", "delete", "lotus"),
     ),
     Family(
         "The decision boundary",
@@ -90,6 +91,20 @@ FAMILIES = (
         "Some weights are damaged (reset, transposed or given noise), and the model is trained again on the retained data, "
         "with or without the original as a teacher.",
         ("fcs", "msg", "cfw", "prmq", "ct", "kde", "rni"),
+    ),
+    Family(
+        "Weight space and noise",
+        "weight space",
+        "The weights are moved away from the original's, by noise, by zeros, by a reward for the distance or by a barrier on the "
+        "line between, while training goes on with the retained data. `noisy_finetune` adds enough noise for a guarantee.",
+        ("weight_distortion", "weight_dropout", "weight_distance", "connectivity_barrier", "noisy_finetune"),
+    ),
+    Family(
+        "Matching and splitting",
+        "matching",
+        "The outputs are trained to be those of retrained models, or what models on subsets predict of them. `rum` splits the "
+        "forget set by memorisation and hands each part to another method.",
+        ("oracle_matching", "datamodel_matching", "rum"),
     ),
     Family(
         "Without data, learned, and in a stream",

@@ -4,16 +4,20 @@ from unlearn_jax.methods import (
     adversarial,
     ascent,
     boundary,
+    certified,
     competition2023,
     curvature,
     data_free,
     distillation,
+    matching,
     output_statistics,
+    refined,
     relabelling,
     removal,
     retraining,
     sharding,
     sparsity,
+    weight_space,
 )
 from unlearn_jax.methods.pieces import edit, pipe
 from unlearn_jax.methods.registry import METHODS, Entry, Range, hyperparameters, register, searchable, traceable
@@ -33,6 +37,10 @@ _FAMILIES = (
     removal,
     competition2023,
     sharding,
+    matching,
+    refined,
+    weight_space,
+    certified,
 )
 
 __all__ = ["METHODS", "Entry", "Range", "descend", "edit", "hyperparameters", "pipe", "register", "searchable", "traceable"]

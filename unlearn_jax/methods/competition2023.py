@@ -6,17 +6,16 @@ description. SGD has momentum 0.9 throughout, as in their code.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.methods.distillation import alternation
-from unlearn_jax.methods.pieces import edit, in_turns, pipe, steps_for
+from unlearn_jax.methods.pieces import edit, in_turns, pipe, steps_for, with_noise
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.methods.retraining import descend_on_retain, sgd
 from unlearn_jax.methods.selection import convolutions, smallest, unnormalising
@@ -185,7 +184,7 @@ def cfw(
         steps = steps_for(problem, "retain", 1, batch_size)
 
         def epoch(deviation, rate):
-            confuse = edit(lambda key, _, current: current._replace(params=with_noise(key, current.params, noisy, deviation)))
+            confuse = edit(lambda key, _, current: current._replace(params=with_noise(key, current.params, deviation, noisy)))
             return pipe(confuse, descend(objective, sgd(rate, weight_decay), steps=steps, batch_size=batch_size))
 
         number = np.arange(epochs)
@@ -204,13 +203,6 @@ def class_weighted(problem: Problem, power: float) -> Loss:
     weights = jnp.where(counts > 0, jnp.maximum(counts, 1.0) ** -power, 0.0)
     weights *= problem.retain_count / (counts @ weights)
     return lambda logits, batch: weights[batch.labels] * cross_entropy(logits, batch)
-
-
-def with_noise(key: Key, params: Params, noisy: Any, deviation: float | Array) -> Params:
-    """The params, with normal noise added to the arrays that `noisy` marks."""
-    weights, structured = ravel_pytree(params)
-    noise = structured(deviation * jax.random.normal(key, weights.shape))  # for all weights at once: see `models.draw_kernels`
-    return jax.tree.map(lambda param, marked, drawn: param + jnp.where(marked, drawn, 0.0), params, noisy, noise)
 
 
 @register(
@@ -400,7 +392,7 @@ def rni(
 
         def epoch(frozen, noisy, rate):
             held, shaken = (jax.tree.unflatten(structure, list(mask)) for mask in (frozen, noisy))
-            shake = edit(lambda key, _, current: current._replace(params=with_noise(key, current.params, shaken, noise)))
+            shake = edit(lambda key, _, current: current._replace(params=with_noise(key, current.params, noise, shaken)))
             transform = freeze_where(sgd(rate, weight_decay), held)
             return pipe(shake, descend(objective, transform, steps=steps, batch_size=batch_size))
 

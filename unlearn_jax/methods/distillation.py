@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unlearn_jax.methods.pieces import examples_of, steps_for, with_share_of_retain
 from unlearn_jax.methods.registry import Number, register
-from unlearn_jax.training.descend import descend
+from unlearn_jax.training.descend import Descent, State, descend
 from unlearn_jax.training.fit import initialise
 from unlearn_jax.training.gradients import mean_over
 from unlearn_jax.training.objectives import Batch, Objective, Term, cross_entropy, divergence, weighted
@@ -159,6 +159,70 @@ def scrub_r(
         reference = error_rate(problem, last, problem.held_out, unseen, class_weights(problem))
         nearest = jnp.argmin(jnp.abs(errors - reference))
         return jax.tree.map(lambda leaf: leaf[nearest], kept)
+
+    return method
+
+
+@register(
+    access="F+R+test-like",
+    reference="arXiv 2503.18314",
+    static=["retain_share"],
+    identity_at_zero=True,
+    search={"learning_rate": (1e-5, 1e-2), "alpha": (0.1, 20.0)},
+)
+def lotus(
+    *,
+    learning_rate: Number = 1e-4,
+    weight_decay: Number = 5e-4,
+    alpha: Number = 1.0,
+    tolerance: Number = 0.01,
+    retain_share: float = 0.3,
+    epochs: int = 10,
+    batch_size: int = 128,
+) -> Method:
+    """LoTUS: distils the original, softened on the forget set until its accuracy there is that on unseen data.
+
+    AdamW minimises the cross-entropy to Gumbel softmax samples of θ0's logits, over F and a random share of R in one shuffled
+    stream: on F at temperature τ = exp(alpha d), on R a hard sample. d is the student's accuracy on F, before each epoch and in
+    eval mode, minus θ0's on held-out examples. Once d is -tolerance or less, the student stays as it is.
+
+    Args:
+        learning_rate: of AdamW; the authors'.
+        weight_decay: of AdamW, decoupled; theirs.
+        alpha: how the temperature follows the gap in accuracy; their code's default, 2 to 16 in the paper's tables.
+        tolerance: how far the accuracy on F may fall below that on unseen data; theirs.
+        retain_share: of R that is used, in (0, 1]; theirs.
+        epochs: passes over F and that share; theirs for ResNets, 3 for transformers.
+        batch_size: examples per step; theirs.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        subset_key, epochs_key = jax.random.split(key)
+        unseen = jnp.ones(len(problem.held_out.labels), bool), len(problem.held_out.labels)
+        reference = 1 - error_rate(problem, variables, problem.held_out, unseen)
+        whole, problem = problem, with_share_of_retain(subset_key, problem, retain_share)
+        transform = optax.adamw(learning_rate, weight_decay=weight_decay)
+
+        def distil(gap) -> Descent:
+            def loss(logits, batch: Batch):
+                taught, _ = problem.model.apply(variables, batch.images, train=False)
+                noisy = taught + jax.random.gumbel(jax.random.fold_in(batch.key, 1), taught.shape)
+                soft = jax.nn.softmax(noisy / jnp.exp(alpha * gap))
+                hard = jax.nn.one_hot(jnp.argmax(noisy, axis=-1), problem.classes)
+                targets = jnp.where(problem.forget[batch.rows][:, None], soft, hard)
+                return optax.softmax_cross_entropy(logits, targets)
+
+            steps = steps_for(problem, "kept", 1, batch_size)
+            return descend(weighted(Term("kept", loss)), transform, steps=steps, batch_size=batch_size)
+
+        def epoch(state: State, epoch_key: Key) -> tuple[State, None]:
+            gap = 1 - error_rate(whole, state.variables, whole.train, whole.rows("forget")) - reference
+            descent = distil(gap)
+            moved, _ = descent.advance(state, descent.plan(epoch_key, problem), problem)
+            return jax.tree.map(lambda new, old: jnp.where(gap > -tolerance, new, old), moved, state), None
+
+        begun = State(variables, transform.init(variables.params))
+        return jax.lax.scan(epoch, begun, jax.random.split(epochs_key, epochs))[0].variables
 
     return method
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.training.sampling import steps_in_pass, subset
-from unlearn_jax.types import Examples, Key, Method, Problem, Variables
+from unlearn_jax.types import Examples, Key, Method, Params, Problem, Variables
 
 
 def edit(change: Callable[[Key, Problem, Variables], Variables]) -> Method:
@@ -84,6 +85,15 @@ def with_share_of_retain(key: Key, problem: Problem, share: float) -> Problem:
         raise ArgumentError("METHOD.retain_share", share, f"must make up at least one of {problem.retain_count} examples")
     kept = problem.forget | subset(key, problem.retain, count)
     return dataclasses.replace(problem, kept=kept, kept_count=problem.forget_count + count)
+
+
+def with_noise(key: Key, params: Params, deviation: float | Array, noisy: Any = None) -> Params:
+    """The params with normal noise added, to all arrays or to those that `noisy` marks."""
+    weights, structured = ravel_pytree(params)
+    noise = structured(deviation * jax.random.normal(key, weights.shape))  # for all weights at once: see `models.draw_kernels`
+    if noisy is None:
+        return jax.tree.map(jnp.add, params, noise)
+    return jax.tree.map(lambda param, marked, drawn: param + jnp.where(marked, drawn, 0.0), params, noisy, noise)
 
 
 def other_labels(key: Key, labels: Int[Array, "*shape"], classes: int) -> Int[Array, "*shape"]:

@@ -7,11 +7,12 @@ from jaxtyping import Array, Int
 
 from unlearn_jax.methods.pieces import other_labels, steps_for
 from unlearn_jax.methods.registry import Number, register
+from unlearn_jax.methods.retraining import sgd
 from unlearn_jax.methods.selection import smallest
 from unlearn_jax.training.descend import Descent, descend
 from unlearn_jax.training.gradients import batch_gradient
 from unlearn_jax.training.objectives import Batch, Term, cross_entropy, relabelled, weighted
-from unlearn_jax.training.transforms import freeze_where
+from unlearn_jax.training.transforms import freeze_where, nash_bargain
 from unlearn_jax.types import Key, Method, Params, Problem, Variables
 
 
@@ -114,3 +115,49 @@ def least_salient(problem: Problem, variables: Variables, share: float | Array) 
     """True for all but the `share` of the weights with the largest |∇CE(F)|, by rank over the whole tree; see `smallest`."""
     gradient = batch_gradient(problem, variables, "forget")
     return smallest(gradient, 1.0 - share, among=jax.tree.map(lambda _: True, gradient), each=False)
+
+
+@register(
+    access="F+R",
+    reference="arXiv 2411.15537",
+    identity_at_zero=True,
+    search={"learning_rate": (1e-4, 0.3), "longest": (0.1, 10.0)},
+)
+def munba(
+    *,
+    learning_rate: Number = 0.01,
+    longest: Number = 1.0,
+    weight_decay: Number = 5e-4,
+    epochs: int = 10,
+    batch_size: int = 256,
+) -> Method:
+    """MUNBa: Nash's bargain between forgetting by random labels and keeping the retain set.
+
+    Each step of SGD with momentum 0.9 goes along the bargain of two gradients (`transforms.nash_bargain`): of CE(R), and of CE
+    on F with labels drawn anew for every batch, over all classes. The bargain's norm is clipped to `longest`. Deviations: F is
+    cycled with one batch for each of R's, where the authors train on R alone when F is through; where the gradients have no
+    bargain, the step is that of the momentum.
+
+    Args:
+        learning_rate: of SGD.
+        longest: the largest norm of a bargain; the authors'.
+        weight_decay: added to the bargain.
+        epochs: passes over R.
+        batch_size: examples per step, of each set.
+    """
+
+    def method(key: Key, problem: Problem, variables: Variables) -> Variables:
+        def loss(logits, batch: Batch):
+            labels = jax.random.randint(jax.random.fold_in(batch.key, 1), batch.labels.shape, 0, problem.classes)
+            return cross_entropy(logits, batch._replace(labels=labels))
+
+        bargain = optax.chain(nash_bargain(), optax.clip_by_global_norm(longest), sgd(learning_rate, weight_decay))
+        return descend(
+            weighted(Term("forget", loss)),
+            bargain,
+            steps=steps_for(problem, "retain", epochs, batch_size),
+            batch_size=batch_size,
+            reference=weighted(Term("retain", cross_entropy)),
+        )(key, problem, variables)
+
+    return method

@@ -146,7 +146,7 @@ def jacobian(
 
         return jax.jacrev(value)(weights)
 
-    return _chunk_by_chunk(jax.vmap(one), rows, CHUNK)
+    return chunk_by_chunk(jax.vmap(one), rows, CHUNK)
 
 
 def head_features(problem: Problem, variables: Variables, rows: Int[Array, " rows"]) -> Float[Array, "rows features"]:
@@ -164,11 +164,11 @@ def head_features(problem: Problem, variables: Variables, rows: Int[Array, " row
     if read is None or head is None:
         missing = "Model.features" if read is None else "Model.head"
         raise ValueError(f"the features of a linear head need {missing}, which this model does not declare")
-    inputs = _chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
+    inputs = chunk_by_chunk(lambda rows: read(variables, problem.train.images[rows]), rows, 256)
     return jnp.concatenate([inputs, jnp.ones((len(rows), 1))], axis=1) if head.bias else inputs
 
 
-def _chunk_by_chunk(function: Callable[[Array], Array], rows: Array, chunk: int) -> Array:
+def chunk_by_chunk(function: Callable[[Array], Array], rows: Array, chunk: int) -> Array:
     """`function` of all rows, some at a time; the last chunk is filled with the first row."""
     chunk = min(chunk, len(rows))
     filled = jnp.concatenate([rows, jnp.repeat(rows[:1], -len(rows) % chunk)]).reshape(-1, chunk)

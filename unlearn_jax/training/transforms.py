@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Inexact
 
 
@@ -196,6 +197,49 @@ def project_out(eps: float = 1e-12) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(remove, updates, reference, is_leaf=_is_none), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def gaussian_noise(key: Array, deviation: float | Array) -> optax.GradientTransformation:
+    """Adds N(0, deviation²) to every entry of every update, drawn anew at each step by one generator for all leaves.
+
+    Args:
+        key: of the first step; later ones fold the number of steps in.
+        deviation: standard deviation; it may be traced.
+    """
+
+    def init(params):
+        return jnp.zeros([], jnp.int32)
+
+    def update(updates, state, params=None):
+        vector, structured = ravel_pytree(updates)
+        return structured(vector + deviation * jax.random.normal(jax.random.fold_in(key, state), vector.shape)), state + 1
+
+    return optax.GradientTransformation(init, update)
+
+
+def nash_bargain() -> optax.GradientTransformationExtraArgs:
+    """Replaces the gradient u by Nash's bargain between it and a `reference` gradient r.
+
+    The bargain is α r + β u, with G (α, β) = (1 / α, 1 / β) for the Gram matrix G of r and u (arXiv 2202.01017): both lose alike.
+    Of two gradients it is (r / |r| + u / |u|) / sqrt(1 + cos(r, u)). Exactly opposed ones have no bargain: the update is 0; so
+    it is where one of them is 0.
+    """
+
+    def init(params):
+        return optax.EmptyState()
+
+    def update(updates, state, params=None, *, reference, **extra):
+        norms = optax.tree.norm(reference), optax.tree.norm(updates)
+        known = (norms[0] > 0) & (norms[1] > 0)
+        r, u = (
+            jax.tree.map(lambda leaf, n=n: leaf / jnp.where(known, n, 1.0), g)
+            for g, n in zip((reference, updates), norms, strict=True)
+        )
+        agreement = 1 + tree_dot(r, u)
+        share = jnp.where(known & (agreement > 1e-6), 1 / jnp.sqrt(jnp.maximum(agreement, 1e-6)), 0.0)
+        return jax.tree.map(lambda one, other: share * (one + other), r, u), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def alternate(*inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
