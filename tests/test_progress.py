@@ -1,10 +1,14 @@
 """What a run says while it runs: how much time is left of all of it."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from unlearn_jax import progress
+from unlearn_jax.bench.time_left import stages
+from unlearn_jax.bench.weights import Weights
 from unlearn_jax.progress import Ahead, about, planned, working
 
 
@@ -59,6 +63,36 @@ def test_what_is_read_from_the_cache_says_nothing_of_the_rate(clock, capsys):
     said = lines(capsys)
     assert said[0] == "original models: done; 0.0 s in total"  # no rate is known yet
     assert said[1].endswith("about 60 s left") and said[2].endswith("about 30 s left")
+
+
+def test_stages_that_are_skipped_are_no_longer_ahead(clock, capsys):
+    """Methods whose logits an earlier run left are not run again."""
+    with planned([Ahead("original models", 10), *(Ahead(name, 10) for name in ("scrub", "salun", "ssd")), Ahead("fisher", 10)]):
+        work(clock, "original models", 10)
+        work(clock, "ssd", 10)
+    said = lines(capsys)
+    assert said[0].endswith("about 40 s left") and said[1].endswith("about 10 s left")
+
+
+def test_the_stages_of_the_main_job_are_in_its_order():
+    """Oracles of later sets come first, so that a run stops early if they diverge, and are then read; each seed is a stage."""
+    masks = {"one": np.arange(10) < 2, "two": np.arange(10) < 4}
+    recipe = SimpleNamespace(problem=SimpleNamespace(recipe=SimpleNamespace(epochs=3)), weights=Weights())
+    found = stages(SimpleNamespace(members=5, unlearning_seeds=2), recipe, masks, ["original", "retrain", "scrub"])
+    of_set = ["oracle models", "compiling", "retrain models", "retrain models", "scrub", "scrub", "scores"]
+    assert [each.label for each in found] == ["original models", "oracle models", *of_set, *of_set]
+    assert [each.work for each in found[:4]] == [150, 2 * 90, 2 * 120, 0] and found[9].work == 0  # read again
+    given = recipe.weights._replace(originals=object(), oracles={"one": object(), "two": object()})
+    labels = {
+        each.label
+        for each in stages(
+            SimpleNamespace(members=5, unlearning_seeds=1),
+            SimpleNamespace(problem=recipe.problem, weights=given),
+            masks,
+            ["original"],
+        )
+    }
+    assert labels == {"scores"}
 
 
 def test_a_plan_ends_with_its_run(clock, capsys):

@@ -43,9 +43,12 @@ class _Plan:
         self.ahead, self.work, self.seconds = list(ahead), 0.0, 0.0
 
     def take(self, label: str) -> Ahead:
-        """Returns the first stage of this label, which is now under way."""
+        """Returns the first stage of this label, which is now under way; those before it were read, or left out."""
         place = next((i for i, each in enumerate(self.ahead) if each.label == label), None)
-        return Ahead(label) if place is None else self.ahead.pop(place)
+        if place is None:
+            return Ahead(label)
+        now, self.ahead = self.ahead[place], self.ahead[place + 1 :]
+        return now
 
     def left(self, now: Ahead, share: float, seconds: float) -> float | None:
         """Returns the seconds left after a share of the present stage took `seconds`; None while no rate is known."""
@@ -75,7 +78,8 @@ def planned(ahead: Iterable[Ahead]) -> Iterator[None]:
     """Lets `working` say, besides its own progress, about how much time is left until all these stages are done.
 
     Args:
-        ahead: the stages in any order; those of one label in theirs. Stages that are not in it count nothing.
+        ahead: the stages in their order; what is skipped is dropped when a later one begins. Stages that are not in it count
+            nothing.
     """
     global _plan
     before, _plan = _plan, _Plan(ahead)

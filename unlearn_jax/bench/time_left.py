@@ -26,14 +26,17 @@ def stages(config: Seeded, setting: Setting, masks: Mapping[str, np.ndarray], me
     epochs = setting.problem.recipe.epochs
     unlearning = [name for name in methods if name not in REFERENCES]
     pools = {name: config.members * int((~mask).sum()) * epochs for name, mask in masks.items()}
-    ahead = [Ahead("oracle models", 2 * work) for name, work in pools.items() if name not in setting.weights.oracles]
-    if not setting.weights.originals:
-        rows = len(next(iter(masks.values())))
-        ahead.append(Ahead("original models", config.members * rows * epochs))
-    for work in pools.values():
+    rows, trained = len(next(iter(masks.values()))), [name for name in masks if name not in setting.weights.oracles]
+    ahead = [] if setting.weights.originals else [Ahead("original models", config.members * rows * epochs)]
+    ahead += [Ahead("oracle models", 2 * pools[name]) for name in list(masks)[1:] if name in trained]
+    for place, (name, work) in enumerate(pools.items()):
+        ahead += [Ahead("oracle models", 2 * work * (place == 0))] * (name in trained)  # of later sets they are read again
         ahead += [Ahead("compiling", seconds=COMPILING * len(unlearning))] * bool(unlearning)
-        for _ in range(config.unlearning_seeds):
-            ahead += [Ahead("retrain models", work)] * ("retrain" in methods)
-            ahead += [Ahead(name, SHARE * work) for name in unlearning]
+        for method in methods:
+            for _ in range(config.unlearning_seeds):
+                if method == "retrain":
+                    ahead.append(Ahead("retrain models", work))
+                elif method in unlearning:
+                    ahead.append(Ahead(method, SHARE * work))
         ahead.append(Ahead("scores", seconds=SCORING * len(methods)))
     return ahead
