@@ -37,6 +37,15 @@ ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "sealed", "files", "device", 
 install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
 
 
+def pytest_collection_modifyitems(items):
+    """The laws of one method follow each other: its programs are compiled once, used by all its laws, and let go."""
+    places = [place for place, item in enumerate(items) if item.path.name == "test_laws.py" and hasattr(item, "callspec")]
+    methods = list(dict.fromkeys(items[place].callspec.params["name"] for place in places))
+    laws = sorted((items[place] for place in places), key=lambda item: methods.index(item.callspec.params["name"]))
+    for place, law in zip(places, laws, strict=True):
+        items[place] = law
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_let_go():
     """What a file compiled is of no use to the next, and a suite's worth of it takes gigabytes."""
