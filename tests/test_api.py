@@ -177,13 +177,13 @@ def pools(shift):
 
 def test_logits_of_any_framework_get_a_verdict():
     same, other = pools(0.0), pools(3.0)
-    verdict = score(unlearned=same[0], oracles=same[1], labels=same[2])
+    verdict = score(unlearned=same[0], oracles=same[1], labels=same[2], splits=50)
     assert verdict.outcome == "not distinguished" and verdict.largest <= verdict.band
-    found = score(**dict(zip(("unlearned", "oracles", "labels"), (each._asdict() for each in other), strict=True)))
+    found = score(**dict(zip(("unlearned", "oracles", "labels"), (each._asdict() for each in other), strict=True)), splits=10)
     assert found.outcome == "different" and len(str(found).splitlines()) <= 10
     assert str(found).startswith("different (n=8; largest |z| ")
     few = Cube(*(part[:4] for part in same[0]))
-    assert score(unlearned=few, oracles=same[1], labels=same[2]).outcome is None
+    assert score(unlearned=few, oracles=same[1], labels=same[2], splits=10).outcome is None
 
 
 def test_what_is_no_cube_is_named():

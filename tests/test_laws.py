@@ -149,7 +149,7 @@ def applied(name, **given):
     return lambda key, variables, numbers, problem: METHODS[name].make(**static, **numbers)(key, problem, variables)
 
 
-@functools.lru_cache(maxsize=4)  # a worker is asked about one method after the other
+@functools.lru_cache(maxsize=4)  # conftest.py orders the laws by method
 def program(name, strategy="vmap"):
     """The method compiled over a leading axis of members, numbers included; `one`: for a single member."""
     return jax.jit(applied(name)) if strategy == "one" else over_members(applied(name), (True, True, True, False), strategy)
@@ -221,7 +221,7 @@ def test_a_grid_of_numbers_is_one_more_batched_axis(name):
     network = model(name)
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], MEMBERS, axis=0), members(network))
     grid = {key: jnp.tile(value, MEMBERS // 2) for key, value in numbers(name).items()}
-    together = program(name, "vmap")(jnp.repeat(keys()[:1], MEMBERS), repeated, grid, problem(network))
+    together = program(name)(jnp.repeat(keys()[:1], MEMBERS), repeated, grid, problem(network))
     close(member(together, 0), run(name, chosen=0))
     close(member(together, 1), run(name, chosen=1))
 
@@ -287,9 +287,15 @@ def test_a_method_sees_what_its_access_says(name, part):
 # On a network with convolutions
 
 
+@functools.cache
+def small(name, **sizes):
+    """One network for all methods: its members are made once."""
+    return build(name, classes=CLASSES, **sizes)
+
+
 @pytest.mark.parametrize("name", ON_A_RESNET)
 def test_on_a_tiny_resnet_with_batch_norm(name):
-    network = build("resnet8", classes=CLASSES, width=2)
+    network = small("resnet8", width=2)
     before = member(members(network), 0)
     _, own = traceable(name, values(name))
     after = jax.jit(applied(name, epochs=1) if "epochs" in own else applied(name))(keys()[0], before, own, problem(network))
@@ -301,7 +307,7 @@ def test_on_a_tiny_resnet_with_batch_norm(name):
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_a_vision_transformer_is_taken_or_left_out_with_the_reason(name):
-    network = build("vit", classes=CLASSES, width=8, depth=1)
+    network = small("vit", width=8, depth=1)
     if reason := METHODS[name].unmet(problem(network)):
         assert reason == "convolutions; this model has none" and "convolutions" in METHODS[name].needs
         return
