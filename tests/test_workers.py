@@ -14,11 +14,13 @@ from distributed import Client, LocalCluster
 from in_process import run_in_process
 
 from unlearn_jax import cluster
-from unlearn_jax.bench.setting import setting_of
+from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import load
 from unlearn_jax.errors import ArgumentError, WorkersError
+from unlearn_jax.methods import METHODS
+from unlearn_jax.methods.apply import Spread, Unlearner
 from unlearn_jax.models import build
-from unlearn_jax.training.pools import train_pool
+from unlearn_jax.training.pools import member_keys, train_pool
 from unlearn_jax.types import Recipe
 
 MEMBERS = 4
@@ -73,16 +75,18 @@ def test_one_worker_makes_the_same_bits_and_a_run_without_finds_them(workers, se
 
 
 def test_a_worker_that_joins_late_takes_part(workers, setting, cache, alone):
-    def slow(piece, here):
-        time.sleep(0.3)
+    def meet(piece, here):
+        """Waits until two processes do pieces."""
+        met, deadline = here.cache / "met", time.monotonic() + 60
+        met.mkdir(exist_ok=True)
+        (met / str(os.getpid())).touch()
+        while len(list(met.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
         return os.getpid()
 
-    processes = []
-    for _, process in workers.run(slow, range(40), cache, lambda *_: None, "slow"):
-        processes.append(process)
-        if len(processes) == 1:
-            workers.client.cluster.scale(2)
-    assert len(processes) == 40 and len({*processes}) == 2
+    results = workers.run(meet, range(6), cache, lambda *_: None, "meet")
+    workers.client.cluster.scale(2)
+    assert len({process for _, process in results}) == 2
     assert workers.count == 2
 
 
@@ -103,15 +107,17 @@ def test_a_killed_worker_costs_nothing_but_time(workers, setting, cache, alone):
     assert len(processes) < 2
 
 
-def test_a_piece_that_was_begun_by_a_killed_worker_is_done(workers, cache):
-    def fall(piece, here):
-        marker = here.cache / "fallen"
-        if piece == 1 and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return piece * 10
-
-    assert dict(workers.run(fall, range(3), cache, lambda *_: None, "fall")) == {0: 0, 1: 10, 2: 20}
+def test_a_method_by_workers_makes_the_same_bits(workers, setting, cache, alone):
+    problem = forgetting(setting, np.arange(200) < 20)
+    what = "gradient_ascent", {**METHODS["gradient_ascent"].defaults, "epochs": 1}, problem, alone.variables
+    keys, shares = member_keys(0, "a method", MEMBERS), []
+    here = Unlearner(*what).apply(keys)
+    spread = Spread(*what, workers=workers, cache=cache, tasks=3)
+    spread.begin(keys)
+    there = spread.apply(keys, shares.append)
+    jax.tree.map(np.testing.assert_array_equal, here.variables, there.variables)
+    assert here.examples == there.examples and there.seconds > 0 and there.compile_seconds > 0
+    assert shares == sorted(shares) and len(shares) == 2 and shares[-1] == 1  # two pieces of two
 
 
 def test_where_no_disk_is_shared_results_travel(workers, setting, cache, alone, monkeypatch):
@@ -172,6 +178,10 @@ def test_a_cluster_is_reached_by_tls(workers, cache):
 
 
 def test_a_scheduler_that_goes_away_is_one_line(cache):
+    async def leave():
+        for stream in threads.scheduler.client_comms.values():
+            stream.abort()
+
     with (
         LocalCluster(n_workers=1, processes=False, dashboard_address=None) as threads,
         Client(threads.scheduler_address, timeout=1) as client,
@@ -179,7 +189,7 @@ def test_a_scheduler_that_goes_away_is_one_line(cache):
         pytest.raises(WorkersError, match=r"client inproc.*: the connection to the scheduler was lost; run the same command"),
     ):
         for _ in found.run(lambda piece, here: time.sleep(0.1), range(100), cache, lambda *_: None, "lost"):
-            threads.sync(threads.scheduler.close)
+            threads.sync(leave)
 
 
 def test_a_worker_that_runs_out_of_memory_is_one_line(cache, capsys):

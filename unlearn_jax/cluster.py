@@ -230,6 +230,10 @@ class Cluster(Workers):
             raise WorkersError(self.argument, self.value, problem) from error
         except _UnfitError as error:
             raise WorkersError(self.argument, self.value, str(error)) from error
+        except RuntimeError as error:
+            if "deserialization of the task graph" not in str(error):
+                raise
+            raise WorkersError(self.argument, self.value, "the scheduler has no unlearn_jax, or another version of it") from error
         except (CancelledError, CommClosedError) as error:
             raise WorkersError(self.argument, self.value, "the connection to the scheduler was lost") from error
 
@@ -273,7 +277,9 @@ def connected(scheduler: str) -> Iterator[Cluster]:
     Raises:
         ArgumentError: it cannot be reached.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # what happens is said in one line of ours
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(scheduler, timeout=TIMEOUT)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
