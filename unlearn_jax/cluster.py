@@ -249,6 +249,8 @@ def embedded(workers: int) -> Iterator[Cluster]:
     gpus = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) if on_gpus else 0
     if gpus:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process uses one of them too
+    quiet = "ignore:resource_tracker"  # of multiprocessing, which warns of semaphores that a stopped run leaves to it
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     dashboard = importlib.util.find_spec("bokeh") is not None
     cluster = LocalCluster(
         n_workers=workers,
