@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "sealed": {"files"},
     "runs": {"types", "device", "files", "sealed"},
     "device": {"types"},
+    "workers": set(),
+    "cluster": {"workers", "device", "files", "models", "runs", "types"},
     "metrics": {"types"},
     "report": {"types", "errors", "progress"},
     "profile": {"report", "progress"},
@@ -27,8 +29,8 @@ MAY_IMPORT = {
     "models": {"types"},
     "checkpoints": {"types", "files", "models"},
     "convert": {"types", "models", "checkpoints"},
-    "training": {"types", "device", "models", "data", "runs", "checkpoints"},
-    "methods": {"types", "training", "models", "data"},
+    "training": {"types", "device", "models", "data", "runs", "checkpoints", "workers"},
+    "methods": {"types", "training", "models", "data", "workers"},
     "influence": {"types", "training", "models", "data"},
 }
 MAY_IMPORT["bench"] = set(MAY_IMPORT)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,23 @@ def numerics() -> dict[str, Any]:
     """
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(NOT_NUMERIC)]
     return {**{name: _setting(name) for name in (*PINNED, *CHOSEN)}, "xla_flags": flags}
+
+
+def adopt(settings: Mapping[str, Any]) -> None:
+    """Sets JAX as it is in another process, so that both compute the same.
+
+    Args:
+        settings: what `numerics` returned there.
+
+    Raises:
+        ValueError: the flags of XLA differ, which cannot be changed any more.
+    """
+    here = numerics()
+    if here["xla_flags"] != settings["xla_flags"]:
+        raise ValueError(f"XLA_FLAGS are {here['xla_flags']} here and {settings['xla_flags']} there")
+    for name in (*PINNED, *CHOSEN):
+        if here[name] != settings[name]:
+            jax.config.update(name, settings[name])
 
 
 def made_with() -> str:

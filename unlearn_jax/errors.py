@@ -55,3 +55,32 @@ class StorageError(OSError):
     def told(self, name: str) -> str:
         """Returns the line with another name for the argument, such as the option that sets it."""
         return f"{name} {self.path}: cannot be written ({self.strerror}); fix this and run the same command to resume"
+
+    def __reduce__(self) -> tuple:
+        """Pickled by its cause: it may arise in another process."""
+        return StorageError, (self.argument, self.path, OSError(self.errno, self.strerror))
+
+
+class WorkersError(RuntimeError):
+    """Other processes that were to do the work were lost, or cannot do it: one line that names the argument.
+
+    `benchmark.py` prints the line and exits with status 1. What was trained is in the cache.
+
+    Args:
+        argument: `workers`, `scheduler` or `client`.
+        value: the value given.
+        problem: what happened, in words.
+    """
+
+    status = 1
+
+    def __init__(self, argument: str, value: object, problem: str):
+        self.argument, self.value, self.problem = argument, value, problem
+        super().__init__(argument, value, problem)
+
+    def __str__(self) -> str:
+        return self.told(self.argument)
+
+    def told(self, name: str) -> str:
+        """Returns the line with another name for the argument, such as the option that sets it."""
+        return f"{name} {self.value}: {self.problem}; run the same command to resume"

@@ -1,5 +1,6 @@
 """The library's three verbs: `evaluate` (the whole job), `unlearn` (one model) and `score` (logits of any framework)."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -8,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import open_run
 from unlearn_jax.training.pools import Fit, member_keys
 from unlearn_jax.types import Cube, Interval, Labels, Method, Model, Recipe, Start, Variables
+from unlearn_jax.workers import using
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
@@ -155,6 +157,7 @@ def evaluate(
     seed: int = 0,
     strategy: str = "auto",
     chunk: int | None = None,
+    client: Any = None,
 ) -> Leaderboard:
     """Measures unlearning methods against the distribution of models retrained without the forget set.
 
@@ -198,9 +201,11 @@ def evaluate(
         seed: everything random follows from it.
         strategy: "vmap" (all members of a chunk at once), "map" (one by one) or "auto".
         chunk: members at a time; by default as many as fit into memory.
+        client: a `distributed.Client`, whose workers then do what is heavy (docs/scale.md).
 
     Raises:
         ValueError: an argument cannot be used; the message begins with its name. Nothing has been trained then.
+        WorkersError: the workers of `client` were lost.
         ArgumentError: too few models are left, the others having diverged, or `out` holds another run.
         StorageError: `out` or `cache` cannot be written.
     """
@@ -266,7 +271,7 @@ def evaluate(
     record |= {"freeze": started["freeze"]} if started else {}
     record |= {"fit": fit_name} if fit else {}
     folder = open_run(place, record, extendable=config.immaterial | config.extendable, cache=config.cache)
-    with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing, recording(folder):
+    with tempfile.TemporaryDirectory(prefix="unlearn_jax-") as passing, recording(folder), _workers_of(client):
         if fit and not fit_name:
             config = dataclasses.replace(config, cache=Path(passing))
         try:
@@ -276,6 +281,18 @@ def evaluate(
             folder.withdraw()
             raise
     return Leaderboard(outcome.rows, _verdicts(outcome), left_out, place, outcome.board)
+
+
+@contextlib.contextmanager
+def _workers_of(client: Any) -> Iterator[None]:
+    """Lets the workers of a client do what is heavy; Dask is imported only where there is one."""
+    if client is None:
+        yield
+        return
+    from unlearn_jax.cluster import of_client
+
+    with of_client(client) as workers, using(workers):
+        yield
 
 
 def unlearn(

@@ -13,7 +13,7 @@ import tyro
 
 from unlearn_jax.bench.kinds import Several, options, require
 from unlearn_jax.bench.options import Run
-from unlearn_jax.errors import ArgumentError, StorageError, UsageError
+from unlearn_jax.errors import ArgumentError, StorageError, UsageError, WorkersError
 from unlearn_jax.files import read_regular
 
 DESCRIPTION = """\
@@ -241,7 +241,7 @@ def report_error(error: Exception, program: str) -> int:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         reason = (str(error).splitlines() or [""])[0]
         return print_error(f"out of memory ({reason}); try smaller sizes, or a smaller --chunk with --strategy vmap", 1, program)
-    if not isinstance(error, ArgumentError | StorageError):
+    if not isinstance(error, ArgumentError | StorageError | WorkersError):
         raise error
     return print_error(error.told(option_of(error.argument)), error.status, program)
 

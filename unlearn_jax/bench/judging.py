@@ -17,14 +17,15 @@ from unlearn_jax.bench.pools import compile_all
 from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
 from unlearn_jax.bench.weights import as_pool, save_models, saved_digests
 from unlearn_jax.methods import METHODS
-from unlearn_jax.methods.apply import Unlearned, Unlearner
+from unlearn_jax.methods.apply import Spread, Unlearned, Unlearner
 from unlearn_jax.metrics.registry import Name
 from unlearn_jax.progress import working
 from unlearn_jax.report.rows import REFERENCES
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.fit import refit
-from unlearn_jax.training.pools import Pool, member_keys
-from unlearn_jax.types import Cube
+from unlearn_jax.training.pools import TASKS, Pool, member_keys
+from unlearn_jax.types import Cube, Key
+from unlearn_jax.workers import current
 
 MODELS = "models"  # in a file of logits: the SHA-256 of each model's file, if they were written
 
@@ -99,15 +100,23 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
     """
     config, seeds = forget.config, range(repeats)
     saved = {(name, seed): _saved(forget, name, values[name], seed) for name in values for seed in seeds}
+    names = [name for name in values if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)]
     batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    waiting = {
-        name: Unlearner(forget.entries[name], values[name], forget.problem, originals.variables, **batching)
-        for name in values
-        if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)
-    }
+    waiting: dict[str, Unlearner | Spread] = {}
+    for name in names:
+        what = forget.entries[name], values[name], forget.problem, originals.variables
+        if workers := current():
+            assert config.cache
+            tasks = max(TASKS * workers.count // (len(names) * repeats), 1)
+            spread = waiting[name] = Spread(*what, workers=workers, cache=config.cache, tasks=tasks, **batching)
+            for seed in seeds:
+                if saved[name, seed] is None:
+                    spread.begin(_keys(forget, name, seed))
+        else:
+            waiting[name] = Unlearner(*what, **batching)
     with ThreadPoolExecutor(1) as thread:
         measuring = thread.submit(measure_models, forget, originals, oracles)
-        compile_all(waiting.values())
+        compile_all([unlearner for unlearner in waiting.values() if isinstance(unlearner, Unlearner)])
         models = measuring.result()
     methods = {
         name: [saved[name, seed] or _judge(forget, name, settings, originals, waiting.get(name), seed, models) for seed in seeds]
@@ -116,7 +125,7 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
     return Judgement(oracles, models.of_oracles(oracles.cube.forget), methods)
 
 
-def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner | None, seed: int) -> Unlearned:
+def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner | Spread | None, seed: int) -> Unlearned:
     """Returns the originals unlearned by a method. The two references are pools: cached and resumed as such.
 
     Args:
@@ -135,10 +144,16 @@ def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner 
         examples = retraining_examples(forget) if forget.setting.fit is None else math.nan
         return Unlearned(variables, trained.seconds, trained.compile_seconds, examples)
     with working(name) as update:
-        keys = member_keys(forget.config.seed, f"{name} on {forget.name}{f', seed {seed}' if seed else ''}", members)
-        done = unlearner.apply(keys, lambda share: update(share, f"{round(share * members)} of {members} members"))
+        done = unlearner.apply(
+            _keys(forget, name, seed), lambda share: update(share, f"{round(share * members)} of {members} members")
+        )
         update(1.0, f"{done.seconds:.2f} s per member")
     return done
+
+
+def _keys(forget: ForgetSet, name: str, seed: int) -> Key:
+    """The keys of a method, one for each original."""
+    return member_keys(forget.config.seed, f"{name} on {forget.name}{f', seed {seed}' if seed else ''}", forget.members)
 
 
 def retraining_examples(forget: ForgetSet) -> float:
@@ -151,7 +166,7 @@ def _judge(
     name: str,
     values: dict[str, Any],
     originals: Pool,
-    unlearner: Unlearner | None,
+    unlearner: Unlearner | Spread | None,
     seed: int,
     models: ModelMetrics,
 ) -> Judged:

@@ -6,7 +6,7 @@ import importlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unlearn_jax.bench import command_line
@@ -39,13 +39,33 @@ def main(words: list[str], experiments: Mapping[str, Experiment], program: str) 
 
 def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
     """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
+    from unlearn_jax import device
+
+    device.pin(config.device)
+    config.check()
+    with _workers(config):
+        _run(config, experiments)
+
+
+@contextlib.contextmanager
+def _workers(config: Run) -> Iterator[None]:
+    """The workers that a run asks for; without any, Dask is not imported."""
+    count, scheduler = getattr(config, "workers", None), getattr(config, "scheduler", None)
+    if count is None and scheduler is None:
+        yield
+        return
+    from unlearn_jax import cluster, workers
+
+    with cluster.connected(scheduler) if scheduler else cluster.embedded(count or 1) as found, workers.using(found):
+        yield
+
+
+def _run(config: Run, experiments: Mapping[str, Experiment]) -> None:
     from unlearn_jax import device, process, runs
     from unlearn_jax.errors import ArgumentError
     from unlearn_jax.profile import profiled
     from unlearn_jax.progress import stage
 
-    device.pin(config.device)
-    config.check()
     created = [] if config.out else runs.claim(Path("runs") / f"{config.exp}-{time.strftime('%Y%m%d-%H%M%S')}")
     out = config.out or created[-1]
     config = dataclasses.replace(config, out=out)

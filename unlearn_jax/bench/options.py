@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -41,7 +42,9 @@ Request = Literal[
 class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"freeze", "init", "originals", "oracles", "padding", "save_models"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"freeze", "init", "originals", "oracles", "padding", "save_models", "scheduler", "workers"}
+    )
     """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
 
     def check(self) -> None:
@@ -181,6 +184,7 @@ class Run(Group):
 
     immaterial: ClassVar[frozenset[str]] = frozenset(
         {"device", "out", "cache", "data_dir", "strategy", "chunk", "convolution", "profile", "plugin", "tensorboard"}
+        | {"scheduler", "workers"}
     )
     """Options that change results by rounding at most: a run may resume with other values of them."""
     extendable: ClassVar[frozenset[str]] = frozenset()
@@ -204,6 +208,20 @@ class Training(Run):
     """How a device trains the members of a chunk: all at once (vmap) or one by one (map). auto: the faster one, as measured."""
     chunk: Count | None = None
     """Members that are trained and saved at a time. None: as many as fit in memory."""
+    workers: Annotated[int, Whole(least=1, most=1024)] | None = None
+    """Processes on this machine that share the work, and its cores or GPUs. None: this process does all (docs/scale.md)."""
+    scheduler: str | None = None
+    """Address of a running Dask cluster that does the work: tcp://HOST:PORT or tls://HOST:PORT (docs/scale.md)."""
+
+    def check(self) -> None:
+        """Raises ArgumentError on the first invalid value, or if Dask is needed and absent."""
+        super().check()
+        wanted = {"--workers": self.workers, "--scheduler": self.scheduler}
+        given = {option: value for option, value in wanted.items() if value is not None}
+        require(len(given) < 2, "--workers", self.workers, "is for this machine; a cluster of --scheduler has workers already")
+        for option, value in given.items():
+            there = all(importlib.util.find_spec(name) for name in ("distributed", "cryptography"))
+            require(there, option, value, "needs Dask: pip install 'unlearn_jax[dask]', in a checkout pip install -e '.[dask]'")
 
 
 def own_model(model: str) -> bool:

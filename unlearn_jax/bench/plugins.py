@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.workers import FROM_FILES
 
 ARGUMENTS = ("key", "problem", "variables")  # of a plain function that is taken for a method
 ACCESS = "F+R+test-like"  # what a plain function may see: all that there is
@@ -124,6 +125,7 @@ def import_file(name: str, path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    FROM_FILES.append(module)
     return module
 
 

@@ -18,6 +18,7 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.progress import working
 from unlearn_jax.training.pools import Pool, train_pool
 from unlearn_jax.types import Problem, Variables
+from unlearn_jax.workers import current
 
 BLOCK = 32  # halves drawn together: each example is in 16 of them
 
@@ -77,6 +78,7 @@ def pool(
             strategy=config.strategy,
             chunk=config.chunk,
             fit=setting.fit,
+            workers=current(),
             report=lambda p: update(
                 p.share,
                 f"member {p.first + 1} to {p.last} of {p.members}, epoch {p.epoch} of {p.epochs}, "

@@ -1,18 +1,21 @@
 """One method, applied to every member of a pool."""
 
+import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
 from unlearn_jax.methods.needs import require
 from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
-from unlearn_jax.training.ensembles import call_size, chunk_size, over_members, per_call, recorded, step_bytes
+from unlearn_jax.training.ensembles import call_size, chunk_size, over_members, per_call, recorded, shared, step_bytes
 from unlearn_jax.types import Key, Problem, Variables
+from unlearn_jax.workers import Here, Workers
 
 
 class Unlearned(NamedTuple):
@@ -57,7 +60,7 @@ class Unlearner:
         chunk: int | None = None,
     ):
         static, traced = traceable(method, values)
-        entry = METHODS[method] if isinstance(method, str) else method
+        entry = _entry(method)
         require(method if isinstance(method, str) else "the method", entry.needs, problem)
         make = entry.make
 
@@ -130,3 +133,100 @@ class Unlearner:
     def _chunks(self) -> list[slice]:
         assert self.chunk is not None
         return [slice(begin, min(begin + self.chunk, self.members)) for begin in range(0, self.members, self.chunk)]
+
+
+class Spread:
+    """One method, applied to models by workers, a few models at a time; each compiles what it runs. Used as an `Unlearner`.
+
+    Args:
+        method: see `Unlearner`.
+        values: likewise.
+        problem: likewise.
+        variables: likewise.
+        workers: do the work.
+        cache: of the run.
+        tasks: at most so many, at least one.
+        strategy: see `Unlearner`.
+        chunk: likewise; and the fewest models of a task.
+    """
+
+    def __init__(
+        self,
+        method: str | Entry,
+        values: dict[str, Any],
+        problem: Problem,
+        variables: Variables,
+        *,
+        workers: Workers,
+        cache: pathlib.Path,
+        tasks: int,
+        strategy: str = "auto",
+        chunk: int | None = None,
+    ):
+        self.job = _Job(method, values, problem, strategy, chunk)
+        self.variables, self.workers, self.cache, self.tasks = variables, workers, cache, tasks
+        self.members = len(jax.tree.leaves(variables)[0])
+        self._begun: dict[bytes, tuple[list[slice], np.ndarray, Iterator[tuple[int, Unlearned]]]] = {}
+
+    def begin(self, keys: Key) -> None:
+        """Lets the workers begin with what `apply` of the same keys will return."""
+        data = np.asarray(jax.random.key_data(keys))
+        size = max(-(-self.members // self.tasks), self.job.chunk or 1)
+        size = -(-size // self.workers.devices) * self.workers.devices
+        parts = [slice(first, min(first + size, self.members)) for first in range(0, self.members, size)]
+        pieces = [(data[part], jax.tree.map(lambda leaf, part=part: np.asarray(leaf[part]), self.variables)) for part in parts]
+        shares = np.zeros(len(parts))
+
+        def heard(number: int, share: float) -> None:
+            shares[number] = share * (parts[number].stop - parts[number].start) / self.members
+
+        name = self.job.method if isinstance(self.job.method, str) else getattr(self.job.method.make, "__name__", "method")
+        self._begun[data.tobytes()] = parts, shares, self.workers.run(self.job, pieces, self.cache, heard, name.strip("<>"))
+
+    def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:
+        """Unlearn, with one key per member; see `Unlearner.apply`. Seconds of compilation are those of the slowest worker."""
+        data = np.asarray(jax.random.key_data(keys)).tobytes()
+        if data not in self._begun:
+            self.begin(keys)
+        parts, shares, results = self._begun.pop(data)
+        done: dict[int, Unlearned] = {}
+        for number, result in results:
+            done[number] = result
+            shares[number] = (parts[number].stop - parts[number].start) / self.members
+            report(float(shares.sum()))
+        each = [done[number] for number in range(len(parts))]
+        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(of_part.variables for of_part in each))
+        counts = [part.stop - part.start for part in parts]
+        seconds = float(np.average([of_part.seconds for of_part in each], weights=counts))
+        return Unlearned(stacked, seconds, max(of_part.compile_seconds for of_part in each), each[0].examples)
+
+
+class _Job:
+    """A method, for any models of one problem (see `workers.Job`)."""
+
+    def __init__(self, method: str | Entry, values: dict[str, Any], problem: Problem, strategy: str, chunk: int | None):
+        self.method, self.values, self.problem, self.strategy, self.chunk = method, values, problem, strategy, chunk
+        require(method if isinstance(method, str) else "the method", _entry(method).needs, problem)
+        self._made: dict[int, Unlearner] = {}  # by the number of models
+
+    def __reduce__(self) -> tuple:
+        return _arrived, (self.method, self.values, jax.tree.map(np.asarray, self.problem), self.strategy, self.chunk)
+
+    def __call__(self, piece: tuple[np.ndarray, Variables], here: Here) -> Unlearned:
+        """Unlearns some models: the data of their keys, and their variables."""
+        data, variables = piece
+        unlearner = self._made.get(len(data))
+        if unlearner is None:
+            given: dict[str, Any] = {"strategy": self.strategy, "chunk": self.chunk}
+            unlearner = self._made[len(data)] = Unlearner(self.method, self.values, self.problem, variables, **given)
+        unlearner.turn_to(self.problem, variables)
+        return unlearner.apply(jax.random.wrap_key_data(jnp.asarray(data)), here.report)
+
+
+def _arrived(method: str | Entry, values: dict[str, Any], problem: Problem, *rest: Any) -> _Job:
+    """A job that came from another process: its examples are put on the devices of this one."""
+    return _Job(method, values, shared(problem), *rest)
+
+
+def _entry(method: str | Entry) -> Entry:
+    return METHODS[method] if isinstance(method, str) else method

@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 
 
 MODELS: dict[str, Entry] = {}
+_built: dict[Model, tuple[str, dict[str, Any]]] = {}
 
 
 def model(
@@ -86,4 +87,16 @@ def build(name: str, *, classes: int, **options: Any) -> Model:
     entry = find(name)
     if unknown := sorted(options.keys() - entry.defaults.keys()):
         raise ValueError(f"{name}: unknown option {', '.join(unknown)}, expected some of {', '.join(entry.defaults)}")
-    return entry.make(classes=classes, **entry.names[name], **options)
+    made = entry.make(classes=classes, **entry.names[name], **options)
+    _built[made] = name, {"classes": classes, **options}
+    return made
+
+
+def built_as(model: Model) -> tuple[str, dict[str, Any]] | None:
+    """The name and the options by which `build` made a model; None if it did not."""
+    return _built.get(model)
+
+
+def build_again(name: str, options: dict[str, Any]) -> Model:
+    """What `built_as` says, in another process."""
+    return build(name, **options)

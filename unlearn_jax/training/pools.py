@@ -1,5 +1,6 @@
 """Pools: batches of trained members, trained in chunks, kept in a cache under their identity."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -7,7 +8,7 @@ import pathlib
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,9 @@ from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members
 from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
+from unlearn_jax.workers import Here, Workers
 
+TASKS = 4  # for each worker: few, since each has overhead; several, since the last ones leave workers idle
 WATCHED = 64  # held-out examples whose accuracy is reported during training, which their prediction prolongs
 
 
@@ -83,6 +86,7 @@ def train_pool(
     chunk: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     fit: Fit | None = None,
+    workers: Workers | None = None,
 ) -> Pool:
     """Train models by `problem.recipe` on the examples that their masks keep, or load them from the cache.
 
@@ -104,51 +108,145 @@ def train_pool(
         report: called after every epoch.
         fit: trains a member in place of `problem.recipe`, on the host, one after the other: any function of the member's key and
             its mask `[examples]` that returns variables of the model. Each member is saved at once. `identity` must name it.
+        workers: train chunks side by side, `chunk` members each, by default as many as make `TASKS` for every worker.
 
     Raises:
         ArgumentError: `fit` returns something else than variables of the model.
         ValueError: masks that keep different numbers of examples, or that differ from those of a cached pool.
         StorageError: something is to be trained, and the cache cannot be written.
+        WorkersError: the workers were lost; what they finished is in the cache.
     """
-    trainer = _Trainer(problem, masks, strategy) if fit is None else _Caller(fit, problem, role)
-    chunk = chunk if fit is None else 1
-    chunks = _Chunks(cache, problem, masks, role, seed, identity)
-    keys = member_keys(seed, role, members)
-
-    def train(first: int) -> _Part:
-        size = chunk or chunk_size(trainer.member_bytes, members - first, strategy)
-        last = min(first + size, members, *(start for start, _ in chunks.there() if start > first))
-        chunk_masks = masks if masks.ndim == 1 else masks[first:last]
-
-        def epoch_done(epoch: int, accuracy: np.ndarray) -> None:
-            share = (first + (last - first) * epoch / trainer.epochs) / members
-            lost = int((~np.isfinite(accuracy)).sum())
-            known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
-            report(Progress(role, first, last, members, epoch, trainer.epochs, share, known, lost))
-
-        variables, seconds, curves = trainer.train(keys[first:last], chunk_masks, epoch_done)
-        return chunks.keep(first, last, variables, np.packbits(chunk_masks, axis=-1), seconds, curves)
-
-    parts: list[_Part] = []
-    first = 0
-    while first < members:
-        part = chunks.find(first)
-        if part is None:
-            with chunks.folder.alone(f"{role} models"):
-                part = chunks.find(first, drop=True) or train(first)  # another run may have trained it meanwhile
-        if masks.ndim == 2 and not np.array_equal(
-            part.masks[: members - first], np.packbits(masks[first:], axis=-1)[: len(part.masks)]
-        ):
-            raise ValueError(f"the cached pool {chunks.folder.folder} was trained on other masks from member {first} on")
-        parts.append(part)
-        first = part.last
+    job = _Job(problem, masks, members, role, seed, identity, strategy, chunk, fit)
+    chunks = job.chunks(cache)
+    compiling = _spread(job, chunks, workers, cache, report) if workers else 0.0
+    parts = job.train(0, members, chunks, report, lock=lambda: chunks.folder.alone(f"{role} models"))
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(part.variables for part in parts))
     seconds = float(np.median(np.concatenate([part.seconds for part in parts])[:members]))
     made = tuple(dict.fromkeys(part.made_with for part in parts))
     learned = [part.curves for part in parts if part.curves]
     whole = len(learned) == len(parts)
     curves = Curves(*(np.concatenate(each)[:members] for each in zip(*learned, strict=True))) if whole else None
-    return Pool(stacked, diverged(stacked), seconds, trainer.compile_seconds, made, curves, chunks.folder.folder.name)
+    compiling += job.trainer.compile_seconds
+    return Pool(stacked, diverged(stacked), seconds, compiling, made, curves, chunks.folder.folder.name)
+
+
+def _spread(job: "_Job", chunks: "_Chunks", workers: Workers, cache: pathlib.Path, report: Callable[[Progress], None]) -> float:
+    """Lets workers train what is not in the cache. Returns how long the slowest of them compiled, in seconds."""
+    if not chunks.gaps(job.members):
+        return 0.0
+    with chunks.folder.alone(f"{job.role} models"):
+        gaps = chunks.gaps(job.members)  # another run may have trained it meanwhile
+        missing = sum(last - first for first, last in gaps)
+        size = job.size or _multiple(-(-missing // (TASKS * workers.count)), workers.devices)
+        pieces = [(start, min(start + size, last)) for first, last in gaps for start in range(first, last, size)]
+        done, compiling = np.zeros(len(pieces)), 0.0
+
+        def heard(number: int, news: Any) -> None:
+            progress = Progress(job.role, *news)
+            of_piece = progress.first - pieces[number][0] + (progress.last - progress.first) * progress.epoch / progress.epochs
+            done[number] = max(done[number], of_piece)  # a piece may have begun anew
+            report(progress._replace(share=1 - (missing - float(done.sum())) / job.members))
+
+        for number, (arrays, seconds) in workers.run(job, pieces, cache, heard, f"{job.role}-models"):
+            done[number] = pieces[number][1] - pieces[number][0]
+            compiling = max(compiling, seconds)
+            for name, values in arrays.items():
+                chunks.write(name, values)
+    return compiling
+
+
+def _multiple(count: int, of: int) -> int:
+    """The next multiple."""
+    return -(-count // of) * of
+
+
+class _Job:
+    """The training of a pool, or of a part of it: here, or where a worker is (see `workers.Job`)."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        masks: np.ndarray,
+        members: int,
+        role: str,
+        seed: int,
+        identity: dict[str, Any],
+        strategy: str,
+        size: int | None,
+        fit: Fit | None,
+    ):
+        self.problem, self.masks, self.members, self.role, self.seed = problem, masks, members, role, seed
+        self.identity, self.strategy, self.size, self.fit = identity, strategy, size if fit is None else 1, fit
+        self.trainer = _Trainer(problem, masks, strategy) if fit is None else _Caller(fit, problem, role)
+        self.keys = member_keys(seed, role, members)
+
+    def __reduce__(self) -> tuple:
+        rest = self.masks, self.members, self.role, self.seed, self.identity, self.strategy, self.size, self.fit
+        return _arrived, (jax.tree.map(np.asarray, self.problem), *rest)
+
+    def __call__(self, piece: tuple[int, int], here: Here) -> tuple[dict[str, dict[str, np.ndarray]], float]:
+        """Trains some members. Returns the seconds of compilation, and the files of chunks if the cache is not the run's."""
+        chunks, before = self.chunks(here.cache), self.trainer.compile_seconds
+        self.train(*piece, chunks, lambda progress: here.report(progress[1:]), lock=contextlib.nullcontext)  # the run has it
+        made = {} if here.shared else {name: chunks.read(name) for start, name in chunks.there() if piece[0] <= start < piece[1]}
+        return made, self.trainer.compile_seconds - before
+
+    def chunks(self, cache: pathlib.Path) -> "_Chunks":
+        """The chunks of the pool in a cache."""
+        return _Chunks(cache, self.problem, self.masks, self.role, self.seed, self.identity)
+
+    def train(
+        self,
+        first: int,
+        end: int,
+        chunks: "_Chunks",
+        report: Callable[[Progress], None],
+        lock: Callable[[], contextlib.AbstractContextManager],
+    ) -> list["_Part"]:
+        """Trains the members from `first` to `end`, chunk by chunk, or loads them.
+
+        Args:
+            first: the first member.
+            end: one past the last.
+            chunks: where they are kept.
+            report: called after every epoch.
+            lock: held while a chunk is trained.
+        """
+        parts: list[_Part] = []
+        while first < end:
+            part = chunks.find(first)
+            if part is None:
+                with lock():
+                    part = chunks.find(first, drop=True) or self._train(first, end, chunks, report)
+            masks = self.masks
+            if masks.ndim == 2 and not np.array_equal(
+                part.masks[: self.members - first], np.packbits(masks[first:], axis=-1)[: len(part.masks)]
+            ):
+                raise ValueError(f"the cached pool {chunks.folder.folder} was trained on other masks from member {first} on")
+            parts.append(part)
+            first = part.last
+        return parts
+
+    def _train(self, first: int, end: int, chunks: "_Chunks", report: Callable[[Progress], None]) -> "_Part":
+        """Trains a chunk, and keeps it."""
+        trainer, members = self.trainer, self.members
+        size = self.size or chunk_size(trainer.member_bytes, end - first, self.strategy)
+        last = min(first + size, end, *(start for start, _ in chunks.there() if start > first))
+        chunk_masks = self.masks if self.masks.ndim == 1 else self.masks[first:last]
+
+        def epoch_done(epoch: int, accuracy: np.ndarray) -> None:
+            share = (first + (last - first) * epoch / trainer.epochs) / members
+            lost = int((~np.isfinite(accuracy)).sum())
+            known = float(np.nanmean(accuracy)) if lost < len(accuracy) else float("nan")
+            report(Progress(self.role, first, last, members, epoch, trainer.epochs, share, known, lost))
+
+        variables, seconds, curves = trainer.train(self.keys[first:last], chunk_masks, epoch_done)
+        return chunks.keep(first, last, variables, np.packbits(chunk_masks, axis=-1), seconds, curves)
+
+
+def _arrived(problem: Problem, *rest: Any) -> _Job:
+    """A job that came from another process: its examples are put on the devices of this one."""
+    return _Job(shared(problem), *rest)
 
 
 def diverged(stacked: Any) -> tuple[int, ...]:
@@ -208,14 +306,34 @@ class _Chunks:
                     self.folder.drop(name)
         return None
 
+    def gaps(self, members: int) -> list[tuple[int, int]]:
+        """The members that are in no chunk: first and one past the last of each gap."""
+        gaps, first = [], 0
+        while first < members:
+            part = self.find(first)
+            last = part.last if part else min([members, *(start for start, _ in self.there() if start > first)])
+            gaps += [] if part else [(first, last)]
+            first = last
+        return gaps
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a chunk's file, as `write` takes them."""
+        arrays = self.folder.find(name, self.identity)
+        assert arrays is not None  # it was just written
+        return arrays
+
+    def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Saves a chunk."""
+        self.folder.write_json("identity.json", self.identity)  # for people to read
+        self.folder.keep(name, self.identity, arrays)
+
     def keep(self, first: int, last: int, variables: Variables, masks: np.ndarray, seconds: float, curves: Curves) -> _Part:
         """Saves a chunk, which took `seconds` to train."""
         part = _Part(last, variables, masks, np.full(last - first, seconds / (last - first)), made_with(), curves)
         leaves = dict(zip(self.names, jax.tree.leaves(variables), strict=True))
         facts = {field: getattr(part, field) for field in ("masks", "seconds", "made_with")}
         facts |= {f"curves/{field}": of_members for field, of_members in curves._asdict().items()}
-        self.folder.write_json("identity.json", self.identity)  # for people to read
-        self.folder.keep(f"{first:05d}-{last:05d}.npz", self.identity, {**leaves, **facts})
+        self.write(f"{first:05d}-{last:05d}.npz", {**leaves, **facts})
         return part
 
 
