@@ -4,6 +4,7 @@ Other GPUs are hidden from the process (`CUDA_VISIBLE_DEVICES`), so that it take
 initialise CUDA either, so they are counted by `nvidia-smi` or in the files of the driver.
 """
 
+import logging
 import math
 import os
 import pkgutil
@@ -49,14 +50,16 @@ def pin(spec: str) -> None:
     """Lets JAX see only the selected devices, and sets `PINNED`. Call it once, before JAX makes its first array.
 
     On a CPU every usable core becomes a JAX device, so that batched training can shard its members over the cores. If the
-    environment sets a pinned setting differently, a line on standard error says that it is ignored.
+    environment sets a pinned setting differently, a line on standard error says that it is ignored. GPUs are initialised, so that
+    a run that asked for one never goes on without.
 
     Args:
-        spec: `auto` (every GPU that JAX can use, else the CPU), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for `gpu`. The
-            numbers count the GPUs that the process may see: all, or those in `CUDA_VISIBLE_DEVICES` if it is set.
+        spec: `auto` (every GPU of the machine, the CPU if there is none), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for
+            `gpu`. The numbers count the GPUs that the process may see: those in `CUDA_VISIBLE_DEVICES`, in its order; without
+            it all, in the order of `CUDA_DEVICE_ORDER`; without that as `nvidia-smi` counts them.
 
     Raises:
-        ArgumentError: the specification is malformed, or names a device that does not exist.
+        ArgumentError: the specification is malformed, names a device that does not exist, or one that JAX cannot use.
     """
     match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
     if not match:
@@ -74,6 +77,7 @@ def pin(spec: str) -> None:
     if not gpus or any(index >= len(gpus) for index in chosen):
         raise ArgumentError("device", spec, _available(gpus))
     _select("cuda,cpu", [gpus[index] for index in chosen])
+    _require(spec, len(chosen) if match[1] else 1)
 
 
 def describe() -> str:
@@ -168,10 +172,35 @@ def _jax_has_cuda() -> bool:
 
 
 def _select(platforms: str, gpus: list[str]) -> None:
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # count GPUs as nvidia-smi does
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:  # whose numbers mean CUDA's own order, the fastest first, if none is set
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # count GPUs as nvidia-smi does
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     os.environ["JAX_PLATFORMS"] = platforms  # for child processes
     jax.config.update("jax_platforms", platforms)
+
+
+def _require(spec: str, gpus: int) -> None:
+    """Raises ArgumentError where JAX found fewer GPUs than were selected: it would go on with the CPU."""
+    reasons: list[str] = []  # JAX only logs them, with a traceback each
+
+    def heard(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            reasons.append(str(record.exc_info[1]) if record.exc_info else record.getMessage())
+        return record.levelno < logging.ERROR
+
+    log = logging.getLogger("jax._src.xla_bridge")
+    log.addFilter(heard)
+    try:
+        found = sum(device.platform != "cpu" for device in jax.devices())
+    except RuntimeError as error:
+        found = 0
+        reasons.append(str(error))
+    finally:
+        log.removeFilter(heard)
+    if found < gpus:
+        reason = f" ({reasons[-1].strip().splitlines()[0]})" if reasons else ""
+        expected = f"JAX can use {found} of {gpus}{reason}; see whether nvidia-smi works and the driver fits, or use cpu"
+        raise ArgumentError("device", spec, expected)
 
 
 def _available(gpus: list[str]) -> str:

@@ -167,7 +167,8 @@ class Run(Group):
     exp: str = "unlearning"
     """The experiment. `--list` shows all of them."""
     device: str = "auto"
-    """auto (all GPUs, or the CPU if there is none), cpu, gpu (all GPUs), gpu:2 or gpu:0,1; cuda means gpu. Short: -d."""
+    """auto (all GPUs, or the CPU if there is none), cpu, gpu (all GPUs), gpu:2 or gpu:0,1; cuda means gpu. Numbers count as
+    nvidia-smi does, or as CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER say. Short: -d."""
     out: Path | None = None
     """The run folder. An unfinished run in it is resumed. None: runs/EXPERIMENT-TIME."""
     smoke: bool = False
