@@ -24,10 +24,13 @@ UUIDS = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")
 def pin(tmp_path, monkeypatch):
     """`pin(spec, gpus=, visible=, ...)` -> (jax_platforms, CUDA_VISIBLE_DEVICES, jax_num_cpu_devices) on such a machine.
 
-    `found` are the devices that JAX then finds, `order` is CUDA_DEVICE_ORDER before; `pin.order` is what it was while pinned.
+    `found` are the devices that JAX then finds, `order` is CUDA_DEVICE_ORDER before; `pin.order`, `pin.told` and
+    `pin.flags` are that variable, the settings of JAX and the flags of XLA while pinned.
     """
 
-    def pin(spec, *, gpus=0, visible=None, cuda=True, listing=None, platforms="", found=None, order=None):
+    def pin(
+        spec, *, gpus=0, visible=None, cuda=True, listing=None, platforms="", found=None, order=None, capability="9.0", **how
+    ):
         listing = "".join(f"GPU {i}: Make Believe (UUID: {UUIDS[i]})\n" for i in range(gpus)) if listing is None else listing
         command = tmp_path / "nvidia-smi"
         command.write_text(f"#!/bin/sh\ncat <<'END'\n{listing}END\n")
@@ -40,7 +43,8 @@ def pin(tmp_path, monkeypatch):
             if isinstance(found, Exception):
                 raise found
             seen = len(os.environ["CUDA_VISIBLE_DEVICES"].split(",")) if found is None else found
-            return [mock.Mock(platform="gpu")] * seen or [mock.Mock(platform="cpu")]
+            gpu = mock.Mock(platform="gpu", device_kind="Make Believe", compute_capability=capability)
+            return [gpu] * seen or [mock.Mock(platform="cpu")]
 
         monkeypatch.setattr(device.jax, "devices", devices)
         with mock.patch.dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", JAX_PLATFORMS=platforms):
@@ -48,8 +52,8 @@ def pin(tmp_path, monkeypatch):
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
-            device.pin(spec)
-            pin.order = os.environ.get("CUDA_DEVICE_ORDER")
+            device.pin(spec, **how)
+            pin.order, pin.told, pin.flags = os.environ.get("CUDA_DEVICE_ORDER"), told, os.environ.get("XLA_FLAGS", "").split()
             return told["jax_platforms"], os.environ["CUDA_VISIBLE_DEVICES"], told.get("jax_num_cpu_devices")
 
     return pin
@@ -140,6 +144,40 @@ def test_a_gpu_that_jax_cannot_use_is_an_error_and_never_the_cpu(pin, spec, foun
 def test_the_users_numbers_of_gpus_keep_their_order(pin, machine, order):
     pin("gpu:1", gpus=3, **machine)
     assert pin.order == order
+
+
+@pytest.mark.parametrize(
+    ("precision", "setting"), [("default", None), ("highest", "highest"), ("tf32", "TF32_TF32_F32"), ("bf16", "BF16_BF16_F32")]
+)
+def test_precision_and_determinism_are_set_for_gpus(pin, precision, setting):
+    pin("gpu", gpus=1, precision=precision)
+    assert pin.told.get("jax_default_matmul_precision") == setting
+    assert device.DETERMINISTIC not in pin.flags
+    pin("gpu", gpus=1, precision=precision, deterministic=True)
+    assert device.DETERMINISTIC in pin.flags
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"precision": "tf32"}, "precision tf32: is for GPUs"),
+        ({"precision": "highest"}, "precision highest: is for GPUs"),
+        ({"deterministic": True}, "deterministic True: is for GPUs"),
+        ({"gpus": 1, "capability": "7.5", "precision": "bf16"}, "precision bf16: needs an Ampere or later GPU"),
+    ],
+)
+def test_what_a_device_cannot_do_or_does_in_any_case_is_refused(pin, how, message):
+    with pytest.raises(ArgumentError) as error:
+        pin("auto", **how)
+    assert str(error.value).startswith(message)
+
+
+def test_precision_and_determinism_are_part_of_every_identity(monkeypatch):
+    before = device.numerics()
+    with jax.default_matmul_precision(device.PRECISIONS["bf16"]):
+        assert device.numerics() != before
+    monkeypatch.setenv("XLA_FLAGS", device.DETERMINISTIC)
+    assert device.numerics() != before
 
 
 def test_jax_obeys():

@@ -42,11 +42,15 @@ CHOSEN = {
     "jax_exec_time_optimization_effort": 0.0,
 }
 """Settings of JAX that change rounding, and that the user may choose; with the value where this version of JAX has none."""
+PRECISIONS = {"default": None, "highest": "highest", "tf32": "TF32_TF32_F32", "bf16": "BF16_BF16_F32"}
+"""What float32 matrix products are computed in on a GPU, as `--precision` names it, and as JAX does."""
+AMPERE = 8.0  # the compute capability from which GPUs multiply in TF32 and bfloat16
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 NOT_NUMERIC = ("--xla_dump", "--xla_hlo_profile", "--xla_force_host_platform_device_count", "--xla_gpu_cuda_data_dir")
 """Prefixes of XLA flags that change no result."""
 
 
-def pin(spec: str) -> None:
+def pin(spec: str, precision: str = "default", deterministic: bool = False) -> None:
     """Lets JAX see only the selected devices, and sets `PINNED`. Call it once, before JAX makes its first array.
 
     On a CPU every usable core becomes a JAX device, so that batched training can shard its members over the cores. If the
@@ -57,9 +61,12 @@ def pin(spec: str) -> None:
         spec: `auto` (every GPU of the machine, the CPU if there is none), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for
             `gpu`. The numbers count the GPUs that the process may see: those in `CUDA_VISIBLE_DEVICES`, in its order; without
             it all, in the order of `CUDA_DEVICE_ORDER`; without that as `nvidia-smi` counts them.
+        precision: of `PRECISIONS`; of matrix products that are not `training.precision.precise`.
+        deterministic: whether XLA takes only operations that repeat themselves to the last bit, and measures no others.
 
     Raises:
-        ArgumentError: the specification is malformed, names a device that does not exist, or one that JAX cannot use.
+        ArgumentError: the specification is malformed, names a device that does not exist, or one that JAX cannot use; or the
+            device cannot, or in any case does, compute so precisely or deterministically.
     """
     match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
     if not match:
@@ -72,12 +79,22 @@ def pin(spec: str) -> None:
     if kind == "cpu" or (kind == "auto" and (not gpus or os.environ.get("JAX_PLATFORMS", "").lower() == "cpu")):
         _select("cpu", [])
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        for name, value in (("precision", precision), ("deterministic", deterministic)):
+            if value not in ("default", False):
+                raise ArgumentError(name, value, "is for GPUs; a CPU computes in float32, and deterministically, in any case")
         return
     chosen = [int(index) for index in dict.fromkeys(match[1].split(","))] if match[1] else range(len(gpus))
     if not gpus or any(index >= len(gpus) for index in chosen):
         raise ArgumentError("device", spec, _available(gpus))
     _select("cuda,cpu", [gpus[index] for index in chosen])
-    _require(spec, len(chosen) if match[1] else 1)
+    if deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    if precision != "default":
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    found = _required(spec, len(chosen) if match[1] else 1)
+    older = [gpu.device_kind for gpu in found if float(gpu.compute_capability) < AMPERE]
+    if older and precision in ("tf32", "bf16"):
+        raise ArgumentError("precision", precision, f"needs an Ampere or later GPU, which {older[0]} is not; expected default")
 
 
 def describe() -> str:
@@ -179,8 +196,8 @@ def _select(platforms: str, gpus: list[str]) -> None:
     jax.config.update("jax_platforms", platforms)
 
 
-def _require(spec: str, gpus: int) -> None:
-    """Raises ArgumentError where JAX found fewer GPUs than were selected: it would go on with the CPU."""
+def _required(spec: str, gpus: int) -> list[Any]:
+    """The GPUs that JAX found; raises ArgumentError if they are fewer than were selected: it would go on with the CPU."""
     reasons: list[str] = []  # JAX only logs them, with a traceback each
 
     def heard(record: logging.LogRecord) -> bool:
@@ -190,17 +207,18 @@ def _require(spec: str, gpus: int) -> None:
 
     log = logging.getLogger("jax._src.xla_bridge")
     log.addFilter(heard)
+    found: list[Any] = []
     try:
-        found = sum(device.platform != "cpu" for device in jax.devices())
+        found = [device for device in jax.devices() if device.platform != "cpu"]
     except RuntimeError as error:
-        found = 0
         reasons.append(str(error))
     finally:
         log.removeFilter(heard)
-    if found < gpus:
+    if len(found) < gpus:
         reason = f" ({reasons[-1].strip().splitlines()[0]})" if reasons else ""
-        expected = f"JAX can use {found} of {gpus}{reason}; see whether nvidia-smi works and the driver fits, or use cpu"
+        expected = f"JAX can use {len(found)} of {gpus}{reason}; see whether nvidia-smi works and the driver fits, or use cpu"
         raise ArgumentError("device", spec, expected)
+    return found
 
 
 def _available(gpus: list[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.experiments import Experiment
-from unlearn_jax.bench.options import Run
+from unlearn_jax.bench.options import Images, Run
 
 
 def main(words: list[str], experiments: Mapping[str, Experiment], program: str) -> int:
@@ -44,7 +44,7 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
     from unlearn_jax.profile import profiled
     from unlearn_jax.progress import stage
 
-    device.pin(config.device)
+    device.pin(config.device, config.precision if isinstance(config, Images) else "default", config.deterministic)
     config.check()
     created = [] if config.out else runs.claim(Path("runs") / f"{config.exp}-{time.strftime('%Y%m%d-%H%M%S')}")
     out = config.out or created[-1]
