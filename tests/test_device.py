@@ -22,9 +22,15 @@ UUIDS = ("GPU-aaaa", "GPU-bbbb", "GPU-cccc")
 
 @pytest.fixture
 def pin(tmp_path, monkeypatch):
-    """`pin(spec, gpus=, visible=, ...)` -> (jax_platforms, CUDA_VISIBLE_DEVICES, jax_num_cpu_devices) on such a machine."""
+    """`pin(spec, gpus=, visible=, ...)` -> (jax_platforms, CUDA_VISIBLE_DEVICES, jax_num_cpu_devices) on such a machine.
 
-    def pin(spec, *, gpus=0, visible=None, cuda=True, listing=None, platforms=""):
+    `found` are the devices that JAX then finds, `order` is CUDA_DEVICE_ORDER before; `pin.order`, `pin.told` and
+    `pin.flags` are that variable, the settings of JAX and the flags of XLA while pinned.
+    """
+
+    def pin(
+        spec, *, gpus=0, visible=None, cuda=True, listing=None, platforms="", found=None, order=None, capability="9.0", **how
+    ):
         listing = "".join(f"GPU {i}: Make Believe (UUID: {UUIDS[i]})\n" for i in range(gpus)) if listing is None else listing
         command = tmp_path / "nvidia-smi"
         command.write_text(f"#!/bin/sh\ncat <<'END'\n{listing}END\n")
@@ -32,11 +38,22 @@ def pin(tmp_path, monkeypatch):
         told = {}
         monkeypatch.setattr(device, "_jax_has_cuda", lambda: cuda)
         monkeypatch.setattr(type(device.jax.config), "update", lambda self, name, value: told.update({name: value}))
+
+        def devices():
+            if isinstance(found, Exception):
+                raise found
+            seen = len(os.environ["CUDA_VISIBLE_DEVICES"].split(",")) if found is None else found
+            gpu = mock.Mock(platform="gpu", device_kind="Make Believe", compute_capability=capability)
+            return [gpu] * seen or [mock.Mock(platform="cpu")]
+
+        monkeypatch.setattr(device.jax, "devices", devices)
         with mock.patch.dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}", JAX_PLATFORMS=platforms):
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-            if visible is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = visible
-            device.pin(spec)
+            for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+            device.pin(spec, **how)
+            pin.order, pin.told, pin.flags = os.environ.get("CUDA_DEVICE_ORDER"), told, os.environ.get("XLA_FLAGS", "").split()
             return told["jax_platforms"], os.environ["CUDA_VISIBLE_DEVICES"], told.get("jax_num_cpu_devices")
 
     return pin
@@ -96,6 +113,71 @@ def test_a_device_that_is_not_there_gets_a_list_of_those_that_are(pin, spec, mac
     with pytest.raises(ArgumentError) as error:
         pin(spec, **machine)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("spec", "found", "message"),
+    [
+        ("gpu:2", 0, "device gpu:2: JAX can use 0 of 1; see whether nvidia-smi works"),
+        ("gpu:0,2", 1, "device gpu:0,2: JAX can use 1 of 2; see"),
+        ("gpu", 0, "device gpu: JAX can use 0 of 1; see"),
+        ("auto", 0, "device auto: JAX can use 0 of 1; see"),
+        ("gpu:1", RuntimeError("no CUDA-capable device\nmore"), "device gpu:1: JAX can use 0 of 1 (no CUDA-capable device); see"),
+    ],
+)
+def test_a_gpu_that_jax_cannot_use_is_an_error_and_never_the_cpu(pin, spec, found, message):
+    with pytest.raises(ArgumentError) as error:
+        pin(spec, gpus=3, found=found)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("machine", "order"),
+    [
+        ({}, "PCI_BUS_ID"),  # as nvidia-smi counts
+        ({"order": "FASTEST_FIRST"}, "FASTEST_FIRST"),
+        ({"visible": "2,0"}, None),  # these numbers mean CUDA's own order
+        ({"visible": "2,0", "order": "PCI_BUS_ID"}, "PCI_BUS_ID"),
+    ],
+)
+def test_the_users_numbers_of_gpus_keep_their_order(pin, machine, order):
+    pin("gpu:1", gpus=3, **machine)
+    assert pin.order == order
+
+
+@pytest.mark.parametrize(
+    ("precision", "setting"), [("default", None), ("highest", "highest"), ("tf32", "TF32_TF32_F32"), ("bf16", "BF16_BF16_F32")]
+)
+def test_precision_and_determinism_are_set_for_gpus(pin, precision, setting):
+    pin("gpu", gpus=1, precision=precision)
+    assert pin.told.get("jax_default_matmul_precision") == setting
+    assert device.DETERMINISTIC not in pin.flags
+    pin("gpu", gpus=1, precision=precision, deterministic=True)
+    assert device.DETERMINISTIC in pin.flags
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"precision": "tf32"}, "precision tf32: is for GPUs"),
+        ({"precision": "highest"}, "precision highest: is for GPUs"),
+        ({"deterministic": True}, "deterministic True: is for GPUs"),
+        ({"gpus": 1, "capability": "7.5", "precision": "bf16"}, "precision bf16: needs an Ampere or later GPU"),
+    ],
+)
+def test_what_a_device_cannot_do_or_does_in_any_case_is_refused(pin, how, message):
+    with pytest.raises(ArgumentError) as error:
+        pin("auto", **how)
+    assert str(error.value).startswith(message)
+
+
+def test_precision_and_determinism_are_part_of_every_identity(monkeypatch):
+    before = device.numerics()
+    with jax.default_matmul_precision(device.PRECISIONS["bf16"]):
+        assert device.numerics() != before
+    monkeypatch.setenv("XLA_FLAGS", device.DETERMINISTIC)
+    assert device.numerics() != before
 
 
 def test_jax_obeys():

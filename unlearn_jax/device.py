@@ -4,6 +4,7 @@ Other GPUs are hidden from the process (`CUDA_VISIBLE_DEVICES`), so that it take
 initialise CUDA either, so they are counted by `nvidia-smi` or in the files of the driver.
 """
 
+import logging
 import math
 import os
 import pkgutil
@@ -42,22 +43,31 @@ CHOSEN = {
     "jax_exec_time_optimization_effort": 0.0,
 }
 """Settings of JAX that change rounding, and that the user may choose; with the value where this version of JAX has none."""
+PRECISIONS = {"default": None, "highest": "highest", "tf32": "TF32_TF32_F32", "bf16": "BF16_BF16_F32"}
+"""What float32 matrix products are computed in on a GPU, as `--precision` names it, and as JAX does."""
+AMPERE = 8.0  # the compute capability from which GPUs multiply in TF32 and bfloat16
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 NOT_NUMERIC = ("--xla_dump", "--xla_hlo_profile", "--xla_force_host_platform_device_count", "--xla_gpu_cuda_data_dir")
 """Prefixes of XLA flags that change no result."""
 
 
-def pin(spec: str) -> None:
+def pin(spec: str, precision: str = "default", deterministic: bool = False) -> None:
     """Lets JAX see only the selected devices, and sets `PINNED`. Call it once, before JAX makes its first array.
 
     On a CPU every usable core becomes a JAX device, so that batched training can shard its members over the cores. If the
-    environment sets a pinned setting differently, a line on standard error says that it is ignored.
+    environment sets a pinned setting differently, a line on standard error says that it is ignored. GPUs are initialised, so that
+    a run that asked for one never goes on without.
 
     Args:
-        spec: `auto` (every GPU that JAX can use, else the CPU), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for `gpu`. The
-            numbers count the GPUs that the process may see: all, or those in `CUDA_VISIBLE_DEVICES` if it is set.
+        spec: `auto` (every GPU of the machine, the CPU if there is none), `cpu`, `gpu` (all), `gpu:2` or `gpu:0,1`; `cuda` for
+            `gpu`. The numbers count the GPUs that the process may see: those in `CUDA_VISIBLE_DEVICES`, in its order; without
+            it all, in the order of `CUDA_DEVICE_ORDER`; without that as `nvidia-smi` counts them.
+        precision: of `PRECISIONS`; of matrix products that are not `training.precision.precise`.
+        deterministic: whether XLA takes only operations that repeat themselves to the last bit, and measures no others.
 
     Raises:
-        ArgumentError: the specification is malformed, or names a device that does not exist.
+        ArgumentError: the specification is malformed, names a device that does not exist, or one that JAX cannot use; or the
+            device cannot, or in any case does, compute so precisely or deterministically.
     """
     match = re.fullmatch(r"auto|cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", spec.strip().lower())
     if not match:
@@ -70,11 +80,22 @@ def pin(spec: str) -> None:
     if kind == "cpu" or (kind == "auto" and (not gpus or os.environ.get("JAX_PLATFORMS", "").lower() == "cpu")):
         _select("cpu", [])
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        for name, value in (("precision", precision), ("deterministic", deterministic)):
+            if value not in ("default", False):
+                raise ArgumentError(name, value, "is for GPUs; a CPU computes in float32, and deterministically, in any case")
         return
     chosen = [int(index) for index in dict.fromkeys(match[1].split(","))] if match[1] else range(len(gpus))
     if not gpus or any(index >= len(gpus) for index in chosen):
         raise ArgumentError("device", spec, _available(gpus))
     _select("cuda,cpu", [gpus[index] for index in chosen])
+    if deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    if precision != "default":
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    found = _required(spec, len(chosen) if match[1] else 1)
+    older = [gpu.device_kind for gpu in found if float(gpu.compute_capability) < AMPERE]
+    if older and precision in ("tf32", "bf16"):
+        raise ArgumentError("precision", precision, f"needs an Ampere or later GPU, which {older[0]} is not; expected default")
 
 
 def describe() -> str:
@@ -186,10 +207,36 @@ def _jax_has_cuda() -> bool:
 
 
 def _select(platforms: str, gpus: list[str]) -> None:
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # count GPUs as nvidia-smi does
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:  # whose numbers mean CUDA's own order, the fastest first, if none is set
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # count GPUs as nvidia-smi does
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     os.environ["JAX_PLATFORMS"] = platforms  # for child processes
     jax.config.update("jax_platforms", platforms)
+
+
+def _required(spec: str, gpus: int) -> list[Any]:
+    """The GPUs that JAX found; raises ArgumentError if they are fewer than were selected: it would go on with the CPU."""
+    reasons: list[str] = []  # JAX only logs them, with a traceback each
+
+    def heard(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            reasons.append(str(record.exc_info[1]) if record.exc_info else record.getMessage())
+        return record.levelno < logging.ERROR
+
+    log = logging.getLogger("jax._src.xla_bridge")
+    log.addFilter(heard)
+    found: list[Any] = []
+    try:
+        found = [device for device in jax.devices() if device.platform != "cpu"]
+    except RuntimeError as error:
+        reasons.append(str(error))
+    finally:
+        log.removeFilter(heard)
+    if len(found) < gpus:
+        reason = f" ({reasons[-1].strip().splitlines()[0]})" if reasons else ""
+        expected = f"JAX can use {len(found)} of {gpus}{reason}; see whether nvidia-smi works and the driver fits, or use cpu"
+        raise ArgumentError("device", spec, expected)
+    return found
 
 
 def _available(gpus: list[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.experiments import Experiment
-from unlearn_jax.bench.options import Run
+from unlearn_jax.bench.options import Images, Run
 
 
 def main(words: list[str], experiments: Mapping[str, Experiment], program: str) -> int:
@@ -41,7 +41,7 @@ def run(config: Run, experiments: Mapping[str, Experiment]) -> None:
     """Runs the experiment into its folder. JAX is imported only here, so that `--help` answers at once."""
     from unlearn_jax import device
 
-    device.pin(config.device)
+    device.pin(config.device, config.precision if isinstance(config, Images) else "default", config.deterministic)
     config.check()
     with _workers(config):
         _run(config, experiments)

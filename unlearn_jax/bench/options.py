@@ -43,7 +43,7 @@ class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"freeze", "init", "originals", "oracles", "padding", "save_models", "scheduler", "workers"}
+        {"deterministic", "freeze", "init", "originals", "oracles", "padding", "save_models", "scheduler", "workers"}
     )
     """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
 
@@ -170,7 +170,10 @@ class Run(Group):
     exp: str = "unlearning"
     """The experiment. `--list` shows all of them."""
     device: str = "auto"
-    """auto (all GPUs, or the CPU if there is none), cpu, gpu (all GPUs), gpu:2 or gpu:0,1; cuda means gpu. Short: -d."""
+    """auto (all GPUs, or the CPU if there is none), cpu, gpu (all GPUs), gpu:2 or gpu:0,1; cuda means gpu. Numbers count as
+    nvidia-smi does, or as CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER say. Short: -d."""
+    deterministic: bool = False
+    """Only operations of the GPU that repeat themselves to the last bit, chosen without measuring."""
     out: Path | None = None
     """The run folder. An unfinished run in it is resumed. None: runs/EXPERIMENT-TIME."""
     smoke: bool = False
@@ -253,10 +256,15 @@ class Images(Training):
     convolution: Literal["auto", "products", "patches", "xla"] = "auto"
     """How convolutions are computed. patches: as one matrix product; products: as several, with fewer multiplications; xla: by
     XLA's own convolution; auto: products on CPUs, xla on GPUs."""
+    precision: Literal["default", "highest", "tf32", "bf16"] = "default"
+    """In what a GPU multiplies: highest is float32; tf32 (10 bits) is the default from Ampere on; bf16 (7 bits) concerns
+    products, not XLA's own convolution. Closed forms, influence and curvature take highest in any case."""
     tensorboard: bool = False
     """Write the learning curves of curves.csv as TensorBoard events too: `tensorboard --logdir RUN/tensorboard` shows them."""
     padding: Literal["same", "torch"] = "same"
     """Where a ResNet's convolutions of stride 2 put their zeros: same, as in Flax; torch, as in PyTorch (docs/external.md)."""
+
+    later: ClassVar[frozenset[str]] = Training.later | {"precision"}
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Model, Variables
 
 STEPS = 64  # of equal length, along a ray
@@ -51,6 +52,7 @@ class Contour(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="model")
+@precise
 def margin(
     model: Model, variables: Variables, points: Float[Any, "points 2"], classes: Int[Any, " points"]
 ) -> Float[Array, " points"]:
@@ -106,6 +108,7 @@ def contour(model: Model, variables: Variables, window: Window, points: int = 12
 
 
 @functools.partial(jax.jit, static_argnames="model")
+@precise
 def displacement(model: Model, variables: Variables, line: Contour, reach: float | Array) -> Float[Array, " points"]:
     """The distance of a model's decision boundary from a contour, along the contour's normals.
 
@@ -153,6 +156,7 @@ def displacement(model: Model, variables: Variables, line: Contour, reach: float
 
 
 @functools.partial(jax.jit, static_argnames="model")
+@precise
 def _normals(model: Model, variables: Variables, points: Any, classes: Any) -> Float[Array, "points 2"]:
     """Unit vectors in the direction in which the margin grows."""
     slope = jax.grad(lambda points: jnp.sum(margin(model, variables, points, classes)))(points)

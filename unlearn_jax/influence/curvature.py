@@ -15,6 +15,7 @@ from unlearn_jax.influence.gradients import per_example, pushes, slopes
 from unlearn_jax.influence.response import Training, losses
 from unlearn_jax.models.paths import arrays, at, replaced
 from unlearn_jax.training.landscape import krylov
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Key, Variables
 
 Vectors = Float[Array, "vectors p"]
@@ -22,6 +23,7 @@ Inverse = Callable[[Training, Variables, Vectors], Vectors]
 """`(run, variables, vectors) -> (H + λI)^-1` of each row, around these variables; H is symmetric."""
 
 
+@precise
 def influence_functions(
     run: Training, variables: Variables, targets: Examples, inverse: Inverse, relative: bool = False
 ) -> Float[Array, "points targets"]:
@@ -55,6 +57,7 @@ def eigendecomposition(damping: float) -> Inverse:
         damping: λ, above 0; at least the weight decay of the training.
     """
 
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         product = _hessian_product(run, variables)
         values, basis = jnp.linalg.eigh(jax.vmap(product)(jnp.eye(vectors.shape[1], dtype=vectors.dtype)))
@@ -72,6 +75,7 @@ def woodbury(damping: float) -> Inverse:
         damping: λ, above 0.
     """
 
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         rows = gauss_newton_rows(run, variables)
         gram = rows @ rows.T + damping * jnp.eye(len(rows), dtype=rows.dtype)
@@ -93,6 +97,7 @@ def conjugate_gradients(damping: float, steps: int = 64) -> Inverse:
     """
 
     # Not jax.scipy's: its `while` has no length, so that `cost.flops` would count one product of the many.
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         product = _gauss_newton_product(run, variables, run.examples)
         tiny = jnp.finfo(vectors.dtype).tiny
@@ -134,6 +139,7 @@ def lissa(damping: float, key: Key, steps: int = 1000, batch: int = 32) -> Inver
     Source: Agarwal et al. 2017, arXiv 1602.03943; Koh and Liang 2017, arXiv 1703.04730.
     """
 
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         count = len(run.examples.labels)
         squares = jnp.sum(gauss_newton_rows(run, variables) ** 2, axis=1).reshape(count, -1)
@@ -165,6 +171,7 @@ def arnoldi(damping: float, key: Key, steps: int = 64, rank: int = 32) -> Invers
     Source: Schioppa et al. 2022, arXiv 2112.03052.
     """
 
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         product = _hessian_product(run, variables)
         first = jax.random.normal(key, vectors.shape[1:], vectors.dtype)
@@ -195,6 +202,7 @@ def ek_fac(damping: float) -> Inverse:
     Source: George et al. 2018, arXiv 1806.03884; Grosse et al. 2023, arXiv 2308.03296.
     """
 
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         _, restore = ravel_pytree(variables.params)
         layers = _dense_layers(run, variables)
@@ -221,6 +229,7 @@ def data_inf(damping: float) -> Inverse:
     Source: Kwon et al. 2023, arXiv 2310.00902.
     """
 
+    @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         gradients = per_example(losses, run.model, variables, run.examples)
         numbered = {
@@ -238,6 +247,7 @@ def data_inf(damping: float) -> Inverse:
     return inverse
 
 
+@precise
 def gauss_newton_rows(run: Training, variables: Variables) -> Float[Array, "rows p"]:
     """B with G = B'B: √(p_c / n) ∇(-log p_c) of every example and every class c, the classes of an example in turn."""
     flat, restore = ravel_pytree(variables.params)

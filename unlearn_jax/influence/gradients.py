@@ -16,9 +16,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from unlearn_jax.influence.response import Training, losses, margins
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Key, Model, Variables
 
 
+@precise
 def per_example(
     function: Callable[[Model, Variables, Examples], Float[Array, " examples"]],
     model: Model,
@@ -53,6 +55,7 @@ def slopes(run: Training, variables: Variables, targets: Examples) -> Float[Arra
     return per_example(margins, run.model, variables, targets)
 
 
+@precise
 def grad_dot(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
     """∇f · r_i: the effect through one step of plain gradient descent, in nats for a learning rate of 1.
 
@@ -69,6 +72,7 @@ def grad_dot(run: Training, variables: Variables, targets: Examples) -> Float[Ar
     return pushes(run, variables) @ slopes(run, variables, targets).T
 
 
+@precise
 def grad_cos(run: Training, variables: Variables, targets: Examples) -> Float[Array, "points targets"]:
     """∇f · r_i / (|∇f| |r_i|): `grad_dot` without the sizes, so that hard examples do not lead every ranking.
 
@@ -84,6 +88,7 @@ def grad_cos(run: Training, variables: Variables, targets: Examples) -> Float[Ar
     return _directions(pushes(run, variables)) @ _directions(slopes(run, variables, targets)).T
 
 
+@precise
 def tracin(
     run: Training, checkpoints: Variables, learning_rates: Float[Any, " checkpoints"], targets: Examples
 ) -> Float[Array, "points targets"]:
@@ -109,6 +114,7 @@ def tracin(
     return jax.lax.scan(add, start, (jnp.asarray(learning_rates, start.dtype), checkpoints))[0]
 
 
+@precise
 def trak(run: Training, models: Variables, targets: Examples, key: Key, dimensions: int = 32) -> Float[Array, "points targets"]:
     """TRAK: -φ(x) · (Φ'Φ)^-1 φ_i (1 - p_i), φ = P ∇f a random projection of the margins' gradients, Φ those of all examples.
 

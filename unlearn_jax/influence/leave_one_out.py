@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from unlearn_jax.influence.boundary import Contour, Window, contour, displacement
 from unlearn_jax.influence.response import Training, all_but_one, for_members, losses, margins, retrained
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Model, Variables
 
 
@@ -121,6 +122,7 @@ def changes(
 
 @functools.lru_cache(maxsize=8)
 def _change(model: Model) -> Callable[[Any, Variables], Change]:
+    @precise
     def change(fixed: Any, variables: Variables) -> Change:
         original, examples, targets, line, reach = fixed
 

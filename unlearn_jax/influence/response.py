@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from unlearn_jax.training.ensembles import chunk_size, mesh, over_members, padded, resolved, shared, step_bytes
 from unlearn_jax.training.fit import optimiser
+from unlearn_jax.training.precision import precise
 from unlearn_jax.training.sampling import Source, draw, steps_in_pass
 from unlearn_jax.types import Examples, Key, Model, Params, Recipe, Variables
 
@@ -76,6 +77,7 @@ def _transform(recipe: Recipe, steps: int) -> optax.GradientTransformation:
     return optimiser(recipe, steps)
 
 
+@precise
 def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
     """θ(w): descend on Σ w ℓ / Σ w, the sums over the batch of each step; ℓ is the cross-entropy.
 
@@ -90,6 +92,7 @@ def train(run: Training, weights: Float[Any, " examples"]) -> Variables:
     return _advance(run, weights, _begin(run), run.batches, run.steps)[0]
 
 
+@precise
 def train_in_segments(
     run: Training, weights: Float[Any, " examples"], length: int, rematerialise: bool = False
 ) -> tuple[Variables, Variables]:
@@ -158,6 +161,7 @@ def weighted_gradient(
     return jax.grad(loss, has_aux=True)(variables.params)
 
 
+@precise
 def margins(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
     """z_y - log Σ_{j≠y} exp z_j of each example, in eval mode."""
     logits, _ = model.apply(variables, examples.images, train=False)

@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 from unlearn_jax.influence.curvature import gauss_newton_rows
 from unlearn_jax.influence.gradients import pushes, slopes
 from unlearn_jax.influence.response import Training, margins, retrained, train_in_segments
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Variables
 
 
 @jax.jit
+@precise
 def unrolled(run: Training, targets: Examples) -> Float[Array, "points targets"]:
     """-∂f(θ_T(w)) / ∂w_i at w = 1, by reverse mode through the whole training.
 
@@ -38,6 +40,7 @@ def unrolled(run: Training, targets: Examples) -> Float[Array, "points targets"]
     return -jax.vmap(lambda cotangent: pull(cotangent)[0])(jnp.eye(len(values), dtype=values.dtype)).T
 
 
+@precise
 def source(
     run: Training,
     final: Variables,

@@ -18,6 +18,7 @@ from unlearn_jax.methods.pieces import examples_of
 from unlearn_jax.models.paths import at, replaced
 from unlearn_jax.training.descend import Descent, State, descend
 from unlearn_jax.training.objectives import Objective, divergence
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Key, Method, Params, Problem, Variables
 
 EMBEDDING, WIDTH = 8, 32  # length of a layer's embedding; hidden units
@@ -71,6 +72,7 @@ def fresh_hypernetwork(key: Key, problem: Problem) -> Params:
     return {"channels": channels, "coefficients": coefficients, "embeddings": embeddings, "ridge": jnp.zeros([])}
 
 
+@precise
 def rewritten(weights: Params, problem: Problem, variables: Variables, forget: Examples) -> Variables:
     """The variables after the hypernetwork's update from the outputs on `forget`; see `hypernetwork`."""
     features, head = features_and_head(problem, variables, forget)

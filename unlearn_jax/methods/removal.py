@@ -10,6 +10,7 @@ from unlearn_jax.methods.pieces import edit
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.models.paths import at, replaced
 from unlearn_jax.training.gradients import batch_gradient, head_features, jacobian
+from unlearn_jax.training.precision import precise
 from unlearn_jax.training.sampling import Source, draw
 from unlearn_jax.types import Key, Method, Problem, Variables
 
@@ -59,16 +60,18 @@ def loss(logits: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array
     return -jax.nn.log_softmax(logits)[label]
 
 
+@precise
 def inverse_product(
     gradients: Float[Array, "samples weights"], vector: Float[Array, " weights"], damping: float | Array
 ) -> Float[Array, " weights"]:
     """(damping I + mean of g gᵀ)^-1 vector, by a linear system with one unknown per sample (Woodbury)."""
     count = len(gradients)
-    gram = jnp.matmul(gradients, gradients.T, precision="highest")
+    gram = gradients @ gradients.T
     inner = jnp.linalg.solve(gram + damping * count * jnp.eye(count), gradients @ vector)
     return (vector - gradients.T @ inner) / damping
 
 
+@precise
 def published_product(
     gradients: Float[Array, "examples weights"], vector: Float[Array, " weights"], samples: int
 ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
@@ -119,6 +122,7 @@ def newton(*, weight_decay: Number = 5e-4) -> Method:
     return edit(change)
 
 
+@precise
 def removal_step(
     weights: Float[Array, "features classes"],
     kept: Float[Array, "kept features"],
@@ -141,13 +145,14 @@ def removal_step(
 
     def curvature(label):  # class by class: all at once would hold examples x classes² x features numbers
         spread = p[:, label, None] * (jax.nn.one_hot(label, p.shape[1])[None] - p)
-        return jnp.einsum("ni,nb,nj->ibj", kept, spread, kept, precision="highest")
+        return jnp.einsum("ni,nb,nj->ibj", kept, spread, kept)
 
     hessian = jax.lax.map(curvature, jnp.arange(p.shape[1])).reshape(weights.size, weights.size)
     hessian += len(kept) * weight_decay * jnp.eye(weights.size)
     return jnp.linalg.solve(hessian, slope.T.ravel()).reshape(weights.T.shape).T
 
 
+@precise
 def removal_bound(kept: Float[Array, "kept features"], step: Float[Array, "features classes"]) -> Float[Array, ""]:
     """A bound on the norm of the gradient of Σ CE + decay over the kept examples after a `removal_step`.
 
@@ -179,6 +184,7 @@ def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) 
         samples: examples of each of F and R, at most; takes memory for 2 x samples x classes x weights numbers.
     """
 
+    @precise
     def change(key: Key, problem: Problem, variables: Variables) -> Variables:
         weights, structured = ravel_pytree(variables.params)
         sizes = np.array([problem.retain_count, problem.forget_count])
@@ -193,7 +199,7 @@ def ntk(*, scale: Number = 1.0, weight_decay: Number = 5e-4, samples: int = 50) 
         derivatives = scales[:, None, None] * jacobian(problem, variables, rows, lambda logits, label: logits)
         derivatives = derivatives.reshape(-1, weights.size)
         targets = derivatives @ weights - (scales[:, None] * errors).ravel()
-        kernel = jnp.matmul(derivatives, derivatives.T, precision="highest")
+        kernel = derivatives @ derivatives.T
 
         def coefficients(drawn, stands_for):
             size = drawn * problem.classes

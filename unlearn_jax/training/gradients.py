@@ -10,11 +10,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from unlearn_jax.training.objectives import Batch, cross_entropy
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Model, Params, Problem, Variables
 
 CHUNK = 32  # single examples' gradients held at a time
 
 
+@precise
 def batch_gradient(
     problem: Problem,
     variables: Variables,
@@ -41,6 +43,7 @@ def batch_gradient(
     return mean_over(problem, problem.rows(source), lambda rows, weights: jax.grad(total)(variables.params, rows, weights), chunk)
 
 
+@precise
 def squared_gradients(
     problem: Problem,
     variables: Variables,
@@ -90,6 +93,7 @@ def squared_gradients(
     return _mean_of_parts(problem, rows, chunk_sum, parts)
 
 
+@precise
 def output_sensitivities(
     problem: Problem,
     variables: Variables,
@@ -120,6 +124,7 @@ def output_sensitivities(
     return _mean_of_parts(problem, rows, lambda rows, weights: _combine(weights, jax.vmap(sensitivity)(rows)), parts)
 
 
+@precise
 def jacobian(
     problem: Problem,
     variables: Variables,
@@ -149,6 +154,7 @@ def jacobian(
     return chunk_by_chunk(jax.vmap(one), rows, CHUNK)
 
 
+@precise
 def head_features(problem: Problem, variables: Variables, rows: Int[Array, " rows"]) -> Float[Array, "rows features"]:
     """The head's inputs, in eval mode; if it has a bias, with a last feature of 1.
 
@@ -198,6 +204,7 @@ def _combine(weights: Float[Array, "*parts chunk"], trees: Params) -> Params:
     return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), trees)
 
 
+@precise
 def gradient_norms(model: Model, variables: Variables, examples: Examples) -> Float[Array, "examples blocks"]:
     """The Euclidean norm of each example's gradient of the cross-entropy, for each of `model.blocks`.
 

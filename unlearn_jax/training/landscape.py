@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from unlearn_jax.training.gradients import mean_over
 from unlearn_jax.training.objectives import Batch, cross_entropy
+from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Key, Model, Problem, Variables
 
 Product = Callable[[Float[Array, " p"]], Float[Array, " p"]]
@@ -23,6 +24,7 @@ class Eigenvalue(NamedTuple):
     residual: Float[Array, ""]  # |H v - λ v| of its unit vector v: an eigenvalue is at most this far away
 
 
+@precise
 def combined(models: Variables, shares: Float[Array, " models"]) -> Variables:
     """`Σ_i w_i θ_i`: a point on the line, the plane, ... through some models, if the shares sum to 1.
 
@@ -35,6 +37,7 @@ def combined(models: Variables, shares: Float[Array, " models"]) -> Variables:
     return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, axes=1) if _averages(leaf) else leaf[0], models)
 
 
+@precise
 def recalibrated(model: Model, variables: Variables, images: Float[Array, "batches batch *image"]) -> Variables:
     """The same weights, with BatchNorm statistics measured on some images and averaged over batches.
 
@@ -87,6 +90,7 @@ def hessian_product(
     """
     flat, restore = ravel_pytree(variables.params)
 
+    @precise
     def product(vector: Float[Array, " p"]) -> Float[Array, " p"]:
         def weighted_sum(rows: Array, weights: Array) -> Array:
             images, labels = problem.train.images[rows], problem.train.labels[rows]
@@ -102,6 +106,7 @@ def hessian_product(
     return product
 
 
+@precise
 def krylov(product: Product, first: Float[Array, " p"], steps: int) -> tuple[Float[Array, "steps p"], Float[Array, "steps p"]]:
     """An orthonormal basis Q of the span of v, Hv, H²v, ..., and HQ.
 
@@ -129,6 +134,7 @@ def krylov(product: Product, first: Float[Array, " p"], steps: int) -> tuple[Flo
     return jax.lax.scan(step, basis, jnp.arange(steps))
 
 
+@precise
 def largest_eigenvalue(product: Product, first: Float[Array, " p"], steps: int) -> Eigenvalue:
     """The (algebraically) largest eigenvalue, by Lanczos' iteration with full reorthogonalisation.
 
@@ -150,6 +156,7 @@ def largest_eigenvalue(product: Product, first: Float[Array, " p"], steps: int) 
     return Eigenvalue(values[-1], jnp.linalg.norm(best @ images - values[-1] * (best @ basis)))
 
 
+@precise
 def sharpness(
     key: Key, problem: Problem, variables: Variables, rows: tuple[Bool[Array, " examples"], int], steps: int = 12, chunk: int = 64
 ) -> Eigenvalue:
