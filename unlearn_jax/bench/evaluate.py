@@ -97,6 +97,7 @@ def compare(config: Seeded, folder: Run, setting: Setting, learned: Mapping[str,
         config = dataclasses.replace(config, members=choose_members(config, folder, setting, next(iter(masks.values()))))
         setting = setting._replace(weights=given_weights(config, setting, list(values)))
     origins = origins_of(config.dataset, names, config.hyperparameters(), forget_class(config, setting, 0))
+    notes += untuned_note(names, origins)
     with planned(stages(config, setting, masks, list(next(iter(values.values()))))):
         outcome = evaluate_sets(config, folder, setting, masks, values, entries, origins, notes)
     leaderboard.show(outcome.board)
@@ -185,6 +186,12 @@ def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Wei
     oracles = folders_of(config.oracles, names) if config.oracles else {}
     weights = Weights(originals, {name: enough("oracles", folder) for name, folder in oracles.items()}, config.save_models)
     return require_apart(weights, config.oracles)
+
+
+def untuned_note(names: Sequence[str], origins: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Returns a sentence that names the methods whose hyperparameters are their defaults, though they could be searched."""
+    found = [name for name in names if METHODS[name].search and not {"tuned", "given"} & set(origins[name].values())]
+    return [f"At their default hyperparameters, without a search on this data set: {', '.join(found)}."] * bool(found)
 
 
 def nothing_note(name: str, scored: Mapping[str, Scored]) -> list[str]:

@@ -209,6 +209,7 @@ def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> d
     ]
     return {
         "family": family,
+        "settings": next((source for source in reversed(SOURCES) if source in origins.values()), "none"),
         "about": entry.summary if entry else "",
         "source": entry.reference if entry else "",
         "hyper": hyper,

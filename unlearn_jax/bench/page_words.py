@@ -112,7 +112,8 @@ def _sizes(of: Standing) -> str:
     if of.memory is None or of.damage is None:
         return "The nearest to retraining by KLOM on F; without the original models memory left and damage are unknown."
     memory, damage = (f"{percent(size[0])} ({percent(size[1])} to {percent(size[2])})" for size in (of.memory, of.damage))
-    return f"Memory left {memory}; damage {damage}. Perfect: 0% and 0%. Doing nothing: 100% and 0%."
+    sizes = f"Memory left {memory}; damage {damage}. Perfect: 0% and 0%. Doing nothing: 100% and 0%."
+    return f"{sizes} Nearest: the larger of both is smallest."
 
 
 def _verdict(of: Standing) -> str:
@@ -181,17 +182,18 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     "band": (
         "band",
         "In 95 of 100 cases the largest deviation of retrained models, over all metrics, stays within it. A method beyond it is "
-        "different from retraining.",
+        "different from retraining, unless it is equivalent to it.",
     ),
     "memory": (
         "memory left",
         "How much of what the originals remember of F is still there: 0% as after retraining, 100% as if nothing was done. "
-        "Below 0%: forgotten too well.",
+        "Below 0%: the answers on F have gone past those of retrained models, because the method overshoots or ruins the model.",
     ),
     damage.name: (
         damage.label,
-        "How far the models moved in other ways, on F, R and T, as a share of what there is to forget. 0% for retraining and "
-        "for doing nothing; noise can make it slightly negative.",
+        "What changed besides: on F, R and T, the distance of the models' margins from the line that leads from the oracles' to "
+        "the originals', as a share of the distance between these two on F. 0% for retraining and for doing nothing, which are "
+        "on the line; noise can make it slightly negative.",
     ),
     "equivalent": (
         EQUIVALENT,
@@ -201,7 +203,7 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
         UNDISTINGUISHED,
         "No metric shows a difference from retraining at this number of models. More models might.",
     ),
-    "different": (DIFFERENT, "Some metric is further out than the band."),
+    "different": (DIFFERENT, "Some metric is further out than the band, and the method is not equivalent."),
     "access": (
         "access",
         "What a method may look at: F, R, both, other data like the test set, or none. Compare methods of the same access.",
@@ -217,6 +219,9 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
         "visible difference",
         "The difference that would be called outside the null in 80 of 100 runs with so many models.",
     ),
-    "interval": ("interval", "95%, over the models that were unlearned."),
+    "interval": (
+        "interval",
+        "95%: of memory left and damage over other originals and oracles, of other metrics over the models that were unlearned.",
+    ),
 }
 """Key -> the word, and what it means."""

@@ -252,7 +252,8 @@ def _nearest(scored: Mapping[str, Sequence[Scored]]) -> list[str]:
     p = holm(np.array([distance_p(left[method] - left[order[0]]) for method in order[1:]]))
     tied = [method for method, adjusted in zip(order[1:], p, strict=True) if not adjusted < SIGNIFICANT]
     others = f"not distinguished from it: {', '.join(tied)}" if tied else "all others are farther"
-    return [f"Nearest to retraining: {order[0]}; {others} (paired by original, 5% with Holm's correction)."]
+    how = "paired by original, 5% with Holm's correction"
+    return [f"Nearest to retraining, by the larger of memory left and damage: {order[0]}; {others} ({how})."]
 
 
 def parts(folder: Run, scored: dict[str, dict[str, Scored]]) -> None:

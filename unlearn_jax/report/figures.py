@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAMED = 20  # methods up to which a scatter plot names all
 LOSS_RANGE = (1e-6, 1e2)  # nats
+FURTHEST = (-1.5, -1.0), (2.5, 3.0)  # memory left and damage that are still drawn in their place
 
 
 class Axis(NamedTuple):
@@ -87,7 +88,8 @@ def memory_against_damage(
 ) -> "matplotlib.figure.Figure":
     """Draws what each method leaves of the memory against what it changes besides, one labelled point per method.
 
-    Retraining is at (0, 0), doing nothing at (1, 0). Bars are 95% intervals. Where many methods stand, only the references and
+    Retraining is at (0, 0), doing nothing at (1, 0). Bars are 95% intervals. Methods beyond `FURTHEST` stand at the edge. Where
+    many methods stand, only the references and
     those on the frontier are named: no other method has both less memory left and less damage.
 
     Args:
@@ -105,7 +107,9 @@ def memory_against_damage(
     found = {axis.name: _sizes(rows, axis.name) for axis in (memory, damage)}
     access = {row.method: row.access for row in rows}
     drawn = [method for method in access if all(method in points for points in found.values())]
-    points = {method: np.stack([found[axis.name][method] for axis in (memory, damage)], axis=-1) for method in drawn}
+    whole = {method: np.stack([found[axis.name][method] for axis in (memory, damage)], axis=-1) for method in drawn}
+    far = [method for method, point in whole.items() if (point[0] < FURTHEST[0]).any() or (point[0] > FURTHEST[1]).any()]
+    points = {method: np.clip(point, *FURTHEST) for method, point in whole.items()}
     axes.fill_between([-margin, margin], [-margin] * 2, [margin] * 2, color=BAND, alpha=0.45, linewidth=0, zorder=0)
     axes.axhline(0.0, color=LINE, linewidth=0.8, zorder=1)
     for place in (0.0, 1.0):
@@ -123,7 +127,8 @@ def memory_against_damage(
         low, high = np.minimum(ends.min(axis=0), -margin), np.maximum(ends.max(axis=0), [1.0, 3 * margin])
         room = 0.08 * (high - low)
         axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-    axes.set_xlabel(f"{memory.label} (0: as retraining, 1: nothing done)")
+    note = textwrap.fill(f"at the edge, though further out: {', '.join(far)}", 110) if far else ""
+    axes.set_xlabel("\n".join([f"{memory.label} (0: as retraining, 1: nothing done)", *note.splitlines()]))
     axes.set_ylabel(damage.label)
     axes.set_title(title, fontsize=10)
     axes.grid(color=GRID, linewidth=0.6, zorder=-1)

@@ -29,7 +29,7 @@ window.compare = (data, { $, h, text, signed, finite, escaped, order, chart, tab
       layer: [
         { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: SOFT, strokeDash: [3, 3], aria: false }, encoding: { x: x("v") } },
         { mark: { type: "rule", color: ACCENT, strokeWidth: 1.5, aria: false }, encoding: { y, x: x("low"), x2: { field: "high" } } },
-        { name: "points", mark: { type: "point", size: 70, stroke: ACCENT, strokeWidth: 1.6, opacity: 1, cursor: "pointer" }, encoding: { y, x: x("difference", { title: `${state.run} − ${baseline}: ${about.title}`, axis: { tickCount: Math.floor(place.clientWidth / 90) } }), fill: { field: "kind", scale: { domain: ["clear", "not clear"], range: [ACCENT, "var(--paper)"] }, legend: null }, tooltip: { field: "tip" }, description: { field: "tip" } } },
+        { name: "points", mark: { type: "point", size: 70, stroke: ACCENT, strokeWidth: 1.6, opacity: 1, cursor: "pointer" }, encoding: { y, x: x("difference", { title: `${state.run} − ${baseline}: ${about.title}`, axis: { tickCount: Math.floor(place.clientWidth / 90), format: "~g" } }), fill: { field: "kind", scale: { domain: ["clear", "not clear"], range: [ACCENT, "var(--paper)"] }, legend: null }, tooltip: { field: "tip" }, description: { field: "tip" } } },
       ],
     }, { onPick: (name) => { $("of-method").value = name; state.method = name; filter(); } });
   }
@@ -48,9 +48,9 @@ window.compare = (data, { $, h, text, signed, finite, escaped, order, chart, tab
       data: differences[state.run].map((each) => ({ ...each, title: metrics[each.metric].title, half: finite(each.low) ? each.high - each.low : null })), maxHeight: 620,
       columns: [
         { field: "method", title: "method", frozen: true, sorter: "string", formatter: (cell) => (references.includes(cell.getValue()) ? `<i>${escaped(cell.getValue())}</i>` : escaped(cell.getValue())) },
-        { field: "title", title: "metric", sorter: "string", formatter: (cell) => escaped(cell.getValue()) }, value("a", baseline), value("b", state.run), value("difference", `${state.run} − ${baseline}`),
+        { field: "title", title: "metric", sorter: "string", formatter: (cell) => escaped(cell.getValue()) }, value("difference", `${state.run} − ${baseline}`),
         { field: "half", title: "95% interval", hozAlign: "right", sorter: (p, q, r, t, c, dir) => order(dir, p, q), formatter: (cell) => escaped(range(cell.getData())) },
-        { field: "clear", title: "clear", sorter: "boolean", formatter: (cell) => (cell.getValue() ? "yes" : "–") },
+        { field: "clear", title: "clear", sorter: "boolean", formatter: (cell) => (cell.getValue() ? "yes" : "–") }, value("a", baseline), value("b", state.run),
       ],
       rowFormatter: (row) => { row.getElement().tabIndex = 0; },
     }, (row) => { state.metric = row.metric; $("metric").value = row.metric; draw(); });

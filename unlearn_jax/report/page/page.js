@@ -191,6 +191,7 @@
 
     // the chart
 
+    const EDGES = { x: [-150, 250], y: [-100, 300] }; // percent; what is beyond stands at the edge, so that it does not squeeze the rest
     const effects = () => names().some((name) => scores(current(), name)[MEMORY] && scores(current(), name)[DAMAGE]);
 
     function points(known) {
@@ -199,11 +200,13 @@
         const pair = known ? [own[MEMORY], own[DAMAGE]] : [own[KLOM], own[ACCURACY]];
         if (pair.some((v) => !v || !finite(v[0]))) return [];
         const place = (v, unit, centre) => [0, 1, 2].map((i) => (Number(finite(v[i]) ? v[i] : v[0]) - centre) / unit);
-        const [x, y] = known ? pair.map((v) => place(v, 0.01, 0)) : [place(pair[0], Number(pair[0][4]) || 1, Number(pair[0][3]) || 0), place(pair[1], 1, Number(pair[1][3]) || 0)];
+        const edge = (places, low, high) => places.map((value) => Math.min(high, Math.max(low, value)));
+        const far = known && (100 * Number(pair[0][0]) < EDGES.x[0] || 100 * Number(pair[0][0]) > EDGES.x[1] || 100 * Number(pair[1][0]) > EDGES.y[1]);
+        const [x, y] = known ? [edge(place(pair[0], 0.01, 0), ...EDGES.x), edge(place(pair[1], 0.01, 0), ...EDGES.y)] : [place(pair[0], Number(pair[0][4]) || 1, Number(pair[0][3]) || 0), place(pair[1], 1, Number(pair[1][3]) || 0)];
         const lines = known
           ? [`memory left ${percent(pair[0][0])} (${bounds(pair[0], percent)}); perfect 0%`, `damage ${percent(pair[1][0])} (${bounds(pair[1], percent)}); perfect 0%`]
           : [`KLOM on F ${text(pair[0][0])}; null ${nullText(pair[0])}`, `test accuracy ${text(pair[1][0])}; oracles ${nullText(pair[1])}`];
-        return [{ pick: name, method: name, access: access(name), x: x[0], x1: x[1], x2: x[2], y: y[0], y1: y[1], y2: y[2], tip: [name, ...lines, verdict(name)].join("\n") }];
+        return [{ far, pick: name, method: name, access: access(name), x: x[0], x1: x[1], x2: x[2], y: y[0], y1: y[1], y2: y[2], tip: [name, ...lines, verdict(name)].join("\n") }];
       });
     }
 
@@ -217,7 +220,9 @@
       state.brush = null;
       if (!all.length) { place.replaceChildren(h("p", {}, known ? "No method has both a memory left and a damage here." : "No method has finite scores to draw.")); return; }
       const front = frontier(all);
-      for (const p of all) p.label = all.length <= 20 || front.has(p.method) ? p.method : "";
+      for (const p of all) p.label = p.far ? `${p.method} (further out)` : all.length <= 20 || front.has(p.method) ? p.method : "";
+      const beyond = all.filter((p) => p.far).map((p) => p.method);
+      $("chart-note").textContent = [all.length > 20 ? "Named: references, and methods that no other beats in both." : "", beyond.length ? `At the edge, though further out: ${beyond.join(", ")}.` : ""].filter(Boolean).join(" ");
       const used = [...new Set(all.map((p) => p.access))];
       const scale = (key) => (Math.max(...all.map((p) => Math.abs(p[key]))) > (known ? 300 : 60) ? { type: "symlog", constant: known ? 50 : 5, nice: false } : { domain: reach(all, key, known && key === "x" ? 100 : 0), nice: true });
       const axes = { x: known ? "memory left of F (%; perfect 0, doing nothing 100)" : "KLOM on F, null sd from the null (perfect 0)", y: known ? "damage (% of what there is to forget; perfect 0)" : "test accuracy minus the oracles' (points)" };
@@ -283,7 +288,7 @@
     function lines() {
       return names().map((name) => {
         const own = current().methods[name], worst = own.worst;
-        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, ...own.scores, n: own.n, worst: worst ? [own.scores[worst][8], data.metrics[worst].title.replace(/ \([a-z%]+\)$/, "")] : null };
+        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, settings: data.methods[name].settings, ...own.scores, n: own.n, worst: worst ? [own.scores[worst][8], data.metrics[worst].title.replace(/ \([a-z%]+\)$/, "")] : null };
       });
     }
 
@@ -321,7 +326,7 @@
           formatter: (each) => (each.getValue() ? twoLines(`${text(Math.abs(number(each.getValue()[0])))} sd`, each.getValue()[1]) : "–"),
           sorter: (a, b, x, y, column, dir) => order(dir, a && Math.abs(a[0]), b && Math.abs(b[0])),
         },
-        plain("access", "access"), plain("family", "family", false),
+        plain("access", "access"), plain("settings", "hyperparameters"), plain("family", "family", false),
         ...others.map((key) => {
           const about = data.metrics[key];
           return value(key, about.short + (about.split && !about.short.endsWith(about.split.slice(0, 1).toUpperCase()) && ["retain", "test"].includes(about.split) ? ` ${about.split}` : ""), about.cost ? "no null: a cost" : "null mean ± sd, distance", `${about.title}. ${about.about} A perfect method: ${about.perfect}`);
@@ -359,7 +364,7 @@
     }
 
     function choices() {
-      const labels = { outcome: "verdict", access: "access", family: "family", [MEMORY]: "memory left", [DAMAGE]: "damage", worst: "largest deviation", n: "models" };
+      const labels = { outcome: "verdict", access: "access", settings: "hyperparameters", family: "family", [MEMORY]: "memory left", [DAMAGE]: "damage", worst: "largest deviation", n: "models" };
       $("choices").replaceChildren(...columnsOf().filter((column) => column.field !== "method").map((column) => {
         const box = h("input", { type: "checkbox", checked: column.visible !== false });
         box.addEventListener("change", () => {
