@@ -159,6 +159,43 @@ def test_products_are_differentiable_forwards_and_twice():
     jax.tree.map(partial(close, rtol=1e-3, atol=1e-3), curved("products"), curved("patches"))
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (2, "torch")])
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)], ids=["both", "kernels", "images"])
+def test_a_grouped_convolution_has_the_derivatives_of_the_plain_one(stride, padding, axes):
+    """Of members at once, and of examples within members: forwards, backwards, and twice."""
+    x, kernels = images_of((2, 3, 5, 4, 2)), images_of((2, 3, 3, 3, 4), 1) / 5
+
+    def derivatives(form):
+        one = partial(convolve, stride=stride, form=form, padding=padding)
+
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(one(x, kernel)))
+
+        def of_member(x, kernel):
+            both, slopes = (x, kernel), jax.grad(loss, (0, 1))
+            turned = jnp.cos(x), jnp.cos(kernel)
+            of_examples = jax.vmap(lambda image: jax.grad(loss, 1)(image[..., None], kernel), 3)(x)
+            return jax.jvp(one, both, turned), jax.jvp(slopes, both, turned), of_examples
+
+        members = tuple(operand if axis == 0 else operand[0] for operand, axis in zip((x, kernels), axes, strict=True))
+        of_all = jax.grad(lambda *both: jnp.sum(jnp.sin(jax.vmap(one, axes)(*both))), (0, 1))
+        return jax.jit(lambda *both: (jax.vmap(of_member, axes)(*both), of_all(*both)))(*members)
+
+    jax.tree.map(partial(close, rtol=1e-4, atol=1e-4), derivatives("grouped"), derivatives("xla"))
+
+
+def test_the_weight_gradient_of_grouped_members_has_no_window_of_the_size_of_the_image():
+    def windows(form):
+        def slope(x, kernel):
+            return jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, form=form) ** 2))(kernel)
+
+        text = jax.jit(jax.vmap(slope)).lower(jnp.ones((2, 3, 8, 8, 5)), jnp.ones((2, 3, 3, 3, 4))).as_text()
+        return [line.count("batch_group_count = 2") for line in text.splitlines() if "stablehlo.convolution" in line]
+
+    assert windows("grouped") == [0, 1]  # what XLA's GPU compiler takes for cuDNN's backward filter
+    assert windows("xla") == [0, 0]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_batched_over_kernels_is_one_after_the_other(form, stride):

@@ -18,7 +18,7 @@ from unlearn_jax.models.resnet import ResNet, block_names
 from unlearn_jax.training import ensembles
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.descend import descend
-from unlearn_jax.training.ensembles import chunk_size, mesh, over_members, padded, per_call, predict, recorded
+from unlearn_jax.training.ensembles import chunk_size, mesh, over_members, padded, per_call, predict, recorded, step_bytes
 from unlearn_jax.training.fit import fit, initialise, masked, optimiser, refit, training
 from unlearn_jax.training.objectives import Objective, Term, cross_entropy, weighted
 from unlearn_jax.training.sampling import Source, draw, steps_in_pass, subset
@@ -429,6 +429,22 @@ def test_chunks_are_equal_and_fit(members, share, strategy):
         assert per_device <= ensembles.CHUNK
     chunks = -(-members // chunk)
     assert chunks * chunk - members < chunks * mesh().size  # no more padding than a rounding to devices for each chunk
+
+
+def test_a_gpu_asks_its_compiler_how_much_memory_a_member_takes(monkeypatch):
+    """Many intermediate results in turn, of which few are there at a time; the data are everybody's."""
+
+    def deep(weights, images):
+        for _ in range(20):
+            images = jnp.sin(images @ weights)
+        return images
+
+    arguments = jnp.ones((64, 64)), jnp.ones((256, 64))
+    bound = step_bytes(deep, *arguments, batched=(True, False))
+    assert bound >= 40 * 256 * 64 * 4
+    monkeypatch.setattr(ensembles.jax, "default_backend", lambda: "gpu")
+    planned = step_bytes(deep, *arguments, batched=(True, False))
+    assert (64 * 64 + 256 * 64) * 4 <= planned < bound / 2  # its own weights and result
 
 
 @pytest.mark.parametrize(("examples", "batch"), [(17, 7), (14, 7), (3, 7), (17, 500)])

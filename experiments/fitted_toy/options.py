@@ -48,7 +48,7 @@ class Config(Images):
     """Share of the images' labels that are made wrong; the toy has its own, which is fitted."""
     model: Suppress[str] = fixed("mlp")  # the pixels of a point have no spatial order, so networks for images do not fit
     normalisation: Suppress[Literal["batch", "group"]] = fixed("batch")
-    convolution: Suppress[Literal["auto", "products", "patches", "xla"]] = fixed("auto")
+    convolution: Suppress[Literal["auto", "products", "patches", "grouped", "xla"]] = fixed("auto")
     width: Count = 64
     """Hidden units of each layer."""
     train: Train = LONG

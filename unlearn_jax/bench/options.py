@@ -253,9 +253,9 @@ class Images(Training):
     16, ResNet-18 64."""
     normalisation: Literal["batch", "group"] = "batch"
     """Normalisation layers: BatchNorm or GroupNorm."""
-    convolution: Literal["auto", "products", "patches", "xla"] = "auto"
+    convolution: Literal["auto", "products", "patches", "grouped", "xla"] = "auto"
     """How convolutions are computed. patches: as one matrix product; products: as several, with fewer multiplications; xla: by
-    XLA's own convolution; auto: products on CPUs, xla on GPUs."""
+    XLA's own convolution; grouped: by one of XLA's for all members; auto: products on CPUs, grouped on GPUs."""
     precision: Literal["default", "highest", "tf32", "bf16"] = "default"
     """In what a GPU multiplies: highest is float32; tf32 (10 bits) is the default from Ampere on; bf16 (7 bits) concerns
     products, not XLA's own convolution. Closed forms, influence and curvature take highest in any case."""

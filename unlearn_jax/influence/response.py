@@ -235,7 +235,7 @@ def for_members(
         chunk = -(-count // -(-count // (MEMBERS * mesh().size)))  # equal chunks
         if resolved(strategy) == "vmap":
             first_one = jax.tree.map(lambda leaf: leaf[0], members)
-            chunk = chunk_size(lambda: step_bytes(function, same, first_one), count, strategy)
+            chunk = chunk_size(lambda: step_bytes(function, same, first_one, batched=(False, True)), count, strategy)
     parts = []
     for first in range(0, count, chunk):
         order = np.minimum(np.arange(first, first + min(chunk, count)), count - 1)  # the last chunk has the others' shape

@@ -106,7 +106,9 @@ class Unlearner:
         method = recorded(self.method, *arguments)
         self.examples = flops(method, *arguments) / example_flops(self.problem)
         if self.chunk is None:
-            self.chunk = chunk_size(lambda: step_bytes(method, *arguments), self.members, self.strategy)
+            self.chunk = chunk_size(
+                lambda: step_bytes(method, *arguments, batched=(True, True, True, True, False)), self.members, self.strategy
+            )
         program = over_members(method, (True, True, True, True, False), self.strategy)
         for chunk in self._chunks():
             size = call_size(chunk.stop - chunk.start, self.strategy)

@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FORMS = ("products", "patches", "xla")
+from unlearn_jax.models.grouped import grouped
+
+FORMS = ("products", "patches", "grouped", "xla")
 PADDINGS = ("same", "torch")
-# GPUs get `xla`, not yet measured (benchmarks/strategies.py).
+# GPUs get `grouped`, by the bytes and kernels of the compiled step (docs/performance.md); not yet measured.
 FASTEST = {"cpu": "products"}
 # From these sizes on `products` saves multiplications; below, it gains less than it costs to compile (docs/performance.md).
 BATCH = 16  # for fewer images, above all for gradients of single examples, transforming the kernel costs more than it saves
@@ -54,8 +56,8 @@ WINOGRAD = {
 
 
 def fastest() -> str:
-    """The form measured fastest on the backend in use, batched over members."""
-    return FASTEST.get(jax.default_backend(), "xla")
+    """The form for the backend in use, batched over members: measured on CPUs, from counts on GPUs."""
+    return FASTEST.get(jax.default_backend(), "grouped")
 
 
 def _zeros(length: int, size: int, stride: int, padding: str) -> tuple[int, int]:
@@ -92,7 +94,8 @@ def convolve(
         kernel: as `flax.linen.Conv` keeps it.
         stride: in pixels, the same both ways.
         form: `patches`, one matrix product over shifted slices; `products`, the same, but with fewer multiplications where the
-            shape allows it, see `_windows` and `_winograd`; or `xla`, the backend's own convolution.
+            shape allows it, see `_windows` and `_winograd`; `xla`, the backend's own convolution; or `grouped`, the same as one
+            grouped convolution for all members, gradients included.
         padding: `same`, as Flax and TensorFlow have it: with a stride of 2 on an even length one zero after the last pixel; or
             `torch`, as `torch.nn.Conv2d` has it with a padding of half the size: one before the first. With a stride of 1, or on
             an odd length, they are the same.
@@ -106,6 +109,8 @@ def convolve(
         raise ValueError(f"padding {padding!r}: expected one of {', '.join(PADDINGS)}")
     size, _, channels, features = kernel.shape
     _, height, width, batch = x.shape
+    if form == "grouped":
+        return grouped(x[None], kernel[None], stride, [_zeros(length, size, stride, padding) for length in (height, width)])[0]
     if form == "xla":
         zeros = "SAME" if padding == "same" else [_zeros(length, size, stride, padding) for length in (height, width)]
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), zeros, dimension_numbers=("CHWN", "HWIO", "CHWN"))

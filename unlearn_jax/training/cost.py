@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
+from unlearn_jax.models.grouped import COMPUTED
 from unlearn_jax.training.objectives import Batch, cross_entropy
 from unlearn_jax.types import Model, Problem, Variables
 
@@ -63,6 +64,9 @@ def _operations(equation: Any) -> float:
     if name == "conv_general_dilated":
         kernel, numbers = equation.invars[1].aval.shape, parameters["dimension_numbers"]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+    if name in COMPUTED:
+        compute = functools.partial(COMPUTED[name], **parameters)
+        return _count(jax.make_jaxpr(compute)(*(operand.aval for operand in equation.invars)).jaxpr)
     inner = [_count(part) for part in jaxprs_in_params(parameters)]
     if name == "cond":
         return max(inner)

@@ -379,10 +379,10 @@ class _Trainer:
         return self.descent.advance(state, part, problem)[0]
 
     def member_bytes(self) -> int:
-        """An upper bound on the memory of one member in training."""
+        """The memory of one member in training, see `step_bytes`."""
         mask = jax.ShapeDtypeStruct(self.problem.kept.shape, bool)
         state, plan = jax.eval_shape(self._begin_one, jax.random.key(0), mask, self.problem)
-        return step_bytes(self._epoch_one, state, plan, jnp.int32(0), self.problem)
+        return step_bytes(self._epoch_one, state, plan, jnp.int32(0), self.problem, batched=(True, True, False, False))
 
     def train(
         self, keys: Key, masks: np.ndarray, epoch_done: Callable[[int, np.ndarray], None]

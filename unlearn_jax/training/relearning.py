@@ -58,7 +58,9 @@ class Relearner:
         members = len(jax.tree.leaves(variables)[0])
         if self.chunk is None:
             first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), variables)
-            self.chunk = chunk_size(lambda: step_bytes(relearning_curve, self.problem, first), members, self.strategy)
+            self.chunk = chunk_size(
+                lambda: step_bytes(relearning_curve, self.problem, first, batched=(False, True)), members, self.strategy
+            )
         program = _program(self.strategy)
         curves = []
         for begin in range(0, members, self.chunk):
