@@ -32,7 +32,7 @@ import numpy as np
 from distributed import CancelledError, Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 from distributed.comm import CommClosedError
 
-from unlearn_jax.errors import ArgumentError, StorageError, WorkersError
+from unlearn_jax.errors import ArgumentError, WorkersError
 from unlearn_jax.files import memory
 from unlearn_jax.workers import FROM_FILES, Here, Job, Workers
 
@@ -187,16 +187,13 @@ class Cluster(Workers):
     def _probe(self, cache: Path) -> tuple[str, str]:
         """A file in the cache by whose content a worker sees whether its cache is the same; its path and content.
 
-        Raises:
-            StorageError: the cache cannot be written.
+        There is none if the cache cannot be written: then no worker could either.
         """
         if cache not in self._probes:
             path, token = cache / f".{uuid.uuid4().hex[:8]}.probe", secrets.token_hex(16)
-            try:
+            with contextlib.suppress(OSError):
                 cache.mkdir(parents=True, exist_ok=True)
                 path.write_text(token)
-            except OSError as error:
-                raise StorageError("cache", cache, error) from error
             self._probes[cache] = str(path), token
         return self._probes[cache]
 
@@ -206,7 +203,8 @@ class Cluster(Workers):
     def __exit__(self, *_: object) -> None:
         """Removes what lies in the caches; the client stays open."""
         for path, _token in self._probes.values():
-            Path(path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(path).unlink(missing_ok=True)
 
     def _send(self, digest: str, value: Any) -> Any:
         """A task whose result is the value: what is lost with a worker is made again, unlike what is scattered."""
