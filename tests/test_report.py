@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from unlearn_jax.bench.board import arrange
-from unlearn_jax.bench.evaluate import QUALITY, UTILITY
+from unlearn_jax.bench.evaluate import DAMAGE, MEMORY, QUALITY, UTILITY
 from unlearn_jax.metrics import Null, verdict
 from unlearn_jax.metrics.registry import is_attack
 from unlearn_jax.report import figures, leaderboard
@@ -327,7 +327,7 @@ def test_of_many_methods_only_references_and_the_frontier_are_named():
 
 def test_a_method_that_ruins_the_model_does_not_squeeze_the_others():
     rows = [*sized("scrub", 0.1, 0.2, "different"), *sized("fisher", -30.0, 40.0, "different")]
-    axes = figures.memory_against_damage(rows, *EFFECTS, 0.1, "title").axes[0]
+    axes = figures.memory_against_damage(rows, MEMORY, DAMAGE, 0.1, "title").axes[0]
     assert axes.get_xlim()[0] > -3 and axes.get_ylim()[1] < 4 and "further out: fisher" in axes.get_xlabel()
 
 
@@ -376,9 +376,9 @@ def test_the_board_is_in_the_order_of_the_memory_left_and_marks_three_outcomes(t
     assert [line.marked for line in board.lines] == [False, True, True, False, False]
     assert board.lines[2].cells[column : column + 2] == ("-0.12 (-0.17 to -0.07)", "0.30 (0.25 to 0.35)")
     assert "≈: equivalent to retraining: both intervals lie within 0.1 of 0" in board.guide[0]
-    figure = figures.memory_against_damage(rows, *EFFECTS, 0.1, "title")
+    figure = figures.memory_against_damage(rows, MEMORY, DAMAGE, 0.1, "title")
     assert {text.get_text() for text in figure.axes[0].texts} == {line.method for line in board.lines}
     many = [*rows, *(row for number in range(20) for row in sized("fisher", 1.5, 0.9, "different"))]
     many = [row._replace(method=f"{row.method}{number}") if row.method == "fisher" else row for number, row in enumerate(many)]
-    figure = figures.memory_against_damage(many, *EFFECTS, 0.1, "title")
+    figure = figures.memory_against_damage(many, MEMORY, DAMAGE, 0.1, "title")
     assert {text.get_text() for text in figure.axes[0].texts} == {"original", "retrain", "scrub", "l1_sparse", "ssd"}
