@@ -18,7 +18,7 @@ def run_in_process(*words: object) -> subprocess.CompletedProcess:
     arguments = [str(word) for word in words]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         for name in ("pin", "keep_compiled"):
-            patch.setattr(f"unlearn_jax.device.{name}", lambda _: None)
+            patch.setattr(f"unlearn_jax.device.{name}", lambda *_: None)
         patch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
         patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn elsewhere"))
         try:

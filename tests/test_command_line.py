@@ -35,7 +35,7 @@ def complaint(capsys, monkeypatch, tmp_path):
     """`complaint(*words)` -> the one line on stderr with which `benchmark.py` refuses them. Devices stay as they are."""
     monkeypatch.chdir(tmp_path)
     for name in ("pin", "keep_compiled"):
-        monkeypatch.setattr(f"unlearn_jax.device.{name}", lambda _: None)
+        monkeypatch.setattr(f"unlearn_jax.device.{name}", lambda *_: None)
 
     def complaint(*words: str) -> str:
         status: object
