@@ -468,7 +468,7 @@ def test_several_forget_sets_and_seeds_tell_where_the_variance_comes_from(finish
         if row.metric not in COSTS | EFFECTS:
             assert row.null_mean == pytest.approx(np.mean([each.null_mean for each in apart[key]]))
             assert row.null_sd < max(each.null_sd for each in apart[key]) or row.null_sd == 0
-    assert "mean of 2" in done.stdout and "band" in done.stdout
+    assert "mean of 2" in done.stdout and "band" in (out / "summary.md").read_text()
     variance = {(row["method"], row["component"]): row for row in table(out / "variance.csv") if row["metric"] == "accuracy"}
     assert {part for _, part in variance} == {"original", "forget_set", "interaction", "seed"}
     assert float(variance["original", "seed"]["variance"]) == 0 < float(variance["retrain", "seed"]["variance"])

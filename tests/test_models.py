@@ -407,10 +407,10 @@ def test_group_normalisation_standardises_each_group_of_each_example(width, grou
 
 
 def test_an_unknown_form_of_convolution_is_refused():
-    with pytest.raises(ArgumentError, match="products, patches, xla") as refused:
+    with pytest.raises(ArgumentError, match="products, patches, grouped, xla") as refused:
         build("resnet8", classes=3, convolution="nonsense")
     assert "nonsense" in str(refused.value)
-    with pytest.raises(ValueError, match="products, patches, xla"):
+    with pytest.raises(ValueError, match="products, patches, grouped, xla"):
         convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)), form="nonsense")
     with pytest.raises(ArgumentError, match="padding nonsense: expected one of same, torch"):
         build("resnet8", classes=3, padding="nonsense")

@@ -209,7 +209,7 @@ def test_the_distance_from_the_original_grows_with_its_weight(setting):
     def far(weight):
         return float(
             jnp.linalg.norm(
-                flat(run("weight_distance", setting, weight=weight, learning_rate=0.01, epochs=4, batch_size=8))
+                flat(run("distance_regularisation", setting, weight=weight, learning_rate=0.01, epochs=4, batch_size=8))
                 - flat(setting[1])
             )
         )

@@ -97,7 +97,7 @@ FAMILIES = (
         "weight space",
         "The weights are moved away from the original's, by noise, by zeros, by a reward for the distance or by a barrier on the "
         "line between, while training goes on with the retained data. `noisy_finetune` adds enough noise for a guarantee.",
-        ("weight_distortion", "weight_dropout", "weight_distance", "connectivity_barrier", "noisy_finetune"),
+        ("weight_distortion", "weight_dropout", "distance_regularisation", "connectivity_barrier", "noisy_finetune"),
     ),
     Family(
         "Matching and splitting",

@@ -60,8 +60,10 @@ def weight_dropout(*, share: Number = 0.2, learning_rate: Number = 1e-5, epochs:
 
 
 @register(access="R", reference=PAPER, identity_at_zero=True, search={"weight": (0.01, 100.0), "learning_rate": (1e-5, 1e-2)})
-def weight_distance(*, weight: Number = 1.0, learning_rate: Number = 1e-5, epochs: int = 100, batch_size: int = 128) -> Method:
-    """Weight distance: trains on the retain set while it moves away from the original's weights.
+def distance_regularisation(
+    *, weight: Number = 1.0, learning_rate: Number = 1e-5, epochs: int = 100, batch_size: int = 128
+) -> Method:
+    """Distance regularisation: trains on the retain set while it moves away from the original's weights.
 
     Adam minimises CE(R) - weight sqrt(mean (θ - θ0)² + 1e-8), the mean over all weights. F is never shown.
 
