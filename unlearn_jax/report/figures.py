@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMED = 20  # methods up to which a scatter plot names all
 LOSS_RANGE = (1e-6, 1e2)  # nats
-FURTHEST = (-1.5, -1.0), (2.5, 3.0)  # memory left and damage that are still drawn in their place
+FURTHEST = (-0.75, -0.75), (2.0, 1.5)  # memory left and damage that are still drawn in their place
 
 
 class Axis(NamedTuple):

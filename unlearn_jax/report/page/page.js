@@ -191,7 +191,7 @@
 
     // the chart
 
-    const EDGES = { x: [-150, 250], y: [-100, 300] }; // percent; what is beyond stands at the edge, so that it does not squeeze the rest
+    const EDGES = { x: [-75, 200], y: [-75, 150] }; // percent; what is beyond stands at the edge, so that it does not squeeze the rest
     const effects = () => names().some((name) => scores(current(), name)[MEMORY] && scores(current(), name)[DAMAGE]);
 
     function points(known) {
