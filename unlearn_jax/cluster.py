@@ -401,7 +401,8 @@ class _Unpickler(pickle.Unpickler):
 def pickled(value: Any) -> tuple[bytes, dict[str, np.ndarray]]:
     """A value without its large arrays, and these by the digest of their content."""
     for module in FROM_FILES:
-        cloudpickle.register_pickle_by_value(module)
+        if sys.modules.get(module.__name__) is module:  # others were imported for a while, and nothing of them is in use
+            cloudpickle.register_pickle_by_value(module)
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(value)
