@@ -126,6 +126,7 @@ def test_the_block_holds_what_the_page_shows(made):
     assert len(found["pictures"]) == EXAMPLES and found["pictures"][0].startswith("data:image/png;base64,")
     assert sum(data["losses"]["random-0"]["scrub"]["forget"]) == pytest.approx(1, abs=1e-3)
     assert [data["methods"][name]["family"] for name in ("original", "scrub", HOSTILE)] == ["reference", "distillation", "own"]
+    assert [data["methods"][name]["settings"] for name in ("original", "scrub")] == ["none", "tuned"]
     assert [point[0] for point in data["power"][0]["points"]] == [8, 16, 32, 48]
 
 

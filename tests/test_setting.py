@@ -8,6 +8,7 @@ import pytest
 from in_process import run_in_process
 
 from unlearn_jax.bench import hyperparameters as shared
+from unlearn_jax.bench.evaluate import untuned_note
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
 from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.main_options import Config, smoke
@@ -85,3 +86,13 @@ def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
             assert (logits["test"].argmax(-1) == label).all()
     written = json.loads((tmp_path / "hyperparameters.json").read_text())
     assert written == {"say": {"label": {"class-9": 9, "class-0": 0}}}
+
+
+def test_methods_at_their_defaults_are_named_where_they_could_have_been_searched():
+    names = ["original", "finetune", "scrub", "salun", "newton"]
+    origins = {name: dict.fromkeys(METHODS[name].defaults, "default") for name in names}
+    origins["finetune"]["learning_rate"], origins["scrub"]["alpha"] = "tuned", "given"
+    found = [name for name in ("salun", "newton") if METHODS[name].search]
+    (note,) = untuned_note(names, origins)
+    assert note == f"At their default hyperparameters, without a search on this data set: {', '.join(found)}." and "salun" in note
+    assert untuned_note(names[:3], origins) == []

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import ModuleType
 
 import dask
 import jax
@@ -72,6 +73,12 @@ def test_one_worker_makes_the_same_bits_and_a_run_without_finds_them(workers, se
     assert pool.compile_seconds > 0 and pool.made_with == alone.made_with
     assert {progress.role for progress in heard} == {"oracle"} and all(0 < progress.share <= 1 for progress in heard)
     require_same(train(setting, cache, "one", report=pytest.fail), alone)
+
+
+def test_a_plugin_that_is_no_longer_imported_stops_no_job(monkeypatch):
+    monkeypatch.setattr(cluster, "FROM_FILES", [ModuleType("gone")])
+    content, large = cluster.pickled({"a": np.arange(3)})
+    assert content and not large
 
 
 def test_a_worker_that_joins_late_takes_part(workers, setting, cache, alone):
