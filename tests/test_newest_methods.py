@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from in_process import run_in_process
 from jax.flatten_util import ravel_pytree
 from scipy.stats import norm
 from test_laws import CLASSES, FORGET, keys, member, members, model, problem
@@ -130,6 +131,29 @@ def test_noisy_steps_begin_inside_the_ball_and_add_the_noise_that_is_promised(se
     assert added.std() == pytest.approx(expected, rel=0.05) and abs(added.mean()) < 0.1 * expected
     with pytest.raises(ArgumentError, match="noisy_epochs"):
         METHODS["noisy_finetune"].make(noisy_epochs=0)
+    for name, value in (("epsilon", 0.0), ("delta", 0.0), ("delta", 1.0), ("radius", 0.0)):
+        with pytest.raises(ArgumentError, match=rf"noisy_finetune\.{name}"):
+            METHODS["noisy_finetune"].make(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["rum.high=none", "noisy_finetune.noisy_epochs=0", "datamodel_matching.share=0"])
+def test_values_that_mean_nothing_are_refused_before_anything_is_trained(tmp_path, value):
+    method, _, _ = value.partition(".")
+    words = (
+        "--smoke",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+        "--cache",
+        tmp_path / "cache",
+        "--methods",
+        method,
+        "--hyper",
+        value,
+    )
+    done = run_in_process(*words)
+    assert done.returncode == 2 and value.partition("=")[0] in done.stderr and "original models" not in done.stderr
 
 
 # Matching

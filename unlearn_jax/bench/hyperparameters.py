@@ -69,10 +69,13 @@ def hyperparameters_of(
             raise ArgumentError("hyper", f"*.{key}", "no method has a hyperparameter of that name")
         hyperparameters(methods[0], {key: value})
     layers = _layers(dataset, names, {"*": everywhere, **given}, label)
-    return {
+    values = {
         name: hyperparameters(name, {key: value for of_source in layers[name].values() for key, value in of_source.items()})
         for name in names
     }
+    for name in names:
+        METHODS[name].make(**values[name])  # refuses values that contradict each other before anything is trained
+    return values
 
 
 def origins_of(

@@ -1,5 +1,7 @@
 """Unlearning with a guarantee that asks nothing of the loss: noisy fine-tuning on the retain set (arXiv 2506.06985)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -51,6 +53,11 @@ def noisy_finetune(
 
     if not noisy_epochs:
         raise ArgumentError("noisy_finetune.noisy_epochs", 0, "without noisy steps there is no guarantee; 1 or more")
+    for name, value, most in (("epsilon", epsilon, math.inf), ("delta", delta, 1.0), ("radius", radius, math.inf)):
+        if isinstance(value, int | float) and not 0 < value < most:
+            raise ArgumentError(
+                f"noisy_finetune.{name}", value, f"expected a number above 0{' and below 1' if most == 1 else ''}"
+            )
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         fresh_key, noise_key, noisy_key, last_key = jax.random.split(key, 4)

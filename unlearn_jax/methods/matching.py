@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods.pieces import steps_for
 from unlearn_jax.methods.registry import Number, register
 from unlearn_jax.training.descend import descend
@@ -60,6 +61,9 @@ def datamodel_matching(
         epochs: passes over R of the fine-tuning.
         batch_size: examples per step of it, of each set.
     """
+
+    if not 0 < share <= 1:
+        raise ArgumentError("datamodel_matching.share", share, "expected a share of R above 0, at most 1")
 
     def method(key: Key, problem: Problem, variables: Variables) -> Variables:
         pairs_key, descent_key = jax.random.split(key)
