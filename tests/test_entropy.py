@@ -5,16 +5,19 @@ import dataclasses
 import itertools
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from in_process import run_in_process
 
-from experiments.entropy import report
+from experiments.entropy import prediction, report
 from experiments.entropy import study as entropy
 from experiments.entropy.options import CIRCUMSTANCES, Config
 from experiments.entropy.study import ORIGINALS, JudgedSet, distances, families, summarise
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics.statistics import chosen_elsewhere
+from unlearn_jax.models import build
+from unlearn_jax.types import Examples, Interval, Problem
 
 SETTINGS = np.array(list(itertools.product([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0])))
 MEMBERS, EXAMPLES = 4, 6
@@ -168,7 +171,7 @@ def test_circumstances_are_what_their_names_say():
     assert (under["class"].forget.kind, under["class"].label_noise) == ("class", 0.1)
     assert (under["clean"].forget, under["clean"].label_noise) == (under["random"].forget, 0.0)
     assert (under["mislabelled_short"].train.epochs, under["mislabelled_long"].train.epochs) == (13, 120)
-    assert {own.forget.size for name, own in under.items() if "mislabelled" in name} == {0.5}
+    assert {own.forget.size for name, own in under.items() if "mislabelled" in name} == {0.5, 0.2}
     for own in under.values():
         own.forget.check()
     assert Config(entropy_weights=(0.1, 2.0)).weights()[0] == [-2.0, -0.1, 0.0, 0.1, 2.0]
@@ -194,3 +197,64 @@ def test_a_mistake_names_its_option(changed, option):
     with pytest.raises(ArgumentError) as raised:
         dataclasses.replace(Config(), **changed).check()
     assert raised.value.argument == option
+
+
+def test_terms_are_on_other_examples_in_a_control():
+    """Only the rows of the forget set change, and to what was asked for; few held-out examples come more than once."""
+    rows = np.arange(12)
+    mask = rows >= 7
+    images = np.tile(rows[:, None].astype(np.float32), (1, 3))
+    problem = small_problem(images, rows % 4, mask)
+    assert entropy.showing(problem, mask, "forget", np.random.default_rng(0)) is problem
+    for shown, allowed in (("retain", set(range(7))), ("held_out", {100, 101, 102})):
+        changed = entropy.showing(problem, mask, shown, np.random.default_rng(0)).train
+        np.testing.assert_array_equal(changed.images[~mask], images[~mask])
+        drawn = np.asarray(changed.images)[mask, 0].astype(int)
+        assert set(drawn) <= allowed and len(set(drawn)) == min(5, len(allowed))
+        np.testing.assert_array_equal(np.asarray(changed.labels)[mask], drawn % 4)
+
+
+def small_problem(images, labels, mask):
+    """A problem with three held-out examples, 100 to 102, and no model to speak of."""
+    held_out = 100 + np.arange(3)
+    return Problem(
+        train=Examples(jnp.asarray(images), jnp.asarray(labels)),
+        held_out=Examples(jnp.asarray(np.tile(held_out[:, None].astype(np.float32), (1, 3))), jnp.asarray(held_out % 4)),
+        kept=jnp.ones(len(mask), bool),
+        forget=jnp.asarray(mask),
+        model=build("mlp", classes=4, width=8),
+        classes=4,
+        kept_count=len(mask),
+        forget_count=int(mask.sum()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gap", "same", "sign", "by_gap"),
+    [(0.2, 0.9, "raise", "raise"), (-0.2, 0.0, "raise", "lower"), (-0.2, 0.4, "neither", "lower"), (-0.2, 0.6, "lower", "lower")],
+)
+def test_the_sign_is_predicted_from_the_gap_and_the_same_answers(gap, same, sign, by_gap):
+    assert (prediction.rule(gap, same), prediction.by_gap(gap, same)) == (sign, by_gap)
+
+
+def test_a_prediction_is_right_where_the_sign_that_gains_beyond_noise_is_the_predicted_one():
+    def found(name, lowering, raising, **fields):
+        one = summarise(name, f"title of {name}", [judged(away((1.0, 0.0))) for _ in range(2)], SETTINGS)
+        gains = {"lowering": Interval(*lowering), "raising": Interval(*raising)}
+        changed = {f"distance: gain of {doing} entropy, alone": gain for doing, gain in gains.items()}
+        return one._replace(measures=one.measures | changed, **fields)
+
+    circumstances = [
+        found("random", (-1.0, -1.5, -0.5), (0.3, 0.1, 0.5)),  # oracles are surer, same answers 0.25: raise
+        found("class_short", (0.4, 0.2, 0.6), (0.2, 0.1, 0.3)),
+        found("random_short", (0.4, -0.2, 1.0), (-0.2, -0.5, 0.1)),
+        found("short_on_retain", (0.4, 0.2, 0.6), (0.0, -0.1, 0.1), control=True),
+    ]
+    study = report.Results("all", [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], circumstances)
+    assert [one.found for one in prediction.outcomes(study)] == ["raise", "lower", "neither"]
+    assert [one.unseen for one in prediction.outcomes(study)] == [False, True, True]
+    assert prediction.hits(prediction.outcomes(study), "always raise") == "1 of 3 (1 to 91%)"
+    assert "the rule 0 of 2 (0 to 84%); the gap alone 1 of 2" in prediction.summary(study)
+    elsewhere = study._replace(known=False)  # on other data and networks all are new to the rule
+    assert all(one.unseen for one in prediction.outcomes(elsewhere))
+    assert len(prediction.table(study).rows) == 3 and len(prediction.table(study).columns) == len(prediction.table(study).rows[0])

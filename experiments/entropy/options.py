@@ -7,16 +7,17 @@ are digits and an MLP that learns every wrong label: 45 minutes on two busy core
 
     python benchmark.py --exp entropy
 
-A few circumstances only, another network, or another data set:
+A few circumstances only, another network, or another data set; and circumstances that the rule for the sign has not seen:
 
     python benchmark.py --exp entropy --model resnet8 --width 8 --train.epochs 15 --circumstances random,mislabelled,corrected
     python benchmark.py --exp entropy --dataset fashion_mnist --train-size 2000
+    python benchmark.py --exp entropy --circumstances mislabelled_brief,memorised_short,class_short,random_short
     python benchmark.py --exp entropy --dataset cifar10 --model resnet18 --width 64
 """
 
 import dataclasses
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from unlearn_jax.bench.kinds import Count, Name, Real, Several, Whole, require
 from unlearn_jax.bench.options import SETS, Forget, Halves, Images, Judged, Request, Requests, Train
@@ -33,6 +34,7 @@ class Circumstance(NamedTuple):
         corrected: whether unlearning gets the correct labels of the forget set.
         epochs: of training originals and oracles, as a multiple of `--train.epochs`.
         retain_weight: of the loss on the retain set.
+        shown: whose examples get the terms of the forget set: its own, or as many of the retain set or of the held-out ones.
     """
 
     title: str
@@ -42,9 +44,10 @@ class Circumstance(NamedTuple):
     corrected: bool = False
     epochs: float = 1.0
     retain_weight: float = 1.0
+    shown: Literal["forget", "retain", "held_out"] = "forget"
 
 
-CIRCUMSTANCES = {
+SEEN = {
     "random": Circumstance("random tenth", "random"),
     "mislabelled": Circumstance("wrong labels", "mislabelled_part", 0.5),
     "corrected": Circumstance("wrong labels, corrected", "mislabelled_part", 0.5, corrected=True),
@@ -59,6 +62,24 @@ CIRCUMSTANCES = {
     "random_free": Circumstance("random tenth, R not held", "random", retain_weight=0.0),
     "clean": Circumstance("random tenth, all labels right", "random", noisy=False),
 }
+"""Those of digits and an MLP from which the rule in prediction.py was read."""
+UNSEEN = {
+    "mislabelled_brief": Circumstance("wrong labels, an eighth of the training", "mislabelled_part", 0.5, epochs=1 / 8),
+    "mislabelled_quarter": Circumstance("wrong labels, a quarter of the training", "mislabelled_part", 0.5, epochs=1 / 4),
+    "mislabelled_longer": Circumstance("wrong labels, two fifths of the training", "mislabelled_part", 0.5, epochs=0.4),
+    "mislabelled_few": Circumstance("a fifth of the wrong labels, short training", "mislabelled_part", 0.2, epochs=1 / 3),
+    "memorised_short": Circumstance("most memorised, short training", "memorised", epochs=1 / 3),
+    "class_short": Circumstance("a class, short training", "class", epochs=1 / 3),
+    "class_part_short": Circumstance("half a class, short training", "class_part", 0.5, epochs=1 / 3),
+    "random_short": Circumstance("random tenth, short training", "random", epochs=1 / 3),
+}
+"""Circumstances that came after the rule: its test."""
+CONTROLS = {
+    "short_on_retain": SEEN["mislabelled_short"]._replace(title="short training, terms on R instead", shown="retain"),
+    "short_on_held_out": SEEN["mislabelled_short"]._replace(title="short training, terms on held-out instead", shown="held_out"),
+}
+"""The same terms on as many other examples: what they do there has nothing to do with forgetting."""
+CIRCUMSTANCES = SEEN | UNSEEN | CONTROLS
 
 
 FEWER = Judged(retain_size=500)
@@ -72,10 +93,13 @@ class Config(Images):
 
     exp: str = "entropy"
     """The experiment. `--list` shows all."""
-    circumstances: Annotated[tuple[str, ...], Several(Name(*CIRCUMSTANCES))] = tuple(CIRCUMSTANCES)
+    circumstances: Annotated[tuple[str, ...], Several(Name(*CIRCUMSTANCES))] = tuple(SEEN)
     """Names separated by commas. random; wrong labels: mislabelled (half of them), corrected (the same with the right labels at
     hand), mislabelled_short, _half, _long (a third, half and three times the epochs), _free (no loss on the retain set); class,
-    class_part; memorised, unmemorised; random_free (no loss on the retain set); clean (a random set, all labels right)."""
+    class_part; memorised, unmemorised; random_free (no loss on the retain set); clean (a random set, all labels right). Unseen by
+    the rule that predicts the sign: mislabelled_brief, _quarter, _longer (an eighth, a quarter and two fifths of the epochs), and
+    with a third of the epochs mislabelled_few (a fifth of the wrong labels), memorised_short, class_short, class_part_short,
+    random_short. Controls: short_on_retain, short_on_held_out (mislabelled_short, with the terms on as many other examples)."""
     model: str = "mlp"
     """resnet8, 14, 20, ... (6n+2), resnet18 or mlp."""
     width: Count = 128

@@ -81,6 +81,7 @@ class Circumstance(NamedTuple):
         tried: every setting, doing nothing and retraining, on every forget set.
         measures: by name, the mean over forget sets and its 95% interval over models.
         by_set: the value on each forget set.
+        control: whether the terms are on other examples than those to forget.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Circumstance(NamedTuple):
     tried: list[Trial]
     measures: dict[str, Interval]
     by_set: dict[str, list[float]]
+    control: bool = False
 
     def totals(self, entropy_weights: Sequence[float], loss_weights: Sequence[float]) -> Float[np.ndarray, "loss entropy"]:
         """Mean distances of the settings over forget sets."""
@@ -98,12 +100,13 @@ class Circumstance(NamedTuple):
 
 
 class Results(NamedTuple):
-    """All circumstances, and the signed weights tried in each, ascending."""
+    """All circumstances, and the signed weights tried in each, ascending; `known`: on the data and network of the rule."""
 
     title: str
     entropy_weights: list[float]
     loss_weights: list[float]
     circumstances: list[Circumstance]
+    known: bool = True
 
 
 def headline(results: Circumstance) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.entropy import report
+from experiments.entropy import prediction, report
 from experiments.entropy.options import CIRCUMSTANCES, Circumstance, Config, Variant
 from experiments.entropy.report import SPLITS, Trial
 from unlearn_jax.bench.forget_set import forget_mask
@@ -29,9 +29,10 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import diverged, member_keys
-from unlearn_jax.types import Problem, Variables
+from unlearn_jax.types import Examples, Problem, Variables
 
 METHOD = "entropy_with_retain"
+KNOWN = "digits", "mlp"  # the data and network on which the rule for the sign was found
 ORIGINALS = -2  # their place, behind the settings and before the retrained models
 LARGEST = 2.0  # times as far as doing nothing: larger distances, and models that diverged, count as this
 PerSet = Callable[[np.ndarray], np.ndarray]  # indices of members -> a value of each forget set, with these members alone
@@ -94,15 +95,18 @@ def run(config: Config, folder: Run) -> None:
                 made_with.add(str(arrays["made_with"]))
                 sets.append(JudgedSet.from_arrays(arrays))
                 update((index + 1) / config.forget_sets, f"{index + 1} forget sets")
-            results.append(summarise(name, circumstance.title, sets, settings))
+            found = summarise(name, circumstance.title, sets, settings)
+            results.append(found._replace(control=circumstance.shown != "forget"))
             update(1.0, report.headline(results[-1]))
     title = f"{config.dataset} · {config.model} · {config.members} models a setting, {config.forget_sets} forget sets each"
-    study = report.Results(title, entropy_weights, loss_weights, results)
+    known = (config.dataset, config.model) == KNOWN
+    study = report.Results(title, entropy_weights, loss_weights, results, known)
     folder.write_csv("settings.csv", *report.settings_table(study))
     folder.write_csv("entropy.csv", *report.table(study))
+    folder.write_csv("predictions.csv", *prediction.table(study))
     measures = {result.name: {name: tuple(interval) for name, interval in result.measures.items()} for result in results}
     folder.write_json("results.json", {**measures, "made_with": sorted(made_with)})
-    summary = "\n".join([report.summary(study), *version_note(made_with)])
+    summary = "\n".join([report.summary(study), prediction.summary(study), *version_note(made_with)])
     folder.write_text("summary.md", summary)
     save(report.maps(study), folder, "maps")
     save(report.signs(study), folder, "signs")
@@ -125,6 +129,8 @@ def load_or_judge(
         },
     )
     asked = {"values": values, "settings": settings, "corrected": circumstance.corrected}
+    if circumstance.shown != "forget":  # earlier runs kept the others without it
+        asked["shown"] = circumstance.shown
     identity = {**identity_of(config, setting, mask), **asked}
     make = partial(judge, config, circumstance, setting, mask, name, values, settings)
     return load_or_make(folder, f"sets/{name}.npz", identity, lambda: make().to_arrays())
@@ -155,6 +161,7 @@ def judge(
     originals = pools["original"].variables
     labels = np.where(mask, data.clean_labels, data.train.labels) if circumstance.corrected else data.train.labels
     problem = dataclasses.replace(problem, train=problem.train._replace(labels=jnp.asarray(labels, problem.train.labels.dtype)))
+    problem = showing(problem, mask, circumstance.shown, generator("examples in place of the forget set", config.seed))
     unlearned = unlearn_all(config, problem, originals, name, values, settings)
     rng = generator("retained examples that are judged", config.seed)
     rows = np.flatnonzero(mask), sample(np.flatnonzero(~mask), config.evaluation.retain_size, rng)
@@ -187,6 +194,26 @@ def judge(
         oracle_loss.reshape(members, 2),
         same,
     )
+
+
+def showing(problem: Problem, mask: np.ndarray, shown: str, rng: np.random.Generator) -> Problem:
+    """The problem with other examples in the rows of the forget set, so that its terms are about those.
+
+    Args:
+        problem: to unlearn.
+        mask: the forget set, `[examples]`.
+        shown: forget: its own examples stay; retain, held_out: as many of those, each more than once if they are fewer.
+        rng: draws them.
+    """
+    if shown == "forget":
+        return problem
+    source = problem.held_out if shown == "held_out" else problem.train
+    choices = np.arange(len(source.labels)) if shown == "held_out" else np.flatnonzero(~mask)
+    rows = np.resize(rng.permutation(choices), mask.sum())
+    images, labels = (
+        getattr(problem.train, field).at[np.flatnonzero(mask)].set(getattr(source, field)[rows]) for field in source._fields
+    )
+    return problem.replace(train=Examples(images, labels))
 
 
 def unlearn_all(
