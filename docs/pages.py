@@ -231,8 +231,18 @@ def adapted(text: str, document: str) -> str:
     if document == "findings/README":
         text += "\n" + _toctree(["*", "/generated/tables"], "glob") + "\n"
     if written:
-        text = f"{_SHORT}# Tables: {document.removeprefix('findings/')}\n\n" + re.sub(r"^(?=# )", "#", text, flags=re.MULTILINE)
+        text = f"{_SHORT}# {_title_of(document)}\n\n" + re.sub(r"^(?=# )", "#", text, flags=re.MULTILINE)
     return text
+
+
+def _title_of(document: str) -> str:
+    """The title of a page that a run wrote: the heading of the page that it belongs to, and which part of it this is."""
+    place = FINDINGS if document.startswith("findings/") else DOCS
+    folder, *names = (DOCS / document).relative_to(place).parts
+    owner = max((page for page in place.glob("*.md") if folder.startswith(page.stem)), key=lambda page: len(page.stem))
+    heading = owner.read_text().splitlines()[0].removeprefix("# ")
+    part = re.sub(r"[-_ ]+", " ", " ".join(names).replace("summary", "")).strip()
+    return f"Tables{f' ({part})' if part else ''}: {heading}"
 
 
 class Docstring(NamedTuple):

@@ -13,6 +13,7 @@ from in_process import run_in_process
 
 from unlearn_jax.bench import compare
 from unlearn_jax.bench.compare import Value, of_independent
+from unlearn_jax.bench.experiments import EXPERIMENTS
 from unlearn_jax.bench.finished import read
 from unlearn_jax.bench.statistics import PART_FIELDS
 from unlearn_jax.metrics.statistics import crossed_mean
@@ -101,6 +102,7 @@ def test_runs_on_the_same_originals_and_forget_sets_are_paired(tmp_path):
     assert "KLOM on F (nats): 1 of 2 methods differ: scrub +0.5 (+0.5 to +0.5)" in said
     said, _ = compared(tmp_path, finish(tmp_path / "d"), a, out="out3")
     assert "5 of 5 differences are 0 or have no interval." in said and "By no main metric does a method differ." in said
+    assert json.loads((tmp_path / "out/config.json").read_text())["about"] == EXPERIMENTS["compare"].about  # a page's title
     text = (tmp_path / "out2/summary.md").read_text()
     assert "Nothing: the configurations, hyperparameters and versions are the same." in text
     assert "Verdicts: not distinguished from retraining in A and different in B: scrub." in text

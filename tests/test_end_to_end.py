@@ -114,7 +114,7 @@ def test_the_run_folder_holds_what_scripts_expect(finished):
 def test_config_json_says_what_was_run_and_on_what(finished, cache):
     out, _ = finished
     found = json.loads((out / "config.json").read_text())
-    assert set(found) == {"config", "versions", "device", "git", "command", "started", "earlier"}
+    assert set(found) == {"config", "versions", "device", "git", "command", "started", "earlier", "about"}
     assert {"python", "jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax"} == set(found["versions"])
     assert found["device"].startswith("cpu")
     assert "benchmark.py --exp unlearning --smoke" in found["command"]

@@ -219,7 +219,8 @@ def test_markdown_stays_harmless():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    (folder / "config.json").write_text(json.dumps({"config": {"exp": "mine", "seed": 1}, "command": "python benchmark.py"}))
+    facts = {"config": {"exp": "mine", "seed": 1}, "command": "python benchmark.py", "about": f"What mine finds {HOSTILE}"}
+    (folder / "config.json").write_text(json.dumps(facts))
     (folder / "summary.md").write_text("# Mine\n\n<script>alert(1)</script>\n\n![f](figures/f.png)\n")
     (folder / "a.csv").write_text(f'"{HOSTILE.replace(chr(34), "")}",value\n' + "".join(f"row {i},{-i}\n" for i in range(1200)))
     (folder / "empty.csv").write_text("")
@@ -237,6 +238,7 @@ def test_a_study_has_a_page_too(study):
     assert [*data["tables"]] == ["a"] and len(data["tables"]["a"]["rows"]) == page.MOST_LINES
     assert "a (1200 rows)" in text and "large.png" in text and text.count("<img") == 2
     assert not remote(text) and "<script>alert" not in text and len(text) < 1e6
+    assert "<h1>What mine finds &lt;/script&gt;" in text and '<p class="subject">mine</p>' in text
 
 
 @pytest.fixture(scope="module")
