@@ -135,6 +135,7 @@ def write(
         "headline": headline(standings),
         "answers": answers(standings, tied, command),
         "board": board,
+        "test_like": any("test-like" in row.access for row in means),
         "sized": any(each.memory and each.damage for each in standings),
         "notes": [*board.paragraphs[1:], *notes],
         "glossary": GLOSSARY,
