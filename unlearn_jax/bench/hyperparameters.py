@@ -11,6 +11,7 @@ from unlearn_jax.methods import METHODS, hyperparameters
 
 SOURCES = {
     "default": "by default",
+    "budget": "the search's budget, which it did not vary",
     "tuned": "tuned for the data set (`unlearn_jax/bench/tuned/`)",
     "forget set": "by the forget set",
     "given": "given (`--hyper`, `--smoke`)",
@@ -81,9 +82,16 @@ def hyperparameters_of(
 def origins_of(
     dataset: str, names: list[str], given: dict[str, dict[str, Any]], label: int | None = None
 ) -> dict[str, dict[str, str]]:
-    """Returns where each hyperparameter comes from: method -> name -> one of `SOURCES`; arguments as `hyperparameters_of`."""
-    layers = {name: {"default": METHODS[name].defaults, **later} for name, later in _layers(dataset, names, given, label).items()}
-    return {name: {key: source for source, values in layers[name].items() for key in values} for name in names}
+    """Returns where each hyperparameter comes from: method -> name -> one of `SOURCES`; arguments as `hyperparameters_of`.
+
+    Only what the search varied is tuned; what it left at the default is a default.
+    """
+    found = {}
+    for name, layers in _layers(dataset, names, given, label).items():
+        defaults = METHODS[name].defaults
+        layers["budget"] = {key: value for key, value in layers["budget"].items() if value != defaults[key]}
+        found[name] = {key: source for source, values in {"default": defaults, **layers}.items() for key in values}
+    return found
 
 
 def _layers(
@@ -93,7 +101,8 @@ def _layers(
     from_search, everywhere = tuned(dataset), given.get("*", {})
     return {
         name: {
-            "tuned": from_search.get(name, {}),
+            "budget": {key: value for key, value in from_search.get(name, {}).items() if key not in METHODS[name].search},
+            "tuned": {key: value for key, value in from_search.get(name, {}).items() if key in METHODS[name].search},
             "forget set": {"label": label} if label is not None and "label" in METHODS[name].defaults else {},
             "given": {key: value for key, value in everywhere.items() if key in METHODS[name].defaults} | given.get(name, {}),
         }
