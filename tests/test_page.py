@@ -466,7 +466,9 @@ def test_the_table_of_a_study_sorts(browser, study):
     tab, wrong = opened(browser, study)
     first = "[data-table=a] .tabulator-row .tabulator-cell"
     assert tab.inner_text(f"{first} >> nth=0") == "row 0"
-    frame = tab.evaluate("(({ padding, borderRadius }) => [padding, borderRadius])(getComputedStyle(document.querySelector('#figures img')))")
+    frame = tab.evaluate(
+        "(({ padding, borderRadius }) => [padding, borderRadius])(getComputedStyle(document.querySelector('#figures img')))"
+    )
     assert all(float(size.removesuffix("px")) >= 6 for size in frame)  # a figure on white, also in the dark
     tab.click("[data-table=a] .tabulator-col[tabulator-field=c1] .tabulator-col-title")
     assert tab.inner_text(f"{first} >> nth=0") == "row 999" and not wrong

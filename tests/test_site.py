@@ -143,7 +143,9 @@ def test_the_toctree_names_every_page(site):
 
 def test_a_page_of_tables_is_titled_by_its_finding(site):
     written = {name: text.splitlines()[4] for name, text in site.items() if pages._WRITTEN.fullmatch(name)}
-    headings = {path.read_text().splitlines()[0].removeprefix("# ") for path in [*DOCS.glob("findings/*.md"), DOCS / "performance.md"]}
+    headings = {
+        path.read_text().splitlines()[0].removeprefix("# ") for path in [*DOCS.glob("findings/*.md"), DOCS / "performance.md"]
+    }
     assert len(written) > 30 and all(title.partition(": ")[2] in headings for title in written.values())
     assert len(set(written.values())) == len(written)
     generalise = "Does the search for hyperparameters generalise?"

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
 from unlearn_jax.bench.forget_set import same_rows
-from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
+from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of, require_used
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
@@ -48,6 +48,9 @@ from unlearn_jax.runs import open_run
 from unlearn_jax.training.pools import Fit, member_keys
 from unlearn_jax.types import Cube, Interval, Labels, Method, Model, Recipe, Start, Variables
 from unlearn_jax.workers import using
+
+if TYPE_CHECKING:
+    import pandas
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
@@ -127,6 +130,18 @@ class Leaderboard:
         return "\n".join(lines)
 
     __repr__ = __str__  # what a notebook shows
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Returns the rows as a table, with the columns of results.csv; an empty cell is a missing value.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install 'unlearn_jax[pandas]', or pip install pandas") from error
+        return pandas.DataFrame(self.rows, columns=list(Row._fields))
 
     def write(self, folder: Path | str) -> None:
         """Copies the run folder."""
@@ -243,6 +258,7 @@ def evaluate(
         name: hyperparameters_of(data.name, asked, given, label) | {method: {} for method in own}
         for name, label in labels.items()
     }
+    require_used(given, registered)
     origins = origins_of(data.name, asked, given, next((label for label in labels.values() if label is not None), None))
     place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unlearn_jax-"))
     config = Config(

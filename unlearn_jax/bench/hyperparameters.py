@@ -1,5 +1,6 @@
 """Hyperparameters of the methods of a run: the authors', replaced by tuned ones, replaced by those given."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from unlearn_jax.bench.forget_set import forget_class, forget_name
@@ -77,6 +78,26 @@ def hyperparameters_of(
     for name in names:
         METHODS[name].make(**values[name])  # refuses values that contradict each other before anything is trained
     return values
+
+
+def require_used(given: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Refuses hyperparameters that no method of a run would take.
+
+    Args:
+        given: method (`*`: every method that has it) -> hyperparameter -> value.
+        names: the methods of the run.
+
+    Raises:
+        ArgumentError: one is of a method that does not run, or `*` stands for none that does.
+    """
+    for method, values in given.items():
+        for key in values:
+            if method == "*" and key in {key for entry in METHODS.values() for key in entry.defaults}:
+                if not any(key in METHODS[name].defaults for name in names):
+                    raise ArgumentError("hyper", f"*.{key}", f"no method of this run has it ({', '.join(names)})")
+            elif method in METHODS and method not in names:
+                hyperparameters(method, dict(values))  # a wrong name or value comes first
+                raise ArgumentError("hyper", f"{method}.{key}", f"{method} is not among the methods ({', '.join(names)})")
 
 
 def origins_of(
