@@ -160,8 +160,6 @@ def complaint(capsys, monkeypatch, tmp_path):
         ("--hyper unsir.noise_share=2", "--hyper unsir.noise_share 2: a number from 0 to 1"),
         ("--hyper msg.share=0.5", "--hyper msg.share: msg is not among the methods (original, retrain, finetune, "),
         ("--hyper *.epochs=3,ssd.dampening=1 --methods scrub", "--hyper ssd.dampening: ssd is not among the methods (scrub)"),
-        ("--hyper *.dampening=1 --methods scrub,finetune", "--hyper *.dampening: no method of this run has it (scrub, finetune)"),
-        ("--smoke --hyper *.temperature=1 --methods ssd", "--hyper *.temperature: no method of this run has it (ssd)"),
         ("--exp unlearn_one --hyper scrub.alpha=1 --methods ssd", "--hyper scrub.alpha: scrub is not among the methods (ssd)"),
         ("--exp gaming --hyper scrub.alpha=1", "--hyper scrub.alpha: scrub is not among the methods (gradient_ascent)"),
         ("--exp sensitivity --methods scrub --fine ssd", "--fine ssd: is not among the methods (scrub)"),

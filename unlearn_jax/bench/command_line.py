@@ -1,6 +1,5 @@
 """Parses the command line into a configuration. A user error is printed as one line."""
 
-import dataclasses
 import difflib
 import functools
 import json
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from unlearn_jax.bench.kinds import Several, options, require
-from unlearn_jax.bench.options import MAIN, Run
+from unlearn_jax.bench.kinds import Several, options, replace_field, require
+from unlearn_jax.bench.options import MAIN, Hyper, Run
 from unlearn_jax.errors import ArgumentError, StorageError, UsageError, WorkersError
 from unlearn_jax.files import read_regular
 
@@ -113,11 +112,12 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
 def _narrowed(config: Run, typed: Sequence[Given], of_files: Iterable[Given]) -> Run:
     """Without the hyperparameters in a file of methods that --methods, typed beside it, leaves out."""
     methods = {name for word in getattr(config, "methods", ()) for name in (MAIN if word == "main" else [word])}
-    if "all" in methods or not any(each.name == "--methods" for each in typed):
+    narrower = any(each.name == "--methods" for each in typed) and "all" not in methods
+    if not (isinstance(config, Hyper) and narrower):
         return config
     there = {setting for each in of_files if each.name == "--hyper" for setting in re.split(r"[,\s]+", each.word or "")}
     left_out = {setting for setting in there if setting.partition(".")[0] not in {"*", *methods}}
-    return dataclasses.replace(config, hyper=tuple(each for each in config.hyper if each not in left_out)) if left_out else config
+    return replace_field(config, ("hyper",), tuple(each for each in config.hyper if each not in left_out))
 
 
 def split_options(words: list[str]) -> Iterator[Given]:

@@ -81,23 +81,20 @@ def hyperparameters_of(
 
 
 def require_used(given: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Refuses hyperparameters that no method of a run would take.
+    """Refuses hyperparameters of registered methods that do not run.
 
     Args:
-        given: method (`*`: every method that has it) -> hyperparameter -> value.
+        given: method (`*`: every method that has it, of which there may be none) -> hyperparameter -> value.
         names: the methods of the run.
 
     Raises:
-        ArgumentError: one is of a method that does not run, or `*` stands for none that does.
+        ArgumentError: one is of another method.
     """
     for method, values in given.items():
-        for key in values:
-            if method == "*" and key in {key for entry in METHODS.values() for key in entry.defaults}:
-                if not any(key in METHODS[name].defaults for name in names):
-                    raise ArgumentError("hyper", f"*.{key}", f"no method of this run has it ({', '.join(names)})")
-            elif method in METHODS and method not in names:
-                hyperparameters(method, dict(values))  # a wrong name or value comes first
-                raise ArgumentError("hyper", f"{method}.{key}", f"{method} is not among the methods ({', '.join(names)})")
+        if values and method in METHODS and method not in names:
+            hyperparameters(method, dict(values))  # a wrong name or value comes first
+            others = f"{method} is not among the methods ({', '.join(names)})"
+            raise ArgumentError("hyper", f"{method}.{next(iter(values))}", others)
 
 
 def origins_of(

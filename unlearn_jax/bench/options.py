@@ -339,9 +339,8 @@ class Hyper(Group):
 
         super().check()
         self.hyperparameters()
-        preset = {*type(self).hyper, *(QUICK if getattr(self, "smoke", False) else ())}  # which concern what runs of them
-        asked = by_method(setting for setting in self.hyper if setting not in preset)
-        if asked:
+        asked = by_method(setting for setting in self.hyper if setting not in type(self).hyper)
+        if asked.keys() - {"*"}:
             require_used(asked, getattr(self, "method_names", list)())
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
