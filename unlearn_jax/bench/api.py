@@ -191,8 +191,8 @@ def evaluate(
         methods: names of the registry (a sequence, or in one string separated by commas), and functions
             `(key, problem, variables) -> variables` of one's own, which are called by their `__name__`. Logits of one's own
             functions are made anew at every call; those of registered ones are found in `out`.
-        hyper: of the registered methods: method, or `*` for every method that has it -> hyperparameter -> value. By default the
-            tuned ones of the data set, or the authors'.
+        hyper: of the registered methods among `methods`: method, or `*` for every method that has it -> hyperparameter -> value.
+            By default the tuned ones of the data set, or the authors'.
         recipe: how models are trained, which some methods follow too; by default `Recipe()`.
         members: originals, each unlearned by each method. Below 8 there is no verdict. By default as many as are given, else 24.
         originals: models that were trained on all rows, in place of those that would be trained here: variables with a leading
