@@ -71,6 +71,12 @@ def test_words_change_and_extend_what_was_recorded(tmp_path):
     assert (again.train.epochs, again.train.learning_rate, again.methods) == (5, 1e-3, ("scrub",))
 
 
+def test_hyperparameters_that_a_study_brings_may_be_of_methods_that_do_not_run():
+    config = parsed("--exp", "streaming", "--methods", "delete", "--hyper", "delete.epochs=2")
+    assert any(setting.startswith("mu_mis.") for setting in config.hyper)
+    config.check()
+
+
 def test_fewer_methods_than_in_the_file_take_its_hyperparameters_along_that_are_theirs(tmp_path):
     template = ROOT / "configs/template.toml"
     for file in (template, runs.open_run(tmp_path / "run", parsed("--config", template).recorded()).folder / "config.json"):
