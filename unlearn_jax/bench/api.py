@@ -36,7 +36,7 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
-from unlearn_jax.metrics.effects import MARGIN, Effects, effects, mean_effects, outcome_of
+from unlearn_jax.metrics.effects import MARGIN, Effects, effects, exchanged, mean_effects, outcome_of
 from unlearn_jax.metrics.statistics import NEGLIGIBLE
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
@@ -413,6 +413,8 @@ def score(
         if len(before.forget) != len(own.forget):
             expected = f"expected {len(own.forget)}, one for each of the unlearned ones"
             raise ValueError(f"originals: {len(before.forget)} models, {expected}")
+        if wrong := exchanged(margins(before, of)["forget"], margins(theirs, of)["forget"]):
+            raise ValueError(f"oracles: {wrong}")
         found = effects(margins(own, of), margins(before, of), margins(theirs, of))
         known = before, ()
     memory = memory_of(known, theirs, of)
