@@ -186,5 +186,5 @@ def test_given_oracles_that_know_the_forget_set_better_than_the_originals_are_re
     forget = SimpleNamespace(name="random-0", labels=labels, logits=lambda variables: variables)
     knowing, unknowing = pool(4, 4.0), pool(8, 0.0)
     require_in_place(forget, SimpleNamespace(variables=knowing), SimpleNamespace(cube=unknowing))
-    with pytest.raises(ArgumentError, match=r"^oracles='random-0': the oracles know the forget set better than the originals do"):
+    with pytest.raises(ArgumentError, match=r"^oracles random-0: the oracles know the forget set better than the originals do"):
         require_in_place(forget, SimpleNamespace(variables=unknowing), SimpleNamespace(cube=knowing))
