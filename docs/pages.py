@@ -231,8 +231,18 @@ def adapted(text: str, document: str) -> str:
     if document == "findings/README":
         text += "\n" + _toctree(["*", "/generated/tables"], "glob") + "\n"
     if written:
-        text = f"{_SHORT}# Tables: {document.removeprefix('findings/')}\n\n" + re.sub(r"^(?=# )", "#", text, flags=re.MULTILINE)
+        text = f"{_SHORT}# {_title_of(document)}\n\n" + re.sub(r"^(?=# )", "#", text, flags=re.MULTILINE)
     return text
+
+
+def _title_of(document: str) -> str:
+    """The title of a page that a run wrote: the heading of the page that it belongs to, and which part of it this is."""
+    place = FINDINGS if document.startswith("findings/") else DOCS
+    folder, *names = (DOCS / document).relative_to(place).parts
+    owner = max((page for page in place.glob("*.md") if folder.startswith(page.stem)), key=lambda page: len(page.stem))
+    heading = owner.read_text().splitlines()[0].removeprefix("# ")
+    part = re.sub(r"[-_ ]+", " ", " ".join(names).replace("summary", "")).strip()
+    return f"Tables{f' ({part})' if part else ''}: {heading}"
 
 
 class Docstring(NamedTuple):
@@ -269,7 +279,7 @@ def _hyperparameters(name: str, entry: Entry, meanings: Mapping[str, str]) -> st
     if not entry.defaults:
         return "None."
     found = {dataset: tuned(dataset).get(name, {}) for dataset in TUNED}
-    heads = ("name", "default", *(f"tuned, {dataset}" for dataset in found), "searched", "what it is")
+    heads = ("name", "default", *(f"used on {dataset}" for dataset in found), "searched", "what it is")
     lines = []
     for key, default in entry.defaults.items():
         given = [_value(values[key]) if key in values else "" for values in found.values()]
@@ -282,7 +292,10 @@ def _hyperparameters(name: str, entry: Entry, meanings: Mapping[str, str]) -> st
     if not any(found.values()):
         notes.append("No search has been made for this method: the data sets' runs use the defaults.")
     elif entry.search:
-        notes.append("Tuned values come from [the search](../../findings/tuning.md); runs on that data set use them.")
+        notes.append(
+            "Values used on a data set come from [the search](../../findings/tuning.md): it varied what has a range here, set "
+            "epochs and batch size for all methods, and left the rest at the default."
+        )
     notes.append(f"`--hyper {name}.{next(iter(entry.defaults))}=...` sets one.")
     return _page(_table(heads, lines), " ".join(notes)).rstrip()
 

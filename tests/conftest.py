@@ -19,7 +19,8 @@ if jax.__version_info__ < (0, 11):  # each takes a third off the compiler's time
     quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 
-from jaxtyping import install_import_hook
+import jaxtyping
+from first_calls import begin_test, check_first_calls
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -35,7 +36,13 @@ def pytest_addoption(parser):
 
 ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training")
 ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "sealed", "files", "device", "types")
-install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
+jaxtyping.jaxtyped = check_first_calls
+jaxtyping.install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
+
+
+def pytest_runtest_setup():
+    """In every test the first calls of each function are checked."""
+    begin_test()
 
 
 def pytest_collection_modifyitems(items):

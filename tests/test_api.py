@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from unlearn_jax.data import load
 from unlearn_jax.methods import METHODS
 from unlearn_jax.models import build
 from unlearn_jax.models.fingerprint import fingerprint
-from unlearn_jax.report.rows import read_results
+from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.types import Cube, Labels, Recipe, Variables
 
 TINY = {"members": 2, "splits": 4, "retain_size": 40, "recipe": Recipe(epochs=1)}
@@ -46,7 +47,7 @@ def halved(key, problem, variables):
     return variables._replace(params=jax.tree.map(lambda leaf: leaf / 2, variables.params))
 
 
-def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_path):
+def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_path, monkeypatch):
     rows = {"first": data.published.train[:10], "second": data.published.train[10:20]}
     board = evaluate(
         model, data, forget=rows, methods=["original", "retrain", "finetune", halved], out=tmp_path / "out",
@@ -55,6 +56,17 @@ def test_a_whole_evaluation_with_a_method_of_ones_own(data, model, cache, tmp_pa
     assert set(board.verdict) == {"original", "retrain", "finetune", "halved"}
     assert {verdict.outcome for verdict in board.verdict.values()} == {None}  # two models have no verdict
     assert read_results(tmp_path / "out/results.csv") == board.rows
+    table = board.to_pandas()
+    of_test = table[(table.metric == "accuracy") & (table.split == "test")]
+    assert tuple(table.columns) == Row._fields and len(table) == len(board.rows) and len(of_test) == 8
+    assert of_test.value.tolist() == [row.value for row in board.rows if (row.metric, row.split) == ("accuracy", "test")]
+    assert table.value.dtype == float and table.z.isna().tolist() == [row.z is None for row in board.rows]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pandas", None)
+        with pytest.raises(
+            ImportError, match=r"^to_pandas needs pandas: pip install 'unlearn_jax\[pandas\]', or pip install pandas$"
+        ):
+            board.to_pandas()
     assert {row.forget_set for row in board.rows} == {"first", "second"} and {row.model[:6] for row in board.rows} == {"given-"}
     assert "halved" in str(board) and "no verdict" in str(board.verdict["halved"])
     for shown in (board, *board.verdict.values()):
@@ -123,6 +135,7 @@ def mask(data):
         ("retain_size", 0, "retain_size: 0 found"),
         ("unlearning_seeds", 0, "unlearning_seeds: 0 found"),
         ("hyper", {"scrub": {"epoch": 1}}, "scrub.epoch 1: scrub takes "),
+        ("hyper", {"scrub": {"epochs": 1}}, r"hyper scrub.epochs: scrub is not among the methods \(original\)"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_trained(data, model, monkeypatch, argument, value, said):

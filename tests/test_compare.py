@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from in_process import run_in_process
 
 from unlearn_jax.bench import compare
 from unlearn_jax.bench.compare import Value, of_independent
+from unlearn_jax.bench.experiments import EXPERIMENTS
 from unlearn_jax.bench.finished import read
 from unlearn_jax.bench.statistics import PART_FIELDS
 from unlearn_jax.metrics.statistics import crossed_mean
@@ -24,10 +26,11 @@ NOISE = RNG.normal(size=(GROUPS, 3))  # of the originals on each forget set, in 
 CONFIG = {"exp": "unlearning", "out": None, "seed": 0, "train": {"epochs": 15}, "methods": ["original", "scrub"]}
 
 
-def row(forget_set, method, metric, split, parts, members=8):
+def row(forget_set, method, metric, split, parts, members=8, oracles=16, null_sd=None):
     """A row, and the interval of its parts."""
     mean, low, high, _ = crossed_mean(parts.reshape(len(parts), -1))
-    common = Row("unlearning", "digits", "mlp", forget_set, method, "F+R", metric, split, n_members=members, n_oracles=16)
+    common = Row("unlearning", "digits", "mlp", forget_set, method, "F+R", metric, split, n_members=members, n_oracles=oracles)
+    common = common._replace(null_mean=0.0, null_sd=null_sd)
     return common._replace(value=mean, value_low=low, value_high=high, deviation=mean / 2, evidence=0.0, inside=mean < 0.3)
 
 
@@ -41,6 +44,8 @@ def finish(
     data="a" * 64,
     kept=True,
     members=8,
+    oracles=16,
+    null_sd=None,
     **config,
 ):
     """A finished run whose method scrub has its scores shifted."""
@@ -50,7 +55,7 @@ def finish(
         for method in methods:
             of_method = NOISE[:, : len(sets)] * (1 + 0.1 * (method == "scrub")) + shift * (method == "scrub")
             for index, name in enumerate(sets):
-                rows.append(row(name, method, metric, split, of_method[:, index], members))
+                rows.append(row(name, method, metric, split, of_method[:, index], members, oracles, null_sd))
                 parts.append((name, method, metric, split, of_method[:, index]))
     for name, listed in (rows_of or {name: name for name in sets}).items():
         run.write_text(f"forget_sets/{name}.txt", listed)
@@ -101,6 +106,7 @@ def test_runs_on_the_same_originals_and_forget_sets_are_paired(tmp_path):
     assert "KLOM on F (nats): 1 of 2 methods differ: scrub +0.5 (+0.5 to +0.5)" in said
     said, _ = compared(tmp_path, finish(tmp_path / "d"), a, out="out3")
     assert "5 of 5 differences are 0 or have no interval." in said and "By no main metric does a method differ." in said
+    assert json.loads((tmp_path / "out/config.json").read_text())["about"] == EXPERIMENTS["compare"].about  # a page's title
     text = (tmp_path / "out2/summary.md").read_text()
     assert "Nothing: the configurations, hyperparameters and versions are the same." in text
     assert "Verdicts: not distinguished from retraining in A and different in B: scrub." in text
@@ -138,6 +144,10 @@ def test_it_covers_the_true_difference():
     assert 0.94 < inside / 2000 < 0.97
 
 
+UNIT = "z has another unit in each (null sd of KLOM on F (nats):"
+Z = "), so that the same distance from the oracles is another z"
+
+
 @pytest.mark.parametrize(
     ("other", "said", "difference"),
     [
@@ -147,18 +157,27 @@ def test_it_covers_the_true_difference():
         ({"sets": ("x",)}, "other forget sets (2 and 1; each run's own mean is compared)", False),
         ({"data": "b" * 64}, "other data (digits; fingerprints aaaaaaaa and bbbbbbbb)", False),
         ({"members": 4}, "other numbers of models (8 and 4), on which values such as KLOM depend: compare z", False),
+        ({"null_sd": 0.1}, None, True),
+        ({"null_sd": 0.25, "seed": 1}, f"{UNIT} 0.1 and 0.25, each of its own oracles{Z}", False),
+        (
+            {"null_sd": 0.2, "members": 4, "oracles": 8},
+            "other numbers of models (8 and 4), on which values such as KLOM depend: compare z; "
+            f"{UNIT} 0.1 of 8 models and 16 oracles and 0.2 of 4 models and 8 oracles{Z}",
+            False,
+        ),
         ({"methods": ("scrub", "ssd")}, "only A has original; only B has ssd", True),
     ],
 )
 def test_what_is_hard_to_compare_is_said_in_one_line_at_the_top(tmp_path, other, said, difference):
-    a = finish(tmp_path / "a", sets=("random-0", "random-1"))
+    a = finish(tmp_path / "a", sets=("random-0", "random-1"), null_sd=0.1 if "null_sd" in other else None)
     b = finish(tmp_path / "b", 0.5, **{"sets": ("random-0", "random-1"), **other})
     printed, rows = compared(tmp_path, a, b)
     first = printed.splitlines()[0]
     assert first == f"A and B: {said}." if said else first.startswith("A: ")
     assert (tmp_path / "out/summary.md").read_text().splitlines()[0] == first
+    assert not said or f"<b>Careful.</b> {first}" in unescape((tmp_path / "out/report.html").read_text())
     assert (of_scrub(rows)["paired"] == "True") == difference
-    if difference and other["sets" if "sets" in other else "methods"][0] != "random-1":
+    if difference and other.get("sets", ("",))[0] != "random-1":
         assert float(of_scrub(rows)["difference"]) == pytest.approx(0.5)
 
 

@@ -11,6 +11,7 @@ from unlearn_jax import runs
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import Forget
+from unlearn_jax.errors import ArgumentError
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.toml"))
@@ -68,6 +69,28 @@ def test_words_change_and_extend_what_was_recorded(tmp_path):
     again = parsed("--hyper", "scrub.alpha=1", "--config", file, "--train.epochs", 5, "--methods", "scrub")
     assert again.hyper == ("scrub.epochs=2", "*.rounds=3", "scrub.alpha=1")
     assert (again.train.epochs, again.train.learning_rate, again.methods) == (5, 1e-3, ("scrub",))
+
+
+def test_hyperparameters_that_a_study_brings_may_be_of_methods_that_do_not_run():
+    config = parsed("--exp", "streaming", "--methods", "delete", "--hyper", "delete.epochs=2")
+    assert any(setting.startswith("mu_mis.") for setting in config.hyper)
+    config.check()
+
+
+def test_fewer_methods_than_in_the_file_take_its_hyperparameters_along_that_are_theirs(tmp_path):
+    template = ROOT / "configs/template.toml"
+    for file in (template, runs.open_run(tmp_path / "run", parsed("--config", template).recorded()).folder / "config.json"):
+        assert parsed("--config", file).hyper == ("scrub.epochs=5", "ssd.dampening=0.5")
+        fewer = parsed("--config", file, "--methods", "finetune", "scrub")
+        assert fewer.hyper == ("scrub.epochs=5",)
+        fewer.check()
+        assert (
+            len(parsed("--methods", "main", "--config", file).hyper)
+            == len(parsed("--config", file, "--methods", "all").hyper)
+            == 2
+        )
+        with pytest.raises(ArgumentError, match=r"hyper ssd.selection: ssd is not among the methods \(scrub\)"):
+            parsed("--config", file, "--methods", "scrub", "--hyper", "ssd.selection=2").check()
 
 
 @pytest.mark.parametrize(

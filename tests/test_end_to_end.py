@@ -21,6 +21,7 @@ from in_process import run_in_process
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST, digits
+from unlearn_jax.methods import METHODS as REGISTRY
 from unlearn_jax.metrics import accuracies, scaled_logits
 from unlearn_jax.metrics.effects import effects
 from unlearn_jax.report.rows import Row, read_results
@@ -114,7 +115,7 @@ def test_the_run_folder_holds_what_scripts_expect(finished):
 def test_config_json_says_what_was_run_and_on_what(finished, cache):
     out, _ = finished
     found = json.loads((out / "config.json").read_text())
-    assert set(found) == {"config", "versions", "device", "git", "command", "started", "earlier"}
+    assert set(found) == {"config", "versions", "device", "git", "command", "started", "earlier", "about"}
     assert {"python", "jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax"} == set(found["versions"])
     assert found["device"].startswith("cpu")
     assert "benchmark.py --exp unlearning --smoke" in found["command"]
@@ -132,8 +133,10 @@ def test_summary_md_shows_the_figures_the_hyperparameters_and_how_it_was_run(fin
     assert "figures/quality_against_utility.png" in linked and all((out / name).is_file() for name in linked)
     heading, _, *lines = re.findall(r"^\|.*\|$", text.partition("## Hyperparameters")[2], flags=re.MULTILINE)
     cells = {line.split(" | ")[0].removeprefix("| "): line.removesuffix(" |").split(" | ")[1:] for line in lines}
-    assert heading == "| method | tuned for the data set (`unlearn_jax/bench/tuned/`) | given (`--hyper`, `--smoke`) |"
-    assert set(cells) == set(METHODS) and cells["scrub"][1] == "epochs=1"
+    kinds = ("by default", "the search's budget, which it did not vary", "tuned for the data set (`unlearn_jax/bench/tuned/`)")
+    assert heading == f"| method | {' | '.join(kinds)} | given (`--hyper`, `--smoke`) |"
+    assert set(cells) == set(METHODS) and cells["scrub"][1] == "batch_size=64" and cells["scrub"][3] == "epochs=1"
+    assert {name.split("=")[0] for name in cells["scrub"][2].split(", ")} == set(REGISTRY["scrub"].search)
     named = dict(each.split("=") for cell in cells["scrub"] for each in cell.split(", "))
     used = json.loads((out / "hyperparameters.json").read_text())["scrub"]
     assert {name: json.loads(value) for name, value in named.items()} == used

@@ -12,6 +12,7 @@ from unlearn_jax.bench import compare_page, page
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.compare import Difference, Value
 from unlearn_jax.bench.page_words import Standing, answers, headline
+from unlearn_jax.metrics import METRICS
 from unlearn_jax.report.page import NAME, embed, from_markdown, picture
 from unlearn_jax.report.rows import Row
 from unlearn_jax.runs import Run
@@ -26,15 +27,17 @@ POINTS = {  # access, outcome, memory left, damage
     HOSTILE: ("F+R", "different", 0.8, 0.5),
 }
 EXAMPLES, ORACLE = 30, "oracle"
+OUTLIER = 200.0  # nats by which the margins of one method are below all others
+MANY = [f"method_{i}" for i in range(20)]  # beyond those of `POINTS`, each further out by both sizes than the one before
 
 
-def rows_of(forget_set="random-0"):
+def rows_of(forget_set="random-0", points=POINTS):
     rows = []
-    for place, (method, (access, outcome, memory, damage)) in enumerate(POINTS.items()):
+    for place, (method, (access, outcome, memory, damage)) in enumerate(points.items()):
         row = Row("unlearning", "digits", "resnet8", forget_set, method, access, "", "", n_members=24, n_oracles=48, band=3.4)
         row = row._replace(outcome=outcome, inside=outcome != "different")
         null = {"null_mean": 88.0, "null_sd": 0.5, "null_low": 87.0, "null_high": 89.0}
-        z = [20.0, 0.5, -4.0, 9.0, math.inf, math.nan][place]
+        z = [20.0, 0.5, -4.0, 9.0, math.inf, math.nan][min(place, 5)]
         rows += [
             row._replace(metric="accuracy", split="forget", value=88 + z / 2, deviation=z, evidence=z, **null),
             row._replace(metric="klom", split="forget", value=2.4 + place, null_mean=2.4, null_sd=0.1, deviation=10.0 * place),
@@ -46,13 +49,14 @@ def rows_of(forget_set="random-0"):
     return rows
 
 
-def examples_of(forget_set="random-0"):
+def examples_of(forget_set="random-0", points=POINTS):
     lines = []
-    for place, method in enumerate([ORACLE, *POINTS]):
+    for place, method in enumerate([ORACLE, *points]):
         for i in range(EXAMPLES):
             right = 1.0 if method == "original" else i / EXAMPLES
             test = (None, None) if method == ORACLE else (float(i), 0.01 if i < 3 * place else 0.5)
-            lines.append((forget_set, 100 + i, i % 10, (i + (i == 4)) % 10, method, 24, right, i / 5 - place, 1.0, *test))
+            margin = i / 5 - (OUTLIER if method == HOSTILE else place)
+            lines.append((forget_set, 100 + i, i % 10, (i + (i == 4)) % 10, method, 24, right, margin, 1.0, *test))
     return lines
 
 
@@ -148,6 +152,16 @@ def test_several_forget_sets_have_a_page_with_all_of_them(several):
     assert "18 of 60" in text and " of random-1" in text
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """The folder of a run of so many methods that not all are named."""
+    folder = tmp_path_factory.mktemp("many")
+    points = POINTS | {name: ("R+test-like", "different", 0.9 + i / 100, 0.9 + i / 100) for i, name in enumerate(MANY)}
+    rows = rows_of(points=points)
+    page.write(Run(folder), rows, rows, arrange(rows), examples_of(points=points))
+    return folder
+
+
 def test_many_examples_are_cut_to_the_most_memorised(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_EXAMPLES", 10)
     rows = rows_of()
@@ -219,7 +233,8 @@ def test_markdown_stays_harmless():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    (folder / "config.json").write_text(json.dumps({"config": {"exp": "mine", "seed": 1}, "command": "python benchmark.py"}))
+    facts = {"config": {"exp": "mine", "seed": 1}, "command": "python benchmark.py", "about": f"What mine finds {HOSTILE}"}
+    (folder / "config.json").write_text(json.dumps(facts))
     (folder / "summary.md").write_text("# Mine\n\n<script>alert(1)</script>\n\n![f](figures/f.png)\n")
     (folder / "a.csv").write_text(f'"{HOSTILE.replace(chr(34), "")}",value\n' + "".join(f"row {i},{-i}\n" for i in range(1200)))
     (folder / "empty.csv").write_text("")
@@ -237,6 +252,7 @@ def test_a_study_has_a_page_too(study):
     assert [*data["tables"]] == ["a"] and len(data["tables"]["a"]["rows"]) == page.MOST_LINES
     assert "a (1200 rows)" in text and "large.png" in text and text.count("<img") == 2
     assert not remote(text) and "<script>alert" not in text and len(text) < 1e6
+    assert "<h1>What mine finds &lt;/script&gt;" in text and '<p class="subject">mine</p>' in text
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +406,40 @@ def test_examples_are_pictures_with_every_methods_margin(tab):
     assert "Row 100 of the training set" in shown and all(method in shown for method in POINTS) and "oracles (null)" in shown
 
 
+def test_one_outlier_does_not_squeeze_the_strips(tab):
+    """It stands at the edge with a mark, in every strip; the oracles' mean ± 2 sd is 4 nats wide of about 14."""
+    assert tab.locator(".card svg").count() == tab.locator(".card path.beyond").count() > 0
+    assert min(tab.evaluate("[...document.querySelectorAll('.card rect')].map(each => +each.getAttribute('width'))")) > 30
+
+
+def test_words_are_explained_where_they_stand(tab, made):
+    meaning = tab.locator("#word-band dd").text_content()
+    heading = tab.locator("#table .tabulator-col[tabulator-field=worst] span[title]")
+    assert heading.get_attribute("title") == meaning and "band 3.40" in heading.text_content()
+    text = (made / NAME).read_text()
+    assert "how small a difference this run could still have seen" in text and "tug of war with MIA (tow_mia)" in text
+    assert 'href="#word-test_like"' not in text  # no method sees such examples
+    tab.locator("#panel svg .points_marks path, #panel svg .points path").first.hover()
+    assert METRICS["accuracy"].summary in tab.inner_text("#tip")
+
+
+def test_of_many_methods_the_opened_example_shows_the_chosen_and_the_frontier_first(browser, many):
+    tab, wrong = opened(browser, many)
+    tab.wait_for_function("document.querySelector('#count').textContent === '26 of 26 methods'")
+    tab.select_option("#pick", "method_7")
+    tab.click(".card >> nth=0")
+    shown = tab.inner_text(".detail")
+    first = ["original", "retrain", "scrub", "method_7"]
+    assert all(method in shown for method in first) and "method_8" not in shown and "finetune" not in shown
+    tab.click(".detail button")
+    assert all(f"method_{i}" in tab.inner_text(".detail") for i in range(20)) and "finetune" in tab.inner_text(".detail")
+    tab.click(".detail button:has-text('Hide')")
+    assert "method_8" not in tab.inner_text(".detail")
+    access = tab.locator("#table .tabulator-row:has-text('method_0') .tabulator-cell[tabulator-field=access] span")
+    assert access.get_attribute("title") == tab.locator("#word-test_like dd").text_content() and not wrong
+    assert tab.locator("#methods a[href='#word-test_like']").count() == 1
+
+
 def test_power_follows_the_metric(tab):
     assert "With 48 oracles a difference of 0.833 is visible" in tab.inner_text("#power-caption")
 
@@ -416,6 +466,10 @@ def test_the_table_of_a_study_sorts(browser, study):
     tab, wrong = opened(browser, study)
     first = "[data-table=a] .tabulator-row .tabulator-cell"
     assert tab.inner_text(f"{first} >> nth=0") == "row 0"
+    frame = tab.evaluate(
+        "(({ padding, borderRadius }) => [padding, borderRadius])(getComputedStyle(document.querySelector('#figures img')))"
+    )
+    assert all(float(size.removesuffix("px")) >= 6 for size in frame)  # a figure on white, also in the dark
     tab.click("[data-table=a] .tabulator-col[tabulator-field=c1] .tabulator-col-title")
     assert tab.inner_text(f"{first} >> nth=0") == "row 999" and not wrong
 

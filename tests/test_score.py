@@ -115,3 +115,14 @@ def test_what_is_no_logits_is_one_line(files, option, arrays, said):
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("benchmark.py: ") and re.search(said, line), line
+
+
+def test_oracles_that_know_the_forget_set_better_than_the_originals_are_refused(files):
+    """The two were exchanged, or the labels are not those of training: an effect size would be one of something else."""
+    done = run(files, oracles=files / "originals.npz", originals=files / "unlearned.npz", unlearned=files / "unlearned.npz")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert re.search(r"--oracles \S+: the oracles know the forget set better than the originals do", done.stderr), done.stderr
+    with pytest.raises(ValueError, match=r"^oracles: the oracles know the forget set better"):
+        score(unlearned=logits(4), oracles=logits(8, 4.0), labels=LABELS, originals=logits(4), splits=5)
+    alike = score(unlearned=logits(4), oracles=logits(8), labels=LABELS, originals=logits(4), splits=5)  # nothing is remembered
+    assert np.isnan(alike.memory_left.value)

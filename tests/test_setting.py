@@ -14,6 +14,7 @@ from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.main_options import Config, smoke
 from unlearn_jax.bench.options import Evaluation, Forget
 from unlearn_jax.bench.setting import prepare
+from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.methods import METHODS
 
 LABELLED = "gated_knowledge_transfer"
@@ -86,6 +87,17 @@ def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
             assert (logits["test"].argmax(-1) == label).all()
     written = json.loads((tmp_path / "hyperparameters.json").read_text())
     assert written == {"say": {"label": {"class-9": 9, "class-0": 0}}}
+
+
+def test_tuned_is_what_the_search_varied():
+    origins = shared.origins_of("digits", ["scrub", "ssd", "ntk"], {"scrub": {"max_epochs": 2}})
+    budget = {"epochs": "budget", "batch_size": "budget"}
+    kept = dict.fromkeys(("rate_decay", "temperature"), "default")
+    searched = dict.fromkeys(("learning_rate", "alpha", "gamma", "weight_decay"), "tuned")
+    assert origins["scrub"] == searched | kept | budget | {"max_epochs": "given"}
+    assert set(origins["ssd"].values()) == {"tuned"} and set(origins["ntk"].values()) == {"default"}
+    used = shared.hyperparameters_of("digits", ["scrub"], {})["scrub"]
+    assert {key: used[key] for key in tuned("digits")["scrub"]} == tuned("digits")["scrub"]  # the values stay
 
 
 def test_methods_at_their_defaults_are_named_where_they_could_have_been_searched():

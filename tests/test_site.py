@@ -141,6 +141,17 @@ def test_the_toctree_names_every_page(site):
     assert site.keys() == listed
 
 
+def test_a_page_of_tables_is_titled_by_its_finding(site):
+    written = {name: text.splitlines()[4] for name, text in site.items() if pages._WRITTEN.fullmatch(name)}
+    headings = {
+        path.read_text().splitlines()[0].removeprefix("# ") for path in [*DOCS.glob("findings/*.md"), DOCS / "performance.md"]
+    }
+    assert len(written) > 30 and all(title.partition(": ")[2] in headings for title in written.values())
+    assert len(set(written.values())) == len(written)
+    generalise = "Does the search for hyperparameters generalise?"
+    assert written["findings/tuning-digits/summary-rest"] == f"# Tables (rest): {generalise}"
+
+
 def slugs(text):
     """The anchors of a page's headings."""
     heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)

@@ -21,7 +21,7 @@ from unlearn_jax.runs import open_run
 
 METHODS = ("original", "retrain", "gradient_ascent")
 MEMBERS, TARGETS = 8, 60
-HYPER = ("*.epochs=1", "gradient_ascent.learning_rate=10.0", "finetune.learning_rate=1e30")
+HYPER = ("*.epochs=1", "gradient_ascent.learning_rate=10.0", "*.learning_rate=1e30")
 MEASURES = ("auc", "balanced_accuracy", "tpr_at_1", "tpr_at_0_1")
 
 

@@ -3,14 +3,18 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from in_process import run_in_process
 
+from unlearn_jax.bench.evaluate import require_in_place
 from unlearn_jax.bench.main_options import Config
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.report.rows import read_results
+from unlearn_jax.types import Cube, Labels
 
 SMALL = "--smoke --device cpu --members 2 --evaluation.splits 4 --evaluation.retain-size 20 --train-size 60 --width 4"
 SMALL = f"{SMALL} --train.epochs 1 --methods original,finetune"
@@ -170,3 +174,17 @@ def test_what_is_not_given_changes_no_configuration_and_retraining_needs_a_recip
     given = dataclasses.replace(Config(), oracles=Path("x"))
     assert "retrain" in Config().method_names() and "retrain" not in given.method_names()
     assert dataclasses.replace(given, methods=("retrain", "original")).method_names() == ["retrain", "original"]
+
+
+def test_given_oracles_that_know_the_forget_set_better_than_the_originals_are_refused():
+    """Before any method runs. Here the models' logits stand for their weights."""
+    labels, rng = Labels(*[np.arange(20) % 3] * 3), np.random.default_rng(0)
+
+    def pool(members, shift):
+        return Cube(*rng.normal(size=(3, members, 20, 3)) + shift * np.eye(3)[labels.forget])
+
+    forget = SimpleNamespace(name="random-0", labels=labels, logits=lambda variables: variables)
+    knowing, unknowing = pool(4, 4.0), pool(8, 0.0)
+    require_in_place(forget, SimpleNamespace(variables=knowing), SimpleNamespace(cube=unknowing))
+    with pytest.raises(ArgumentError, match=r"^oracles random-0: the oracles know the forget set better than the originals do"):
+        require_in_place(forget, SimpleNamespace(variables=unknowing), SimpleNamespace(cube=knowing))

@@ -27,6 +27,10 @@ class Config(Hyper, Requests, Judging):
     spared: Annotated[float, Real(above=0, below=1)] = 0.04
     """Share of the forget set that the cheat `nearly_all` still trains on; a 95th percentile ignores up to 5%."""
 
+    def method_names(self) -> list[str]:
+        """The one method whose models are among the cheats; it takes hyperparameters."""
+        return ["gradient_ascent"]
+
 
 def smoke(config: Config) -> Config:
     """The whole path in under a minute: tiny data, a small net, few models."""

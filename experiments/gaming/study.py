@@ -256,7 +256,7 @@ def ascent(game: Game) -> Variables:
     """Gradient ascent on F, each model with the learning rate that gives the published accuracy on F."""
     config, study, members = game.config, game.study, len(game.original_cube.forget)
     label = forget_class(config, game.setting, 0)
-    values = settings(config, ["gradient_ascent"], label)["gradient_ascent"]
+    values = settings(config, config.method_names(), label)["gradient_ascent"]
     unlearner = Unlearner("gradient_ascent", values, study.problem, game.originals, strategy=config.strategy, chunk=config.chunk)
     keys = member_keys(config.seed, "ascent to a published accuracy", members)
 

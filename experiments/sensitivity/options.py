@@ -55,8 +55,10 @@ class Config(Hyper, Budget):
         """The methods that get a finer grid."""
         from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
 
+        names = self.method_names()
         for name in self.fine:
             require(name in METHODS, "--fine", name, f"there is {', '.join(METHODS)}")
+            require(name in names or self.fine == FINE, "--fine", name, f"is not among the methods ({', '.join(names)})")
         return list(self.fine)
 
 

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from unlearn_jax.bench.curves import recording
 from unlearn_jax.bench.evaluate import Outcome, evaluate_sets
 from unlearn_jax.bench.forget_set import same_rows
-from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of
+from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of, require_used
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import MAIN, Evaluation, Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
@@ -36,7 +36,7 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import Evaluation as Scores
 from unlearn_jax.metrics import Score, pooled, reference
 from unlearn_jax.metrics import score as score_cube
-from unlearn_jax.metrics.effects import MARGIN, Effects, effects, mean_effects, outcome_of
+from unlearn_jax.metrics.effects import MARGIN, Effects, effects, exchanged, mean_effects, outcome_of
 from unlearn_jax.metrics.statistics import NEGLIGIBLE
 from unlearn_jax.metrics.verdict import FEWEST_JUDGED
 from unlearn_jax.models.fingerprint import fingerprint
@@ -48,6 +48,9 @@ from unlearn_jax.runs import open_run
 from unlearn_jax.training.pools import Fit, member_keys
 from unlearn_jax.types import Cube, Interval, Labels, Method, Model, Recipe, Start, Variables
 from unlearn_jax.workers import using
+
+if TYPE_CHECKING:
+    import pandas
 
 Forget = Int[Any, " rows"] | Mapping[str, Int[Any, " rows"]]
 SPLITS = 10**5  # the most splits of the oracles
@@ -128,6 +131,18 @@ class Leaderboard:
 
     __repr__ = __str__  # what a notebook shows
 
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Returns the rows as a table, with the columns of results.csv; an empty cell is a missing value.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install 'unlearn_jax[pandas]', or pip install pandas") from error
+        return pandas.DataFrame(self.rows, columns=list(Row._fields))
+
     def write(self, folder: Path | str) -> None:
         """Copies the run folder."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
@@ -176,8 +191,8 @@ def evaluate(
         methods: names of the registry (a sequence, or in one string separated by commas), and functions
             `(key, problem, variables) -> variables` of one's own, which are called by their `__name__`. Logits of one's own
             functions are made anew at every call; those of registered ones are found in `out`.
-        hyper: of the registered methods: method, or `*` for every method that has it -> hyperparameter -> value. By default the
-            tuned ones of the data set, or the authors'.
+        hyper: of the registered methods among `methods`: method, or `*` for every method that has it -> hyperparameter -> value.
+            By default the tuned ones of the data set, or the authors'.
         recipe: how models are trained, which some methods follow too; by default `Recipe()`.
         members: originals, each unlearned by each method. Below 8 there is no verdict. By default as many as are given, else 24.
         originals: models that were trained on all rows, in place of those that would be trained here: variables with a leading
@@ -243,6 +258,7 @@ def evaluate(
         name: hyperparameters_of(data.name, asked, given, label) | {method: {} for method in own}
         for name, label in labels.items()
     }
+    require_used(given, registered)
     origins = origins_of(data.name, asked, given, next((label for label in labels.values() if label is not None), None))
     place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unlearn_jax-"))
     config = Config(
@@ -397,6 +413,8 @@ def score(
         if len(before.forget) != len(own.forget):
             expected = f"expected {len(own.forget)}, one for each of the unlearned ones"
             raise ValueError(f"originals: {len(before.forget)} models, {expected}")
+        if wrong := exchanged(margins(before, of)["forget"], margins(theirs, of)["forget"]):
+            raise ValueError(f"oracles: {wrong}")
         found = effects(margins(own, of), margins(before, of), margins(theirs, of))
         known = before, ()
     memory = memory_of(known, theirs, of)

@@ -3,16 +3,17 @@
 import difflib
 import functools
 import json
+import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
 
-from unlearn_jax.bench.kinds import Several, options, require
-from unlearn_jax.bench.options import Run
+from unlearn_jax.bench.kinds import Several, options, replace_field, require
+from unlearn_jax.bench.options import MAIN, Hyper, Run
 from unlearn_jax.errors import ArgumentError, StorageError, UsageError, WorkersError
 from unlearn_jax.files import read_regular
 
@@ -73,7 +74,8 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
         SystemExit: with status 0 after `--help`; with status 2 after one line on stderr about a user error.
     """
     try:
-        given = list(from_files_first(split_options(words)))  # of an option that is given twice the last one counts
+        typed = list(split_options(words))
+        given = list(from_files_first(typed))  # of an option that is given twice the last one counts
         words_of = {each.name: each.word for each in given}
         experiment = words_of.get("--exp", "unlearning") or ""
         require(experiment in experiments, "--exp", experiment, f"expected one of {', '.join(experiments)}")
@@ -101,10 +103,21 @@ def parse(words: list[str], experiments: Mapping[str, Any], program: str = "benc
             elif not _fixed(config, each):
                 problem = f"--exp {experiment} has no option {each.name}; the file is of another version, or of a run from Python"
                 raise UsageError("--config", each.recorded, problem)
-        config = config.fitted(words_of)
+        config = _narrowed(config, typed, (each for each in given if each not in typed)).fitted(words_of)
     except UsageError as error:
         raise SystemExit(print_error(str(error), 2, program)) from None
     return config
+
+
+def _narrowed(config: Run, typed: Sequence[Given], of_files: Iterable[Given]) -> Run:
+    """Without the hyperparameters in a file of methods that --methods, typed beside it, leaves out."""
+    methods = {name for word in getattr(config, "methods", ()) for name in (MAIN if word == "main" else [word])}
+    narrower = any(each.name == "--methods" for each in typed) and "all" not in methods
+    if not (isinstance(config, Hyper) and narrower):
+        return config
+    there = {setting for each in of_files if each.name == "--hyper" for setting in re.split(r"[,\s]+", each.word or "")}
+    left_out = {setting for setting in there if setting.partition(".")[0] not in {"*", *methods}}
+    return replace_field(config, ("hyper",), tuple(each for each in config.hyper if each not in left_out))
 
 
 def split_options(words: list[str]) -> Iterator[Given]:

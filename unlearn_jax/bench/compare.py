@@ -13,8 +13,10 @@ from unlearn_jax.bench import compare_page
 from unlearn_jax.bench.compare_options import MOST, Config
 from unlearn_jax.bench.finished import Finished, read
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.page import title_of
 from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.errors import UsageError
+from unlearn_jax.metrics.catalogue import klom
 from unlearn_jax.metrics.statistics import comparisons, crossed_mean
 from unlearn_jax.report.rows import format_counts, subject
 from unlearn_jax.report.tables import markdown, page
@@ -141,7 +143,7 @@ def of_independent(one: Value, other: Value) -> tuple[float, float] | None:
 
 
 def notes(baseline: Finished, run: Finished) -> list[str]:
-    """Returns a line on what makes two runs hard to compare: other data, forget sets, numbers of models or methods."""
+    """Returns a line on what makes two runs hard to compare: other data, forget sets, numbers of models, nulls or methods."""
     sides = baseline, run
     problems = []
     if baseline.data != run.data and baseline.data and run.data:
@@ -155,10 +157,32 @@ def notes(baseline: Finished, run: Finished) -> list[str]:
     models = [format_counts(row.n_members for row in each.rows) for each in sides]
     if models[0] != models[1]:
         problems.append(f"other numbers of models ({' and '.join(models)}), on which values such as KLOM depend: compare z")
+    problems += _other_unit(baseline, run, pairs)
     methods = [list(dict.fromkeys(row.method for row in each.rows)) for each in sides]
     alone = [[name for name in own if name not in others] for own, others in (methods, methods[::-1])]
     problems += [f"only {each.letter} has {', '.join(names)}" for each, names in zip(sides, alone, strict=True) if names]
     return [f"{baseline.letter} and {run.letter}: {'; '.join(problems)}."] if problems else []
+
+
+def _other_unit(baseline: Finished, run: Finished, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """What the unit of z is in each run, the null's sd, if it is not the same: it follows from oracles and numbers of models."""
+    nulls = []
+    for side, each in enumerate((baseline, run)):
+        sets = [pair[side] for pair in pairs] or list(each.sets)[:1]
+        known = [row for row in each.rows if row.forget_set in sets and row.null_sd]
+        nulls.append({(sets.index(row.forget_set), row.method, row.metric, row.split): row for row in known})
+    common = [(row, nulls[1][key]) for key, row in nulls[0].items() if key in nulls[1]]
+    others = [(one, other) for one, other in common if not math.isclose(one.null_sd or 0, other.null_sd or 0, rel_tol=1e-6)]
+    if not others:
+        return []
+    shown = next((pair for pair in others if (pair[0].metric, pair[0].split) == klom.on("forget")), others[0])
+    counts = [f"{row.n_members} models and {row.n_oracles} oracles" for row in shown]
+    sds = [f"{row.null_sd:.3g}" for row in shown]
+    if counts[0] != counts[1]:
+        sds = [f"{sd} of {count}" for sd, count in zip(sds, counts, strict=True)]
+    units = " and ".join(sds) + (", each of its own oracles" if counts[0] == counts[1] else "")
+    title = title_of(shown[0].metric, shown[0].split)
+    return [f"z has another unit in each (null sd of {title}: {units}), so that the same distance from the oracles is another z"]
 
 
 def describe(run: Finished) -> str:

@@ -11,22 +11,23 @@ import numpy as np
 from unlearn_jax.bench import page, statistics, summary
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.curves import lacking_note
-from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name, forget_set, same_rows
+from unlearn_jax.bench.forget_set import ForgetSet, forget_class, forget_mask, forget_name, forget_set, same_rows
 from unlearn_jax.bench.hyperparameters import merge_sets, origins_of, settings_of_sets
 from unlearn_jax.bench.judging import Oracles, judge, train_oracles
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.options import Seeded
 from unlearn_jax.bench.pools import pool, version_note
-from unlearn_jax.bench.population import lost_members
-from unlearn_jax.bench.scoring import Scored, draw, losses_of, null_of, rows_of, score_methods
+from unlearn_jax.bench.population import lost_members, population
+from unlearn_jax.bench.scoring import Scored, draw, losses_of, margins, null_of, rows_of, score_methods
 from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.bench.time_left import stages
 from unlearn_jax.bench.weights import Weights, as_pool, folders_of, require_apart, require_enough, save_models
 from unlearn_jax.checkpoints import Models, read_folder, shapes_of
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics.catalogue import accuracy, damage, klom, memory_left
-from unlearn_jax.metrics.effects import MARGIN
+from unlearn_jax.metrics.effects import MARGIN, exchanged
 from unlearn_jax.metrics.evaluation import Reference
 from unlearn_jax.metrics.power import models_needed, visible
 from unlearn_jax.progress import planned
@@ -34,6 +35,7 @@ from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, subject, write_results, write_rows
 from unlearn_jax.runs import Run
+from unlearn_jax.training.pools import Pool
 
 FIRST = 8  # original models that `--members auto` begins with
 MEMORY = figures.Axis(memory_left.on("forget"), "memory left: the share of what the originals remember of F")
@@ -145,7 +147,10 @@ def evaluate_sets(
     results: list[Result] = []
     for name, mask in masks.items():
         forget = forget_set(config, folder, setting, mask, name, entries)
-        judgement = judge(forget, values[name], originals, train_oracles(forget), config.unlearning_seeds)
+        oracles = train_oracles(forget)
+        if setting.weights.oracles:
+            require_in_place(forget, originals, oracles)
+        judgement = judge(forget, values[name], originals, oracles, config.unlearning_seeds)
         null, scored = score_methods(forget, judgement)
         rows = rows_of(forget, judgement, scored)
         examples, sentence = statistics.examples(forget, judgement)
@@ -186,6 +191,18 @@ def given_weights(config: Config, setting: Setting, names: Sequence[str]) -> Wei
     oracles = folders_of(config.oracles, names) if config.oracles else {}
     weights = Weights(originals, {name: enough("oracles", folder) for name, folder in oracles.items()}, config.save_models)
     return require_apart(weights, config.oracles)
+
+
+def require_in_place(forget: ForgetSet, originals: Pool, oracles: Oracles) -> None:
+    """Refuses given oracles that know the forget set better than the originals do.
+
+    Raises:
+        ArgumentError: they do.
+    """
+    before = population(originals.variables, forget.logits(originals.variables)).cube
+    wrong = exchanged(*(margins(cube, forget.labels)["forget"] for cube in (before, oracles.cube)))
+    if wrong:
+        raise ArgumentError("oracles", forget.name, wrong)
 
 
 def untuned_note(names: Sequence[str], origins: Mapping[str, Mapping[str, str]]) -> list[str]:

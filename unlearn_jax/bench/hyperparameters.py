@@ -1,5 +1,6 @@
 """Hyperparameters of the methods of a run: the authors', replaced by tuned ones, replaced by those given."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from unlearn_jax.bench.forget_set import forget_class, forget_name
@@ -11,6 +12,7 @@ from unlearn_jax.methods import METHODS, hyperparameters
 
 SOURCES = {
     "default": "by default",
+    "budget": "the search's budget, which it did not vary",
     "tuned": "tuned for the data set (`unlearn_jax/bench/tuned/`)",
     "forget set": "by the forget set",
     "given": "given (`--hyper`, `--smoke`)",
@@ -78,12 +80,36 @@ def hyperparameters_of(
     return values
 
 
+def require_used(given: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Refuses hyperparameters of registered methods that do not run.
+
+    Args:
+        given: method (`*`: every method that has it, of which there may be none) -> hyperparameter -> value.
+        names: the methods of the run.
+
+    Raises:
+        ArgumentError: one is of another method.
+    """
+    for method, values in given.items():
+        if values and method in METHODS and method not in names:
+            hyperparameters(method, dict(values))  # a wrong name or value comes first
+            others = f"{method} is not among the methods ({', '.join(names)})"
+            raise ArgumentError("hyper", f"{method}.{next(iter(values))}", others)
+
+
 def origins_of(
     dataset: str, names: list[str], given: dict[str, dict[str, Any]], label: int | None = None
 ) -> dict[str, dict[str, str]]:
-    """Returns where each hyperparameter comes from: method -> name -> one of `SOURCES`; arguments as `hyperparameters_of`."""
-    layers = {name: {"default": METHODS[name].defaults, **later} for name, later in _layers(dataset, names, given, label).items()}
-    return {name: {key: source for source, values in layers[name].items() for key in values} for name in names}
+    """Returns where each hyperparameter comes from: method -> name -> one of `SOURCES`; arguments as `hyperparameters_of`.
+
+    Only what the search varied is tuned; what it left at the default is a default.
+    """
+    found = {}
+    for name, layers in _layers(dataset, names, given, label).items():
+        defaults = METHODS[name].defaults
+        layers["budget"] = {key: value for key, value in layers["budget"].items() if value != defaults[key]}
+        found[name] = {key: source for source, values in {"default": defaults, **layers}.items() for key in values}
+    return found
 
 
 def _layers(
@@ -93,7 +119,8 @@ def _layers(
     from_search, everywhere = tuned(dataset), given.get("*", {})
     return {
         name: {
-            "tuned": from_search.get(name, {}),
+            "budget": {key: value for key, value in from_search.get(name, {}).items() if key not in METHODS[name].search},
+            "tuned": {key: value for key, value in from_search.get(name, {}).items() if key in METHODS[name].search},
             "forget set": {"label": label} if label is not None and "label" in METHODS[name].defaults else {},
             "given": {key: value for key, value in everywhere.items() if key in METHODS[name].defaults} | given.get(name, {}),
         }

@@ -81,7 +81,7 @@ def _run(config: Run, experiments: Mapping[str, Experiment]) -> None:
         device.keep_compiled(config.cache / "xla")
         if config.smoke:
             device.compile_quickly()
-        folder.record(device=device.describe())
+        folder.record(device=device.describe(), about=experiments[config.exp].about)
         with profiled(folder, traces) if config.profile else contextlib.nullcontext():
             with stage("imports"):
                 experiment = importlib.import_module(experiments[config.exp].module)

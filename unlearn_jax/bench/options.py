@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -328,26 +328,36 @@ class Judging(Images):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hyper(Group):
-    """Hyperparameters of methods."""
+    """Hyperparameters of methods; which ones run, `method_names` says."""
 
     hyper: Settings = ()
     """Hyperparameters, separated by commas: scrub.epochs=5,salun.learning_rate=1e-3; * means every method that has it."""
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        from unlearn_jax.bench.hyperparameters import require_used  # imports JAX, which --help must not
+
         super().check()
         self.hyperparameters()
+        asked = by_method(setting for setting in self.hyper if setting not in type(self).hyper)
+        if asked.keys() - {"*"}:
+            require_used(asked, getattr(self, "method_names", list)())
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
-        """`hyper`, parsed: method name (or `*`) -> hyperparameter -> value; the last value given counts."""
-        parsed: dict[str, dict[str, Any]] = {}
-        for setting in self.hyper:
-            name, equals, value = setting.partition("=")
-            method, dot, parameter = name.partition(".")
-            complete = bool(method and dot and parameter.isidentifier() and equals and value)
-            require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
-            parsed.setdefault(method, {})[parameter] = _number(value)
-        return parsed
+        """`hyper`, parsed, see `by_method`."""
+        return by_method(self.hyper)
+
+
+def by_method(hyper: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns METHOD.NAME=VALUE, parsed: method name (or `*`) -> hyperparameter -> value; the last value given counts."""
+    parsed: dict[str, dict[str, Any]] = {}
+    for setting in hyper:
+        name, equals, value = setting.partition("=")
+        method, dot, parameter = name.partition(".")
+        complete = bool(method and dot and parameter.isidentifier() and equals and value)
+        require(complete, "--hyper", setting, "expected METHOD.NAME=VALUE, for instance scrub.epochs=5")
+        parsed.setdefault(method, {})[parameter] = _number(value)
+    return parsed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,7 @@ def write(
         "headline": headline(standings),
         "answers": answers(standings, tied, command),
         "board": board,
+        "test_like": any("test-like" in row.access for row in means),
         "sized": any(each.memory and each.damage for each in standings),
         "notes": [*board.paragraphs[1:], *notes],
         "glossary": GLOSSARY,
@@ -354,7 +355,7 @@ def write_study(folder: Run, explorer: Mapping[str, Any] | None = None) -> None:
     """Writes report.html for a run folder of any experiment: its summary, its figures, and its tables as far as they fit.
 
     Args:
-        folder: the run folder, with all else in it.
+        folder: the run folder, with all else in it; its title is what config.json says the experiment is about.
         explorer: what `explorer.js` shows, by `report.explorer.explorer` or with a `kind` of its own.
     """
     facts = folder.read_json("config.json") or {}
@@ -369,9 +370,10 @@ def write_study(folder: Run, explorer: Mapping[str, Any] | None = None) -> None:
             outside.append(path.name)
     text = _read(folder.folder / "summary.md", MOST_TEXT).decode("utf-8", "replace")
     body = page.from_markdown(text, {f"figures/{name}.png": uri for name, uri in figures.items()})
+    name = str(config.get("exp", folder.folder.name))
     texts = {
-        "title": f"{config.get('exp', folder.folder.name)}",
-        "subject": " · ".join(str(config[key]) for key in ("dataset", "model") if config.get(key)),
+        "title": str(facts.get("about") or name),
+        "subject": " · ".join([name, *(str(config[key]) for key in ("dataset", "model") if config.get(key))]),
         "summary": body.html,
         "figures": {name: uri for name, uri in figures.items() if f"figures/{name}.png" not in body.shown},
         "outside": outside,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from unlearn_jax.bench.statistics import SIGNIFICANT
 from unlearn_jax.metrics import FEWEST_JUDGED
-from unlearn_jax.metrics.catalogue import damage
+from unlearn_jax.metrics.catalogue import damage, tow, tow_mia
 from unlearn_jax.metrics.effects import MARGIN, OUTCOMES
 
 MOST_NAMED = 4  # methods in the heading; rows in an answer
@@ -206,7 +206,11 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     "different": (DIFFERENT, "Some metric is further out than the band, and the method is not equivalent."),
     "access": (
         "access",
-        "What a method may look at: F, R, both, other data like the test set, or none. Compare methods of the same access.",
+        "What a method may look at: F, R, both, test-like examples besides, or none. Compare methods of the same access.",
+    ),
+    "test_like": (
+        "test-like",
+        "Held-out examples, drawn as the test set was: no model was trained on them, and no score is computed on them.",
     ),
     "margin": ("margin", "log p / (1 - p) of the label, in nats: how sure a model is of it. 0 is a probability of a half."),
     "memorisation": (
@@ -215,6 +219,16 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     ),
     "q": ("q", "The p-value of the difference on one example, corrected for the number of examples (false discovery rate)."),
     "klom": ("KLOM", "The divergence between the margins of a method's models and of the oracles. Not 0 for a perfect method."),
+    "mia": (
+        "MIA",
+        "A membership inference attack: it tells examples that a model trained on from others. Read its score against the "
+        "oracles', not against 1/2.",
+    ),
+    tow.name: (
+        f"{tow.label} (tow), {tow_mia.label} (tow_mia)",
+        "Three gaps to the retrained models in one number, 1 where there is none: the product of 1 - gap in accuracy on F, R and "
+        "T. In tow_mia the attack SVC-MIA takes the place of the accuracy on F.",
+    ),
     "power": (
         "visible difference",
         "The difference that would be called outside the null in 80 of 100 runs with so many models.",

@@ -11,13 +11,13 @@ from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.page import looks
 from unlearn_jax.bench.population import comparable, score_alive, without
 from unlearn_jax.bench.score_options import Config
-from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, memory_of, of_models, of_oracles, scored_row
+from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, margins, memory_of, of_models, of_oracles, scored_row
 from unlearn_jax.bench.statistics import model_rows, power
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular
 from unlearn_jax.metrics import accuracies, catalogue, cross_entropy_losses, reference
 from unlearn_jax.metrics.checks import labels as checked_labels
-from unlearn_jax.metrics.effects import outcome_of
+from unlearn_jax.metrics.effects import exchanged, outcome_of
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -45,6 +45,9 @@ def run(config: Config, folder: Run) -> None:
     lost = {name: diverged(cube) for name, cube in cubes.items()}
     alive = {name: without(cube, lost[name]) for name, cube in cubes.items()}
     oracles = alive.pop("oracle")
+    if "original" in alive:
+        wrong = exchanged(*(margins(cube, labels)["forget"] for cube in (alive["original"], oracles)))
+        require(not wrong, "--oracles", config.oracles, wrong)
     members = len(alive["unlearned"].forget)
     n = comparable(members, len(oracles.forget))
     counts = f"{members} unlearned models and {len(oracles.forget)} oracles are finite"

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtr, stdtrit
+from scipy.stats import ttest_ind
 
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.statistics import CONFIDENCE, NEGLIGIBLE, crossed_mean, unit
@@ -29,6 +30,7 @@ Margins = Float[np.ndarray, "..."]  # [models, examples]
 SPLITS = ("forget", "retain", "test")
 MARGIN = 0.1  # within which models are equivalent, as a share of what there is to forget
 OUTCOMES = ("equivalent", "not distinguished", "different")
+CERTAIN = 1e-4  # p below which hardly a chance makes oracles know the forget set better than originals
 UNKNOWN = Interval(math.nan, -math.inf, math.inf)
 
 
@@ -115,6 +117,27 @@ def effects(
             of_part[name], contributed[name] = of_rows["memory"], values["memory"]
     whole = {split: roots[split] for split in splits}
     return Effects(found["memory"], roots["whole"], whole, remembered, contributed, of_part)
+
+
+def exchanged(originals: Margins, oracles: Margins) -> str:
+    """What is wrong if retrained models know the forget set better than the originals, which were trained on it; else "".
+
+    Then the two were exchanged, or the labels are others than those of training: an effect size would be one of something else.
+
+    Args:
+        originals: their margins on the forget set, `[models, examples]`.
+        oracles: likewise, of models retrained without it.
+    """
+    of_models = [np.mean(part, axis=1) for part in (originals, oracles)]
+    if min(map(len, of_models)) < 2 or not max(map(np.ptp, of_models)) > 0:
+        return ""
+    if not ttest_ind(*of_models, equal_var=False, alternative="less").pvalue < CERTAIN:
+        return ""
+    before, without = (float(np.mean(part)) for part in of_models)
+    return (
+        f"the oracles know the forget set better than the originals do (mean margin {without:.2f} against {before:.2f}); "
+        "expected models retrained without it, and the labels of training"
+    )
 
 
 def mean_effects(found: Sequence[Effects]) -> Effects:

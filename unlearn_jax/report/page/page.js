@@ -191,6 +191,7 @@
 
     // the chart
 
+    const MANY = 20; // methods: of more, only some are named
     const EDGES = { x: [-75, 200], y: [-75, 150] }; // percent; what is beyond stands at the edge, so that it does not squeeze the rest
     const effects = () => names().some((name) => scores(current(), name)[MEMORY] && scores(current(), name)[DAMAGE]);
 
@@ -220,9 +221,9 @@
       state.brush = null;
       if (!all.length) { place.replaceChildren(h("p", {}, known ? "No method has both a memory left and a damage here." : "No method has finite scores to draw.")); return; }
       const front = frontier(all);
-      for (const p of all) p.label = p.far ? `${p.method} (further out)` : all.length <= 20 || front.has(p.method) ? p.method : "";
+      for (const p of all) p.label = p.far ? `${p.method} (further out)` : all.length <= MANY || front.has(p.method) ? p.method : "";
       const beyond = all.filter((p) => p.far).map((p) => p.method);
-      $("chart-note").textContent = [all.length > 20 ? "Named: references, and methods that no other beats in both." : "", beyond.length ? `At the edge, though further out: ${beyond.join(", ")}.` : ""].filter(Boolean).join(" ");
+      $("chart-note").textContent = [all.length > MANY ? "Named: references, and methods that no other beats in both." : "", beyond.length ? `At the edge, though further out: ${beyond.join(", ")}.` : ""].filter(Boolean).join(" ");
       const used = [...new Set(all.map((p) => p.access))];
       const scale = (key) => (Math.max(...all.map((p) => Math.abs(p[key]))) > (known ? 300 : 60) ? { type: "symlog", constant: known ? 50 : 5, nice: false } : { domain: reach(all, key, known && key === "x" ? 100 : 0), nice: true });
       const axes = { x: known ? "memory left of F (%; perfect 0, doing nothing 100)" : "KLOM on F, null sd from the null (perfect 0)", y: known ? "damage (% of what there is to forget; perfect 0)" : "test accuracy minus the oracles' (points)" };
@@ -292,6 +293,7 @@
       });
     }
 
+    const meaning = (key) => $(`word-${key}`).querySelector("dd").textContent; // as the page's glossary has it
     const twoLines = (first, second, hint) => h("span", { title: hint }, first, h("small", {}, second || WHITE));
 
     function cell(key) {
@@ -322,11 +324,11 @@
         ...(found(DAMAGE) ? [value(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
         { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
         {
-          field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", band()), hozAlign: "right", headerHozAlign: "right",
+          field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", band(), meaning("band")), hozAlign: "right", headerHozAlign: "right",
           formatter: (each) => (each.getValue() ? twoLines(`${text(Math.abs(number(each.getValue()[0])))} sd`, each.getValue()[1]) : "–"),
           sorter: (a, b, x, y, column, dir) => order(dir, a && Math.abs(a[0]), b && Math.abs(b[0])),
         },
-        plain("access", "access"), plain("settings", "hyperparameters"), plain("family", "family", false),
+        { ...plain("access", "access"), titleFormatter: heading("access", "", meaning("access")), formatter: (each) => h("span", { title: each.getValue().includes("test-like") ? meaning("test_like") : null }, each.getValue()) }, plain("settings", "hyperparameters"), plain("family", "family", false),
         ...others.map((key) => {
           const about = data.metrics[key];
           return value(key, about.short + (about.split && !about.short.endsWith(about.split.slice(0, 1).toUpperCase()) && ["retain", "test"].includes(about.split) ? ` ${about.split}` : ""), about.cost ? "no null: a cost" : "null mean ± sd, distance", `${about.title}. ${about.about} A perfect method: ${about.perfect}`);
@@ -432,7 +434,7 @@
         h("h3", { style: "font-size:1.15rem" }, name, " ", badge(verdict(name))), h("p", {}, sentence(name)), h("p.fine", {}, what),
         ...(drawn.length ? [h("h3", {}, `Losses${sets.length > 1 ? ` on ${firstSet()}` : ""}`), legend, h("div.losses", {}, drawn)] : []),
         h("div.halves", {},
-          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%; hollow: outside. Beyond ±5 the axis is logarithmic.`), deviations, numbers(name)),
+          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%; hollow: outside. Beyond ±5 the axis is logarithmic. Point at a dot, or tab to it, for what its metric is.`), deviations, numbers(name)),
           h("div", {},
             h("h3", {}, "Cost"), costs.length ? rows(costs.map(([key, v]) => [data.metrics[key].about || data.metrics[key].title, `${text(v[0])}${data.metrics[key].unit ? ` ${data.metrics[key].unit}` : ""}`])) : h("p", {}, "Not measured."),
             h("h3", {}, "Hyperparameters, and where they came from"), about.hyper.length ? rows(about.hyper.map(([key, value, source]) => [key, String(value), source])) : h("p", {}, "It has none."))));
@@ -460,7 +462,7 @@
       const values = Object.entries(own.scores).filter(([key, v]) => v[3] !== null && finite(v[7])).map(([key, v]) => {
         const unit = (i) => (finite(v[i]) && Number(v[4]) ? (Number(v[i]) - Number(v[3])) / Number(v[4]) : null);
         const inside = finite(v[5]) && finite(v[6]) && v[0] >= v[5] && v[0] <= v[6];
-        return { metric: data.metrics[key].title, z: Number(v[7]), x1: unit(1) ?? Number(v[7]), x2: unit(2) ?? Number(v[7]), n1: unit(5) ?? 0, n2: unit(6) ?? 0, inside: inside ? "in" : "out", tip: `${data.metrics[key].title}\n${text(v[0])} (${bounds(v, text)})\nnull ${nullText(v)}\n${signed(v[7])} null sd\nA perfect method: ${data.metrics[key].perfect}` };
+        return { metric: data.metrics[key].title, z: Number(v[7]), x1: unit(1) ?? Number(v[7]), x2: unit(2) ?? Number(v[7]), n1: unit(5) ?? 0, n2: unit(6) ?? 0, inside: inside ? "in" : "out", tip: `${data.metrics[key].title}\n${text(v[0])} (${bounds(v, text)})\nnull ${nullText(v)}\n${signed(v[7])} null sd\n${data.metrics[key].about} A perfect method: ${data.metrics[key].perfect}` };
       });
       if (!values.length) { place.replaceChildren(h("p", {}, "No metric of this method has a null.")); return; }
       const y = { field: "metric", type: "nominal", sort: null, title: null, axis: { labelLimit: Math.min(230, place.clientWidth * 0.42), ticks: false, domain: false } };
@@ -489,21 +491,34 @@
 
     const view = { most: 24, open: null, differing: false, mislabelled: false };
 
+    // What oracles and originals span, and at most half as much again on each side: what is further out stands at the edge.
+    function span(found) {
+      const ends = (values) => { const sorted = values.filter(finite).map(Number).sort((a, b) => a - b); return [sorted[Math.floor(0.01 * sorted.length)], sorted[Math.ceil(0.99 * sorted.length) - 1]]; };
+      const { [data.oracle]: oracle, original } = found.methods;
+      const [low, high] = ends([...(original ? original.margin : []), ...oracle.margin.flatMap((mean, i) => [-2, 2].map((sds) => Number(mean) + sds * (Number(found.sd[i]) || 0)))]);
+      const [least, most] = ends(Object.values(found.methods).flatMap((of) => of.margin)), room = (high - low) / 2;
+      return [Math.max(low - room, Math.min(low, least)), Math.min(high + room, Math.max(high, most))];
+    }
+
     function strip(found, i, low, high) {
       const NS = "http://www.w3.org/2000/svg", width = 160;
-      const at = (value) => 3 + (width - 6) * Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
+      const at = (value) => 5 + (width - 10) * Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
       const make = (tag, props) => { const each = document.createElementNS(NS, tag); for (const [key, value] of Object.entries(props)) each.setAttribute(key, value); return each; };
       const svg = make("svg", { viewBox: `0 0 ${width} 26`, preserveAspectRatio: "none", "aria-hidden": "true" });
+      const mark = (value, r, props) => {
+        const side = value < low ? -1 : value > high ? 1 : 0, reach = Math.max(r, 3);
+        svg.append(side ? make("path", { class: "beyond", d: `M${at(value) + 4 * side} 13l${-2 * reach * side} ${-1.4 * reach}v${2.8 * reach}z`, ...props }) : make("circle", { cx: at(value), cy: 13, r, ...props }));
+      };
       const oracle = Number(found.methods[data.oracle].margin[i]), sd = Number(found.sd[i]) || 0;
       svg.append(make("rect", { x: at(oracle - 2 * sd), width: Math.max(1, at(oracle + 2 * sd) - at(oracle - 2 * sd)), y: 3, height: 20, fill: "var(--band)", opacity: 0.55 }));
       if (low < 0 && high > 0) svg.append(make("line", { x1: at(0), x2: at(0), y1: 1, y2: 25, stroke: "var(--soft)", "stroke-dasharray": "2 2" }));
       svg.append(make("line", { x1: at(oracle), x2: at(oracle), y1: 2, y2: 24, stroke: "var(--ink)", "stroke-width": 1.5 }));
       for (const [name, of] of Object.entries(found.methods)) {
         if (name === data.oracle || name === state.method || !finite(of.margin[i])) continue;
-        svg.append(name === "original" ? make("circle", { cx: at(of.margin[i]), cy: 13, r: 4, fill: "none", stroke: "var(--bad)", "stroke-width": 1.8 }) : make("circle", { cx: at(of.margin[i]), cy: 13, r: 1.8, fill: "var(--soft)", opacity: 0.7 }));
+        mark(Number(of.margin[i]), ...(name === "original" ? [4, { fill: "none", stroke: "var(--bad)", "stroke-width": 1.8 }] : [1.8, { fill: "var(--soft)", opacity: 0.7 }]));
       }
       const own = found.methods[state.method];
-      if (own && finite(own.margin[i])) svg.append(make("circle", { cx: at(own.margin[i]), cy: 13, r: 4.5, fill: "var(--accent)", stroke: "var(--paper)", "stroke-width": 1 }));
+      if (own && finite(own.margin[i])) mark(Number(own.margin[i]), 4.5, { fill: "var(--accent)", stroke: "var(--paper)", "stroke-width": 1 });
       return svg;
     }
 
@@ -515,8 +530,7 @@
       const differs = (i) => own && own.q && own.q[i] !== null && Number(own.q[i]) < 0.05;
       const all = [...Array(count).keys()];
       const chosen = all.filter((i) => (!view.differing || differs(i)) && (!view.mislabelled || wrong(i)));
-      const margins = all.flatMap((i) => Object.values(found.methods).map((of) => Number(of.margin[i]))).filter(Number.isFinite).sort((a, b) => a - b);
-      const [low, high] = [margins[Math.floor(0.01 * margins.length)], margins[Math.ceil(0.99 * margins.length) - 1]];
+      const [low, high] = span(found);
       const check = (key, words) => { const box = h("input", { type: "checkbox", checked: view[key] }); box.addEventListener("change", () => { view[key] = box.checked; view.open = null; gallery(); }); return h("label", {}, box, " ", words); };
       const tested = own && own.q && own.q.some((q) => q !== null);
       const hits = all.filter(differs).length;
@@ -532,22 +546,31 @@
       });
       place.replaceChildren(
         h("p", {}, said, found.memorisation ? "The most memorised come first: those that the originals get right more often than the oracles do, in points." : "", sets.length > 1 ? ` Forget set ${set}.` : "", found.all > count ? ` Shown are the first ${count} of ${found.all}; examples.csv has all.` : ""),
-        h("p.legend", {}, "Each strip is the margin of the label, from wrong (left; dashed: 0) to sure:", h("span", {}, h("i", { style: "border-top:9px solid var(--band)" }), "oracles' mean ± 2 sd"), h("span", {}, "◯ originals"), h("span", { style: "color:var(--accent)" }, `● ${state.method}`), h("span", {}, "· other methods")),
+        h("p.legend", {}, "Each strip is the margin of the label, from wrong (left; dashed: 0) to sure:", h("span", {}, h("i", { style: "border-top:9px solid var(--band)" }), "oracles' mean ± 2 sd"), h("span", {}, "◯ originals"), h("span", { style: "color:var(--accent)" }, `● ${state.method}`), h("span", {}, "· other methods"), h("span", {}, "◂ ▸ further out than the strip reaches")),
         h("div.controls", {}, tested ? check("differing", `only where ${state.method} differs`) : null, all.some(wrong) ? check("mislabelled", "only mislabelled") : null, h("output", { "aria-live": "polite" }, `${chosen.length} of ${count} examples`)),
         h("div.cards", {}, cards),
         chosen.length > view.most ? h("button", { type: "button", id: "more", onclick: () => { view.most += 96; gallery(); } }, `Show more (${chosen.length - view.most} left)`) : "");
     }
 
+    // Of many methods some come first: references, those that no other beats in both sizes, and the one that is chosen.
     function detail(found, i) {
-      const oracle = found.methods[data.oracle];
-      const body = [data.oracle, ...names().filter((name) => found.methods[name])].map((name) => {
+      const oracle = found.methods[data.oracle], listed = names().filter((name) => found.methods[name]), front = frontier(points(effects()));
+      const first = listed.filter((name) => listed.length <= MANY || front.has(name) || reference(name) || name === state.method);
+      const line = (name) => {
         const of = found.methods[name], away = (Number(of.margin[i]) - Number(oracle.margin[i])) / Number(found.sd[i]);
         const cells = [`${(100 * of.right[i]).toFixed(0)}%`, text(of.margin[i]), name === data.oracle ? `sd ${text(found.sd[i])}` : signed(away), of.q && of.q[i] !== null ? text(of.q[i]) : "–"];
         return h(name === state.method ? "tr.chosen" : "tr", {}, h("th", { scope: "row" }, name === data.oracle ? "oracles (null)" : name), cells.map((each) => h("td.number", {}, each)));
-      });
+      };
+      const rest = listed.filter((name) => !first.includes(name)), others = h("tbody", { hidden: true }, rest.map(line)), more = `Show the other ${rest.length} methods`;
+      const fold = h("button", { type: "button", style: "margin-top:8px", "aria-expanded": "false", onclick: () => {
+        others.hidden = !others.hidden;
+        fold.textContent = others.hidden ? more : `Hide the other ${rest.length} methods`;
+        fold.setAttribute("aria-expanded", String(!others.hidden));
+      } }, more);
+      const which = rest.length ? `Here are ${state.method}, the references, and the methods that no other beats in both sizes of the chart` : "Every method's models";
       return h("div.detail", {}, found.pictures && found.pictures[i] ? h("img.big", { src: found.pictures[i], alt: "" }) : null,
-        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. Every method's models beside the oracles':`),
-        h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, ["method", "right", "mean margin (nats)", "from the oracles' mean, in their sd", "q"].map((each, k) => h(k ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, body))));
+        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. ${which}, beside the oracles:`),
+        h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, ["method", "right", "mean margin (nats)", "from the oracles' mean, in their sd", "q"].map((each, k) => h(k ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, [data.oracle, ...first].map(line)), others)), rest.length ? fold : null);
     }
 
     // power
@@ -562,17 +585,17 @@
       let now = (data.power.find((each) => each.key === "accuracy/forget") || data.power[0]).key;
       const grid = tabulator($("power-table"), {
         data: rows, maxHeight: 420, index: "key",
-        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), frozen: true, sorter: "string", width: Math.min(250, 0.46 * innerWidth) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null mean"), column("sd", "null sd")],
+        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), formatter: (each) => h("span", { title: (data.metrics[each.getData().key] || {}).about }, each.getValue()), frozen: true, sorter: "string", width: Math.min(250, 0.46 * innerWidth) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null mean"), column("sd", "null sd")],
         rowFormatter: (row) => { row.getElement().tabIndex = 0; row.getElement().classList.toggle("chosen", row.getData().key === now); },
       }, (row) => show(row.key));
       function show(key) {
         now = key;
         for (const row of grid.getRows()) row.getElement().classList.toggle("chosen", row.getData().key === key);
         const of = data.power.find((each) => each.key === key), nothing = originals(key);
-        const values = of.points.flatMap((p) => [{ oracles: p[0], value: p[4], what: "width of the null's 95% band" }, ...(finite(p[5]) ? [{ oracles: p[0], value: p[5], what: "visible difference" }] : [])]).map((each) => ({ ...each, tip: `${each.what}\n${text(each.value)} with ${each.oracles} oracles` }));
+        const values = of.points.flatMap((p) => [{ oracles: p[0], value: p[4], what: "width of the null's 95% interval" }, ...(finite(p[5]) ? [{ oracles: p[0], value: p[5], what: "visible difference" }] : [])]).map((each) => ({ ...each, tip: `${each.what}\n${text(each.value)} with ${each.oracles} oracles` }));
         const x = { field: "oracles", type: "quantitative", title: "oracles", scale: { type: "log", base: 2, nice: false, padding: 8 }, axis: { values: of.points.map((p) => p[0]), labelExpr: "datum.value", grid: false } };
         const y = { field: "value", type: "quantitative", title: title(key), scale: { zero: true } };
-        const what = { field: "what", type: "nominal", scale: { domain: ["visible difference", "width of the null's 95% band"] } };
+        const what = { field: "what", type: "nominal", scale: { domain: ["visible difference", "width of the null's 95% interval"] } };
         chart($("power-chart"), {
           description: `Visible difference in ${title(key)} by the number of oracles`, data: { values }, width: "container", height: 260, autosize: { type: "fit-x", contains: "padding" },
           layer: [
