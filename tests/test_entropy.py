@@ -51,7 +51,7 @@ def test_the_study_leaves_its_tables_and_goes_on_where_it_was(tmp_path, monkeypa
     command = f"--exp entropy --smoke --device cpu --out {tmp_path}/out --cache {tmp_path}/cache --circumstances corrected"
     done = run_in_process(*command.split())
     assert done.returncode == 0, done.stderr
-    assert {path.stem for path in tmp_path.rglob("*.png")} == {"maps", "signs"}
+    assert {path.stem for path in tmp_path.rglob("*.png")} == {"maps", "predictions", "signs"}
     with (tmp_path / "out/settings.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (9 + 2)
@@ -257,4 +257,9 @@ def test_a_prediction_is_right_where_the_sign_that_gains_beyond_noise_is_the_pre
     assert "the rule 0 of 2 (0 to 84%); the gap alone 1 of 2" in prediction.summary(study)
     elsewhere = study._replace(known=False)  # on other data and networks all are new to the rule
     assert all(one.unseen for one in prediction.outcomes(elsewhere))
+    (axes,) = prediction.figure(study).axes
+    lowering = next(line for line in axes.lines if line.get_label() == "lowering the entropy")
+    assert lowering.get_xdata().tolist() == [-1.0, 0.4, 0.4, 0.4]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[0] == "title of random\n(predicted: raise)" and labels[3].endswith("(control)")
     assert len(prediction.table(study).rows) == 3 and len(prediction.table(study).columns) == len(prediction.table(study).rows[0])

@@ -5,14 +5,18 @@ set: which are surer, and on how many examples originals already answer as the r
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from scipy.stats import binomtest
 
 from experiments.entropy.options import UNSEEN
 from experiments.entropy.report import Circumstance, Results
+from unlearn_jax.report.drawing import COLOURS, LINE, WIDTH, blank, open_frame
 from unlearn_jax.report.tables import Table, markdown, page
 from unlearn_jax.types import Interval
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 SAME, OTHER = 0.5, 0.3  # shares of equal answers: from the first on lowering helps, below the second it does not
 LOWER, RAISE, NEITHER = SIGNS = ("lower", "raise", "neither")
@@ -122,3 +126,29 @@ def summary(study: Results) -> str:
     score = "; ".join(f"{name} {hits(new, name)}" for name in RULES) if new else "none was tried"
     said = f"Right in circumstances that the rule had not seen: {score}."
     return page("## Which sign of the entropy: predicted and found", markdown(headings, lines), said)
+
+
+def figure(study: Results) -> "matplotlib.figure.Figure":
+    """Draws what lowering and raising the entropy alone gain in every circumstance, controls too, with the sign predicted."""
+    gains = {one.circumstance.name: one for one in outcomes(study)}
+    drawn = blank(WIDTH, 1.2 + 0.32 * len(study.circumstances))
+    axes = drawn.subplots()
+    places = range(len(study.circumstances), 0, -1)
+    for colour, doing, shift in ((COLOURS[0], "lowering", 0.12), (COLOURS[1], "raising", -0.12)):
+        found = [one.measures[f"distance: gain of {doing} entropy, alone"] for one in study.circumstances]
+        heights = [place + shift for place in places]
+        axes.hlines(heights, [gain.low for gain in found], [gain.high for gain in found], color=colour, linewidth=1.2)
+        axes.plot([gain.value for gain in found], heights, "o", color=colour, markersize=4, label=f"{doing} the entropy")
+    axes.axvline(0, color=LINE, linewidth=0.6)
+    said = [
+        f"predicted: {gains[one.name].predicted['the rule']}" if one.name in gains else "control" for one in study.circumstances
+    ]
+    axes.set_yticks(
+        list(places), [f"{one.title}\n({note})" for one, note in zip(study.circumstances, said, strict=True)], fontsize=7
+    )
+    axes.set_xlabel("gain: distance from the oracles without the term, less that with it (above 0 it helps)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    open_frame(axes)
+    axes.legend(frameon=False, fontsize=7, loc="best")
+    axes.set_title(study.title, fontsize=8)
+    return drawn

@@ -110,6 +110,7 @@ def run(config: Config, folder: Run) -> None:
     folder.write_text("summary.md", summary)
     save(report.maps(study), folder, "maps")
     save(report.signs(study), folder, "signs")
+    save(prediction.figure(study), folder, "predictions")
     print(summary)
 
 
