@@ -121,9 +121,9 @@ class Most:
         return self.most
 
 
-def memory() -> float:
-    """MiB that this process has in memory."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+def memory(which: str = "VmRSS") -> float:
+    """MiB that this process has in memory; with `VmHWM` the most that it had."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which)]
     return int(line.split()[1]) / 1024
 
 

@@ -131,6 +131,11 @@ class Cluster(Workers):
                 self._most = max(self.client.run(_device_count).values(), default=1)
         return self._most
 
+    def share(self, cache: Path) -> bool:
+        """Whether all workers at present see the cache of the run."""
+        with self._told():
+            return all(self.client.run(_sees, *self._probe(cache.absolute())).values())
+
     def run(
         self, job: Job, pieces: Sequence[Any], cache: Path, heard: Callable[[int, Any], None], label: str
     ) -> Iterator[tuple[int, Any]]:
@@ -344,14 +349,18 @@ def _enter(place: _Place, own: str) -> tuple[Path, bool]:
         device.adopt(place.numerics)
     except ValueError as error:
         raise _UnfitError(f"a worker on {socket.gethostname()} differs: {error}") from error
-    try:
-        shared = Path(place.probe).read_text() == place.token
-    except OSError:
-        shared = False
+    shared = _sees(place.probe, place.token)
     cache = Path(place.cache) if shared else Path(own) / "cache"
     if os.getpid() != place.process:
         device.keep_compiled(cache / "xla")
     return cache, shared
+
+
+def _sees(probe: str, token: str) -> bool:
+    try:
+        return Path(probe).read_text() == token
+    except OSError:
+        return False
 
 
 def _held(value: Any) -> Any:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.kept import blocks, mean_of
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.scores import TINY
 
@@ -149,8 +150,8 @@ def weight_distance(
     scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = scale x (θ_i - mean of all)
 
     def squared(leaf: Any, other: Any) -> np.ndarray:
-        mean = checks.numbers("weights" if oracles is None else "oracles", np.asarray(other).mean(0, dtype=np.float64))
-        return np.array([((row - mean) ** 2).sum() for row in np.asarray(leaf)])
+        mean = checks.numbers("weights" if oracles is None else "oracles", mean_of(other))
+        return np.array([((row - mean) ** 2).sum() for block in blocks(leaf) for row in np.asarray(block)])
 
     sums = {name: sum(map(squared, leaves, others[name])) for name, leaves in layers.items()}
     squares = {"all": sum(sums.values()), **sums}
