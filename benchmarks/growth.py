@@ -6,8 +6,8 @@
 Logits are Gaussian about the label; unlearned and retrained models have the same distribution. What is measured: two-sample
 metrics and distances one by one, of as many models as retrained ones on all examples; `reference` (the nulls, from 8 splits of
 twice as many retrained models); `score` (all metrics of one method, or of several); and both, with 2 splits, on several forget
-sets. Memory is the most that the process takes beyond its inputs. A slope is that of the logarithms over the upper half of the
-sizes. An axis ends with the first size that takes longer than `--limit`.
+sets. Seconds are those of the processor, over all threads; memory is the most that the process takes beyond its inputs. A slope
+is that of the logarithms over the upper half of the sizes. An axis ends with the first size that takes longer than `--limit`.
 """
 
 import argparse
@@ -78,9 +78,9 @@ def measured(what: str, axis: str, sizes: Sequence[int], base: dict[str, int], l
         work = prepared(what, axis, row)
         before = memory()
         Path("/proc/self/clear_refs").write_text("5")  # the most so far begins anew
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        row["seconds"] = round(time.perf_counter() - start, 6)
+        row["seconds"] = round(time.process_time() - start, 6)
         row["mib"] = round(memory("VmHWM") - before, 1)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         yield row
