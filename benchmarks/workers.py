@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def job(arguments: argparse.Namespace) -> list[dict]:
-    """Seconds of the clock and of the processor of whole runs: with an empty cache, and again with its pools and programs, methods anew."""
+    """Seconds of whole runs: with an empty cache, and again with its pools and programs, methods anew."""
     rows = []
     for repeat in range(arguments.repeats):
         for workers in [0, *(arguments.workers or [1, 2])]:

@@ -128,13 +128,13 @@ class Cluster(Workers):
         """JAX devices of one worker: of the one that has most."""
         if self._most is None:
             with self._told():
-                self._most = max(self.client.run(_device_count).values(), default=1)
+                self._most = max(self._ask(_device_count), default=1)
         return self._most
 
     def share(self, cache: Path) -> bool:
         """Whether all workers at present see the cache of the run."""
         with self._told():
-            return all(self.client.run(_sees, *self._probe(cache.absolute())).values())
+            return {*self._ask(_sees, *self._probe(cache.absolute()))} == {True}
 
     def run(
         self, job: Job, pieces: Sequence[Any], cache: Path, heard: Callable[[int, Any], None], label: str
@@ -168,6 +168,10 @@ class Cluster(Workers):
             )
             numbers = {future.key: number for number, future in enumerate(futures)}
             return self._results(as_completed(futures), numbers)
+
+    def _ask(self, what: Callable[..., Any], *given: Any) -> list[Any]:
+        """What each worker answers, but for those that die meanwhile."""
+        return [*self.client.run(what, *given, on_error="ignore").values()]
 
     def _results(self, done: Any, numbers: Mapping[Any, int]) -> Iterator[tuple[int, Any]]:
         """Forgets each result once it was taken: it would stay with the workers."""
