@@ -1,6 +1,6 @@
 """Distances of probabilities and weights to the oracles and to untrained networks; loss barriers between models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.scores import TINY
 
 Distances = Float[np.ndarray, "members examples"]
+BLOCK = 2**18  # probabilities that are worked on at a time
 
 
 def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
@@ -30,7 +31,8 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         ValueError: if the values are not probabilities, or the two sides have different examples or classes.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
+    log_mean = np.log(np.maximum(oracle.mean(0), TINY))
+    return _in_blocks(lambda some: _kl(some, log_mean), p)
 
 
 def gaussian_distance(unlearned: Float[Any, "members examples"], oracle: Float[Any, "oracles examples"]) -> float:
@@ -64,7 +66,8 @@ def activation_distance(
     Source: Golatkar et al., arXiv:1911.04933, with a single retrained model.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    return np.sqrt(((p - oracle.mean(0)) ** 2).sum(-1))
+    mean = oracle.mean(0)
+    return _in_blocks(lambda some: np.sqrt(((some - mean) ** 2).sum(-1)), p)
 
 
 def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
@@ -83,7 +86,8 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    return _js(p, oracle.mean(0))
+    mean = oracle.mean(0)
+    return _in_blocks(lambda some: _js(some, mean), p)
 
 
 def zrf(
@@ -179,6 +183,12 @@ def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) 
     if len(t) != values.shape[1]:
         raise ValueError(f"shares: {len(t)} points, expected one for each of {values.shape[1]} losses")
     return (values - ((1 - t)[None] * values[:, :1] + t[None] * values[:, -1:])).max(1)
+
+
+def _in_blocks(measure: Callable[[np.ndarray], Distances], p: np.ndarray) -> Distances:
+    """The distances of all members, a few at a time: what is needed meanwhile does not grow with their number."""
+    step = max(1, BLOCK // p[0].size)
+    return np.concatenate([measure(p[first : first + step]) for first in range(0, len(p), step)])
 
 
 def _check_pair(**sides: Any) -> list[np.ndarray]:
