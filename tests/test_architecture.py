@@ -100,7 +100,8 @@ def test_what_is_imported_is_declared():
     lines += [line for extra in project["optional-dependencies"].values() for line in extra]
     declared = {re.split(r"[\[<>=~! #]", line)[0].lower().replace("-", "_") for line in lines}
     folders = [ROOT / name for name in ("unlearn_jax", "experiments", "benchmarks", "tests")]
-    ours = {path.name for path in folders} | {"benchmark", "docs"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    beside = {path.stem for name in ("benchmarks", "tests") for path in (ROOT / name).glob("*.py")}
+    ours = {path.name for path in folders} | {"benchmark", "docs"} | beside
     distributions = importlib.metadata.packages_distributions()
     for path in [ROOT / "benchmark.py", *(path for folder in folders for path in folder.rglob("*.py"))]:
         for name in {name.split(".")[0] for name in imported(path)} - ours - sys.stdlib_module_names:

@@ -116,6 +116,16 @@ def test_a_killed_worker_costs_nothing_but_time(workers, setting, cache, alone):
     assert len(processes) < 2
 
 
+def test_a_killed_worker_may_take_long_to_come_back():
+    with dask.config.set({cluster.LOST: "1ms"}), cluster.embedded(1) as found:
+        (process,) = found.client.run(os.getpid).values()
+        os.kill(process, signal.SIGKILL)
+        while found.client.nthreads():  # until it was missed
+            time.sleep(0.01)
+        found.client.wait_for_workers(1, timeout=60)
+        assert [*found.client.run(os.getpid).values()] != [process]
+
+
 def test_a_method_by_workers_makes_the_same_bits(workers, setting, cache, alone):
     problem = forgetting(setting, np.arange(200) < 20)
     what = "gradient_ascent", {**METHODS["gradient_ascent"].defaults, "epochs": 1}, problem, alone.variables

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cloudpickle
+import dask
 import numpy as np
 from distributed import CancelledError, Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 from distributed.comm import CommClosedError
@@ -40,6 +41,8 @@ TIMEOUT = 10  # seconds for a scheduler to answer
 LARGE = 1 << 20  # bytes from which an array travels apart from its job
 JOBS = 4  # that a worker holds ready: unpickled and compiled
 LOOPBACK = "127.0.0.1"
+LOST = "distributed.deploy.lost-worker-timeout"  # then Dask gives up a worker of the embedded cluster that has died
+PATIENCE = "1h"  # of Dask 15 s, which are not enough to start again where the processor is busy
 PAUSE = 0.5  # seconds between two reports of a piece
 RESTARTED = "worker-restart-memory"  # Dask's own topic
 
@@ -269,7 +272,7 @@ def embedded(workers: int) -> Iterator[Cluster]:
         dashboard_address=f"{LOOPBACK}:0",
         silence_logs=logging.CRITICAL,
     )
-    with cluster, Client(cluster, timeout=TIMEOUT) as client:
+    with dask.config.set({LOST: PATIENCE}), cluster, Client(cluster, timeout=TIMEOUT) as client:
         if dashboard:
             print(f"workers: {cluster.dashboard_link}", file=sys.stderr, flush=True)
         with Cluster(client, "workers", workers, Pinned(workers, sorted(os.sched_getaffinity(0)), gpus)) as found:
