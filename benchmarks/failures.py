@@ -229,7 +229,7 @@ def scheduler(asked: argparse.Namespace, folder: Path, rng: random.Random) -> It
             with contextlib.suppress(subprocess.TimeoutExpired):
                 run.wait(moment)
             os.kill(cluster.pid, signal.SIGKILL)
-            first = run.wait(120)
+            first = run.wait(300)
         done = len([*(folder / f"cache {trial}").rglob("*-*.npz")])
         line = (folder / "command.log").read_text().splitlines()[-1]
         with dask_scheduler(folder), worker(folder, "a"), worker(folder, "b"):

@@ -11,6 +11,7 @@ is that of the logarithms over the upper half of the sizes. An axis ends with th
 """
 
 import argparse
+import ctypes
 import json
 import sys
 import time
@@ -76,6 +77,7 @@ def measured(what: str, axis: str, sizes: Sequence[int], base: dict[str, int], l
     for size in sizes:
         row: dict[str, Any] = {"what": what, "by": axis, **base, axis: size}
         work = prepared(what, axis, row)
+        ctypes.CDLL(None).malloc_trim(0)  # what was free would be taken again unseen
         before = memory()
         Path("/proc/self/clear_refs").write_text("5")  # the most so far begins anew
         start = time.process_time()
