@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -42,19 +43,21 @@ def main() -> None:
 
 
 def job(arguments: argparse.Namespace) -> list[dict]:
-    """Seconds of the clock of whole runs: with an empty cache, and again with its pools and programs, methods anew."""
+    """Seconds of whole runs: with an empty cache, and again with its pools and programs, methods anew."""
     rows = []
     for repeat in range(arguments.repeats):
         for workers in [0, *(arguments.workers or [1, 2])]:
             with tempfile.TemporaryDirectory() as folder:
-                seconds = {}
+                row: dict[str, float] = {"repeat": repeat, "workers": workers}
                 for cache in ("cold", "warm"):
                     words = [sys.executable, "benchmark.py", "--cache", f"{folder}/cache", "--out", f"{folder}/{cache}"]
                     words += shlex.split(arguments.words) + (["--workers", str(workers)] if workers else [])
-                    start = time.perf_counter()
+                    start, spent = time.perf_counter(), children()
                     subprocess.run(words, check=True, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL)
-                    seconds[cache] = round(time.perf_counter() - start, 1)
-                rows.append({"repeat": repeat, "workers": workers, **seconds})
+                    row[cache] = round(time.perf_counter() - start, 1)
+                    row[f"{cache}, processor"] = round(children() - spent, 1)
+                    row[f"{cache}, load"] = round(os.getloadavg()[0], 1)
+                rows.append(row)
                 print(rows[-1], flush=True)
     return rows
 
@@ -75,7 +78,12 @@ def simulated(arguments: argparse.Namespace, workers: int) -> dict:
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=None,  # of a process that all of them share: they would pause
+            dashboard_address=None,
+            silence_logs=50,
         ) as threads,
         Client(threads) as client,
         cluster.of_client(client) as found,
@@ -102,6 +110,12 @@ def simulated(arguments: argparse.Namespace, workers: int) -> dict:
     return row
 
 
+def children() -> float:
+    """Seconds that the processor worked for processes that this one started, and for theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Most:
     """The most memory of this process, looked at ten times a second."""
 
@@ -121,9 +135,9 @@ class Most:
         return self.most
 
 
-def memory() -> float:
-    """MiB that this process has in memory."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+def memory(which: str = "VmRSS") -> float:
+    """MiB that this process has in memory; with `VmHWM` the most that it had."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which)]
     return int(line.split()[1]) / 1024
 
 

@@ -18,19 +18,20 @@ MAY_IMPORT = {
     "process": set(),
     "files": set(),
     "sealed": {"files"},
+    "kept": {"sealed"},
     "runs": {"types", "device", "files", "sealed"},
     "device": {"types"},
     "workers": set(),
     "cluster": {"workers", "device", "files", "models", "runs", "types"},
-    "metrics": {"types"},
+    "metrics": {"types", "kept"},
     "report": {"types", "errors", "progress"},
     "profile": {"report", "progress"},
     "data": {"types", "files", "runs"},
     "models": {"types"},
     "checkpoints": {"types", "files", "models"},
     "convert": {"types", "models", "checkpoints"},
-    "training": {"types", "device", "models", "data", "runs", "checkpoints", "workers"},
-    "methods": {"types", "training", "models", "data", "workers"},
+    "training": {"types", "device", "models", "data", "runs", "sealed", "kept", "checkpoints", "workers"},
+    "methods": {"types", "training", "models", "data", "kept", "workers"},
     "influence": {"types", "training", "models", "data"},
 }
 MAY_IMPORT["bench"] = set(MAY_IMPORT)
@@ -99,7 +100,8 @@ def test_what_is_imported_is_declared():
     lines += [line for extra in project["optional-dependencies"].values() for line in extra]
     declared = {re.split(r"[\[<>=~! #]", line)[0].lower().replace("-", "_") for line in lines}
     folders = [ROOT / name for name in ("unlearn_jax", "experiments", "benchmarks", "tests")]
-    ours = {path.name for path in folders} | {"benchmark", "docs"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    beside = {path.stem for name in ("benchmarks", "tests") for path in (ROOT / name).glob("*.py")}
+    ours = {path.name for path in folders} | {"benchmark", "docs"} | beside
     distributions = importlib.metadata.packages_distributions()
     for path in [ROOT / "benchmark.py", *(path for folder in folders for path in folder.rglob("*.py"))]:
         for name in {name.split(".")[0] for name in imported(path)} - ours - sys.stdlib_module_names:

@@ -1,5 +1,6 @@
 """Every metric against a literal, slow reference, known answers, symmetries and bounds."""
 
+import importlib
 import inspect
 
 import jax.numpy as jnp
@@ -273,6 +274,18 @@ def test_epsilon_of_constant_columns(swap):
     pools = (y, x) if swap else (x, y)
     np.testing.assert_array_equal(metrics.forgetting_quality(*pools).epsilon, [0, 50, 50])  # equal; apart; peaky
     np.testing.assert_array_equal(metrics.forgetting_quality(*pools).epsilon, literal_epsilon(*pools))
+
+
+@pytest.mark.parametrize(("n", "m"), [(24, 24), (100, 37)])
+def test_many_models_take_no_table_and_blocks_of_examples_and_give_the_same(n, m, monkeypatch):
+    quality, klom = (importlib.import_module(f"unlearn_jax.metrics.{name}") for name in ("forgetting_quality", "klom"))
+    u, r = RNG.normal(size=(n, 50)), RNG.normal(size=(m, 50)) * 2 + 1
+    expected, klom_expected = metrics.forgetting_quality(u, r), metrics.klom(u, r)
+    monkeypatch.setattr(quality, "TABLE", 0)
+    monkeypatch.setattr(quality, "_epsilon_of_counts", lambda *counts: pytest.fail("there is a table"))
+    monkeypatch.setattr(klom, "BLOCK", 3 * (n + m))
+    np.testing.assert_array_equal(metrics.forgetting_quality(u, r).epsilon, expected.epsilon)
+    np.testing.assert_array_equal(metrics.klom(u, r), klom_expected)
 
 
 def test_epsilon_is_symmetric_in_the_two_sides():

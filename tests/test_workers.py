@@ -14,12 +14,14 @@ import pytest
 from distributed import Client, LocalCluster
 from in_process import run_in_process
 
-from unlearn_jax import cluster
+import unlearn_jax as uj
+from unlearn_jax import cluster, kept
 from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import load
 from unlearn_jax.errors import ArgumentError, WorkersError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Spread, Unlearner
+from unlearn_jax.metrics.registry import COST, METRICS
 from unlearn_jax.models import build
 from unlearn_jax.training.pools import member_keys, train_pool
 from unlearn_jax.types import Recipe
@@ -114,6 +116,16 @@ def test_a_killed_worker_costs_nothing_but_time(workers, setting, cache, alone):
     assert len(processes) < 2
 
 
+def test_a_killed_worker_may_take_long_to_come_back():
+    with dask.config.set({cluster.LOST: "1ms"}), cluster.embedded(1) as found:
+        (process,) = found.client.run(os.getpid).values()
+        os.kill(process, signal.SIGKILL)
+        while found.client.nthreads():  # until it was missed
+            time.sleep(0.01)
+        found.client.wait_for_workers(1, timeout=60)
+        assert [*found.client.run(os.getpid).values()] != [process]
+
+
 def test_a_method_by_workers_makes_the_same_bits(workers, setting, cache, alone):
     problem = forgetting(setting, np.arange(200) < 20)
     what = "gradient_ascent", {**METHODS["gradient_ascent"].defaults, "epochs": 1}, problem, alone.variables
@@ -125,6 +137,26 @@ def test_a_method_by_workers_makes_the_same_bits(workers, setting, cache, alone)
     jax.tree.map(np.testing.assert_array_equal, here.variables, there.variables)
     assert here.examples == there.examples and there.seconds > 0 and there.compile_seconds > 0
     assert shares == sorted(shares) and len(shares) == 2 and shares[-1] == 1  # two pieces of two
+
+
+def test_evaluate_with_a_client_gives_the_same_rows_and_predicts_large_pools_there(workers, setting, tmp_path, monkeypatch):
+    labels, run = [], cluster.Cluster.run
+    monkeypatch.setattr(cluster.Cluster, "run", lambda *what: labels.append(what[-1]) or run(*what))
+    for work in ("draw_without_rendering", "savefig"):  # a quarter of the time
+        monkeypatch.setattr(f"matplotlib.figure.Figure.{work}", lambda *_, **__: None)
+    given = {"members": 4, "splits": 4, "retain_size": 40, "recipe": Recipe(epochs=1), "hyper": {"*": {"epochs": 1}}}
+    given |= {"methods": ["original", "gradient_ascent"], "forget": setting.data.published.train[:20], "cache": tmp_path}
+
+    def evaluated(**more):
+        rows = uj.evaluate(setting.problem.model, setting.data, **given, **more).rows
+        return [row._replace(seconds=None) for row in rows if METRICS[row.metric].kind != COST]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "MOST", 0)
+        there = evaluated(client=workers.client)
+    assert sorted(labels) == ["gradient_ascent", "oracle-models", "original-models", "predictions", "predictions"]
+    assert evaluated() == there  # of the same pools
+    assert len(labels) == 5
 
 
 def test_where_no_disk_is_shared_results_travel(workers, setting, cache, alone, monkeypatch):

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cloudpickle
+import dask
 import numpy as np
 from distributed import CancelledError, Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 from distributed.comm import CommClosedError
@@ -40,6 +41,8 @@ TIMEOUT = 10  # seconds for a scheduler to answer
 LARGE = 1 << 20  # bytes from which an array travels apart from its job
 JOBS = 4  # that a worker holds ready: unpickled and compiled
 LOOPBACK = "127.0.0.1"
+LOST = "distributed.deploy.lost-worker-timeout"  # then Dask gives up a worker of the embedded cluster that has died
+PATIENCE = "1h"  # of Dask 15 s, which are not enough to start again where the processor is busy
 PAUSE = 0.5  # seconds between two reports of a piece
 RESTARTED = "worker-restart-memory"  # Dask's own topic
 
@@ -128,8 +131,13 @@ class Cluster(Workers):
         """JAX devices of one worker: of the one that has most."""
         if self._most is None:
             with self._told():
-                self._most = max(self.client.run(_device_count).values(), default=1)
+                self._most = max(self._ask(_device_count), default=1)
         return self._most
+
+    def share(self, cache: Path) -> bool:
+        """Whether all workers at present see the cache of the run."""
+        with self._told():
+            return {*self._ask(_sees, *self._probe(cache.absolute()))} == {True}
 
     def run(
         self, job: Job, pieces: Sequence[Any], cache: Path, heard: Callable[[int, Any], None], label: str
@@ -163,6 +171,10 @@ class Cluster(Workers):
             )
             numbers = {future.key: number for number, future in enumerate(futures)}
             return self._results(as_completed(futures), numbers)
+
+    def _ask(self, what: Callable[..., Any], *given: Any) -> list[Any]:
+        """What each worker answers, but for those that die meanwhile."""
+        return [*self.client.run(what, *given, on_error="ignore").values()]
 
     def _results(self, done: Any, numbers: Mapping[Any, int]) -> Iterator[tuple[int, Any]]:
         """Forgets each result once it was taken: it would stay with the workers."""
@@ -260,7 +272,7 @@ def embedded(workers: int) -> Iterator[Cluster]:
         dashboard_address=f"{LOOPBACK}:0",
         silence_logs=logging.CRITICAL,
     )
-    with cluster, Client(cluster, timeout=TIMEOUT) as client:
+    with dask.config.set({LOST: PATIENCE}), cluster, Client(cluster, timeout=TIMEOUT) as client:
         if dashboard:
             print(f"workers: {cluster.dashboard_link}", file=sys.stderr, flush=True)
         with Cluster(client, "workers", workers, Pinned(workers, sorted(os.sched_getaffinity(0)), gpus)) as found:
@@ -344,14 +356,18 @@ def _enter(place: _Place, own: str) -> tuple[Path, bool]:
         device.adopt(place.numerics)
     except ValueError as error:
         raise _UnfitError(f"a worker on {socket.gethostname()} differs: {error}") from error
-    try:
-        shared = Path(place.probe).read_text() == place.token
-    except OSError:
-        shared = False
+    shared = _sees(place.probe, place.token)
     cache = Path(place.cache) if shared else Path(own) / "cache"
     if os.getpid() != place.process:
         device.keep_compiled(cache / "xla")
     return cache, shared
+
+
+def _sees(probe: str, token: str) -> bool:
+    try:
+        return Path(probe).read_text() == token
+    except OSError:
+        return False
 
 
 def _held(value: Any) -> Any:

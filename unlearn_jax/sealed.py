@@ -4,11 +4,13 @@ Any npz reader can read them: an npz is a zip file, and the checksum is its comm
 """
 
 import hashlib
+import math
 import os
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -59,6 +61,56 @@ def read(path: Path) -> dict[str, np.ndarray]:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
+
+
+class Place(NamedTuple):
+    """Where an array lies in a sealed file, or in one that is open."""
+
+    file: Path | Any  # or something with a `fileno`
+    offset: int  # in bytes
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    columns: bool  # the first axis is the fastest
+
+
+def places(path: Path) -> dict[str, Place]:
+    """Where the arrays of a sealed file lie. The checksum is not verified: `read` it before.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = {}
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            file.seek(entry.header_offset)
+            *_, name, extra = struct.unpack("<26sHH", file.read(30))
+            file.seek(name + extra, os.SEEK_CUR)
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, columns, dtype = read_header(file)
+            found[entry.filename.removesuffix(".npy")] = Place(path, file.tell(), shape, dtype, columns)
+    return found
+
+
+def read_rows(place: Place, first: int, end: int) -> np.ndarray:
+    """Reads some rows of an array, from `first` to before `end`.
+
+    Raises:
+        OSError: the file is gone.
+    """
+    count, *rest = place.shape
+    if place.columns:
+        return _numbers(place, 0, count).reshape(place.shape, order="F")[first:end]
+    return _numbers(place, first, end).reshape(end - first, *rest)
+
+
+def _numbers(place: Place, first: int, end: int) -> np.ndarray:
+    """What lies where some rows would, if the last axis is the fastest."""
+    size = math.prod(place.shape[1:])
+    offset, count = place.offset + first * size * place.dtype.itemsize, (end - first) * size
+    if isinstance(place.file, Path):
+        return np.fromfile(place.file, place.dtype, count, offset=offset)
+    return np.frombuffer(os.pread(place.file.fileno(), count * place.dtype.itemsize, offset), place.dtype)
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -44,6 +44,10 @@ class Workers(abc.ABC):
         """JAX devices of one worker: of the one that has most."""
 
     @abc.abstractmethod
+    def share(self, cache: Path) -> bool:
+        """Whether all workers at present see the cache of the run."""
+
+    @abc.abstractmethod
     def run(
         self, job: Job, pieces: Sequence[Any], cache: Path, heard: Callable[[int, Any], None], label: str
     ) -> Iterator[tuple[int, Any]]:

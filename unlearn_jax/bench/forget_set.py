@@ -20,8 +20,10 @@ from unlearn_jax.progress import stage
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.training.pools import Pool
+from unlearn_jax.training.predictions import predict_by
 from unlearn_jax.training.relearning import POINTS, ROWS
 from unlearn_jax.types import Cube, Labels, Model, Problem, Variables
+from unlearn_jax.workers import current
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ class ForgetSet:
     @stage("predictions")
     def logits(self, variables: Variables, model: Model | None = None) -> Cube:
         """Returns the logits of models on forget, retain and test; `model` if it is not that of the problem."""
-        logits = predict(model or self.problem.model, variables, np.concatenate(self.images), self.config.strategy)
+        what = model or self.problem.model, variables, np.concatenate(self.images), self.config.strategy
+        logits = predict_by(current(), self.config.cache, *what)
         return Cube(*np.split(logits, np.cumsum([len(images) for images in self.images])[:2], axis=1))
 
     def losses(self, cube: Cube) -> dict[str, np.ndarray]:

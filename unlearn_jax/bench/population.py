@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from unlearn_jax import kept
 from unlearn_jax.bench.options import Training
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import Evaluation, Reference, score
@@ -71,7 +72,7 @@ def lost_members(config: Training, role: str, models: Any, needed: int) -> tuple
 
 def without(tree: Tree, lost: tuple[int, ...]) -> Tree:
     """Drops members from a tree of weights or logits."""
-    return jax.tree.map(lambda leaf: np.delete(leaf, lost, axis=0), tree)
+    return jax.tree.map(lambda leaf: kept.without(leaf, lost), tree)
 
 
 def first_members(tree: Tree, count: int) -> Tree:

@@ -143,8 +143,8 @@ def deciding_options(config: Run) -> dict[str, Any]:
 def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
     """Raises a UsageError if the model cannot take the images, or the run surely needs more memory than the machine has.
 
-    Checks three lower bounds, each by itself: the training state of one model, the order of the examples of one model on each
-    device, and the weights of the original models.
+    Checks two lower bounds, each by itself: the training state of one model, and the order of the examples of one model on each
+    device. The weights of many models stay in files.
     """
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
     try:
@@ -153,12 +153,10 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
         hint = "; images are (height, width, channels)" if images.ndim == 3 else ""
         raise UsageError("--model", config.model, f"cannot take examples of shape {images.shape[1:]}{hint}") from error
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    members = getattr(config, "members", 1)
     orders = 4 * config.train.epochs * len(images) * jax.device_count()  # drawn before the first step
     needs = {
         ("--width", config.width): (TRAINING * weights, f"to train one {config.model}"),
         ("--train.epochs", config.train.epochs): (orders, "for the order of the examples in one model on each device"),
-        ("--members", members): (weights * members if members != "auto" else 0, "for the weights of the original models"),
     }
     available = memory()
     for (option, value), (needed, purpose) in needs.items():

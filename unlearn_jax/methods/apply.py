@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from unlearn_jax.kept import Stack, are_named
 from unlearn_jax.methods.needs import require
 from unlearn_jax.methods.registry import METHODS, Entry, traceable
 from unlearn_jax.training.cost import example_flops, flops
@@ -120,17 +121,17 @@ class Unlearner:
     def apply(self, keys: Key, report: Callable[[float], None] = lambda share: None) -> Unlearned:
         """Unlearn, with one key per member; `report` is called with the share of the members done."""
         self.compile()
-        parts, seconds = [], 0.0
+        stack, seconds = Stack(self.members), 0.0
         for chunk in self._chunks():
             inputs = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], (keys, *self.inputs))
             calls = jax.block_until_ready(per_call(inputs, self.strategy))
             ready = time.perf_counter()
             results = jax.block_until_ready([self._compiled[len(call[0])](*call, self.problem) for call in calls])
             seconds += time.perf_counter() - ready
-            parts.append(jax.tree.map(lambda *leaves, size=chunk.stop - chunk.start: np.concatenate(leaves)[:size], *results))
+            size = chunk.stop - chunk.start
+            stack.put(chunk.start, jax.tree.map(lambda *leaves, size=size: np.concatenate(leaves)[:size], *results))
             report(chunk.stop / self.members)
-        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        return Unlearned(stacked, seconds / self.members, self.compile_seconds, self.examples)
+        return Unlearned(stack.tree(), seconds / self.members, self.compile_seconds, self.examples)
 
     def _chunks(self) -> list[slice]:
         assert self.chunk is not None
@@ -176,7 +177,10 @@ class Spread:
         size = max(-(-self.members // self.tasks), self.job.chunk or 1)
         size = -(-size // self.workers.devices) * self.workers.devices
         parts = [slice(first, min(first + size, self.members)) for first in range(0, self.members, size)]
-        pieces = [(data[part], jax.tree.map(lambda leaf, part=part: np.asarray(leaf[part]), self.variables)) for part in parts]
+        travel = not (are_named(self.variables) and self.workers.share(self.cache))  # else a piece says where its models lie
+        models = (jax.tree.map(lambda leaf, part=part: leaf[part], self.variables) for part in parts)
+        sent = (jax.tree.map(np.asarray, some) if travel else some for some in models)
+        pieces = [*zip((data[part] for part in parts), sent, strict=True)]
         shares = np.zeros(len(parts))
 
         def heard(number: int, share: float) -> None:
@@ -191,16 +195,15 @@ class Spread:
         if data not in self._begun:
             self.begin(keys)
         parts, shares, results = self._begun.pop(data)
-        done: dict[int, Unlearned] = {}
+        stack, costs = Stack(self.members), dict[int, tuple[float, float, float]]()
         for number, result in results:
-            done[number] = result
+            stack.put(parts[number].start, result.variables)
+            costs[number] = result.seconds, result.compile_seconds, result.examples
             shares[number] = (parts[number].stop - parts[number].start) / self.members
             report(float(shares.sum()))
-        each = [done[number] for number in range(len(parts))]
-        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(of_part.variables for of_part in each))
-        counts = [part.stop - part.start for part in parts]
-        seconds = float(np.average([of_part.seconds for of_part in each], weights=counts))
-        return Unlearned(stacked, seconds, max(of_part.compile_seconds for of_part in each), each[0].examples)
+        seconds, compiling, examples = zip(*(costs[number] for number in range(len(parts))), strict=True)
+        mean = float(np.average(seconds, weights=[part.stop - part.start for part in parts]))
+        return Unlearned(stack.tree(), mean, max(compiling), examples[0])
 
 
 class _Job:

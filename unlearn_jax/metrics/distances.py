@@ -1,16 +1,18 @@
 """Distances of probabilities and weights to the oracles and to untrained networks; loss barriers between models."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_jax.kept import blocks, mean_of
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.scores import TINY
 
 Distances = Float[np.ndarray, "members examples"]
+BLOCK = 2**18  # probabilities that are worked on at a time
 
 
 def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
@@ -29,7 +31,8 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         ValueError: if the values are not probabilities, or the two sides have different examples or classes.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    return _kl(p, np.log(np.maximum(oracle.mean(0), TINY)))
+    log_mean = np.log(np.maximum(oracle.mean(0), TINY))
+    return _in_blocks(lambda some: _kl(some, log_mean), p)
 
 
 def gaussian_distance(unlearned: Float[Any, "members examples"], oracle: Float[Any, "oracles examples"]) -> float:
@@ -63,7 +66,8 @@ def activation_distance(
     Source: Golatkar et al., arXiv:1911.04933, with a single retrained model.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    return np.sqrt(((p - oracle.mean(0)) ** 2).sum(-1))
+    mean = oracle.mean(0)
+    return _in_blocks(lambda some: np.sqrt(((some - mean) ** 2).sum(-1)), p)
 
 
 def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
@@ -82,7 +86,8 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    return _js(p, oracle.mean(0))
+    mean = oracle.mean(0)
+    return _in_blocks(lambda some: _js(some, mean), p)
 
 
 def zrf(
@@ -149,8 +154,8 @@ def weight_distance(
     scale = count / (count - 1) if oracles is None else 1.0  # θ_i - mean of the others = scale x (θ_i - mean of all)
 
     def squared(leaf: Any, other: Any) -> np.ndarray:
-        mean = checks.numbers("weights" if oracles is None else "oracles", np.asarray(other).mean(0, dtype=np.float64))
-        return np.array([((row - mean) ** 2).sum() for row in np.asarray(leaf)])
+        mean = checks.numbers("weights" if oracles is None else "oracles", mean_of(other))
+        return np.array([((row - mean) ** 2).sum() for block in blocks(leaf) for row in np.asarray(block)])
 
     sums = {name: sum(map(squared, leaves, others[name])) for name, leaves in layers.items()}
     squares = {"all": sum(sums.values()), **sums}
@@ -178,6 +183,12 @@ def barriers(losses: Float[Any, "lines points"], shares: Float[Any, " points"]) 
     if len(t) != values.shape[1]:
         raise ValueError(f"shares: {len(t)} points, expected one for each of {values.shape[1]} losses")
     return (values - ((1 - t)[None] * values[:, :1] + t[None] * values[:, -1:])).max(1)
+
+
+def _in_blocks(measure: Callable[[np.ndarray], Distances], p: np.ndarray) -> Distances:
+    """The distances of all members, a few at a time: what is needed meanwhile does not grow with their number."""
+    step = max(1, BLOCK // p[0].size)
+    return np.concatenate([measure(p[first : first + step]) for first in range(0, len(p), step)])
 
 
 def _check_pair(**sides: Any) -> list[np.ndarray]:

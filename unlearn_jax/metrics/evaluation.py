@@ -83,10 +83,7 @@ class Reference:
         key = jax.random.key(seed)
         self.halves = halves(key, len(oracles), n, splits)
         self.units = _units(oracles, n, key, self.halves) if units is None else units
-        both = [oracles.take(half) for half in self.halves.reshape(-1, n)]
-        firsts = range(0, len(both), 2)
-        forth = on_threads(lambda first: _compare(Pair(both[first], both[first + 1])), firsts)
-        back = on_threads(lambda first: _compare(Pair(both[first + 1], both[first]), DISTANCE), firsts)
+        forth, back = zip(*on_threads(lambda split: _both_ways(oracles, split), self.halves), strict=True)
         self.draws: dict[Name, np.ndarray] = {}
         centres: dict[Name, float] = {}
         for metric, split in in_order(TWO_SAMPLE, DISTANCE):
@@ -320,6 +317,12 @@ def _compare(pair: Pair, *kinds: str) -> dict[Name, Any]:
     """Computes every metric that compares two pools, by default of both kinds: a number, or of a distance one for each model."""
     wanted = in_order(*(kinds or (TWO_SAMPLE, DISTANCE)))
     return {metric.on(split): metric.measure(pair, split) for metric, split in wanted if pair.serves(metric)}
+
+
+def _both_ways(oracles: Measured, split: Int[np.ndarray, "2 n"]) -> tuple[dict[Name, Any], dict[Name, Any]]:
+    """One half of the oracles against the other; and its distances the other way round."""
+    one, other = (oracles.take(half) for half in split)
+    return _compare(Pair(one, other)), _compare(Pair(other, one), DISTANCE)
 
 
 def _means(pair: Pair) -> dict[Name, float]:

@@ -23,6 +23,7 @@ BUFFER = 2.0  # double thresholds extend this far beyond the samples
 EDGES = 400  # number of right edges, and of left edges for each
 BIN = 0.5  # width of a bin of ε
 PAIRS = 4_096  # pairs of an example and a doubtful s that are swept at a time
+TABLE = 2**21  # entries of the table of ε; with more models its entries are computed when they are looked up
 BLOCK = 2**19  # pairs of gaps that one thread holds at a time
 
 Number = float | np.ndarray
@@ -78,7 +79,7 @@ def forgetting_quality(
     (examples, n), m = unlearned.shape, retrained.shape[1]
     if min(n, m) < 2:
         raise ValueError(f"unlearned, retrained: {n} and {m} models, expected two or more on each side")
-    table = _epsilon_of_counts(n, m, delta)
+    table: Table = _epsilon_of_counts(n, m, delta) if (n + 1) * (m + 1) <= TABLE else _Counts(n, m, delta)
     samples = n + m
     step = max(1, BLOCK // (min(samples, EDGES) * min(samples, 2 * EDGES)))
     blocks = [(unlearned[start : start + step], retrained[start : start + step], table) for start in range(0, examples, step)]
@@ -92,15 +93,39 @@ def forgetting_quality(
 @functools.lru_cache(maxsize=8)
 def _epsilon_of_counts(n: int, m: int, delta: float) -> Float[np.ndarray, " counts"]:
     """ε by the numbers of models that a rule gets wrong, flattened from [unlearned, retrained] (ε is symmetric in them)."""
-    u, r = np.arange(n + 1)[:, None] / n, np.arange(m + 1) / m
-    with np.errstate(divide="ignore", invalid="ignore"):  # at a rate of 1 the logarithm is NaN: no bound
-        epsilon = np.fmax(np.log(1 - delta - u) - np.log(r), np.log(1 - delta - r) - np.log(u))
-    epsilon = np.where((u == 0) | (r == 0), 0, np.clip(np.nan_to_num(epsilon, nan=0), 0, CAP))
-    epsilon[0, 0] = CAP
-    return epsilon.ravel()
+    return _Counts(n, m, delta).at(np.arange(n + 1)[:, None], np.arange(m + 1)).ravel()
 
 
-def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: np.ndarray) -> Float[np.ndarray, " examples"]:
+class _Counts:
+    """The table of `_epsilon_of_counts`, to the last bit, whose memory does not grow with the product of n and m."""
+
+    def __init__(self, n: int, m: int, delta: float):
+        self.rates = np.arange(n + 1) / n, np.arange(m + 1) / m
+        with np.errstate(divide="ignore", invalid="ignore"):  # at a rate of 1 the logarithm is NaN: no bound
+            self.logs = [(np.log(1 - delta - rate), np.log(rate)) for rate in self.rates]
+
+    def __len__(self) -> int:
+        return len(self.rates[0]) * len(self.rates[1])
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.at(*np.divmod(index, len(self.rates[1])))
+
+    def at(self, of_unlearned: np.ndarray, of_retrained: np.ndarray) -> np.ndarray:
+        """ε where a rule gets so many models of each side wrong."""
+        (not_u, log_u), (not_r, log_r) = (
+            [log[wrong] for log in logs] for logs, wrong in zip(self.logs, (of_unlearned, of_retrained), strict=True)
+        )
+        with np.errstate(invalid="ignore"):
+            epsilon = np.fmax(not_u - log_r, not_r - log_u)
+        u, r = self.rates[0][of_unlearned], self.rates[1][of_retrained]
+        epsilon = np.where((u == 0) | (r == 0), 0, np.clip(np.nan_to_num(epsilon, nan=0), 0, CAP))
+        return np.where((u == 0) & (r == 0), CAP, epsilon)
+
+
+Table = np.ndarray | _Counts
+
+
+def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: Table) -> Float[np.ndarray, " examples"]:
     """ε of a block of examples; inputs are [examples, models]."""
     n, m = unlearned.shape[1], retrained.shape[1]
     pooled = np.concatenate([unlearned, retrained], 1)
@@ -128,7 +153,7 @@ def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: np.ndarray) ->
     return np.where(peaky, CAP, epsilon)
 
 
-def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: Table) -> np.ndarray:
     """The largest ε over the gaps between samples that contain a threshold; in the outer two gaps one rate is zero."""
     low, high = samples[:, :1], samples[:, -1:]
     not_above = _grid_count(samples, low, high, np.ceil(DENSITY * (high - low)), closed=True)
@@ -137,7 +162,7 @@ def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: np.ndarray
 
 
 def _double_thresholds(
-    samples: np.ndarray, right_of: np.ndarray, left_of: np.ndarray, top: np.ndarray, width: np.ndarray, table: np.ndarray
+    samples: np.ndarray, right_of: np.ndarray, left_of: np.ndarray, top: np.ndarray, width: np.ndarray, table: Table
 ) -> np.ndarray:
     """The largest ε over the pairs of gaps that contain a left and a right edge.
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from unlearn_jax.metrics import checks
 
 MARGINS = "members examples"
+BLOCK = 2**20  # margins that are counted at a time
 
 
 def klom(
@@ -46,6 +47,13 @@ def klom(
         checks.numbers(name, value, low=np.finfo(float).tiny)
     unlearned, oracle = checks.numbers("unlearned", unlearned, MARGINS), checks.numbers("oracle", oracle, MARGINS)
     checks.alike("unlearned", unlearned, "oracle", oracle)
+    models, examples = len(unlearned) + len(oracle), unlearned.shape[1]
+    step = max(1, BLOCK // models)
+    parts = [slice(first, first + step) for first in range(0, examples, step)]
+    return np.concatenate([_klom(unlearned[:, part], oracle[:, part], bins, clip, eps) for part in parts])
+
+
+def _klom(unlearned: np.ndarray, oracle: np.ndarray, bins: int, clip: int | float, eps: float) -> Float[np.ndarray, " examples"]:
     unlearned, oracle = (np.clip(side, -clip, clip) for side in (unlearned, oracle))
     low = np.minimum(unlearned.min(0), oracle.min(0))
     width = (np.maximum(unlearned.max(0), oracle.max(0)) - low) / bins

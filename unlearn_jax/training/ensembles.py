@@ -13,6 +13,7 @@ from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from unlearn_jax.kept import blocks, in_memory
 from unlearn_jax.types import Model, Variables
 
 STRATEGIES = ("auto", "vmap", "map")
@@ -127,7 +128,7 @@ def per_call(members: Any, strategy: str = "auto") -> list[Any]:
     count = len(jax.tree.leaves(whole)[0])
     size = call_size(count, strategy)
     calls = [slice(first, first + size) for first in range(0, max(count, 1), size)]
-    return [jax.device_put(jax.tree.map(lambda leaf, some=some: leaf[some], whole), sharding) for some in calls]
+    return [jax.device_put(jax.tree.map(lambda leaf, some=some: in_memory(leaf[some]), whole), sharding) for some in calls]
 
 
 def call_size(members: int, strategy: str = "auto") -> int:
@@ -206,7 +207,7 @@ def predict(
 
     Args:
         model: the members' network.
-        variables: with a leading axis of members.
+        variables: with a leading axis of members; what stays in files is read a few members at a time.
         images: the same for all members.
         strategy: see `over_members`.
         batch: images at a time, at most.
@@ -244,10 +245,15 @@ def over_examples(
     batch = -(-count // max(batches, 1)) or batch
     order = np.minimum(np.arange(batches * batch), count - 1)
     stacked = shared(jax.tree.map(lambda leaf: leaf[order].reshape(batches, batch, *leaf.shape[1:]), examples))
-    members = len(jax.tree.leaves(variables)[0])
     read = _reader(function, model, strategy)
-    outputs = np.concatenate([read(members_of_call, stacked) for members_of_call in per_call(variables, strategy)])
-    return outputs.reshape(len(outputs), batches * batch, *outputs.shape[3:])[:members, :count]
+
+    def of_members(some: Variables) -> np.ndarray:
+        members = len(jax.tree.leaves(some)[0])
+        outputs = np.concatenate([read(members_of_call, stacked) for members_of_call in per_call(some, strategy)])
+        return outputs.reshape(len(outputs), batches * batch, *outputs.shape[3:])[:members, :count]
+
+    parts = [of_members(some) for some in blocks(variables)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,7 +8,7 @@ import pathlib
 import re
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from unlearn_jax import sealed
 from unlearn_jax.checkpoints import fitting
 from unlearn_jax.device import made_with, numerics
 from unlearn_jax.errors import ArgumentError
+from unlearn_jax.kept import Kept, is_large, stacked
 from unlearn_jax.runs import FORMAT, Cache, json_text
 from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
 from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
@@ -44,7 +46,7 @@ class Curves(NamedTuple):
 class Pool(NamedTuple):
     """Trained members, and how they came about."""
 
-    variables: Variables  # NumPy leaves with a leading axis of members
+    variables: Variables  # NumPy leaves with a leading axis of members; if they are large, `kept.Kept`, which reads the chunks
     diverged: tuple[int, ...]  # members with a weight or statistic that is not finite
     seconds: float  # steady-state training time of one member: the median over all members, cached ones included
     compile_seconds: float  # of this call; 0 when all members came from the cache
@@ -119,15 +121,18 @@ def train_pool(
     job = _Job(problem, masks, members, role, seed, identity, strategy, chunk, fit)
     chunks = job.chunks(cache)
     compiling = _spread(job, chunks, workers, cache, report) if workers else 0.0
-    parts = job.train(0, members, chunks, report, lock=lambda: chunks.folder.alone(f"{role} models"))
-    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:members], *(part.variables for part in parts))
+    parts, models = [], []
+    for part in job.train(0, members, chunks, report, lock=lambda: chunks.folder.alone(f"{role} models")):
+        models.append(chunks.places(part.name) if is_large(part.variables, members) else part.variables)
+        parts.append(part._replace(variables=None))
+    variables = stacked(models, members)
     seconds = float(np.median(np.concatenate([part.seconds for part in parts])[:members]))
     made = tuple(dict.fromkeys(part.made_with for part in parts))
     learned = [part.curves for part in parts if part.curves]
     whole = len(learned) == len(parts)
     curves = Curves(*(np.concatenate(each)[:members] for each in zip(*learned, strict=True))) if whole else None
     compiling += job.trainer.compile_seconds
-    return Pool(stacked, diverged(stacked), seconds, compiling, made, curves, chunks.folder.folder.name)
+    return Pool(variables, diverged(variables), seconds, compiling, made, curves, chunks.folder.folder.name)
 
 
 def _spread(job: "_Job", chunks: "_Chunks", workers: Workers, cache: pathlib.Path, report: Callable[[Progress], None]) -> float:
@@ -187,7 +192,8 @@ class _Job:
     def __call__(self, piece: tuple[int, int], here: Here) -> tuple[dict[str, dict[str, np.ndarray]], float]:
         """Trains some members. Returns the seconds of compilation, and the files of chunks if the cache is not the run's."""
         chunks, before = self.chunks(here.cache), self.trainer.compile_seconds
-        self.train(*piece, chunks, lambda progress: here.report(progress[1:]), lock=contextlib.nullcontext)  # the run has it
+        for _ in self.train(*piece, chunks, lambda progress: here.report(progress[1:]), lock=contextlib.nullcontext):
+            pass  # the run has the lock
         made = {} if here.shared else {name: chunks.read(name) for start, name in chunks.there() if piece[0] <= start < piece[1]}
         return made, self.trainer.compile_seconds - before
 
@@ -202,7 +208,7 @@ class _Job:
         chunks: "_Chunks",
         report: Callable[[Progress], None],
         lock: Callable[[], contextlib.AbstractContextManager],
-    ) -> list["_Part"]:
+    ) -> Iterator["_Part"]:
         """Trains the members from `first` to `end`, chunk by chunk, or loads them.
 
         Args:
@@ -212,7 +218,6 @@ class _Job:
             report: called after every epoch.
             lock: held while a chunk is trained.
         """
-        parts: list[_Part] = []
         while first < end:
             part = chunks.find(first)
             if part is None:
@@ -223,9 +228,8 @@ class _Job:
                 part.masks[: self.members - first], np.packbits(masks[first:], axis=-1)[: len(part.masks)]
             ):
                 raise ValueError(f"the cached pool {chunks.folder.folder} was trained on other masks from member {first} on")
-            parts.append(part)
+            yield part
             first = part.last
-        return parts
 
     def _train(self, first: int, end: int, chunks: "_Chunks", report: Callable[[Progress], None]) -> "_Part":
         """Trains a chunk, and keeps it."""
@@ -249,17 +253,22 @@ def _arrived(problem: Problem, *rest: Any) -> _Job:
     return _Job(shared(problem), *rest)
 
 
-def diverged(stacked: Any) -> tuple[int, ...]:
-    """The members of a stacked tree (of weights, or of logits) that hold a value that is not finite."""
-    finite = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(stacked)]
-    return tuple(int(member) for member in np.flatnonzero(~np.logical_and.reduce(finite)))
+def diverged(models: Any) -> tuple[int, ...]:
+    """The members of a tree (of weights, or of logits) that hold a value that is not finite."""
+
+    def finite(leaf: Any) -> np.ndarray:
+        parts = [np.asarray(leaf[some]) for some in leaf.slices()] if isinstance(leaf, Kept) else [np.asarray(leaf)]
+        return np.concatenate([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts])
+
+    return tuple(int(member) for member in np.flatnonzero(~np.logical_and.reduce([*map(finite, jax.tree.leaves(models))])))
 
 
 class _Part(NamedTuple):
     """A chunk of a pool."""
 
+    name: str  # of its file
     last: int  # one past the last member
-    variables: Variables
+    variables: Variables | None  # None: not read, or no longer needed
     masks: np.ndarray  # packed
     seconds: np.ndarray  # of each member
     made_with: str
@@ -299,12 +308,18 @@ class _Chunks:
                 if arrays is not None:
                     leaves = [arrays[name] for name in self.names]
                     variables, seconds = jax.tree.unflatten(self.structure, leaves), arrays["seconds"]
+                    last, made = first + len(seconds), str(arrays["made_with"])
                     known = all(f"curves/{field}" in arrays for field in Curves._fields)
                     curves = Curves(*(arrays[f"curves/{field}"] for field in Curves._fields)) if known else None
-                    return _Part(first + len(seconds), variables, arrays["masks"], seconds, str(arrays["made_with"]), curves)
+                    return _Part(name, last, variables, arrays["masks"], seconds, made, curves)
                 if drop:
                     self.folder.drop(name)
         return None
+
+    def places(self, name: str) -> Variables:
+        """Where the arrays of a chunk's file lie: a `Place` for each."""
+        where = sealed.places(self.folder.folder / name)
+        return jax.tree.unflatten(self.structure, [where[name] for name in self.names])
 
     def gaps(self, members: int) -> list[tuple[int, int]]:
         """The members that are in no chunk: first and one past the last of each gap."""
@@ -329,11 +344,12 @@ class _Chunks:
 
     def keep(self, first: int, last: int, variables: Variables, masks: np.ndarray, seconds: float, curves: Curves) -> _Part:
         """Saves a chunk, which took `seconds` to train."""
-        part = _Part(last, variables, masks, np.full(last - first, seconds / (last - first)), made_with(), curves)
+        name = f"{first:05d}-{last:05d}.npz"
+        part = _Part(name, last, variables, masks, np.full(last - first, seconds / (last - first)), made_with(), curves)
         leaves = dict(zip(self.names, jax.tree.leaves(variables), strict=True))
         facts = {field: getattr(part, field) for field in ("masks", "seconds", "made_with")}
         facts |= {f"curves/{field}": of_members for field, of_members in curves._asdict().items()}
-        self.write(f"{first:05d}-{last:05d}.npz", {**leaves, **facts})
+        self.write(name, {**leaves, **facts})
         return part
 
 
