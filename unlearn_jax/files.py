@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,12 @@ def open_regular(path: Path) -> BinaryIO:
 def memory() -> int:
     """Returns how many bytes of memory the machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def disk(folder: Path) -> int:
+    """Returns how many bytes the disk has on which a folder lies, or will lie."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    return shutil.disk_usage(there).total
 
 
 def require_room(size: int, what: str = "") -> None:

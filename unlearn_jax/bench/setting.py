@@ -17,7 +17,7 @@ from unlearn_jax.bench.weights import Weights
 from unlearn_jax.checkpoints import read_groups, shapes_of
 from unlearn_jax.data import Dataset, load
 from unlearn_jax.errors import ArgumentError, UsageError
-from unlearn_jax.files import memory
+from unlearn_jax.files import disk, memory
 from unlearn_jax.models import build, find
 from unlearn_jax.models.convolution import fastest
 from unlearn_jax.models.fingerprint import fingerprint
@@ -141,10 +141,10 @@ def deciding_options(config: Run) -> dict[str, Any]:
 
 
 def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
-    """Raises a UsageError if the model cannot take the images, or the run surely needs more memory than the machine has.
+    """Raises a UsageError if the model cannot take the images, or the run surely needs more than the machine has.
 
-    Checks two lower bounds, each by itself: the training state of one model, and the order of the examples of one model on each
-    device. The weights of many models stay in files.
+    Checks three lower bounds, each by itself: the memory for the training state of one model, and for the order of the examples
+    of one model on each device; and the disk of the cache for the weights of the original models.
     """
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
     try:
@@ -162,6 +162,11 @@ def require_memory(config: Images, model: Model, images: np.ndarray) -> None:
     for (option, value), (needed, purpose) in needs.items():
         problem = f"{needed / 2**30:,.0f} GiB of memory are needed {purpose}; this machine has {available / 2**30:,.0f}"
         require(needed <= available, option, value, problem)
+    members = getattr(config, "members", 1)
+    if config.cache and members != "auto":
+        space = disk(config.cache)
+        problem = f"{members * weights / 2**30:,.0f} GiB of models are kept in the cache; its disk has {space / 2**30:,.0f}"
+        require(members * weights <= space, "--members", members, problem)
 
 
 def forgetting(setting: Setting, forget: np.ndarray) -> Problem:
