@@ -109,7 +109,7 @@ def test_a_mistake_names_its_option(changed, option):
 
 def test_circumstances_change_place_and_labels_alone():
     config = Config()
-    assert config.circumstance_names() == list(DEFAULT) and len(DEFAULT) == 6
+    assert config.circumstance_names() == list(DEFAULT) and len(DEFAULT) == 5
     far = config.in_circumstance("apart+wrong")
     assert (far.discs.separation, far.label_noise) == (10, 0.1) and config.in_circumstance("digits").label_noise == 0
 

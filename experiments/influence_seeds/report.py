@@ -23,6 +23,8 @@ MEASURES = {
 """Measure -> its name in tables and figures. Own effects are with the point minus without it (the loss: without minus with);
 margins on test, mean |change|; boundary, mean displacement."""
 EXACT, HALVES = "leave-one-out", "random halves"
+VALUES, RANKS = "values", "ranks"
+READING = "points: of ranks within seeds; lines: Spearman-Brown; crosses: of values"
 
 
 class Both(NamedTuple):
@@ -67,23 +69,33 @@ class Shares(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """How the mean over n seeds agrees with the mean over n others, in ranks: predicted from pairs, and as measured."""
+    """How the mean over n seeds agrees with the mean over n others, in ranks.
+
+    Attributes:
+        seeds: n.
+        predicted: from the share of ranks (Spearman and Brown), for means of ranks.
+        ranks: as measured, means of ranks within seeds.
+        values: as measured, means of values, in which a seed with large effects counts most.
+    """
 
     seeds: int
     predicted: float
-    measured: float
+    ranks: float
+    values: float
 
 
 class Cost(NamedTuple):
     """How an estimate agrees with the mean over held-out seeds.
 
     Attributes:
+        averaged: over held-out seeds, and over those that leave-one-out is from: `values`, or `ranks` within each seed.
         kind: `EXACT` or `HALVES`.
         cost: trainings, in leave-one-outs of one seed.
         agreement: rank correlation, with a bootstrap over points.
         lead: of leave-one-out over halves at the same cost.
     """
 
+    averaged: str
     kind: str
     cost: float
     agreement: Interval
@@ -130,12 +142,21 @@ def reliability_table(found: Sequence[Circumstance]) -> Table:
 def cost_table(found: Sequence[Circumstance]) -> Table:
     """Columns and rows of cost.csv."""
     rows = [
-        [each.name, measure, one.kind, one.cost, round(one.cost * each.points), *one.agreement, *(one.lead or (None,) * 3)]
+        [
+            each.name,
+            measure,
+            one.averaged,
+            one.kind,
+            one.cost,
+            round(one.cost * each.points),
+            *one.agreement,
+            *(one.lead or (None,) * 3),
+        ]
         for each in found
         for measure, line in each.cost.items()
         for one in line
     ]
-    columns = ["circumstance", "measure", "kind", "leave_one_outs", "trainings"]
+    columns = ["circumstance", "measure", "averaged", "kind", "leave_one_outs", "trainings"]
     return Table([*columns, *(f"{name}{end}" for name in ("agreement", "lead") for end in ("", "_low", "_high"))], rows)
 
 
@@ -153,12 +174,15 @@ def summary(found: Sequence[Circumstance]) -> str:
         for measure, shares in each.measures.items()
     ]
     costs = [
-        [each.name, MEASURES[measure], f"{one.cost:g}", f"{one.agreement:.2f}", f"{rival:.2f}", f"{one.lead:.2f}"]
+        [
+            *(each.name, MEASURES[measure], one.averaged, f"{one.cost:g}"),
+            *(f"{each:.2f}" for each in (one.agreement, rival, one.lead)),
+        ]
         for each in found
         for measure, line in each.cost.items()
         for one in line
         if one.lead
-        for rival in [next(other.agreement for other in line if (other.kind, other.cost) == (HALVES, one.cost))]
+        for rival in [next(other.agreement for other in line if other[:3] == (one.averaged, HALVES, one.cost))]
     ]
     accuracy = [
         f"{each.name}: {100 * each.train_accuracy:.1f}% right on the points, {100 * each.test_accuracy:.1f}% on test; of the "
@@ -173,7 +197,7 @@ def summary(found: Sequence[Circumstance]) -> str:
         *accuracy,
         "Rank correlation with the mean over half of the seeds, held out: leave-one-outs of so many other seeds, as many "
         "trainings on random halves, and the lead of the former (bootstraps over points).",
-        markdown(("", "measure", "leave-one-outs", EXACT, HALVES, "lead"), costs, left=(0, 1)),
+        markdown(("", "measure", "averaged", "leave-one-outs", EXACT, HALVES, "lead"), costs, left=(0, 1, 2)),
     )
 
 
@@ -203,19 +227,20 @@ def shares(found: Sequence[Circumstance], title: str) -> "matplotlib.figure.Figu
 
 
 def reliability(found: Sequence[Circumstance], title: str) -> "matplotlib.figure.Figure":
-    """Draws the agreement of means over n seeds with means over n others: points as measured, lines as predicted."""
+    """Draws the agreement of means over n seeds with means over n others, see `READING`."""
     figure, panels = panels_of(len(found), 3, lambda down, across: 1.2 + 2.1 * down)
     for axes, each in zip(panels, found, strict=True):
         for place, (measure, name) in enumerate(MEASURES.items()):
             line = each.reliability.get(measure, [])
             at = [one.seeds for one in line]
             axes.plot(at, [one.predicted for one in line], color=COLOURS[place], linewidth=1.0)
-            axes.plot(at, [one.measured for one in line], "o", color=COLOURS[place], markersize=4, label=name)
+            axes.plot(at, [one.ranks for one in line], "o", color=COLOURS[place], markersize=4, label=name)
+            axes.plot(at, [one.values for one in line], "x", color=COLOURS[place], markersize=4)
         axes.axhline(0.9, color=LINE, linewidth=0.8, linestyle=":")
         axes.set(title=each.name, xlabel="seeds in each mean", ylabel="rank correlation", ylim=(-0.1, 1.02))
         axes.title.set_fontsize(9)
         open_frame(axes)
-    _legend(figure, found, panels, f"Means over n seeds against means over n others; lines: Spearman-Brown\n{title}")
+    _legend(figure, found, panels, f"Means over n seeds against means over n others\n{READING}; {title}")
     return figure
 
 
@@ -225,7 +250,7 @@ def cost(found: Sequence[Circumstance], title: str) -> "matplotlib.figure.Figure
     for axes, each in zip(panels, found, strict=True):
         for place, (measure, name) in enumerate(MEASURES.items()):
             for kind, style in ((EXACT, "o-"), (HALVES, "s--")):
-                line = sorted((one.cost, one.agreement) for one in each.cost.get(measure, []) if one.kind == kind)
+                line = sorted((one.cost, one.agreement) for one in each.cost.get(measure, []) if one[:2] == (VALUES, kind))
                 at, values = [cost for cost, _ in line], [agreement.value for _, agreement in line]
                 (drawn,) = axes.plot(at, values, style, color=COLOURS[place], markersize=3.5, linewidth=1.0)
                 if kind == EXACT:

@@ -193,12 +193,15 @@ def summarise(
             permuted=permuted(ranks, rng),
         )
         reliability[measure] = [
-            report.Reliability(n, share_of_mean(point_share(ranks), n), between_halves(values, n, rng))
+            report.Reliability(
+                n, share_of_mean(point_share(ranks), n), *(between_halves(each, n, rng) for each in (ranks, values))
+            )
             for n in range(1, len(seeds) // 2 + 1)
         ]
         estimates = estimates_of_halves(halves, measure, len(problem.wrong))
         if estimates:
-            cost[measure] = compare_costs(values, estimates, rng)
+            averaged = {report.VALUES: values, report.RANKS: ranks}
+            cost[measure] = [one for kind, each in averaged.items() for one in compare_costs(kind, each, estimates, rng)]
     changes = np.stack([one["test_change"] for one in seeds])
     right = [float(np.mean([one[kind] for one in seeds])) for kind in ("train_right", "test_right")]
     return report.Circumstance(
@@ -268,7 +271,9 @@ def estimates_of_halves(halves: Arrays, measure: str, count: int) -> dict[float,
     return estimates
 
 
-def compare_costs(values: Table, estimates: dict[float, np.ndarray], rng: np.random.Generator) -> list[report.Cost]:
+def compare_costs(
+    averaged: str, values: Table, estimates: dict[float, np.ndarray], rng: np.random.Generator
+) -> list[report.Cost]:
     """How leave-one-outs of some seeds, and as many trainings on halves, agree with the mean over half of the seeds, held out.
 
     Rank correlations, means over splits of the seeds; intervals are bootstraps over points, the same points for both.
@@ -285,7 +290,7 @@ def compare_costs(values: Table, estimates: dict[float, np.ndarray], rng: np.ran
     for (kind, cost), draws in scores.items():
         rival = scores.get((report.HALVES, cost)) if kind == report.EXACT else None
         lead = None if rival is None else interval(draws - rival)
-        found.append(report.Cost(kind, cost, interval(draws), lead))
+        found.append(report.Cost(averaged, kind, cost, interval(draws), lead))
     return found
 
 
