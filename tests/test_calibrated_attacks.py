@@ -140,6 +140,7 @@ def test_the_study_writes_its_table(tmp_path):
     rows = list(csv.DictReader((tmp_path / "run/attacks.csv").read_text().splitlines()))
     kinds = {(row["subject"], row["knows"]) for row in rows}
     assert kinds >= {("halves", "all"), ("original", "originals"), ("finetune", "originals"), ("finetune", "the method")}
+    assert kinds >= {("finetune", "the method, unseen examples"), ("original", "originals, unseen examples")}
     halves = [row for row in rows if (row["subject"], row["knows"]) == ("halves", "all")]
     assert len(halves) == (8 + 7 + 1 + 8) + (8 + 7 + 1)  # calibrated: alone, joint, all, weighed; uncalibrated
     for row in halves:

@@ -30,6 +30,7 @@ NAMES = {**CHARACTERISTICS, ALL: "all together"}
 ALONE, BESIDE, WEIGHED = "alone", "joint", "weighed"
 """How characteristics are used: one alone; the loss and it in one Gaussian; ratios of each, weighed by one rule."""
 CALIBRATED, UNCALIBRATED = "calibrated", "uncalibrated"
+UNSEEN = ", unseen examples"  # beside what the attacker knows: the attack is on examples that no model saw
 Key = tuple[str, str, str]  # calibration, characteristic, how
 
 
@@ -38,7 +39,8 @@ class Attack(NamedTuple):
 
     Attributes:
         subject: `halves`, or the method whose models are attacked.
-        knows: of halves, the examples that are judged; of a method, what the attacker knows: originals, or the method.
+        knows: of halves, the examples that are judged; of a method, what the attacker knows: originals, or the method; with
+            `UNSEEN` where examples are attacked that no model saw.
         calibration: `CALIBRATED`: Gaussians for every example; `UNCALIBRATED`: one linear rule for all.
         characteristic: a key of `NAMES`.
         how: alone, or with the loss: jointly, or weighed.
@@ -157,7 +159,7 @@ def after(attacks: Sequence[Attack], title: str) -> "matplotlib.figure.Figure":
                 each.characteristic: each.tpr
                 for each in attacks
                 if (each.subject, each.calibration) == (method, CALIBRATED)
-                and (each.knows == knows or method == "original")
+                and each.knows == ("originals" if method == "original" else knows)
                 and (each.how == ALONE or (each.characteristic, each.how) == (ALL, WEIGHED))
             }
             colour = COLOURS[(7, 2, 0, 1, 4, 3, 5)[place % 7]]

@@ -1,7 +1,7 @@
 """Likelihood-ratio attacks by several characteristics: alone, beside the loss, and together; before and after unlearning."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import Setting, prepare
 from unlearn_jax.data.augmentation import variations
-from unlearn_jax.data.splits import generator
+from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import (
@@ -114,30 +114,37 @@ def attack_methods(config: Config, folder: Run, study: ForgetSet, values: dict[s
     """Attacks on the originals and on unlearned models, against oracles.
 
     Twice each: by an attacker who knows originals and oracles, and by one who knows other models of the same method and oracles.
+    All of it on the forget set, and on as many test examples, which no model saw: what shows there is no memory.
     """
-    setting, problem = study.setting, study.problem
+    setting, problem, data = study.setting, study.problem, study.setting.data
     rows = study.rows["forget"]
-    examples = Examples(setting.data.train.images[rows], setting.data.train.labels[rows])
-    everything = np.ones(len(setting.data.train.labels), bool)
+    fresh = sample(len(data.test.labels), len(rows), generator("examples that no model saw", config.seed))
+    parts = {
+        "": Examples(data.train.images[rows], data.train.labels[rows]),
+        report.UNSEEN: Examples(data.test.images[fresh], data.test.labels[fresh]),
+    }
+    everything = np.ones(len(data.train.labels), bool)
     originals = pool(config, setting, setting.problem, everything, "original", study.members)
     lost_members(config, "original", originals.variables, study.members)
     oracles = study.pool("oracle", 2 * study.members)
     lost_members(config, "retrained", oracles.variables, 2 * study.members)
 
-    def read(name: str, model: Model, variables: Callable[[], Variables]) -> Columns:
-        def make() -> Columns:
+    def read(name: str, model: Model, variables: Callable[[], Variables]) -> dict[str, Columns]:
+        def make(examples: Examples) -> Columns:
             made = variables()
             lost_members(config, name, made, len(jax.tree.leaves(made)[0]))
             return characteristics(config, setting, model, made, examples)
 
         identity = {**study.identity, "values": values.get(name, {})}
-        return load_columns(folder, f"characteristics/{study.name}/{name}.npz", identity, make)
+        files = {part: f"characteristics/{study.name}/{name}{part.replace(' ', '-')}.npz" for part in parts}
+        return {part: load_columns(folder, files[part], identity, partial(make, parts[part])) for part in parts}
 
     of_oracles = read("oracle", problem.model, lambda: oracles.variables)
     of_originals = read("original", problem.model, lambda: originals.variables)
     attacks: list[Attack] = []
     for name, setting_of_method in values.items():
 
+        @cache
         def variables(name: str = name, chosen: dict[str, Any] = setting_of_method) -> Variables:
             options: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
             unlearner = None if name in REFERENCES else Unlearner(name, chosen, problem, originals.variables, **options)
@@ -145,9 +152,10 @@ def attack_methods(config: Config, folder: Run, study: ForgetSet, values: dict[s
 
         found = of_originals if name == "original" else read(name, METHODS[name].outcome(problem.model), variables)
         with working(f"attacks on {name}") as update:
-            for knows, known in (("originals", of_originals), ("the method", found)):
-                if name != "original" or knows == "originals":
-                    attacks += attack_method(config, name, knows, known, found, of_oracles)
+            for part in parts:
+                for knows, known in (("originals", of_originals), ("the method", found)):
+                    if name != "original" or knows == "originals":
+                        attacks += attack_method(config, name, knows + part, known[part], found[part], of_oracles[part])
             update(1.0, f"{len(CHARACTERISTICS)} characteristics")
     return attacks
 
