@@ -80,6 +80,9 @@ VALID = {
     changes.gini: {"values": LOSSES[0]},
     changes.carriers: {"values": LOSSES[0], "share": 0.5},
     changes.common_share: {"effects": RNG.normal(size=(2, 3, 4))},
+    changes.point_share: {"values": VALUES},
+    changes.share_of_mean: {"share": 0.4, "seeds": 3},
+    changes.seeds_for: {"share": 0.4, "wanted": 0.9},
     characteristics.characteristics: {
         "masks": MASKS,
         "right": MASKS,
@@ -113,6 +116,8 @@ VALID = {
     likelihood.u_lira: {"unlearned": MARGINS, "never_saw": MARGINS, "trained_on": MASKS},
     likelihood.u_lira_null: {"retrained": np.stack([MARGINS] * 2), "trained_on": MASKS, "same_models": False, "splits": 2},
     likelihood.likelihood_ratios: {"phi": MARGINS, "trained_on": MASKS},
+    likelihood.vector_ratios: {"shadows": LOGITS, "trained_on": MASKS, "attacked": LOGITS[:2]},
+    likelihood.resampled_attack: {"ratios": MARGINS, "trained_on": MASKS, "drawn": np.ones((2, MEMBERS))},
     memorisation.memorisation: {"correct": MASKS, "trained_on": MASKS},
     memorisation.exposure: {"scores": MARGINS, "trained_on": MASKS},
     null.of_means: {"values": LOSSES[0], "splits": np.arange(4).reshape(1, 2, 2)},

@@ -25,7 +25,16 @@ from unlearn_jax.metrics.features import (
 )
 from unlearn_jax.metrics.forgetting_quality import ForgettingQuality, forgetting_quality
 from unlearn_jax.metrics.klom import klom
-from unlearn_jax.metrics.likelihood import Attack, AttackNull, likelihood_ratios, lira, u_lira, u_lira_null
+from unlearn_jax.metrics.likelihood import (
+    Attack,
+    AttackNull,
+    likelihood_ratios,
+    lira,
+    resampled_attack,
+    u_lira,
+    u_lira_null,
+    vector_ratios,
+)
 from unlearn_jax.metrics.memorisation import Memorisation, exposure, memorisation
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.metrics.power import Power, power_curve
@@ -96,6 +105,7 @@ __all__ = [
     "reference",
     "relearn_steps",
     "reliability",
+    "resampled_attack",
     "scaled_logits",
     "score",
     "shuffled_among_alike",
@@ -104,6 +114,7 @@ __all__ = [
     "tow_mia",
     "u_lira",
     "u_lira_null",
+    "vector_ratios",
     "weight_distance",
     "zrf",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unlearn_jax.metrics import checks
-from unlearn_jax.metrics.statistics import unit
+from unlearn_jax.metrics.statistics import unit, varies
 
 FURTHEST = 1e3  # the largest ratio: diverged models get it, so that medians and their intervals exist
 
@@ -103,6 +103,73 @@ def common_share(effects: Float[Any, "seeds points targets"]) -> float:
     within = np.sum(flat**2)
     between = np.sum(flat.sum(axis=0) ** 2) - within
     return float(between / (len(flat) - 1) / within)
+
+
+def point_share(values: Float[Any, "seeds points"]) -> float:
+    """The share of a point's effect that belongs to the point: `σ²_point / (σ²_point + σ²_rest)`.
+
+    A random-effects model, `value = seed + point + rest`: σ²_rest is the variance of point x seed, float noise included. A
+    seed's own level is left out. This is the intraclass correlation of consistency, from the mean squares of a two-way table.
+    Of the ranks of the points within each seed it is the mean of Spearman's correlation over all pairs of seeds.
+
+    Args:
+        values: one for each seed and point; two or more of each, and not all equal within every seed.
+
+    Returns:
+        1: every seed says the same of every point; 0: what one seed says, no other repeats. Unbiased estimates of variances, so
+        that it may fall a little below 0.
+
+    Raises:
+        ValueError: a value is not finite, there is one seed or one point, or all points are equal in every seed.
+
+    Source: Shrout & Fleiss, "Intraclass Correlations", Psychological Bulletin 86, 1979: ICC(3, 1).
+    """
+    values = checks.numbers("values", values, "seeds points")
+    seeds, points = values.shape
+    scaled = values / unit(values)
+    of_seed = scaled - scaled.mean(axis=1, keepdims=True)
+    if min(seeds, points) < 2 or not varies(scaled, axis=1).any():
+        raise ValueError(f"values: {seeds} seeds, {points} points; expected two or more of each, and points that differ")
+    means = of_seed.mean(axis=0)
+    between = seeds * np.sum(means**2) / (points - 1)
+    rest = np.sum((of_seed - means) ** 2) / ((points - 1) * (seeds - 1))
+    return float((between - rest) / (between + (seeds - 1) * rest))
+
+
+def share_of_mean(share: float, seeds: int) -> float:
+    """The share of the mean over some seeds, `n s / (1 + (n - 1) s)`, from that of a single seed (Spearman and Brown).
+
+    It is also the expected correlation of the means over n seeds with the means over n others.
+
+    Args:
+        share: see `point_share`.
+        seeds: the number n.
+
+    Raises:
+        ValueError: the share is above 1 or not above -1 / (n - 1), or n is below 1.
+
+    Source: Brown, British Journal of Psychology 3, 1910.
+    """
+    checks.count("seeds", seeds, 1)
+    checks.numbers("share", share, high=1)
+    if 1 + (seeds - 1) * share <= 0:
+        raise ValueError(f"share: {share:g} found, expected more than -1 / {seeds - 1}")
+    return seeds * share / (1 + (seeds - 1) * share)
+
+
+def seeds_for(share: float, wanted: float) -> float:
+    """How many seeds have a mean whose share is `wanted`, see `share_of_mean`; not rounded, infinite where nothing is common.
+
+    Args:
+        share: of a single seed, see `point_share`.
+        wanted: above 0, below 1.
+
+    Raises:
+        ValueError: the share is above 1, or `wanted` is out of bounds.
+    """
+    checks.numbers("share", share, high=1)
+    checks.numbers("wanted", wanted, low=np.finfo(float).tiny, high=1 - np.finfo(float).eps)
+    return np.inf if share <= 0 else wanted * (1 - share) / (share * (1 - wanted))
 
 
 def _masses(values: Any) -> Float[np.ndarray, " points"]:

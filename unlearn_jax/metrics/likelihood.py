@@ -61,6 +61,26 @@ class AttackNull(NamedTuple):
 
 
 MEASURES = ("auc", "balanced_accuracy", "tpr_at_1", "tpr_at_0_1")
+RIDGE = 1e-3  # of a correlation matrix, for columns that nearly say the same
+
+
+class Gaussians(NamedTuple):
+    """A Gaussian for each target, whose columns are correlated in the same way for all targets."""
+
+    mean: Float[np.ndarray, "targets columns"]
+    variance: Float[np.ndarray, "targets columns"]
+    correlation: Float[np.ndarray, "columns columns"]
+
+    def log_densities(self, values: Float[Any, "members targets columns"]) -> Float[np.ndarray, "members targets"]:
+        """The log density of each member's columns on each target."""
+        values = checks.numbers("values", values, "members targets columns")
+        checks.alike("values", values[0], "mean", self.mean, 0)
+        root = np.linalg.cholesky(self.correlation)
+        scaled = (values - self.mean) / np.sqrt(self.variance)
+        white = np.linalg.solve(root, scaled.reshape(-1, scaled.shape[-1]).T)
+        size = (white**2).sum(0).reshape(scaled.shape[:2])
+        constant = scaled.shape[-1] * np.log(2 * np.pi) + 2 * np.log(np.diagonal(root)).sum()
+        return -(size + np.log(self.variance).sum(-1) + constant) / 2
 
 
 def lira(
@@ -227,9 +247,7 @@ def likelihood_ratios(
     """
     phi, (trained_on, _) = checks.numbers("phi", phi, "members targets"), _masks(trained_on, None)
     checks.alike("phi", phi, "trained_on", trained_on, 0)
-    counts = trained_on.sum(0)
-    if min(counts.min(), len(phi) - counts.max()) < FEWEST:
-        raise ValueError(f"trained_on: each target needs at least {FEWEST} members that trained on it, and {FEWEST} that did not")
+    _require_sides(trained_on)
     phi = phi - np.median(phi, axis=0)  # keeps the precision of sums of squares if φ is far from 0
     floor = FLOOR * _shared(_leave_one_out(phi, np.ones_like(trained_on))[1], shared_variance)
 
@@ -240,6 +258,88 @@ def likelihood_ratios(
         return -((phi - mean) ** 2 / variance + np.log(variance)) / 2
 
     return log_density(trained_on) - log_density(~trained_on)
+
+
+def vector_ratios(
+    shadows: Float[Any, "shadows targets columns"],
+    trained_on: Bool[Any, "shadows targets"],
+    attacked: Float[Any, "members targets columns"],
+) -> Float[np.ndarray, "members targets"]:
+    """The log likelihood ratio of `likelihood_ratios`, for several characteristics of a model, and models outside the fits.
+
+    A mean and a variance for each target, column and side, and one correlation matrix for each side, of all targets together: a
+    matrix for each target would take far more shadow models than there are columns.
+
+    Args:
+        shadows: the characteristics of models whose training sets are known.
+        trained_on: which of them trained on which target; each target needs three with it and three without.
+        attacked: the characteristics of other models.
+
+    Returns:
+        Nats; above 0 for "trained on it".
+
+    Raises:
+        ValueError: a value is not finite, shapes differ, or a target has fewer than three shadow models with it or without.
+    """
+    shadows = checks.numbers("shadows", shadows, "shadows targets columns")
+    attacked, (trained_on, _) = checks.numbers("attacked", attacked, "members targets columns"), _masks(trained_on, None)
+    checks.alike("trained_on", trained_on, "shadows", shadows[..., 0], 0)
+    checks.alike("attacked", attacked, "shadows", shadows)
+    _require_sides(trained_on)
+    centre = np.median(shadows, axis=0)
+    shadows, attacked = shadows - centre, attacked - centre
+    floor = FLOOR * shadows.var(axis=0, ddof=1)
+    seen, unseen = (_gaussians(shadows, side, floor) for side in (trained_on, ~trained_on))
+    return seen.log_densities(attacked) - unseen.log_densities(attacked)
+
+
+def resampled_attack(
+    ratios: Float[Any, "members targets"],
+    trained_on: Bool[Any, "members targets"],
+    drawn: Float[Any, "resamples members"],
+    judged: Bool[Any, "members targets"] | None = None,
+) -> Float[np.ndarray, "resamples 2"]:
+    """AUC and true positive rate at a false positive rate of 1% of scores, for each weighting of the members.
+
+    Two attacks with the same weightings are compared in pairs.
+
+    Args:
+        ratios: scores, above for "trained on".
+        trained_on: what is true.
+        drawn: how often each member counts.
+        judged: the scores to evaluate; by default all.
+
+    Raises:
+        ValueError: a score or weight is not finite, a mask is not boolean, or the shapes differ.
+    """
+    ratios, (trained_on, judged) = checks.numbers("ratios", ratios, "members targets"), _masks(trained_on, judged)
+    drawn = checks.numbers("drawn", drawn, "resamples members", low=0)
+    checks.alike("trained_on", trained_on, "ratios", ratios, 0)
+    checks.alike("drawn", drawn[0], "ratios", ratios[:, 0], 0)
+    return _measure(ratios, trained_on, judged, drawn, FALSE_POSITIVE_RATES[[AT_1]])[:, [0, 2]]
+
+
+def _gaussians(values: np.ndarray, side: np.ndarray, floor: np.ndarray) -> Gaussians:
+    """Fits one side."""
+    held = side[..., None].astype(float)
+    count = held.sum(0)
+    mean = (held * values).sum(0) / count
+    variance = np.maximum((held * (values - mean) ** 2).sum(0) / (count - 1), floor)
+    variance = np.where(variance > 0, variance, 1)  # a column that never varies says nothing
+    columns = values.shape[-1]
+    flat = (held * (values - mean) / np.sqrt(variance)).reshape(-1, columns)
+    covariance = flat.T @ flat / len(flat)
+    spread = np.sqrt(np.diagonal(covariance))
+    spread = np.where(spread > 0, spread, 1)
+    correlation = covariance / np.outer(spread, spread) * (1 - RIDGE)
+    np.fill_diagonal(correlation, 1.0)
+    return Gaussians(mean, variance, correlation)
+
+
+def _require_sides(trained_on: np.ndarray) -> None:
+    counts = trained_on.sum(0)
+    if min(counts.min(), len(trained_on) - counts.max()) < FEWEST:
+        raise ValueError(f"trained_on: each target needs at least {FEWEST} members that trained on it, and {FEWEST} that did not")
 
 
 def _masks(trained_on: Any, judged: Any) -> tuple[np.ndarray, np.ndarray]:
