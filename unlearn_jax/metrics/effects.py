@@ -30,6 +30,7 @@ Margins = Float[np.ndarray, "..."]  # [models, examples]
 SPLITS = ("forget", "retain", "test")
 MARGIN = 0.1  # within which models are equivalent, as a share of what there is to forget
 OUTCOMES = ("equivalent", "not distinguished", "different")
+ENOUGH = 4  # models of a kind: fewer may be alike by chance
 CERTAIN = 1e-4  # p below which hardly a chance makes oracles know the forget set better than originals
 UNKNOWN = Interval(math.nan, -math.inf, math.inf)
 
@@ -123,13 +124,14 @@ def exchanged(originals: Margins, oracles: Margins) -> str:
     """What is wrong if retrained models know the forget set better than the originals, which were trained on it; else "".
 
     Then the two were exchanged, or the labels are others than those of training: an effect size would be one of something else.
+    Of fewer than four models nothing is said.
 
     Args:
         originals: their margins on the forget set, `[models, examples]`.
         oracles: likewise, of models retrained without it.
     """
     of_models = [np.mean(part, axis=1) for part in (originals, oracles)]
-    if min(map(len, of_models)) < 2 or not max(map(np.ptp, of_models)) > 0:
+    if min(map(len, of_models)) < ENOUGH or not max(map(np.ptp, of_models)) > 0:
         return ""
     if not ttest_ind(*of_models, equal_var=False, alternative="less").pvalue < CERTAIN:
         return ""
