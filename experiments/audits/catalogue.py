@@ -91,6 +91,11 @@ class Models:
     nudged: np.ndarray
     changed: Mapping[str, np.ndarray]
 
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.cube.test.shape[2]
+
     def margins(self, split: str, labels: Labels) -> np.ndarray:
         """Margins on a split."""
         return scaled_logits(getattr(self.cube, split), getattr(labels, split))
@@ -252,7 +257,7 @@ def label_probe(models: Models, known: Known) -> np.ndarray:
     """Share of F given its label by a linear probe that was fitted to the features of R."""
     assert models.features
     fitted = models.features["retain"], known.labels.retain
-    return probe_accuracy(*fitted, models.features["forget"], known.labels.forget)
+    return probe_accuracy(*fitted, models.features["forget"], known.labels.forget, models.classes)
 
 
 @audit(INSIDE, "probe for F's wrong labels", source="1610.01644", needs=("features", "wrong labels"))
@@ -260,7 +265,7 @@ def wrong_label_probe(models: Models, known: Known) -> np.ndarray:
     """Share of the mislabelled examples of F given their wrong label by a linear probe that was fitted to the features of R."""
     assert models.features
     fitted = models.features["retain"], known.labels.retain
-    return probe_accuracy(*fitted, models.features["forget"][:, known.wrong], known.labels.forget[known.wrong])
+    return probe_accuracy(*fitted, models.features["forget"][:, known.wrong], known.labels.forget[known.wrong], models.classes)
 
 
 @audit(INSIDE, "CKA with oracles on F", source="1905.00414", needs=("features",))

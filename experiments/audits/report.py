@@ -158,7 +158,7 @@ def figure(agreement: Sequence[Agreement], audits: Sequence[Audit], title: str) 
                 face = colour if marker == "o" else "white"
                 axes.plot([row.distance], [place + shift], marker, color=colour, markerfacecolor=face, markersize=4.5)
     axes.axvline(0, color=LINE, linestyle=":", linewidth=1)
-    name_rows(axes, [labels[name] for name in names], 8)
+    name_rows(axes, [labels[name] for name in names], 8.0)
     axes.set_xlim(-1.02, 1.02)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_xlabel("rank correlation with the distance from retraining (95% over methods and originals)", fontsize=8)

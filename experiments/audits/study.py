@@ -313,7 +313,8 @@ def _write(
     nulls: dict[str, Null] = {}
     means: dict[str, dict[str, np.ndarray]] = {name: {} for name in truth}
     weights = draws_of(config.seed, forget.members)
-    for audit in auditor.audits:
+    audits = [each for each in auditor.audits if each.pooled or np.isfinite(found[NULL].values[each.name]).all()]
+    for audit in audits:
         null = _pooled_null(auditor, audit, found) if audit.pooled else _null(found[NULL].values[audit.name], forget.members)
         nulls[audit.name] = null
         for name in truth:
@@ -326,12 +327,12 @@ def _write(
     klom_of = {name: np.full(DRAWS + 1, truth[name].klom) for name in methods}
     agreement = [
         line
-        for audit in auditor.audits
+        for audit in audits
         for line in compare(
             audit, {name: means[name][audit.name] for name in methods}, nulls[audit.name], distances, klom_of, config
         )
     ]
-    report.write(folder, auditor.audits, rows, agreement, truth, config)
+    report.write(folder, audits, rows, agreement, truth, config)
     layers = [
         (
             name,
@@ -348,7 +349,7 @@ def _write(
     ]
     folder.write_csv("layers.csv", ("method", "block", "cka", "null_mean", "null_sd", "z"), layers)
     title = f"{config.dataset} · {config.model} · {forget.name} · {len(methods)} methods · {forget.members} models each"
-    save(report.figure(agreement, auditor.audits, title), folder, "agreement")
+    save(report.figure(agreement, audits, title), folder, "agreement")
     if left_out:
         print(f"Left out, not of single models or not supported by the model: {', '.join(left_out)}.")
 
@@ -378,5 +379,7 @@ def _value(
         bound = float(audit.measure(memory, others, auditor.thresholds, auditor.known))
         return Interval(bound, bound, np.inf), np.full(len(weights), bound)
     values, numbers = found[name].values[audit.name], found[name].numbers
+    if not np.isfinite(values).all():
+        return Interval(np.nan, np.nan, np.nan), np.full(len(weights), np.nan)
     of_models = weights[:, numbers]
     return bootstrap(values, seed), of_models @ values / np.maximum(of_models.sum(axis=1), 1)

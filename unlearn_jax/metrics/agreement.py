@@ -83,10 +83,10 @@ def agreement_over_draws(first: Float[Any, "draws methods"], second: Float[Any, 
             raise ValueError(f"{name}: NaN found; leave out methods with missing values")
     draws, methods, _ = sides.shape
     checks.count("number of draws", draws, 2)
-    value = float(_spearman(sides[:1])[0, 0, 1])
+    rng, value = checks.generator(seed), float(_spearman(sides[:1])[0, 0, 1])
     if methods < FEWEST:
         return Interval(value, -1.0, 1.0)
-    chosen = checks.generator(seed).integers(0, methods, (draws - 1, methods))
+    chosen = rng.integers(0, methods, (draws - 1, methods))
     resampled = np.take_along_axis(sides[1:], chosen[..., None], axis=1)
     low, high = np.quantile(np.nan_to_num(_spearman(resampled)[:, 0, 1]), (0.025, 0.975))
     return Interval(value, float(low), float(high))

@@ -46,38 +46,6 @@ def clopper_pearson_upper(hits: int, trials: int, error: float) -> float:
     return 1.0 if hits == trials else float(beta.ppf(1 - error, hits + 1, trials - hits))
 
 
-def rates(
-    unlearned: Float[Any, " models"], retrained: Float[Any, " others"], thresholds: Float[Any, " thresholds"], confidence: float
-) -> list[tuple[float, float]]:
-    """Bounds that hold together: for each event a lower one on its probability in one kind of model, an upper one in the other.
-
-    The events are scores above, and not above, each threshold, each read in both orders. They need four one-sided intervals for a
-    threshold, since the lower end for an event is one minus the upper one for its opposite; each gets an equal share of the error
-    (Bonferroni).
-
-    Args:
-        unlearned: see `epsilon_over_models`, as for all arguments.
-        retrained: likewise.
-        thresholds: likewise.
-        confidence: likewise.
-
-    Raises:
-        ValueError: a score or threshold is not finite, or the confidence is not between 0 and 1.
-    """
-    sides = [checks.numbers(name, side, "models") for name, side in (("unlearned", unlearned), ("retrained", retrained))]
-    cuts = checks.numbers("thresholds", thresholds, "thresholds")
-    _check_confidence(confidence)
-    error = (1 - confidence) / (4 * len(cuts))
-    found = []
-    for cut in cuts:
-        above = [int((side > cut).sum()) for side in sides]
-        most = [clopper_pearson_upper(hits, len(side), error) for hits, side in zip(above, sides, strict=True)]
-        rest = [clopper_pearson_upper(len(side) - hits, len(side), error) for hits, side in zip(above, sides, strict=True)]
-        for one, other in ((0, 1), (1, 0)):
-            found += [(1 - rest[one], most[other]), (1 - most[one], rest[other])]
-    return found
-
-
 def epsilon_over_models(
     unlearned: Float[Any, " models"],
     retrained: Float[Any, " others"],
@@ -85,7 +53,7 @@ def epsilon_over_models(
     delta: float = 0.0,
     confidence: float = CONFIDENCE,
 ) -> float:
-    """The largest ε that is refuted: `max log((p - δ) / q)` over events, p and q being the bounds of `rates`.
+    """The largest ε that is refuted: `max log((p - δ) / q)` over events, p and q being bounds that hold together.
 
     Args:
         unlearned: a score of each unlearned model; models are independent of each other.
@@ -104,7 +72,7 @@ def epsilon_over_models(
         arXiv:2101.04535.
     """
     checks.numbers("delta", delta, low=0, high=1)
-    pairs = rates(unlearned, retrained, thresholds, confidence)
+    pairs = _rates(unlearned, retrained, thresholds, confidence)
     return max([0.0, *(math.log((low - delta) / high) for low, high in pairs if low > delta)])
 
 
@@ -114,7 +82,7 @@ def mu_over_models(
     thresholds: Float[Any, " thresholds"],
     confidence: float = CONFIDENCE,
 ) -> float:
-    """The largest μ of Gaussian differential privacy that is refuted: `max Φ⁻¹(p) - Φ⁻¹(q)` over events, see `rates`.
+    """The largest μ of Gaussian differential privacy that is refuted: `max Φ⁻¹(p) - Φ⁻¹(q)` over events, p and q as there.
 
     It assumes more than `epsilon_over_models`, the trade-off of two Gaussians, and shows more. `gaussian_epsilon` turns it
     into ε.
@@ -133,7 +101,7 @@ def mu_over_models(
 
     Source: Dong, Roth & Su, "Gaussian Differential Privacy", arXiv:1905.02383; Nasr et al., arXiv:2302.07956.
     """
-    pairs = rates(unlearned, retrained, thresholds, confidence)
+    pairs = _rates(unlearned, retrained, thresholds, confidence)
     return max([0.0, *(float(ndtri(low) - ndtri(high)) for low, high in pairs if low > 0 and high < 1)])
 
 
@@ -226,6 +194,31 @@ def epsilon_one_run(
     right = (ranked[:, :ends] >= size).sum(axis=1) + (ranked[:, -ends:] < size).sum(axis=1)
     bounds = {int(count): _refuted(int(count), 2 * ends, 2 * size, delta, 1 - confidence) for count in np.unique(right)}
     return np.array([bounds[int(count)] for count in right])
+
+
+def _rates(
+    unlearned: Float[Any, " models"], retrained: Float[Any, " others"], thresholds: Float[Any, " thresholds"], confidence: float
+) -> list[tuple[float, float]]:
+    """Bounds that hold together: for each event a lower one on its probability in one kind of model, an upper one in the other.
+
+    The events are scores above, and not above, each threshold, each read in both orders. They need four one-sided intervals for a
+    threshold, since the lower end for an event is one minus the upper one for its opposite; each gets an equal share of the error
+    (Bonferroni).
+
+    The arguments are those of `epsilon_over_models`.
+    """
+    sides = [checks.numbers(name, side, "models") for name, side in (("unlearned", unlearned), ("retrained", retrained))]
+    cuts = checks.numbers("thresholds", thresholds, "thresholds")
+    _check_confidence(confidence)
+    error = (1 - confidence) / (4 * len(cuts))
+    found = []
+    for cut in cuts:
+        above = [int((side > cut).sum()) for side in sides]
+        most = [clopper_pearson_upper(hits, len(side), error) for hits, side in zip(above, sides, strict=True)]
+        rest = [clopper_pearson_upper(len(side) - hits, len(side), error) for hits, side in zip(above, sides, strict=True)]
+        for one, other in ((0, 1), (1, 0)):
+            found += [(1 - rest[one], most[other]), (1 - most[one], rest[other])]
+    return found
 
 
 def _refuted(right: int, guesses: int, canaries: int, delta: float, error: float) -> float:

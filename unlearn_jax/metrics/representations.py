@@ -48,6 +48,7 @@ def probe_accuracy(
     labels: Int[Any, " _examples"],
     probed: Float[Any, "models _probed features"],
     probed_labels: Int[Any, " _probed"],
+    classes: int,
     penalty: float = PENALTY,
 ) -> Float[np.ndarray, " models"]:
     """The accuracy of a linear classifier that is fitted to a model's features of some examples, on others.
@@ -62,6 +63,7 @@ def probe_accuracy(
         labels: of these examples.
         probed: features of the examples that are asked for, such as the forget set.
         probed_labels: of these.
+        classes: how many there are.
         penalty: of the squared weights.
 
     Returns:
@@ -76,11 +78,11 @@ def probe_accuracy(
     fitted = checks.numbers("features", features, "models examples features")
     asked = checks.numbers("probed", probed, "models examples features")
     checks.alike("probed", asked[:, 0], "features", fitted[:, 0], 0)
-    labels = checks.labels("labels", labels, fitted.shape[1])
-    answers = checks.labels("probed_labels", probed_labels, asked.shape[1])
+    checks.count("classes", classes, 2)
+    labels = checks.labels("labels", labels, fitted.shape[1], classes)
+    answers = checks.labels("probed_labels", probed_labels, asked.shape[1], classes)
     checks.numbers("penalty", penalty, low=np.finfo(float).tiny)
-    classes = np.arange(max(labels.max(), answers.max()) + 1)
-    targets = np.where(labels[:, None] == classes, 1.0, -1.0)
+    targets = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
     mean, spread = fitted.mean(axis=1, keepdims=True), fitted.std(axis=1, keepdims=True)
     fitted, asked = ((side - mean) / np.where(spread > 0, spread, 1) for side in (fitted, asked))
     normal = fitted.transpose(0, 2, 1) @ fitted + penalty * np.eye(fitted.shape[2])
