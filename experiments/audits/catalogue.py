@@ -200,8 +200,8 @@ for each_change in CHANGES:
 @audit(FREE, "loss MIA", source="NeurIPS 2023 competition, 2406.09073", target=0.5)
 def loss_mia(models: Models, known: Known) -> np.ndarray:
     """Accuracy of a logistic regression on the loss in distinguishing F from test."""
-    losses = [cross_entropy_losses(getattr(models.cube, split), getattr(known.labels, split)) for split in ("forget", "test")]
-    return logistic_mia(*losses, seed=known.seed)
+    forget = cross_entropy_losses(models.cube.forget, known.labels.forget)
+    return logistic_mia(forget, cross_entropy_losses(models.cube.test, known.labels.test), seed=known.seed)
 
 
 @audit(FREE, "accuracy on F less that on test", source="folklore", target=0.0)
@@ -288,11 +288,9 @@ def cka_unseen(models: Models, known: Known) -> np.ndarray:
 @audit(PRIVACY, "ε of one model", source="2305.08846", target=0.0)
 def epsilon_in_one_model(models: Models, known: Known) -> np.ndarray:
     """Lower bound on ε from guesses in one model which examples are of F and which were never seen; rightly labelled ones."""
-    losses = (
-        cross_entropy_losses(models.cube.forget, known.labels.forget)[:, ~known.wrong],
-        cross_entropy_losses(models.unseen, known.unseen),
-    )
-    return epsilon_one_run(*(-side for side in losses), delta=known.delta, seed=known.seed)
+    forget = cross_entropy_losses(models.cube.forget, known.labels.forget)[:, ~known.wrong]
+    unseen = cross_entropy_losses(models.unseen, known.unseen)
+    return epsilon_one_run(-forget, -unseen, delta=known.delta, seed=known.seed)
 
 
 @audit(PRIVACY, "ε over models", source="2006.07709", needs=("memory",), pooled=True)

@@ -145,5 +145,6 @@ def _correlation(
     names = [name for name in badness if name in truth]
     if len(names) < 2:
         return None, None, None
-    found = agreement_over_draws(*(np.stack([of[name] for name in names], axis=1) for of in (badness, truth)), seed)
+    first, second = (np.stack([of[name] for name in names], axis=1) for of in (badness, truth))
+    found = agreement_over_draws(first, second, seed)
     return tuple(None if np.isnan(each) else float(each) for each in found)  # type: ignore[return-value]

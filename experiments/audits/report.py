@@ -1,11 +1,12 @@
 """Tables and the figure of the study of audits."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.audits.catalogue import BACK, CHANGES, GROUPS, Audit
 from experiments.audits.options import Config
-from experiments.audits.ranking import Agreement, Truth
+from experiments.audits.ranking import JUDGES, Agreement, Truth
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.tables import finite, markdown, page
 from unlearn_jax.runs import Run
@@ -100,13 +101,9 @@ def _back_table(rows: Sequence[Line], truth: Mapping[str, Truth]) -> str:
         return "What the originals remember of F is too little to measure: no memory."
     names = [f"memory_after_{change.replace(' ', '_').lower()}" for change in CHANGES]
     null = next(iter({row.method: row for row in rows}))
+    before = {name: each.effects.memory_left.value for name, each in truth.items() if each.effects}
     lines = [
-        (
-            name,
-            f"{truth[name].effects.memory_left.value:.2f}" if truth[name].effects else "",
-            *(f"{values[name, each].value:.2f}" for each in names),
-        )  # type: ignore[union-attr]
-        for name in truth
+        (name, f"{before.get(name, math.nan):.2f}", *(f"{values[name, each].value:.2f}" for each in names)) for name in truth
     ]
     retrained = [f"{values[null, each].null_mean:.2f} ± {values[null, each].null_sd:.2f}" for each in names]
     return markdown(("memory of F", "before", *CHANGES), [*lines, ("null", "0", *retrained)], left=(0,))
@@ -143,8 +140,8 @@ def figure(agreement: Sequence[Agreement], audits: Sequence[Audit], title: str) 
         audits: in their order.
         title: of the figure.
     """
-    by_null = {row.audit: row for row in agreement if row.judged_by == "null" and row.distance is not None}
-    by_claim = {row.audit: row for row in agreement if row.judged_by == "claim" and row.distance is not None}
+    known = [row for row in agreement if row.distance is not None]
+    by_null, by_claim = ({row.audit: row for row in known if row.judged_by == judge} for judge in JUDGES)
     labels = {audit.name: audit.label for audit in audits}
     names = sorted(by_null, key=lambda name: (GROUPS.index(by_null[name].group), -(by_null[name].distance or 0)))
     drawn = blank(WIDTH, 1.4 + 0.24 * max(len(names), 1))
@@ -154,9 +151,10 @@ def figure(agreement: Sequence[Agreement], audits: Sequence[Audit], title: str) 
             if name in rows:
                 row = rows[name]
                 colour = COLOURS[GROUPS.index(row.group)]
-                axes.plot([row.distance_low, row.distance_high], [place + shift] * 2, color=colour, linewidth=1)
+                low, value, high = (float(end or 0) for end in (row.distance_low, row.distance, row.distance_high))
+                axes.plot([low, high], [place + shift] * 2, color=colour, linewidth=1)
                 face = colour if marker == "o" else "white"
-                axes.plot([row.distance], [place + shift], marker, color=colour, markerfacecolor=face, markersize=4.5)
+                axes.plot([value], [place + shift], marker, color=colour, markerfacecolor=face, markersize=4.5)
     axes.axvline(0, color=LINE, linestyle=":", linewidth=1)
     name_rows(axes, [labels[name] for name in names], 8.0)
     axes.set_xlim(-1.02, 1.02)

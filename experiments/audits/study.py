@@ -1,6 +1,7 @@
 """Applies every audit to originals, retrained models and every method's models, and ranks the audits against the truth."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -245,13 +246,14 @@ class Auditor:
     def _blocks(self, variables: Variables) -> dict[str, np.ndarray]:
         """The activations of every block but the head on F; nothing for a model that declares none."""
         model = self.forget.problem.model
-        if model.activations is None:
+        activations = model.activations
+        if activations is None:
             return {}
         names = [" ".join(group) for group in model.blocks[:-1]]
         flat = over_examples(_activations, model, variables, self.forget.images.forget, self.config.strategy)
         first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), variables)
         image = jax.ShapeDtypeStruct((1, *self.forget.images.forget.shape[1:]), np.float32)
-        shapes = jax.eval_shape(lambda v, x: model.activations(v, x, False)[2], first, image)
+        shapes = jax.eval_shape(lambda v, x: activations(v, x, False)[2], first, image)
         ends = np.cumsum([each.size for each in shapes])[:-1]
         return dict(zip(names, np.split(flat, ends, axis=2), strict=True))
 
@@ -264,7 +266,7 @@ class Auditor:
             "pruning": lambda: pruned(variables, attack.prune),
         }
         for name, problem in self.problems.items():
-            changes[name] = lambda name=name, problem=problem: self._train(problem, name, variables, numbers)
+            changes[name] = functools.partial(self._train, problem, name, variables, numbers)
         found = {}
         for name in CHANGES:
             after = self._predict(changes[name](), self.forget.images.forget)

@@ -155,7 +155,7 @@ def class_js_divergence(
         p = checks.probabilities(name, p, "examples classes")
         sides.append((p, checks.labels(f"{name}_labels", labels, *p.shape)))
     checks.alike("unseen", sides[1][0], "forget", sides[0][0])
-    common = np.intersect1d(*(labels for _, labels in sides))
+    common = np.intersect1d(sides[0][1], sides[1][1])
     if not len(common):
         raise ValueError("unseen_labels: no class of forget_labels is among them, expected one or more")
     means = [np.stack([p[labels == label].mean(axis=0) for label in common]) for p, labels in sides]
