@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.audits.catalogue import BACK, CHANGES, GROUPS, Audit
 from experiments.audits.options import Config
 from experiments.audits.ranking import JUDGES, Agreement, Truth
+from unlearn_jax.metrics.catalogue import damage, klom, memory_left
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.tables import finite, markdown, page
 from unlearn_jax.runs import Run
@@ -14,7 +15,8 @@ from unlearn_jax.runs import Run
 if TYPE_CHECKING:
     import matplotlib.figure
 
-TRUTH_COLUMNS = ("method", "memory_left", "memory_low", "memory_high", "damage", "damage_low", "damage_high", "distance", "klom")
+SIZES = [f"{size.name}{end}" for size in (memory_left, damage) for end in ("", "_low", "_high")]
+TRUTH_COLUMNS = ("method", *SIZES, "distance", klom.name)
 
 
 class Line(NamedTuple):
