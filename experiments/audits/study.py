@@ -48,7 +48,7 @@ class Audited(NamedTuple):
 
     Attributes:
         numbers: of the models that did not diverge; that of a method's model is its original's.
-        margins: by split, `[models, examples]`.
+        cube: their logits.
         values: by audit, one number for each model; and the similarity of each block to the oracles', under `BLOCKS`.
     """
 
