@@ -20,7 +20,7 @@ MODULES = [  # by their path: the package has functions of the same names
     for name in (
         *("accuracy", "agreement", "attacks", "attribution", "changes", "characteristics", "decomposition", "distances"),
         *("evaluation", "features", "forgetting_quality", "klom", "likelihood", "memorisation", "null", "power"),
-        *("relearning", "scores", "statistics", "registry", "verdict", "views"),
+        *("relearning", "scores", "statistics", "registry", "verdict", "views", "representations", "retrain_free", "privacy"),
     )
 ]
 accuracy, agreement, attacks, attribution, changes, characteristics, decomposition, distances, evaluation, *others = MODULES
@@ -38,6 +38,9 @@ accuracy, agreement, attacks, attribution, changes, characteristics, decompositi
     registry,
     verdict,
     views,
+    representations,
+    retrain_free,
+    privacy,
 ) = others
 
 RNG = np.random.default_rng(0)
@@ -65,7 +68,9 @@ VALID = {
         ["forget", "retain", "test", "mia", "oracle_forget", "oracle_retain", "oracle_test", "oracle_mia"], 0.5
     ),
     accuracy.competition_score: dict.fromkeys(["forgetting_quality", "retain", "test", "oracle_retain", "oracle_test"], 0.5),
+    accuracy.residual_knowledge: {"unlearned": LOGITS[:, None], "retrained": LOGITS[:, None], "labels": LABELS},
     agreement.rank_agreement: {"badness": VALUES},
+    agreement.agreement_over_draws: {"first": VALUES, "second": VALUES},
     agreement.reliability: {"first": VALUES[:, 0], "second": VALUES[:, 1]},
     attacks.svc_mia: dict.fromkeys(["member", "nonmember", "target"], (P[0], LABELS)),
     attacks.logistic_mia: {"member": LOSSES, "nonmember": LOSSES},
@@ -116,13 +121,37 @@ VALID = {
     likelihood.u_lira: {"unlearned": MARGINS, "never_saw": MARGINS, "trained_on": MASKS},
     likelihood.u_lira_null: {"retrained": np.stack([MARGINS] * 2), "trained_on": MASKS, "same_models": False, "splits": 2},
     likelihood.likelihood_ratios: {"phi": MARGINS, "trained_on": MASKS},
+<<<<<<< HEAD
     likelihood.vector_ratios: {"shadows": LOGITS, "trained_on": MASKS, "attacked": LOGITS[:2]},
     likelihood.resampled_attack: {"ratios": MARGINS, "trained_on": MASKS, "drawn": np.ones((2, MEMBERS))},
+=======
+    likelihood.offline_scores: {"phi": MARGINS, "out": MARGINS},
+    likelihood.auc: {"member": MARGINS, "non_member": MARGINS},
+>>>>>>> m24
     memorisation.memorisation: {"correct": MASKS, "trained_on": MASKS},
     memorisation.exposure: {"scores": MARGINS, "trained_on": MASKS},
     null.of_means: {"values": LOSSES[0], "splits": np.arange(4).reshape(1, 2, 2)},
     null.summarise: {"values": LOSSES[0]},
+    privacy.clopper_pearson_upper: {"hits": 2, "trials": 5, "error": 0.05},
+    privacy.epsilon_over_models: {"unlearned": LOSSES[0], "retrained": LOSSES[1], "thresholds": np.ones(1), "delta": 1e-5},
+    privacy.mu_over_models: {"unlearned": LOSSES[0], "retrained": LOSSES[1], "thresholds": np.ones(1), "confidence": 0.9},
+    privacy.gaussian_delta: {"epsilon": 1.0, "mu": 0.5},
+    privacy.gaussian_epsilon: {"mu": 0.5, "delta": 1e-5},
+    privacy.largest_bound: {"models": 8, "others": 8, "thresholds": 1, "delta": 1e-5},
+    privacy.epsilon_one_run: {"targets": LOSSES, "non_members": LOSSES, "guesses": 0.5, "delta": 1e-5},
     relearning.relearn_steps: {"losses": CURVE, "target": 0.5},
+    representations.linear_cka: {"first": LOGITS, "second": LOGITS},
+    representations.probe_accuracy: {
+        "features": LOGITS,
+        "labels": LABELS,
+        "probed": LOGITS,
+        "probed_labels": LABELS,
+        "classes": CLASSES,
+    },
+    retrain_free.non_member_share: {"target": VALUES, "members": VALUES, "non_members": VALUES},
+    retrain_free.hsic: {"first": VALUES, "second": VALUES},
+    retrain_free.split_half_dependence: {"values": VALUES},
+    retrain_free.class_js_divergence: {"forget": P[0], "forget_labels": LABELS, "unseen": P[1], "unseen_labels": LABELS},
     scores.log_probabilities: {"logits": LOGITS},
     scores.probabilities: {"logits": LOGITS},
     scores.scaled_logits: {"logits": LOGITS, "labels": LABELS},
@@ -165,7 +194,10 @@ NOT_HERE = {  # checked below, or of functions and of what others have checked
     ),
 }
 DIVERGED_ALLOWED = {(changes.closeness, "found"), (relearning.relearn_steps, "losses")}  # by definition as far away as can be
-INFINITE_ALLOWED = {(agreement.rank_agreement, "badness"), (statistics.chosen_elsewhere, "distances")}
+INFINITE_ALLOWED = {
+    *((agreement.rank_agreement, "badness"), (statistics.chosen_elsewhere, "distances")),
+    *((agreement.agreement_over_draws, side) for side in ("first", "second")),
+}
 
 
 def bare(function):

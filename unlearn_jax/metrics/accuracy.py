@@ -233,3 +233,37 @@ def _tug_of_war(shares: dict[str, np.ndarray], oracles: dict[str, np.ndarray], p
 def _gaps(shares: dict[str, np.ndarray], oracles: dict[str, np.ndarray]) -> list[float]:
     pairs = zip(shares.values(), oracles.values(), strict=True)
     return [abs(float(np.mean(value)) - float(np.mean(oracle))) for value, oracle in pairs]
+
+
+def residual_knowledge(
+    unlearned: Float[Any, "models draws examples classes"],
+    retrained: Float[Any, "oracles draws examples classes"],
+    labels: Int[Any, " examples"],
+) -> Float[np.ndarray, " models"]:
+    """How much more often than retrained models a model gives forget examples their label when these are slightly changed.
+
+    `P(model is right on x + noise) / P(a retrained model is)`, over examples and draws of noise: 1 as retraining. Above 1
+    something is left around the examples, even where their own answers are those of retrained models.
+
+    Deviation: the authors take the ratio of each example, which is not defined where no retrained model is ever right; here it
+    is the ratio of two means.
+
+    Args:
+        unlearned: logits of the models on draws of the changed examples.
+        retrained: of retrained models on the same draws.
+        labels: of the examples, as trained on.
+
+    Returns:
+        A ratio of at least 0; NaN if no retrained model is ever right.
+
+    Raises:
+        ValueError: logits are not finite, the sides are of other draws, or a label is no class.
+
+    Source: "The Unseen Threat: Residual Knowledge in Machine Unlearning under Perturbed Samples", arXiv:2601.22359.
+    """
+    given = {"unlearned": unlearned, "retrained": retrained}
+    sides = [checks.numbers(name, side, "models draws examples classes") for name, side in given.items()]
+    checks.alike("retrained", sides[1], "unlearned", sides[0])
+    labels = checks.labels("labels", labels, *sides[0].shape[2:])
+    right, others = ((side.argmax(-1) == labels).mean(axis=(1, 2)) for side in sides)
+    return right / others.mean() if others.any() else np.full(len(right), np.nan)

@@ -58,6 +58,40 @@ def rank_agreement(badness: Float[Any, "methods metrics"], resamples: int = 1_00
     return Agreement(correlations, low, high)
 
 
+def agreement_over_draws(first: Float[Any, "draws methods"], second: Float[Any, "draws methods"], seed: int = 0) -> Interval:
+    """Spearman's rank correlation over methods of two measures, with a 95% interval over methods and models.
+
+    Each draw after the first holds both measures of all methods on other models (resampled ones); the methods are resampled
+    within it, so that the percentiles are over both. A resample in which a measure ties all methods counts as 0.
+
+    Args:
+        first: how bad each method is by one measure: on all models in the first row, on resampled ones in the others.
+        second: by the other measure, on the same models. May be infinite.
+        seed: draws methods.
+
+    Returns:
+        The correlation, in -1..1, NaN if a measure ties all methods; the interval is [-1, 1] with fewer than 5 methods.
+
+    Raises:
+        ValueError: a value is NaN, the sides have other shapes, or there is only one draw.
+    """
+    if np.shape(first) != np.shape(second) or np.ndim(first) != 2 or not np.size(first):
+        raise ValueError(f"first, second: shapes {np.shape(first)} and {np.shape(second)}, expected [draws, methods] of both")
+    sides = np.stack([np.asarray(side, np.float64) for side in (first, second)], axis=-1)
+    for name, side in zip(("first", "second"), (sides[..., 0], sides[..., 1]), strict=True):
+        if np.isnan(side).any():
+            raise ValueError(f"{name}: NaN found; leave out methods with missing values")
+    draws, methods, _ = sides.shape
+    checks.count("number of draws", draws, 2)
+    rng, value = checks.generator(seed), float(_spearman(sides[:1])[0, 0, 1])
+    if methods < FEWEST:
+        return Interval(value, -1.0, 1.0)
+    chosen = rng.integers(0, methods, (draws - 1, methods))
+    resampled = np.take_along_axis(sides[1:], chosen[..., None], axis=1)
+    low, high = np.quantile(np.nan_to_num(_spearman(resampled)[:, 0, 1]), (0.025, 0.975))
+    return Interval(value, float(low), float(high))
+
+
 def reliability(first: Float[Any, " examples"], second: Float[Any, " examples"]) -> tuple[float, float]:
     """The split-half reliability of a score: its correlation between two halves of the models.
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.null import Null, summarise
@@ -260,6 +261,7 @@ def likelihood_ratios(
     return log_density(trained_on) - log_density(~trained_on)
 
 
+<<<<<<< HEAD
 def vector_ratios(
     shadows: Float[Any, "shadows targets columns"],
     trained_on: Bool[Any, "shadows targets"],
@@ -340,6 +342,55 @@ def _require_sides(trained_on: np.ndarray) -> None:
     counts = trained_on.sum(0)
     if min(counts.min(), len(trained_on) - counts.max()) < FEWEST:
         raise ValueError(f"trained_on: each target needs at least {FEWEST} members that trained on it, and {FEWEST} that did not")
+=======
+def offline_scores(
+    phi: Float[Any, "models targets"], out: Float[Any, "others targets"], saw: Bool[Any, "others targets"] | None = None
+) -> Float[np.ndarray, "models targets"]:
+    """How far above the φ of models that never saw it a target's φ is: `(φ - mean) / sd`, over these models.
+
+    The offline form of the attack: it needs no models that trained on the target, and takes a large φ for membership. The
+    authors' one-sided probability is an increasing function of it.
+
+    Args:
+        phi: φ of each attacked model on each target.
+        out: φ of the others.
+        saw: which of the others trained on which target, and do not count there; by default none did.
+
+    Raises:
+        ValueError: φ is not finite, the sides are of other targets, or a target has fewer than two others that never saw it.
+
+    Source: Carlini et al., arXiv:2112.03570, section V-D.
+    """
+    phi, out = checks.numbers("phi", phi, "models targets"), checks.numbers("out", out, "others targets")
+    checks.alike("out", out, "phi", phi)
+    counted = np.ones(out.shape, bool) if saw is None else ~checks.truths("saw", saw, "others targets")
+    checks.alike("saw", counted, "out", out, 0)
+    count = counted.sum(0)
+    if count.min() < 2:
+        raise ValueError(f"out: a target has {count.min()} models that never saw it, expected two or more")
+    mean = np.where(counted, out, 0).sum(0) / count
+    squares = np.where(counted, (out - mean) ** 2, 0).sum(0) / (count - 1)
+    return (phi - mean) / np.sqrt(np.maximum(squares, FLOOR * squares.mean() + np.finfo(float).tiny))
+
+
+def auc(member: Float[Any, "models _members"], non_member: Float[Any, "models _others"]) -> Float[np.ndarray, " models"]:
+    """The chance, in each model, that a member scores higher than a non-member; ties count half.
+
+    Args:
+        member: scores of members.
+        non_member: of non-members.
+
+    Raises:
+        ValueError: a score is not finite, or the sides are of other models.
+    """
+    given = (("member", member), ("non_member", non_member))
+    sides = [checks.numbers(name, scores, "models examples") for name, scores in given]
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(f"non_member: {len(sides[1])} models, expected {len(sides[0])} as in member")
+    members, others = (side.shape[1] for side in sides)
+    ranks = rankdata(np.concatenate(sides, axis=1), axis=1)[:, :members]
+    return (ranks.mean(axis=1) - (members + 1) / 2) / others
+>>>>>>> m24
 
 
 def _masks(trained_on: Any, judged: Any) -> tuple[np.ndarray, np.ndarray]:

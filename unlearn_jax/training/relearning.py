@@ -1,4 +1,4 @@
-"""Relearning: how fast a model learns the forget set again."""
+"""Relearning: how fast a model learns the forget set again, and what it knows after more training on anything."""
 
 import dataclasses
 import functools
@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from unlearn_jax.training.descend import descend
 from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, step_bytes
-from unlearn_jax.training.fit import optimiser
+from unlearn_jax.training.fit import optimiser, training
 from unlearn_jax.training.objectives import Term, cross_entropy, weighted
-from unlearn_jax.types import Problem, Variables
+from unlearn_jax.types import Key, Problem, Recipe, Variables
 
 POINTS = 12  # of the curve: before the first step, after the first, and so on
 ROWS = 128  # forget examples at most: all of them are in every batch
@@ -74,3 +74,44 @@ class Relearner:
 @functools.lru_cache(maxsize=4)
 def _program(strategy: str) -> Any:
     return over_members(relearning_curve, (False, True), strategy)
+
+
+def train_further(
+    problem: Problem,
+    variables: Variables,
+    keys: Key,
+    epochs: int,
+    learning_rate: float,
+    strategy: str = "auto",
+    chunk: int | None = None,
+) -> Variables:
+    """Trains models further on the retain set of a problem, with the recipe's optimiser at one learning rate.
+
+    Args:
+        problem: on the devices, see `ensembles.shared`; its forget set is not read.
+        variables: with a leading axis of members.
+        keys: one for each member.
+        epochs: passes over the retain set.
+        learning_rate: of all steps.
+        strategy: see `ensembles.over_members`.
+        chunk: members at a time; by default all.
+
+    Returns:
+        NumPy leaves with a leading axis of members.
+    """
+    recipe = dataclasses.replace(problem.recipe, epochs=epochs, learning_rate=learning_rate, schedule="constant")
+    program = _further(recipe, problem.retain_count, strategy)
+    members = len(jax.tree.leaves(variables)[0])
+    parts = []
+    for begin in range(0, members, chunk or members):
+        end = min(begin + (chunk or members), members)
+        some = jax.tree.map(lambda leaf, begin=begin, end=end: leaf[begin:end], (keys, variables))
+        done = [program(*call, problem) for call in per_call(some, strategy)]
+        parts.append(jax.tree.map(lambda *leaves, size=end - begin: np.concatenate(leaves)[:size], *done))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _further(recipe: Recipe, count: int, strategy: str) -> Any:
+    descent = training(recipe, count)
+    return over_members(lambda key, variables, problem: descent(key, problem, variables), (True, True, False), strategy)
