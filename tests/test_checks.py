@@ -121,13 +121,10 @@ VALID = {
     likelihood.u_lira: {"unlearned": MARGINS, "never_saw": MARGINS, "trained_on": MASKS},
     likelihood.u_lira_null: {"retrained": np.stack([MARGINS] * 2), "trained_on": MASKS, "same_models": False, "splits": 2},
     likelihood.likelihood_ratios: {"phi": MARGINS, "trained_on": MASKS},
-<<<<<<< HEAD
     likelihood.vector_ratios: {"shadows": LOGITS, "trained_on": MASKS, "attacked": LOGITS[:2]},
     likelihood.resampled_attack: {"ratios": MARGINS, "trained_on": MASKS, "drawn": np.ones((2, MEMBERS))},
-=======
     likelihood.offline_scores: {"phi": MARGINS, "out": MARGINS},
     likelihood.auc: {"member": MARGINS, "non_member": MARGINS},
->>>>>>> m24
     memorisation.memorisation: {"correct": MASKS, "trained_on": MASKS},
     memorisation.exposure: {"scores": MARGINS, "trained_on": MASKS},
     null.of_means: {"values": LOSSES[0], "splits": np.arange(4).reshape(1, 2, 2)},

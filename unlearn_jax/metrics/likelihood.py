@@ -261,7 +261,6 @@ def likelihood_ratios(
     return log_density(trained_on) - log_density(~trained_on)
 
 
-<<<<<<< HEAD
 def vector_ratios(
     shadows: Float[Any, "shadows targets columns"],
     trained_on: Bool[Any, "shadows targets"],
@@ -342,7 +341,8 @@ def _require_sides(trained_on: np.ndarray) -> None:
     counts = trained_on.sum(0)
     if min(counts.min(), len(trained_on) - counts.max()) < FEWEST:
         raise ValueError(f"trained_on: each target needs at least {FEWEST} members that trained on it, and {FEWEST} that did not")
-=======
+
+
 def offline_scores(
     phi: Float[Any, "models targets"], out: Float[Any, "others targets"], saw: Bool[Any, "others targets"] | None = None
 ) -> Float[np.ndarray, "models targets"]:
@@ -390,7 +390,6 @@ def auc(member: Float[Any, "models _members"], non_member: Float[Any, "models _o
     members, others = (side.shape[1] for side in sides)
     ranks = rankdata(np.concatenate(sides, axis=1), axis=1)[:, :members]
     return (ranks.mean(axis=1) - (members + 1) / 2) / others
->>>>>>> m24
 
 
 def _masks(trained_on: Any, judged: Any) -> tuple[np.ndarray, np.ndarray]:
