@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAMED = 20  # methods up to which a scatter plot names all
 LOSS_RANGE = (1e-6, 1e2)  # nats
+LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats at which a loss axis may begin, and the share of losses allowed below
 FURTHEST = (-0.75, -0.75), (2.0, 1.5)  # memory left and damage that are still drawn in their place
 
 
@@ -260,6 +261,51 @@ def loss_histograms(
     return figure
 
 
+def loss_distributions(
+    rows: Mapping[str, Mapping[str, Mapping[tuple[str, str], Float[np.ndarray, " _answers"]]]], title: str, lowest: int
+) -> "matplotlib.figure.Figure":
+    """Draws distributions of losses on forget, retain and test side by side, of originals and (below) of oracles.
+
+    Args:
+        rows: two rows of panels each: the losses of all models on all examples, nats, by title of the panel, then by kind of
+            model (original, oracle) and split.
+        title: of the figure.
+        lowest: log10 nats at which the axes begin, see `lowest_power`.
+    """
+    across, down, highest = max(map(len, rows.values())), 2 * len(rows), 2
+    edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
+    names = [f"$10^{{{power}}}$" for power in range(lowest, highest, 4)] + ["$100$"]
+    figure = blank(WIDTH, 1.1 + 1.25 * down)
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    for row, (name, kind) in zip(panels, [(name, kind) for name in rows for kind in ("original", "oracle")], strict=True):
+        for panel in row[len(rows[name]) :]:
+            panel.set_axis_off()
+        for panel, (panel_title, losses) in zip(row, rows[name].items(), strict=False):
+            for height, (split, colour) in enumerate(SPLITS.items()):
+                bins = loss_shares(losses[kind, split][None], edges)
+                panel.stairs(-height + 0.92 * bins / bins.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
+                middle = float(np.median(losses[kind, split]))
+                place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
+                panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
+            if kind == "original":
+                panel.set_title(panel_title, fontsize=9, pad=3)
+            panel.set_xticks(range(lowest, highest + 1, 4), names, fontsize=7)
+            panel.set_xticks(range(lowest, highest + 1, 2), minor=True)
+            panel.tick_params(axis="x", labelbottom=True)
+            panel.set_yticks([-0.0, -1.0, -2.0], SPLITS, fontsize=7, va="bottom")
+            panel.tick_params(axis="y", length=0)
+            panel.spines[["top", "right", "left"]].set_visible(False)
+        row[0].set_ylabel("originals" if kind == "original" else "oracles\n(without F)", fontsize=9)
+    panels[0, 0].set_ylim(-2.05, 1.0)
+    figure.suptitle(
+        f"{title}\ndistributions of the losses on forget, retain and test, with equal heights; line: median", fontsize=9
+    )
+    figure.supxlabel(
+        f"cross-entropy of every model on every example (nats; clipped at $10^{{{lowest}}}$ and 100, as it can be 0)", fontsize=9
+    )
+    return figure
+
+
 def accuracy_bars(
     rows: Sequence[Row],
     metric: str,
@@ -429,6 +475,12 @@ def loss_shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.n
     finite = np.asarray(losses, float)[~np.isnan(losses)]
     counts, _ = np.histogram(np.clip(np.log10(np.maximum(finite, 10.0 ** edges[0])), edges[0], edges[-1]), edges)
     return counts / max(1, finite.size)
+
+
+def lowest_power(losses: Iterable[Float[np.ndarray, " _answers"]]) -> int:
+    """The first of `LOWEST` below which there are few losses of any kind, or the last."""
+    kinds = list(losses)
+    return next((low for low in LOWEST if all(np.mean(answers < 10.0**low) <= BELOW for answers in kinds)), LOWEST[-1])
 
 
 def _window(samples: Iterable[Float[np.ndarray, " _members"]]) -> tuple[float, float]:
