@@ -17,7 +17,9 @@ The toy (two overlapping discs, seen through waves), depth, and a ResNet-8, whos
 import dataclasses
 from typing import Annotated, ClassVar
 
-from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, replace_field, require
+from tyro.conf import Suppress
+
+from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, fixed, replace_field, require
 from unlearn_jax.bench.options import ATTACKED, SAME_SIZE, SETS, Comparison, Evaluation, SizedForget, Train
 from unlearn_jax.errors import ArgumentError, UsageError
 
@@ -29,6 +31,16 @@ FEWEST_DRAWS = 3
 RULES = "loss", "epochs"
 TRAIN = Train(epochs=30)
 Counts = Annotated[tuple[int, ...], Several(Whole(least=1))]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retained(Evaluation):
+    """Which retained examples models are evaluated on; nothing here has a null of splits."""
+
+    splits: Suppress[int] = fixed(Evaluation.splits)
+
+
+RETAINED = Retained()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,7 @@ class Config(Comparison):
     members: Annotated[int, Whole(least=ATTACKED)] = 6
     """Original models of each size and draw: at least 3; twice as many oracles are trained for each forget set."""
     forget: SizedForget = SAME_SIZE
+    evaluation: Retained = RETAINED
     forget_sets: Annotated[int, Whole(least=1, most=SETS)] = 3
     """Forget sets of each draw, the same for every size."""
     methods: Names = ("finetune", "neggrad_plus", "scrub")
@@ -131,7 +144,7 @@ def smoke(config: Config) -> Config:
         methods=("finetune",),
         hyper=("*.epochs=1",),
         train=Train(epochs=4, batch_size=20),
-        evaluation=Evaluation(retain_size=40),
+        evaluation=Retained(retain_size=40),
         loss=0.5,
         most_epochs=200,
         widths=(4, 8),
