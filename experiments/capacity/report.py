@@ -11,7 +11,7 @@ from jaxtyping import Float
 from unlearn_jax.metrics.catalogue import js_divergence
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.drawing import SPLITS as COLOUR_OF
-from unlearn_jax.report.figures import loss_distributions, lowest_power
+from unlearn_jax.report.figures import loss_distributions
 from unlearn_jax.report.tables import Table, finite, markdown, page
 from unlearn_jax.types import Interval
 
@@ -72,6 +72,7 @@ MARKERS = {
     "label noise": "*",
 }
 CAPACITY, INTERPOLATION = ("depth", "width"), ("width", "epochs")  # preferred axes of a figure
+LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats at which a loss axis may begin, and the share of losses allowed below
 
 
 class Cost(NamedTuple):
@@ -295,7 +296,7 @@ def glance(study: Results) -> "matplotlib.figure.Figure":
     """Draws the distributions of losses on forget, retain and test as capacity grows, for originals and (below) oracles."""
     axes_of = study.some_axes(CAPACITY)
     rows = {axis: {f"{axis} {one.value}": one.losses for one in settings} for axis, settings in axes_of.items()}
-    lowest = lowest_power(losses for setting in study.settings for losses in setting.losses.values())
+    lowest = _lowest([losses for setting in study.settings for losses in setting.losses.values()])
     return loss_distributions(rows, study.title, lowest)
 
 
@@ -441,6 +442,11 @@ def _share(setting: Setting, method: str) -> Interval:
     """The share in percent, with the lowest and highest over forget sets as ends."""
     shares = [100 * setting.share(method), *(100 * share for share in setting.shares(method))]
     return Interval(shares[0], min(shares), max(shares))
+
+
+def _lowest(losses: Sequence[Float[np.ndarray, " _answers"]]) -> int:
+    """The first of `LOWEST` with few losses below it, or the last."""
+    return next((low for low in LOWEST if all(np.mean(answers < 10.0**low) <= BELOW for answers in losses)), LOWEST[-1])
 
 
 def _column_width(axis: str, settings: Sequence[Setting]) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unlearn_jax.metrics.statistics import crossed_mean
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, cut, draw_trend, open_frame
-from unlearn_jax.report.figures import loss_distributions, lowest_power
+from unlearn_jax.report.figures import loss_distributions
 from unlearn_jax.report.tables import Table, finite, markdown, page
 from unlearn_jax.types import Interval
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RULES = {"loss": "equal loss", "epochs": "equal epochs"}
 """Rule -> its name in tables and figures."""
+LOWEST = -10  # log10 nats: smaller losses count as this in figures and distances
 SHAPES = "rises", "falls", "peaks", "dips", "flat"
 MEASURES = {
     "train_loss": "training loss, nats",
@@ -252,8 +253,7 @@ def losses(study: Results) -> "matplotlib.figure.Figure":
         }
         for name, sizes in study.groups.items()
     }
-    lowest = lowest_power(answers for row in rows.values() for panel in row.values() for answers in panel.values())
-    return loss_distributions(rows, study.title, lowest)
+    return loss_distributions(rows, study.title, LOWEST)
 
 
 def distances(study: Results) -> "matplotlib.figure.Figure":
@@ -319,7 +319,7 @@ def _panels(study: Results, rows: dict[str, tuple[str, ...]]) -> "matplotlib.fig
         for panel, sizes in zip(row, groups.values(), strict=True):
             for measure, colour in zip(shown, ("black", *COLOURS[:7]), strict=False):
                 intervals = [size.over_draws(measure) for size in sizes]
-                draw_trend(panel, intervals, colour, names[measure].split(", ")[-1] if "/" in measure else names[measure])
+                draw_trend(panel, intervals, colour, _short(names[measure]))
                 values += [interval.value for interval in intervals if math.isfinite(interval.value)]
             if shown[0].startswith(("memory/", "damage/", "memorisation", "probability")):
                 panel.axhline(0, color=LINE, linewidth=0.6, zorder=0)
@@ -332,6 +332,11 @@ def _panels(study: Results, rows: dict[str, tuple[str, ...]]) -> "matplotlib.fig
         panel.set_title(name, fontsize=9)
     figure.suptitle(f"{study.title}\n95% intervals over draws, cut at the panels' edges", fontsize=9)
     return figure
+
+
+def _short(name: str) -> str:
+    """A measure's name without what the row says already."""
+    return name.removeprefix("memory left, ").removeprefix("damage, ").removesuffix(", decades")
 
 
 def _format(panel: "matplotlib.axes.Axes", sizes: Sequence[Size]) -> None:

@@ -35,7 +35,6 @@ STEEPNESS = 2.0  # of the loss against epochs, on logarithmic axes: where only o
 MEMORISED = 0.5  # of the probability of the label: an example with a larger gain counts as memorised
 IRRELEVANT = frozenset({"members", "forget", "forget_sets", "methods", "hyper", "evaluation", "permutations", "smoke", "exp"})
 """Options that the search does not depend on."""
-LEAST_LOSS = 1e-8  # nats: smaller losses count as this in distances of logarithms
 
 
 class Search(NamedTuple):
@@ -276,7 +275,7 @@ def measure_distances(models: AllAnswers) -> dict[str, float]:
     """Wasserstein distances between distributions of the loss, in decades: means over forget sets."""
 
     def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-        logs = ([np.log10(np.maximum(losses, LEAST_LOSS)).ravel() for losses in side] for side in (one, other))
+        logs = ([np.log10(np.maximum(losses, 10.0**report.LOWEST)).ravel() for losses in side] for side in (one, other))
         return float(np.mean([wasserstein_distance(*pair) for pair in zip(*logs, strict=True)]))
 
     def of(kind: str, split: str) -> list[np.ndarray]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 NAMED = 20  # methods up to which a scatter plot names all
 LOSS_RANGE = (1e-6, 1e2)  # nats
-LOWEST, BELOW = (-6, -10, -14), 1e-3  # log10 nats at which a loss axis may begin, and the share of losses allowed below
 FURTHEST = (-0.75, -0.75), (2.0, 1.5)  # memory left and damage that are still drawn in their place
 
 
@@ -270,7 +269,7 @@ def loss_distributions(
         rows: two rows of panels each: the losses of all models on all examples, nats, by title of the panel, then by kind of
             model (original, oracle) and split.
         title: of the figure.
-        lowest: log10 nats at which the axes begin, see `lowest_power`.
+        lowest: log10 nats at which the axes begin; two more than a multiple of four, since a tick is at 100 nats.
     """
     across, down, highest = max(map(len, rows.values())), 2 * len(rows), 2
     edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
@@ -475,12 +474,6 @@ def loss_shares(losses: Float[np.ndarray, "members examples"], edges: Float[np.n
     finite = np.asarray(losses, float)[~np.isnan(losses)]
     counts, _ = np.histogram(np.clip(np.log10(np.maximum(finite, 10.0 ** edges[0])), edges[0], edges[-1]), edges)
     return counts / max(1, finite.size)
-
-
-def lowest_power(losses: Iterable[Float[np.ndarray, " _answers"]]) -> int:
-    """The first of `LOWEST` below which there are few losses of any kind, or the last."""
-    kinds = list(losses)
-    return next((low for low in LOWEST if all(np.mean(answers < 10.0**low) <= BELOW for answers in kinds)), LOWEST[-1])
 
 
 def _window(samples: Iterable[Float[np.ndarray, " _members"]]) -> tuple[float, float]:
