@@ -142,6 +142,9 @@ def test_every_draw_has_other_data_and_every_size_the_same():
     assert settings[0].fingerprint == settings[2].fingerprint != settings[1].fingerprint == settings[3].fingerprint
     wrong = (settings[0].train.labels != settings[0].clean_labels).mean()
     assert wrong == pytest.approx(config.label_noise)
+    as_many = fitted.draw_discs(dataclasses.replace(config, train_size=fitted.SPARE))
+    assert len(as_many.train.labels) == len(as_many.held_out.labels) == fitted.SPARE
+    assert not np.array_equal(as_many.train.images, as_many.held_out.images)
     assert np.asarray(settings[0].train.images).std() == pytest.approx(fitted.FINENESS, rel=1e-3)
 
 

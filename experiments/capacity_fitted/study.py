@@ -1,7 +1,6 @@
 """Capacity where every size fits: how long each is trained, what it memorises, and what unlearning leaves, over draws."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -124,10 +123,10 @@ def load_images(config: Config) -> Dataset:
 def draw_discs(config: Config) -> Dataset:
     """Two overlapping discs of points, on which waves are shorter than the discs are wide; wrong labels in training only."""
     assert config.train_size is not None
-    noises = {config.train_size: config.label_noise, TESTED: 0.0, SPARE: 0.0}
-    seeds = itertools.count(3 * config.seed)
+    parts = (config.train_size, config.label_noise), (TESTED, 0.0), (SPARE, 0.0)
     train, test, spare = (
-        discs(count, separation=SEPARATION, label_noise=noise, seed=next(seeds)) for count, noise in noises.items()
+        discs(count, separation=SEPARATION, label_noise=noise, seed=3 * config.seed + part)
+        for part, (count, noise) in enumerate(parts)
     )
     data = Dataset.from_arrays(train.train, test.train, held_out=spare.train, clean_labels=train.clean_labels, name=TOY)
     finer = [Examples(FINENESS * points.images, points.labels) for points in (data.train, data.held_out, data.test)]
