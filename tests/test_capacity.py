@@ -17,6 +17,7 @@ from experiments.capacity import report
 from experiments.capacity import study as capacity
 from experiments.capacity.options import Config, smoke
 from unlearn_jax import runs
+from unlearn_jax.bench import several_sets
 from unlearn_jax.bench.options import Train
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.errors import ArgumentError
@@ -111,7 +112,7 @@ def test_what_is_there_is_not_made_again_and_is_drawn(done, monkeypatch, tmp_pat
         smoke(Config()), widths=(), width=32, label_noises=(0.0, 0.3), methods=("finetune",), out=out, cache=out.parent / "none"
     )
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=60))
-    monkeypatch.setattr(capacity, "train_and_predict", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(several_sets, "train_and_predict", lambda *_: pytest.fail("done before"))
     folder = runs.open_run(out, config.recorded(), extendable=config.immaterial | config.extendable)
     capacity.run(config, folder)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
@@ -125,10 +126,9 @@ def test_the_attack_counts_pairs():
     trained_on = np.repeat([True, False], [4, 5])[:, None] & np.ones((1, 7), bool)
     ratios = likelihood_ratios(np.concatenate([seen, unseen]), trained_on, shared_variance=True)
     pairs = ratios[:4, :, None] - ratios[4:].ravel()
-    np.testing.assert_allclose(capacity.attack_auc(seen, unseen), ((pairs > 0) + (pairs == 0) / 2).mean((1, 2)))
-    np.testing.assert_allclose(capacity.attack_auc(seen + 1000, unseen), 1)
-    config = dataclasses.replace(Config(), seed=1)
-    own, guess = capacity.attack(config, rng.normal(3, 1, (4, 50)), rng.normal(0, 1, (8, 50)))
+    np.testing.assert_allclose(several_sets.attack_auc(seen, unseen), ((pairs > 0) + (pairs == 0) / 2).mean((1, 2)))
+    np.testing.assert_allclose(several_sets.attack_auc(seen + 1000, unseen), 1)
+    own, guess = several_sets.attack(1, rng.normal(3, 1, (4, 50)), rng.normal(0, 1, (8, 50)))
     assert own.min() > 0.9 and 0.4 < guess < 0.6
 
 
@@ -151,9 +151,9 @@ def test_every_forget_set_is_judged_by_the_oracles_that_did_not_see_it(monkeypat
         seen = np.pad(variables.params["seen"], ((0, 0), (0, 1)), constant_values=-1)
         return np.repeat(seen[:, row, None], 10, axis=2)
 
-    monkeypatch.setattr(capacity, "pool", pool)
-    monkeypatch.setattr(capacity, "predict", predict)
-    found = capacity.train_and_predict(config, setting, forget, {})
+    monkeypatch.setattr(several_sets, "pool", pool)
+    monkeypatch.setattr(several_sets, "predict", predict)
+    found = several_sets.train_and_predict(config, setting, forget, {})
     assert found["oracle/forget"].shape == (3, 2 * config.members, 12, 10)
     np.testing.assert_array_equal(found["oracle/forget"], 0)
     for kind, split, expected in (
@@ -203,7 +203,7 @@ def test_models_that_diverged_are_left_out_with_what_was_made_of_them():
     arrays["original/test"][:, 1] = np.nan
     arrays["scrub/forget"][1, 2] = np.inf
     arrays["oracle/retain"][1, 0] = np.nan
-    found = capacity.group_answers(arrays)
+    found = several_sets.group_answers(arrays)
     counts = {kind: [len(each.phi) for each in found[kind, "forget"]] for kind in SIZES}
     assert counts == {"original": [3, 3], "oracle": [8, 7], "scrub": [2, 2]}
     kept = arrays["scrub/test"][1][[0, 3]]

@@ -180,6 +180,7 @@ def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(
         ("attack_features", "--unlearning-seeds --auto.metric"),
         ("calibration", "--methods --hyper --auto.most --forget-sets --unlearning-seeds"),
         ("capacity", "--unlearning-seeds --auto.split --forget.label --forget.file"),
+        ("capacity_fitted", "--unlearning-seeds --auto.split --forget.label --forget.file --evaluation.splits"),
         ("entropy", "--methods --hyper --auto.metric --unlearning-seeds --forget.kind --forget.size --evaluation.splits"),
         ("estimators", "--dataset --model --train.schedule --data-dir --convolution"),
         ("fitted_toy", "--model --normalisation --convolution"),

@@ -14,7 +14,7 @@ from experiments.capacity import options as capacity
 from experiments.capacity import study as capacity_study
 from experiments.streaming import study as streaming
 from experiments.variance.landscape import require_all
-from unlearn_jax.bench import judging, pools, setting, tuning_options
+from unlearn_jax.bench import judging, pools, setting, several_sets, tuning_options
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.main_options import Config
 from unlearn_jax.bench.panel import Panel, Programs
@@ -176,13 +176,13 @@ def test_every_setting_of_capacity_is_counted_before_its_methods(monkeypatch, tm
     def pool(config, setting, problem, masks, role, members):
         return SimpleNamespace(variables=Variables({"w": np.where(np.arange(members) < 2, np.nan, 0.0)}, {}))
 
-    monkeypatch.setattr(capacity_study, "pool", pool)
+    monkeypatch.setattr(several_sets, "pool", pool)
     monkeypatch.setattr(
-        capacity_study, "predict", lambda model, variables, images, _: np.zeros((len(variables.params["w"]), 3, 10))
+        several_sets, "predict", lambda model, variables, images, _: np.zeros((len(variables.params["w"]), 3, 10))
     )
-    monkeypatch.setattr(capacity_study, "compile_all", lambda _: pytest.fail("methods were compiled"))
+    monkeypatch.setattr(several_sets, "compile_all", lambda _: pytest.fail("methods were compiled"))
     with pytest.raises(ArgumentError, match="2 of 3 original models diverged and at least 3 must be left"):
-        capacity_study.train_and_predict(config, prepared, forget, {})
+        several_sets.train_and_predict(config, prepared, forget, {})
 
 
 def test_settings_are_not_judged_by_oracles_that_diverged(poison, cache):

@@ -23,17 +23,13 @@ Depth and width on Fashion-MNIST, half an hour; CIFAR-10 on a GPU, depth 8 to 56
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from tyro.conf import Suppress
-
-from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, fixed, replace_field, require
-from unlearn_jax.bench.options import SETS, Comparison, Evaluation, Forget, Train
+from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, replace_field, require
+from unlearn_jax.bench.options import ATTACKED, SAME_SIZE, SETS, Comparison, Evaluation, SizedForget, Train
 from unlearn_jax.errors import ArgumentError, UsageError
 
 INTERPOLATING = Train(epochs=30)
-FEWEST = 3  # originals: the attack fits a variance to the others
 REFERENCES = ("original", "retrain")  # originals are always measured, and retrained models are the oracles
 AUGMENTATIONS = "own", "none", "crop", "crop_flip"
 AXES = {
@@ -46,18 +42,6 @@ AXES = {
 }
 """Axis -> the option with its values, and the option that takes them."""
 Counts = Annotated[tuple[int, ...], Several(Whole(least=1))]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sized(Forget):
-    """Which training examples are to be forgotten: sets of one size."""
-
-    kind: Literal["random", "memorised", "unmemorised", "exposed"] = "random"
-    """Random examples, the most or the least memorised, or those most exposed to an attack on the originals."""
-    size: Annotated[float, Real(above=0)] = Forget.size
-    """A share (below 1) or a count, of all training examples."""
-    label: Suppress[int] = fixed(Forget.label)
-    file: Suppress[Path | None] = fixed(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +58,9 @@ class Config(Comparison):
     """Of the base."""
     augmentation: Annotated[str, Name(*AUGMENTATIONS)] = "own"
     """Of the base: own is the data set's augmentation (none for digits); crops pad by an eighth of the image's side."""
-    members: Annotated[int, Whole(least=FEWEST)] = 6
+    members: Annotated[int, Whole(least=ATTACKED)] = 6
     """Original models of each setting: at least 3; twice as many oracles are trained for each forget set."""
-    forget: Sized = Sized()
+    forget: SizedForget = SAME_SIZE
     forget_sets: Annotated[int, Whole(least=2, most=SETS)] = 3
     """Forget sets, the same in every setting: at least 2, for intervals over them."""
     methods: Names = ("finetune", "neggrad_plus", "scrub")

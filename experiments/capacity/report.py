@@ -11,7 +11,7 @@ from jaxtyping import Float
 from unlearn_jax.metrics.catalogue import js_divergence
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.drawing import SPLITS as COLOUR_OF
-from unlearn_jax.report.figures import loss_shares
+from unlearn_jax.report.figures import loss_distributions
 from unlearn_jax.report.tables import Table, finite, markdown, page
 from unlearn_jax.types import Interval
 
@@ -295,47 +295,9 @@ def summary(study: Results) -> str:
 def glance(study: Results) -> "matplotlib.figure.Figure":
     """Draws the distributions of losses on forget, retain and test as capacity grows, for originals and (below) oracles."""
     axes_of = study.some_axes(CAPACITY)
-    across, down = max(map(len, axes_of.values())), 2 * len(axes_of)
-    lowest, highest = _lowest([losses for setting in study.settings for losses in setting.losses.values()]), 2
-    edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
-    names = [f"$10^{{{power}}}$" for power in range(lowest, highest, 4)] + ["$100$"]
-    figure = blank(WIDTH, 1.1 + 1.25 * down)
-    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-    shares = {
-        (axis, number, key): loss_shares(losses[None], edges)
-        for axis, settings in axes_of.items()
-        for number, setting in enumerate(settings)
-        for key, losses in setting.losses.items()
-    }
-    for row, (axis, kind) in zip(panels, [(axis, kind) for axis in axes_of for kind in ("original", "oracle")], strict=True):
-        settings = axes_of[axis]
-        for panel in row[len(settings) :]:
-            panel.set_axis_off()
-        for number, (panel, setting) in enumerate(zip(row, settings, strict=False)):
-            for height, (split, colour) in enumerate(COLOUR_OF.items()):
-                bins = shares[axis, number, (kind, split)]
-                panel.stairs(-height + 0.92 * bins / bins.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
-                middle = float(np.median(setting.losses[kind, split]))
-                place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
-                panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
-            if kind == "original":
-                panel.set_title(f"{axis} {setting.value}", fontsize=9, pad=3)
-            panel.set_xticks(range(lowest, highest + 1, 4), names, fontsize=7)
-            panel.set_xticks(range(lowest, highest + 1, 2), minor=True)
-            panel.tick_params(axis="x", labelbottom=True)
-            panel.set_yticks([-0.0, -1.0, -2.0], SPLITS, fontsize=7, va="bottom")
-            panel.tick_params(axis="y", length=0)
-            panel.spines[["top", "right", "left"]].set_visible(False)
-        row[0].set_ylabel("originals" if kind == "original" else "oracles\n(without F)", fontsize=9)
-    panels[0, 0].set_ylim(-2.05, 1.0)
-    figure.suptitle(
-        f"{study.title}\ndistributions of the losses on forget, retain and test, with equal heights; line: median",
-        fontsize=9,
-    )
-    figure.supxlabel(
-        f"cross-entropy of every model on every example (nats; clipped at $10^{{{lowest}}}$ and 100, as it can be 0)", fontsize=9
-    )
-    return figure
+    rows = {axis: {f"{axis} {one.value}": one.losses for one in settings} for axis, settings in axes_of.items()}
+    lowest = _lowest([losses for setting in study.settings for losses in setting.losses.values()])
+    return loss_distributions(rows, study.title, lowest)
 
 
 def trends(study: Results) -> "matplotlib.figure.Figure":

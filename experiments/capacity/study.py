@@ -1,48 +1,31 @@
 """Unlearning as overfitting: how capacity changes the gap, memorisation, an attack, and the cost of unlearning."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.capacity import report
-from experiments.capacity.options import FEWEST, Config
-from unlearn_jax.bench.forget_set import forget_mask, forget_name
+from experiments.capacity.options import Config
 from unlearn_jax.bench.hyperparameters import settings
-from unlearn_jax.bench.pools import compile_all, pool, version_note
-from unlearn_jax.bench.population import comparable, lost_members
-from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
-from unlearn_jax.bench.setting import Setting, forgetting, prepare
+from unlearn_jax.bench.options import ATTACKED
+from unlearn_jax.bench.pools import version_note
+from unlearn_jax.bench.population import comparable
+from unlearn_jax.bench.resume import Arrays
+from unlearn_jax.bench.setting import Setting, prepare
+from unlearn_jax.bench.several_sets import HALVES, AllAnswers, Answers, attack, diverged_by_set, group_answers, load_or_predict
 from unlearn_jax.data.augmentation import augmentation
-from unlearn_jax.data.splits import generator, sample
-from unlearn_jax.methods.apply import Unlearner
-from unlearn_jax.metrics import (
-    catalogue,
-    cross_entropy_losses,
-    js_divergence,
-    klom,
-    likelihood_ratios,
-    probabilities,
-    scaled_logits,
-)
+from unlearn_jax.metrics import catalogue, js_divergence, klom
 from unlearn_jax.metrics.agreement import rank_agreement
 from unlearn_jax.metrics.null import Null, halves, null
 from unlearn_jax.metrics.statistics import crossed_mean
-from unlearn_jax.progress import stage, working
+from unlearn_jax.progress import stage
 from unlearn_jax.report.drawing import save
-from unlearn_jax.runs import Run, json_text
-from unlearn_jax.training.ensembles import predict, tile
-from unlearn_jax.training.pools import diverged, member_keys
+from unlearn_jax.runs import Run
 
-Values = dict[str, dict[str, Any]]
 Compare = Callable[[np.ndarray, np.ndarray], float]
-HALVES = 4  # splits of the oracles; a value is averaged over both halves of each
-FEWEST_ORACLES = 6  # three on each side of the attack, for its variances
 
 
 def run(config: Config, folder: Run) -> None:
@@ -56,7 +39,7 @@ def run(config: Config, folder: Run) -> None:
     made_with: set[str] = set()
     for axis, value, variant in config.variants():
         print(f"{axis} {value}".strip())
-        arrays = load_or_predict(variant, folder, values)
+        arrays = load_or_predict(variant, folder, prepare_setting(variant), values)
         made_with.add(str(arrays["made_with"]))
         with stage("scores"):
             results.append(measure(variant, axis, value, arrays))
@@ -91,120 +74,6 @@ def prepare_setting(config: Config) -> Setting:
     augment = augmentation(config.augmentation, setting.data.train.images.shape[1:])
     problem = dataclasses.replace(setting.problem, augment=augment)
     return setting._replace(problem=problem, identity={**setting.identity, "augmentation": config.augmentation})
-
-
-def load_or_predict(config: Config, folder: Run, values: Values) -> Arrays:
-    """The logits of all models of a setting, see `train_and_predict`. Those kept by an earlier run are read."""
-    setting = prepare_setting(config)
-    forget = np.stack([forget_mask(config, setting, index) for index in range(config.forget_sets)])
-    identity = {**identity_of(config, setting, forget), "methods": values}
-    name = f"settings/{hashlib.sha256(json_text(identity).encode()).hexdigest()[:16]}.npz"
-    return load_or_make(folder, name, identity, partial(train_and_predict, config, setting, forget, values))
-
-
-def train_and_predict(config: Config, setting: Setting, forget: np.ndarray, values: Values) -> Arrays:
-    """Trains originals and the oracles of all forget sets, unlearns, and predicts.
-
-    All forget sets share one pool, and one batch of each method, so that each network is compiled once.
-
-    Returns:
-        Logits `[sets, models, examples, classes]` of every kind of model on forget, retain and test; labels; parameter count.
-
-    Raises:
-        ArgumentError: so many originals or oracles diverged that nothing can be measured.
-    """
-    members, sets = config.members, len(forget)
-    assert members != "auto"
-    problem, data = forgetting(setting, forget[0]), setting.data
-    everything = np.ones(len(data.train.labels), bool)
-    originals = pool(config, setting, setting.problem, everything, "original", members)
-    of_sets = setting._replace(identity={**setting.identity, "forget_sets": sets})
-    masks = ~forget[np.arange(2 * members * sets) % sets]  # a larger pool begins with a smaller one
-    oracles = pool(config, of_sets, setting.problem, masks, "oracle", 2 * members * sets)
-    by_set = jax.tree.map(lambda leaf: np.concatenate([leaf[index::sets] for index in range(sets)]), oracles.variables)
-    copies = tile(originals.variables, sets)
-    forget_masks = {"forget": np.repeat(forget, members, axis=0)}
-    names = [forget_name(config, setting, index) for index in range(sets)]
-    rows = [np.flatnonzero(mask) for mask in forget]
-    never_asked = np.flatnonzero(~forget.any(axis=0))
-    rng = generator("retained examples that are judged", config.seed)
-    retain = sample(never_asked, config.evaluation.retain_size, rng)
-    images = np.concatenate([data.train.images[np.concatenate([*rows, retain])], data.test.images])
-    everyone = {"original": originals.variables, "oracle": by_set}
-    with working("predictions of references") as update:
-        logits = {name: predict(problem.model, variables, images, config.strategy) for name, variables in everyone.items()}
-        update(1.0, f"{3 * sets} pools, {len(images)} examples")
-    lost_members(config, "original", (originals.variables, logits["original"]), FEWEST)
-    for index, name in enumerate(names):
-        some = slice(2 * members * index, 2 * members * (index + 1))
-        models = jax.tree.map(lambda leaf, some=some: leaf[some], (by_set, logits["oracle"]))
-        lost_members(config, f"{name} oracle", models, FEWEST_ORACLES)
-    batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    unlearners = {name: Unlearner(name, values[name], problem, copies, masks=forget_masks, **batching) for name in values}
-    compile_all(unlearners.values())
-    for name, unlearner in unlearners.items():
-        keys = jax.numpy.concatenate([member_keys(config.seed, f"{name} on {set_name}", members) for set_name in names])
-        logits[name] = predict(problem.model, unlearn(name, unlearner, keys).variables, images, config.strategy)
-    size = len(rows[0])
-    arrays: Arrays = {
-        "parameters": np.array(sum(leaf[0].size for leaf in jax.tree.leaves(originals.variables.params))),
-        "forget_labels": np.stack([data.train.labels[of_set] for of_set in rows]),
-        "forget_wrong": np.stack([(data.train.labels != data.clean_labels)[of_set] for of_set in rows]),
-        "retain_labels": data.train.labels[retain],
-        "test_labels": data.test.labels,
-    }
-    for name, part in logits.items():
-        on_sets, on_retain, on_test = np.split(part, [sets * size, sets * size + len(retain)], axis=1)
-        answers = np.stack(np.split(on_sets, sets, axis=1))  # [sets, models, forget, classes]
-        if name == "original":  # the same for all sets
-            on_retain, on_test = (np.repeat(part[None], sets, axis=0) for part in (on_retain, on_test))
-        else:  # keep each model's answers on its own forget set
-            answers = np.stack([np.split(of_kind, sets)[index] for index, of_kind in enumerate(answers)])
-            on_retain, on_test = (np.stack(np.split(part, sets)) for part in (on_retain, on_test))
-        arrays |= {f"{name}/forget": answers, f"{name}/retain": on_retain, f"{name}/test": on_test}
-    return arrays
-
-
-class Answers(NamedTuple):
-    """The answers of models on labelled examples, in the forms that metrics take."""
-
-    phi: np.ndarray  # [models, examples], margins
-    loss: np.ndarray  # [models, examples], nats
-    right: np.ndarray  # [models, examples], percent
-    p: np.ndarray  # [models, examples, classes]
-
-
-AllAnswers = dict[tuple[str, str], list[Answers]]  # kind of model, split -> answers on each forget set
-
-
-def diverged_by_set(arrays: Arrays, kind: str) -> list[set[int]]:
-    """The models of a kind that diverged, by forget set."""
-    sets = range(len(arrays["forget_labels"]))
-    return [set(diverged([arrays[f"{kind}/{split}"][index] for split in report.SPLITS])) for index in sets]
-
-
-def group_answers(arrays: Arrays) -> AllAnswers:
-    """The answers without models that diverged: oracles by set; others if they or their original diverged on any set."""
-    sets = range(len(arrays["forget_labels"]))
-    kinds = dict.fromkeys(key.split("/")[0] for key in arrays if "/" in key)
-    apart = {kind: diverged_by_set(arrays, kind) for kind in kinds}
-    everywhere = {kind: set().union(*apart[kind]) for kind in kinds}
-    answers_by_kind: AllAnswers = {}
-    for kind in kinds:
-        for split in report.SPLITS:
-            answers_by_kind[kind, split] = []
-            for index in sets:
-                gone = apart[kind][index] if kind == "oracle" else everywhere[kind] | everywhere["original"]
-                labels = arrays["forget_labels"][index] if split == "forget" else arrays[f"{split}_labels"]
-                left = np.delete(arrays[f"{kind}/{split}"][index], sorted(gone), axis=0)
-                answers_by_kind[kind, split].append(evaluate_logits(left, labels))
-    return answers_by_kind
-
-
-def evaluate_logits(logits: np.ndarray, labels: np.ndarray) -> Answers:
-    """The answers that logits `[models, examples, classes]` give."""
-    right = 100.0 * (logits.argmax(-1) == labels)
-    return Answers(scaled_logits(logits, labels), cross_entropy_losses(logits, labels), right, probabilities(logits))
 
 
 def measure(config: Config, axis: str, value: str, arrays: Arrays) -> report.Setting:
@@ -290,7 +159,7 @@ def measure_overfitting(config: Config, models: AllAnswers, wrong: np.ndarray) -
             ]
             measures[name] = np.stack(gains, axis=1)
     pairs = list(zip(originals, oracles, strict=True))
-    attacks = [attack(config, original.phi, oracle.phi) for original, oracle in pairs]
+    attacks = [attack(config.seed, original.phi, oracle.phi) for original, oracle in pairs]
     measures["lira_auc"] = np.stack([auc for auc, _ in attacks], axis=1)
     measures["lira_null"] = np.array([[guess for _, guess in attacks]])
     measures["mean_distance"] = np.array([[mean_distance(original.p, oracle.p) for original, oracle in pairs]])
@@ -310,28 +179,6 @@ def mean_distance(models: np.ndarray, oracles: np.ndarray) -> float:
     apart = np.square(models.mean(0) - oracles.mean(0))
     chance = sum(p.var(0, ddof=1) / len(p) for p in (models, oracles))
     return float((apart - chance).sum(-1).mean())
-
-
-def attack(config: Config, originals: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, float]:
-    """The AUC of the likelihood-ratio attack with each original as positives, `[originals]`, and with oracles as positives.
-
-    The negatives are as many oracles as there are originals; both AUCs are averaged over some splits of the oracles.
-    """
-    count = comparable(len(originals), len(oracles))
-    aucs, guess = [], []
-    for first, second in halves(jax.random.key(config.seed), len(oracles), count, HALVES):
-        aucs += [attack_auc(originals, oracles[first]), attack_auc(originals, oracles[second])]
-        guess.append(attack_auc(oracles[first], oracles[second]).mean())
-    return np.mean(aucs, axis=0), float(np.mean(guess))
-
-
-def attack_auc(seen: np.ndarray, unseen: np.ndarray) -> np.ndarray:
-    """AUC of each model that saw the examples: how often its scores exceed those of models that did not; ties count half."""
-    trained_on = np.arange(len(seen) + len(unseen))[:, None] < len(seen) + np.zeros((1, seen.shape[1]))
-    ratios = likelihood_ratios(np.concatenate([seen, unseen]), trained_on, shared_variance=True)
-    negative = np.sort(ratios[len(seen) :].ravel())
-    below = (negative.searchsorted(ratios[: len(seen)], side) for side in ("left", "right"))
-    return np.mean(list(below), axis=0).mean(1) / len(negative)
 
 
 def mean_divergence(models: np.ndarray, oracles: np.ndarray) -> float:
@@ -364,7 +211,7 @@ def compute_costs(config: Config, name: str, models: AllAnswers) -> list[report.
     for metric, split in COSTS:
         parts, nulls = compare_with_oracles(config, name, models, metric, split)
         count = len(parts)
-        if count < FEWEST:
+        if count < ATTACKED:
             continue
         for index, null_of_set in enumerate(nulls):
             interval = crossed_mean(parts[:, [index]]).interval
@@ -380,7 +227,7 @@ def compare_with_oracles(config: Config, name: str, models: AllAnswers, metric: 
     field, compare = COSTS[metric, split]
     by_set, oracles = ([getattr(of_set, field) for of_set in models[kind, split]] for kind in (name, "oracle"))
     count = min(comparable(len(by_set[0]), len(of_set)) for of_set in oracles)
-    if count < FEWEST:
+    if count < ATTACKED:
         return np.zeros((0, len(by_set))), []
     comparisons = [compare_models(config, compare, one[:count], other) for one, other in zip(by_set, oracles, strict=True)]
     return np.stack([parts for parts, _ in comparisons], axis=1), [of_oracles for _, of_oracles in comparisons]

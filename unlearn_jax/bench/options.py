@@ -8,13 +8,17 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, replace_field, require
+from tyro.conf import Suppress
+
+from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, fixed, options, replace_field, require
 from unlearn_jax.files import is_path
 
 SETS = 1000
 """The most forget sets (each has its own oracles), and unlearning seeds."""
 FEWEST = 8
 """The fewest models for a verdict. A copy of `metrics.FEWEST_JUDGED`, whose import would import JAX."""
+ATTACKED = 3
+"""The fewest originals for a likelihood-ratio attack, which fits a variance to the others."""
 MAIN = (
     "original",
     "retrain",
@@ -137,6 +141,21 @@ class Forget(Halves):
         accepted = "needs --forget.kind memorised, unmemorised or exposed"
         require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
         super().check()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizedForget(Forget):
+    """Which training examples are to be forgotten: sets of one size."""
+
+    kind: Literal["random", "memorised", "unmemorised", "exposed"] = "random"
+    """Random examples, the most or the least memorised, or those most exposed to an attack on the originals."""
+    size: Annotated[float, Real(above=0)] = Forget.size
+    """A share (below 1) or a count, of all training examples."""
+    label: Suppress[int] = fixed(Forget.label)
+    file: Suppress[Path | None] = fixed(None)
+
+
+SAME_SIZE = SizedForget()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

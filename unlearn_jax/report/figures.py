@@ -260,6 +260,51 @@ def loss_histograms(
     return figure
 
 
+def loss_distributions(
+    rows: Mapping[str, Mapping[str, Mapping[tuple[str, str], Float[np.ndarray, " _answers"]]]], title: str, lowest: int
+) -> "matplotlib.figure.Figure":
+    """Draws distributions of losses on forget, retain and test side by side, of originals and (below) of oracles.
+
+    Args:
+        rows: two rows of panels each: the losses of all models on all examples, nats, by title of the panel, then by kind of
+            model (original, oracle) and split.
+        title: of the figure.
+        lowest: log10 nats at which the axes begin; two more than a multiple of four, since a tick is at 100 nats.
+    """
+    across, down, highest = max(map(len, rows.values())), 2 * len(rows), 2
+    edges = np.linspace(lowest, highest, 6 * (highest - lowest) + 1)
+    names = [f"$10^{{{power}}}$" for power in range(lowest, highest, 4)] + ["$100$"]
+    figure = blank(WIDTH, 1.1 + 1.25 * down)
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    for row, (name, kind) in zip(panels, [(name, kind) for name in rows for kind in ("original", "oracle")], strict=True):
+        for panel in row[len(rows[name]) :]:
+            panel.set_axis_off()
+        for panel, (panel_title, losses) in zip(row, rows[name].items(), strict=False):
+            for height, (split, colour) in enumerate(SPLITS.items()):
+                bins = loss_shares(losses[kind, split][None], edges)
+                panel.stairs(-height + 0.92 * bins / bins.max(), edges, baseline=-height, fill=True, color=colour, alpha=0.75)
+                middle = float(np.median(losses[kind, split]))
+                place = math.log10(min(max(middle, 10.0**lowest), 10.0**highest))
+                panel.plot([place, place], [-height, -height + 0.92], color="black", linewidth=1.0)
+            if kind == "original":
+                panel.set_title(panel_title, fontsize=9, pad=3)
+            panel.set_xticks(range(lowest, highest + 1, 4), names, fontsize=7)
+            panel.set_xticks(range(lowest, highest + 1, 2), minor=True)
+            panel.tick_params(axis="x", labelbottom=True)
+            panel.set_yticks([-0.0, -1.0, -2.0], SPLITS, fontsize=7, va="bottom")
+            panel.tick_params(axis="y", length=0)
+            panel.spines[["top", "right", "left"]].set_visible(False)
+        row[0].set_ylabel("originals" if kind == "original" else "oracles\n(without F)", fontsize=9)
+    panels[0, 0].set_ylim(-2.05, 1.0)
+    figure.suptitle(
+        f"{title}\ndistributions of the losses on forget, retain and test, with equal heights; line: median", fontsize=9
+    )
+    figure.supxlabel(
+        f"cross-entropy of every model on every example (nats; clipped at $10^{{{lowest}}}$ and 100, as it can be 0)", fontsize=9
+    )
+    return figure
+
+
 def accuracy_bars(
     rows: Sequence[Row],
     metric: str,
