@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.statistics import crossed_mean
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.figures import loss_distributions
@@ -263,10 +264,9 @@ def distances(study: Results) -> "matplotlib.figure.Figure":
 
 def against_size(study: Results) -> "matplotlib.figure.Figure":
     """Draws the measures against the size, at equal loss and at equal epochs."""
-    rows = dict(TRENDS)
-    rows["memory left"] = tuple(f"memory/{name}" for name in study.methods)
-    rows["damage"] = tuple(f"damage/{name}" for name in study.methods)
-    return _panels(study, rows)
+    of_methods = {memory_left.label: "memory", damage.label: "damage"}
+    rows = {label: tuple(f"{size}/{name}" for name in study.methods) for label, size in of_methods.items()}
+    return _panels(study, dict(TRENDS) | rows)
 
 
 def examples(study: Results) -> "matplotlib.figure.Figure":
