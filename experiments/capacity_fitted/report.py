@@ -264,7 +264,7 @@ def distances(study: Results) -> "matplotlib.figure.Figure":
 
 def against_size(study: Results) -> "matplotlib.figure.Figure":
     """Draws the measures against the size, at equal loss and at equal epochs."""
-    of_methods = {memory_left.label: "memory", damage.label: "damage"}
+    of_methods = {memory_left.label: "memory", damage.label: damage.name}
     rows = {label: tuple(f"{size}/{name}" for name in study.methods) for label, size in of_methods.items()}
     return _panels(study, dict(TRENDS) | rows)
 
