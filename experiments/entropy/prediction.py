@@ -149,6 +149,6 @@ def figure(study: Results) -> "matplotlib.figure.Figure":
     axes.set_xlabel("gain: distance from the oracles without the term, less that with it (above 0 it helps)", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     open_frame(axes)
-    axes.legend(frameon=False, fontsize=7, loc="best")
+    drawn.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
     axes.set_title(study.title, fontsize=8)
     return drawn
