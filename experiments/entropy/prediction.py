@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 SAME, OTHER = 0.5, 0.3  # shares of equal answers: from the first on lowering helps, below the second it does not
-LOWER, RAISE, NEITHER = SIGNS = ("lower", "raise", "neither")
+LOWER, RAISE, NEITHER = ("lower", "raise", "neither")
 
 
 def rule(gap: float, same: float) -> str:
