@@ -47,6 +47,19 @@ class Line(NamedTuple):
     models: int
 
 
+RANKED = (
+    "Rank correlation (Spearman's, 95% over methods and originals) of each audit with the distance from retraining (the "
+    "larger of |memory left| and damage), and with KLOM on F. Judged by the null: how far a method is from retrained "
+    "models; by its claim: how far it is from the value that the audit claims of a perfect method. Called good: within two "
+    "standard deviations of the null."
+)
+BACK_AGAIN = (
+    "The share of what originals remember of F that is there before and after a change to the models, none of which but the "
+    "third shows F. The null: other retrained models, mean ± sd."
+)
+VALUES = "The value, and in brackets its distance from the null in null standard deviations."
+
+
 def write(
     folder: Run,
     audits: Sequence[Audit],
@@ -61,7 +74,13 @@ def write(
     folder.write_csv("truth.csv", TRUTH_COLUMNS, [[finite(cell) for cell in _truth(name, each)] for name, each in truth.items()])
     table = _agreement_table(agreement, audits, config)
     print(table)
-    folder.write_text("summary.md", page(table, _back_table(rows, truth), _value_table(rows, audits, truth), _about(audits)))
+    parts = (
+        *("# Which audits agree with the truth?", RANKED, table),
+        *("## Does the memory of F come back?", BACK_AGAIN, _back_table(rows, truth)),
+        *("## Every other audit of every method", VALUES, _value_table(rows, audits, truth)),
+        *("## The audits", _about(audits)),
+    )
+    folder.write_text("summary.md", page(*parts))
 
 
 def _truth(name: str, truth: Truth) -> tuple:
