@@ -330,6 +330,20 @@ def test_several_runs_at_once_train_each_chunk_once(tmp_path):
     assert pool.variables.params["head"]["kernel"].shape[-1] == CLASSES
 
 
+def test_a_run_that_waits_for_each_chunk_of_a_pool_says_so_once(tmp_path, monkeypatch, capsys):
+    def busy(lock, timeout=None, **options):
+        if timeout == 0:
+            raise runs.filelock.Timeout(tmp_path)
+
+    monkeypatch.setattr(runs.filelock.FileLock, "acquire", busy)
+    waiting = Cache(tmp_path)
+    for work in ("oracle models", "oracle models", "originals", "oracle models"):
+        with waiting.alone(work):
+            pass
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"waiting for another run that is making the same: {work}" for work in ("oracle models", "originals")]
+
+
 def test_a_file_in_the_place_of_the_folder_and_a_folder_in_that_of_the_lock_are_set_aside(tmp_path):
     place = Cache(tmp_path / "pool")
     place.folder.write_text("somebody's")

@@ -228,14 +228,20 @@ class Run:
         return json_text({"name": name, "format": FORMAT, "numerics": numerics(), **identity})
 
 
+@dataclasses.dataclass(frozen=True)
 class Cache(Run):
-    """A folder that runs share, also at the same time. It is written only when something is made."""
+    """A folder that runs share, also at the same time. It is written only when something is made.
+
+    Attributes:
+        waits: the works for which this run has said that it waits.
+    """
 
     argument: ClassVar[str] = "cache"
+    waits: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     @contextlib.contextmanager
     def alone(self, work: str) -> Iterator[None]:
-        """Locks the folder for one run; others wait, and print a line.
+        """Locks the folder for one run; others wait, and print a line, once for each work.
 
         The kernel holds the lock and releases it when the process ends in any way. On a file system without locks nobody waits:
         the work may then be done twice, and the later result stays.
@@ -255,7 +261,9 @@ class Cache(Run):
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                print(f"waiting for another run that is making the same: {work}", file=sys.stderr, flush=True)
+                if work not in self.waits:
+                    print(f"waiting for another run that is making the same: {work}", file=sys.stderr, flush=True)
+                self.waits.add(work)
                 lock.acquire()
             _sweep(self.folder)
         except OSError as error:
