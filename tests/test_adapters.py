@@ -232,7 +232,7 @@ def test_items_of_lists_are_groups_of_their_own():
 
 def test_every_need_that_a_linen_module_meets_is_found():
     """What the registry asks for, of a module whose parts are all known: nothing is left out but what it has not."""
-    from unlearn_jax.bench.api import setting_of
+    from unlearn_jax.bench.setting import setting_of
     from unlearn_jax.methods.needs import unmet
 
     model = from_linen(Convolutional(), IMAGES[:1], train="is_training")

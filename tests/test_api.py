@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import evaluate, score, unlearn
-from unlearn_jax.bench.api import _mask, _sets
+from unlearn_jax.bench.arguments import mask_of, sets_of
 from unlearn_jax.data import load
 from unlearn_jax.methods import METHODS
 from unlearn_jax.models import build
@@ -162,11 +162,11 @@ def test_rows_masks_and_several_sets_in_any_form_are_the_same_rows(data):
     rows = data.published.train[:10]
     forms = [rows, rows.tolist(), tuple(rows), jnp.asarray(rows), mask(data), mask(data).tolist(), mask(data).astype(int)]
     forms += [jnp.asarray(mask(data)), rows.astype(np.uint16), rows[::-1]]
-    masks = [_mask(each, data) for form in forms for each in _sets({"a": form, "b": form}).values()]
+    masks = [mask_of(each, data) for form in forms for each in sets_of({"a": form, "b": form}).values()]
     assert all(np.flatnonzero(each).tolist() == list(range(10)) for each in masks)
     torch = pytest.importorskip("torch")
     for form in (torch.tensor(rows), torch.tensor(mask(data))):
-        assert np.flatnonzero(_mask(form, data)).tolist() == list(range(10))
+        assert np.flatnonzero(mask_of(form, data)).tolist() == list(range(10))
 
 
 def test_variables_of_another_model_are_refused(data, model, variables):

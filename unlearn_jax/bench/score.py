@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_jax.bench.api import repeated
+from unlearn_jax.bench.arguments import repeated
 from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.page import looks
