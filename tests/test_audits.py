@@ -17,7 +17,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Known, Models
+from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Inverted, Known, Models
 from experiments.audits.options import Config
 from experiments.audits.ranking import DRAWS, Truth, compare, draws_of, truths
 from experiments.audits.report import Line, _back_table
@@ -51,6 +51,7 @@ from unlearn_jax.metrics.retrain_free import (
 from unlearn_jax.models import build
 from unlearn_jax.training.compression import pruned, rounded
 from unlearn_jax.training.fit import initialise, masked, training
+from unlearn_jax.training.inversion import invert
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.training.relearning import train_further
 from unlearn_jax.types import Cube, Examples, Labels, Problem, Recipe, Variables
@@ -371,6 +372,30 @@ def test_further_training_is_plain_descent_of_each_model_on_the_retain_set():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
+def test_inversion_climbs_to_the_class_and_each_start_for_itself():
+    model = build("mlp", classes=3, width=8)
+    images = rng(50).normal(size=(6, 5)).astype(np.float32)
+    keys = member_keys(0, "inversion", 2)
+    variables = jax.tree.map(np.asarray, jax.vmap(lambda key: model.init(key, jnp.asarray(images[:1])))(keys))
+    found = invert(model, variables, images, 1)
+    assert found.shape == (2, 6, 5)
+    for member in range(2):
+        own = jax.tree.map(lambda leaf, member=member: leaf[member], variables)
+        before, after = (jax.nn.log_softmax(model.apply(own, x, train=False)[0])[:, 1] for x in (images, found[member]))
+        assert (np.asarray(after - before) > 0).all()
+    np.testing.assert_allclose(invert(model, variables, images[:1], 1)[:, 0], found[:, 0], atol=1e-4)
+
+
+def test_inversions_are_judged_by_other_originals():
+    seen = np.array([[[0.2, 0.4], [1.0, 1.0]], [[0.0, 0.0], [0.6, 0.8]], [[0.1, 0.1], [0.3, 0.3]]])  # [originals, models, draws]
+    nothing = np.empty((2, 0))
+    pool = Models(
+        np.array([0, -1]), Cube(*[nothing] * 3), nothing, None, nothing, {}, Inverted(np.array([[1, 0], [0.5, 0.5]]), seen)
+    )
+    np.testing.assert_allclose(AUDITS["inversion_recognised"].measure(pool, None), [0.05, (1 + 0.7 + 0.3) / 3])
+    np.testing.assert_allclose(AUDITS["inversion_likeness"].measure(pool, None), [0.5, 0.5])
+
+
 # The study
 
 
@@ -510,6 +535,11 @@ def test_the_study_writes_its_tables_and_reads_what_it_kept(tmp_path):
         assert float(row["value_low"]) <= float(row["value"]) + 1e-9 and row["models"] == "4"
     classes = [float(rows["retrain", f"accuracy_{part}"]["value"]) for part in ("forgotten_class", "kept_classes")]
     assert classes[0] == 0 < classes[1]
+    recognised, alike = (
+        [float(rows[name, f"inversion_{what}"]["value"]) for name in ("original", "retrain")]
+        for what in ("recognised", "likeness")
+    )
+    assert recognised[0] > recognised[1] and alike[0] > alike[1]
     assert table("samples.csv") == []  # fewer than three models a half
     assert {row["judged_by"] for row in table("agreement.csv")} == {"null", "claim"}
     assert [row["method"] for row in table("truth.csv")] == [*methods]

@@ -82,6 +82,18 @@ class Known:
         return all(there[need] for need in audit.needs)
 
 
+class Inverted(NamedTuple):
+    """The inputs that models take for the forgotten class, see `training.inversion`.
+
+    Attributes:
+        likeness: correlation of each with the mean image of F less that of R, `[models, draws]`.
+        seen_by: the probability of the class that each original gives them, `[originals, models, draws]`.
+    """
+
+    likeness: np.ndarray
+    seen_by: np.ndarray
+
+
 @dataclass(frozen=True)
 class Models:
     """A pool of models to audit; members come first in every array.
@@ -93,6 +105,7 @@ class Models:
         features: penultimate features on forget, retain and held-out (`unseen`) examples; None as in `Known`.
         nudged: logits on changed forget examples, `[models, draws, forget, classes]`.
         changed: logits on F after each of `CHANGES` to the models; not finite for a model that diverged.
+        inverted: what each takes for the forgotten class; None if F is not one.
     """
 
     own: np.ndarray
@@ -101,6 +114,7 @@ class Models:
     features: Mapping[str, np.ndarray] | None
     nudged: np.ndarray
     changed: Mapping[str, np.ndarray]
+    inverted: "Inverted | None" = None
 
     @property
     def classes(self) -> int:
@@ -315,6 +329,22 @@ def cka_unseen(models: Models, known: Known) -> np.ndarray:
     """Linear CKA of the features of held-out examples with those of retrained models, the mean over these."""
     assert models.features and known.oracle_features
     return linear_cka(models.features["unseen"], known.oracle_features["unseen"]).mean(axis=1)
+
+
+@audit(INSIDE, "inversion: recognised", source="2010.10981", needs=("class",))
+def inversion_recognised(models: Models, known: Known) -> np.ndarray:
+    """Probability of the forgotten class that other originals give to what a model takes for that class."""
+    assert models.inverted
+    seen = models.inverted.seen_by.mean(axis=2)
+    own = np.arange(len(seen))[:, None] == models.own
+    return np.where(own, 0, seen).sum(axis=0) / (~own).sum(axis=0)
+
+
+@audit(INSIDE, "inversion: likeness", source="2010.10981", needs=("class",))
+def inversion_likeness(models: Models, known: Known) -> np.ndarray:
+    """Correlation of what a model takes for the forgotten class with the class's mean image, less that of R."""
+    assert models.inverted
+    return models.inverted.likeness.mean(axis=1)
 
 
 # Privacy

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.audits import report
-from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Known, Models
+from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Inverted, Known, Models
 from experiments.audits.options import Config
 from experiments.audits.ranking import DRAWS, Truth, compare, draws_of, truths
 from experiments.audits.samples import grade
@@ -38,11 +38,13 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.compression import pruned, rounded
 from unlearn_jax.training.ensembles import features, over_examples, predict, shared
 from unlearn_jax.training.fit import masked
+from unlearn_jax.training.inversion import invert
 from unlearn_jax.training.pools import Pool, member_keys
 from unlearn_jax.training.relearning import train_further
 from unlearn_jax.types import Cube, Interval, Model, Problem, Variables
 
 VULNERABLE = 0.25  # share of F that is attacked as the most vulnerable
+STARTS = 4  # inputs that climb to the forgotten class in each model
 BLOCKS = "blocks/"  # prefix of the similarity of each block in what is kept of a pool
 
 
@@ -237,7 +239,8 @@ class Auditor:
         own = self._own(numbers, retrained)
         unseen = self._predict(alive.variables, self.held_out.images)
         changed = self._changed(alive.variables, numbers)
-        models = Models(own, alive.cube, unseen, self._features(alive.variables), self._nudged(alive.variables), changed)
+        inside, inverted = self._features(alive.variables), self._inverted(alive.variables)
+        models = Models(own, alive.cube, unseen, inside, self._nudged(alive.variables), changed, inverted)
         values = {each.name: each.measure(models, self.known) for each in self.audits if each.kept and not each.pooled}
         if self.known.memory:
             values[MEMORY] = models.memory(self.known)
@@ -260,6 +263,21 @@ class Auditor:
     def _nudged(self, variables: Variables) -> np.ndarray:
         flat = self.nudged.reshape(-1, *self.nudged.shape[2:])
         return self._predict(variables, flat).reshape(-1, *self.nudged.shape[:2], self.forget.problem.classes)
+
+    def _inverted(self, variables: Variables) -> Inverted | None:
+        """What the models take for the forgotten class, from a little noise; None if F is not one class."""
+        label, images = self.known.forgotten, self.forget.images
+        if label is None:
+            return None
+        shape = STARTS, *images.forget.shape[1:]
+        starts = (0.1 * generator("starts of the inversion", self.config.seed).standard_normal(shape)).astype(np.float32)
+        found = invert(self.forget.problem.model, variables, starts, label, self.config.strategy)
+        seen = probabilities(self._predict(self.originals.variables, found.reshape(-1, *found.shape[2:])))[:, :, label]
+        flat = found.reshape(*found.shape[:2], -1)
+        sides = flat - flat.mean(axis=2, keepdims=True), (images.forget.mean(axis=0) - images.retain.mean(axis=0)).ravel()
+        lengths = np.linalg.norm(sides[0], axis=2) * np.linalg.norm(sides[1] - sides[1].mean())
+        likeness = sides[0] @ (sides[1] - sides[1].mean()) / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return Inverted(likeness, seen.reshape(len(seen), *found.shape[:2]))
 
     def _features(self, variables: Variables) -> dict[str, np.ndarray] | None:
         model = self.forget.problem.model
