@@ -42,7 +42,7 @@ def _inverted(model: Model, variables: Variables, examples: tuple[Array, Array])
         size = (images.reshape(len(images), -1) ** 2).mean(axis=1)
         return (jnp.take_along_axis(scores, labels[:, None], axis=1)[:, 0] - PENALTY / 2 * size).sum()
 
-    def step(_: int, images: Array) -> Array:
+    def step(_: Array, images: Array) -> Array:
         gradient = jax.grad(objective)(images)
         length = jnp.sqrt((gradient**2).mean(axis=tuple(range(1, gradient.ndim)), keepdims=True))
         return images + RATE * gradient / jnp.maximum(length, jnp.finfo(images.dtype).tiny)
