@@ -23,7 +23,7 @@ from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.score_options import Config
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular, require_room
-from unlearn_jax.metrics import klom
+from unlearn_jax.metrics import catalogue, klom
 from unlearn_jax.metrics.effects import effects, exchanged
 from unlearn_jax.metrics.null import Null, null
 from unlearn_jax.progress import working
@@ -194,6 +194,6 @@ def _sizes(pools: Mapping[str, Margins], oracles: Margins) -> list[str]:
     if "unlearned" not in pools:
         return []
     found = effects(pools["unlearned"], pools["original"], oracles)
-    values = (("memory left", found.memory_left), ("damage", found.damage))
+    values = ((catalogue.memory_left.label, found.memory_left), (catalogue.damage.label, found.damage))
     said = ", ".join(f"{name} {size.value:.2f} ({size.low:.2f} to {size.high:.2f})" for name, size in values)
     return [f"Of the unlearned models, each beside EasyDUB's model of the same number: {said}."]
