@@ -35,14 +35,31 @@ def test_shares_and_methods_are_checked():
 
 
 def test_the_study_shows_parts_and_judges_all_of_f(tmp_path):
-    words = ("--exp", "coreset", "--smoke", "--device", "cpu", "--train.epochs", "30", "--label-noise", "0.3")
+    words = (
+        "--exp",
+        "coreset",
+        "--smoke",
+        "--device",
+        "cpu",
+        "--train.epochs",
+        "30",
+        "--label-noise",
+        "0.3",
+        "--shares",
+        "0.25",
+        "--forget.models",
+        "8",
+    )
     done = run_in_process(*words, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "run/coreset.csv").open() as file:
         rows = {(row["method"], row["choice"], row["share"]): row for row in csv.DictReader(file)}
-    choices = {("random", "0.25"), ("exposed", "0.25"), ("all", "1.0")}
+    choices = {("random", "0.25"), ("exposed", "0.25")}
     assert {*rows} == {(name, *choice) for name in ("neggrad_plus", "finetune") for choice in choices}
     of = {key[1:]: row for key, row in rows.items() if key[0] == "finetune"}
-    assert of["random", "0.25"]["memory_left"] == of["exposed", "0.25"]["memory_left"]  # it reads R alone, by the same keys
+    left = [float(of[choice]["memory_left"]) for choice in choices]
+    assert left == pytest.approx([left[0]] * 2, rel=1e-4)  # it reads R alone, and draws by the same keys
+    shown = [float(rows["neggrad_plus", *choice]["memory_left"]) for choice in choices]
+    assert len({round(each, 4) for each in shown}) == 2
     assert all(float(row["memory_left_low"]) <= float(row["memory_left_high"]) for row in rows.values())
-    assert (tmp_path / "run/figures/coreset.svg").exists() and "all of F" in (tmp_path / "run/summary.md").read_text()
+    assert (tmp_path / "run/figures/coreset.svg").exists() and "0.25 exposed" in (tmp_path / "run/summary.md").read_text()

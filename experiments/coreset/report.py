@@ -101,7 +101,8 @@ def figure(lines: Sequence[Line], title: str) -> "matplotlib.figure.Figure":
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.tick_params(labelsize=7)
     open_frame(*panels)
-    drawn.supxlabel("share of F that the method is shown", fontsize=8)
+    for axes in panels[-COLUMNS:]:
+        axes.set_xlabel("share of F that it is shown", fontsize=8)
     drawn.supylabel("memory left of all of F (95%)", fontsize=8)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     drawn.suptitle(f"{title}\ndotted: retraining (0), no unlearning (1)", fontsize=9)

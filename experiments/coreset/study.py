@@ -114,7 +114,7 @@ def _judge(
 ) -> list[report.Line]:
     """Memory left of all of F, and damage, after one method with each part of one size."""
     members = forget.members
-    keys = member_keys(forget.config.seed, f"{name} with {share} of {forget.name}", members)
+    keys = member_keys(forget.config.seed, f"{name} with parts of {forget.name}", members)  # the same for parts of any size
     with working(f"{name} with {share:g} of F"):
         done = unlearner.apply(jax.numpy.concatenate([keys] * len(chosen)))
     lines = []
