@@ -35,21 +35,8 @@ def test_shares_and_methods_are_checked():
 
 
 def test_the_study_shows_parts_and_judges_all_of_f(tmp_path):
-    words = (
-        "--exp",
-        "coreset",
-        "--smoke",
-        "--device",
-        "cpu",
-        "--train.epochs",
-        "30",
-        "--label-noise",
-        "0.3",
-        "--shares",
-        "0.25",
-        "--forget.models",
-        "8",
-    )
+    words = ("--exp", "coreset", "--smoke", "--device", "cpu", "--train.epochs", "30", "--label-noise", "0.3")
+    words = (*words, "--shares", "0.25")
     done = run_in_process(*words, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "run/coreset.csv").open() as file:
