@@ -1,7 +1,9 @@
 """Audits: their formulas against closed forms, libraries and restatements; the bounds on ε by simulation; the study."""
 
 import csv
+import dataclasses
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +12,24 @@ import pytest
 from in_process import run_in_process
 from scipy.integrate import quad
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import binomtest, norm, ortho_group, spearmanr
+from scipy.stats import binomtest, gumbel_r, norm, ortho_group, spearmanr
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from experiments.audits.catalogue import AUDITS, CHANGES, Audit
+from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Inverted, Known, Models
 from experiments.audits.options import Config
 from experiments.audits.ranking import DRAWS, Truth, compare, draws_of, truths
+from experiments.audits.report import Line, _back_table
+from experiments.audits.samples import SAMPLES, grade
+from experiments.audits.study import Audited, _value
 from unlearn_jax.errors import ArgumentError
+from unlearn_jax.metrics import scaled_logits
 from unlearn_jax.metrics.accuracy import residual_knowledge
 from unlearn_jax.metrics.agreement import agreement_over_draws
+from unlearn_jax.metrics.by_model import memory_axis
 from unlearn_jax.metrics.effects import distances_left_out, effects
-from unlearn_jax.metrics.likelihood import auc, offline_scores
+from unlearn_jax.metrics.likelihood import auc, offline_scores, unlearned_ratios
 from unlearn_jax.metrics.null import Null
 from unlearn_jax.metrics.privacy import (
     clopper_pearson_upper,
@@ -34,13 +41,20 @@ from unlearn_jax.metrics.privacy import (
     mu_over_models,
 )
 from unlearn_jax.metrics.representations import linear_cka, probe_accuracy
-from unlearn_jax.metrics.retrain_free import class_js_divergence, hsic, non_member_share, split_half_dependence
+from unlearn_jax.metrics.retrain_free import (
+    class_js_divergence,
+    hsic,
+    non_member_share,
+    split_half_dependence,
+    unlearning_completeness,
+)
 from unlearn_jax.models import build
 from unlearn_jax.training.compression import pruned, rounded
 from unlearn_jax.training.fit import initialise, masked, training
+from unlearn_jax.training.inversion import invert
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.training.relearning import train_further
-from unlearn_jax.types import Examples, Problem, Recipe, Variables
+from unlearn_jax.types import Cube, Examples, Labels, Problem, Recipe, Variables
 
 
 def rng(seed=0):
@@ -133,6 +147,48 @@ def test_rf_jsd_is_that_of_scipy_over_the_common_classes():
         class_js_divergence(p, np.zeros(9, int), q, np.ones(7, int))
 
 
+def test_completeness_is_the_weighted_mean_of_gumbel_distributions():
+    unlearned, original, shadows = (
+        2 * rng(30).normal(size=(2, 7)),
+        rng(31).normal(size=(2, 7)) + 4,
+        2 * rng(32).normal(size=(5, 7)),
+    )
+    saw = rng(33).random((5, 7)) < 0.4
+    saw[0] = False
+    signal, fitted, never = (-np.log(0.01 - np.log(1 / (1 + np.exp(-side)) + 1e-5)) for side in (unlearned, original, shadows))
+    levels, score = np.linspace(0, 1, 100), np.zeros((2, 7))
+    for model in range(2):
+        for level, weight in itertools.pairwise(levels):
+            moved = np.ma.masked_array(never + level * (fitted[model] - never), saw)
+            scale = np.sqrt(6) * moved.std() / np.pi
+            score[model] += weight * gumbel_r.cdf(signal[model], moved.mean(axis=0) - 0.5772157 * scale, scale)
+    found = unlearning_completeness(unlearned, original, shadows, saw)
+    np.testing.assert_allclose(found, 1 - score / levels[1:].sum(), rtol=1e-6)
+
+
+def test_completeness_is_small_for_what_is_fitted_and_large_for_what_is_not():
+    shadows, original = rng(34).normal(size=(1, 50)), rng(35).normal(size=(1, 50)) + 6
+    left, gone = (unlearning_completeness(each, original, shadows, shadows > 99).mean() for each in (original, shadows))
+    assert left < 0.3 < 0.7 < gone
+    with pytest.raises(ValueError, match=r"^saw: every shadow model saw some example"):
+        unlearning_completeness(original, original, shadows, shadows > -99)
+
+
+def test_ruli_tells_unlearned_models_from_retrained_ones_on_either_side_and_finds_nothing_in_noise():
+    retrained = rng(36).normal(size=(12, 40))
+
+    def found(unlearned):
+        own, others = unlearned_ratios(unlearned, retrained)
+        return auc(own, np.tile(others.ravel(), (len(own), 1))).mean()
+
+    noise = rng(37).normal(size=(8, 40))
+    assert abs(found(noise) - 0.5) < 0.1 and found(noise + 3) > 0.95 and found(noise - 3) > 0.95
+    own, others = unlearned_ratios(noise + 1, retrained)
+    density = norm.logpdf(noise[0, 5] + 1, *(f(np.delete(noise[:, 5] + 1, 0)) for f in (np.mean, lambda x: x.std(ddof=1))))
+    other = norm.logpdf(noise[0, 5] + 1, retrained[:, 5].mean(), retrained[:, 5].std(ddof=1))
+    assert own[0, 5] == pytest.approx(density - other) and others.shape == retrained.shape
+
+
 # Bounds on ε
 
 
@@ -170,6 +226,35 @@ def test_a_bound_is_at_most_what_so_many_models_can_show():
     assert largest_bound(24, 24, 2) < largest_bound(24, 24, 1) < largest_bound(96, 96, 1)
     with pytest.raises(ValueError, match=r"^models: 0 found"):
         largest_bound(0, 24, 1)
+
+
+# The bounds of jax_privacy 2.0.0 (auditing.py, from PyPI) on the same counts, run once: the larger of both orders of
+# `CanaryScoreAuditor(first, second).epsilon_clopper_pearson(0.025, delta, one_sided=False, threshold_strategy=Explicit(0.5))`.
+# Its two intervals at half of 0.025 each are the four of ours at a quarter of 0.05: we read each event in both orders.
+REFEREE = {
+    (24, 24, 0, 24, 0.0): 1.6078616301694422,
+    (20, 24, 3, 24, 0.0): 0.5273058326812659,
+    (20, 24, 3, 24, 0.01): 0.5104147989279957,
+    (90, 100, 35, 120, 1e-5): 1.171054068916002,
+    (12, 24, 11, 24, 0.0): 0.0,
+    (2, 60, 41, 60, 0.0): 1.4198959301191818,
+}
+
+
+@pytest.mark.parametrize("counts", REFEREE)
+def test_the_bound_over_models_is_that_of_jax_privacy(counts):
+    first, of_first, second, of_second, delta = counts
+    sides = [np.arange(of) < above for above, of in ((first, of_first), (second, of_second))]
+    found = epsilon_over_models(*(side.astype(float) for side in sides), np.array([0.5]), delta)
+    assert found == pytest.approx(REFEREE[counts], abs=1e-9)
+
+
+@pytest.mark.parametrize(("delta", "bound"), [(1e-5, 0.9580863562992425), (1e-3, 0.9256109029173032)])
+def test_the_bound_of_one_run_is_that_of_jax_privacy(delta, bound):
+    """80 of 100 guesses are right: `auditing._epsilon_one_run(0, 100, 100, 80, 0.05, delta)` there, which searches to 1e-6."""
+    right = np.arange(50) < 40
+    found = epsilon_one_run(right[None] + 0.0, ~right[None] + 0.0, guesses=1.0, delta=delta)
+    assert found == pytest.approx(bound, abs=2e-6)
 
 
 def test_the_bound_of_one_run_holds_for_randomised_response_and_is_not_empty():
@@ -287,7 +372,99 @@ def test_further_training_is_plain_descent_of_each_model_on_the_retain_set():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
+def test_inversion_climbs_to_the_class_and_each_start_for_itself():
+    model = build("mlp", classes=3, width=8)
+    images = rng(50).normal(size=(6, 5)).astype(np.float32)
+    keys = member_keys(0, "inversion", 2)
+    variables = jax.tree.map(np.asarray, jax.vmap(lambda key: model.init(key, jnp.asarray(images[:1])))(keys))
+    found = invert(model, variables, images, 1)
+    assert found.shape == (2, 6, 5)
+    for member in range(2):
+        own = jax.tree.map(lambda leaf, member=member: leaf[member], variables)
+        before, after = (jax.nn.log_softmax(model.apply(own, x, train=False)[0])[:, 1] for x in (images, found[member]))
+        assert (np.asarray(after - before) > 0).all()
+    np.testing.assert_allclose(invert(model, variables, images[:1], 1)[:, 0], found[:, 0], atol=1e-4)
+
+
+def test_inversions_are_judged_by_other_originals():
+    seen = np.array([[[0.2, 0.4], [1.0, 1.0]], [[0.0, 0.0], [0.6, 0.8]], [[0.1, 0.1], [0.3, 0.3]]])  # [originals, models, draws]
+    nothing = np.empty((2, 0))
+    pool = Models(
+        np.array([0, -1]), Cube(*[nothing] * 3), nothing, None, nothing, {}, Inverted(np.array([[1, 0], [0.5, 0.5]]), seen)
+    )
+    np.testing.assert_allclose(AUDITS["inversion_recognised"].measure(pool, None), [0.05, (1 + 0.7 + 0.3) / 3])
+    np.testing.assert_allclose(AUDITS["inversion_likeness"].measure(pool, None), [0.5, 0.5])
+
+
 # The study
+
+
+def audited(draw, count, forget=12):
+    """A pool whose model i comes from original i, and what is known of 6 originals, 12 oracles and 8 models on halves."""
+    labels = Labels(draw.integers(0, 3, forget), draw.integers(0, 3, 5), draw.integers(0, 3, 5))
+    margins = {"g": draw.normal(size=(6, forget)) + 4, "o": draw.normal(size=(12, forget)), "h": draw.normal(size=(8, forget))}
+    known = Known(
+        labels=labels,
+        unseen=labels.test,
+        wrong=np.zeros(forget, bool),
+        forgotten=None,
+        memory=memory_axis(margins["g"], margins["o"]),
+        originals=np.full((6, 5, 3), 1 / 3),
+        oracles={"forget": margins["o"]},
+        oracle_features=None,
+        oracle_nudged=np.empty(0),
+        halves={"forget": margins["h"]},
+        saw=np.zeros((8, 5), bool),
+        saw_forget=(np.arange(8)[:, None] + np.arange(forget)) % 2 == 0,
+        vulnerable=np.arange(forget) < 3,
+        fitted=margins["g"],
+        delta=1e-5,
+        seed=0,
+    )
+
+    def models(of_forget):
+        logits = np.zeros((count, forget, 3))
+        logits[:, np.arange(forget), labels.forget] = of_forget + np.log(2)
+        rest = draw.normal(size=(count, 5, 3))
+        return Models(np.arange(count) % 6, Cube(logits, rest, rest), np.empty((count, 0)), None, np.empty((count, 0)), {})
+
+    return models, known, margins
+
+
+def test_a_model_that_diverges_under_a_change_is_lost():
+    models, known, _ = audited(rng(40), 6)
+    before = models(rng(41).normal(size=(6, 12)) + 2)
+    after = before.cube.forget + 0.1 * rng(42).normal(size=before.cube.forget.shape)
+    after[2, 0, 0] = np.nan
+    pool = dataclasses.replace(before, changed={"training on R": after})
+    values = {name: AUDITS[name].measure(pool, known) for name in ("memory_after_training_on_r", "regained_by_training_on_r")}
+    for found in values.values():
+        np.testing.assert_array_equal(np.isnan(found), np.arange(6) == 2)
+    kept = np.delete(np.arange(6), 2)
+    alone = known.memory.of(scaled_logits(after[kept], known.labels.forget), kept)
+    np.testing.assert_allclose(values["memory_after_training_on_r"][kept], alone)
+    found = {"x": Audited(np.arange(6), before.cube, values)}
+    audit = AUDITS["memory_after_training_on_r"]
+    value, drawn = _value(None, audit, found, "x", np.stack([np.ones(6), np.arange(6) + 0.0]), 0)
+    assert value.value == pytest.approx(alone.mean()) and drawn[0] == pytest.approx(alone.mean())
+    assert drawn[1] == pytest.approx(np.average(alone, weights=kept))
+    changes = [f"memory_after_{change.replace(' ', '_').lower()}" for change in CHANGES]
+    rows = [Line("x", each, "comes back", 0.5, 0, 1, 0.0, 0.1, 5.0, 5 if each == changes[0] else 6) for each in changes]
+    rows[1] = rows[1]._replace(value=float("nan"), models=0)
+    table = _back_table(rows, {"x": Truth(None, 1.0, np.arange(6), 6)})
+    assert "| 0.50 (5 of 6) | lost (0 of 6) | 0.50 |" in table
+
+
+def test_audits_of_single_examples_are_graded_by_what_is_remembered():
+    models, known, margins = audited(rng(43), 12, forget=60)
+    others, draw = rng(44).normal(size=(10, 60)), rng(45)
+    level = np.linspace(0, 1, 60)
+    left = level * margins["g"].mean(0) + 0.5 * draw.normal(size=(12, 60))
+    grades = {row.audit: row.agreement for row in grade("x", models(left), known, others)}
+    assert {*grades} == {*SAMPLES} and min(grades["loss"], grades["iam"], grades["lira"]) > 0.7 and grades["ruli"] > 0.5
+    nothing = {row.audit: row.agreement for row in grade("x", models(draw.normal(size=(12, 60))), known, others)}
+    assert max(map(abs, nothing.values())) < 0.35
+    assert grade("x", audited(rng(46), 5)[0](draw.normal(size=(5, 12))), known, others) == []
 
 
 def test_the_distance_in_draws_is_that_of_the_effect_sizes():
@@ -358,6 +535,12 @@ def test_the_study_writes_its_tables_and_reads_what_it_kept(tmp_path):
         assert float(row["value_low"]) <= float(row["value"]) + 1e-9 and row["models"] == "4"
     classes = [float(rows["retrain", f"accuracy_{part}"]["value"]) for part in ("forgotten_class", "kept_classes")]
     assert classes[0] == 0 < classes[1]
+    recognised, alike = (
+        [float(rows[name, f"inversion_{what}"]["value"]) for name in ("original", "retrain")]
+        for what in ("recognised", "likeness")
+    )
+    assert recognised[0] > recognised[1] and alike[0] > alike[1]
+    assert table("samples.csv") == []  # fewer than three models a half
     assert {row["judged_by"] for row in table("agreement.csv")} == {"null", "claim"}
     assert [row["method"] for row in table("truth.csv")] == [*methods]
     assert {row["block"] for row in table("layers.csv")} == {"hidden1", "hidden2"}

@@ -13,10 +13,15 @@ from unlearn_jax.metrics import accuracy as accuracy_of
 from unlearn_jax.metrics import cross_entropy_losses, feature_mia, logistic_mia, probabilities, scaled_logits
 from unlearn_jax.metrics.accuracy import residual_knowledge as residual_knowledge_of
 from unlearn_jax.metrics.by_model import NONE, Memory
-from unlearn_jax.metrics.likelihood import auc, offline_scores
+from unlearn_jax.metrics.likelihood import FEWEST, auc, offline_scores, unlearned_ratios
 from unlearn_jax.metrics.privacy import epsilon_one_run, epsilon_over_models, gaussian_epsilon, mu_over_models
 from unlearn_jax.metrics.representations import linear_cka, probe_accuracy
-from unlearn_jax.metrics.retrain_free import class_js_divergence, non_member_share, split_half_dependence
+from unlearn_jax.metrics.retrain_free import (
+    class_js_divergence,
+    non_member_share,
+    split_half_dependence,
+    unlearning_completeness,
+)
 from unlearn_jax.metrics.views import on_threads
 from unlearn_jax.types import Cube, Labels
 
@@ -42,6 +47,9 @@ class Known:
         oracle_nudged: logits of the oracles on changed forget examples.
         halves: margins, by split, of models trained on random halves of the training set.
         saw: which of these trained on which retained example.
+        saw_forget: likewise, on which forget example.
+        vulnerable: the quarter of F that is most exposed, by these models.
+        fitted: margins of the originals on F.
         delta: of (ε, δ).
         seed: draws samples.
     """
@@ -57,6 +65,9 @@ class Known:
     oracle_nudged: np.ndarray
     halves: Mapping[str, np.ndarray]
     saw: np.ndarray
+    saw_forget: np.ndarray
+    vulnerable: np.ndarray
+    fitted: np.ndarray
     delta: float
     seed: int
 
@@ -71,6 +82,18 @@ class Known:
         return all(there[need] for need in audit.needs)
 
 
+class Inverted(NamedTuple):
+    """The inputs that models take for the forgotten class, see `training.inversion`.
+
+    Attributes:
+        likeness: correlation of each with the mean image of F less that of R, `[models, draws]`.
+        seen_by: the probability of the class that each original gives them, `[originals, models, draws]`.
+    """
+
+    likeness: np.ndarray
+    seen_by: np.ndarray
+
+
 @dataclass(frozen=True)
 class Models:
     """A pool of models to audit; members come first in every array.
@@ -81,7 +104,8 @@ class Models:
         unseen: logits on the held-out examples.
         features: penultimate features on forget, retain and held-out (`unseen`) examples; None as in `Known`.
         nudged: logits on changed forget examples, `[models, draws, forget, classes]`.
-        changed: logits on F after each of `CHANGES` to the models.
+        changed: logits on F after each of `CHANGES` to the models; not finite for a model that diverged.
+        inverted: what each takes for the forgotten class; None if F is not one.
     """
 
     own: np.ndarray
@@ -90,6 +114,7 @@ class Models:
     features: Mapping[str, np.ndarray] | None
     nudged: np.ndarray
     changed: Mapping[str, np.ndarray]
+    inverted: "Inverted | None" = None
 
     @property
     def classes(self) -> int:
@@ -101,9 +126,18 @@ class Models:
         return scaled_logits(getattr(self.cube, split), getattr(labels, split))
 
     def memory(self, known: Known, logits: np.ndarray | None = None) -> np.ndarray:
-        """The memory of each model, or of what gave other logits on F."""
+        """The memory of each model, or of what gave other logits on F; NaN where those are not finite."""
         assert known.memory
-        return known.memory.of(scaled_logits(self.cube.forget if logits is None else logits, known.labels.forget), self.own)
+        logits = self.cube.forget if logits is None else logits
+        there = np.isfinite(logits).all(axis=(1, 2))
+        found = np.full(len(logits), np.nan)
+        if there.any():
+            found[there] = known.memory.of(scaled_logits(logits[there], known.labels.forget), self.own[there])
+        return found
+
+    def originals_of(self, known: Known) -> np.ndarray:
+        """The row of each model's original; retrained models, which have none, take them in turn."""
+        return np.where(self.own == NONE, np.arange(len(self.own)) % len(known.originals), self.own)
 
 
 class Audit(NamedTuple):
@@ -120,6 +154,8 @@ class Audit(NamedTuple):
         source: where it was published.
         summary: one line.
         needs: a subset of `NEEDS`.
+        kept: whether its values are kept with the pool; if not, it looks at `own`, `cube` and `Known` alone, and is applied when
+            the tables are written.
     """
 
     name: str
@@ -131,6 +167,7 @@ class Audit(NamedTuple):
     source: str
     summary: str
     needs: tuple[str, ...]
+    kept: bool = True
 
 
 AUDITS: dict[str, Audit] = {}
@@ -146,6 +183,7 @@ def audit(
     pooled: bool = False,
     name: str = "",
     summary: str = "",
+    kept: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers an audit under the name of its function; for the arguments see `Audit`.
 
@@ -160,7 +198,7 @@ def audit(
         if group not in GROUPS or set(needs) - set(NEEDS):
             raise ValueError(f"{key}: unknown group {group} or need among {', '.join(needs)}")
         words = summary or (measure.__doc__ or key).strip().splitlines()[0]
-        AUDITS[key] = Audit(key, measure, group, pooled, target, label, source, words, needs)
+        AUDITS[key] = Audit(key, measure, group, pooled, target, label, source, words, needs, kept)
         return measure
 
     return register
@@ -236,9 +274,20 @@ def half_dependence(models: Models, known: Known) -> np.ndarray:
 @audit(FREE, "RF-JSD of LoTUS", source="2503.18314", target=0.0)
 def rf_jsd(models: Models, known: Known) -> np.ndarray:
     """Divergence by class between the answers on F and the original's on held-out examples, in bits."""
-    places = np.where(models.own == NONE, np.arange(len(models.own)) % len(known.originals), models.own)
-    answers = zip(probabilities(models.cube.forget), known.originals[places], strict=True)
+    answers = zip(probabilities(models.cube.forget), known.originals[models.originals_of(known)], strict=True)
     return np.array([class_js_divergence(p, known.labels.forget, q, known.unseen) for p, q in answers])
+
+
+@audit(FREE, "IAM: completeness", source="2506.06112 (its abstract, its code)", target=1.0, kept=False)
+def completeness(models: Models, known: Known) -> np.ndarray:
+    """How completely F is unlearned, between models on random halves that never saw an example and the original; the mean."""
+    return completeness_of_examples(models, known).mean(axis=1)
+
+
+def completeness_of_examples(models: Models, known: Known) -> np.ndarray:
+    """The same of each forget example."""
+    margins, fitted = models.margins("forget", known.labels), known.fitted[models.originals_of(known)]
+    return unlearning_completeness(margins, fitted, known.halves["forget"], known.saw_forget)
 
 
 @audit(FREE, "probe for membership", source="2503.06991", target=0.5, needs=("features",))
@@ -282,6 +331,22 @@ def cka_unseen(models: Models, known: Known) -> np.ndarray:
     return linear_cka(models.features["unseen"], known.oracle_features["unseen"]).mean(axis=1)
 
 
+@audit(INSIDE, "inversion: recognised", source="2010.10981", needs=("class",))
+def inversion_recognised(models: Models, known: Known) -> np.ndarray:
+    """Probability of the forgotten class that other originals give to what a model takes for that class."""
+    assert models.inverted
+    seen = models.inverted.seen_by.mean(axis=2)
+    own = np.arange(len(seen))[:, None] == models.own
+    return np.where(own, 0, seen).sum(axis=0) / (~own).sum(axis=0)
+
+
+@audit(INSIDE, "inversion: likeness", source="2010.10981", needs=("class",))
+def inversion_likeness(models: Models, known: Known) -> np.ndarray:
+    """Correlation of what a model takes for the forgotten class with the class's mean image, less that of R."""
+    assert models.inverted
+    return models.inverted.likeness.mean(axis=1)
+
+
 # Privacy
 
 
@@ -317,6 +382,26 @@ def lira_retain(models: Models, known: Known) -> np.ndarray:
     """AUC of the attack on those who stay: R against test, each by its margins in models on halves that never saw it."""
     retain = offline_scores(models.margins("retain", known.labels), known.halves["retain"], known.saw)
     return auc(retain, offline_scores(models.margins("test", known.labels), known.halves["test"]))
+
+
+@audit(PRIVACY, "RULI on F", source="2506.13009 (its abstract, its code)", kept=False)
+def ruli(models: Models, known: Known) -> np.ndarray:
+    """AUC of a likelihood-ratio test on single examples of F: an unlearned model against retrained ones."""
+    return _ruli(models, known, np.ones(len(known.labels.forget), bool))
+
+
+@audit(PRIVACY, "RULI on the vulnerable quarter of F", source="2506.13009 (its abstract, its code)", kept=False)
+def ruli_vulnerable(models: Models, known: Known) -> np.ndarray:
+    """The same on the quarter of F that is most exposed in models on random halves."""
+    return _ruli(models, known, known.vulnerable)
+
+
+def _ruli(models: Models, known: Known, rows: np.ndarray) -> np.ndarray:
+    margins = models.margins("forget", known.labels)[:, rows]
+    if len(margins) < FEWEST:
+        return np.full(len(margins), np.nan)
+    own, others = unlearned_ratios(margins, known.oracles["forget"][:, rows])
+    return auc(own, np.tile(others.ravel(), (len(own), 1)))
 
 
 # Outputs

@@ -4,11 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from experiments.audits.catalogue import BACK, CHANGES, GROUPS, Audit
 from experiments.audits.options import Config
 from experiments.audits.ranking import JUDGES, Agreement, Truth
+from experiments.audits.samples import SAMPLES, Grade
 from unlearn_jax.metrics.catalogue import damage, klom, memory_left
+from unlearn_jax.metrics.statistics import bootstrap
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, name_rows
+from unlearn_jax.report.rows import REFERENCES
 from unlearn_jax.report.tables import finite, markdown, page
 from unlearn_jax.runs import Run
 
@@ -32,7 +37,7 @@ class Line(NamedTuple):
         null_mean: the mean of retrained models.
         null_sd: of a mean over as many models, less that of the null's models.
         z: (value - null_mean) / null_sd; None where the null does not vary.
-        models: that did not diverge.
+        models: that did not diverge, nor under a change before which the audit is not asked.
     """
 
     method: str
@@ -55,7 +60,13 @@ RANKED = (
 )
 BACK_AGAIN = (
     "The share of what originals remember of F that is there before and after a change to the models, none of which but the "
-    "third shows F. The null: other retrained models, mean ± sd."
+    "third shows F. A model that diverges under a change is lost: the cell says how many of how many are left. The null: other "
+    "retrained models, mean ± sd."
+)
+BY_EXAMPLE = (
+    "Audits with a score for each example, graded example by example: Spearman's correlation over F of the mean score with "
+    "Welch's t of the margin, methods' against further retrained models' (of a test that looks at both sides, with |t|). Score "
+    "and t are of different halves of the models, so that chance agrees with nothing: see retrain. Mean over methods (95%)."
 )
 VALUES = "The value, and in brackets its distance from the null in null standard deviations."
 
@@ -66,17 +77,20 @@ def write(
     rows: Sequence[Line],
     agreement: Sequence[Agreement],
     truth: Mapping[str, Truth],
+    graded: Sequence[Grade],
     config: Config,
 ) -> None:
     """Writes the tables, and prints the one on agreement."""
     folder.write_csv("audits.csv", Line._fields, [[finite(cell) for cell in row] for row in rows])
     folder.write_csv("agreement.csv", Agreement._fields, [[finite(cell) for cell in row] for row in agreement])
     folder.write_csv("truth.csv", TRUTH_COLUMNS, [[finite(cell) for cell in _truth(name, each)] for name, each in truth.items()])
+    folder.write_csv("samples.csv", Grade._fields, [[finite(cell) for cell in row] for row in graded])
     table = _agreement_table(agreement, audits, config)
     print(table)
     parts = (
         *("# Which audits agree with the truth?", RANKED, table),
         *("## Does the memory of F come back?", BACK_AGAIN, _back_table(rows, truth)),
+        *("## Does it find the examples that are remembered?", BY_EXAMPLE, _sample_table(graded, config)),
         *("## Every other audit of every method", VALUES, _value_table(rows, audits, truth)),
         *("## The audits", _about(audits)),
     )
@@ -123,11 +137,28 @@ def _back_table(rows: Sequence[Line], truth: Mapping[str, Truth]) -> str:
     names = [f"memory_after_{change.replace(' ', '_').lower()}" for change in CHANGES]
     null = next(iter({row.method: row for row in rows}))
     before = {name: each.effects.memory_left.value for name, each in truth.items() if each.effects}
-    lines = [
-        (name, f"{before.get(name, math.nan):.2f}", *(f"{values[name, each].value:.2f}" for each in names)) for name in truth
-    ]
+    whole = {name: max(row.models for row in rows if row.method == name) for name in truth}
+
+    def cell(row: Line) -> str:
+        lost = f" ({row.models} of {whole[row.method]})" if row.models < whole[row.method] else ""
+        return ("lost" if math.isnan(row.value) else f"{row.value:.2f}") + lost
+
+    lines = [(name, f"{before.get(name, math.nan):.2f}", *(cell(values[name, each]) for each in names)) for name in truth]
     retrained = [f"{values[null, each].null_mean:.2f} ± {values[null, each].null_sd:.2f}" for each in names]
     return markdown(("memory of F", "before", *CHANGES), [*lines, ("null", "0", *retrained)], left=(0,))
+
+
+def _sample_table(graded: Sequence[Grade], config: Config) -> str:
+    """The mean over methods of each audit's grade, and those of originals and retrained models."""
+    of = {(row.method, row.audit): row.agreement for row in graded}
+    lines = []
+    for name, audit in SAMPLES.items():
+        grades = [row.agreement for row in graded if row.audit == name and row.method not in REFERENCES]
+        found = bootstrap(np.array(grades), config.seed) if len(grades) > 1 else None
+        mean = _spread(*found) if found else ""
+        known = [f"{of[reference, name]:.2f}" if (reference, name) in of else "" for reference in REFERENCES]
+        lines.append((audit.label, "t" if audit.signed else "|t|", mean, *known, audit.source))
+    return markdown(("audit", "with", "mean over methods", *REFERENCES, "source"), lines, left=(0, 1, 5))
 
 
 def _value_table(rows: Sequence[Line], audits: Sequence[Audit], truth: Mapping[str, Truth]) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.audits import report
-from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Known, Models
+from experiments.audits.catalogue import AUDITS, CHANGES, Audit, Inverted, Known, Models
 from experiments.audits.options import Config
 from experiments.audits.ranking import DRAWS, Truth, compare, draws_of, truths
+from experiments.audits.samples import grade
 from unlearn_jax.bench.forget_set import ForgetSet, forget_class, forget_mask, forget_name, forget_set
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.judging import Oracles, train_oracles, unlearn
@@ -26,6 +27,7 @@ from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import klom, probabilities, scaled_logits
 from unlearn_jax.metrics.by_model import NONE
+from unlearn_jax.metrics.memorisation import exposure
 from unlearn_jax.metrics.null import Null, halves
 from unlearn_jax.metrics.representations import linear_cka
 from unlearn_jax.metrics.statistics import bootstrap
@@ -36,10 +38,13 @@ from unlearn_jax.runs import Run
 from unlearn_jax.training.compression import pruned, rounded
 from unlearn_jax.training.ensembles import features, over_examples, predict, shared
 from unlearn_jax.training.fit import masked
+from unlearn_jax.training.inversion import invert
 from unlearn_jax.training.pools import Pool, member_keys
 from unlearn_jax.training.relearning import train_further
 from unlearn_jax.types import Cube, Interval, Model, Problem, Variables
 
+VULNERABLE = 0.25  # share of F that is attacked as the most vulnerable
+STARTS = 4  # inputs that climb to the forgotten class in each model
 BLOCKS = "blocks/"  # prefix of the similarity of each block in what is kept of a pool
 
 
@@ -94,6 +99,7 @@ def _audit_all(
     identity = {**forget.identity, "audits": auditor.identity}
     files = {name: f"audits/{forget.name}/{name}.npz" for name in (NULL, *REFERENCES, *values)}
     kept = {name: forget.folder.find(file, {**identity, "values": values.get(name, {})}) for name, file in files.items()}
+    kept = {name: None if arrays is not None and _unchanged(arrays) else arrays for name, arrays in kept.items()}
     waiting = {
         name: Unlearner(
             forget.entries[name], values[name], forget.problem, trained.variables, strategy=config.strategy, chunk=config.chunk
@@ -126,6 +132,9 @@ def _audit_all(
         else:
             of_audits = {key.removeprefix("value/"): each for key, each in arrays.items() if key.startswith("value/")}
             audited = Audited(arrays["numbers"], Cube(*(arrays[split] for split in Cube._fields)), of_audits)
+        if len(audited.numbers):
+            models = auditor.of_logits(audited, retrained=name in (NULL, "retrain"))
+            audited.values.update({each.name: each.measure(models, auditor.known) for each in auditor.audits if not each.kept})
         least = 2 if name in (NULL, "retrain", "original") else 0
         require(
             len(audited.numbers) >= least, "--train.learning-rate", config.train.learning_rate, f"nearly all of {name} diverged"
@@ -133,6 +142,11 @@ def _audit_all(
         if len(audited.numbers) >= 2:
             found[name] = audited
     return found
+
+
+def _unchanged(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether a model was kept as it was before a change: as earlier versions did if it diverged under the change."""
+    return any(key.startswith("value/regained") and bool((values == 0).any()) for key, values in arrays.items())
 
 
 class Auditor:
@@ -167,6 +181,10 @@ class Auditor:
         self.places = {int(number): row for row, number in enumerate(own)}
         half = train_on_halves(config, self.setting, config.half_models)
         of_halves = forget.logits(half.variables)
+        halves_margins = {split: scaled_logits(getattr(of_halves, split), getattr(labels, split)) for split in Cube._fields}
+        saw_forget = half.masks[:, forget.rows["forget"]]
+        exposed = exposure(halves_margins["forget"], saw_forget)
+        vulnerable = exposed >= np.quantile(exposed, 1 - VULNERABLE)
         inside = self._features(oracles.variables)
         self.blocks = self._blocks(oracles.variables)
         self.known = Known(
@@ -179,8 +197,11 @@ class Auditor:
             oracles={split: scaled_logits(getattr(oracles.cube, split), getattr(labels, split)) for split in Cube._fields},
             oracle_features=inside,
             oracle_nudged=self._nudged(oracles.variables),
-            halves={split: scaled_logits(getattr(of_halves, split), getattr(labels, split)) for split in ("retain", "test")},
+            halves=halves_margins,
             saw=half.masks[:, forget.rows["retain"]],
+            saw_forget=saw_forget,
+            vulnerable=vulnerable,
+            fitted=scaled_logits(self.originals.cube.forget, labels.forget),
             delta=config.delta,
             seed=config.seed,
         )
@@ -194,7 +215,7 @@ class Auditor:
     def identity(self) -> dict[str, Any]:
         """What the values depend on besides the models."""
         sizes = {"null": self.config.null_models, "halves": self.config.half_models, "delta": self.config.delta}
-        return {"names": [each.name for each in self.audits], **sizes, **dataclasses.asdict(self.config.attack)}
+        return {"names": [each.name for each in self.audits if each.kept], **sizes, **dataclasses.asdict(self.config.attack)}
 
     @property
     def thresholds(self) -> np.ndarray:
@@ -215,11 +236,12 @@ class Auditor:
         numbers = numbers_of((alive.cube, alive.lost))
         if len(numbers) < 2:
             return Audited(numbers, alive.cube, {})
-        own = np.array([NONE if retrained else self.places.get(int(number), NONE) for number in numbers])
+        own = self._own(numbers, retrained)
         unseen = self._predict(alive.variables, self.held_out.images)
         changed = self._changed(alive.variables, numbers)
-        models = Models(own, alive.cube, unseen, self._features(alive.variables), self._nudged(alive.variables), changed)
-        values = {each.name: each.measure(models, self.known) for each in self.audits if not each.pooled}
+        inside, inverted = self._features(alive.variables), self._inverted(alive.variables)
+        models = Models(own, alive.cube, unseen, inside, self._nudged(alive.variables), changed, inverted)
+        values = {each.name: each.measure(models, self.known) for each in self.audits if each.kept and not each.pooled}
         if self.known.memory:
             values[MEMORY] = models.memory(self.known)
         if self.blocks:
@@ -227,12 +249,35 @@ class Auditor:
             values |= {BLOCKS + name: linear_cka(of_models[name], self.blocks[name]).mean(axis=1) for name in self.blocks}
         return Audited(numbers, alive.cube, values)
 
+    def of_logits(self, audited: Audited, retrained: bool) -> Models:
+        """The models as far as their logits say what they are: for audits that are not kept."""
+        nothing = np.empty((len(audited.numbers), 0))
+        return Models(self._own(audited.numbers, retrained), audited.cube, nothing, None, nothing, {})
+
+    def _own(self, numbers: np.ndarray, retrained: bool) -> np.ndarray:
+        return np.array([NONE if retrained else self.places.get(int(number), NONE) for number in numbers])
+
     def _predict(self, variables: Variables, images: np.ndarray) -> np.ndarray:
         return predict(self.forget.problem.model, variables, images, self.config.strategy)
 
     def _nudged(self, variables: Variables) -> np.ndarray:
         flat = self.nudged.reshape(-1, *self.nudged.shape[2:])
         return self._predict(variables, flat).reshape(-1, *self.nudged.shape[:2], self.forget.problem.classes)
+
+    def _inverted(self, variables: Variables) -> Inverted | None:
+        """What the models take for the forgotten class, from a little noise; None if F is not one class."""
+        label, images = self.known.forgotten, self.forget.images
+        if label is None:
+            return None
+        shape = STARTS, *images.forget.shape[1:]
+        starts = (0.1 * generator("starts of the inversion", self.config.seed).standard_normal(shape)).astype(np.float32)
+        found = invert(self.forget.problem.model, variables, starts, label, self.config.strategy)
+        seen = probabilities(self._predict(self.originals.variables, found.reshape(-1, *found.shape[2:])))[:, :, label]
+        flat = found.reshape(*found.shape[:2], -1)
+        sides = flat - flat.mean(axis=2, keepdims=True), (images.forget.mean(axis=0) - images.retain.mean(axis=0)).ravel()
+        lengths = np.linalg.norm(sides[0], axis=2) * np.linalg.norm(sides[1] - sides[1].mean())
+        likeness = sides[0] @ (sides[1] - sides[1].mean()) / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return Inverted(likeness, seen.reshape(len(seen), *found.shape[:2]))
 
     def _features(self, variables: Variables) -> dict[str, np.ndarray] | None:
         model = self.forget.problem.model
@@ -258,8 +303,8 @@ class Auditor:
         return dict(zip(names, np.split(flat, ends, axis=2), strict=True))
 
     def _changed(self, variables: Variables, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """The logits on F after each of `CHANGES`; of a model that diverges under a change, those before it."""
-        attack, before = self.config.attack, self._predict(variables, self.forget.images.forget)
+        """The logits on F after each of `CHANGES`; not finite for a model that diverges under a change."""
+        attack = self.config.attack
         changes: dict[str, Callable[[], Variables]] = {
             "8 bits": lambda: rounded(variables, 8),
             "4 bits": lambda: rounded(variables, 4),
@@ -267,12 +312,7 @@ class Auditor:
         }
         for name, problem in self.problems.items():
             changes[name] = functools.partial(self._train, problem, name, variables, numbers)
-        found = {}
-        for name in CHANGES:
-            after = self._predict(changes[name](), self.forget.images.forget)
-            finite = np.isfinite(after).all(axis=(1, 2), keepdims=True)
-            found[name] = np.where(finite, after, before)
-        return found
+        return {name: self._predict(changes[name](), self.forget.images.forget) for name in CHANGES}
 
     def _train(self, problem: Problem, name: str, variables: Variables, numbers: np.ndarray) -> Variables:
         attack, config = self.config.attack, self.config
@@ -315,14 +355,19 @@ def _write(
     nulls: dict[str, Null] = {}
     means: dict[str, dict[str, np.ndarray]] = {name: {} for name in truth}
     weights = draws_of(config.seed, forget.members)
-    audits = [each for each in auditor.audits if each.pooled or np.isfinite(found[NULL].values[each.name]).all()]
+    audits = [each for each in auditor.audits if each.pooled or len(_finite(found[NULL].values[each.name])) >= 2]
     for audit in audits:
-        null = _pooled_null(auditor, audit, found) if audit.pooled else _null(found[NULL].values[audit.name], forget.members)
+        null = (
+            _pooled_null(auditor, audit, found)
+            if audit.pooled
+            else _null(_finite(found[NULL].values[audit.name]), forget.members)
+        )
         nulls[audit.name] = null
         for name in truth:
             value, drawn = _value(auditor, audit, found, name, weights, config.seed)
             z = (value.value - null.mean) / null.sd if null.sd > 0 else None
-            rows.append(report.Line(name, audit.name, audit.group, *value, null.mean, null.sd, z, len(found[name].numbers)))
+            count = len(found[name].numbers) if audit.pooled else len(_finite(found[name].values[audit.name]))
+            rows.append(report.Line(name, audit.name, audit.group, *value, null.mean, null.sd, z, count))
             means[name][audit.name] = drawn
     methods = [name for name in truth if name not in REFERENCES]
     distances = truths({name: truth[name] for name in methods}, weights)
@@ -334,7 +379,13 @@ def _write(
             audit, {name: means[name][audit.name] for name in methods}, nulls[audit.name], distances, klom_of, config
         )
     ]
-    report.write(folder, audits, rows, agreement, truth, config)
+    others = scaled_logits(found[NULL].cube.forget, forget.labels.forget)
+    graded = [
+        line
+        for name in truth
+        for line in grade(name, auditor.of_logits(found[name], retrained=name == "retrain"), auditor.known, others)
+    ]
+    report.write(folder, audits, rows, agreement, truth, graded, config)
     layers = [
         (
             name,
@@ -380,8 +431,14 @@ def _value(
         memory, others = (found[each].values[MEMORY] for each in (name, NULL))
         bound = float(audit.measure(memory, others, auditor.thresholds, auditor.known))
         return Interval(bound, bound, np.inf), np.full(len(weights), bound)
-    values, numbers = found[name].values[audit.name], found[name].numbers
-    if not np.isfinite(values).all():
+    there = np.isfinite(found[name].values[audit.name])
+    values, numbers = found[name].values[audit.name][there], found[name].numbers[there]
+    if len(values) < 2:
         return Interval(np.nan, np.nan, np.nan), np.full(len(weights), np.nan)
     of_models = weights[:, numbers]
     return bootstrap(values, seed), of_models @ values / np.maximum(of_models.sum(axis=1), 1)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The values of the models that have one: a model that diverged under a change has none after it."""
+    return values[np.isfinite(values)]

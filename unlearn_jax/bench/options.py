@@ -47,7 +47,10 @@ class Group:
     """Options that belong together. Subclasses are keyword-only dataclasses, and may combine several groups."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"deterministic", "freeze", "init", "originals", "oracles", "padding", "save_models", "scheduler", "workers"}
+        {
+            *("deterministic", "easydub_models", "easydub_set", "freeze", "init", "originals", "oracles", "padding"),
+            *("save_models", "scheduler", "workers"),
+        }
     )
     """Options that older run folders lack: recorded only where they are given, so that those folders can be resumed."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from unlearn_jax.bench import easydub
 from unlearn_jax.bench.arguments import repeated
 from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
@@ -35,6 +36,11 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         ArgumentError: a file cannot be read, holds something else than logits or labels, or there are too few models.
     """
+    if config.easydub_set is not None:
+        easydub.run(config, folder, _read)
+        return
+    published = config.oracles is not None and (config.oracles / easydub.MARGINS).is_dir()
+    require(not published, "--easydub-set", "None", "--oracles is EasyDUB's data set: the number of a forget set is needed")
     labels = Labels(*_read("--labels", config.labels).values())
     cubes = {"oracle": _cube("--oracles", config.oracles, labels)}
     if config.originals is not None:

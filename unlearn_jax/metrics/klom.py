@@ -17,11 +17,12 @@ def klom(
     bins: int = 20,
     clip: float = 100,
     eps: float = 1e-5,
+    drop_largest: bool = False,
 ) -> Float[np.ndarray, " examples"]:
     """KL divergence of margins: `Σ_{b: p_b > 0} p_b log(p_b / max(q_b, eps))` for each example.
 
     p and q are the histograms of the unlearned and of the oracle margins over `bins` equal bins between the smallest
-    and the largest of both; the last bin includes the largest. (The code of EasyDUB drops the largest margin.) A histogram of
+    and the largest of both; the last bin includes the largest. (The code of EasyDUB drops it: `drop_largest`.) A histogram of
     few models is far from its distribution: two samples of 24 from one distribution have a KLOM of about 2.4, so never read a
     value without the null of as many models. Since q is floored and not renormalised, a value may be negative, but not below
     -bins x eps.
@@ -32,6 +33,8 @@ def klom(
         bins: number of bins.
         clip: margins are first clipped to ±clip.
         eps: floor of the oracles' mass in a bin.
+        drop_largest: leave the largest margin of both sides out of both histograms, as the code of EasyDUB (arXiv 2602.16400)
+            does, for numbers that are compared with its.
 
     Returns:
         Nats, one number per example: report the mean and the 95th percentile.
@@ -50,21 +53,28 @@ def klom(
     models, examples = len(unlearned) + len(oracle), unlearned.shape[1]
     step = max(1, BLOCK // models)
     parts = [slice(first, first + step) for first in range(0, examples, step)]
-    return np.concatenate([_klom(unlearned[:, part], oracle[:, part], bins, clip, eps) for part in parts])
+    return np.concatenate([_klom(unlearned[:, part], oracle[:, part], bins, clip, eps, drop_largest) for part in parts])
 
 
-def _klom(unlearned: np.ndarray, oracle: np.ndarray, bins: int, clip: int | float, eps: float) -> Float[np.ndarray, " examples"]:
+def _klom(
+    unlearned: np.ndarray, oracle: np.ndarray, bins: int, clip: int | float, eps: float, drop_largest: bool
+) -> Float[np.ndarray, " examples"]:
     unlearned, oracle = (np.clip(side, -clip, clip) for side in (unlearned, oracle))
     low = np.minimum(unlearned.min(0), oracle.min(0))
-    width = (np.maximum(unlearned.max(0), oracle.max(0)) - low) / bins
+    high = np.maximum(unlearned.max(0), oracle.max(0))
+    width = (high - low) / bins
     # Rounding must not make adjacent bins overlap, so indices are corrected by comparing with the edges.
     edges = low + np.arange(1, bins)[:, None] * width
-    p, q = _histogram(unlearned, low, width, edges), _histogram(oracle, low, width, edges)
+    end = np.where(width > 0, high, np.inf) if drop_largest else None
+    p, q = (_histogram(side, low, width, edges, end) for side in (unlearned, oracle))
     nonempty = p > 0
     return np.where(nonempty, p * np.log(np.where(nonempty, p, 1) / np.maximum(q, eps)), 0).sum(-1)
 
 
-def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray, edges: np.ndarray) -> Float[np.ndarray, "examples bins"]:
+def _histogram(
+    values: np.ndarray, low: np.ndarray, width: np.ndarray, edges: np.ndarray, end: np.ndarray | None
+) -> Float[np.ndarray, "examples bins"]:
+    """Shares of the values in each bin; of those below `end`, if it is given, and nothing but 0 where there are none."""
     models, examples = values.shape
     bins = len(edges) + 1
     guess = np.divide(values - low, width, out=np.zeros_like(values), where=width > 0)
@@ -72,5 +82,9 @@ def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray, edges: np
     column = np.arange(examples)
     index -= (index > 0) & (values < edges[np.maximum(index, 1) - 1, column])
     index += (index < bins - 1) & (values >= edges[np.minimum(index, bins - 2), column])
-    counts = np.bincount((column * bins + index).ravel(), minlength=examples * bins)
-    return counts.reshape(examples, bins) / models
+    places = column * bins + index
+    if end is None:
+        return np.bincount(places.ravel(), minlength=examples * bins).reshape(examples, bins) / models
+    below = values < end
+    counts = np.bincount(places[below], minlength=examples * bins).reshape(examples, bins)
+    return counts / np.maximum(below.sum(axis=0), 1)[:, None]

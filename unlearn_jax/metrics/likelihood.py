@@ -373,6 +373,36 @@ def offline_scores(
     return (phi - mean) / np.sqrt(np.maximum(squares, FLOOR * squares.mean() + np.finfo(float).tiny))
 
 
+def unlearned_ratios(
+    unlearned: Float[Any, "models targets"], retrained: Float[Any, "others targets"]
+) -> tuple[Float[np.ndarray, "models targets"], Float[np.ndarray, "others targets"]]:
+    """The log likelihood ratio of "unlearned" against "retrained" for every model and target: RULI's test of efficacy.
+
+    A Gaussian for each target and side, fitted to the *other* models of that side, see `likelihood_ratios`. With the authors'
+    privacy test the other side is unlearned models that never saw the target: that is `u_lira`.
+
+    Deviation: the authors' code has kernel densities of a bandwidth of 1, and shadow models beside the attacked one; here the
+    attacked models are each other's shadow models.
+
+    Args:
+        unlearned: φ of each unlearned model on each forget example, three models or more.
+        retrained: φ of models retrained without the forget set, three or more.
+
+    Returns:
+        Nats for the unlearned and for the retrained models; above 0 for "unlearned".
+
+    Raises:
+        ValueError: φ is not finite, the sides are of other targets, or there are fewer than three models on one.
+
+    Source: RULI, Naderloui et al., arXiv:2506.13009: its abstract, and its code (github.com/datasec-lab/Ruli).
+    """
+    sides = [checks.numbers(name, s, "models targets") for name, s in (("unlearned", unlearned), ("retrained", retrained))]
+    checks.alike("retrained", sides[1], "unlearned", sides[0])
+    phi, count = np.concatenate(sides), len(sides[0])
+    ratios = likelihood_ratios(phi, np.broadcast_to((np.arange(len(phi)) < count)[:, None], phi.shape))
+    return ratios[:count], ratios[count:]
+
+
 def auc(member: Float[Any, "models _members"], non_member: Float[Any, "models _others"]) -> Float[np.ndarray, " models"]:
     """The chance, in each model, that a member scores higher than a non-member; ties count half.
 

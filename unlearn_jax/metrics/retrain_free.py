@@ -4,10 +4,12 @@ How well they order methods is a question of its own (`--exp audits`): each clai
 model need not have it.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy.special import expit
 
 from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.distances import js_divergence
@@ -15,6 +17,7 @@ from unlearn_jax.metrics.features import squared_distances
 from unlearn_jax.metrics.statistics import unit
 
 SPLITS = 20  # random halves of the examples in `split_half_dependence`
+LEVELS = 100  # between never seen and fitted, in `unlearning_completeness`
 
 
 def non_member_share(
@@ -160,3 +163,60 @@ def class_js_divergence(
         raise ValueError("unseen_labels: no class of forget_labels is among them, expected one or more")
     means = [np.stack([p[labels == label].mean(axis=0) for label in common]) for p, labels in sides]
     return float(js_divergence(means[0][None], means[1][None]).mean())
+
+
+def unlearning_completeness(
+    unlearned: Float[Any, "models targets"],
+    original: Float[Any, "models targets"],
+    shadows: Float[Any, "shadows targets"],
+    saw: Bool[Any, "shadows targets"],
+) -> Float[np.ndarray, "models targets"]:
+    """IAM: how completely each forget example is unlearned, between models that never saw it and the original that fitted it.
+
+    With the signal `s = -log(0.01 - log(p + 1e-5))` of the label's probability p, and the levels a = 0, 1/99, ..., 1, a shadow
+    model's signal is moved to the original's, `s_a = s_shadow + a (s_original - s_shadow)`. At each level but the last a Gumbel
+    distribution has the mean of s_a over the shadow models that never saw the example, and the standard deviation of s_a over
+    all of these and all examples. Completeness is `1 - Σ a' F_a(s_unlearned) / Σ a'`, where a' is the next level. A perfect
+    method is said to have 1; a retrained model need not, which the null shows.
+
+    It needs no model that was retrained without the forget set: one shadow model of other examples will do.
+
+    Args:
+        unlearned: margins of the unlearned models.
+        original: of the original that each was unlearned from.
+        shadows: of shadow models.
+        saw: which of them trained on which example, and do not count there.
+
+    Returns:
+        0..1 for each model and example.
+
+    Raises:
+        ValueError: a margin is not finite, the sides are of other examples, or every shadow model saw some example.
+
+    Source: IAM, Wang et al., arXiv:2506.06112: its abstract, and its code (github.com/Happy2Git/Unlearning_Inference_IAM).
+    """
+    given = {"unlearned": unlearned, "original": original, "shadows": shadows}
+    sides = {name: checks.numbers(name, side, "models targets") for name, side in given.items()}
+    for name, side in sides.items():
+        checks.alike(name, side, "unlearned", sides["unlearned"])
+    checks.alike("original", sides["original"], "unlearned", sides["unlearned"], 0)
+    counted = ~checks.truths("saw", saw, "shadows targets")
+    checks.alike("saw", counted, "shadows", sides["shadows"], 0)
+    count = counted.sum(axis=0)
+    if count.min() < 1:
+        raise ValueError("saw: every shadow model saw some example, expected one or more that did not")
+    signal, fitted, never = (-np.log(0.01 - np.log(expit(np.asarray(side, np.float64)) + 1e-5)) for side in sides.values())
+    entries, shares = never[counted], count / count.sum()
+    mean = np.where(counted, never, 0).sum(axis=0) / count
+    centre = fitted @ shares
+    variances = entries.var(), (fitted - centre[:, None]) ** 2 @ shares
+    covariance = (fitted - centre[:, None]) * (mean - entries.mean()) @ shares
+    levels = np.linspace(0, 1, LEVELS)
+    score = np.zeros(signal.shape)
+    for level, weight in itertools.pairwise(levels):
+        variance = (1 - level) ** 2 * variances[0] + level**2 * variances[1] + 2 * level * (1 - level) * covariance
+        scale = np.sqrt(6 * np.maximum(variance, np.finfo(float).tiny))[:, None] / np.pi
+        place = (1 - level) * mean + level * fitted - np.euler_gamma * scale
+        with np.errstate(over="ignore"):
+            score += weight * np.exp(-np.exp((place - signal) / scale))
+    return 1 - score / levels[1:].sum()

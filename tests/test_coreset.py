@@ -1,0 +1,52 @@
+"""How much of F a method needs: which part it is shown, and the study."""
+
+import csv
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from in_process import run_in_process
+
+from experiments.coreset.options import Config
+from experiments.coreset.study import parts
+from unlearn_jax.errors import ArgumentError
+
+
+def test_a_part_is_random_for_each_member_or_the_most_exposed():
+    mask = np.arange(40) % 4 == 0
+    forget, exposed = SimpleNamespace(mask=mask, members=5), np.arange(40.0)
+    found = parts(Config(), forget, exposed, 0.3)
+    assert {*found} == {"random", "exposed"}
+    for masks in found.values():
+        assert masks.shape == (5, 40) and (masks.sum(axis=1) == 3).all() and not masks[:, ~mask].any()
+    assert (found["exposed"] == np.isin(np.arange(40), (28, 32, 36))).all()
+    assert len({row.tobytes() for row in found["random"]}) > 1
+    larger = parts(Config(), forget, exposed, 0.6)["random"]
+    assert (larger >= found["random"]).all()  # a larger part holds the smaller one
+    (whole,) = parts(Config(), forget, exposed, 1.0).items()
+    assert whole[0] == "all" and (whole[1] == mask).all()
+
+
+def test_shares_and_methods_are_checked():
+    with pytest.raises(ArgumentError, match=r"^--methods original: none to unlearn"):
+        Config(methods=("original",)).check()
+    with pytest.raises(ArgumentError, match=r"^--shares"):
+        Config(shares=(0.5, 1.5)).check()
+
+
+def test_the_study_shows_parts_and_judges_all_of_f(tmp_path):
+    words = ("--exp", "coreset", "--smoke", "--device", "cpu", "--train.epochs", "30", "--label-noise", "0.3")
+    words = (*words, "--shares", "0.25")
+    done = run_in_process(*words, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run/coreset.csv").open() as file:
+        rows = {(row["method"], row["choice"], row["share"]): row for row in csv.DictReader(file)}
+    choices = {("random", "0.25"), ("exposed", "0.25")}
+    assert {*rows} == {(name, *choice) for name in ("neggrad_plus", "finetune") for choice in choices}
+    of = {key[1:]: row for key, row in rows.items() if key[0] == "finetune"}
+    left = [float(of[choice]["memory_left"]) for choice in choices]
+    assert left == pytest.approx([left[0]] * 2, rel=1e-4)  # it reads R alone, and draws by the same keys
+    shown = [float(rows["neggrad_plus", *choice]["memory_left"]) for choice in choices]
+    assert len({round(each, 4) for each in shown}) == 2
+    assert all(float(row["memory_left_low"]) <= float(row["memory_left_high"]) for row in rows.values())
+    assert (tmp_path / "run/figures/coreset.svg").exists() and "0.25 exposed" in (tmp_path / "run/summary.md").read_text()
