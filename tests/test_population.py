@@ -142,7 +142,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     ],
 )
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
-    for place, name in ((judging, "Unlearner"), (streaming, "answer_stream")):
+    for place, name in ((judging, "Unlearner"), (streaming, "Programs")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a method was trained"))
     monkeypatch.setattr("experiments.attack_features.study.Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
     poison(**lost)
