@@ -1,5 +1,6 @@
 """What has tables of its own beside the leaderboards: the hypernetwork, and requests in a stream."""
 
+import statistics
 from pathlib import Path
 
 from experiments.effectiveness.families import NOTHING, RETRAIN
@@ -9,6 +10,7 @@ from unlearn_jax.metrics.catalogue import accuracy, kl_to_oracle, klom
 
 HYPERNETWORK = "hypernetwork"
 STREAM = "streaming/streaming.csv"
+RANDOM = "random"
 READ = (f"{HYPERNETWORK}/results.csv", f"{HYPERNETWORK}/prices.csv", STREAM)
 """The tables, all of which may be absent."""
 
@@ -34,17 +36,20 @@ def hypernetwork(findings: Path, links: str) -> str:
 
 
 def stream(findings: Path, links: str) -> str:
-    """How far methods had drifted from retraining after the last request of a stream; empty without its table."""
-    rows = read_table(findings / STREAM)
+    """How far methods had drifted from retraining after the last request of a random stream; empty without its table."""
+    rows = [row for row in read_table(findings / STREAM) if row.get("stream", RANDOM) == RANDOM]  # older tables have no other
     last = max((int(row["request"]) for row in rows), default=0)
-    final = {row["method"]: row for row in rows if int(row["request"]) == last}
-    blind = [method for method, row in final.items() if row["access"] in ("F", "F + summary")]
+    final: dict[str, list[dict[str, str]]] = {}  # of every draw
+    for row in rows:
+        if int(row["request"]) == last:
+            final.setdefault(row["method"], []).append(row)
+    blind = [method for method, (row, *_) in final.items() if row["access"] in ("F", "F + summary")]
     if not blind or NOTHING not in final:
         return ""
 
     def off(method: str, split: str) -> float:
-        """Accuracy minus that of retrained models, in points."""
-        return float(final[method][split]) - float(final[method][f"{split}_null_mean"])
+        """Accuracy minus that of retrained models, in points; the mean over draws."""
+        return statistics.fmean(float(row[split]) - float(row[f"{split}_null_mean"]) for row in final[method])
 
     def side(points: float) -> str:
         return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if abs(points) >= 0.05 else "level with"
