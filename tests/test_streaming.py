@@ -228,7 +228,7 @@ def test_class_distillation_moves_the_answers_on_f_towards_the_statistics():
     on, variables = problem(mlp()), start(mlp())
     given = summaries.gaussians(summaries.keep(on).statistics)
     both = beside(on, jnp.asarray(REQUESTS[0]), Examples(*(leaf[30:36] for leaf in on.train)))
-    method = summaries.class_distillation(learning_rate=0.05, epochs=20, batch_size=8)
+    method = summaries.class_distillation(learning_rate=0.05, alpha=1.0, epochs=20, batch_size=8)
     after = jax.jit(lambda: method(KEY, both, variables, given))()
     target = np.exp(summaries.posterior(given, both.train.images[:3], 2.0))
 

@@ -1,5 +1,6 @@
 """The programs that answer streams of requests: one for each method, whatever the stream, the summary and the learning rate."""
 
+import inspect
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -91,7 +92,8 @@ class Programs:
         """Static hyperparameters, and those that may be traced."""
         if name not in OWN:
             return traceable(name, self.values[name])
-        return {}, {"learning_rate": 0.01}
+        defaults = {key: given.default for key, given in inspect.signature(OWN[name][0]).parameters.items()}
+        return {}, {key: value for key, value in defaults.items() if isinstance(value, float)}
 
     def _inputs(
         self, name: str, config: Config, setting: Setting, originals: Variables, stream: Asked, numbers: dict[str, Any]
