@@ -246,7 +246,7 @@ def step(number, method, test, access="F", draw=0, memory=0.5, summary_of=""):
     level = Level(test, 90.0, 1.0, 88.0, 92.0)
     klom = Level(2.4 + number, 2.4, 0.5, 1.5, 3.4)
     facts = "random", draw, number, 3 * number, method, access, summary_of, 8, 0.5, 0.25
-    return Step(*facts, memory, 0.2, 0.1, 0.3, 0.2, klom, level, level, level, level)
+    return Step(*facts, memory, memory - 0.1, memory + 0.1, 0.2, 0.1, 0.3, 0.1, 0.3, 0.2, klom, level, level, level, level)
 
 
 def test_means_over_draws_have_intervals_from_three_draws_on():
@@ -260,6 +260,8 @@ def test_means_over_draws_have_intervals_from_three_draws_on():
     assert end.measures["distance"].value == pytest.approx(0.2)
     (few,) = over_draws(draws[:2])
     assert math.isinf(few.measures["memory_left"].high)
+    (one,) = over_draws(draws[2:])
+    np.testing.assert_allclose(one.measures["memory_left"], [0.2, 0.1, 0.3])
 
 
 def test_the_table_says_what_is_left_and_what_it_cost():
@@ -268,7 +270,17 @@ def test_the_table_says_what_is_left_and_what_it_cost():
     cells_of = {
         line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in text.splitlines()
     }
-    assert cells_of["delete"] == ["F", "0.50", "0.20", "0.30", "-2.0", "-2.0", "-2.0", "0.25", "0.5"]
+    assert cells_of["delete"] == [
+        "F",
+        "0.50 (0.40 to 0.60)",
+        "0.20 (0.10 to 0.30)",
+        "0.30",
+        "-2.0",
+        "-2.0",
+        "-2.0",
+        "0.25",
+        "0.5",
+    ]
     assert "diverged" in summary(over_draws([*steps, step(1, "lost", 90.0)]), "about")
 
 

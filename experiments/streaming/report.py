@@ -89,7 +89,11 @@ class Step(NamedTuple):
         seconds: for one request and model.
         cost: of one request, as a share of that of a retraining.
         memory_left: see `metrics.effects`; NaN where the originals remember too little to tell.
+        memory_left_low: lower end of its 95% interval over originals and oracles of the draw.
+        memory_left_high: upper end.
         damage: on forget, retain and test together.
+        damage_low: lower end of its interval.
+        damage_high: upper end.
         damage_forget: on all examples requested so far.
         damage_retain: on retained examples.
         damage_test: on the test set.
@@ -111,7 +115,11 @@ class Step(NamedTuple):
     seconds: float
     cost: float
     memory_left: float
+    memory_left_low: float
+    memory_left_high: float
     damage: float
+    damage_low: float
+    damage_high: float
     damage_forget: float
     damage_retain: float
     damage_test: float
@@ -141,7 +149,8 @@ class End(NamedTuple):
 
     Attributes:
         known: draws in which the originals remember enough to tell what is left.
-        measures: each of `MEASURES` with its 95% interval over draws (Student's t); without one for fewer than three draws.
+        measures: each of `MEASURES` with its 95% interval over draws (Student's t); of one draw, that of memory left and damage
+            is over originals and oracles.
     """
 
     stream: str
@@ -170,11 +179,13 @@ def end_cells(end: End) -> list[Any]:
 
 
 def sizes(found: Effects | None) -> dict[str, Any]:
-    """The effect sizes by the names of `EFFECTS`; NaN where there are none."""
+    """The effect sizes, and the ends of their intervals, as fields of `Step`; NaN where there are none."""
     if found is None:
-        return dict.fromkeys(EFFECTS, math.nan)
-    of_split = {f"damage_{split}": found.of_split[split].value for split in SPLITS}
-    return {"memory_left": found.memory_left.value, "damage": found.damage.value, **of_split}
+        unknown = dict.fromkeys(EFFECTS, math.nan)
+        return unknown | {f"{name}_{end}": math.nan for name in EFFECTS[:2] for end in ("low", "high")}
+    both = {"memory_left": found.memory_left, "damage": found.damage}
+    ends = {f"{name}{end}": of for name, size in both.items() for end, of in zip(("", "_low", "_high"), size, strict=True)}
+    return ends | {f"damage_{split}": found.of_split[split].value for split in SPLITS}
 
 
 def as_row(level: Level) -> dict[str, Any]:
@@ -194,8 +205,16 @@ def over_draws(steps: Iterable[Step]) -> list[End]:
         seconds, cost = (float(np.mean([getattr(step, name) for step in group])) for name in ("seconds", "cost"))
         known = int(np.isfinite(values["memory_left"]).sum())
         facts = stream, request, method, group[0].access, group[0].summary, seconds, cost, len(group), known
-        ends.append(End(*facts, {name: _over(of_draws) for name, of_draws in values.items()}))
+        measures = {name: _over(of_draws) for name, of_draws in values.items()}
+        if len(group) == 1:
+            measures |= {name: _of_one(group[0], name) for name in EFFECTS[:2]}
+        ends.append(End(*facts, measures))
     return ends
+
+
+def _of_one(step: Step, name: str) -> Interval:
+    """An effect size with its interval over originals and oracles."""
+    return Interval(*(getattr(step, f"{name}{end}") for end in ("", "_low", "_high")))
 
 
 def _over(values: np.ndarray) -> Interval:
@@ -251,7 +270,7 @@ def frontier(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
         _finish(panel)
     panels[0].set_ylabel(damage.label, fontsize=9)
     _legend(figure, panels)
-    figure.suptitle(f"{title}\nafter the last request; 95% intervals over draws, cut at the edges", fontsize=9)
+    figure.suptitle(f"{title}\nafter the last request; 95% intervals over {_across(ends)}, cut at the edges", fontsize=9)
     return figure
 
 
@@ -309,10 +328,15 @@ def summary(ends: Sequence[End], title: str) -> str:
         parts += [f"## {stream}", markdown([*headings, "cost", "s a request"], lines, left=range(2))]
     reading = (
         "Memory left: 0 as retraining, 1 as doing nothing; damage: in the same unit. Δ: accuracy minus the oracles' after as "
-        "many requests, percentage points. In brackets: 95% over draws. Cost: work of a request as a share of a retraining. What "
-        "each summary holds, and whether it is free of F: `unlearn_jax.methods.summaries`."
+        f"many requests, percentage points. In brackets: 95% over {_across(ends)}. Cost: work of a request as a share of a "
+        "retraining. What each summary holds, and whether it is free of F: `unlearn_jax.methods.summaries`."
     )
     return page(f"{title}; after {last} requests.", *parts, reading)
+
+
+def _across(ends: Iterable[End]) -> str:
+    """What intervals are over."""
+    return "draws" if max(end.draws for end in ends) > 1 else "originals and oracles"
 
 
 def _streams(ends: Iterable[End]) -> list[str]:
@@ -322,7 +346,7 @@ def _streams(ends: Iterable[End]) -> list[str]:
 def _look(end: End, ends: Sequence[End]) -> dict[str, Any]:
     """The colour of a method and the mark of its summary."""
     if end.method in REFERENCES:
-        marks = dict(zip(REFERENCES, "xo1dh", strict=True))
+        marks = dict(zip(REFERENCES, "Xo<dh", strict=True))
         return {"color": "#666666" if end.method == ALONE else "black", "marker": marks[end.method]}
     methods = dict.fromkeys(_bare(each) for each in ends if each.method not in REFERENCES)
     return {"color": COLOURS[list(methods).index(_bare(end)) % (len(COLOURS) - 1)], "marker": MARKERS[end.summary]}
