@@ -62,6 +62,6 @@ def stream(findings: Path, links: str) -> str:
         f"**In a stream** ([its finding]({links}/streaming.md)) of {plural(last, 'request')} for random examples, answered "
         f"without retained data, the nearest to retraining of {len(free)} methods that keep no summary of F is {name(least)}, "
         f"at a distance (the larger of memory left and damage) of {number(distance(least))}, where doing nothing is at 1: it "
-        f"leaves {number(mean(least, 'memory_left'))} of the memory, at a damage of {number(mean(least, 'damage'))}. Its accuracy "
-        f"on retained examples is {lost:.1f} points below that of retrained models.{retrained}"
+        f"leaves {number(mean(least, 'memory_left'))} of the memory, at a damage of {number(mean(least, 'damage'))}. Its "
+        f"accuracy on retained examples is {lost:.1f} points below that of retrained models.{retrained}"
     )
