@@ -22,6 +22,8 @@ from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import member_keys
 from unlearn_jax.types import Examples, Problem, Variables
 
+CHOSEN = "learning_rate"
+"""The hyperparameter that a run chooses."""
 Asked = tuple[str, np.ndarray, float | None]
 """A stream to answer: the summary, the requests, and the learning rate (None: that of the hyperparameters)."""
 
@@ -52,14 +54,10 @@ class Programs:
             return list(self.config.stand_ins)
         return ["", *(ANCHORS if self.config.anchor else ())]
 
-    def searched(self, name: str) -> str:
-        """The hyperparameter that is chosen."""
-        return "learning_rate"
-
     def grid(self, name: str, count: int) -> np.ndarray:
-        """The learning rates to choose from, over the range of the registry's search."""
-        found: Range = OWN[name][1] if name in OWN else METHODS[name].search[self.searched(name)]
-        return found.spaced(count)
+        """The learning rates to choose from, over the range of the registry's search; none for a method without one."""
+        found: Range | None = OWN[name][1] if name in OWN else METHODS[name].search.get(CHOSEN)
+        return found.spaced(count) if found else np.zeros(0)
 
     def cost(self, name: str) -> float:
         """The work of one request as a share of that of a retraining; known once the method has run."""
@@ -101,7 +99,7 @@ class Programs:
         """The arguments of a stream, with a leading axis of members."""
         summary, requests, rate = stream
         members = len(jax.tree.leaves(originals)[0])
-        numbers = numbers if rate is None else {**numbers, self.searched(name): rate}
+        numbers = numbers if rate is None else {**numbers, CHOSEN: rate}
 
         def everyone(value: Any) -> np.ndarray:
             return np.broadcast_to(value, (members, *np.shape(value)))

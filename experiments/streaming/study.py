@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.streaming import report
-from experiments.streaming.answers import Programs, class_gaussians_alone, held_back
+from experiments.streaming.answers import CHOSEN, Programs, class_gaussians_alone, held_back
 from experiments.streaming.options import Config
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
@@ -183,8 +183,8 @@ def choose_rates(config: Config, programs: Programs) -> list[report.Rate]:
 
     before, found = right(originals).mean(), []
     for name in programs.names:
-        for summary in programs.summaries(name):
-            grid = programs.grid(name, config.rates)
+        grid = programs.grid(name, config.rates)
+        for summary in programs.summaries(name) if len(grid) else ():
             costs = []
             after, _ = programs.answer(name, other, setting, originals, [(summary, requests, float(rate)) for rate in grid])
             for models in after:
@@ -192,7 +192,7 @@ def choose_rates(config: Config, programs: Programs) -> list[report.Rate]:
             cheap = [number for number, cost in enumerate(costs) if abs(cost) <= config.price]
             best = max(cheap, default=0)
             found += [
-                report.Rate(name, summary, programs.searched(name), float(rate), cost, int(number == best))
+                report.Rate(name, summary, CHOSEN, float(rate), cost, int(number == best))
                 for number, (rate, cost) in enumerate(zip(grid, costs, strict=True))
             ]
     return found
