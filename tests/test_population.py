@@ -110,7 +110,11 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     done = run("streaming", tmp_path / "out", cache, "delete", "--request-size", "5", "--shards", "0", "--anchor", "0")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out/streaming.csv").open() as file:
-        assert {line["members"] for line in csv.DictReader(file)} == {"3"}
+        lines = list(csv.DictReader(file))
+    assert {line["members"] for line in lines} == {"3"}
+    stand_ins = ("classes", "classes with F", "held-out", "R")
+    assert {f"class_distillation + {name}" for name in stand_ins} <= {line["method"] for line in lines}
+    assert {line["request"] for line in lines if line["method"] == "class statistics alone"} == {"2"}
     assert {row.n_oracles for row in read_results(tmp_path / "out/results.csv")} == {7}
     assert "n=3 models a method" in (tmp_path / "out/summary.md").read_text()
 
@@ -142,7 +146,7 @@ def test_the_stream_takes_lost_oracles_away_once(poison, cache, tmp_path):
     ],
 )
 def test_too_few_stop_the_run_before_a_method_is_trained(poison, cache, tmp_path, monkeypatch, exp, lost, words, said):
-    for place, name in ((judging, "Unlearner"), (streaming, "answer_stream")):
+    for place, name in ((judging, "Unlearner"), (streaming, "Programs")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a method was trained"))
     monkeypatch.setattr("experiments.attack_features.study.Unlearner", lambda *_, **__: pytest.fail("a method was trained"))
     poison(**lost)

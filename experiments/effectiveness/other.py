@@ -1,14 +1,17 @@
 """What has tables of its own beside the leaderboards: the hypernetwork, and requests in a stream."""
 
+import statistics
 from pathlib import Path
 
 from experiments.effectiveness.families import NOTHING, RETRAIN
 from experiments.effectiveness.tables import read_table, values
-from experiments.effectiveness.words import name, number, percent, plural, sentence, share
+from experiments.effectiveness.words import name, number, percent, plural
+from unlearn_jax.methods.summaries import SUMMARIES
 from unlearn_jax.metrics.catalogue import accuracy, kl_to_oracle, klom
 
 HYPERNETWORK = "hypernetwork"
 STREAM = "streaming/streaming.csv"
+RANDOM = "random"
 READ = (f"{HYPERNETWORK}/results.csv", f"{HYPERNETWORK}/prices.csv", STREAM)
 """The tables, all of which may be absent."""
 
@@ -34,30 +37,31 @@ def hypernetwork(findings: Path, links: str) -> str:
 
 
 def stream(findings: Path, links: str) -> str:
-    """How far methods had drifted from retraining after the last request of a stream; empty without its table."""
-    rows = read_table(findings / STREAM)
+    """How far from retraining methods are after the last request of a stream of random examples; empty without its table."""
+    rows = [row for row in read_table(findings / STREAM) if row.get("stream") == RANDOM and row["memory_left"]]
     last = max((int(row["request"]) for row in rows), default=0)
-    final = {row["method"]: row for row in rows if int(row["request"]) == last}
-    blind = [method for method, row in final.items() if row["access"] in ("F", "F + summary")]
-    if not blind or NOTHING not in final:
+    final: dict[str, list[dict[str, str]]] = {}  # of every draw
+    for row in rows:
+        if int(row["request"]) == last:
+            final.setdefault(row["method"], []).append(row)
+
+    def mean(method: str, size: str) -> float:
+        return statistics.fmean(float(row[size]) for row in final[method])
+
+    def distance(method: str) -> float:
+        return max(abs(mean(method, "memory_left")), mean(method, "damage"))
+
+    blind = [method for method, (row, *_) in final.items() if row["access"] in ("F", "F + summary")]
+    free = [method for method in blind if (held := final[method][0]["summary"]) == "" or SUMMARIES[held].free]
+    if not free or NOTHING not in final:
         return ""
-
-    def off(method: str, split: str) -> float:
-        """Accuracy minus that of retrained models, in points."""
-        return float(final[method][split]) - float(final[method][f"{split}_null_mean"])
-
-    def side(points: float) -> str:
-        return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if abs(points) >= 0.05 else "level with"
-
-    least = min(blind, key=lambda method: abs(off(method, "forget")))
-    gone = [method for method in blind if abs(off(method, "forget")) < 0.5 * abs(off(NOTHING, "forget"))]
-    price = max((off(method, "test") for method in gone), default=0.0)
-    costs = f"; the one of them with the best test accuracy is {side(price)} retrained models there" if gone else ""
-    retrained = f" Retraining each time is {side(off(RETRAIN, 'forget'))} them on F." if RETRAIN in final else ""
+    least = min(free, key=distance)
+    lost = statistics.fmean(float(row["retain_null_mean"]) - float(row["retain"]) for row in final[least])
+    retrained = f" Retraining each time is at {number(distance(RETRAIN))}." if RETRAIN in final else ""
     return (
-        f"**In a stream** ([its finding]({links}/streaming.md)) of {plural(last, 'request')}, answered without retained data, "
-        f"the accuracy on all that was to be forgotten ends {side(off(NOTHING, 'forget'))} that of retrained models if nothing "
-        f"is done. {sentence(share(len(gone), len(blind), 'methods')).removesuffix('.')} came nearer than half of that{costs}. "
-        f"The nearest, {name(least)}, ends {side(off(least, 'forget'))} retrained models on F and {side(off(least, 'test'))} "
-        f"them on the test set.{retrained}"
+        f"**In a stream** ([its finding]({links}/streaming.md)) of {plural(last, 'request')} for random examples, answered "
+        f"without retained data, the nearest to retraining of {len(free)} methods that keep no summary of F is {name(least)}, "
+        f"at a distance (the larger of memory left and damage) of {number(distance(least))}, where doing nothing is at 1: it "
+        f"leaves {number(mean(least, 'memory_left'))} of the memory, at a damage of {number(mean(least, 'damage'))}. Its "
+        f"accuracy on retained examples is {lost:.1f} points below that of retrained models.{retrained}"
     )
