@@ -309,7 +309,7 @@ def dense_layers(method: str, run: Training, variables: Variables) -> list[tuple
     return layers
 
 
-def joined(kernel: Float[Array, "vectors in out"], bias: Float[Array, "vectors out"]) -> Float[Array, "vectors in+1 out"]:
+def joined(kernel: Float[Array, "vectors in out"], bias: Float[Array, "vectors out"]) -> Float[Array, "vectors _rows out"]:
     """A layer's kernel with its bias as the last row: that of an input which is always 1."""
     return jnp.concatenate([kernel, bias[:, None]], axis=1)
 
