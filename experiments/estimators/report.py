@@ -53,7 +53,7 @@ NAMES = {
     "data_shapley": "Data Shapley, ridge",
     "representer": "representer points",
 }
-SHOWN = ("tracin", "woodbury", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
+SHOWN = ("tracin", "logra", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
 MARKERS = "os^DvPX*<>"
 DARK = (*COLOURS[:6], COLOURS[7])  # yellow marks are hard to see
 RECALLED = 0.9  # share of the top points whose price the summary gives
