@@ -118,7 +118,8 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert "is nearest to exact leave-one-out" in capsys.readouterr().out
     with (tmp_path / "estimators.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = {"exact", "reordered", "other_seed", "grad_dot", "unrolled", "subset_influence", "datamodels"}
+    truths = {"exact", "reordered", "other_seed"}
+    names = {*truths, "grad_dot", "unrolled", "subset_influence", "datamodels", "data_oob", "data_shapley"}
     assert len(rows) == len(names) * 4 and {row["estimator"] for row in rows} == names
     value = {(row["estimator"], row["measure"]): float(row["value"]) for row in rows}
     assert value["exact", "spearman"] == 1 and value["reordered", "pearson"] > 1 - 1e-6
@@ -127,9 +128,15 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert arrays["exact"].dtype == np.float64 and arrays["estimate/unrolled"].shape == (16, 3)
     _, each, _ = arrays["cost/unrolled"]
     assert 1 < each < 12 and arrays["cost/datamodels"][0] == 12  # trainings
-    seconds = {name: float(arrays[f"cost/{name}"][2]) for name in ("grad_dot", "unrolled", "datamodels", "subset_influence")}
+    seconds = {name: float(arrays[f"cost/{name}"][2]) for name in names - truths}
     with_trainings = 2.0 + 12 * 2.0 / 16  # twelve trainings, of which leave-one-out is sixteen in two seconds
-    assert seconds == {"grad_dot": 2.0, "unrolled": 2.0, "datamodels": with_trainings, "subset_influence": with_trainings}
+    without = dict.fromkeys(("grad_dot", "unrolled", "data_shapley"), 2.0)
+    assert seconds == {**without, **dict.fromkeys(("datamodels", "subset_influence", "data_oob"), with_trainings)}
+    assert (np.ptp(arrays["estimate/data_oob"], axis=1) == 0).all() and np.ptp(arrays["estimate/data_oob"]) > 0
+    told = np.load(tmp_path / "truth/adam+float64.npz")
+    np.testing.assert_array_equal(told["effects"], arrays["exact"])
+    assert told["images"].shape == (16, 2) and told["final/head/kernel"].shape == told["initial/head/kernel"].shape == (4, 2)
+    assert json.loads(str(told["config"]))["setting"] == "adam+float64" and str(tmp_path) not in str(told["config"])
     assert arrays["exact_seconds"] == 2.0
     assert {path.name for path in tmp_path.glob("figures/*.png")} == {"agreement.png", "screening.png", "smoothness.png"}
     monkeypatch.setattr(experiment, "run_setting", lambda *_: pytest.fail("done before"))

@@ -20,8 +20,10 @@ FAMILIES = (
     ("exact", NULL, CEILING),
     ("grad_dot", "grad_cos", "tracin", "trak"),
     ("eigendecomposition", "arnoldi", "woodbury", "relatif", "conjugate_gradients", "lissa", "ek_fac", "data_inf"),
+    ("logra", "grass", "trackstar"),
     ("source", "unrolled"),
-    ("subset_influence", "datamodels"),
+    ("subset_influence", "datamodels", "data_oob"),
+    ("knn_shapley", "data_shapley", "representer"),
 )
 NAMES = {
     "exact": "exact",
@@ -39,12 +41,19 @@ NAMES = {
     "lissa": "IF, LiSSA",
     "ek_fac": "IF, EK-FAC",
     "data_inf": "IF, DataInf",
+    "logra": "LoGra",
+    "grass": "GraSS",
+    "trackstar": "TrackStar",
     "source": "SOURCE",
     "unrolled": "unrolled",
     "subset_influence": "subset influence",
     "datamodels": "datamodels",
+    "data_oob": "Data-OOB",
+    "knn_shapley": "KNN-Shapley",
+    "data_shapley": "Data Shapley, ridge",
+    "representer": "representer points",
 }
-SHOWN = ("tracin", "woodbury", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
+SHOWN = ("tracin", "logra", "ek_fac", "source", "unrolled", "datamodels")  # coloured among the curves
 MARKERS = "os^DvPX*<>"
 DARK = (*COLOURS[:6], COLOURS[7])  # yellow marks are hard to see
 RECALLED = 0.9  # share of the top points whose price the summary gives

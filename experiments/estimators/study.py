@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.estimators import report
+from experiments.estimators import report, truth
 from experiments.estimators.options import Config
 from unlearn_jax import influence
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import deciding_options
-from unlearn_jax.data import Toy, discs
+from unlearn_jax.data import Toy
 from unlearn_jax.data.splits import generator, random_halves
 from unlearn_jax.influence import Training
 from unlearn_jax.influence.curvature import Inverse
+from unlearn_jax.influence.projected import Projection
+from unlearn_jax.influence.response import losses
 from unlearn_jax.metrics import attribution
 from unlearn_jax.models import build
 from unlearn_jax.progress import working
@@ -32,6 +34,7 @@ from unlearn_jax.types import Examples, Recipe, Variables
 
 DENSE = 1_500  # parameters up to which the Hessian is decomposed whole
 STRETCHES = 3  # of the training, for SOURCE
+ORDERS = 64  # of all points, for Data Shapley
 HELD_OUT = 0.25  # share of the subsets that no datamodel is fitted to
 
 
@@ -57,6 +60,8 @@ def run(config: Config, folder: Run) -> None:
         varied = config.with_setting(setting)
         arrays = load_or_make(folder, f"settings/{setting}.npz", deciding_options(varied), partial(run_setting, varied, setting))
         studies.append(measure(config, setting, arrays))
+        if truth.is_complete(arrays):
+            folder.write_npz(f"truth/{setting}.npz", truth.pack(varied, setting, arrays))
     folder.write_csv("estimators.csv", *report.table(studies))
     folder.write_json("results.json", {"settings": studies})
     folder.write_text("summary.md", report.summary(studies))
@@ -74,8 +79,7 @@ def run_setting(config: Config, setting: str) -> dict[str, np.ndarray]:
 
 def train_and_estimate(config: Config, update: Callable[[float, str], None]) -> dict[str, np.ndarray]:
     """The same, with a function to report progress."""
-    toy = discs(config.train_size, **dataclasses.asdict(config.discs), label_noise=config.label_noise, seed=config.seed)
-    unseen = discs(config.targets, **dataclasses.asdict(config.discs), seed=config.seed + 1).train
+    toy, unseen = truth.draw(config)
     runs = [prepare_training(config, toy, config.seed + number) for number in range(2)]
     with jax.enable_x64(config.precision == "float64"):
         original, other = (cast(training, config.precision) for training in runs)
@@ -94,9 +98,12 @@ def train_and_estimate(config: Config, update: Callable[[float, str], None]) -> 
         update(0.5, "pool")
         masks = random_halves(config.train_size, config.subsets, generator("subsets of estimators", config.seed))
         pool = influence.retrained(original, masks.astype(np.float32), config.strategy, config.chunk)
-        changes = influence.changes(original, exact.original, pool, targets).margins
+        changed = influence.changes(original, exact.original, pool, targets)
+        changes = changed.margins
+        own_losses = changed.losses + np.asarray(losses(original.model, exact.original, original.examples))[None]
         fitted = round((1 - HELD_OUT) * len(masks))
         arrays |= {"removed": ~masks[fitted:], "subset_changes": changes[fitted:]}
+        arrays |= truth.pack_weights(original.initial, exact.original)
         update(0.6, "estimators")
         # Work is counted for automatic differentiation.
         plain = dataclasses.replace(original, model=original.model._replace(gradient=None))
@@ -109,11 +116,14 @@ def train_and_estimate(config: Config, update: Callable[[float, str], None]) -> 
             estimate = np.asarray(ready(plain, path, targets))
             took = time.perf_counter() - start
             arrays |= pack_estimate(name, estimate, *cost(program, plain, path, targets, unit), took)
-        for name, function in (("subset_influence", subset_influence), ("datamodels", datamodels)):
+        for name, function in FROM_SUBSETS.items():
             start = time.perf_counter()
-            estimate = function(masks[:fitted], changes[:fitted])
+            estimate = function(masks[:fitted], changes[:fitted], own_losses[:fitted])
             took = time.perf_counter() - start + seconds * fitted / config.train_size
             arrays |= pack_estimate(name, estimate, float(fitted), 0.0, took)
+        start = time.perf_counter()
+        estimate, products = data_shapley(config, original, path, targets)
+        arrays |= pack_estimate("data_shapley", estimate, products / unit, 0.0, time.perf_counter() - start)
         update(0.9, "smoothness")
         rows = generator("directions", config.seed).permutation(config.train_size)[: config.directions]
         smoothness = influence.metasmoothness(original, -np.eye(config.train_size)[rows], 0.5, config.strategy)
@@ -196,9 +206,13 @@ def estimators(config: Config, path: Path) -> dict[str, Estimator]:
     """The estimators that need no further training, by name."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(path.final.params))
     keys = jax.random.split(jax.random.key(config.seed), 3)
+    kronecker_key, sparse_key, trackstar_key = jax.random.split(jax.random.key(config.seed + 1), 3)
 
     def influence_function(inverse: Inverse, relative: bool = False) -> Estimator:
         return lambda run, path, targets: influence.influence_functions(run, path.final, targets, inverse, relative)
+
+    def projected(projection: Projection) -> Estimator:
+        return lambda run, path, targets: influence.projected_influence(run, path.final, targets, projection, config.damping)
 
     by_name: dict[str, Estimator] = {
         "grad_dot": lambda run, path, targets: influence.grad_dot(run, path.final, targets),
@@ -214,6 +228,11 @@ def estimators(config: Config, path: Path) -> dict[str, Estimator]:
         "woodbury": influence_function(influence.woodbury(config.damping)),
         "relatif": influence_function(influence.woodbury(config.damping), relative=True),
         "arnoldi": influence_function(influence.arnoldi(config.damping, keys[2])),
+        "logra": projected(influence.kronecker(kronecker_key)),
+        "grass": projected(influence.sparse(sparse_key)),
+        "trackstar": lambda run, path, targets: influence.trackstar(run, path.final, targets, influence.kronecker(trackstar_key)),
+        "representer": lambda run, path, targets: influence.representer_points(run, path.final, targets, config.damping),
+        "knn_shapley": knn_shapley,
         "source": lambda run, path, targets: influence.source(run, *path, targets, STRETCHES, config.train.weight_decay),
         "unrolled": lambda run, path, targets: influence.unrolled(run, targets),
     }
@@ -236,11 +255,41 @@ def pack_estimate(name: str, values: np.ndarray, once: float, per_target: float,
     return {f"estimate/{name}": values, f"cost/{name}": np.array([once, per_target, seconds])}
 
 
-def datamodels(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
+def knn_shapley(run: Training, path: Path, targets: Examples) -> jax.Array:
+    """Minus the Shapley values for a vote of the nearest neighbours, in the space of the last layer, `[points, targets]`."""
+    own, wanted = (influence.head_inputs(run.model, path.final, examples) for examples in (run.examples, targets))
+    return -influence.knn_shapley(own, run.examples.labels, wanted, targets.labels)
+
+
+def data_shapley(config: Config, run: Training, path: Path, targets: Examples) -> tuple[np.ndarray, float]:
+    """Minus the Shapley values for the margins of a ridge regression on the last layer's inputs, and what its products cost.
+
+    The network itself would have to be trained once for each point of each order.
+    """
+    parts = (run.examples, targets)
+    own, wanted = (Examples(influence.head_inputs(run.model, path.final, part), part.labels) for part in parts)
+    utility = influence.ridge_margins(own, wanted, config.damping * config.train_size)
+    rng = generator("orders of Data Shapley", config.seed)
+    orders = rng.permuted(np.tile(np.arange(config.train_size), (ORDERS, 1)), axis=1)
+    products = 2.0 * orders.size * config.train_size * own.images.shape[1] ** 2
+    return -influence.data_shapley(utility, orders), products
+
+
+def datamodels(masks: np.ndarray, changes: np.ndarray, own_losses: np.ndarray) -> np.ndarray:
     """Leave-one-out predicted by linear models fitted to the subsets, `[points, targets]`."""
     return -influence.datamodels(masks, changes).weights
 
 
-def subset_influence(masks: np.ndarray, changes: np.ndarray) -> np.ndarray:
+def subset_influence(masks: np.ndarray, changes: np.ndarray, own_losses: np.ndarray) -> np.ndarray:
     """Leave-one-out predicted by the difference of means of models with and without each point, `[points, targets]`."""
     return -influence.subset_influence(masks, changes).score
+
+
+def data_oob(masks: np.ndarray, changes: np.ndarray, own_losses: np.ndarray) -> np.ndarray:
+    """Minus the share of models without a point that are right about it, the same for all targets, `[points, targets]`."""
+    right = own_losses < np.log(2)  # the label has more than half of the probability
+    return np.repeat(-influence.data_oob(masks, right)[:, None], changes.shape[1], axis=1)
+
+
+FROM_SUBSETS = {"subset_influence": subset_influence, "datamodels": datamodels, "data_oob": data_oob}
+"""Estimators that read a pool: which models trained on what, the targets' margins, the training examples' losses."""

@@ -205,7 +205,7 @@ def ek_fac(damping: float) -> Inverse:
     @precise
     def inverse(run: Training, variables: Variables, vectors: Vectors) -> Vectors:
         _, restore = ravel_pytree(variables.params)
-        layers = _dense_layers(run, variables)
+        layers = dense_layers("EK-FAC", run, variables)
         gradients, moved = jax.vmap(restore)(gauss_newton_rows(run, variables)), jax.vmap(restore)(vectors)
         for layer in layers:
             layer_gradients, layer_vectors = ([at(tree, path) for path in layer] for tree in (gradients, moved))
@@ -294,15 +294,24 @@ def _hessian_product(run: Training, variables: Variables) -> Callable[[Array], A
     return jax.linearize(jax.grad(loss), flat)[1]
 
 
-def _dense_layers(run: Training, variables: Variables) -> list[tuple[str, str]]:
-    """Kernel and bias of every dense layer; raises ValueError if there are other parameters."""
+def dense_layers(method: str, run: Training, variables: Variables) -> list[tuple[str, str]]:
+    """Kernel and bias of every dense layer.
+
+    Raises:
+        ValueError: the model does not declare its dense layers, or has other parameters; the line begins with `method`.
+    """
     if run.model.dense is None:
-        raise ValueError("EK-FAC needs Model.dense, which this model does not declare")
+        raise ValueError(f"{method} needs Model.dense, which this model does not declare")
     layers = [(layer.kernel, layer.bias) for layer in run.model.dense if layer.bias]
     others = sorted(set(arrays(variables.params)) - {path for layer in layers for path in layer})
     if others:
-        raise ValueError(f"EK-FAC supports dense layers with a kernel and a bias; {others[0]!r} is something else")
+        raise ValueError(f"{method} supports dense layers with a kernel and a bias; {others[0]!r} is something else")
     return layers
+
+
+def joined(kernel: Float[Array, "vectors in out"], bias: Float[Array, "vectors out"]) -> Float[Array, "vectors _rows out"]:
+    """A layer's kernel with its bias as the last row: that of an input which is always 1."""
+    return jnp.concatenate([kernel, bias[:, None]], axis=1)
 
 
 def _kronecker_inverse(gradients: list[Array], vectors: list[Array], examples: int, damping: float) -> tuple[Array, Array]:
@@ -314,10 +323,6 @@ def _kronecker_inverse(gradients: list[Array], vectors: list[Array], examples: i
     _, across = jnp.linalg.eigh(read.T @ read / examples)
     _, along = jnp.linalg.eigh(jnp.einsum("nco,ncp->op", errors, errors))
 
-    def joined(layer: list[Array]) -> Array:
-        kernel, bias = layer
-        return jnp.concatenate([kernel, bias[:, None]], axis=1)
-
-    squares = jnp.sum((across.T @ joined(gradients) @ along) ** 2, axis=0)
-    moved = across @ (across.T @ joined(vectors) @ along / (squares + damping)[None]) @ along.T
+    squares = jnp.sum((across.T @ joined(*gradients) @ along) ** 2, axis=0)
+    moved = across @ (across.T @ joined(*vectors) @ along / (squares + damping)[None]) @ along.T
     return moved[:, :-1], moved[:, -1]

@@ -85,7 +85,7 @@ def grad_cos(run: Training, variables: Variables, targets: Examples) -> Float[Ar
 
     Source: Charpiat et al. 2019, arXiv 2102.05262.
     """
-    return _directions(pushes(run, variables)) @ _directions(slopes(run, variables, targets)).T
+    return directions(pushes(run, variables)) @ directions(slopes(run, variables, targets)).T
 
 
 @precise
@@ -144,6 +144,7 @@ def trak(run: Training, models: Variables, targets: Examples, key: Key, dimensio
     return -jnp.mean(scores, axis=0) * jnp.mean(wrong, axis=0)[:, None]
 
 
-def _directions(vectors: Float[Array, "vectors p"]) -> Float[Array, "vectors p"]:
+def directions(vectors: Float[Array, "vectors p"]) -> Float[Array, "vectors p"]:
+    """Each vector divided by its length; 0 where that is 0."""
     lengths = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / jnp.where(lengths > 0, lengths, 1.0)

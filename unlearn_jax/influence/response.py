@@ -165,7 +165,12 @@ def weighted_gradient(
 def margins(model: Model, variables: Variables, examples: Examples) -> Float[Array, " examples"]:
     """z_y - log Σ_{j≠y} exp z_j of each example, in eval mode."""
     logits, _ = model.apply(variables, examples.images, train=False)
-    one_hot = jnp.arange(logits.shape[1])[None] == examples.labels[:, None]
+    return margin_of_logits(logits, examples.labels)
+
+
+def margin_of_logits(logits: Float[Array, "examples classes"], labels: Int[Array, " examples"]) -> Float[Array, " examples"]:
+    """z_y - log Σ_{j≠y} exp z_j of each example."""
+    one_hot = jnp.arange(logits.shape[1])[None] == labels[:, None]
     return jnp.sum(jnp.where(one_hot, logits, 0.0), axis=1) - jax.nn.logsumexp(jnp.where(one_hot, -jnp.inf, logits), axis=1)
 
 
