@@ -161,6 +161,12 @@ def test_models_that_diverged_are_left_out_with_their_originals():
     assert np.isnan(carry_over.effect_sizes(own, before, oracles).memory_left.value)
 
 
+def test_models_that_diverged_are_counted_over_all_sets():
+    alive, lost = np.zeros((4, 3)), np.where(np.arange(4)[:, None] < 3, np.nan, np.zeros((4, 3)))
+    arrays = {"scrub": {"0/forget": alive, "1/forget": alive}, "neggrad_plus": {"0/forget": alive, "0/test": lost, "1/forget": lost}}
+    assert carry_over.lost_of_all(arrays) == {"scrub": 0, "neggrad_plus": 3}
+
+
 def measured(name, number):
     """One setting of drawn effect sizes; the first method is supported by the base alone."""
     sizes = drawn(number, level=9 if name != "fashion" else 5)
@@ -178,6 +184,8 @@ def measured(name, number):
         seeds=[*range(SEEDS)],
         found={**cells, "retrain": cells["method_1"]},
         left_out={"method_0": "convolutions; this model has none"} if name == "mlp" else {},
+        lost={"method_1": 57} if name == "fashion" else {},
+        models=60,
         train_size=100,
         forget_size=10,
         masses=np.full((SEEDS, SETS), 3.0 + number),
@@ -193,6 +201,7 @@ def test_the_report_says_and_draws_all_settings():
     study = Results("3 seeds", [measured(name, number) for number, name in enumerate(SETTINGS)], 0.1, 0.1)
     text = summary(study)
     assert text.startswith("**Rank correlation") and "MLP: method_0 is left out, it needs convolutions" in text
+    assert "Fashion-MNIST, method_1: 57 of 60 models diverged and are in no size." in text
     assert "NOT within the tolerance" in text and "Fashion-MNIST" in text.split("\n")[2]
     rows = {(row[0], row[1]): row for row in correlations(study).rows}
     assert rows["mlp", "damage"][7] == METHODS - 1 and rows["vit", "damage"][7] == METHODS
@@ -207,7 +216,8 @@ def test_where_nothing_is_remembered_nothing_is_said():
     nothing = Effects(Interval(np.nan, -np.inf, np.inf), Interval(np.nan, -np.inf, np.inf), {}, Interval(0, 0, 0), {})
     empty = empty._replace(found={name: [[nothing] * SETS] * SEEDS for name in empty.found})
     study = Results("3 seeds", [empty, measured(AGAIN, 1), measured(CLEAN, 2)], 0.1, 0.1)
-    assert "nothing known" in summary(study) and len(figure(study).axes) == 3
+    assert "nothing known" in summary(study) and "| not known |" in summary(study)
+    assert len(figure(study).axes) == 3
     assert all(row[2] is None for row in correlations(study).rows)
 
 

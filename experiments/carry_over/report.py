@@ -54,6 +54,8 @@ class Measured(NamedTuple):
         seeds: of its repeats.
         found: the effect sizes of each method, and of retraining, `[seeds][sets]`.
         left_out: the methods that its network does not support, with the reason.
+        lost: the models of each method that diverged, and are in no size.
+        models: the models of a method, over all seeds and sets.
         train_size: training examples.
         forget_size: examples of a forget set.
         masses: the memorised mass of each forget set.
@@ -69,6 +71,8 @@ class Measured(NamedTuple):
     seeds: list[int]
     found: dict[str, list[list[Effects]]]
     left_out: dict[str, str]
+    lost: dict[str, int]
+    models: int
     train_size: int
     forget_size: int
     masses: Float[np.ndarray, "seeds sets"]
@@ -243,6 +247,11 @@ def summary(study: Results) -> str:
     left_out = [
         f"{one.title}: {name} is left out, it needs {why}." for one in study.settings for name, why in one.left_out.items()
     ]
+    lost = [
+        f"{one.title}, {name}: {count} of {one.models} models diverged and are in no size."
+        for one in study.settings
+        for name, count in one.lost.items()
+    ]
     return page(
         *answer(study, compared),
         f"In every setting {study.title}.",
@@ -258,6 +267,7 @@ def summary(study: Results) -> str:
         "## Memory left; damage",
         markdown(["", *titles.values()], rows, left=(0,)),
         *left_out,
+        *lost,
     )
 
 
@@ -372,6 +382,8 @@ def _intervals(one: Measured) -> dict[str, dict[str, Interval]]:
 def _cell(intervals: Mapping[str, Mapping[str, Interval]], method: str) -> str:
     if method not in intervals:
         return "left out"
+    if math.isnan(intervals[method][memory_left.name].value):
+        return "not known"
     return "; ".join(f"{intervals[method][name]:.2f}" for name in (memory_left.name, damage.name))
 
 

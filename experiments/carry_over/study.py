@@ -1,6 +1,7 @@
 """Whether the methods' order carries over to clean labels, other networks and other data."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -112,6 +113,7 @@ def measure_setting(
         made_with: gets the versions and backends that anything was made with.
     """
     seeds: list[Seed] = []
+    lost: Counter[str] = Counter()
     for number in range(config.seeds):
         variant = config.variant(name, number)
         setting, matched = prepare(variant) if number else first, None
@@ -123,6 +125,7 @@ def measure_setting(
         made_with.update(known.made_with)
         arrays = unlearn_all(variant, folder, name, known, values, compiled)
         made_with.update(str(of_method["made_with"]) for of_method in arrays.values())
+        lost.update(lost_of_all(arrays))
         with stage("effect sizes"):
             seeds.append(Seed(known, effects_of_all(known, arrays), matched))
     methods = list(seeds[0].found)
@@ -136,6 +139,8 @@ def measure_setting(
         seeds=[seed.known.config.seed for seed in seeds],
         found=found,
         left_out={each: reason for each in config.method_names() if (reason := METHODS[each].unmet(problem))},
+        lost={method: lost[method] for method in methods if lost[method]},
+        models=sum(len(seed.known.forget) for seed in seeds) * config.members,
         train_size=len(problem.train.labels),
         forget_size=size,
         masses=np.array([seed.known.mass for seed in seeds]),
@@ -352,6 +357,14 @@ def effects_of_all(known: References, arrays: Mapping[str, Arrays]) -> dict[str,
         halves = [{split: oracles[split][side] for split in SPLITS} for side in (slice(members), slice(members, None))]
         found["retrain"].append(effect_sizes(halves[0], before, halves[1]))
     return found
+
+
+def lost_of_all(arrays: Mapping[str, Arrays]) -> dict[str, int]:
+    """The models of each method that diverged, over all forget sets."""
+    return {
+        method: sum(int((~np.isfinite(array).all(axis=1)).sum()) for name, array in of_method.items() if name.endswith("/forget"))
+        for method, of_method in arrays.items()
+    }
 
 
 def effect_sizes(own: Margins, before: Margins, oracles: Margins) -> Effects:
