@@ -51,13 +51,20 @@ def lines_of(config, level, setting, members):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A run with made-up models, its folder, and what the search trained."""
-    out, trained = tmp_path_factory.mktemp("interventions") / "run", []
+    out, trained, settings = tmp_path_factory.mktemp("interventions") / "run", [], {}
+    prepare = study.prepare
+
+    def prepare_once(config):
+        if config.seed not in settings:
+            settings[config.seed] = prepare(config)
+        return settings[config.seed]
 
     def searched_loss(config, level, epochs):
         trained.append((level.name, epochs))
         return LOSS.get(level.name, 0.2) * 4 / epochs
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "prepare", prepare_once)
         patch.setattr(study, "searched_loss", searched_loss)
         patch.setattr(study, "load_or_predict", logits_of)
         patch.setattr(study, "measure_lines", lines_of)
