@@ -11,9 +11,11 @@ from experiments.capacity_fitted import curves, report
 from experiments.capacity_fitted import study as fitted
 from experiments.capacity_fitted.options import Config, smoke
 from unlearn_jax import runs
+from unlearn_jax.bench import equal_loss
 from unlearn_jax.bench.hyperparameters import settings
-from unlearn_jax.bench.several_sets import Answers
+from unlearn_jax.bench.several_sets import Answers, measure_methods
 from unlearn_jax.errors import ArgumentError
+from unlearn_jax.metrics.statistics import over_draws
 
 TINY = dataclasses.replace(smoke(Config()), train_size=40, widths=(1, 8, 32), loss=0.2, most_epochs=30, draws=3)
 KINDS = {"original": 3, "oracle": 6, "finetune": 3}
@@ -131,8 +133,7 @@ def test_distances_are_those_of_logarithms_and_do_without_models_that_are_left_o
     assert found["forget_test_oracles"] == 0 and found["forget_shift_null"] < 0.1
     assert found["retain_test"] == pytest.approx(10 + np.log10(10 * loss[:3]).mean())
     short = {**models, ("finetune", "forget"): [Answers(loss[:2], loss, loss, loss)]}
-    config = dataclasses.replace(TINY, forget_sets=1)
-    assert all(math.isnan(value) for value in fitted.measure_methods(config, short).values())
+    assert all(math.isnan(value) for value in measure_methods(["finetune"], short).values())
 
 
 def test_every_draw_has_other_data_and_every_size_the_same():
@@ -160,13 +161,13 @@ def test_every_draw_has_other_data_and_every_size_the_same():
     ],
 )
 def test_the_search_finds_the_fewest_epochs_of_any_curve(loss_after, expected):
-    tried = fitted.try_epochs(loss_after, 30, 0.1, 400)
-    found = fitted.enough(tried, 0.1)
-    assert len(tried) <= fitted.TRIES and max(tried) <= 400
+    tried = equal_loss.try_epochs(loss_after, 30, 0.1, 400)
+    found = equal_loss.enough(tried, 0.1)
+    assert len(tried) <= equal_loss.TRIES and max(tried) <= 400
     if expected is None:
         assert found is None and max(tried) == 400
-    elif loss_after(found) >= 0.1 / fitted.CLOSE:
-        assert expected <= found <= expected * fitted.CLOSE
+    elif loss_after(found) >= 0.1 / equal_loss.CLOSE:
+        assert expected <= found <= expected * equal_loss.CLOSE
     else:
         assert found == expected
 
@@ -228,10 +229,10 @@ def test_permuted_models_are_the_same_ones():
 
 
 def test_an_interval_takes_three_known_draws():
-    assert report.over_draws(np.array([1.0, 2.0, np.nan])) == (1.5, -math.inf, math.inf)
-    value, low, high = report.over_draws(np.array([1.0, 2.0, 3.0, np.nan]))
+    assert over_draws(np.array([1.0, 2.0, np.nan])) == (1.5, -math.inf, math.inf)
+    value, low, high = over_draws(np.array([1.0, 2.0, 3.0, np.nan]))
     assert value == 2 and high - value == pytest.approx(4.302653 / math.sqrt(3)) == value - low
-    assert math.isnan(report.over_draws(np.array([np.nan])).value)
+    assert math.isnan(over_draws(np.array([np.nan])).value)
 
 
 def test_sizes_are_what_their_axes_say():

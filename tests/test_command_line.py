@@ -191,6 +191,7 @@ def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(
         ("ulira", "--auto.metric --forget-sets --unlearning-seeds --evaluation.retain-size"),
         ("unlearn_one", "--model --normalisation --convolution --data-dir --reorderings"),
         ("variance", "--auto.metric --unlearning-seeds"),
+        ("variance_interventions", "--unlearning-seeds --auto.split --forget.label --forget.file --evaluation.splits"),
     ],
 )
 def test_a_study_has_no_option_that_it_does_not_use(complaint, experiment, words):

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.capacity_fitted.report import SHAPES, Shape, Size, over_draws
+from experiments.capacity_fitted.report import SHAPES, Shape, Size
 from unlearn_jax.data.splits import generator
+from unlearn_jax.metrics.statistics import over_draws
 
 STEP = 0.1  # of the probability of the label: smaller changes count as none
 

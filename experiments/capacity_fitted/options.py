@@ -17,10 +17,8 @@ The toy (two overlapping discs, seen through waves), depth, and a ResNet-8, whos
 import dataclasses
 from typing import Annotated, ClassVar
 
-from tyro.conf import Suppress
-
-from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, fixed, replace_field, require
-from unlearn_jax.bench.options import ATTACKED, SAME_SIZE, SETS, Comparison, Evaluation, SizedForget, Train
+from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, replace_field, require
+from unlearn_jax.bench.options import ATTACKED, RETAINED, SAME_SIZE, SETS, Comparison, Retained, SizedForget, Train
 from unlearn_jax.errors import ArgumentError, UsageError
 
 TOY = "discs"
@@ -31,16 +29,6 @@ FEWEST_DRAWS = 3
 RULES = "loss", "epochs"
 TRAIN = Train(epochs=30)
 Counts = Annotated[tuple[int, ...], Several(Whole(least=1))]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Retained(Evaluation):
-    """Which retained examples models are evaluated on; nothing here has a null of splits."""
-
-    splits: Suppress[int] = fixed(Evaluation.splits)
-
-
-RETAINED = Retained()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unlearn_jax.metrics.catalogue import damage, memory_left
-from unlearn_jax.metrics.statistics import crossed_mean
+from unlearn_jax.metrics.statistics import over_draws
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.figures import loss_distributions
 from unlearn_jax.report.tables import Table, finite, markdown, page
@@ -160,14 +160,6 @@ class Results(NamedTuple):
             if size.draws:
                 found.setdefault(f"{size.axis}, {RULES[size.rule]}", []).append(size)
         return dict(sorted(found.items(), key=lambda item: item[1][0].axis, reverse=True))
-
-
-def over_draws(values: Float[np.ndarray, " draws"]) -> Interval:
-    """The mean over the draws that are known, and its interval; without one if fewer than three are."""
-    known = values[np.isfinite(values)]
-    if len(known) < 3:
-        return Interval(float(known.mean()) if len(known) else math.nan, -math.inf, math.inf)
-    return crossed_mean(known[:, None]).interval
 
 
 def measures(methods: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,27 +10,24 @@ from scipy.stats import wasserstein_distance
 
 from experiments.capacity_fitted import curves, report
 from experiments.capacity_fitted.options import FEWEST_DRAWS, LAYERS, RULES, TOY, Config
+from unlearn_jax.bench.equal_loss import enough, mean_loss, training_logits, try_epochs
 from unlearn_jax.bench.hyperparameters import settings
-from unlearn_jax.bench.pools import pool, version_note
+from unlearn_jax.bench.pools import version_note
 from unlearn_jax.bench.resume import Arrays, load_or_make
 from unlearn_jax.bench.setting import Setting, deciding_options, prepare, setting_of
-from unlearn_jax.bench.several_sets import AllAnswers, attack, group_answers, load_or_predict
+from unlearn_jax.bench.several_sets import AllAnswers, attack, group_answers, load_or_predict, measure_methods
 from unlearn_jax.data import Dataset, discs, load
-from unlearn_jax.metrics import cross_entropy_losses
-from unlearn_jax.metrics.effects import SPLITS, effects, mean_effects
+from unlearn_jax.metrics.effects import SPLITS
+from unlearn_jax.metrics.statistics import over_draws
 from unlearn_jax.models import build, through_waves
-from unlearn_jax.progress import stage, working
+from unlearn_jax.progress import stage
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
-from unlearn_jax.training.ensembles import predict
 from unlearn_jax.types import Examples, Recipe
 
 SEPARATION, WAVES, FINENESS = 3.0, 64, 3.0  # of the toy: distance of the centres, waves, and how many times finer than its spread
 TESTED, SPARE = 2000, 200  # its points for evaluation, and held-out ones
 SEARCHED = 2  # originals of each of the first draws that the search for epochs trains
-CLOSE = 1.25  # the search ends at a loss within this factor below the one that is sought
-TRIES = 12  # numbers of epochs that the search trains at most
-STEEPNESS = 2.0  # of the loss against epochs, on logarithmic axes: where only one of them is known
 MEMORISED = 0.5  # of the probability of the label: an example with a larger gain counts as memorised
 IRRELEVANT = frozenset({"members", "forget", "forget_sets", "methods", "hyper", "evaluation", "permutations", "smoke", "exp"})
 """Options that the search does not depend on."""
@@ -148,61 +145,13 @@ def searched(config: Config) -> Arrays:
     return {"epochs": np.array([*found]), "loss": np.array([*found.values()])}
 
 
-def try_epochs(loss_after: Callable[[int], float], start: int, wanted: float, most: int) -> dict[int, float]:
-    """Tries numbers of epochs until the loss is at most `CLOSE` below the wanted one, or no number of epochs lies between.
-
-    On logarithmic axes the loss is taken for a straight line between two that are known, and for one of slope `-STEEPNESS`
-    beyond them; steps beyond are factors of 4 at most. The loss may be noisy, and be infinite.
-
-    Args:
-        loss_after: the mean training loss after a number of epochs.
-        start: the first number of epochs.
-        wanted: the loss that is sought.
-        most: epochs at most.
-    """
-    tried: dict[int, float] = {}
-    epochs = start
-    while len(tried) < TRIES:
-        tried[epochs] = loss_after(epochs)
-        high = enough(tried, wanted)
-        low = max((each for each, loss in tried.items() if loss > wanted and (high is None or each < high)), default=0)
-        if high is None:
-            if low >= most:
-                break
-            epochs = min(most, max(low + 1, round(low * step(tried[low] / wanted))))
-        elif tried[high] >= wanted / CLOSE or high - low <= 1:
-            break
-        elif low == 0:
-            epochs = max(1, min(high - 1, round(high / step(wanted / tried[high]))))
-        else:
-            aim = math.sqrt(wanted * wanted / CLOSE)
-            share = math.log(tried[low] / aim) / math.log(tried[low] / tried[high]) if math.isfinite(tried[low]) else 0.5
-            epochs = min(high - 1, max(low + 1, round(low * (high / low) ** share)))
-    return tried
-
-
-def step(ratio: float) -> float:
-    """The factor of the epochs that is expected to change the loss by a ratio of 1 or more, from 1.25 to 4."""
-    return min(max((CLOSE * ratio) ** (1 / STEEPNESS), CLOSE), 4.0)
-
-
-def enough(tried: dict[int, float], wanted: float) -> int | None:
-    """The fewest epochs whose loss is at or below the wanted one; None if there are none."""
-    return min((epochs for epochs, loss in tried.items() if loss <= wanted), default=None)
-
-
 def training_loss(config: Config, epochs: int) -> float:
     """The mean training loss of a few originals of the first draws after a number of epochs; infinite if one diverged."""
     losses = []
     for draw in range(FEWEST_DRAWS):
         drawn = config.drawn(draw, epochs)
-        setting = prepare_size(drawn)
-        train = setting.data.train
-        originals = pool(drawn, setting, setting.problem, np.ones(len(train.labels), bool), "original", SEARCHED)
-        with working("training loss") as update:
-            logits = predict(setting.problem.model, originals.variables, train.images, config.strategy)
-            losses.append(float(cross_entropy_losses(logits, train.labels).mean()) if np.isfinite(logits).all() else math.inf)
-            update(1.0, f"{epochs} epochs, draw {draw}: {losses[-1]:.3g} nats")
+        logits, labels = training_logits(drawn, prepare_size(drawn), SEARCHED)
+        losses.append(mean_loss(logits, labels))
     return float(np.mean(losses))
 
 
@@ -238,7 +187,7 @@ def measure(config: Config, arrays: Arrays) -> report.Draw:
         "lira_auc": float(np.mean([auc.mean() for auc, _ in attacks])),
         "lira_null": float(np.mean([guess for _, guess in attacks])),
         "spread": float(np.mean([of_set.std(0, ddof=1).mean() for of_set in unseen])),
-        **measure_methods(config, models),
+        **measure_methods(config.method_names(), models),
         **measure_distances(models),
     }
     losses = {
@@ -247,27 +196,6 @@ def measure(config: Config, arrays: Arrays) -> report.Draw:
         for split in SPLITS
     }
     return report.Draw(int(arrays["parameters"]), measures, losses, seen, unseen, wrong)
-
-
-def measure_methods(config: Config, models: AllAnswers) -> dict[str, float]:
-    """What the originals remember, and the memory left and the damage of each method: means over forget sets.
-
-    NaN if the originals remember too little to measure on every set, or if models diverged.
-    """
-    sets = range(config.forget_sets)
-
-    def phi(kind: str, index: int) -> dict[str, np.ndarray]:
-        return {split: models[kind, split][index].phi for split in SPLITS}
-
-    measures = {"remembered": math.nan}
-    for name in config.method_names():
-        whole = all(len(models[name, "forget"][index].phi) == len(models["original", "forget"][index].phi) for index in sets)
-        of_sets = [effects(*(phi(kind, index) for kind in (name, "original", "oracle"))) for index in sets if whole]
-        found = mean_effects(of_sets) if whole else None
-        measures[f"memory/{name}"] = found.memory_left.value if found else math.nan
-        measures[f"damage/{name}"] = found.damage.value if found else math.nan
-        measures["remembered"] = found.remembered.value if found else measures["remembered"]
-    return measures
 
 
 def measure_distances(models: AllAnswers) -> dict[str, float]:
@@ -327,4 +255,4 @@ def changes_of(group: Sequence[report.Size], measure: str) -> tuple[np.ndarray, 
 
 def trend_of(rule: str, axis: str, measure: str, slopes: np.ndarray, ends: np.ndarray) -> report.Trend:
     """A row with the means over draws and their intervals."""
-    return report.Trend(rule, axis, measure, int(np.isfinite(slopes).sum()), *report.over_draws(slopes), *report.over_draws(ends))
+    return report.Trend(rule, axis, measure, int(np.isfinite(slopes).sum()), *over_draws(slopes), *over_draws(ends))

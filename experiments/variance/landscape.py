@@ -12,6 +12,7 @@ import numpy as np
 from experiments.variance import report
 from experiments.variance.options import Config
 from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.lines import along_lines, calibration_batches, point_between, rotate_members
 from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import load_or_make_all
@@ -20,11 +21,10 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses
 from unlearn_jax.progress import working
 from unlearn_jax.training.ensembles import over_members, padded, predict, shared
-from unlearn_jax.training.landscape import Eigenvalue, combined, recalibrated, sharpness
+from unlearn_jax.training.landscape import Eigenvalue, sharpness
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Problem, Variables
 
-CALIBRATION = 500  # images in a batch for BatchNorm statistics
 COLUMNS = {"value": "sharpness", "residual": "residual"}
 Arrays = dict[str, np.ndarray]  # the measurements of a group of models, as kept in the run folder
 
@@ -51,14 +51,7 @@ class Probe:
 
     def __init__(self, config: Config, setting: Setting):
         self.config, self.setting, self.model = config, setting, setting.problem.model
-        model, strategy = self.model, config.strategy
-
-        def move(models: Variables, shares: jax.Array, images: jax.Array) -> Variables:
-            return recalibrated(model, combined(models, shares), images)
-
-        self.move_on_lines = over_members(move, (True, False, False), strategy)
-        self.move_on_plane = over_members(move, (False, True, False), strategy)
-        self.interpolate = over_members(combined, (True, False), strategy)
+        self.move_on_plane = over_members(functools.partial(point_between, self.model), (False, True, False), config.strategy)
 
     def measure_losses(self, study: ForgetSet, variables: Variables, members: int) -> np.ndarray:
         """The mean loss of each model on forget, retain and `slices.test_size` test examples, `[members, 3]`."""
@@ -72,15 +65,9 @@ class Probe:
 
     def measure_lines(self, study: ForgetSet, first: Variables, second: Variables, recalibrate: bool = True) -> np.ndarray:
         """The loss on forget, retain and test along the lines between models, `[lines, points, 3]`."""
-        ends = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), first, second)
-        lines, images = len(jax.tree.leaves(ends)[0]), calibration_batches(study)
-        by_point = []
-        for share in np.linspace(0, 1, self.config.slices.points, dtype=np.float32):
-            shares = jnp.stack([1 - share, share])
-            padded_ends = padded(ends)
-            points = self.move_on_lines(padded_ends, shares, images) if recalibrate else self.interpolate(padded_ends, shares)
-            by_point.append(self.measure_losses(study, points, lines))
-        return np.stack(by_point, axis=1)
+        images, lines = calibration_batches(study.images.retain) if recalibrate else None, len(jax.tree.leaves(first)[0])
+        points = along_lines(self.model, first, second, self.config.slices.points, images, self.config.strategy)
+        return np.stack([self.measure_losses(study, point, lines) for point in points], axis=1)
 
     def measure_plane(self, study: ForgetSet, corners: list[Variables]) -> Arrays:
         """The loss on a grid in the plane through three models. Coordinates are distances of weights."""
@@ -95,7 +82,7 @@ class Probe:
         places = np.array([[0.0, 0.0], [across, 0.0], [along, up]])
         low, high = places.min(0), places.max(0)
         x, y = np.linspace(low - 0.25 * (high - low), high + 0.25 * (high - low), self.config.slices.resolution).T
-        images, grid = calibration_batches(study), []
+        images, grid = calibration_batches(study.images.retain), []
         for height in y:
             of_two = height / up
             of_one = (x - of_two * along) / across
@@ -132,14 +119,6 @@ class Probe:
                 values = [np.asarray(getattr(one, name))[: study.members] for one in eigenvalues]
                 arrays[f"{COLUMNS[name]}/{split}"] = np.concatenate(values)
         return arrays
-
-
-def calibration_batches(study: ForgetSet) -> jax.Array:
-    """The judged retained images in equal batches, without the last few if they do not divide."""
-    images = np.asarray(study.images.retain)
-    batches = -(-len(images) // CALIBRATION)
-    size = len(images) // batches
-    return shared(images[: batches * size].reshape(batches, size, *images.shape[1:]))
 
 
 def train_oracles(config: Config, study: ForgetSet) -> Variables:
@@ -259,11 +238,6 @@ class Measurer:
         name = kind if recalibrate else f"{kind}{report.INTERPOLATED}"
         losses = self.probe.measure_lines(self.study, first, second, recalibrate)
         return {f"line/{name}": losses, f"distance/{name}": relative_distance(first, second)}
-
-
-def rotate_members(variables: Variables) -> Variables:
-    """Replaces each member by the next one, cyclically."""
-    return jax.tree.map(lambda leaf: np.roll(leaf, -1, axis=0), variables)
 
 
 def relative_distance(first: Variables, second: Variables) -> np.ndarray:

@@ -182,6 +182,16 @@ class Evaluation(Judged, Null):
     """How unlearned models are compared with the oracles."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retained(Evaluation):
+    """Which retained examples models are evaluated on, where nothing has a null of splits."""
+
+    splits: Suppress[int] = fixed(Null.splits)
+
+
+RETAINED = Retained()
+
+
 # Groups whose options have no prefix
 
 

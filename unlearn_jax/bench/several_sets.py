@@ -4,6 +4,8 @@ All forget sets share one pool of oracles and one batch of each method, so that 
 """
 
 import hashlib
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from unlearn_jax.bench.setting import Setting, forgetting
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses, likelihood_ratios, probabilities, scaled_logits
-from unlearn_jax.metrics.effects import SPLITS
+from unlearn_jax.metrics.effects import SPLITS, effects, mean_effects
 from unlearn_jax.metrics.null import halves
 from unlearn_jax.progress import working
 from unlearn_jax.runs import Run, json_text
@@ -147,6 +149,27 @@ def evaluate_logits(logits: np.ndarray, labels: np.ndarray) -> Answers:
     """The answers that logits `[models, examples, classes]` give."""
     right = 100.0 * (logits.argmax(-1) == labels)
     return Answers(scaled_logits(logits, labels), cross_entropy_losses(logits, labels), right, probabilities(logits))
+
+
+def measure_methods(methods: Sequence[str], models: AllAnswers) -> dict[str, float]:
+    """What the originals remember, and the memory left and the damage of each method: means over forget sets.
+
+    NaN if the originals remember too little to measure on every set, or if models diverged.
+    """
+    sets = range(len(models["original", "forget"]))
+
+    def phi(kind: str, index: int) -> dict[str, np.ndarray]:
+        return {split: models[kind, split][index].phi for split in SPLITS}
+
+    measures = {"remembered": math.nan}
+    for name in methods:
+        whole = all(len(models[name, "forget"][index].phi) == len(models["original", "forget"][index].phi) for index in sets)
+        of_sets = [effects(*(phi(kind, index) for kind in (name, "original", "oracle"))) for index in sets if whole]
+        found = mean_effects(of_sets) if whole else None
+        measures[f"memory/{name}"] = found.memory_left.value if found else math.nan
+        measures[f"damage/{name}"] = found.damage.value if found else math.nan
+        measures["remembered"] = found.remembered.value if found else measures["remembered"]
+    return measures
 
 
 def attack(seed: int, originals: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, float]:

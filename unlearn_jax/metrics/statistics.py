@@ -4,6 +4,7 @@ The statistical model has two crossed random factors, `value = mean + original +
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -329,6 +330,14 @@ def chosen_elsewhere(
         )
     others = [np.delete(distances[:, left], out, axis=0).mean(axis=0) for out in range(len(distances))]
     return left[np.argmin(others, axis=1)]
+
+
+def over_draws(values: Float[np.ndarray, " draws"]) -> Interval:
+    """The mean over the draws whose value is known (finite), and its t interval; without one if fewer than three are."""
+    known = values[np.isfinite(values)]
+    if len(known) < 3:
+        return Interval(float(known.mean()) if len(known) else math.nan, -math.inf, math.inf)
+    return crossed_mean(known[:, None]).interval
 
 
 def pseudo_values(
