@@ -210,6 +210,27 @@ def test_what_is_no_cube_is_named():
         score(unlearned=own, oracles=one, labels=labels)
 
 
+def test_the_logits_that_are_wrong_are_named():
+    own, oracles, labels = pools(0.0)
+    given = {"unlearned": own, "oracles": oracles, "originals": own, "labels": labels}
+    for name in ("unlearned", "oracles", "originals"):
+        right = given[name].retain
+        ruined = np.where(np.arange(len(right))[:, None, None] == 2, np.nan, right)
+        for array, said in (
+            (ruined, "on retain: members 2 have values that are not finite"),
+            (right[..., :1], "on retain: 1 class, expected two or more"),
+            (None, "on retain: "),
+            ([[1.0], [1.0, 2.0]], "no array can be made of what was given"),
+        ):
+            with pytest.raises(ValueError, match=rf"^{name}: {said}"):
+                score(**{**given, name: given[name]._asdict() | {"retain": array}})
+    fewer = oracles._replace(retain=oracles.retain[:, :20])
+    with pytest.raises(ValueError, match=r"^oracles: 20 examples of 3 classes on retain; the unlearned models have 30 examples"):
+        score(**{**given, "oracles": fewer})
+    with pytest.raises(ValueError, match=r"^margin: 'x' found, expected a number between 0 and 1"):
+        score(**given, margin="x")
+
+
 def test_a_fingerprint_tells_models_apart_by_what_they_compute():
     shape = (8, 8, 1)
 

@@ -24,6 +24,7 @@ from unlearn_jax.bench.arguments import (
     methods_of,
     repeated,
     require_a,
+    require_alike,
     require_within,
     sets_of,
     start_of,
@@ -307,6 +308,7 @@ def score(
     require_within("splits", splits, 2, SPLITS)
     require_within("seed", seed, 0, 2**32 - 1)
     own, theirs = cube_of("unlearned", unlearned), cube_of("oracles", oracles)
+    require_alike("oracles", theirs, own)
     if twice := repeated(own, theirs):
         raise ValueError(twice)
     of = arrays_of("labels", labels, Labels)
@@ -315,10 +317,11 @@ def score(
         counts = f"{len(own.forget)} unlearned models and {len(theirs.forget)} oracles"
         raise ValueError(f"unlearned, oracles: {counts}; expected 2 or more, and twice as many oracles")
     found, known = None, None
-    if not 0 < margin < 1:
+    if not isinstance(margin, int | float) or not 0 < margin < 1:
         raise ValueError(f"margin: {margin!r} found, expected a number between 0 and 1")
     if originals is not None:
         before = cube_of("originals", originals)
+        require_alike("originals", before, own)
         if len(before.forget) != len(own.forget):
             expected = f"expected {len(own.forget)}, one for each of the unlearned ones"
             raise ValueError(f"originals: {len(before.forget)} models, {expected}")

@@ -17,6 +17,7 @@ from unlearn_jax.bench.weights import Weights, folders_of, require_apart, requir
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, stacked
 from unlearn_jax.data import Dataset, numbered, places
 from unlearn_jax.methods import METHODS, Entry
+from unlearn_jax.metrics import checks
 from unlearn_jax.models.paths import arrays
 from unlearn_jax.training.pools import Fit
 from unlearn_jax.types import Cube, Method, Model, Recipe, Start, Variables
@@ -211,10 +212,23 @@ def is_stacked(model: Model, variables: Variables, shape: tuple[int, ...]) -> bo
 def cube_of(name: str, given: Any) -> Cube:
     """Logits by split `[members, examples, classes]`, of equally many models on each."""
     cube = arrays_of(name, given, Cube)
+    for split, logits in zip(Cube._fields, cube, strict=True):
+        try:
+            checks.logits(name, logits)
+        except ValueError as error:
+            raise ValueError(f"{name}: on {split}: {str(error).removeprefix(f'{name}: ')}") from error
     members = [len(logits) if logits.ndim else 0 for logits in cube]
     if len(set(members)) > 1:
         raise ValueError(f"{name}: {members[0]}, {members[1]} and {members[2]} models on forget, retain and test")
     return cube
+
+
+def require_alike(name: str, cube: Cube, unlearned: Cube) -> None:
+    """Raises ValueError for logits of other examples or classes than the unlearned models'."""
+    for split, own, theirs in zip(Cube._fields, cube, unlearned, strict=True):
+        if own.shape[1:] != theirs.shape[1:]:
+            counts = [f"{shape[1]} examples of {shape[2]} classes" for shape in (own.shape, theirs.shape)]
+            raise ValueError(f"{name}: {counts[0]} on {split}; the unlearned models have {counts[1]}")
 
 
 def repeated(unlearned: Cube, oracles: Cube) -> str:
@@ -242,4 +256,7 @@ def arrays_of(name: str, given: Any, kind: type) -> Any:
     if not isinstance(there, Mapping) or set(there) != set(kind._fields):  # type: ignore[attr-defined]
         keys = ", ".join(map(str, there)) if isinstance(there, Mapping) else type(given).__name__
         raise ValueError(f"{name}: expected arrays called forget, retain and test, not {keys}")
-    return kind(**{split: np.asarray(array) for split, array in there.items()})
+    try:
+        return kind(**{split: np.asarray(array) for split, array in there.items()})
+    except Exception as error:  # ragged lists, tensors on a device, anything
+        raise ValueError(f"{name}: no array can be made of what was given") from error
