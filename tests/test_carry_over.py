@@ -163,7 +163,8 @@ def test_models_that_diverged_are_left_out_with_their_originals():
 
 def test_models_that_diverged_are_counted_over_all_sets():
     alive, lost = np.zeros((4, 3)), np.where(np.arange(4)[:, None] < 3, np.nan, np.zeros((4, 3)))
-    arrays = {"scrub": {"0/forget": alive, "1/forget": alive}, "neggrad_plus": {"0/forget": alive, "0/test": lost, "1/forget": lost}}
+    ruined = {"0/forget": alive, "0/test": lost, "1/forget": lost}
+    arrays = {"scrub": {"0/forget": alive, "1/forget": alive}, "neggrad_plus": ruined}
     assert carry_over.lost_of_all(arrays) == {"scrub": 0, "neggrad_plus": 3}
 
 

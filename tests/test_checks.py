@@ -179,7 +179,7 @@ VALID = {
 """Every public function of an array, and arguments that it takes."""
 NOT_HERE = {  # checked below, or of functions and of what others have checked
     *(null.null, null.halves, null.thirds, null.joint, attribution.interval, statistics.comparisons, statistics.jackknife),
-    *(statistics.unit, statistics.varies, evaluation.reference, evaluation.score, evaluation.pooled),
+    *(statistics.unit, statistics.varies, statistics.over_draws, evaluation.reference, evaluation.score, evaluation.pooled),
     *(registry.metric, registry.in_order, registry.is_attack, verdict.deviation, verdict.evidence, verdict.is_inside),
     *(
         views.on_threads,

@@ -7,7 +7,7 @@ from experiments.effectiveness.families import NOTHING, RETRAIN
 from experiments.effectiveness.tables import read_table, values
 from experiments.effectiveness.words import name, number, percent, plural
 from unlearn_jax.methods.summaries import SUMMARIES
-from unlearn_jax.metrics.catalogue import accuracy, kl_to_oracle, klom
+from unlearn_jax.metrics.catalogue import accuracy, damage, kl_to_oracle, klom, memory_left
 
 HYPERNETWORK = "hypernetwork"
 STREAM = "streaming/streaming.csv"
@@ -38,7 +38,7 @@ def hypernetwork(findings: Path, links: str) -> str:
 
 def stream(findings: Path, links: str) -> str:
     """How far from retraining methods are after the last request of a stream of random examples; empty without its table."""
-    rows = [row for row in read_table(findings / STREAM) if row.get("stream") == RANDOM and row["memory_left"]]
+    rows = [row for row in read_table(findings / STREAM) if row.get("stream") == RANDOM and row[memory_left.name]]
     last = max((int(row["request"]) for row in rows), default=0)
     final: dict[str, list[dict[str, str]]] = {}  # of every draw
     for row in rows:
@@ -49,7 +49,7 @@ def stream(findings: Path, links: str) -> str:
         return statistics.fmean(float(row[size]) for row in final[method])
 
     def distance(method: str) -> float:
-        return max(abs(mean(method, "memory_left")), mean(method, "damage"))
+        return max(abs(mean(method, memory_left.name)), mean(method, damage.name))
 
     blind = [method for method, (row, *_) in final.items() if row["access"] in ("F", "F + summary")]
     free = [method for method in blind if (held := final[method][0]["summary"]) == "" or SUMMARIES[held].free]
