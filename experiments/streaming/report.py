@@ -37,7 +37,7 @@ MARKERS = {
 LINES = {"": "-", "classes": "-", "classes with F": "--", "held-out": "-.", "R": ":", "anchor": "--", "anchor without F": "-."}
 PALETTE = (*COLOURS[:6], "#5D3A9B")
 """The colours of methods; a thin line of the yellow that is left out is hardly seen."""
-EDGE = {"memory_left": (-0.6, 1.4), "damage": (-0.2, 2.0), "test": (-12.0, 6.0)}
+EDGE = {memory_left.name: (-0.6, 1.4), damage.name: (-0.2, 2.0), "test": (-12.0, 6.0)}
 """What figures show; means beyond lie on the edge, as hollow marks."""
 CUT = "hollow: beyond the edge; not drawn: what is known in half of the draws or fewer"
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 0.8, "clip_on": False, "zorder": 4}
@@ -146,7 +146,7 @@ class Step(NamedTuple):
 PLAIN = tuple(name for name, kind in Step.__annotations__.items() if kind is not Level)
 LEVELS = tuple(name for name, kind in Step.__annotations__.items() if kind is Level)
 COLUMNS = (*PLAIN, *(f"{name}_{field}" if field != "value" else name for name in LEVELS for field in Level._fields))
-EFFECTS = ("memory_left", "damage", "damage_forget", "damage_retain", "damage_test")
+EFFECTS = (memory_left.name, damage.name, "damage_forget", "damage_retain", "damage_test")
 MEASURES = (*EFFECTS, "distance", "forget", "retain", "test")
 
 
@@ -193,7 +193,7 @@ def sizes(found: Effects | None) -> dict[str, Any]:
     if found is None:
         unknown = dict.fromkeys(EFFECTS, math.nan)
         return unknown | {f"{name}_{end}": math.nan for name in EFFECTS[:2] for end in ("low", "high")}
-    both = {"memory_left": found.memory_left, "damage": found.damage}
+    both = {memory_left.name: found.memory_left, damage.name: found.damage}
     ends = {f"{name}{end}": of for name, size in both.items() for end, of in zip(("", "_low", "_high"), size, strict=True)}
     return ends | {f"damage_{split}": found.of_split[split].value for split in SPLITS}
 
@@ -216,7 +216,7 @@ def over_draws(steps: Iterable[Step]) -> list[End]:
     for (stream, request, method), group in together.items():
         values = {name: np.array([step.apart[name] for step in group]) for name in MEASURES}
         seconds, cost = (float(np.mean([getattr(step, name) for step in group])) for name in ("seconds", "cost"))
-        known = int(np.isfinite(values["memory_left"]).sum())
+        known = int(np.isfinite(values[memory_left.name]).sum())
         draws, models = full[stream, request]
         counts = len(group), known, _models(group), models - _models(group)
         facts = stream, request, method, group[0].access, group[0].summary, seconds, cost, *counts
@@ -284,8 +284,8 @@ def frontier(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
             panel.plot(*shown, linestyle="", label=end.method, markersize=6, markeredgewidth=0.4, markeredgecolor="white", **look)
             if beyond:
                 panel.plot(*shown, linestyle="", markersize=6, **look | HOLLOW)
-        panel.set_xlim(*EDGE["memory_left"])
-        panel.set_ylim(*EDGE["damage"])
+        panel.set_xlim(*EDGE[memory_left.name])
+        panel.set_ylim(*EDGE[damage.name])
         for draw_line in (panel.axvline, panel.axhline):
             draw_line(0, color=LINE, linewidth=0.6, zorder=0)
         panel.set_title(stream, fontsize=9)
@@ -308,7 +308,7 @@ def drift(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
         title: see `title`.
     """
     streams = _streams(ends)
-    rows = {"memory_left": memory_left.label, "damage": damage.label, "test": "test accuracy\nminus the oracles', points"}
+    rows = {memory_left.name: memory_left.label, damage.name: damage.label, "test": "test accuracy\nminus the oracles', points"}
     figure = blank(WIDTH, 8.0)
     panels = figure.subplots(len(rows), len(streams), squeeze=False, sharex=True, sharey="row")
     for row, (measure, label) in zip(panels, rows.items(), strict=True):
@@ -345,7 +345,7 @@ def summary(ends: Sequence[End], title: str) -> str:
     last = max(end.request for end in ends)
     sizes = [memory_left.label, damage.label, "damage on R"]
     headings = ["method", "access", "models lost", *sizes, "Δ forget", "Δ retain", "Δ test", "cost", "s a request"]
-    shown = ("memory_left", "damage", "damage_retain", "forget", "retain", "test")
+    shown = (memory_left.name, damage.name, "damage_retain", "forget", "retain", "test")
     parts = []
     for stream in _streams(ends):
         lines = []
