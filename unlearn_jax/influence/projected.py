@@ -91,9 +91,9 @@ def projected_influence(
 ) -> Float[Array, "points targets"]:
     """Σ over blocks of P∇f · (F + λI)^-1 P r_i, with F the mean of P∇ℓ (P∇ℓ)', the empirical Fisher matrix, of each block.
 
-    In nats, like `influence_functions`, of which it ignores what the projection loses, and what couples blocks; and gradients are
-    taken at the given labels, so fitted examples add almost no curvature (as in `data_inf`). Deviation: λ is given, where LoGra
-    takes a tenth of the mean eigenvalue of F.
+    r_i = (∇ℓ_i - ∇L) / n, as in `gradients`. In nats. Ignores what `influence_functions` ignores, what the projection loses, and
+    what couples blocks. Gradients are taken at the given labels, so fitted examples add almost no curvature (as in `data_inf`).
+    Deviation: λ is given, where LoGra takes a tenth of the mean eigenvalue of F.
 
     Args:
         run: gives the examples and the model.

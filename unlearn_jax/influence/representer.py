@@ -67,9 +67,9 @@ def representers(
 def representer_points(
     run: Training, variables: Variables, targets: Examples, decay: float, steps: int = 20
 ) -> Float[Array, "points targets"]:
-    """-∂f/∂z · α_i (f_i · f_x): minus what an example contributes to the margin, its representer value.
+    """-∂f/∂z · α_i (h_i · h_x), h being the inputs of the last layer: minus what an example contributes to the margin f.
 
-    In nats of the refitted head (with two classes the values add up to its margin), but not an effect of removal: the other α are
+    In nats of the refitted head (with two classes minus their sum is its margin), but not an effect of removal: the other α are
     kept, where retraining would change them. Ignores all layers but the last. Deviations: the head is refitted by Newton's method
     from 0 and not fine-tuned (its minimum is unique), and its bias is penalised, too.
 

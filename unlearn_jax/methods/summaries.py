@@ -1,4 +1,4 @@
-"""Summaries of training data that are deleted, which hold nothing of what was forgotten since: its part is subtracted.
+"""Summaries that are kept when the training data are deleted; from some of them the part of each forgotten example is subtracted.
 
 What is kept besides the model decides what a stream of requests can be held by. `SUMMARIES` declares each one: what it holds, and
 whether that is free of the forgotten examples. `unlearn_jax.methods.streaming` uses them.
