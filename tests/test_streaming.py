@@ -262,16 +262,16 @@ def test_means_over_draws_have_intervals_from_three_draws_on():
     assert math.isinf(few.measures["memory_left"].high)
     (one,) = over_draws(draws[2:])
     np.testing.assert_allclose(one.measures["memory_left"], [0.2, 0.1, 0.3])
+    *_, left = over_draws([*draws, draws[0]._replace(method="one draw of three is left")])
+    assert (left.models, left.lost) == (8, 16) and math.isinf(left.measures["memory_left"].high)  # not one over originals
 
 
 def test_the_table_says_what_is_left_and_what_it_cost():
     steps = [step(number, name, 90.0 - number) for name in ("retrain", "delete") for number in (1, 2)]
-    text = summary(over_draws(steps), "about")
-    cells_of = {
-        line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in text.splitlines()
-    }
+    cells_of = table_of(summary(over_draws(steps), "about"))
     assert cells_of["delete"] == [
         "F",
+        "0",
         "0.50 (0.40 to 0.60)",
         "0.20 (0.10 to 0.30)",
         "0.30",
@@ -281,7 +281,28 @@ def test_the_table_says_what_is_left_and_what_it_cost():
         "0.25",
         "0.5",
     ]
-    assert "diverged" in summary(over_draws([*steps, step(1, "lost", 90.0)]), "about")
+
+
+def table_of(text):
+    return {line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in text.splitlines()}
+
+
+def few_left(steps):
+    """One of two draws, with two models, of which nothing can be told."""
+    unknown = dict.fromkeys(("memory_left", "damage", "damage_retain"), math.nan)
+    return [steps[0]._replace(method="few", members=2, **unknown)]
+
+
+def test_the_table_says_what_is_not_known_what_diverged_and_how_many_models_were_lost():
+    steps = [step(2, "original", 90.0, draw=draw) for draw in range(2)]
+    huge = [each._replace(method="huge", memory_left=-2632.912, members=7) for each in steps]
+    text = summary(over_draws([*steps, *huge, *few_left(steps), step(1, "gone", 90.0)]), "about")
+    found = table_of(text)
+    assert "nan" not in text
+    assert found["original"][:3] == ["F", "0", "0.50"]
+    assert found["few"][:6] == ["F", "14 of 16", *["not known"] * 3, "0.0"]
+    assert found["gone"][:8] == ["F", "16 of 16", *["diverged"] * 6]
+    assert found["huge"][:4] == ["F", "2 of 16", "-2.6e+03", "0.20"]
 
 
 def test_a_level_without_spread_is_on_its_null_or_infinitely_far():
@@ -300,6 +321,17 @@ def test_figures_show_methods_by_colour_and_summaries_by_mark(tmp_path):
     assert [line.get_label() for line in figure.axes[2].lines if not line.get_label().startswith("_")] == list(names)
     np.testing.assert_allclose(figure.axes[2].lines[0].get_ydata(), [-1, -2, -4])
     save(figure, Run(tmp_path), "drift")
+
+
+def test_figures_show_what_all_but_diverged_as_hollow_marks_on_the_edge_and_leave_out_what_is_hardly_known():
+    steps = [step(2, "original", 90.0, draw=draw) for draw in range(2)]
+    far = [each._replace(method="delete", memory_left=-2632.9) for each in steps]
+    ends = over_draws([*steps, *far, *few_left(steps)])
+    for lines in (frontier(ends, "title").axes[0].lines, drift(ends, "title").axes[0].lines):
+        assert {line.get_label() for line in lines if not line.get_label().startswith("_")} == {"original", "delete"}
+        (hollow,) = (line for line in lines if line.get_markerfacecolor() == "white")
+        edge = report.EDGE["memory_left"][0]
+        assert edge in (hollow.get_xdata()[0], hollow.get_ydata()[0]) and not hollow.get_clip_on()
 
 
 def test_cells_stand_under_their_columns():

@@ -49,7 +49,7 @@ def stream(findings: Path, links: str) -> str:
         return statistics.fmean(float(row[size]) for row in final[method])
 
     def distance(method: str) -> float:
-        return max(abs(mean(method, memory_left.name)), mean(method, damage.name))
+        return statistics.fmean(max(abs(float(row[memory_left.name])), float(row[damage.name])) for row in final[method])
 
     blind = [method for method, (row, *_) in final.items() if row["access"] in ("F", "F + summary")]
     free = [method for method in blind if (held := final[method][0]["summary"]) == "" or SUMMARIES[held].free]

@@ -2,8 +2,8 @@
 
 Three kinds of streams, several draws of each: other data, wrong labels, originals and requests. After 1, 8 and 64 requests
 every method is compared with models retrained without all examples requested so far. Methods see the request, and a summary of
-the training data that was kept: none, an anchor, or what stands in for retained examples. One draw with four methods
-(digits, MLP) takes two minutes of processor time; the defaults, several times that.
+the training data that was kept: none, an anchor, or what stands in for retained examples. The defaults (digits, MLP) take
+seven minutes of processor time.
 
     python benchmark.py --exp streaming
 """

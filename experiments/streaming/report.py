@@ -35,8 +35,14 @@ MARKERS = {
 }
 """The mark of each summary."""
 LINES = {"": "-", "classes": "-", "classes with F": "--", "held-out": "-.", "R": ":", "anchor": "--", "anchor without F": "-."}
-EDGE = {"memory_left": (-0.6, 1.4), "damage": (-0.2, 2.0), "test": (-12.0, 6.0)}
-"""What figures show; points beyond lie on the edge."""
+PALETTE = (*COLOURS[:6], "#5D3A9B")
+"""The colours of methods; a thin line of the yellow that is left out is hardly seen."""
+EDGE = {memory_left.name: (-0.6, 1.4), damage.name: (-0.2, 2.0), "test": (-12.0, 6.0)}
+"""What figures show; means beyond lie on the edge, as hollow marks."""
+CUT = "hollow: beyond the edge; not drawn: what is known in half of the draws or fewer"
+HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 0.8, "clip_on": False, "zorder": 4}
+LARGE = 100.0
+"""Table cells above it are rounded to two digits: of models that all but diverged."""
 
 
 class Level(NamedTuple):
@@ -140,7 +146,7 @@ class Step(NamedTuple):
 PLAIN = tuple(name for name, kind in Step.__annotations__.items() if kind is not Level)
 LEVELS = tuple(name for name, kind in Step.__annotations__.items() if kind is Level)
 COLUMNS = (*PLAIN, *(f"{name}_{field}" if field != "value" else name for name in LEVELS for field in Level._fields))
-EFFECTS = ("memory_left", "damage", "damage_forget", "damage_retain", "damage_test")
+EFFECTS = (memory_left.name, damage.name, "damage_forget", "damage_retain", "damage_test")
 MEASURES = (*EFFECTS, "distance", "forget", "retain", "test")
 
 
@@ -149,8 +155,10 @@ class End(NamedTuple):
 
     Attributes:
         known: draws in which the originals remember enough to tell what is left.
-        measures: each of `MEASURES` with its 95% interval over draws (Student's t); of one draw, that of memory left and damage
-            is over originals and oracles.
+        models: that are judged, in all draws.
+        lost: other models, which diverged or were left alone in their draw.
+        measures: each of `MEASURES` with its 95% interval over draws (Student's t); in a run of one draw, that of memory left and
+            damage is over originals and oracles.
     """
 
     stream: str
@@ -162,6 +170,8 @@ class End(NamedTuple):
     cost: float
     draws: int
     known: int
+    models: int
+    lost: int
     measures: dict[str, Interval]
 
 
@@ -183,7 +193,7 @@ def sizes(found: Effects | None) -> dict[str, Any]:
     if found is None:
         unknown = dict.fromkeys(EFFECTS, math.nan)
         return unknown | {f"{name}_{end}": math.nan for name in EFFECTS[:2] for end in ("low", "high")}
-    both = {"memory_left": found.memory_left, "damage": found.damage}
+    both = {memory_left.name: found.memory_left, damage.name: found.damage}
     ends = {f"{name}{end}": of for name, size in both.items() for end, of in zip(("", "_low", "_high"), size, strict=True)}
     return ends | {f"damage_{split}": found.of_split[split].value for split in SPLITS}
 
@@ -199,17 +209,26 @@ def over_draws(steps: Iterable[Step]) -> list[End]:
     together: dict[tuple[str, int, str], list[Step]] = {}
     for step in steps:
         together.setdefault((step.stream, step.request, step.method), []).append(step)
+    full: dict[tuple[str, int], tuple[int, int]] = {}  # draws and models of the method that lost the fewest
+    for (stream, request, _), group in together.items():
+        full[stream, request] = max(full.get((stream, request), (0, 0)), (len(group), _models(group)))
     ends = []
     for (stream, request, method), group in together.items():
         values = {name: np.array([step.apart[name] for step in group]) for name in MEASURES}
         seconds, cost = (float(np.mean([getattr(step, name) for step in group])) for name in ("seconds", "cost"))
-        known = int(np.isfinite(values["memory_left"]).sum())
-        facts = stream, request, method, group[0].access, group[0].summary, seconds, cost, len(group), known
+        known = int(np.isfinite(values[memory_left.name]).sum())
+        draws, models = full[stream, request]
+        counts = len(group), known, _models(group), models - _models(group)
+        facts = stream, request, method, group[0].access, group[0].summary, seconds, cost, *counts
         measures = {name: _over(of_draws) for name, of_draws in values.items()}
-        if len(group) == 1:
+        if draws == 1:
             measures |= {name: _of_one(group[0], name) for name in EFFECTS[:2]}
         ends.append(End(*facts, measures))
     return ends
+
+
+def _models(steps: Iterable[Step]) -> int:
+    return sum(step.members for step in steps)
 
 
 def _of_one(step: Step, name: str) -> Interval:
@@ -237,7 +256,8 @@ def title(rows: Iterable[Row], requests: int, size: int, draws: int) -> str:
 def frontier(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
     """Draws damage against memory left after the last request, a panel for each kind of stream.
 
-    Colours are methods, marks are summaries. Retraining is at the origin, doing nothing at memory 1 and no damage.
+    Colours are methods, marks are summaries. Retraining is at the origin, doing nothing at memory 1 and no damage. Hollow marks
+    lie beyond the edge; what is known in half of the draws or fewer is left out.
 
     Args:
         ends: of all methods.
@@ -250,19 +270,22 @@ def frontier(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
         for end in ends:
             if (end.stream, end.request) != (stream, last):
                 continue
-            at = [end.measures[name] for name in ("memory_left", "damage")]
-            if not all(math.isfinite(interval.value) for interval in at):
+            at = {name: end.measures[name] for name in EFFECTS[:2]}
+            if not all(_known(end, name, ends) for name in at):
                 continue
             look = _look(end, ends)
-            shown = [float(np.clip(interval.value, *EDGE[name])) for name, interval in zip(EDGE, at, strict=False)]
-            for axis, (name, interval) in enumerate(zip(EDGE, at, strict=False)):
-                if math.isfinite(interval.high - interval.low):
-                    span = np.clip([interval.low, interval.high], *EDGE[name])
+            shown = [_cut(name, interval.value) for name, interval in at.items()]
+            beyond = shown != [interval.value for interval in at.values()]
+            for axis, (name, interval) in enumerate(at.items()):
+                if math.isfinite(interval.high - interval.low) and not beyond:
+                    span = [_cut(name, interval.low), _cut(name, interval.high)]
                     line = (span, [shown[1]] * 2) if axis == 0 else ([shown[0]] * 2, span)
                     panel.plot(*line, color=look["color"], linewidth=0.7, alpha=0.5, zorder=1)
             panel.plot(*shown, linestyle="", label=end.method, markersize=6, markeredgewidth=0.4, markeredgecolor="white", **look)
-        panel.set_xlim(*EDGE["memory_left"])
-        panel.set_ylim(*EDGE["damage"])
+            if beyond:
+                panel.plot(*shown, linestyle="", markersize=6, **look | HOLLOW)
+        panel.set_xlim(*EDGE[memory_left.name])
+        panel.set_ylim(*EDGE[damage.name])
         for draw_line in (panel.axvline, panel.axhline):
             draw_line(0, color=LINE, linewidth=0.6, zorder=0)
         panel.set_title(stream, fontsize=9)
@@ -270,31 +293,39 @@ def frontier(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
         _finish(panel)
     panels[0].set_ylabel(damage.label, fontsize=9)
     _legend(figure, panels)
-    figure.suptitle(f"{title}\nafter the last request; 95% intervals over {_across(ends)}, cut at the edges", fontsize=9)
+    figure.suptitle(f"{title}\nafter the last request; 95% intervals over {_across(ends)}\n{CUT}", fontsize=9)
     return figure
 
 
 def drift(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
     """Draws memory left, damage and test accuracy against the number of requests, a column for each kind of stream.
 
-    Anchors are left out, which keep what is to be forgotten. Accuracies are less the oracles' after as many requests.
+    Anchors are left out, which keep what is to be forgotten. Accuracies are less the oracles' after as many requests. Hollow
+    marks lie beyond the edge; what is known in half of the draws or fewer is left out.
 
     Args:
         ends: of all methods.
         title: see `title`.
     """
     streams = _streams(ends)
-    rows = {"memory_left": memory_left.label, "damage": damage.label, "test": "test accuracy\nminus the oracles', points"}
+    rows = {memory_left.name: memory_left.label, damage.name: damage.label, "test": "test accuracy\nminus the oracles', points"}
     figure = blank(WIDTH, 8.0)
     panels = figure.subplots(len(rows), len(streams), squeeze=False, sharex=True, sharey="row")
     for row, (measure, label) in zip(panels, rows.items(), strict=True):
         for panel, stream in zip(row, streams, strict=True):
             for method in dict.fromkeys(end.method for end in ends if "anchor" not in end.summary):
-                found = [end for end in ends if (end.stream, end.method) == (stream, method)]
-                points = [(end.request, float(np.clip(end.measures[measure].value, *EDGE[measure]))) for end in found]
-                look = _look(found[0], ends) if found else {}
-                style = LINES[found[0].summary] if found and method not in REFERENCES else "-"
-                panel.plot(*zip(*points, strict=True), label=method, linestyle=style, linewidth=1.2, markersize=3, **look)
+                of_method = [end for end in ends if (end.stream, end.method) == (stream, method)]
+                found = [end for end in of_method if _known(end, measure, ends)]
+                if not found:
+                    continue
+                look = _look(found[0], ends)
+                style = LINES[found[0].summary] if method not in REFERENCES else "-"
+                values = {end.request: end.measures[measure].value for end in found}
+                points = {number: _cut(measure, value) for number, value in values.items()}
+                panel.plot(*zip(*points.items(), strict=True), label=method, linestyle=style, linewidth=1.2, markersize=3, **look)
+                beyond = [number for number, value in values.items() if points[number] != value]
+                if beyond:
+                    panel.plot(beyond, [points[number] for number in beyond], linestyle="", markersize=3.5, **look | HOLLOW)
             panel.set_xscale("log", base=2)
             panel.axhline(0, color=LINE, linewidth=0.6, zorder=0)
             _finish(panel)
@@ -305,33 +336,46 @@ def drift(ends: Sequence[End], title: str) -> "matplotlib.figure.Figure":
     for panel in panels[-1]:
         panel.set_xlabel("requests answered", fontsize=9)
     _legend(figure, panels.ravel())
-    figure.suptitle(f"{title}\nmeans over draws, cut at the edges; methods with an anchor are left out", fontsize=9)
+    figure.suptitle(f"{title}\nmeans over draws, without methods that have an anchor\n{CUT}", fontsize=9)
     return figure
 
 
 def summary(ends: Sequence[End], title: str) -> str:
     """Every method after the last request of each kind of stream, as Markdown."""
     last = max(end.request for end in ends)
-    headings = ["method", "access", memory_left.label, damage.label, "damage on R", "Δ forget", "Δ retain", "Δ test"]
-    shown = ("memory_left", "damage", "damage_retain", "forget", "retain", "test")
+    sizes = [memory_left.label, damage.label, "damage on R"]
+    headings = ["method", "access", "models lost", *sizes, "Δ forget", "Δ retain", "Δ test", "cost", "s a request"]
+    shown = (memory_left.name, damage.name, "damage_retain", "forget", "retain", "test")
     parts = []
     for stream in _streams(ends):
         lines = []
         for method in dict.fromkeys(end.method for end in ends):
+            access = next(end.access for end in ends if end.method == method)
             found = [end for end in ends if (end.stream, end.request, end.method) == (stream, last, method)]
             if not found:
-                lines.append([method, "", "diverged", *[""] * (len(shown) + 1)])
+                models = max(end.models for end in ends if (end.stream, end.request) == (stream, last))
+                lines.append([method, access, f"{models} of {models}", *["diverged"] * len(shown), "", ""])
                 continue
             (end,) = found
-            values = [f"{end.measures[name]:.{2 if name in EFFECTS else 1}f}" for name in shown]
-            lines.append([method, end.access, *values, f"{end.cost:.2g}", f"{end.seconds:.2g}"])
-        parts += [f"## {stream}", markdown([*headings, "cost", "s a request"], lines, left=range(2))]
+            lost = f"{end.lost} of {end.models + end.lost}" if end.lost else "0"
+            values = [_cell(end.measures[name], 2 if name in EFFECTS else 1) for name in shown]
+            lines.append([method, access, lost, *values, f"{end.cost:.2g}", f"{end.seconds:.2g}"])
+        parts += [f"## {stream}", markdown(headings, lines, left=range(2))]
     reading = (
         "Memory left: 0 as retraining, 1 as doing nothing; damage: in the same unit. Δ: accuracy minus the oracles' after as "
-        f"many requests, percentage points. In brackets: 95% over {_across(ends)}. Cost: work of a request as a share of a "
-        "retraining. What each summary holds, and whether it is free of F: `unlearn_jax.methods.summaries`."
+        f"many requests, percentage points. In brackets: 95% over {_across(ends)}. Models lost: they diverged, or were left "
+        "alone in their draw; means are of the others. Not known: too few models are left, or originals remember too little, to "
+        "tell. Cost: work of a request as a share of a retraining. What each summary holds, and whether it is free of F: "
+        "`unlearn_jax.methods.summaries`."
     )
     return page(f"{title}; after {last} requests.", *parts, reading)
+
+
+def _cell(interval: Interval, digits: int) -> str:
+    """A measure in a table."""
+    if not math.isfinite(interval.value):
+        return "not known"
+    return f"{interval:.2g}" if abs(interval.value) > LARGE else f"{interval:.{digits}f}"
 
 
 def _across(ends: Iterable[End]) -> str:
@@ -343,13 +387,24 @@ def _streams(ends: Iterable[End]) -> list[str]:
     return list(dict.fromkeys(end.stream for end in ends))
 
 
+def _known(end: End, measure: str, ends: Iterable[End]) -> bool:
+    """Whether a measure is known in more than half of the draws."""
+    draws = end.known if measure in EFFECTS else end.draws
+    return 2 * draws > max(each.draws for each in ends)
+
+
+def _cut(measure: str, value: float) -> float:
+    """A value, or the edge beyond which it lies."""
+    return float(np.clip(value, *EDGE[measure]))
+
+
 def _look(end: End, ends: Sequence[End]) -> dict[str, Any]:
     """The colour of a method and the mark of its summary."""
     if end.method in REFERENCES:
         marks = dict(zip(REFERENCES, "Xo<dh", strict=True))
         return {"color": "#666666" if end.method == ALONE else "black", "marker": marks[end.method]}
     methods = dict.fromkeys(_bare(each) for each in ends if each.method not in REFERENCES)
-    return {"color": COLOURS[list(methods).index(_bare(end)) % (len(COLOURS) - 1)], "marker": MARKERS[end.summary]}
+    return {"color": PALETTE[list(methods).index(_bare(end)) % len(PALETTE)], "marker": MARKERS[end.summary]}
 
 
 def _bare(end: End) -> str:

@@ -160,7 +160,7 @@ def _joined(study: Results, comparable: bool) -> str:
 def against_variance(study: Results) -> "matplotlib.figure.Figure":
     """Draws each level's difference from the base, of several measures, against its difference in variance on test."""
     names = measures(study.methods)
-    of_methods = [f"{size}/{name}" for size in ("memory", "damage") for name in study.methods]
+    of_methods = [f"{size}/{name}" for size in ("memory", damage.name) for name in study.methods]
     panels_of = [*DRAWN, *of_methods]
     rows = -(-len(panels_of) // 4)
     figure = blank(WIDTH, 0.9 + 1.9 * rows)
