@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,19 @@ ORACLES = {
     "val": draw(4, 2 * MODELS, VALIDATION),
 }
 UNLEARNED = {"forget": draw(5, MODELS, 4, 2.0), "retain": draw(6, MODELS, TRAIN), "test": draw(7, MODELS, VALIDATION)}
+
+
+VAL_OF = "oracle/forget_2/val/resnet9"
+
+
+def copy(root, of, to):
+    """A file of margins in place of another one."""
+    margins = root / "margins/cifar10"
+    shutil.copy(margins / of, margins / to)
+
+
+def rows(values):
+    return lambda root: np.save(root / "forget_sets/cifar10/forget_set_2.npy", np.array(values))
 
 
 def save(folder, margins):
@@ -106,6 +120,30 @@ def test_without_unlearned_models_and_with_few_oracles_there_is_no_null(root):
     assert {row["null_mean"] for row in rows} == {""}
 
 
+def test_a_gap_in_one_split_and_too_few_models_for_an_interval_are_said(root):
+    (root / f"margins/cifar10/{VAL_OF}/id_7_epoch_23.npy").unlink()
+    said = f"no null: it needs 12 oracles, and only the first 7 are used, since {VAL_OF}/id_7_epoch_23.npy is missing"
+    done = run(root)
+    assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert said in (root.parent / "out/summary.md").read_text()
+    few = run(root, "--unlearned", root.parent / "unlearned.npz", "--out", root.parent / "few", models="2")
+    assert few.returncode == 0, few.stderr
+    summary = (root.parent / "few/summary.md").read_text()
+    assert "memory left not known, " in summary and "nan" not in summary and "inf" not in summary
+    assert "no null" not in summary and "nothing is left" not in summary
+
+
+def test_examples_without_margins_below_the_largest_are_counted(root):
+    high = {split: margins.copy() for split, margins in UNLEARNED.items()}
+    high["forget"][:, :3] += 1000  # above the clip: the largest of both sides in all models
+    high["forget"][0, 2] = 0
+    np.savez(root.parent / "high.npz", **high)
+    done = run(root, "--unlearned", root.parent / "high.npz")
+    said = "original 0 of 4 forget, 0 of 26 retain, 0 of 11 test; unlearned 2 of 4 forget, 0 of 26 retain, 0 of 11 test."
+    assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert said in (root.parent / "out/summary.md").read_text()
+
+
 WRONG = {
     "no set": (lambda root: None, {"easydub_set": ""}, "--easydub-set None: --oracles is EasyDUB's data set"),
     "other set": (
@@ -138,6 +176,31 @@ WRONG = {
         {},
         r"forget_set_2.npy is float64 \(2, 2\); expected the rows",
     ),
+    "a row beyond integers": (rows(np.uint64([3, 7, 8, 2**64 - 1])), {}, r"uint64 \(4,\); expected the rows"),
+    "an infinite row": (rows([3, 7, 8, np.inf]), {}, r"float64 \(4,\); expected the rows"),
+    "a huge row": (rows([3, 7, 8, 1e300]), {}, r"float64 \(4,\); expected the rows"),
+    "a row behind the last": (rows([3, 7, 8, 30]), {}, "--easydub-set 2: .* has row 30; expected rows from 0 to 29"),
+    "a row twice": (rows([3, 7, 8, 8]), {}, "--easydub-set 2: .* has 4 rows, 3 of them different; expected 4"),
+    "rows of another set": (
+        rows([3, 7, 8, 22]),
+        {},
+        "--easydub-set 2: on 1 of 4 rows of forget_set_2.npy, pretrain/retain has other margins than pretrain/forget_2",
+    ),
+    "an oracle twice": (
+        lambda root: copy(root, f"{VAL_OF}/id_2_epoch_23.npy", f"{VAL_OF}/id_9_epoch_23.npy"),
+        {},
+        "--oracles .*: oracle 9 has the same margins on test as oracle 2",
+    ),
+    "an original among the oracles": (
+        lambda root: copy(root, f"{VAL_OF}/id_9_epoch_23.npy", "pretrain/val/resnet9/id_4_epoch_23.npy"),
+        {},
+        "--oracles .*: original 4 has the same margins on test as oracle 9",
+    ),
+    "text": (
+        lambda root: (root / f"margins/cifar10/{VAL_OF}/id_1_epoch_23.npy").write_text("1.0, 2.0"),
+        {},
+        r"id_1_epoch_23.npy cannot be read \(no array of numbers\)$",
+    ),
 }
 
 
@@ -158,6 +221,15 @@ def test_what_is_not_that_layout_is_one_line(root, case):
             {**UNLEARNED, "test": UNLEARNED["test"][:5]},
             r"--unlearned .*: test is float32 \(5, 11\); expected finite .*\[6",
         ),
+        (
+            {split: np.full_like(margins, 50) for split, margins in UNLEARNED.items()},
+            "--unlearned .*: unlearned 0 has the margin 50 on every example of forget",
+        ),
+        (
+            {**UNLEARNED, "forget": UNLEARNED["forget"][[0, 1, 2, 3, 4, 1]]},
+            "--unlearned .*: unlearned 5 has the same margins on forget as unlearned 1",
+        ),
+        ({**UNLEARNED, "test": ORACLES["val"][3:9]}, "--unlearned .*: unlearned 0 has the same margins on test as oracle 3"),
     ],
 )
 def test_margins_of_others_are_one_line(root, arrays, said):
@@ -167,3 +239,13 @@ def test_margins_of_others_are_one_line(root, arrays, said):
     assert done.returncode == 2 and re.search(said, line), line
     labels = run(root, "--labels", root.parent / "wrong.npz")
     assert labels.returncode == 2 and "not used with --easydub-set" in labels.stderr
+
+
+def test_options_and_files_without_the_data_set_are_one_line(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/forget.npy").write_text("1.0, 2.0")
+    words = ("--exp", "score", "--smoke", "--labels", tmp_path / "text", "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    for more, said in ((("--easydub-models", "5"), "--easydub-models 5: only used with"), ((), r"\(no array of numbers\)$")):
+        done = run_in_process(*words, *more)
+        line = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 2 and re.search(said, line), line

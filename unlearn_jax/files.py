@@ -32,6 +32,12 @@ def disk(folder: Path) -> int:
     return shutil.disk_usage(there).total
 
 
+def unread(error: Exception) -> str:
+    """Returns in one line why an array could not be read, without NumPy's advice to load pickled objects."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return "no array of numbers" if "pickle" in reason else reason.splitlines()[0]
+
+
 def require_room(size: int, what: str = "") -> None:
     """Raises ValueError if data of `size` bytes would take more than half of the memory; `what` begins the message."""
     if size > memory() // 2:

@@ -15,7 +15,7 @@ from unlearn_jax.bench.score_options import Config
 from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, margins, memory_of, of_models, of_oracles, scored_row
 from unlearn_jax.bench.statistics import model_rows, power
 from unlearn_jax.errors import UsageError
-from unlearn_jax.files import open_regular
+from unlearn_jax.files import open_regular, unread
 from unlearn_jax.metrics import accuracies, catalogue, cross_entropy_losses, reference
 from unlearn_jax.metrics.checks import labels as checked_labels
 from unlearn_jax.metrics.effects import exchanged, outcome_of
@@ -41,6 +41,8 @@ def run(config: Config, folder: Run) -> None:
         return
     published = config.oracles is not None and (config.oracles / easydub.MARGINS).is_dir()
     require(not published, "--easydub-set", "None", "--oracles is EasyDUB's data set: the number of a forget set is needed")
+    default = config.easydub_models == Config.easydub_models
+    require(default, "--easydub-models", config.easydub_models, "only used with --easydub-set")
     labels = Labels(*_read("--labels", config.labels).values())
     cubes = {"oracle": _cube("--oracles", config.oracles, labels)}
     if config.originals is not None:
@@ -133,6 +135,5 @@ def _read(option: str, path: Path | None) -> dict[str, np.ndarray]:
             with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {split: archive[split] for split in Cube._fields}
     except Exception as error:  # whoever wrote the file: a format can fail in any way
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UsageError(option, path, f"{expected} ({reason.splitlines()[0]})") from error
+        raise UsageError(option, path, f"{expected} ({unread(error)})") from error
     return arrays
