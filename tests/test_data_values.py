@@ -1,6 +1,7 @@
 """Data values and projected gradients: each against its definition, word by word."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 
@@ -38,7 +39,7 @@ def shapley(worth):
     return values
 
 
-@pytest.mark.parametrize(("points", "neighbours"), [(8, 3), (7, 1), (4, 5)])
+@pytest.mark.parametrize(("points", "neighbours"), [(8, 3), (7, 1), (4, 4)])
 def test_knn_shapley_is_the_shapley_value_of_the_vote(points, neighbours):
     rng = np.random.default_rng(points)
     features, targets = rng.normal(size=(points, 2)), rng.normal(size=(3, 2))
@@ -219,3 +220,162 @@ def test_trackstar_where_no_example_pushes_is_zero():
     run = dataclasses.replace(run_of(STEPS), examples=EXAMPLES._replace(labels=jnp.zeros_like(EXAMPLES.labels)))
     np.testing.assert_array_equal(trackstar(run, sure, TARGETS, kronecker, 0.1), 0.0)
     assert np.isfinite(projected_influence(run, sure, TARGETS, sparse, DECAY)).all()
+
+
+# What is refused, by name and before anything is computed
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_knn_shapley_of_integer_features_is_computed_in_floats(dtype):
+    features = np.array([[0], [200], [10]], dtype)  # the square of 200 is 64 in 8 bits
+    vote = jax.jit(influence.knn_shapley, static_argnums=4)
+    found = vote(features, np.array([0, 1, 0]), features[:1], np.array([0]), 1)
+    np.testing.assert_allclose(found[:, 0], [0.5, 0.0, 0.5])
+
+
+def test_data_shapley_of_small_integers_is_that_of_floats():
+    worth = np.array([[3], [0], [1], [2]], np.uint8)  # a point may take something away
+
+    def utility(masks):
+        return worth[masks @ [1, 2]]
+
+    orders = np.array([[0, 1], [1, 0]])
+    found = influence.data_shapley(utility, orders)
+    np.testing.assert_array_equal(found, shapley(worth.astype(float)))
+    np.testing.assert_array_equal(influence.data_shapley(lambda masks: jnp.asarray(utility(masks)), orders), found)
+
+
+def refused(begins, function, **arguments):
+    """Without the tests' own check of shapes."""
+    with pytest.raises(ValueError) as error:
+        inspect.unwrap(function)(**arguments)
+    line = str(error.value)
+    assert type(error.value) is ValueError and line.startswith(f"{begins}: ") and "\n" not in line, line
+
+
+FIVE = np.arange(10.0).reshape(5, 2)
+VOTE = {"features": FIVE, "labels": np.arange(5), "targets": FIVE[:2], "target_labels": np.arange(2), "neighbours": 2}
+MODELS = np.eye(3, dtype=bool)
+ORDER = np.arange(5)[None]
+
+
+@pytest.mark.parametrize(
+    ("begins", "wrong"),
+    [
+        ("labels", np.arange(4)),
+        ("labels", np.arange(6)),
+        ("labels", np.arange(5.0)),
+        ("target_labels", np.arange(3)),
+        ("targets", FIVE[:2, :1]),
+        ("targets", FIVE[:0]),
+        ("targets", np.array([[0.0, np.nan], [1.0, 1.0]])),
+        ("features", np.where(FIVE == 3, np.inf, FIVE)),
+        *(("neighbours", wrong) for wrong in (0, -1, 2.5, 6, True)),
+    ],
+)
+def test_knn_shapley_refuses(begins, wrong):
+    refused(begins, influence.knn_shapley, **VOTE | {begins: wrong})
+
+
+def test_knn_shapley_refuses_traced_labels_of_another_length():
+    vote = jax.jit(inspect.unwrap(influence.knn_shapley))
+    with pytest.raises(ValueError, match=r"^labels: expected one for each of 5 examples"):
+        vote(FIVE, np.arange(4), FIVE[:2], np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("begins", "wrong"),
+    [
+        *(("utility", lambda masks, value=value: np.full((len(masks), 2), value)) for value in (np.nan, np.inf, 1j, "a")),
+        ("utility", lambda masks: np.where(masks.sum() == 1, np.nan, masks[:, :2])),  # at the second call
+        ("utility", lambda masks: masks.sum(axis=1)),
+        ("utility", lambda masks: masks[:1] * 1.0),
+        ("utility", lambda masks: np.ones((len(masks), len(masks)))),
+        *(("tolerance", wrong) for wrong in (np.nan, -1.0, np.inf)),
+        *(("orders", wrong) for wrong in (ORDER[0], ORDER * 1.0, ORDER[:0], ORDER[:, :0], ORDER + 1, [[0, 1], [0]])),
+    ],
+)
+def test_data_shapley_refuses(begins, wrong):
+    arguments = {"utility": lambda masks: masks[:, :2] * 1.0, "orders": ORDER, "tolerance": 0.0}
+    refused(begins, influence.data_shapley, **arguments | {begins: wrong})
+
+
+@pytest.mark.parametrize(
+    ("begins", "wrong"),
+    [
+        *(("penalty", {"penalty": wrong}) for wrong in (0.0, -1.0, np.nan, np.inf)),
+        ("examples.labels", {"examples": few()[0]._replace(labels=np.array([0, 1, 2, 1, -1]))}),
+        ("examples.labels", {"examples": few()[0]._replace(labels=np.arange(4))}),
+        ("examples.labels", {part: each._replace(labels=np.ones(len(each.images), int)) for part, each in
+                             zip(("examples", "targets"), few(), strict=True)}),
+        ("examples.images", {"examples": few()[0]._replace(images=np.full((5, 3), np.nan))}),
+        ("targets.labels", {"targets": few()[1]._replace(labels=np.array([0, -2, 1]))}),
+        ("targets.labels", {"targets": few()[1]._replace(labels=np.array([0.0, 2.0, 1.0]))}),
+        ("targets.images", {"targets": few()[1]._replace(images=np.ones((3, 2)))}),
+    ],
+)  # fmt: skip
+def test_ridge_margins_refuse(begins, wrong):
+    examples, targets = few()
+    refused(begins, influence.ridge_margins, **{"examples": examples, "targets": targets, "penalty": 0.3} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("begins", "wrong"),
+    [
+        ("masks", np.where(MODELS, np.nan, 0.0)),
+        ("masks", MODELS * 2),
+        ("masks", MODELS * 0.5),
+        ("masks", MODELS[0]),
+        ("masks", MODELS[:, :0]),
+        ("outputs", np.where(MODELS, np.nan, 0.0)),
+    ],
+)
+def test_data_oob_refuses(begins, wrong):
+    refused(begins, influence.data_oob, **{"masks": MODELS, "outputs": np.ones((3, 3))} | {begins: wrong})
+
+
+@pytest.mark.parametrize(
+    ("begins", "factory", "wrong"),
+    [
+        *(("rank", influence.kronecker, {"rank": wrong}) for wrong in (0, -1, 2.5)),
+        *(("kept", influence.sparse, {"kept": wrong}) for wrong in (0, -1)),
+        *(("dimensions", influence.sparse, {"dimensions": wrong}) for wrong in (0, 2.5)),
+    ],
+)
+def test_projections_refuse(begins, factory, wrong):
+    refused(begins, factory, key=KEY, **wrong)
+
+
+def examples_with(labels):
+    return {"run": dataclasses.replace(run_of(STEPS), examples=EXAMPLES._replace(labels=jnp.asarray(labels)))}
+
+
+@pytest.mark.parametrize("name", ["projected_influence", "trackstar", "representer_points"])
+@pytest.mark.parametrize(
+    ("begins", "wrong"),
+    [
+        *(("strength", {"strength": wrong}) for wrong in (0.0, -1.0, np.nan, np.inf)),
+        ("targets.labels", {"targets": TARGETS._replace(labels=jnp.array([0, 1, 2]))}),
+        ("targets.labels", {"targets": TARGETS._replace(labels=jnp.array([0, -1, 1]))}),
+        ("targets.labels", {"targets": TARGETS._replace(labels=jnp.array([0, 1]))}),
+        ("targets.labels", {"targets": jax.tree.map(lambda leaf: leaf[:0], TARGETS)}),
+        ("run.examples.labels", examples_with(np.arange(POINTS) % 3)),
+        ("run.examples.labels", examples_with(-(np.arange(POINTS) % 2))),
+        ("run.examples.labels", examples_with(np.zeros(POINTS - 1, int))),
+    ],
+)
+def test_estimators_on_projections_and_representers_refuse(name, begins, wrong):
+    given = {"run": run_of(STEPS), "targets": TARGETS, "strength": DECAY} | wrong
+    strength = "decay" if name == "representer_points" else "damping"
+    given[strength] = given.pop("strength")
+    given |= {} if name == "representer_points" else {"projection": sparse}
+    refused(begins.replace("strength", strength), getattr(influence, name), variables=run_of(STEPS).initial, **given)
+
+
+@pytest.mark.parametrize(
+    ("begins", "wrong"),
+    [("decay", {"decay": 0.0}), ("labels", {"labels": np.arange(5)}), ("labels", {"labels": np.zeros(4, int)})],
+)
+def test_representers_refuse(begins, wrong):
+    given = {"features": jnp.asarray(FIVE), "labels": np.zeros(5, int), "classes": 3, "decay": 0.1}
+    refused(begins, influence.representers, **given | wrong)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from unlearn_jax.influence import checks
 from unlearn_jax.influence.curvature import Vectors, dense_layers, joined
 from unlearn_jax.influence.gradients import directions, per_example, slopes
 from unlearn_jax.influence.response import Training, losses
@@ -35,14 +36,18 @@ def kronecker(key: Key, rank: int = 8) -> Projection:
 
     Args:
         key: draws the matrices.
-        rank: columns of P_i and of P_o, at most the size of their side.
+        rank: columns of P_i and of P_o, at least 1 and at most the size of their side.
 
     Returns:
         A projection that raises ValueError for a model that does not declare its dense layers, or that has other parameters than
         their kernels and biases.
 
+    Raises:
+        ValueError: `rank` is not an integer of at least 1.
+
     Source: Choe et al. 2024 (LoGra), arXiv 2405.13954.
     """
+    checks.count("rank", rank, math.inf)
 
     @precise
     def project(run: Training, variables: Variables, vectors: Vectors) -> Blocks:
@@ -66,11 +71,16 @@ def sparse(key: Key, kept: int = 1024, dimensions: int = 256) -> Projection:
 
     Args:
         key: draws the weights, their signs and their sums.
-        kept: weights that are kept, at most all.
-        dimensions: length of the result.
+        kept: weights that are kept, at least 1 and at most all.
+        dimensions: length of the result, at least 1.
+
+    Raises:
+        ValueError: `kept` or `dimensions` is not an integer of at least 1.
 
     Source: Hu et al. 2025 (GraSS), arXiv 2505.18976.
     """
+    checks.count("kept", kept, math.inf)
+    checks.count("dimensions", dimensions, math.inf)
 
     @precise
     def project(run: Training, variables: Variables, vectors: Vectors) -> Blocks:
@@ -102,8 +112,15 @@ def projected_influence(
         projection: `kronecker` for LoGra, `sparse` for GraSS.
         damping: λ, above 0.
 
+    Raises:
+        ValueError: `damping` is not above 0 or not finite, there are no targets, or the labels of the training examples or of
+            the targets are not integers, not one for each, or no class of the model. Traced values are not checked; their
+            shapes are.
+
     Source: Choe et al. 2024, arXiv 2405.13954; Hu et al. 2025, arXiv 2505.18976.
     """
+    checks.positive("damping", damping)
+    checks.labelled(run, variables, targets)
     gradients = per_example(losses, run.model, variables, run.examples)
     pairs = _both(run, variables, gradients, slopes(run, variables, targets), projection)
     total = jnp.zeros((len(gradients), len(targets.labels)), gradients.dtype)
@@ -131,10 +148,17 @@ def trackstar(
         variables: of the trained model.
         targets: the examples whose margins are f.
         projection: P; the source has random matrices on both sides of each layer's gradient, as `kronecker`.
-        damping: added to R, in units of the mean of its diagonal.
+        damping: added to R, in units of the mean of its diagonal; above 0.
+
+    Raises:
+        ValueError: `damping` is not above 0 or not finite, there are no targets, or the labels of the training examples or of
+            the targets are not integers, not one for each, or no class of the model. Traced values are not checked; their
+            shapes are.
 
     Source: Chang et al. 2024, arXiv 2410.17413.
     """
+    checks.positive("damping", damping)
+    checks.labelled(run, variables, targets)
     gradients, target_slopes = per_example(losses, run.model, variables, run.examples), slopes(run, variables, targets)
     squares = jnp.mean(gradients**2, axis=0)
     scale = jnp.where(squares > 0, 1 / jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)[None]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from unlearn_jax.influence import checks
 from unlearn_jax.influence.response import Training, margin_of_logits
 from unlearn_jax.training.precision import precise
 from unlearn_jax.types import Examples, Model, Variables
@@ -42,9 +43,15 @@ def representers(
         decay: λ, above 0.
         steps: of Newton's method.
 
+    Raises:
+        ValueError: `decay` is not above 0 or not finite, or the labels are not integers, not one for each example, or no class.
+            Traced values are not checked; their shapes are.
+
     Source: Yeh et al. 2018, arXiv 1811.09720.
     """
+    checks.positive("decay", decay)
     count, size = features.shape
+    checks.labels("labels", labels, count, classes)
 
     def objective(flat: Array) -> Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(features @ flat.reshape(size, classes), labels)
@@ -81,12 +88,15 @@ def representer_points(
         steps: see `representers`.
 
     Raises:
-        ValueError: the model does not declare its features.
+        ValueError: the model does not declare its features, `decay` is not above 0 or not finite, there are no targets, or the
+            labels of the training examples or of the targets are not integers, not one for each, or no class of the model.
+            Traced values are not checked; their shapes are.
 
     Source: Yeh et al. 2018, arXiv 1811.09720.
     """
+    checks.positive("decay", decay)
+    classes = checks.labelled(run, variables, targets)
     own, wanted = (head_inputs(run.model, variables, examples) for examples in (run.examples, targets))
-    classes = jax.eval_shape(lambda: run.model.apply(variables, targets.images, train=False)[0]).shape[1]
     weights, coefficients = representers(own, run.examples.labels, classes, decay, steps)
     read = jax.vmap(jax.grad(lambda logits, label: margin_of_logits(logits[None], label[None])[0]))
     slopes = read(wanted @ weights, jnp.asarray(targets.labels))
