@@ -18,6 +18,30 @@ from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.types import Cube, Labels, Recipe, Variables
 
+
+def recipe_with(name, value):
+    """A recipe with a value of any type, as without the type checks of the tests."""
+    recipe = Recipe()
+    object.__setattr__(recipe, name, value)
+    return recipe
+
+
+NO_RECIPES = [
+    (3, "int found, expected a Recipe"),
+    (0, "int found, expected a Recipe"),
+    ("x", "str found, expected a Recipe"),
+    (Recipe(optimiser="x"), "optimiser 'x' found, expected one of sgd, adam"),
+    (Recipe(schedule="x"), "schedule 'x' found, expected one of cosine, constant"),
+    (Recipe(momentum=5.0), "momentum 5.0 found, expected a number of at least 0, below 1"),
+    (Recipe(learning_rate=float("nan")), "learning_rate nan found, expected a number above 0"),
+    (recipe_with("learning_rate", -1), "learning_rate -1 found, expected a number above 0"),
+    (Recipe(weight_decay=-1.0), "weight_decay -1.0 found, expected a number of at least 0"),
+    *(
+        (recipe_with("epochs", epochs), f"epochs {epochs!r} found, expected an integer of at least 1, at most 1,000,000")
+        for epochs in (0, -1, 1.5, "a")
+    ),
+    (Recipe(batch_size=0), "batch_size 0 found, expected an integer of at least 1"),
+]
 TINY = {"members": 2, "splits": 4, "retain_size": 40, "recipe": Recipe(epochs=1)}
 
 
@@ -134,6 +158,15 @@ def mask(data):
         ("splits", 1, "splits: 1 found, expected an integer from 2"),
         ("retain_size", 0, "retain_size: 0 found"),
         ("unlearning_seeds", 0, "unlearning_seeds: 0 found"),
+        *(("chunk", chunk, f"chunk: {chunk} found, expected an integer of at least 1") for chunk in (0, -1, 1.5)),
+        *(("recipe", recipe, f"recipe: {said}") for recipe, said in NO_RECIPES),
+        *(("hyper", hyper, "hyper: .* found, expected a mapping") for hyper in (3, "x", [], {"finetune": 3})),
+        *(("methods", methods, f"methods: {methods} found, expected a sequence") for methods in (None, 3)),
+        ("out", 3, "out: 3 found, expected a path"),
+        ("cache", 3, "cache: 3 found, expected a path"),
+        ("freeze", 3, "freeze: 3 found, expected names"),
+        ("freeze", [3], r"freeze: \[3\] found, expected names"),
+        ("save_models", "x", "save_models: 'x' found, expected True or False"),
         ("hyper", {"scrub": {"epoch": 1}}, "scrub.epoch 1: scrub takes "),
         ("hyper", {"scrub": {"epochs": 1}}, r"hyper scrub.epochs: scrub is not among the methods \(original\)"),
     ],
@@ -313,6 +346,7 @@ def test_a_function_that_returns_something_else_is_named(data, model, variables)
         ({"seed": 2**70}, "seed: 1180591620717411303424 found, expected an integer from 0"),
         ({"zz": 3}, "zz: finetune takes learning_rate"),
         ({"method": "scrubb"}, "method: there is no 'scrubb'"),
+        *(({"recipe": recipe}, f"recipe: {said}") for recipe, said in NO_RECIPES),
     ],
 )
 def test_a_wrong_argument_of_unlearn_is_named(data, model, variables, given, said):

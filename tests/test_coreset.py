@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from experiments.coreset.options import Config
+from experiments.coreset import study
+from experiments.coreset.options import Config, smoke
 from experiments.coreset.study import parts
 from unlearn_jax.errors import ArgumentError
+from unlearn_jax.types import Cube, Labels
 
 
 def test_a_part_is_random_for_each_member_or_the_most_exposed():
@@ -30,13 +32,40 @@ def test_a_part_is_random_for_each_member_or_the_most_exposed():
 def test_shares_and_methods_are_checked():
     with pytest.raises(ArgumentError, match=r"^--methods original: none to unlearn"):
         Config(methods=("original",)).check()
+    for methods in (("sisa",), ("finetune", "sisa")):
+        with pytest.raises(ArgumentError, match=r"^--methods sisa: makes several networks of one"):
+            Config(methods=methods).check()
+    Config(methods=("all",)).check()  # of which those are left out
     with pytest.raises(ArgumentError, match=r"^--shares"):
         Config(shares=(0.5, 1.5)).check()
 
 
+def test_originals_that_remember_too_little_are_refused_before_anything_is_unlearned(tmp_path, monkeypatch):
+    trained = SimpleNamespace(variables=None, diverged=())
+    few = SimpleNamespace(cube=cube(4), lost=(), members=4)
+    monkeypatch.setattr(study, "pool", lambda *_: trained)
+    monkeypatch.setattr(study, "population", lambda *_: few)
+    monkeypatch.setattr(study, "train_oracles", lambda forget: SimpleNamespace(cube=cube(8)))
+    monkeypatch.setattr(study, "forget_set", lambda config, folder, setting, mask, name: forget_of(mask))
+    monkeypatch.setattr(study, "ranking", lambda *_: pytest.fail("went on"))
+    with pytest.raises(ArgumentError, match=r"^--train.epochs 30: the originals remember too little of F"):
+        study.run(smoke(Config()), None)
+
+
+def cube(members):
+    """Logits of models that know nothing."""
+    rng = np.random.default_rng(members)
+    return Cube(*(rng.normal(size=(members, 20, 10)) for _ in Cube._fields))
+
+
+def forget_of(mask):
+    """A forget set of which nothing is known but its labels."""
+    labels = Labels(*(np.arange(20) % 10 for _ in Labels._fields))
+    return SimpleNamespace(mask=mask, members=4, labels=labels, logits=lambda variables: None)
+
+
 def test_the_study_shows_parts_and_judges_all_of_f(tmp_path):
-    words = ("--exp", "coreset", "--smoke", "--device", "cpu", "--train.epochs", "30", "--label-noise", "0.3")
-    words = (*words, "--shares", "0.25")
+    words = ("--exp", "coreset", "--smoke", "--device", "cpu", "--shares", "0.25")
     done = run_in_process(*words, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "run/coreset.csv").open() as file:

@@ -13,6 +13,7 @@ import pytest
 from experiments.estimators import study as experiment
 from experiments.estimators.options import DEFAULT, Config, smoke
 from experiments.estimators.report import Entry, Results, agreement, conclusion, screening_curves, smoothness, summary, table
+from unlearn_jax.bench.options import Discs
 from unlearn_jax.data import discs
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import Run
@@ -32,6 +33,7 @@ SMALL = dataclasses.replace(SMOKE, train_size=16, subsets=16, directions=8, trai
         ({"targets": 1}, "--targets"),
         ({"subsets": 18}, "--subsets"),
         ({"checkpoints": 9}, "--checkpoints"),
+        ({"discs": Discs(classes=17)}, "--discs.classes"),
         ({"damping": 0.0}, "--damping"),
         ({"top": 129}, "--top"),
         ({"directions": 1}, "--directions"),

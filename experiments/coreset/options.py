@@ -10,7 +10,7 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Names, Real, Several, Whole, require
-from unlearn_jax.bench.options import MAIN, QUICK, Hyper, Judging, Methods, Requests, small
+from unlearn_jax.bench.options import MAIN, QUICK, Hyper, Judging, Methods, Requests, Train, small
 
 READ_F = ("gradient_ascent", "random_label", "neggrad_plus", "scrub", "salun", "bad_teacher")
 
@@ -32,11 +32,16 @@ class Config(Methods, Hyper, Requests, Judging):
 
     def check(self) -> None:
         """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
+        from unlearn_jax.methods import METHODS  # brings JAX with it, which --help must not
+
         super().check()
         require(bool(self.shares), "--shares", "", "none given")
         require(any(name not in MAIN[:2] for name in self.method_names()), "--methods", ",".join(self.methods), "none to unlearn")
+        for name in self.methods:
+            require(name not in METHODS or not METHODS[name].ensemble, "--methods", name, "makes several networks of one")
 
 
 def smoke(config: Config) -> Config:
-    """The whole path in seconds."""
-    return small(config, methods=("neggrad_plus", "finetune"), shares=(0.25, 1.0), hyper=QUICK)
+    """The whole path in seconds; trained for so long, and with so many wrong labels, that the originals remember some of F."""
+    train = Train(epochs=30, batch_size=64)
+    return small(config, methods=("neggrad_plus", "finetune"), shares=(0.25, 1.0), hyper=QUICK, train=train, label_noise=0.3)

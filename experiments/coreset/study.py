@@ -35,17 +35,21 @@ def run(config: Config, folder: Run) -> None:
     """
     setting = prepare(config)
     model, label = setting.problem.model, forget_class(config, setting, 0)
-    names = [
-        name
-        for name in config.method_names()
-        if name not in REFERENCES and not METHODS[name].unmet(setting.problem) and METHODS[name].outcome(model) is model
-    ]
+    asked = [name for name in config.method_names() if name not in REFERENCES]
+    for name in asked:
+        lacking = METHODS[name].unmet(setting.problem)
+        require(name not in config.methods or not lacking, "--methods", name, f"needs {lacking}")
+    names = [name for name in asked if not METHODS[name].unmet(setting.problem) and METHODS[name].outcome(model) is model]
     require(bool(names), "--methods", ",".join(config.methods), "none is of single models that --model supports")
     values = settings(config, names, label)
     forget = forget_set(config, folder, setting, forget_mask(config, setting, 0), forget_name(config, setting, 0))
     trained = pool(config, setting, setting.problem, np.ones_like(forget.mask), "original", forget.members)
     oracles = train_oracles(forget)
     originals = population(trained.variables, forget.logits(trained.variables), trained.diverged)
+    before = originals.cube, originals.lost
+    known = effects_of(before, before, oracles.cube, forget.labels) if originals.members else None
+    accepted = "the originals remember too little of F to measure what is left of it"
+    require(known is not None and bool(known.parts), "--train.epochs", config.train.epochs, accepted)
     chosen = {share: parts(config, forget, ranking(config, setting, "exposed"), share) for share in sorted(config.shares)}
     work = {
         (name, share): _unlearner(config, forget, trained, name, values[name], of_share)
@@ -58,8 +62,6 @@ def run(config: Config, folder: Run) -> None:
         for (name, share), unlearner in work.items()
         for line in _judge(forget, name, share, chosen[share], unlearner, trained, originals, oracles)
     ]
-    known = any(line.memory_left == line.memory_left for line in lines)
-    require(known, "--train.epochs", config.train.epochs, "the originals remember too little of F to measure what is left of it")
     report.write(folder, lines)
     title = f"{config.dataset} · {config.model} · {forget.name} · {forget.members} models each"
     save(report.figure(lines, title), folder, "coreset")

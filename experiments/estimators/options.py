@@ -91,6 +91,9 @@ class Config(Training):
         stretches = self.checkpoints % 3 == 0 and self.train.epochs % self.checkpoints == 0
         accepted = f"expected a multiple of 3 that divides the {self.train.epochs} epochs"
         require(stretches, "--checkpoints", self.checkpoints, accepted)
+        classes, fewest = self.discs.classes, min(self.train_size, self.targets)
+        accepted = f"expected at most {fewest}, so that each has a point among --train-size and among --targets"
+        require(classes <= fewest, "--discs.classes", classes, accepted)
         points = f"expected at most {self.train_size}, the points"
         require(self.top <= self.train_size, "--top", self.top, points)
         require(self.directions <= self.train_size, "--directions", self.directions, points)

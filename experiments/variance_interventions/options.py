@@ -18,12 +18,16 @@ Fewer levels with a ResNet-8, an hour or two on two cores:
 import dataclasses
 from typing import Annotated, ClassVar, NamedTuple
 
-from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, require
+from unlearn_jax.bench.kinds import MOST, Count, Name, Names, Real, Several, Whole, require
 from unlearn_jax.bench.options import ATTACKED, QUICK, RETAINED, SAME_SIZE, SETS, Comparison, Retained, SizedForget, Train, small
 
 REFERENCES = ("original", "retrain")  # originals are always measured, and retrained models are the oracles
 FEWEST_DRAWS = 3
 BASE, PLACEBO = "base", "placebo"
+MADE_BY = {"batch": "batches", "average": "averages", "ensemble": "ensembles", "one-start": "others", "constant-rate": "others"}
+"""First word of a level's name -> the option that makes it; the names of the controls begin with their epochs."""
+NETWORKS = 1000
+"""The most networks of an ensemble."""
 OTHERS = ("one-start", "constant-rate")  # levels without a dose
 TRAIN = Train(epochs=30)
 Doses = Annotated[tuple[int, ...], Several(Whole(least=1))]
@@ -85,7 +89,7 @@ class Config(Comparison):
     """Levels: batch sizes, separated by commas. An empty value leaves a kind of level out, also below."""
     averages: Shares = (0.5,)
     """Levels: the share of the epochs, the last ones, whose weights are averaged. The learning rate stays constant."""
-    ensembles: Doses = (2, 4)
+    ensembles: Annotated[tuple[int, ...], Several(Whole(least=2, most=NETWORKS))] = (2, 4)
     """Levels: networks whose averaged prediction makes one model. Methods unlearn each of them."""
     others: Annotated[tuple[str, ...], Several(Name(*OTHERS))] = OTHERS
     """Levels: one-start (all models of a draw begin with the same weights), constant-rate (the learning rate does not decay)."""
@@ -102,10 +106,15 @@ class Config(Comparison):
 
         super().check()
         require(self.train.schedule == "cosine", "--train.schedule", self.train.schedule, "expected cosine; constant is a level")
-        names = [level.name for level in self.levels()]
-        for name in names:
-            require(names.count(name) == 1, "--batches", self.batches, f"makes the level {name} twice")
-        require(min(self.ensembles, default=2) > 1, "--ensembles", ",".join(map(str, self.ensembles)), "expected at least 2")
+        for share in self.controls:
+            accepted = f"its inverse is more than {MOST:,} epochs"
+            require(self.train.epochs / share <= MOST, "--controls", f"{share:g}", accepted)
+        seen: set[str] = set()
+        for level in self.levels():
+            option = MADE_BY.get(level.name.split()[0], "controls")
+            shown = ",".join(map(str, getattr(self, option)))
+            require(level.name not in seen, f"--{option}", shown, f"makes the level {level.name} twice")
+            seen.add(level.name)
         for name in self.method_names():
             require(not METHODS[name].ensemble, "--methods", name, "makes several networks of one")
 

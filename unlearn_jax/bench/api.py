@@ -18,13 +18,17 @@ from unlearn_jax.bench.arguments import (
     arrays_of,
     cube_of,
     fit_token,
+    hyper_of,
     is_stacked,
     label_of,
     mask_of,
     methods_of,
+    recipe_of,
     repeated,
     require_a,
     require_alike,
+    require_option,
+    require_place,
     require_within,
     sets_of,
     start_of,
@@ -143,17 +147,21 @@ def evaluate(
     require_within("unlearning_seeds", unlearning_seeds, 1)
     require_within("splits", splits, 2, SPLITS)
     require_within("retain_size", retain_size, 1)
+    require_option("chunk", chunk)
+    require_option("save_models", save_models)
+    require_place("out", out)
+    require_place("cache", cache)
+    given, followed = hyper_of(hyper), recipe_of(recipe)
     masks = {name: mask_of(rows, data) for name, rows in sets_of(forget).items()}
     if twice := same_rows(masks):
         raise ValueError(f"forget: {twice}")
     unknown = unknown_training(originals, oracles, recipe, fit)
     token = fit_token(fit, fit_name, cache)
-    recipe = recipe or Recipe()
     digest = fingerprint(model, data.train.images.shape[1:])
     like = shapes_of(model, data.train.images.shape[1:])
     start, started = start_of(init, freeze, like, fit)
     identity = {"model": digest, **({"fit": token, "recipe": None} if fit else {}), **started}
-    setting = setting_of(data, model, identity, recipe, start)
+    setting = setting_of(data, model, identity, followed, start)
     weights, members = weights_of(originals, oracles, list(masks), like, members)
     setting = setting._replace(weights=weights._replace(save=save_models), fit=fit)
     left_out = {name: f"needs {lacking}" for name in registered if (lacking := METHODS[name].unmet(setting.problem))}
@@ -162,7 +170,6 @@ def evaluate(
     asked = [name for name in registered if name not in left_out]
     if not asked and not own:
         raise ValueError(f"methods: none can be used with this model ({'; '.join(f'{k} {v}' for k, v in left_out.items())})")
-    given = {key: dict(each) for key, each in (hyper or {}).items()}
     labels = {name: label_of(data, mask) for name, mask in masks.items()}
     values = {
         name: hyperparameters_of(data.name, asked, given, label) | {method: {} for method in own}
@@ -179,7 +186,7 @@ def evaluate(
         unlearning_seeds=unlearning_seeds,
         forget_sets=len(masks),
         evaluation=Evaluation(splits=splits, retain_size=retain_size),
-        train=Train(**dataclasses.asdict(recipe)),
+        train=Train(**dataclasses.asdict(followed)),
         strategy=strategy,  # type: ignore[arg-type]
         chunk=chunk,
         out=place,
@@ -255,12 +262,13 @@ def unlearn(
     require_a("model", model, Model)
     require_a("data", data, Dataset)
     require_within("seed", seed, 0, 2**32 - 1)
+    followed = recipe_of(recipe)
     registered, own = methods_of([method], "method")
     for key in values:
         if registered and key not in METHODS[registered[0]].defaults:
             raise ValueError(f"{key}: {registered[0]} takes {', '.join(METHODS[registered[0]].defaults) or 'no hyperparameters'}")
     mask = mask_of(forget, data)
-    setting = setting_of(data, model, {}, recipe or Recipe())
+    setting = setting_of(data, model, {}, followed)
     stacked = is_stacked(model, variables, data.train.images.shape[1:])
     several = variables if stacked else jax.tree.map(lambda leaf: np.asarray(leaf)[None], variables)
     if registered:

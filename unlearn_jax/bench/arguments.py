@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from unlearn_jax.bench.kinds import options
+from unlearn_jax.bench.main_options import Config
+from unlearn_jax.bench.options import Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.setting import start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough
 from unlearn_jax.checkpoints import Models, content, fitting, groups_in, read_folder, read_groups, stacked
 from unlearn_jax.data import Dataset, numbered, places
+from unlearn_jax.errors import ArgumentError
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.metrics import checks
 from unlearn_jax.models.paths import arrays
@@ -38,8 +43,48 @@ def require_within(name: str, value: Any, least: int, most: int = 10**6) -> None
         raise ValueError(f"{name}: {value!r} found, expected an integer from {least} to {most:,}")
 
 
+def require_option(name: str, value: Any) -> None:
+    """Raises ValueError for a value that the main job's option of the same name does not accept."""
+    (option,) = (each for each in options(Config) if each.path == (name,))
+    try:
+        option.check(value)
+    except ArgumentError as error:
+        raise ValueError(f"{name}: {value!r} found, {error.accepted}") from None
+
+
+def require_place(name: str, value: Any) -> None:
+    """Raises ValueError for anything but a path or None."""
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name}: {value!r} found, expected a path")
+
+
+def recipe_of(recipe: Any) -> Recipe:
+    """The recipe, by default `Recipe()`, with values that the options `--train` accept."""
+    if recipe is None:
+        return Recipe()
+    require_a("recipe", recipe, Recipe)
+    for option in options(Train):
+        (name,) = option.path
+        value = getattr(recipe, name)
+        try:
+            option.check(value.item() if isinstance(value, np.generic) else value)
+        except ArgumentError as error:
+            raise ValueError(f"recipe: {name} {value!r} found, {error.accepted}") from None
+    return recipe
+
+
+def hyper_of(hyper: Any) -> dict[str, dict[str, Any]]:
+    """Given hyperparameters: method -> name -> value."""
+    given = {} if hyper is None else hyper
+    if not isinstance(given, Mapping) or not all(isinstance(values, Mapping) for values in given.values()):
+        raise ValueError(f"hyper: {hyper!r} found, expected a mapping from methods to mappings from hyperparameters to values")
+    return {method: dict(values) for method, values in given.items()}
+
+
 def methods_of(methods: Sequence[str | Method] | str, argument: str = "methods") -> tuple[list[str], dict[str, Entry]]:
     """The registered methods by name, and the entries of one's own functions."""
+    if not isinstance(methods, Iterable):
+        raise ValueError(f"{argument}: {methods!r} found, expected a sequence of names or functions")
     load_installed()
     words = [word.strip() for word in methods.split(",")] if isinstance(methods, str) else list(methods)
     registered: list[str] = []
@@ -103,6 +148,8 @@ def fit_token(fit: Any, name: str | None, cache: Any) -> str:
 
 def start_of(init: Any, freeze: Sequence[str], like: Variables, fit: Any) -> tuple[Start | None, dict[str, Any]]:
     """Where training starts, and what models that start there are found by; None and nothing at random weights."""
+    if not isinstance(freeze, Collection) or not all(isinstance(name, str) for name in freeze):
+        raise ValueError(f"freeze: {freeze!r} found, expected names of top-level groups")
     if init is None:
         if len(freeze):
             raise ValueError(f"freeze: {', '.join(freeze)} found, but no init=")
