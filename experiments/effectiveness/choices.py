@@ -13,7 +13,7 @@ REGIMES: dict[str, frozenset[str]] = {
     "F": frozenset({F}),
     "R": frozenset({R}),
     "F and R": frozenset({F, R}),
-    "F, R and held-out data": frozenset({F, R, HELD_OUT}),
+    "F, R, held-out data": frozenset({F, R, HELD_OUT}),
 }
 BUDGETS = (0.1, 0.5, 1.0)  # in retrainings
 NOTHING_DONE = 1.0  # the distance of doing nothing
