@@ -185,7 +185,7 @@ def test_a_file_goes_through_the_command_line(tmp_path):
     [
         ({"y_train": LABELS[1:]}, r"train: labels of int64 and shape \(59,\)"),
         ({"x_held_out": IMAGES}, "x_held_out and y_held_out belong together"),
-        ({"x_test": np.array([{}], dtype=object)}, "Object arrays cannot be loaded"),
+        ({"x_test": np.array([{}], dtype=object)}, "no array of numbers"),
         ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, r"train: inputs of shape \(0, 6, 5, 3\)"),
         ({"x_train": np.full(IMAGES.shape, np.inf), "x_test": IMAGES / 1.0}, "train: inputs of 60 rows are not finite"),
         ({"y_test": LABELS[:20] / 2}, "test: labels of float64"),

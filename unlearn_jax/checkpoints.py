@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.files import open_regular
+from unlearn_jax.files import open_regular, unread
 from unlearn_jax.models.paths import arrays
 from unlearn_jax.types import Model, Variables
 
@@ -105,7 +105,7 @@ def content(variables: Variables) -> bytes:
     try:
         return safetensors.numpy.save(named)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"variables: {_first_line(error)}") from error
+        raise ValueError(f"variables: {unread(error)}") from error
 
 
 def contents(variables: Variables) -> Iterable[bytes]:
@@ -156,7 +156,7 @@ def read_arrays(path: Path, argument: str, like: Mapping[str, Any] | None = None
         parts = safetensors.deserialize(whole)
         named = {name: np.frombuffer(part["data"], _type(part["dtype"])).reshape(part["shape"]) for name, part in parts}
     except Exception as error:  # whoever wrote the file: a format can fail in any way
-        raise ArgumentError(argument, path, f"a {SUFFIX} file is needed ({_first_line(error)})") from error
+        raise ArgumentError(argument, path, f"a {SUFFIX} file is needed ({unread(error)})") from error
     if like is not None and (wrong := misfit(named, like)):
         raise ArgumentError(argument, path, wrong)
     return named, hashlib.sha256(whole).hexdigest()
@@ -194,7 +194,7 @@ def fitting(given: Any, like: Variables) -> Variables:
         try:
             array = np.asarray(leaf)
         except Exception as error:  # a tensor elsewhere, or that wants a gradient
-            raise ValueError(f"{name} is no array ({_first_line(error)})") from error
+            raise ValueError(f"{name} is no array ({unread(error)})") from error
         precision = wanted[name].dtype if name in wanted else array.dtype
         floating = all(jnp.issubdtype(kind, jnp.floating) for kind in (array.dtype, precision))
         named[name] = array.astype(precision) if floating else array
@@ -314,7 +314,3 @@ def _type(code: str) -> np.dtype:
 
 def _shown(array: Any) -> str:
     return f"{array.dtype.name} {tuple(array.shape)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

@@ -33,7 +33,7 @@ def disk(folder: Path) -> int:
 
 
 def unread(error: Exception) -> str:
-    """Returns in one line why an array could not be read, without NumPy's advice to load pickled objects."""
+    """Returns in one line why a file could not be read, without NumPy's advice to load pickled objects."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return "no array of numbers" if "pickle" in reason else reason.splitlines()[0]
 

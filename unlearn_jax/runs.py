@@ -36,7 +36,7 @@ import numpy as np
 from unlearn_jax import sealed
 from unlearn_jax.device import numerics
 from unlearn_jax.errors import ArgumentError, StorageError
-from unlearn_jax.files import read_regular
+from unlearn_jax.files import read_regular, unread
 
 FORMAT = 3  # part of every identity: raise it when the file format changes, or what training or a study computes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
@@ -192,8 +192,7 @@ class Run:
             return None
         except Exception as error:  # a damaged file can raise anything
             if say:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                print(f"{path}: damaged ({reason.splitlines()[0]}), so it is ignored", file=sys.stderr, flush=True)
+                print(f"{path}: damaged ({unread(error)}), so it is ignored", file=sys.stderr, flush=True)
             return None
         return arrays if kept_identity == self._identity(name, identity) else None
 

@@ -14,7 +14,7 @@ from unlearn_jax.metrics.catalogue import damage, klom, memory_left
 from unlearn_jax.metrics.statistics import bootstrap
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, name_rows
 from unlearn_jax.report.rows import REFERENCES
-from unlearn_jax.report.tables import finite, markdown, page
+from unlearn_jax.report.tables import finite_row, markdown, page
 from unlearn_jax.runs import Run
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def write(
     config: Config,
 ) -> None:
     """Writes the tables, and prints the one on agreement."""
-    folder.write_csv("audits.csv", Line._fields, [[finite(cell) for cell in row] for row in rows])
-    folder.write_csv("agreement.csv", Agreement._fields, [[finite(cell) for cell in row] for row in agreement])
-    folder.write_csv("truth.csv", TRUTH_COLUMNS, [[finite(cell) for cell in _truth(name, each)] for name, each in truth.items()])
-    folder.write_csv("samples.csv", Grade._fields, [[finite(cell) for cell in row] for row in graded])
+    folder.write_csv("audits.csv", Line._fields, [finite_row(row) for row in rows])
+    folder.write_csv("agreement.csv", Agreement._fields, [finite_row(row) for row in agreement])
+    folder.write_csv("truth.csv", TRUTH_COLUMNS, [finite_row(_truth(name, each)) for name, each in truth.items()])
+    folder.write_csv("samples.csv", Grade._fields, [finite_row(row) for row in graded])
     table = _agreement_table(agreement, audits, config)
     print(table)
     parts = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, name_rows
-from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.report.tables import Table, finite_row, markdown, page
 from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def table(attacks: Sequence[Attack]) -> Table:
     columns = list(Attack._fields[:5])
     columns += [f"{name}{end}" for name in Attack._fields[5:9] for end in ("", "_low", "_high")] + list(Attack._fields[9:])
     rows = [[*each[:5], *(end for part in each[5:9] for end in part), *each[9:]] for each in attacks]
-    return Table(columns, [[finite(cell) for cell in row] for row in rows])
+    return Table(columns, [finite_row(row) for row in rows])
 
 
 def summary(attacks: Sequence[Attack]) -> str:

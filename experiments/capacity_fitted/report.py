@@ -1,17 +1,18 @@
 """Capacity where every size fits: losses at a glance, trends over draws, and the curves of single examples."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unlearn_jax.bench.several_sets import labels_of
 from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.statistics import over_draws
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, cut, draw_trend, open_frame
 from unlearn_jax.report.figures import loss_distributions
-from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.report.tables import Table, finite_row, markdown, page
 from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
@@ -164,20 +165,14 @@ class Results(NamedTuple):
 
 def measures(methods: Sequence[str]) -> dict[str, str]:
     """Every measure and its name, those of the methods included."""
-    names = {f"memory/{name}": f"memory left, {name}" for name in methods}
-    return MEASURES | names | {f"damage/{name}": f"damage, {name}" for name in methods}
-
-
-def cells(row: Iterable[Any]) -> list[Any]:
-    """A row of a table, with empty cells for numbers that are not finite."""
-    return [finite(cell) for cell in row]
+    return MEASURES | labels_of(methods)
 
 
 def by_draw(study: Results) -> Table:
     """The columns and rows of draws.csv: a row for each rule, size and draw."""
     names = measures(study.methods)
     rows = [
-        cells([size.rule, size.axis, size.value, size.epochs, number, *(draw.measures[name] for name in names)])
+        finite_row([size.rule, size.axis, size.value, size.epochs, number, *(draw.measures[name] for name in names)])
         for size in study.sizes
         for number, draw in enumerate(size.draws)
     ]
@@ -191,7 +186,7 @@ def by_size(study: Results) -> Table:
     for size in study.sizes:
         ends = [end for name in names for end in (size.over_draws(name) if size.draws else (None,) * 3)]
         rows.append(
-            cells([size.rule, size.axis, size.value, size.draws[0].parameters if size.draws else None, size.epochs, *ends])
+            finite_row([size.rule, size.axis, size.value, size.draws[0].parameters if size.draws else None, size.epochs, *ends])
         )
     columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     return Table(["rule", "axis", "size", "parameters", "epochs", *columns], rows)

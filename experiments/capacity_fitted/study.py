@@ -22,6 +22,7 @@ from unlearn_jax.metrics.statistics import over_draws
 from unlearn_jax.models import build, through_waves
 from unlearn_jax.progress import stage
 from unlearn_jax.report.drawing import save
+from unlearn_jax.report.tables import finite_row
 from unlearn_jax.runs import Run
 from unlearn_jax.types import Examples, Recipe
 
@@ -78,8 +79,8 @@ def run(config: Config, folder: Run) -> None:
     )
     folder.write_csv("draws.csv", *report.by_draw(study))
     folder.write_csv("sizes.csv", *report.by_size(study))
-    folder.write_csv("trends.csv", report.Trend._fields, [report.cells(row) for row in study.trends])
-    folder.write_csv("shapes.csv", report.Shape._fields, [report.cells(row) for row in study.shapes])
+    folder.write_csv("trends.csv", report.Trend._fields, [finite_row(row) for row in study.trends])
+    folder.write_csv("shapes.csv", report.Shape._fields, [finite_row(row) for row in study.shapes])
     tried = [(axis, value, *pair) for axis, value, found in searches for pair in sorted(found.tried.items())]
     folder.write_csv("search.csv", ("axis", "size", "epochs", "training_loss"), tried)
     folder.write_json("results.json", {"hyperparameters": values, "made_with": sorted(made_with)})

@@ -7,7 +7,7 @@ import numpy as np
 
 from unlearn_jax.metrics.effects import UNKNOWN, Effects
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, open_frame, panels_of
-from unlearn_jax.report.tables import finite, markdown, page
+from unlearn_jax.report.tables import finite_row, markdown, page
 from unlearn_jax.runs import Run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def line(method: str, choice: str, share: float, examples: int, effects: Effects
 
 def write(folder: Run, lines: Sequence[Line]) -> None:
     """Writes the tables, and prints one."""
-    folder.write_csv("coreset.csv", Line._fields, [[finite(cell) for cell in each] for each in lines])
+    folder.write_csv("coreset.csv", Line._fields, [finite_row(each) for each in lines])
     of = {(each.method, each.choice, each.share): each for each in lines}
     columns = list(dict.fromkeys((each.choice, each.share) for each in sorted(lines, key=lambda each: (each.choice, each.share))))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, name_rows, open_frame, panels_of
-from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.report.tables import Table, finite_row, markdown, page
 from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def table(found: Sequence[Circumstance]) -> Table:
         for measure, shares in each.measures.items():
             row: list[Any] = [each.name, measure, each.points, each.seeds, each.train_accuracy, each.test_accuracy]
             row += [end for value in values for end in getattr(shares, value)] + [getattr(shares, name) for name in single]
-            rows.append([finite(cell) for cell in (*row, *shares.permuted, *each.common)])
+            rows.append(finite_row((*row, *shares.permuted, *each.common)))
     return Table(columns, rows)
 
 

@@ -1,16 +1,17 @@
 """Variance changed at equal training loss: each level's measures, differences from the base, and both against the variance."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.metrics.catalogue import damage, memory_left
+from unlearn_jax.bench.several_sets import labels_of
+from unlearn_jax.metrics.catalogue import damage
 from unlearn_jax.metrics.statistics import over_draws
 from unlearn_jax.report.drawing import COLOURS, GRID, LINE, WIDTH, blank, open_frame
-from unlearn_jax.report.tables import Table, finite, markdown, page
+from unlearn_jax.report.tables import Table, finite_row, markdown, page
 from unlearn_jax.types import Interval
 
 if TYPE_CHECKING:
@@ -89,20 +90,14 @@ class Results(NamedTuple):
 
 def measures(methods: Sequence[str]) -> dict[str, str]:
     """Every measure and its name, those of the methods included."""
-    names = {f"memory/{name}": f"{memory_left.label}, {name}" for name in methods}
-    return MEASURES | names | {f"damage/{name}": f"{damage.label}, {name}" for name in methods}
-
-
-def cells(row: Iterable[Any]) -> list[Any]:
-    """A row of a table, with empty cells for numbers that are not finite."""
-    return [finite(cell) for cell in row]
+    return MEASURES | labels_of(methods)
 
 
 def by_draw(study: Results) -> Table:
     """The columns and rows of draws.csv: a row for each level and draw."""
     names = measures(study.methods)
     rows = [
-        cells([level.name, level.epochs, number, *(draw[name] for name in names)])
+        finite_row([level.name, level.epochs, number, *(draw[name] for name in names)])
         for level in study.levels
         for number, draw in enumerate(level.draws)
     ]
@@ -112,7 +107,7 @@ def by_draw(study: Results) -> Table:
 def by_level(study: Results) -> Table:
     """The columns and rows of levels.csv: each measure of each level, and its difference from the base."""
     rows = [
-        cells([level.name, level.epochs, name, *study.value(level, name), *study.difference(level, name)])
+        finite_row([level.name, level.epochs, name, *study.value(level, name), *study.difference(level, name)])
         for level in study.levels
         for name in measures(study.methods)
     ]

@@ -28,6 +28,7 @@ from unlearn_jax.metrics.statistics import over_draws, pseudo_values
 from unlearn_jax.models import mean_of
 from unlearn_jax.progress import stage, working
 from unlearn_jax.report.drawing import save
+from unlearn_jax.report.tables import finite_row
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict, shared
 from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
@@ -71,7 +72,7 @@ def run(config: Config, folder: Run) -> None:
                 levels[-1].draws.append(measure(drawn, arrays, lines))
     study = report.Results(
         title=f"{config.dataset}, {config.train_size or 'all'} examples, {config.model} of width {config.width}; {config.draws} "
-        f"draws of {config.members} originals and {config.forget_sets} forget sets",
+        f"draws of {config.members} originals and {config.forget_sets} forget set{'s' * (config.forget_sets > 1)}",
         loss=wanted,
         methods=["retrain", *config.method_names()],
         levels=levels,
@@ -79,7 +80,7 @@ def run(config: Config, folder: Run) -> None:
     )
     folder.write_csv("draws.csv", *report.by_draw(study))
     folder.write_csv("levels.csv", *report.by_level(study))
-    folder.write_csv("links.csv", report.Link._fields, [report.cells(row) for row in study.links])
+    folder.write_csv("links.csv", report.Link._fields, [finite_row(row) for row in study.links])
     folder.write_csv("search.csv", ("level", "epochs", "training_loss"), tried)
     folder.write_json("results.json", {"hyperparameters": values, "made_with": sorted(made_with)})
     summary = "\n".join([report.summary(study), *version_note(made_with)])

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from unlearn_jax import sealed
 from unlearn_jax.bench.statistics import PARTS, read_parts
 from unlearn_jax.errors import UsageError
-from unlearn_jax.files import open_regular, read_regular
+from unlearn_jax.files import open_regular, read_regular, unread
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import MOST
 
@@ -58,8 +58,7 @@ def read(path: Path, letter: str) -> Finished:
             "--runs", path, f"holds no {Path(error.filename).name}; expected the folder of a finished run"
         ) from error
     except Exception as error:  # whoever wrote the files: they can hold anything
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError("--runs", path, f"expected the folder of a finished run ({reason})") from error
+        raise UsageError("--runs", path, f"expected the folder of a finished run ({unread(error)})") from error
     if lacking:
         raise UsageError("--runs", path, f"is not finished: no results {lacking}; run its command again with --out {path}")
     identity = _identity(path, rows)

@@ -21,6 +21,7 @@ from unlearn_jax.bench.setting import Setting, forgetting
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses, likelihood_ratios, probabilities, scaled_logits
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import SPLITS, effects, mean_effects
 from unlearn_jax.metrics.null import halves
 from unlearn_jax.progress import working
@@ -170,6 +171,12 @@ def measure_methods(methods: Sequence[str], models: AllAnswers) -> dict[str, flo
         measures[f"damage/{name}"] = found.damage.value if found else math.nan
         measures["remembered"] = found.remembered.value if found else measures["remembered"]
     return measures
+
+
+def labels_of(methods: Sequence[str]) -> dict[str, str]:
+    """What tables call the sizes of each method in `measure_methods`."""
+    sizes = {"memory": memory_left.label, "damage": damage.label}
+    return {f"{key}/{name}": f"{label}, {name}" for key, label in sizes.items() for name in methods}
 
 
 def attack(seed: int, originals: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, float]:

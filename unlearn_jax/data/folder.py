@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from unlearn_jax.data.dataset import Dataset
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.files import open_regular, require_room
+from unlearn_jax.files import open_regular, require_room, unread
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 LAYOUT = "a folder with train/CLASS/ and test/CLASS/ is needed, and each CLASS full of images"
@@ -128,10 +128,8 @@ def _with_image(file: Path, use: Any) -> Any:
         with open_regular(file) as plain, PIL.Image.open(plain, formats=FORMATS) as image:
             return use(image)
     except Exception as error:  # whoever made the file: a decoder can fail in any way
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, PIL.UnidentifiedImageError):
-            reason = "none of these can be seen in it"
-        accepted = f"an image of 8 bits is needed, {', '.join(FORMATS[:-1])} or {FORMATS[-1]} ({reason.splitlines()[0]})"
+        reason = "none of these can be seen in it" if isinstance(error, PIL.UnidentifiedImageError) else unread(error)
+        accepted = f"an image of 8 bits is needed, {', '.join(FORMATS[:-1])} or {FORMATS[-1]} ({reason})"
         raise ArgumentError("dataset", file, accepted) from error
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from unlearn_jax.data.splits import Published, generator
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.files import open_regular
+from unlearn_jax.files import open_regular, unread
 
 RANKED = ("memorised", "unmemorised", "exposed")  # by scores that the caller computes
 OF_CLASS = ("class", "class_part")
@@ -152,8 +152,7 @@ def _listed(file: str | Path | Sequence[str | Path] | None, published: Published
     try:
         listed = read_rows(path, published.total)
     except Exception as error:  # anyone may have written the file: a format can fail in any way
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ArgumentError("file", path, f"{accepted} ({reason.splitlines()[0]})") from error
+        raise ArgumentError("file", path, f"{accepted} ({unread(error)})") from error
     try:
         return places(listed, published)
     except ValueError as error:

@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt8
 from unlearn_jax.data.dataset import Dataset
 from unlearn_jax.data.splits import generator, stratified_order
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.files import open_regular, require_room
+from unlearn_jax.files import open_regular, require_room, unread
 from unlearn_jax.runs import Cache
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
@@ -177,5 +177,4 @@ def npz(path: Path) -> Dataset:
         train, test = ((arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS)
         return Dataset.from_arrays(train, test, held_out, arrays.get("clean_y_train"), name=path.stem)
     except Exception as error:  # whoever wrote the file: a format can fail in any way
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise ArgumentError("dataset", path, f"an .npz file with {', '.join(needed)} is needed ({reason})") from error
+        raise ArgumentError("dataset", path, f"an .npz file with {', '.join(needed)} is needed ({unread(error)})") from error

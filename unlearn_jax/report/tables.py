@@ -25,6 +25,11 @@ def finite(cell: Any) -> Any:
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
+def finite_row(row: Iterable[Any]) -> list[Any]:
+    """A row of a table, with empty cells for numbers that are not finite."""
+    return [finite(cell) for cell in row]
+
+
 def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]], left: Collection[int] = ()) -> str:
     """Formats a Markdown table.
 
