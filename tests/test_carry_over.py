@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -145,8 +146,13 @@ def test_a_finished_run_unlearns_nothing_again(done, monkeypatch):
     monkeypatch.setattr(carry_over, "save", lambda *_: None)
     assert {path.suffix for path in (out / "figures").iterdir()} == {".png", ".svg"}
     folder = runs.open_run(out, config.recorded(), extendable=config.immaterial | config.extendable)
+    diverged = {"finetune": 2, "gradient_ascent": 0, "neggrad_plus": 0}
+    monkeypatch.setattr(carry_over, "lost_of_all", lambda arrays: diverged)
     carry_over.run(config, folder)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
+    said = re.findall(r"finetune: (\d+) of (\d+) models diverged", (out / "summary.md").read_text())
+    models = config.seeds * config.forget_sets * config.members
+    assert said == [(str(2 * config.seeds), str(models))] * len(config.settings)
 
 
 def test_models_that_diverged_are_left_out_with_their_originals():
