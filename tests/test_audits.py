@@ -495,6 +495,9 @@ def test_an_audit_is_ranked_by_both_judges_and_what_it_calls_good_is_held_agains
     assert claim.called_good is None and claim.best == "b"
     assert null.distance == pytest.approx(spearmanr([0.1, 0.2, 0.4, 0.6, 0.05, 1.0], list(levels.values())).statistic)
     assert claim.distance == pytest.approx(spearmanr([means[name] for name in levels], list(levels.values())).statistic)
+    same = {name: np.full(DRAWS + 1, 1.0) for name in levels}
+    blind = compare(audit, same, Null(0.5, 0.1, 0, 0), distances, distances, Config())[0]
+    assert (blind.distance, blind.distance_low, blind.distance_high, blind.klom_low) == (None, None, None, None)
     unknown = compare(audit, drawn, Null(0.5, 0.1, 0, 0), {}, distances, Config())[0]
     assert unknown.distance is None and unknown.klom is not None and np.isnan(unknown.best_distance)
 

@@ -147,4 +147,6 @@ def _correlation(
         return None, None, None
     first, second = (np.stack([of[name] for name in names], axis=1) for of in (badness, truth))
     found = agreement_over_draws(first, second, seed)
+    if np.isnan(found[0]):  # one of the two is the same for all methods
+        return None, None, None
     return tuple(None if np.isnan(each) else float(each) for each in found)  # type: ignore[return-value]
