@@ -175,7 +175,7 @@ def measure_methods(methods: Sequence[str], models: AllAnswers) -> dict[str, flo
 
 def labels_of(methods: Sequence[str]) -> dict[str, str]:
     """What tables call the sizes of each method in `measure_methods`."""
-    sizes = {"memory": memory_left.label, "damage": damage.label}
+    sizes = {"memory": memory_left.label, damage.name: damage.label}
     return {f"{key}/{name}": f"{label}, {name}" for key, label in sizes.items() for name in methods}
 
 
