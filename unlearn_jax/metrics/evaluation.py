@@ -10,8 +10,9 @@ The metrics are those of the registry. There are two kinds of comparison, two ki
 **The unit.** z divides by the standard deviation of the value *as it is computed*, over fresh pools of n models and 2n oracles:
 
 * Of a mean over n models with variance S² that is S²/n + S²/2n, three quarters of that of the difference between two halves.
-* A distance is a mean over models too, S²/n, where S² is that of the oracles' own distances to the halves that they are not in;
-  to it comes what the halves themselves vary, taken from another split, since models and oracles are independent.
+* A distance is a mean over models too, and the null's centre is the mean of the oracles' own distances to the halves that they
+  are not in: three quarters again, of these. To it comes what the halves themselves vary, taken from another split, since
+  models and oracles are independent.
 * A two-sample value is a mean over the halves of several splits, and varies less than one comparison. How much less is seen by
   dividing the oracles anew: n/2 of them play the unlearned models, n others their oracles, and their value is computed as
   usual. The share of its variance in that of one comparison is a property of the metric, and is carried over to n models.
@@ -413,7 +414,7 @@ def _of_distances(
     own = totals / np.maximum(counts, 1)
     first, second = own[halves].mean(axis=2).T
     rest = sides[:, 0].mean(axis=1) - first
-    return sides.mean() + np.sqrt(0.5) * (first - second) + np.roll(rest - rest.mean(), 1)
+    return sides.mean() + np.sqrt(OF_MEANS) * (first - second) + np.roll(rest - rest.mean(), 1)
 
 
 def _mean_distances(pairs: Sequence[Pair]) -> dict[Name, Float[np.ndarray, " members"]]:
