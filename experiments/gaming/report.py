@@ -131,7 +131,7 @@ def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matpl
     z = np.array([[scores.z(claim.method, metric) for metric in metrics] for claim in claims])
     inside = np.array([[scores.inside(claim.method, metric) for metric in metrics] for claim in claims])
     figure = blank(WIDTH, 1.9 + 0.2 * len(claims))
-    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(len(metrics), 1.3 * len(WRONGNESS)))
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(len(metrics), max(1.3 * len(WRONGNESS), len(metrics) / 4)))
     shade = np.where(inside, 0, 1 + np.searchsorted(STEPS, np.abs(z)))
     axes.imshow(shade, cmap=ListedColormap([INSIDE, *SHADES]), vmin=-0.5, vmax=len(SHADES) + 0.5, aspect="auto")
     write_cells(axes, np.vectorize(_digits)(z), shade >= 4, min(5.5, 135 / len(metrics)))
