@@ -148,6 +148,7 @@ def write(
         "title": subject(means),
         "headline": headline(standings),
         "answers": answers(standings, tied, repeated["command"], whole),
+        "several": next(iter(of_examples)) if len(of_examples) > 1 else "",
         "board": board,
         "chance": chance(_standing(sets[0]["methods"]["retrain"], "retrain", {})) if "retrain" in order else "",
         "reading": reading(standings),

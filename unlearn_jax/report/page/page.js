@@ -652,7 +652,7 @@
 
     for (const link of document.querySelectorAll("a.see")) {
       link.onclick = () => {
-        if (sets.length > 1) { $("set").value = "0"; $("set").onchange(); }
+        if (state.set !== 0) { $("set").value = "0"; $("set").onchange(); }
         Object.assign(view, { show: link.dataset.show, mislabelled: false, open: null, most: 24 });
         select(data.nearest);
       };
@@ -757,7 +757,7 @@
       const title = (key) => (data.metrics[key] ? data.metrics[key].title : key.replace("/", " "));
       const originals = (key) => (sets[0].methods.original && scores(sets[0], "original")[key] ? Math.abs(number(scores(sets[0], "original")[key][0]) - last(data.power.find((each) => each.key === key))[2]) : null);
       const form = (key) => { const of = data.power.find((each) => each.key === key); return (x) => (x === null ? "–" : rounded(x, decimals(last(of)[3]))); };
-      const rows = data.power.map((each) => ({ key: each.key, title: title(each.key), mean: last(each)[2], sd: last(each)[3], visible: last(each)[5], original: originals(each.key) }));
+      const rows = [...data.power].sort((a, b) => b.main - a.main).map((each) => ({ key: each.key, title: title(each.key), mean: last(each)[2], sd: last(each)[3], visible: last(each)[5], original: originals(each.key) }));
       const column = (field, main, small) => ({ field, title: escaped(main), titleFormatter: heading(main, small), hozAlign: "right", headerHozAlign: "right", sorter: (a, b, x, y, c, dir) => order(dir, a, b), formatter: (each) => `${form(each.getData().key)(each.getValue())}${field === "mean" ? ` ± ${form(each.getData().key)(each.getData().sd)}` : ""}` });
       let now = (data.power.find((each) => each.key === "accuracy/forget") || data.power[0]).key;
       const grid = tabulator($("power-table"), {
