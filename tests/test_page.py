@@ -11,7 +11,7 @@ import pytest
 from unlearn_jax.bench import compare_page, page
 from unlearn_jax.bench.board import arrange
 from unlearn_jax.bench.compare import Difference, Value
-from unlearn_jax.bench.page_words import Standing, answers, headline
+from unlearn_jax.bench.page_words import Standing, Whole, answers, chance, duration, headline
 from unlearn_jax.metrics import METRICS
 from unlearn_jax.report.page import NAME, embed, from_markdown, picture
 from unlearn_jax.report.rows import Row
@@ -46,6 +46,10 @@ def rows_of(forget_set="random-0", points=POINTS):
             row._replace(metric="seconds", value=0.25 + place),
             row._replace(metric="rte", value=0.5),
         ]
+        if method == "finetune":
+            rows.append(
+                row._replace(metric="svc_mia_correctness", split="forget", value=0.9, deviation=12.0, evidence=12.0, **null)
+            )
     return rows
 
 
@@ -55,7 +59,8 @@ def examples_of(forget_set="random-0", points=POINTS):
         for i in range(EXAMPLES):
             right = 1.0 if method == "original" else i / EXAMPLES
             test = (None, None) if method == ORACLE else (float(i), 0.01 if i < 3 * place else 0.5)
-            margin = i / 5 - (OUTLIER if method == HOSTILE else place)
+            away = place * (1 + i / 100) * (1 if i % 3 else -1)  # every third is overshot
+            margin = i / 5 + (-OUTLIER if method == HOSTILE else away)
             lines.append((forget_set, 100 + i, i % 10, (i + (i == 4)) % 10, method, 24, right, margin, 1.0, *test))
     return lines
 
@@ -149,7 +154,9 @@ def test_several_forget_sets_have_a_page_with_all_of_them(several):
     data = block(text)
     assert [each["name"] for each in data["sets"]] == ["mean of 2", "random-0", "random-1"]
     assert [*data["examples"]] == ["random-0", "random-1"] and data["power"] == []
-    assert "18 of 60" in text and " of random-1" in text
+    assert "12 of 60" in text and " of random-1" in text and "See the still surer of random-0" in text  # the gallery has one set
+    counts = [each["methods"].get("scrub", {}).get("examples") for each in data["sets"]]
+    assert counts == [[12, 6, 60], [6, 3, 30], None]  # of all sets together, and of the one that has it
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +208,58 @@ def test_the_heading_is_the_verdict(methods, said):
 
 
 def test_five_questions_are_answered():
-    method = standing("different")._replace(seconds=0.658, share=3.02, work=0.48, differing=["7", "9"], examples=129)
-    found = answers([method], "Not distinguished from it: b.", "python benchmark.py")
-    assert [each.answer for each in found] == ["a", "No", "2 of 129", "0.658 s a model", "With one command:"]
-    assert "Memory left 10% (5% to 15%)" in found[0].more and "Not distinguished from it: b." in found[0].more
+    costs = {"seconds": 0.658, "share": 3.02, "work": 0.48}
+    method = standing("different")._replace(left=["7", "9"], overshot=["3"], examples=129, **costs)
+    whole = Whole(methods=14, models=360, seconds=540.0, compiling=61.0, pools=72, retraining=0.22)
+    tied = "Nearest to retraining: a; not distinguished from it: b (by a test)."
+    found = answers([method], tied, "python benchmark.py", whole)
+    assert [each.answer for each in found] == ["a", "No", "2 of 129", "0.658 s a model", "With one command"]
+    assert "Memory left 10% (5% to 15%)" in found[0].more and "Not distinguished from it: b" in found[0].more
+    assert found[0].more.count("earest") == 0  # the question has it
     assert "7.0 null sd by KLOM on F, is outside the band of 3.40" in found[1].more
-    assert "rows 7, 9 of the training set" in found[2].more and "3 times one retraining's by the clock" in found[3].more
+    assert "still surer than retrained ones (q < 5%): rows 7, 9 of the training set. Of 1 they are less sure" in found[2].more
+    assert found[2].shows == {"left": 2, "overshot": 1} and "3 times one retraining's by the clock" in found[3].more
+    assert "72 originals and oracles 16 s, 360 models of 14 methods and of retraining 9 min" in found[3].more
     unknown = answers([Standing("a", None, 4)], "", "")
     assert [each.answer for each in unknown[1:4]] == ["No verdict", "Unknown", "Unknown"]
+    none = answers([method._replace(left=[], overshot=["3"])], "", "")[2]
+    assert none.answer == "0 of 129" and "Of none" in none.more and none.shows == {"overshot": 1}
+
+
+def test_retraining_is_said_to_be_a_check():
+    assert "excludes 0; here it is that of damage, 10% to 30%. The verdict" in chance(
+        standing("equivalent", memory=0.0)._replace(memory=(0, -1, 1))
+    )
+    assert "excludes 0. The verdict" in chance(Standing("retrain", "equivalent", 24))
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.21, "0.2 s"), (16.4, "16 s"), (540, "9 min"), (9000, "2.5 h")])
+def test_times_are_short(seconds, said):
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("/a/bin/python3.11 benchmark.py --exp unlearning --out /b/c --seed 1", "python benchmark.py --exp unlearning --seed 1"),
+        ("/a/bin/python /a/bin/unlearn-jax --out=x --seed 1", "unlearn-jax --seed 1"),
+        ("python /a/benchmark.py -out x --methods 'a b'", "python benchmark.py --methods 'a b'"),
+        ("python -m unlearn_jax --out x", "python -m unlearn_jax"),
+        ("benchmark.py 'open", "benchmark.py 'open"),
+        ("", ""),
+    ],
+)
+def test_a_command_is_repeated_without_what_is_of_one_machine(command, said):
+    assert page.portable(command) == said
+
+
+def test_no_two_metrics_have_the_same_name():
+    found = page.metrics_of((name, split) for name, metric in METRICS.items() for split in metric.splits)
+    for field in ("title", "label", "short"):
+        names = [each[field] for each in found.values()]
+        assert len(set(names)) == len(names)
+    assert found["svc_mia_correctness/forget"]["label"] == "SVC-MIA (correctness)"
+    assert found["klom/forget"]["label"] == "KLOM on F" and found["rte/"]["group"] == "cost"
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (100, 60, 3)])
@@ -344,14 +395,14 @@ def test_a_click_on_a_heading_changes_the_order(tab):
 
 
 def test_a_filter_changes_the_count_and_fades_the_points(tab):
-    assert tab.inner_text("#count") == "6 of 6 methods"
+    assert tab.inner_text("#count") == "4 of 4 methods"
     tab.select_option("#filter-access", "F+R")
-    assert tab.inner_text("#count") == "2 of 6 methods" and set(names(tab)) == {"scrub", HOSTILE}
+    assert tab.inner_text("#count") == "2 of 4 methods" and set(names(tab)) == {"scrub", HOSTILE}
     tab.wait_for_function("report.chart().signal('visible').length === 2")
     tab.wait_for_function("[...document.querySelectorAll('#chart path')].some(p => p.getAttribute('opacity') === '0.15')")
     assert point(tab, "finetune").get_attribute("opacity") == "0.15"
     tab.click("#clear")
-    assert tab.inner_text("#count") == "6 of 6 methods"
+    assert tab.inner_text("#count") == "4 of 4 methods"
 
 
 def test_a_row_chooses_its_point_and_opens_its_method(tab):
@@ -383,10 +434,10 @@ def test_points_that_are_brushed_leave_their_rows(tab):
     tab.mouse.move(box["x"] + 20, box["y"] + 20)
     tab.mouse.move(box["x"] + 30, box["y"] + 30)
     tab.mouse.up()
-    tab.wait_for_function("document.querySelector('#count').textContent === '1 of 6 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '1 of 4 methods'")
     assert names(tab) == ["finetune"]
     tab.click("#clear")
-    tab.wait_for_function("document.querySelector('#count').textContent === '6 of 6 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '4 of 4 methods'")
 
 
 def test_columns_are_chosen(tab):
@@ -399,11 +450,40 @@ def test_columns_are_chosen(tab):
 def test_examples_are_pictures_with_every_methods_margin(tab):
     tab.select_option("#pick", "scrub")
     assert tab.locator(".card").count() == 24 and tab.locator(".card img").count() == 24
-    tab.get_by_label("only where scrub differs").check()
-    assert "9 of 30 examples" in tab.inner_text("#gallery")
+    tab.select_option("#show", "left")
+    assert "6 of 30 examples" in tab.inner_text("#gallery")
+    tab.select_option("#show", "")
     tab.click(".card >> nth=0")
     shown = tab.inner_text(".detail")
     assert "Row 100 of the training set" in shown and all(method in shown for method in POINTS) and "oracles (null)" in shown
+    tab.keyboard.press("Escape")
+    assert tab.locator(".detail").count() == 0 and tab.evaluate("document.activeElement.matches('.card')")
+
+
+def test_the_examples_that_are_left_are_shown_for_the_method_that_is_named(tab):
+    """Of i < 9 scrub differs: it is less sure of every third, and surer of the others, by three nats."""
+    tab.select_option("#pick", "finetune")
+    tab.click("a.see[data-show=left]")
+    assert tab.input_value("#pick") == "scrub" and tab.inner_text("#panel h3").startswith("scrub")
+    rows = "[...document.querySelectorAll('.card b')].map(each => each.textContent)"
+    assert tab.evaluate(rows) == [f"row {100 + i}" for i in reversed(range(9)) if i % 3]  # the largest first
+    assert "On 6 of 30 examples scrub is still surer" in tab.inner_text("#gallery") and "on 3 it is less sure" in tab.inner_text(
+        "#gallery"
+    )
+    assert "+3.2 nats, left by 3 of 4 methods" in tab.inner_text(".card >> nth=0")  # all but the one that is 200 nats below
+    tab.click("a.see[data-show=overshot]")
+    assert tab.evaluate(rows) == ["row 106", "row 103", "row 100"]
+    tab.select_option("#show", "")
+
+
+def test_the_table_has_the_number_of_examples_that_are_left(tab):
+    column = "#table .tabulator-col[tabulator-field=examples]"
+    assert "left, of 30" in tab.inner_text(column)
+    tab.click(column)
+    cells = [text.split("\n") for text in tab.locator("#table .tabulator-cell[tabulator-field=examples]").all_inner_texts()]
+    left = [[0, *(sum(i % 3 > 0 for i in range(3 * (k + 1))) for k in range(5))], [18, *(k + 1 for k in range(5))]]
+    assert cells == [[str(a), f"{b} overshot"] for a, b in zip(*left, strict=True)]
+    tab.click("#clear")
 
 
 def test_one_outlier_does_not_squeeze_the_strips(tab):
@@ -425,13 +505,13 @@ def test_words_are_explained_where_they_stand(tab, made):
 
 def test_of_many_methods_the_opened_example_shows_the_chosen_and_the_frontier_first(browser, many):
     tab, wrong = opened(browser, many)
-    tab.wait_for_function("document.querySelector('#count').textContent === '26 of 26 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '24 of 24 methods'")
     tab.select_option("#pick", "method_7")
     tab.click(".card >> nth=0")
     shown = tab.inner_text(".detail")
     first = ["original", "retrain", "scrub", "method_7"]
     assert all(method in shown for method in first) and "method_8" not in shown and "finetune" not in shown
-    tab.click(".detail button")
+    tab.click(".detail button:has-text('Show')")
     assert all(f"method_{i}" in tab.inner_text(".detail") for i in range(20)) and "finetune" in tab.inner_text(".detail")
     tab.click(".detail button:has-text('Hide')")
     assert "method_8" not in tab.inner_text(".detail")
@@ -441,7 +521,102 @@ def test_of_many_methods_the_opened_example_shows_the_chosen_and_the_frontier_fi
 
 
 def test_power_follows_the_metric(tab):
-    assert "With 48 oracles a difference of 0.833 is visible" in tab.inner_text("#power-caption")
+    assert "With 48 oracles a difference of 0.83 is visible" in tab.inner_text("#power-caption")
+    cells = tab.locator("#power-table .tabulator-row >> nth=0").locator(".tabulator-cell").all_inner_texts()
+    assert cells[1:] == ["0.83", "10.00", "88.00 ± 0.17"]  # all to the digits of the null sd, 4 / 24
+
+
+def test_the_metric_of_the_largest_deviation_keeps_its_whole_name(tab):
+    cell = tab.locator("#table .tabulator-row:has-text('finetune') .tabulator-cell[tabulator-field=worst]")
+    assert cell.inner_text().split("\n") == ["12", "SVC-MIA (correctness)"]
+
+
+def test_rows_follow_the_heading_that_the_keyboard_reaches(browser, made):
+    tab, wrong = opened(browser, made, width=620)
+    tab.wait_for_selector("#table .tabulator-col[tabindex='0']")
+    places = """() => {
+        const heading = document.activeElement, field = heading.getAttribute("tabulator-field");
+        const cell = document.querySelector(`#table .tabulator-cell[tabulator-field="${field}"]`);
+        const [own, below] = [heading, cell].map((each) => each.getBoundingClientRect());
+        return [field, own.left, own.right, below.left, innerWidth, cell.closest(".tabulator-tableholder").scrollLeft];
+    }"""
+    tab.focus("#table .tabulator-col[tabindex='0']")
+    tab.keyboard.press("End")
+    for key in ("ArrowLeft", "Enter"):  # the last but one; sorted by it
+        tab.keyboard.press(key)
+        tab.wait_for_timeout(100)
+        field, left, right, of_cell, width, scrolled = tab.evaluate(places)
+        assert field == "rte/" and scrolled > 0
+        assert left == pytest.approx(of_cell, abs=1) and 0 <= left < right <= width
+    tab.keyboard.press("Home")
+    tab.wait_for_timeout(100)
+    assert tab.evaluate(places)[0] == "method" and not wrong
+
+
+LABELS = """() => {
+    const find = (item, name) => item.name === name ? item : (item.items || []).map((each) => find(each, name)).find(Boolean);
+    const root = report.chart().scenegraph().root;
+    const leaders = find(root, "leaders").items, points = find(root, "points_marks").items;
+    const labels = find(root, "labels").items.map((item, i) => ({ item, leader: leaders[i].opacity > 0 }));
+    return labels.filter(({ item }) => item.text && item.opacity > 0).map(({ item, leader }) => {
+        const away = (point) => Math.hypot(point.x - item.x, point.y - item.y);
+        return { method: item.datum.datum.method, leader, own: away(item.datum), nearest: Math.min(...points.map(away)) };
+    });
+}"""
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """The folder of a run of many methods on a stair, so close that not every name has room: no other beats any in both."""
+    folder = tmp_path_factory.mktemp("crowded")
+    stair = {name: ("R", "different", 0.1 + i / 50, 0.5 - i / 50) for i, name in enumerate(MANY)}
+    rows = rows_of(points={name: POINTS[name] for name in ("original", "retrain")} | stair)
+    page.write(Run(folder), rows, rows, arrange(rows))
+    return folder
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_each_name_in_the_chart_is_beside_its_point_or_has_a_line_to_it(browser, crowded, width):
+    tab, wrong = opened(browser, crowded, width)
+    tab.wait_for_function("document.querySelector('#chart-note').textContent")
+    found = tab.evaluate(LABELS)
+    beside = [each for each in found if each["own"] < 12 and each["own"] == pytest.approx(each["nearest"])]  # pixels
+    assert all(each["leader"] for each in found if each not in beside)
+    assert len(beside) < len(found) > 5  # it has names that need a line
+    lacking = {"original", "retrain", *MANY} - {each["method"] for each in found}
+    said = re.search(r"No room for the name of (.*?)\.", tab.inner_text("#chart-note"))
+    assert lacking == set(said[1].split(", ") if said else ()) and not wrong
+
+
+def test_the_keyboard_needs_few_stops(browser, many):
+    """Chart, headings, rows, metrics and examples are one stop each; arrows go on inside them."""
+    tab, wrong = opened(browser, many)
+    tab.wait_for_selector("#chart path[tabindex='0']")
+    tab.wait_for_selector("#table .tabulator-row[tabindex='0']")
+    stops = []
+    for _ in range(70):
+        tab.keyboard.press("Tab")
+        stops.append(tab.evaluate("(document.activeElement.closest('[id]') || {}).id + ' ' + document.activeElement.className"))
+        if stops[-1].startswith("again") or tab.evaluate("!!document.activeElement.closest('#repeat')"):
+            break
+    else:
+        raise AssertionError(f"no end after {stops}")
+    assert sum("tabulator-row" in stop for stop in stops) == 1 and sum("tabulator-col" in stop for stop in stops) == 1
+    assert sum(stop.split(" ")[1:2] == ["card"] for stop in stops) == 1
+    tab.focus("#table .tabulator-row[tabindex='0']")
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    assert (
+        tab.locator("#table .tabulator-row.chosen").inner_text() != ""
+        and tab.locator("#table [tabindex='0'].chosen").count() == 1
+    )
+    assert tab.is_visible("#follow") and tab.inner_text("#follow a").startswith(tab.input_value("#pick"))
+    tab.keyboard.press("Escape")
+    assert not tab.is_visible("#follow")
+    tab.focus("#columns summary")
+    tab.keyboard.press("Enter")
+    tab.keyboard.press("Escape")
+    assert tab.evaluate("!document.querySelector('#columns').open && document.activeElement.matches('summary')") and not wrong
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1300, "dark")])
@@ -455,9 +630,9 @@ def test_other_widths_and_themes_hold(browser, made, width, scheme):
 
 def test_a_forget_set_is_chosen(browser, several):
     tab, wrong = opened(browser, several)
-    tab.wait_for_function("document.querySelector('#count').textContent === '6 of 6 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '4 of 4 methods'")
     tab.select_option("#set", label="random-1")
-    tab.wait_for_function("document.querySelector('#count').textContent === '5 of 5 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '3 of 3 methods'")
     assert "scrub" not in names(tab) and tab.inner_text("#panel h3").startswith("original")
     assert "Forget set random-1." in tab.inner_text("#gallery") and not wrong
 

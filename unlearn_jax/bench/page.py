@@ -13,16 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_jax.bench.hyperparameters import SOURCES
-from unlearn_jax.bench.page_words import GLOSSARY, Standing, answers, headline
+from unlearn_jax.bench.page_words import GLOSSARY, NAMES, Standing, Whole, answers, chance, headline, reading
 from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.bench.statistics import EXAMPLE_COLUMNS, SIGNIFICANT
 from unlearn_jax.files import open_regular, read_regular
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics import METRICS
-from unlearn_jax.metrics.catalogue import accuracy, damage, klom, memory_left, rte, rte_examples, seconds
+from unlearn_jax.metrics.catalogue import (
+    accuracy,
+    compile_seconds,
+    damage,
+    klom,
+    memory_left,
+    memory_of_models,
+    outlier_distance,
+    outlier_memory,
+    rte,
+    rte_examples,
+    seconds,
+)
 from unlearn_jax.metrics.effects import MARGIN
-from unlearn_jax.metrics.registry import COST, ON
-from unlearn_jax.progress import stage
+from unlearn_jax.metrics.registry import COST, EFFECT, ON, SPLITS
+from unlearn_jax.progress import SECONDS, stage
 from unlearn_jax.report import page
 from unlearn_jax.report.figures import LOSS_RANGE, loss_shares
 from unlearn_jax.report.leaderboard import Leaderboard
@@ -114,9 +126,11 @@ def write(
         fitting = itertools.accumulate(map(len, by_set))
         sets += [_set(group, order) for group, total in zip(by_set, fitting, strict=True) if total <= MOST_ROWS]
     of_examples, differing = _examples(examples, shown), _differing(examples)
+    for each in sets:
+        _count(each, differing, overall=each is sets[0])
     names = [name for name in order if name not in REFERENCES]
     standings = [_standing(sets[0]["methods"][name], name, differing) for name in names]
-    command = str(facts.get("command") or "")
+    repeated, whole = repeat_of(folder, facts), _whole(rows)
     data = {
         "sets": sets,
         "metrics": metrics_of((row.metric, row.split) for row in [*means, *rows]),
@@ -133,14 +147,18 @@ def write(
     texts = {
         "title": subject(means),
         "headline": headline(standings),
-        "answers": answers(standings, tied, command),
+        "answers": answers(standings, tied, repeated["command"], whole),
+        "several": next(iter(of_examples)) if len(of_examples) > 1 else "",
         "board": board,
+        "chance": chance(_standing(sets[0]["methods"]["retrain"], "retrain", {})) if "retrain" in order else "",
+        "reading": reading(standings),
         "test_like": any("test-like" in row.access for row in means),
         "sized": any(each.memory and each.damage for each in standings),
-        "notes": [*board.paragraphs[1:], *notes],
+        "notes": [*board.caption[1:], *notes],
         "glossary": GLOSSARY,
         "figures": sorted(path.stem for path in (folder.folder / "figures").glob("*.svg")),
-        **repeat_of(folder, facts),
+        **repeated,
+        "made": repeated["made"] | {"Time, when each part was made": whole.words(SECONDS)} if whole else repeated["made"],
     }
     folder.write_text(page.NAME, page.render("run", data, **texts))
 
@@ -184,15 +202,38 @@ def metrics_of(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
             "name": name,
             "split": split,
             "title": title_of(name, split),
-            "short": known.heading(split).replace("_", " ") if known else f"{name} {split}".strip(),
+            "label": title_of(name, split, unit=False),
+            "short": _short(name, split),
             "about": known.summary if known else "",
             "perfect": known.perfect if known else "",
             "unit": known.unit if known else "",
             "cost": bool(known and known.kind == COST),
             "effect": name in (memory_left.name, damage.name),
+            "group": _group(name),
             "shown": (name, split) in COLUMNS,
         }
     return found
+
+
+def _short(name: str, split: str) -> str:
+    """The heading of a column: the metric's short name, or its whole name, so that no two are alike."""
+    known = METRICS.get(name)
+    one = known is not None and known.short != name and name not in NAMES and (known.splits == SPLITS or len(known.splits) == 1)
+    return known.heading(split) if known and one else title_of(name, split, unit=False)
+
+
+def _group(name: str) -> str:
+    """Where a metric stands among the columns to choose from."""
+    known = METRICS.get(name)
+    if known is None:
+        return "own metrics"
+    if known.kind in (EFFECT, COST):
+        return {EFFECT: "memory left and damage", COST: "cost"}[known.kind]
+    if known.attack and "mia" in name:
+        return "attacks"
+    if name in (outlier_distance.name, outlier_memory.name, memory_of_models.name):
+        return "single models"
+    return "accuracy and margin" if known.unit in ("%", "points") or "margin" in name else "distance from retrained models"
 
 
 def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
@@ -204,7 +245,9 @@ def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> d
         [
             key,
             value if isinstance(value, str | int | float) else str(value),
-            SOURCES.get(origins.get(key, ""), "given").partition(" (")[0],
+            "fixed in the search"
+            if origins.get(key) == "budget"
+            else SOURCES.get(origins.get(key, ""), "given").partition(" (")[0],
         ]
         for key, value in used.items()
     ]
@@ -212,12 +255,12 @@ def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> d
         "family": family,
         "settings": next((source for source in reversed(SOURCES) if source in origins.values()), "none"),
         "about": entry.summary if entry else "",
-        "source": entry.reference if entry else "",
+        "source": entry.reference.strip("-") if entry else "",
         "hyper": hyper,
     }
 
 
-def _standing(found: Mapping[str, Any], name: str, differing: Mapping[str, Sequence[str]]) -> Standing:
+def _standing(found: Mapping[str, Any], name: str, differing: Mapping[str, "_Differing"]) -> Standing:
     """What the page says of a method in words."""
 
     def of(metric: tuple[str, str]) -> list[float] | None:
@@ -241,37 +284,87 @@ def _standing(found: Mapping[str, Any], name: str, differing: Mapping[str, Seque
         largest=(abs(found["scores"][worst][-1]), title_of(*worst.split("/", 1))) if worst else None,
         band=found["band"],
         **{key: numbers[0] if (numbers := cost[name]) else None for key, name in _COSTS.items()},
-        differing=differing.get(name),
-        examples=len(differing.get(ORACLE, ())),
+        left=[where for _, where, _ in sorted(differing[name].left)] if name in differing else None,
+        overshot=[where for _, where, _ in sorted(differing[name].overshot)] if name in differing else (),
+        examples=sum(differing[name].tested.values()) if name in differing else 0,
     )
 
 
 _COSTS = {"seconds": seconds.name, "share": rte.name, "work": rte_examples.name}
 
 
-def title_of(name: str, split: str) -> str:
-    """The name of a metric and its split in words."""
+def title_of(name: str, split: str, unit: bool = True) -> str:
+    """The name of a metric and its split in words, with its unit."""
     known = METRICS.get(name)
     if known is None:
         return f"{name} {split}".strip()
     where = f" on {ON[split]}" if split in ON and len(known.splits) > 1 else ""
-    return f"{known.label.replace('_', ' ')}{where}{f' ({known.unit})' if known.unit else ''}"
+    return f"{NAMES.get(name, known.label.replace('_', ' '))}{where}{f' ({known.unit})' if unit and known.unit else ''}"
 
 
-def _differing(rows: Sequence[tuple]) -> dict[str, list[str]]:
-    """By method, the examples on which it differs from the oracles, the largest difference first; of the oracles, all."""
-    several = len({row[0] for row in rows}) > 1
-    found: dict[str, list[tuple[float, str]]] = {}
-    for row in rows:
-        named = dict(zip(EXAMPLE_COLUMNS, row, strict=True))
-        where = f"{named['row']} of {named['forget_set']}" if several else str(named["row"])
-        if named["method"] == ORACLE:
-            found.setdefault(ORACLE, []).append((0.0, where))
-        elif named["q"] is not None:
-            of_method = found.setdefault(named["method"], [])
-            if named["q"] < SIGNIFICANT:
-                of_method.append((-abs(named["t"]), where))
-    return {method: [where for _, where in sorted(places)] for method, places in found.items()}
+class _Differing(NamedTuple):
+    """The examples on which a method's models differ from the oracles, the largest difference first.
+
+    Attributes:
+        left: minus the difference of the mean margins in nats, where it is and the forget set, where they are surer of the label.
+        overshot: likewise, where they are less sure.
+        tested: the number of examples by forget set.
+    """
+
+    left: list[tuple[float, str, str]]
+    overshot: list[tuple[float, str, str]]
+    tested: dict[str, int]
+
+
+def _differing(rows: Sequence[tuple]) -> dict[str, _Differing]:
+    """By method, what `_Differing` says; methods without tests are left out."""
+    named = [dict(zip(EXAMPLE_COLUMNS, row, strict=True)) for row in rows]
+    several = len({row["forget_set"] for row in named}) > 1
+    oracle = {(row["forget_set"], row["row"]): row["margin"] for row in named if row["method"] == ORACLE}
+    found: dict[str, _Differing] = {}
+    for row in named:
+        if row["q"] is None:
+            continue
+        of_method, name = found.setdefault(row["method"], _Differing([], [], {})), row["forget_set"]
+        of_method.tested[name] = of_method.tested.get(name, 0) + 1
+        if row["q"] < SIGNIFICANT:
+            difference = row["margin"] - oracle[name, row["row"]]
+            where = f"{row['row']} of {name}" if several else str(row["row"])
+            (of_method.left if difference > 0 else of_method.overshot).append((-abs(difference), where, name))
+    return found
+
+
+def _count(of_set: dict[str, Any], differing: Mapping[str, _Differing], overall: bool) -> None:
+    """Adds to each method of a set the numbers of examples that are left, overshot and tested; `overall`, of all sets."""
+    for name, found in of_set["methods"].items():
+        each = differing.get(name)
+        tested = [count for where, count in each.tested.items() if overall or where == of_set["name"]] if each else []
+        if each and tested:
+            counts = [sum(overall or where == of_set["name"] for *_, where in part) for part in (each.left, each.overshot)]
+            found["examples"] = [*counts, sum(tested)]
+
+
+def _whole(rows: Sequence[Row]) -> Whole | None:
+    """What the whole run cost, from the seconds of each method's models; None if they were not measured."""
+    by_metric = {
+        name: {(row.forget_set, row.method): row for row in rows if row.metric == name and row.value is not None}
+        for name in (seconds.name, compile_seconds.name, rte.name)
+    }
+    timed = by_metric[seconds.name]
+    each = [
+        (row.value or 0) / share.value for key, row in timed.items() if (share := by_metric[rte.name].get(key)) and share.value
+    ]
+    if not each:
+        return None
+    oracles = {row.forget_set: row.n_oracles or 0 for row in timed.values()}
+    return Whole(
+        methods=len({row.method for row in timed.values() if row.method not in REFERENCES}),
+        models=sum(row.n_members or 0 for row in timed.values() if row.method != "original"),
+        seconds=sum((row.value or 0) * (row.n_members or 0) for row in timed.values()),
+        compiling=sum(row.value or 0 for row in by_metric[compile_seconds.name].values()),
+        pools=max(row.n_members or 0 for row in timed.values()) + sum(oracles.values()),
+        retraining=float(np.median(each)),
+    )
 
 
 def _examples(rows: Sequence[tuple], shown: Mapping[str, Looks]) -> dict[str, dict[str, Any]]:
@@ -329,20 +422,47 @@ def repeat_of(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Returns how a run was made, and what repeats it: the texts that repeat.html takes."""
     config = facts.get("config") or {}
     commit = facts.get("git") or {}
-    program = "unlearn-jax" if "unlearn-jax" in str(facts.get("command")) else "python benchmark.py"
+    versions = {name: version for name, version in (facts.get("versions") or {}).items() if version}
+    command = str(facts.get("command") or "")
+    program = "unlearn-jax" if "unlearn-jax" in command else "python benchmark.py"
+    path = "config.json" if folder.folder.is_absolute() else f"{folder.folder}/config.json"  # of another machine
     return {
-        "command": str(facts.get("command") or ""),
-        "again": "" if "data" in config else f"{program} --config {shlex.quote(f'{folder.folder}/config.json')} --out NEW",
+        "command": portable(command),
+        "again": "" if "data" in config else f"{program} --config {shlex.quote(path)} --out NEW",
+        "beside": folder.folder.is_absolute(),
         "commit": commit.get("commit") or "",
         "dirty": bool(commit.get("dirty")),
+        "release": versions.get("unlearn_jax", ""),
         "made": {
-            "seed": config.get("seed"),
-            "started": facts.get("started"),
-            "device": facts.get("device"),
-            "versions": ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items() if version),
+            "Seed": config.get("seed"),
+            "Started": facts.get("started"),
+            "Device": facts.get("device"),
+            "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         },
         "config": [(key, _shortened(value)) for key, value in leaves(config)],
     }
+
+
+def portable(command: str) -> str:
+    """Returns a command as it is typed elsewhere: without the path of the interpreter and of the program, and without `--out`."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not from a shell
+        return command
+    if words and Path(words[0]).name.startswith("python"):
+        words[0] = "python"
+        if len(words) > 1 and Path(words[1]).name == "unlearn-jax":
+            words = words[1:]
+    for place in range(min(2, len(words))):
+        if Path(words[place]).name in ("unlearn-jax", "benchmark.py"):
+            words[place] = Path(words[place]).name
+    kept, skipped = [], False
+    for word in words:
+        name = word.lstrip("-") if word.startswith("-") else ""
+        if not skipped and name.partition("=")[0] != "out":
+            kept.append(word)
+        skipped = name == "out"
+    return shlex.join(kept)
 
 
 def _shortened(value: Any) -> str:

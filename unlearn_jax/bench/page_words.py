@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from unlearn_jax.bench.statistics import SIGNIFICANT
@@ -28,7 +29,8 @@ class Standing(NamedTuple):
         seconds: of one model.
         share: those, as a share of one retraining's.
         work: the work for one model, as a share of one retraining's.
-        differing: the rows of F on which its models differ from the oracles, the largest difference first; None if unknown.
+        left: the rows of F of which its models are surer than the oracles, the largest difference first; None if unknown.
+        overshot: likewise, those of which they are less sure.
         examples: of the forget set.
     """
 
@@ -42,8 +44,46 @@ class Standing(NamedTuple):
     seconds: float | None = None
     share: float | None = None
     work: float | None = None
-    differing: Sequence[str] | None = None
+    left: Sequence[str] | None = None
+    overshot: Sequence[str] = ()
     examples: int = 0
+
+
+class Whole(NamedTuple):
+    """What a whole run cost.
+
+    Attributes:
+        methods: how many, without the references.
+        models: that they unlearned, and that were retrained as a method.
+        seconds: of these.
+        compiling: seconds to compile the methods.
+        pools: the number of originals and oracles.
+        retraining: seconds of one of them.
+    """
+
+    methods: int
+    models: int
+    seconds: float
+    compiling: float
+    pools: int
+    retraining: float
+
+    def words(self, spent: Mapping[str, float] | None = None) -> str:
+        """Returns what it cost in words.
+
+        Args:
+            spent: seconds of each stage of this process, see `progress.SECONDS`.
+        """
+        judged = sum((spent or {}).get(label, 0.0) for label in JUDGING)
+        parts = [
+            f"{self.pools} originals and oracles {duration(self.pools * self.retraining)}",
+            f"{self.models} models of {self.methods} methods and of retraining {duration(self.seconds)}",
+            f"to compile the methods {duration(self.compiling)}",
+        ]
+        return ", ".join([*parts, f"scores and figures {duration(judged)}"] if judged >= 1 else parts)
+
+
+JUDGING = ("predictions", "metrics of models", "scores", "power", "figures")  # stages
 
 
 class Answer(NamedTuple):
@@ -52,6 +92,7 @@ class Answer(NamedTuple):
     question: str
     answer: str  # in a few words
     more: str
+    shows: Mapping[str, int] = MappingProxyType({})  # how many examples each filter of the gallery shows
 
 
 def headline(methods: Sequence[Standing]) -> str:
@@ -82,23 +123,24 @@ def headline(methods: Sequence[Standing]) -> str:
     return f"{head}; the nearest, {nearest.method}, {sizes}." if len(judged) > 1 else f"{head}: it {sizes}."
 
 
-def answers(methods: Sequence[Standing], tied: str, command: str) -> list[Answer]:
+def answers(methods: Sequence[Standing], tied: str, command: str, whole: Whole | None = None) -> list[Answer]:
     """Returns the answers to five questions about the method that is nearest to retraining.
 
     Args:
         methods: as in `headline`.
         tied: which others are not distinguished from the nearest.
         command: that made the run.
+        whole: what the whole run cost.
     """
-    repeat = Answer("How would I repeat it?", "With one command:", command)
+    repeat = Answer("How would I repeat it?", "With one command", command)
     if not methods:
         return [repeat]
     first = methods[0]
     return [
-        Answer("Which method forgets most without damage?", first.method, f"{_sizes(first)} {tied}".strip()),
+        Answer("Which method is nearest to retraining?", first.method, f"{_sizes(first)} {_others(tied)}".strip()),
         Answer("Is it equivalent to retraining?", _verdict(first), _why(first)),
-        Answer("Which examples are left?", *_examples(first)),
-        Answer("What did it cost?", *_cost(first)),
+        Answer("Which examples are left?", *_examples(first), _shows(first)),
+        Answer("What did it cost?", *_cost(first, whole)),
         repeat,
     ]
 
@@ -108,12 +150,56 @@ def percent(value: float) -> str:
     return f"{100 * value:z.0f}%".replace("-", "−") if math.isfinite(value) else str(value)
 
 
+def duration(seconds: float) -> str:
+    """Formats a time: 0.2 s, 16 s, 9 min, 2.5 h."""
+    if seconds < 1:
+        return f"{seconds:.1g} s"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def chance(retrain: Standing) -> str:
+    """Returns how the intervals of retraining, as a method, are to be read; with the one that excludes 0, if one does."""
+    sizes = {"memory left": retrain.memory, "damage": retrain.damage}
+    off = [
+        f"{name}, {percent(size[1])} to {percent(size[2])}"
+        for name, size in sizes.items()
+        if size and not size[1] <= 0 <= size[2]
+    ]
+    found = f"; here it is that of {' and that of '.join(off)}" if off else ""
+    return (
+        f"retrain is a check: models that were retrained anew, and judged as a method. By chance one in twenty of such 95% "
+        f"intervals excludes 0{found}. The verdict does not ask whether 0 is inside: both intervals must lie within "
+        f"{percent(MARGIN)} of it."
+    )
+
+
+def reading(methods: Sequence[Standing]) -> list[str]:
+    """Returns how to read the table of the methods, in paragraphs."""
+    effects = (
+        f"{EQUIVALENT.capitalize()} (≈): the intervals of memory left and of damage lie within {percent(MARGIN)} of 0. Both are "
+        "shares of what the originals remember of F. Noise can make them slightly negative; memory left is also negative where a "
+        "method overshoots."
+    )
+    deviation = (
+        "The largest deviation is the largest distance from the null over all metrics, in null sd; different (≠) if it is beyond "
+        "the band and the method is not equivalent, not distinguished (●) if it is within. A membership attack can flip on one "
+        "model: where its own standard error is larger than the null sd, its distance is counted in that."
+    )
+    cost = "A cost, such as the time, is a number of its own: there is no null to hold it against."
+    return [*[effects] * any(each.memory and each.damage for each in methods), deviation, cost]
+
+
+def _others(tied: str) -> str:
+    """Of the sentence on the nearest, what it says of the others."""
+    others = tied.partition("; ")[2].partition(" (")[0]
+    return f"{others[:1].upper()}{others[1:]} (paired test, see Words)." if others else tied
+
+
 def _sizes(of: Standing) -> str:
     if of.memory is None or of.damage is None:
         return "The nearest to retraining by KLOM on F; without the original models memory left and damage are unknown."
     memory, damage = (f"{percent(size[0])} ({percent(size[1])} to {percent(size[2])})" for size in (of.memory, of.damage))
-    sizes = f"Memory left {memory}; damage {damage}. Perfect: 0% and 0%. Doing nothing: 100% and 0%."
-    return f"{sizes} Nearest: the larger of both is smallest."
+    return f"Memory left {memory}; damage {damage}: the larger of both is smallest here."
 
 
 def _verdict(of: Standing) -> str:
@@ -139,27 +225,39 @@ def _why(of: Standing) -> str:
 
 
 def _examples(of: Standing) -> tuple[str, str]:
-    if of.differing is None:
+    if of.left is None:
         return "Unknown", "Single examples were not tested in this run."
-    said = f"{len(of.differing)} of {of.examples}"
-    if not of.differing:
-        return said, f"On no example of F do its models differ from retrained ones (false discovery rate {percent(SIGNIFICANT)})."
-    rows = ", ".join(of.differing[:MOST_NAMED])
-    others = f" and {len(of.differing) - MOST_NAMED} more" if len(of.differing) > MOST_NAMED else ""
-    numbered = f"row{'s' * (len(of.differing) > 1)} {rows}{others} of the training set"
-    return said, f"On so many examples of F its models differ from retrained ones (q < {percent(SIGNIFICANT)}): {numbered}."
+    said, level = f"{len(of.left)} of {of.examples}", f"q < {percent(SIGNIFICANT)}"
+    if not of.left and not of.overshot:
+        return said, f"On no example of F do its models differ from retrained ones ({level})."
+    left = (
+        f"Of so many its models are still surer than retrained ones ({level}): {_rows(of.left)}."
+        if of.left
+        else f"Of none are its models still surer than retrained ones ({level})."
+    )
+    return said, f"{left} Of {len(of.overshot)} they are less sure: overshot."
 
 
-def _cost(of: Standing) -> tuple[str, str]:
+def _rows(places: Sequence[str]) -> str:
+    others = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+    return f"row{'s' * (len(places) > 1)} {', '.join(places[:MOST_NAMED])}{others} of the training set"
+
+
+def _shows(of: Standing) -> dict[str, int]:
+    return {key: len(rows) for key, rows in (("left", of.left or ()), ("overshot", of.overshot)) if rows}
+
+
+def _cost(of: Standing, whole: Whole | None) -> tuple[str, str]:
+    run = f" The whole run: {whole.words()}." if whole else ""
     if of.seconds is None:
-        return "Unknown", "The time was not measured."
+        return "Unknown", f"The time was not measured.{run}"
     said = f"{of.seconds:.3g} s a model"
     parts = []
     if of.share is not None:
         parts.append(f"{of.share:.2g} times one retraining's by the clock")
     if of.work is not None:
         parts.append(f"{of.work:.2g} times {'its' if parts else 'the'} work{'' if parts else ' of one retraining'}")
-    return said, f"That is {', '.join(parts)}. A cost has no null." if parts else "A cost has no null."
+    return said, (f"That is {', '.join(parts)}." if parts else "The time of retraining was not measured.") + run
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -170,9 +268,20 @@ def _listed(names: Sequence[str]) -> str:
 
 
 GLOSSARY: Mapping[str, tuple[str, str]] = {
-    "F": ("F, R, T", "The forget set (what must be forgotten), the retain set (the rest of the training set) and the test set."),
-    "original": ("original", "A model trained on everything. Every method starts from the originals; doing nothing leaves them."),
-    "oracle": ("oracle", "A model retrained without F: what a perfect method gives. A method is held against many of them."),
+    "F": (
+        "F, R, T",
+        "The forget set (what must be forgotten), the retain set (the rest of the training set) and the test set. random-0 is "
+        "the first forget set that was drawn at random; random-1 would be the second.",
+    ),
+    "original": (
+        "original",
+        "A model trained on everything. Every method starts from the originals; in the table, original is doing nothing.",
+    ),
+    "oracle": (
+        "oracle",
+        "A model retrained without F, also called retrained model: what a perfect method gives. A method is held against many of "
+        "them. In the table, retrain is other such models, judged as a method.",
+    ),
     "null": (
         "null",
         "What a perfect method would have scored with as many models: retrained models against other retrained models. A value "
@@ -191,13 +300,35 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     ),
     damage.name: (
         damage.label,
-        "What changed besides: on F, R and T, the distance of the models' margins from the line that leads from the oracles' to "
-        "the originals', as a share of the distance between these two on F. 0% for retraining and for doing nothing, which are "
-        "on the line; noise can make it slightly negative.",
+        "What changed besides: how far the models' margins on F, R and T are from the nearest mixture of retrained and original "
+        "ones, as a share of how far these two are apart on F. 0% for retraining and for doing nothing; noise can make it "
+        "slightly negative.",
     ),
     "equivalent": (
         EQUIVALENT,
         f"The 95% intervals of memory left and of damage both lie within {percent(MARGIN)} of 0: the shaded box of the chart.",
+    ),
+    "paired": (
+        "paired test",
+        "Whether another method is farther from retraining than the nearest one: the two are compared original by original, at a "
+        "level of 5% over all methods together (Holm's correction).",
+    ),
+    "left": (
+        "examples left, overshot",
+        "Examples of F on which the models differ from retrained ones (q < 5%). Left: they are still surer of the label, so the "
+        "example is remembered in part. Overshot: they are less sure. An example that is neither may be remembered too, by less "
+        "than so many models can show. Perfect: 0 of both.",
+    ),
+    "single": (
+        "memory in single models, farthest single model",
+        "Memory left of each model by itself. It has a null, and so it is one of the metrics that a largest deviation can be of; "
+        "memory left has an interval instead. The farthest single model is the one that is furthest from the oracles, by its "
+        "margins or by this memory, in sd of such a model among oracles.",
+    ),
+    "largest_t": (
+        "five largest |t|",
+        "On each example, t is the difference of the mean margins in its standard error. The root mean square of the five "
+        "largest shows whether a few examples differ, whatever the others do.",
     ),
     "undistinguished": (
         UNDISTINGUISHED,
@@ -206,7 +337,8 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     "different": (DIFFERENT, "Some metric is further out than the band, and the method is not equivalent."),
     "access": (
         "access",
-        "What a method may look at: F, R, both, test-like examples besides, or none. Compare methods of the same access.",
+        "What a method may look at: F, R, both, test-like examples besides; data-free: no example, the network alone; none: it "
+        "does nothing. Compare methods of the same access.",
     ),
     "test_like": (
         "test-like",
@@ -215,7 +347,8 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     "margin": ("margin", "log p / (1 - p) of the label, in nats: how sure a model is of it. 0 is a probability of a half."),
     "memorisation": (
         "memorisation",
-        "Of an example: how much more often the originals predict its label than the oracles do, in points.",
+        "Of an example: the percentage of originals that predict its label minus that of the oracles, in points: +96 if 98% of "
+        "the originals do and 2% of the oracles.",
     ),
     "q": ("q", "The p-value of the difference on one example, corrected for the number of examples (false discovery rate)."),
     "klom": ("KLOM", "The divergence between the margins of a method's models and of the oracles. Not 0 for a perfect method."),
@@ -229,6 +362,11 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
         "Three gaps to the retrained models in one number, 1 where there is none: the product of 1 - gap in accuracy on F, R and "
         "T. In tow_mia the attack SVC-MIA takes the place of the accuracy on F.",
     ),
+    "quality": (
+        "forgetting quality, competition score",
+        "How little attacks on single examples tell a method's models from oracles; and that times the accuracies on R and T. "
+        "With so few models some attacks seem to succeed even on retrained models: a perfect method scores the null, not 1.",
+    ),
     "power": (
         "visible difference",
         "The difference that would be called outside the null in 80 of 100 runs with so many models.",
@@ -239,3 +377,16 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Key -> the word, and what it means."""
+
+NAMES: Mapping[str, str] = {
+    "example_t": "five largest |t|",
+    "outlier_distance": "farthest single model",
+    "outlier_memory": "farthest memory of one model",
+    "memory_of_models": "memory in single models",
+    "seconds": "time of one model",
+    "compile_seconds": "time to compile",
+    "rte": "time / retraining's (RTE)",
+    "examples": "work of one model",
+    "rte_examples": "work / retraining's",
+}
+"""Metrics that the page calls by other words than figures and tables do."""

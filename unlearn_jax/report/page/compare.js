@@ -52,7 +52,6 @@ window.compare = (data, { $, h, text, signed, finite, escaped, order, chart, tab
         { field: "half", title: "95% interval", hozAlign: "right", sorter: (p, q, r, t, c, dir) => order(dir, p, q), formatter: (cell) => escaped(range(cell.getData())) },
         { field: "clear", title: "clear", sorter: "boolean", formatter: (cell) => (cell.getValue() ? "yes" : "–") }, value("a", baseline), value("b", state.run),
       ],
-      rowFormatter: (row) => { row.getElement().tabIndex = 0; },
     }, (row) => { state.metric = row.metric; $("metric").value = row.metric; draw(); });
     table.on("tableBuilt", filter);
   }

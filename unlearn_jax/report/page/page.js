@@ -35,6 +35,14 @@
   }
   const signed = (x) => (number(x) > 0 && finite(x) ? "+" : "") + (finite(x) && Math.abs(x) >= 0.05 && Math.abs(x) < 1e5 ? (Math.abs(x) < 100 ? Number(x).toFixed(1) : Number(x).toFixed(0)).replace("-", "−") : text(x));
   const percent = (x) => (finite(x) ? `${(100 * Number(x)).toFixed(0).replace(/^-0$/, "0").replace("-", "−")}%` : text(x));
+  // The decimals that make sense beside an uncertainty: two digits of it if they begin with 1 or 2, else one.
+  function decimals(sd) {
+    const size = Math.abs(number(sd));
+    if (!finite(sd) || size === 0) return null;
+    const place = Math.floor(Math.log10(size));
+    return Math.max(0, Math.min(8, (size / 10 ** place < 2.95 ? 1 : 0) - place));
+  }
+  const rounded = (x, places) => (places === null || !finite(x) ? text(x) : Number(x).toFixed(places).replace(/^-(?=[0.]*$)/, "").replace("-", "−"));
   const bounds = (v, form) => (finite(v[1]) && finite(v[2]) ? `${form(v[1])} to ${form(v[2])}` : "");
 
   // ---- charts: Vega-Lite, drawn as SVG whose colours are CSS variables, so that dark, light and print need no new drawing
@@ -85,11 +93,32 @@
     return view;
   }
 
+  // One stop of the Tab key for a group of things; inside it the arrow keys go on, Home and End to its ends.
+  function roving(place, name, list, first = () => false) {
+    const stop = (at) => { for (const each of list()) each.setAttribute("tabindex", each === at ? "0" : "-1"); };
+    const now = list();
+    stop(now.find(first) || now.find((each) => each === document.activeElement) || now[0]);
+    place.groups = place.groups || new Set();
+    if (place.groups.has(name)) return;
+    place.groups.add(name);
+    place.addEventListener("focusin", (event) => { if (list().includes(event.target)) stop(event.target); });
+    place.addEventListener("keydown", (event) => {
+      const all = list(), at = all.indexOf(event.target);
+      if (at < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+      const next = { ArrowDown: at + 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+      if (next === undefined) return;
+      event.preventDefault();
+      if (all[next]) all[next].focus();
+    });
+  }
+
   // Points can be reached by the keyboard: focus shows what hovering shows, Enter chooses.
   function reachable(place, onPick) {
-    for (const path of place.querySelectorAll(".points_marks path, .points path")) {
-      if (path.hasAttribute("tabindex")) continue;
-      path.setAttribute("tabindex", "0");
+    const list = () => [...place.querySelectorAll(".points_marks path, .points path")];
+    roving(place, "points", list, (path) => path.__data__ && place.view && path.__data__.datum.pick && path.__data__.datum.pick === place.chosen);
+    for (const path of list()) {
+      if (path.reached) continue;
+      path.reached = true;
       const datum = () => (path.__data__ && path.__data__.datum) || {};
       path.addEventListener("focus", () => {
         const box = path.getBoundingClientRect();
@@ -111,7 +140,17 @@
   };
 
   function tabulator(place, options, onPick) {
-    const table = new Tabulator(place, { layout: "fitData", nestedFieldSeparator: false, renderVertical: "basic", headerSortTristate: true, ...options });
+    const { first, ...rest } = options;
+    const table = new Tabulator(place, { layout: "fitData", nestedFieldSeparator: false, renderVertical: "basic", headerSortTristate: true, columnDefaults: { resizable: "header" }, ...rest });
+    if (!place.tabled) alongside(place);
+    place.tabled = true;
+    const rows = () => [...place.querySelectorAll(".tabulator-row")];
+    if (onPick) table.on("renderComplete", () => roving(place, "rows", rows, (row) => row.classList.contains("chosen")));
+    if (first) shorten(place, table, rows, first);
+    let across = 0; // what was scrolled sideways stays so when rows are drawn anew
+    const holder = () => place.querySelector(".tabulator-tableholder");
+    table.on("renderStarted", () => { across = holder().scrollLeft; });
+    table.on("renderComplete", () => { if (holder().scrollLeft !== across) holder().scrollLeft = across; });
     place.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
       const target = event.target;
@@ -126,7 +165,52 @@
     table.on("tableBuilt", () => headers(place));
     return table;
   }
-  const headers = (place) => { for (const head of place.querySelectorAll(".tabulator-col.tabulator-sortable")) head.tabIndex = 0; };
+  function headers(place) {
+    roving(place, "headings", () => [...place.querySelectorAll(".tabulator-col.tabulator-sortable")].filter((head) => head.offsetParent));
+    place.querySelector(".tabulator-tableholder").tabIndex = -1; // its rows are the stop
+  }
+
+  // Of many rows only the first are shown, to the end of one, so that the wheel goes on over the table; a button shows all.
+  function shorten(place, table, rows, first) {
+    let whole = false;
+    const button = h("button.all", { type: "button", onclick: () => { whole = !whole; cut(); } });
+    const many = () => rows().length > first + 2;
+    for (const old of place.parentElement.querySelectorAll("button.all")) old.remove();
+    place.after(button);
+    function cut() {
+      const holder = place.querySelector(".tabulator-tableholder"), all = rows(), cutting = many() && !whole;
+      button.hidden = !many();
+      button.textContent = cutting ? `Show all ${all.length} rows` : `Show only the first ${first} rows`;
+      button.setAttribute("aria-expanded", String(!cutting));
+      holder.classList.toggle("cut", cutting);
+      holder.style.maxHeight = cutting ? `${all[first - 1].offsetTop + all[first - 1].offsetHeight + holder.offsetHeight - holder.clientHeight}px` : "";
+      if (cutting) holder.scrollTop = 0;
+    }
+    table.on("renderComplete", cut);
+    place.addEventListener("focusin", (event) => { // a row that is out of sight
+      if (whole || !many() || rows().indexOf(event.target) < first) return;
+      whole = true;
+      cut();
+      event.target.scrollIntoView({ block: "nearest" });
+    });
+  }
+
+  // A heading that gets the focus is scrolled into sight, and the rows with it; none stays under the frozen column.
+  function alongside(place) {
+    const part = (name) => place.querySelector(`.tabulator-${name}`);
+    place.addEventListener("scroll", (event) => {
+      const body = part("tableholder"), head = part("header-contents");
+      if (body && head && event.target !== body && body.scrollLeft !== head.scrollLeft) body.scrollLeft = head.scrollLeft;
+    }, true);
+    place.addEventListener("focusin", (event) => {
+      const body = part("tableholder"), frozen = part("frozen");
+      if (!event.target.matches(".tabulator-col") || event.target === frozen) return;
+      const [own, whole] = [event.target, body].map((each) => each.getBoundingClientRect());
+      const left = frozen ? frozen.getBoundingClientRect().right : whole.left;
+      if (own.left < left) body.scrollLeft -= left - own.left;
+      else if (own.right > whole.right) body.scrollLeft += Math.min(own.right - whole.right, own.left - left);
+    });
+  }
 
   function copying() {
     for (const button of document.querySelectorAll("button.copy")) {
@@ -187,7 +271,12 @@
     const badge = (outcome) => h(`span.badge.${STYLES[outcome] || "fine"}`, {}, `${MARKS[outcome] || "?"} ${outcome}`);
     const access = (name) => (reference(name) ? "reference" : current().methods[name].access);
     const firstSet = () => (sets.length > 1 && state.set === 0 ? Object.keys(data.examples)[0] || Object.keys(data.losses)[0] : current().name);
-    const nullText = (v) => (v[3] === null ? "" : `${text(v[3])} ± ${text(v[4])}`);
+    const places = (v) => decimals(v[3] !== null ? v[4] : finite(v[1]) && finite(v[2]) ? (v[2] - v[1]) / 4 : null);
+    const value = (v, x = v[0]) => rounded(x, places(v));
+    const range = (v) => bounds(v, (x) => value(v, x));
+    const nullText = (v) => (v[3] === null ? "" : `${value(v, v[3])} ± ${value(v, v[4])}`);
+    const sds = (x) => (finite(x) && Math.abs(x) < 100 ? `${Number(x) >= 0.05 ? "+" : ""}${rounded(x, 1)}` : signed(x));
+    const chance = (q) => (q === null ? "–" : Number(q) < 0.001 ? "<0.001" : rounded(q, 3));
 
     // the chart
 
@@ -206,7 +295,7 @@
         const [x, y] = known ? [edge(place(pair[0], 0.01, 0), ...EDGES.x), edge(place(pair[1], 0.01, 0), ...EDGES.y)] : [place(pair[0], Number(pair[0][4]) || 1, Number(pair[0][3]) || 0), place(pair[1], 1, Number(pair[1][3]) || 0)];
         const lines = known
           ? [`memory left ${percent(pair[0][0])} (${bounds(pair[0], percent)}); perfect 0%`, `damage ${percent(pair[1][0])} (${bounds(pair[1], percent)}); perfect 0%`]
-          : [`KLOM on F ${text(pair[0][0])}; null ${nullText(pair[0])}`, `test accuracy ${text(pair[1][0])}; oracles ${nullText(pair[1])}`];
+          : [`KLOM on F ${value(pair[0])}; null ${nullText(pair[0])}`, `test accuracy ${value(pair[1])}; oracles ${nullText(pair[1])}`];
         return [{ far, pick: name, method: name, access: access(name), x: x[0], x1: x[1], x2: x[2], y: y[0], y1: y[1], y2: y[2], tip: [name, ...lines, verdict(name)].join("\n") }];
       });
     }
@@ -221,9 +310,8 @@
       state.brush = null;
       if (!all.length) { place.replaceChildren(h("p", {}, known ? "No method has both a memory left and a damage here." : "No method has finite scores to draw.")); return; }
       const front = frontier(all);
-      for (const p of all) p.label = p.far ? `${p.method} (further out)` : all.length <= MANY || front.has(p.method) ? p.method : "";
-      const beyond = all.filter((p) => p.far).map((p) => p.method);
-      $("chart-note").textContent = [all.length > MANY ? "Named: references, and methods that no other beats in both." : "", beyond.length ? `At the edge, though further out: ${beyond.join(", ")}.` : ""].filter(Boolean).join(" ");
+      for (const p of all) p.label = p.far ? `${p.method} ${p.y >= EDGES.y[1] ? "↑" : p.x < 0 ? "←" : "→"}` : all.length <= MANY || front.has(p.method) ? p.method : "";
+      place.chosen = state.method;
       const used = [...new Set(all.map((p) => p.access))];
       const scale = (key) => (Math.max(...all.map((p) => Math.abs(p[key]))) > (known ? 300 : 60) ? { type: "symlog", constant: known ? 50 : 5, nice: false } : { domain: reach(all, key, known && key === "x" ? 100 : 0), nice: true });
       const axes = { x: known ? "memory left of F (%; perfect 0, doing nothing 100)" : "KLOM on F, null sd from the null (perfect 0)", y: known ? "damage (% of what there is to forget; perfect 0)" : "test accuracy minus the oracles' (points)" };
@@ -239,8 +327,8 @@
           ...(known ? [{ data: { values: [{ x: -box, x2: box, y: -box, y2: box }] }, mark: { type: "rect", color: "var(--band)", opacity: 0.45, aria: false }, encoding: { x: both("x"), x2: { field: "x2" }, y: both("y"), y2: { field: "y2" } } }] : []),
           { data: { values: [{ v: 0 }, ...(known ? [{ v: 100 }] : [])] }, mark: { type: "rule", color: SOFT, strokeWidth: 1, strokeDash: [3, 3], aria: false }, encoding: { x: both("v") } },
           { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: SOFT, strokeWidth: 1, strokeDash: [3, 3], aria: false }, encoding: { y: both("v") } },
-          { mark: { type: "rule", aria: false, clip: true }, encoding: { x: both("x1"), x2: { field: "x2" }, y: both("y"), color: colour(used), opacity: dim } },
-          { mark: { type: "rule", aria: false, clip: true }, encoding: { y: both("y1"), y2: { field: "y2" }, x: both("x"), color: colour(used), opacity: dim } },
+          { name: "across", mark: { type: "rule", aria: false, clip: true }, encoding: { x: both("x1"), x2: { field: "x2" }, y: both("y"), color: colour(used), opacity: dim } },
+          { name: "along", mark: { type: "rule", aria: false, clip: true }, encoding: { y: both("y1"), y2: { field: "y2" }, x: both("x"), color: colour(used), opacity: dim } },
           { transform: [{ filter: "datum.method === chosen" }], mark: { type: "point", size: 420, stroke: ACCENT, strokeWidth: 2.5, filled: false, shape: "circle", aria: false, tooltip: false }, encoding: { x: both("x"), y: both("y") } },
           {
             name: "points", ...(touch ? {} : { params: [{ name: "brush", select: { type: "interval", mark: { fill: INK, fillOpacity: 0.08, stroke: SOFT } } }] }),
@@ -252,7 +340,8 @@
             },
           },
         ],
-      }, { onPick: select, change: labelled });
+      }, { onPick: point, change: labelled });
+      named(all, front);
       if (!touch) {
         place.view.addSignalListener("brush", (name, value) => {
           const inside = (p) => ["x", "y"].every((axis) => value[axis] && p[axis] >= Math.min(...value[axis]) && p[axis] <= Math.max(...value[axis]));
@@ -271,15 +360,36 @@
 
     const colour = (used) => ({ field: "access", type: "nominal", scale: { domain: used, range: used.map((each) => (ACCESS[each] || OTHER)[1]) }, legend: { title: "what the method sees" } });
 
-    // Vega, but not Vega-Lite, places labels where they cover nothing.
+    // Vega, but not Vega-Lite, places labels where they cover nothing; a line leads from each that is not beside its point.
     function labelled(compiled) {
       const at = compiled.marks.findIndex((mark) => mark.name === "points_marks");
+      const around = ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], away = [3, 6, 9, 13, 18, 24, 32, 42]; // each anchor at each distance
+      const seen = "(indexof(visible, datum.datum.method) < 0 ? 0.15 : 1)";
       compiled.marks.splice(at + 1, 0, {
-        type: "text", from: { data: "points_marks" }, interactive: false, aria: false,
-        encode: { enter: { text: { field: "datum.label" }, fontSize: { value: 11 } }, update: { fill: { value: INK }, fillOpacity: { signal: "indexof(visible, datum.datum.method) < 0 ? 0.15 : 1" } } },
-        transform: [{ type: "label", size: [{ signal: "max(1, width)" }, { signal: "max(1, height)" }], anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"], offset: [3, 8, 14, 22, 32] }],
+        type: "text", name: "labels", from: { data: "points_marks" }, interactive: false, aria: false,
+        encode: { enter: { fontSize: { value: 11 } }, update: { text: { signal: "datum.datum.label || (datum.datum.method === chosen ? chosen : '')" }, fill: { value: INK }, fillOpacity: { signal: seen } } },
+        transform: [{ type: "label", size: [{ signal: "max(1, width)" }, { signal: "max(1, height)" }], avoidMarks: ["across_marks", "along_marks"], anchor: away.flatMap(() => around), offset: away.flatMap((pixels) => around.map(() => pixels)) }],
+      });
+      const length = "sqrt(pow(datum.x - datum.datum.x, 2) + pow(datum.y - datum.datum.y, 2))";
+      compiled.marks.splice(at + 2, 0, {
+        type: "rule", name: "leaders", from: { data: "labels" }, interactive: false, aria: false,
+        encode: { update: { x: { field: "x" }, y: { field: "y" }, x2: { field: "datum.x" }, y2: { field: "datum.y" }, stroke: { value: INK }, strokeWidth: { value: 0.8 }, opacity: { signal: `datum.opacity > 0 && length(datum.text) > 0 && ${length} > ${LEAD} ? 0.75 * ${seen.replaceAll("datum.datum", "datum.datum.datum")} : 0` } } },
       });
       return compiled;
+    }
+
+    const LEAD = 10; // pixels from a point to its label, beyond which a line leads there
+
+    function named(all, front) {
+      const find = (item) => (item.name === "labels" ? item : (item.items || []).map(find).find(Boolean));
+      const labels = find($("chart").view.scenegraph().root).items, names = (list) => list.map((p) => p.method).join(", ");
+      const shown = new Set(labels.filter((item) => item.opacity > 0 && item.text).map((item) => item.datum.datum.method));
+      const lacking = all.filter((p) => front.has(p.method) && !p.far && !shown.has(p.method)), beyond = all.filter((p) => p.far);
+      $("chart-note").textContent = [
+        all.length > MANY ? "Named: references, methods that no other beats in both, and the chosen one." : "",
+        lacking.length ? `No room for the name of ${names(lacking)}.` : "",
+        beyond.length ? `At the edge, though further out: ${names(beyond)}.` : "",
+      ].filter(Boolean).join(" ");
     }
 
     // the table
@@ -289,20 +399,28 @@
     function lines() {
       return names().map((name) => {
         const own = current().methods[name], worst = own.worst;
-        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, settings: data.methods[name].settings, ...own.scores, n: own.n, worst: worst ? [own.scores[worst][8], data.metrics[worst].title.replace(/ \([a-z%]+\)$/, "")] : null };
+        return { method: name, outcome: verdict(name), access: own.access, family: data.methods[name].family, settings: data.methods[name].settings, ...own.scores, n: own.n, examples: own.examples || null, worst: worst ? [own.scores[worst][8], data.metrics[worst].label, data.metrics[worst].about] : null };
       });
     }
 
+    const wrapped = (name, at = "_") => name.split(at).flatMap((part, i) => (i ? [at, h("wbr"), part] : [part])); // where a line may end
     const meaning = (key) => $(`word-${key}`).querySelector("dd").textContent; // as the page's glossary has it
     const twoLines = (first, second, hint) => h("span", { title: hint }, first, h("small", {}, second || WHITE));
 
+    // The null of a metric, if it is the same for all methods: then it stands in the heading.
+    function common(key) {
+      const nulls = new Set(names().map((name) => scores(current(), name)[key]).filter((v) => v && v[3] !== null).map(nullText));
+      return nulls.size === 1 ? [...nulls][0] : "";
+    }
+
     function cell(key) {
+      const shared = common(key);
       return (found) => {
         const v = found.getValue();
         if (!v) return "–";
         if (key === MEMORY || key === DAMAGE || data.metrics[key].effect) return twoLines(percent(v[0]), bounds(v, percent));
-        if (v[3] === null) return twoLines(text(v[0]), data.metrics[key].cost ? "" : "no null");
-        return twoLines(text(v[0]), `${nullText(v)}, ${signed(v[7])} sd`, `interval ${bounds(v, text)}`);
+        if (v[3] === null) return twoLines(value(v), data.metrics[key].cost ? "" : "no null");
+        return twoLines(value(v), `${shared ? "" : `${nullText(v)}, `}${sds(v[7])} sd`, `interval ${range(v)}; null ${nullText(v)}`);
       };
     }
 
@@ -311,35 +429,42 @@
     }
 
     function columnsOf() {
-      const value = (key, main, small, hint) => ({
+      const score = (key, main, small, hint) => ({
         title: escaped(main), titleFormatter: heading(main, small, hint), field: key, hozAlign: "right", headerHozAlign: "right", formatter: cell(key), headerSortStartingDir: "asc",
         sorter: (a, b, x, y, column, dir) => order(dir, a && a[0], b && b[0]), visible: key === MEMORY || key === DAMAGE || state.columns.has(key),
       });
       const plain = (field, title, visible = true) => ({ field, title, titleFormatter: heading(title), visible, sorter: "string" });
       const found = (key) => sets.some((set) => Object.values(set.methods).some((own) => own.scores[key]));
       const others = Object.keys(data.metrics).filter((key) => key !== MEMORY && key !== DAMAGE);
+      const narrow = innerWidth <= 700;
       return [
-        { ...plain("method", "method"), frozen: true, maxWidth: Math.round(Math.min(240, 0.48 * innerWidth)), formatter: (each) => h("span", { title: each.getValue() }, each.getValue()) },
-        ...(found(MEMORY) ? [value(MEMORY, "memory left", "perfect 0%", data.metrics[MEMORY].about)] : []),
-        ...(found(DAMAGE) ? [value(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
+        { ...plain("method", "method"), frozen: true, ...(narrow ? { width: Math.round(0.25 * innerWidth) } : { width: 160 }), formatter: (each) => h("span", { title: each.getValue() }, wrapped(each.getValue())) },
+        ...(found(MEMORY) ? [score(MEMORY, "memory left", "perfect 0%", data.metrics[MEMORY].about)] : []),
+        ...(found(DAMAGE) ? [score(DAMAGE, "damage", "perfect 0%", data.metrics[DAMAGE].about)] : []),
         { ...plain("outcome", "verdict"), formatter: (each) => badge(each.getValue()) },
+        ...(names().some((name) => current().methods[name].examples) ? [{
+          field: "examples", title: "examples left", titleFormatter: heading("examples", `left, of ${Math.max(...names().map((name) => (current().methods[name].examples || [0, 0, 0])[2]))}`, meaning("left")), hozAlign: "right", headerHozAlign: "right",
+          formatter: (each) => (each.getValue() ? twoLines(text(each.getValue()[0]), `${text(each.getValue()[1])} overshot`) : "–"), headerSortStartingDir: "asc",
+          sorter: (a, b, x, y, column, dir) => order(dir, a && a[0], b && b[0]),
+        }] : []),
+        { ...plain("access", "access"), titleFormatter: heading("access", "", meaning("access")), formatter: (each) => h("span", { title: each.getValue().includes("test-like") ? meaning("test_like") : null }, wrapped(each.getValue(), "+")), maxWidth: 92 },
         {
-          field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", band(), meaning("band")), hozAlign: "right", headerHozAlign: "right",
-          formatter: (each) => (each.getValue() ? twoLines(`${text(Math.abs(number(each.getValue()[0])))} sd`, each.getValue()[1]) : "–"),
+          field: "worst", title: "largest deviation", titleFormatter: heading("largest deviation", `null sd${band()}`, meaning("band")), hozAlign: "right", headerHozAlign: "right",
+          formatter: (each) => (each.getValue() ? twoLines(text(Math.abs(number(each.getValue()[0]))), each.getValue()[1], each.getValue()[2]) : "–"),
           sorter: (a, b, x, y, column, dir) => order(dir, a && Math.abs(a[0]), b && Math.abs(b[0])),
         },
-        { ...plain("access", "access"), titleFormatter: heading("access", "", meaning("access")), formatter: (each) => h("span", { title: each.getValue().includes("test-like") ? meaning("test_like") : null }, each.getValue()) }, plain("settings", "hyperparameters"), plain("family", "family", false),
         ...others.map((key) => {
-          const about = data.metrics[key];
-          return value(key, about.short + (about.split && !about.short.endsWith(about.split.slice(0, 1).toUpperCase()) && ["retain", "test"].includes(about.split) ? ` ${about.split}` : ""), about.cost ? "no null: a cost" : "null mean ± sd, distance", `${about.title}. ${about.about} A perfect method: ${about.perfect}`);
+          const about = data.metrics[key], shared = common(key);
+          return score(key, about.short + (about.split && !about.short.endsWith(about.split.slice(0, 1).toUpperCase()) && !about.short.includes(" on ") && ["retain", "test"].includes(about.split) ? ` ${about.split}` : ""), about.cost ? about.unit : shared ? `null ${shared}` : about.effect ? "perfect 0%" : "null ± sd, distance", `${about.title}. ${about.about} A perfect method: ${about.perfect}`);
         }),
+        plain("settings", "hyperparameters"), plain("family", "family", false),
         { ...plain("n", "models", false), hozAlign: "right", sorter: "number" },
       ];
     }
 
     function band() {
       const bands = [...new Set(Object.values(current().methods).map((own) => own.band).filter((each) => each !== null))];
-      return bands.length ? `band ${text(bands[0])}` : "";
+      return bands.length ? `; band ${text(bands[0])}` : "";
     }
 
     function makeTable() {
@@ -347,18 +472,17 @@
       ready = false;
       place.replaceChildren();
       table = tabulator(place, {
-        data: lines(), columns: columnsOf(), maxHeight: 760, index: "method", placeholder: "No method is left: clear the filters.",
+        data: lines(), columns: columnsOf(), first: 14, index: "method", placeholder: "No method is left: clear the filters.",
         rowFormatter: (row) => {
           const element = row.getElement(), name = row.getData().method;
-          element.tabIndex = 0;
           element.classList.toggle("reference", reference(name));
           element.classList.toggle("chosen", name === state.method);
           element.setAttribute("aria-selected", String(name === state.method));
         },
-      }, (row) => select(row.method));
+      }, (row) => point(row.method));
       table.on("dataFiltered", (filters, rows) => {
         const left = rows.map((row) => row.getData().method);
-        $("count").textContent = `${left.length} of ${names().length} methods`;
+        $("count").textContent = `${left.filter((name) => !reference(name)).length} of ${names().filter((name) => !reference(name)).length} methods`;
         if ($("chart").view && !state.brush) $("chart").view.signal("visible", left).runAsync();
       });
       table.on("tableBuilt", () => { ready = true; filter(); });
@@ -366,15 +490,21 @@
     }
 
     function choices() {
-      const labels = { outcome: "verdict", access: "access", settings: "hyperparameters", family: "family", [MEMORY]: "memory left", [DAMAGE]: "damage", worst: "largest deviation", n: "models" };
-      $("choices").replaceChildren(...columnsOf().filter((column) => column.field !== "method").map((column) => {
-        const box = h("input", { type: "checkbox", checked: column.visible !== false });
+      const labels = { outcome: "verdict", access: "access", settings: "hyperparameters", family: "family", [MEMORY]: "memory left", [DAMAGE]: "damage", worst: "largest deviation", examples: "examples left", n: "models" };
+      const groups = new Map();
+      for (const column of columnsOf().filter((each) => each.field !== "method")) {
+        const box = h("input", { type: "checkbox", checked: column.visible !== false }), group = labels[column.field] ? "first" : data.metrics[column.field].group;
         box.addEventListener("change", () => {
           table[box.checked ? "showColumn" : "hideColumn"](column.field);
           if (data.metrics[column.field]) state.columns[box.checked ? "add" : "delete"](column.field);
         });
-        return h("label", {}, box, " ", labels[column.field] || data.metrics[column.field].title);
-      }));
+        groups.set(group, [...(groups.get(group) || []), h("label", {}, box, h("span", {}, labels[column.field] || data.metrics[column.field].label))]);
+      }
+      const details = $("columns"), close = () => { details.open = false; details.querySelector("summary").focus(); };
+      $("choices").replaceChildren(
+        h("button.close", { type: "button", "aria-label": "Close the columns", onclick: close }, "×"),
+        ...[...groups].map(([group, boxes]) => h("fieldset", {}, group === "first" ? null : h("legend", {}, group), h("div", {}, boxes))));
+      details.onkeydown = (event) => { if (event.key === "Escape" && details.open) close(); };
     }
 
     function filter() {
@@ -402,9 +532,9 @@
     // one method
 
     function select(name) {
-      state.method = name;
+      state.method = $("chart").chosen = name;
       $("pick").value = name;
-      if ($("chart").view) $("chart").view.signal("chosen", name).runAsync().then(() => reachable($("chart"), select));
+      if ($("chart").view) $("chart").view.signal("chosen", name).runAsync().then(() => { reachable($("chart"), point); const known = points(effects()); named(known, frontier(known)); });
       for (const row of table.getRows()) {
         row.getElement().classList.toggle("chosen", row.getData().method === name);
         row.getElement().setAttribute("aria-selected", String(row.getData().method === name));
@@ -413,10 +543,22 @@
       gallery();
     }
 
+    // Where the details are, while they are further down.
+    const follow = $("follow"), below = () => $("method").getBoundingClientRect().top > 0.6 * innerHeight;
+    follow.querySelector("button").onclick = () => { follow.hidden = true; };
+    addEventListener("keydown", (event) => { if (event.key === "Escape") follow.hidden = true; });
+    addEventListener("scroll", () => { if (!below()) follow.hidden = true; }, { passive: true });
+
+    function point(name) {
+      select(name);
+      follow.querySelector("a").textContent = `${name}: its metrics, losses and examples ↓`;
+      follow.hidden = !below();
+    }
+
     function sentence(name) {
       const own = current().methods[name], memory = own.scores[MEMORY], damage = own.scores[DAMAGE];
       const sizes = memory && damage ? `Memory left ${percent(memory[0])} (${bounds(memory, percent)}; perfect 0%, doing nothing 100%), damage ${percent(damage[0])} (${bounds(damage, percent)}; perfect 0%). ` : "";
-      const worst = own.worst ? `Largest deviation from retraining: ${text(Math.abs(number(own.scores[own.worst][8])))} null sd, by ${data.metrics[own.worst].title}; retrained models stay within ${text(own.band)} in 95 of 100 cases.` : "";
+      const worst = own.worst ? `Largest deviation from retraining: ${text(Math.abs(number(own.scores[own.worst][8])))} null sd, by ${data.metrics[own.worst].label}; retrained models stay within ${text(own.band)} in 95 of 100 cases.` : "";
       return `${sizes}${worst}`;
     }
 
@@ -426,18 +568,19 @@
       const what = [about.about, about.source && `Source: ${about.source}.`, `Sees: ${own.access}. Family: ${about.family}.`].filter(Boolean).join(" ");
       const losses = data.losses[firstSet()];
       const drawn = losses && losses[name] ? ["forget", "retain", "test"].map((split) => h("div.chart", { style: "min-height:190px" })) : [];
-      const legend = h("p.legend", {}, h("span", {}, h("i.filled"), name), h("span", {}, h("i", { style: "border-color:var(--ink)" }), "oracles: what a perfect method gives"), losses && losses.original && name !== "original" ? h("span", {}, h("i.dashed", { style: "border-color:var(--bad)" }), "originals: before unlearning") : null);
+      const legend = h("p.legend", {}, h("span", {}, h("i.filled"), name), h("span", {}, h("i", { style: "border-color:var(--ink)" }), "oracles (retrained models): what a perfect method gives"), losses && losses.original && name !== "original" ? h("span", {}, h("i.dashed", { style: "border-color:var(--bad)" }), "originals: before unlearning") : null);
       const deviations = h("div.chart");
       const costs = Object.entries(own.scores).filter(([key]) => data.metrics[key].cost);
       const rows = (list) => h("div.scroll", {}, h("table.plain", {}, h("tbody", {}, list.map((cells) => h("tr", {}, h("th", { scope: "row" }, cells[0]), cells.slice(1).map((each, i) => h(i ? "td.fine" : "td", {}, each)))))));
+      const setting = (x) => (typeof x === "number" && x !== 0 && Math.abs(x) < 1e-3 ? Number(x.toPrecision(3)).toExponential() : String(x));
       place.replaceChildren(
         h("h3", { style: "font-size:1.15rem" }, name, " ", badge(verdict(name))), h("p", {}, sentence(name)), h("p.fine", {}, what),
-        ...(drawn.length ? [h("h3", {}, `Losses${sets.length > 1 ? ` on ${firstSet()}` : ""}`), legend, h("div.losses", {}, drawn)] : []),
         h("div.halves", {},
-          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%; hollow: outside. Beyond ±5 the axis is logarithmic. Point at a dot, or tab to it, for what its metric is.`), deviations, numbers(name)),
-          h("div", {},
-            h("h3", {}, "Cost"), costs.length ? rows(costs.map(([key, v]) => [data.metrics[key].about || data.metrics[key].title, `${text(v[0])}${data.metrics[key].unit ? ` ${data.metrics[key].unit}` : ""}`])) : h("p", {}, "Not measured."),
-            h("h3", {}, "Hyperparameters, and where they came from"), about.hyper.length ? rows(about.hyper.map(([key, value, source]) => [key, String(value), source])) : h("p", {}, "It has none."))));
+          h("div", {}, h("h3", {}, "Every metric, in null standard deviations"), h("p.fine", {}, `0: as retrained models on average; grey: 95% of them on that metric. Filled: within the null's 95%; hollow: outside. Beyond ±5 the axis is logarithmic. Point at a dot, or tab to the chart and go with the arrow keys, for what its metric is.`), deviations, numbers(name)),
+          h("div", {}, drawn.length ? [h("h3", {}, `Losses${sets.length > 1 ? ` on ${firstSet()}` : ""}`), legend, h("div.losses", {}, drawn)] : h("p", {}, "No losses are in the page."))),
+        h("div.halves.even", {},
+          h("div", {}, h("h3", {}, "Hyperparameters, and where they came from"), about.hyper.length ? rows(about.hyper.map(([key, x, source]) => [key, setting(x), source])) : h("p", {}, "It has none.")),
+          h("div", {}, h("h3", {}, "Cost"), costs.length ? rows(costs.map(([key, v]) => [data.metrics[key].about || data.metrics[key].title, `${text(v[0])}${data.metrics[key].unit ? ` ${data.metrics[key].unit}` : ""}`])) : h("p", {}, "Not measured."))));
       drawn.forEach((each, i) => drawLosses(each, ["forget", "retain", "test"][i], losses, name));
       drawDeviations(deviations, own);
     }
@@ -450,10 +593,11 @@
         if (of && losses[of] && losses[of][split]) losses[of][split].forEach((share, i) => values.push({ who, x: data.edges[i], x2: data.edges[i + 1], share: 100 * share }));
       }
       const x = { field: "x", type: "quantitative", title: "cross-entropy (nats)", scale: { domain: [-6, 2], nice: false }, axis: { values: [-6, -4, -2, 0, 2], grid: false, labelExpr: "{'-6':'≤10⁻⁶','-4':'10⁻⁴','-2':'0.01','0':'1','2':'≥100'}[datum.value + '']" } };
-      const y = { field: "share", type: "quantitative", title: split === "forget" ? "% of losses" : null, axis: { tickCount: 4 } };
+      const most = Math.max(...[name, data.oracle, "original"].flatMap((of) => Object.values(losses[of] || {}).flat().map(Number))); // of all three splits
+      const y = { field: "share", type: "quantitative", title: "% of losses", scale: { domain: [0, 106 * most], nice: false }, axis: { tickCount: 4 } };
       const line = (who, extra) => ({ transform: [{ filter: `datum.who === '${who}'` }], mark: { type: "line", interpolate: "step-after", strokeWidth: 1.6, aria: false, ...extra }, encoding: { x, y } });
       chart(place, {
-        description: `Losses on ${split}`, title: SPLIT[split], data: { values }, width: "container", height: 130, autosize: { type: "fit-x", contains: "padding" },
+        description: `Losses on ${split}`, title: SPLIT[split], data: { values }, width: "container", height: 165, autosize: { type: "fit-x", contains: "padding" },
         layer: [{ transform: [{ filter: "datum.who === 'method'" }], mark: { type: "bar", color: ACCENT, opacity: 0.45, aria: false }, encoding: { x, x2: { field: "x2" }, y, y2: { datum: 0 } } }, line("originals", { stroke: "var(--bad)", strokeDash: [4, 2] }), line("oracles", { stroke: INK })],
       });
     }
@@ -462,34 +606,57 @@
       const values = Object.entries(own.scores).filter(([key, v]) => v[3] !== null && finite(v[7])).map(([key, v]) => {
         const unit = (i) => (finite(v[i]) && Number(v[4]) ? (Number(v[i]) - Number(v[3])) / Number(v[4]) : null);
         const inside = finite(v[5]) && finite(v[6]) && v[0] >= v[5] && v[0] <= v[6];
-        return { metric: data.metrics[key].title, z: Number(v[7]), x1: unit(1) ?? Number(v[7]), x2: unit(2) ?? Number(v[7]), n1: unit(5) ?? 0, n2: unit(6) ?? 0, inside: inside ? "in" : "out", tip: `${data.metrics[key].title}\n${text(v[0])} (${bounds(v, text)})\nnull ${nullText(v)}\n${signed(v[7])} null sd\n${data.metrics[key].about} A perfect method: ${data.metrics[key].perfect}` };
+        return { metric: data.metrics[key].label, z: Number(v[7]), x1: unit(1) ?? Number(v[7]), x2: unit(2) ?? Number(v[7]), n1: unit(5) ?? 0, n2: unit(6) ?? 0, inside: inside ? "in" : "out", tip: `${data.metrics[key].title}\n${value(v)} (${range(v)})\nnull ${nullText(v)}\n${sds(v[7])} null sd\n${data.metrics[key].about} A perfect method: ${data.metrics[key].perfect}` };
       });
       if (!values.length) { place.replaceChildren(h("p", {}, "No metric of this method has a null.")); return; }
-      const y = { field: "metric", type: "nominal", sort: null, title: null, axis: { labelLimit: Math.min(230, place.clientWidth * 0.42), ticks: false, domain: false } };
+      const y = { field: "metric", type: "nominal", sort: null, title: null, axis: { labelLimit: Math.min(230, place.clientWidth * 0.52), ...(place.clientWidth < 500 ? { labelFontSize: 10 } : {}), ticks: false, domain: false } };
       const x = (field, extra) => ({ field, type: "quantitative", ...extra });
       chart(place, {
         description: "Scores in null standard deviations", data: { values }, width: "container", height: 17 * values.length, autosize: { type: "fit-x", contains: "padding" },
         layer: [
+          { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: SOFT, strokeWidth: 1.5, aria: false, tooltip: false }, encoding: { x: x("v") } },
           { mark: { type: "bar", color: "var(--band)", opacity: 0.5, height: 11, aria: false, tooltip: false }, encoding: { y, x: x("n1"), x2: { field: "n2" } } },
           { mark: { type: "rule", color: ACCENT, aria: false }, encoding: { y, x: x("x1"), x2: { field: "x2" } } },
           { name: "points", mark: { type: "point", size: 50, stroke: ACCENT, strokeWidth: 1.6, opacity: 1 }, encoding: { y, x: x("z", { title: "null sd from the null's mean", scale: { type: "symlog", constant: 5 }, axis: { values: [-1000, -100, -30, -10, -3, 0, 3, 10, 30, 100, 1000] } }), fill: { field: "inside", scale: { domain: ["in", "out"], range: [ACCENT, "var(--paper)"] }, legend: null }, tooltip: { field: "tip" }, description: { field: "tip" } } },
         ],
-      });
+      }, { change: (compiled) => ({ ...compiled, axes: [...compiled.axes, ...compiled.axes.filter((axis) => axis.orient === "bottom" && !axis.grid).map((axis) => ({ ...axis, orient: "top" }))] }) });
     }
 
     function numbers(name) {
       const head = ["metric", "value", "95% interval", "null (mean ± sd)", "null sd away"];
       const body = Object.entries(scores(current(), name)).map(([key, v]) => {
         const about = data.metrics[key];
-        const none = about.cost ? "none: a cost" : about.effect ? `perfect ${about.perfect}` : "none";
-        return h("tr", {}, h("th", { scope: "row", title: about.about }, about.title), [text(v[0]), bounds(v, text) || "–", v[3] === null ? none : nullText(v), v[3] === null ? "–" : signed(v[7])].map((each) => h("td.number", {}, each)));
+        const none = about.cost ? "none: a cost" : about.effect ? "perfect 0%" : "none", form = about.effect ? percent : (x) => value(v, x), ends = bounds(v, form);
+        const cells = [[form(v[0]), h("small.stacked", {}, ends)], ends || "–", v[3] === null ? none : nullText(v), v[3] === null ? "–" : sds(v[7])];
+        return h("tr", {}, h("th", { scope: "row", title: about.about }, about.title), cells.map((each, i) => h(i === 1 ? "td.number.wide" : "td.number", {}, each)));
       });
-      return h("details", {}, h("summary", {}, "All numbers"), h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, head.map((each, i) => h(i ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, body))));
+      return h("details", {}, h("summary", {}, "All numbers"), h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, head.map((each, i) => h(i === 2 ? "th.number.wide" : i ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, body))));
     }
 
     // the examples
 
-    const view = { most: 24, open: null, differing: false, mislabelled: false };
+    const view = { most: 24, open: null, show: "", mislabelled: false };
+    const SHOW = { "": "all", left: "still surer than retrained models (left)", overshot: "less sure than retrained models (overshot)" };
+
+    // How much surer the models are than the oracles, in nats, where they differ from them; 0 elsewhere.
+    function apart(found, name, i) {
+      const of = found.methods[name];
+      return of && of.q && of.q[i] !== null && Number(of.q[i]) < 0.05 ? Number(of.margin[i]) - Number(found.methods[data.oracle].margin[i]) : 0;
+    }
+    const passes = { "": () => true, left: (by) => by > 0, overshot: (by) => by < 0 };
+
+    function by(found, i) {
+      const tested = names().filter((name) => !reference(name) && found.methods[name] && found.methods[name].q && found.methods[name].q[i] !== null);
+      return `${tested.filter((name) => apart(found, name, i) > 0).length} of ${tested.length} methods`;
+    }
+
+    for (const link of document.querySelectorAll("a.see")) {
+      link.onclick = () => {
+        if (state.set !== 0) { $("set").value = "0"; $("set").onchange(); }
+        Object.assign(view, { show: link.dataset.show, mislabelled: false, open: null, most: 24 });
+        select(data.nearest);
+      };
+    }
 
     // What oracles and originals span, and at most half as much again on each side: what is further out stands at the edge.
     function span(found) {
@@ -527,39 +694,48 @@
       if (!found) { place.replaceChildren(h("p", {}, "No single examples of this forget set are in the page; examples.csv has them, if they were tested.")); return; }
       const own = found.methods[state.method], count = found.rows.length;
       const wrong = (i) => found.label[i] !== found.clean[i];
-      const differs = (i) => own && own.q && own.q[i] !== null && Number(own.q[i]) < 0.05;
-      const all = [...Array(count).keys()];
-      const chosen = all.filter((i) => (!view.differing || differs(i)) && (!view.mislabelled || wrong(i)));
+      const all = [...Array(count).keys()], by_how = all.map((i) => apart(found, state.method, i));
+      const tested = own && own.q && own.q.some((q) => q !== null), show = tested ? view.show : "";
+      const chosen = all.filter((i) => passes[show](by_how[i]) && (!view.mislabelled || wrong(i)));
+      if (show) chosen.sort((i, k) => Math.abs(by_how[k]) - Math.abs(by_how[i]));
       const [low, high] = span(found);
-      const check = (key, words) => { const box = h("input", { type: "checkbox", checked: view[key] }); box.addEventListener("change", () => { view[key] = box.checked; view.open = null; gallery(); }); return h("label", {}, box, " ", words); };
-      const tested = own && own.q && own.q.some((q) => q !== null);
-      const hits = all.filter(differs).length;
-      const said = tested ? `${state.method} differs from retraining on ${hits} of ${count} (q < 5%). ` : `${state.method} was not tested on single examples. `;
+      const again = (focus) => { view.open = null; gallery(); $(focus).focus(); };
+      const pick = h("select", { id: "show", onchange: () => { view.show = pick.value; again("show"); } }, Object.entries(SHOW).map(([key, words]) => h("option", { value: key, selected: key === show }, `${words}: ${all.filter((i) => passes[key](by_how[i])).length}`)));
+      const box = h("input", { type: "checkbox", id: "mislabelled", checked: view.mislabelled, onchange: () => { view.mislabelled = box.checked; again("mislabelled"); } });
+      const much = found.memorisation ? all.filter((i) => Number(found.memorisation[i]) >= 0.2) : [];
+      const left = by_how.filter((by) => by > 0).length, said = tested
+        ? `On ${left} of ${count} examples ${state.method} is still surer of the label than retrained models are, so that they are remembered in part; on ${by_how.filter((by) => by < 0).length} it is less sure: overshot (q < 5%). ${much.length ? `Of the ${much.length} that are memorised by 20 points or more, ${much.filter((i) => by_how[i] > 0).length} are among those still left; on the others there is no difference, or less than so many models can show. ` : ""}`
+        : `${state.method} was not tested on single examples. `;
       const cards = chosen.slice(0, view.most).flatMap((i) => {
         const memorised = found.memorisation ? Number(found.memorisation[i]) : null;
-        const words = [`row ${found.rows[i]}`, `label ${found.label[i]}${wrong(i) ? `, right ${found.clean[i]}` : ""}`, memorised === null ? "" : `memorised ${(100 * memorised).toFixed(0)} points`].filter(Boolean);
+        const kept = memorised === null ? "" : `memorised ${memorised > 0 ? "+" : ""}${text(Math.round(100 * memorised))} points`, nats = show ? `${by_how[i] > 0 ? "+" : ""}${rounded(by_how[i], 1)} nats, ` : "";
+        const words = [`row ${found.rows[i]}`, `label ${found.label[i]}${wrong(i) ? `, right ${found.clean[i]}` : ""}`, kept, `${nats}left by ${by(found, i)}`].filter(Boolean);
         const card = h(found.pictures ? "button.card" : "button.card.imageless", { type: "button", "aria-expanded": String(view.open === i), "aria-label": `${words.join(", ")}: every method's margin` },
           found.pictures && found.pictures[i] ? h("img", { src: found.pictures[i], alt: `a ${found.label[i]}` }) : found.pictures ? h("span", {}) : null,
-          h("span", {}, h("b", {}, words[0]), h(wrong(i) ? "span.wrong" : "span", {}, words[1]), h("br"), memorised === null ? "" : `memorised ${memorised > 0 ? "+" : ""}${text(Math.round(100 * memorised))}`), strip(found, i, low, high));
-        card.addEventListener("click", () => { view.open = view.open === i ? null : i; gallery(); const again = $("gallery").querySelectorAll(".card")[chosen.indexOf(i)]; if (again) again.focus(); });
-        return view.open === i ? [card, detail(found, i)] : [card];
+          h("span", {}, h("b", {}, words[0]), h(wrong(i) ? "span.wrong" : "span", {}, words[1]), ), h("span.by", {}, kept, kept ? h("br") : "", words[words.length - 1]), strip(found, i, low, high), h("span.ends", { "aria-hidden": "true" }, h("span", {}, rounded(low, 0)), h("span", {}, `${rounded(high, 0)} nats`)));
+        const open = (which) => { view.open = which; gallery(); const same = $("gallery").querySelectorAll(".card")[chosen.indexOf(i)]; if (same) same.focus(); };
+        card.addEventListener("click", () => open(view.open === i ? null : i));
+        card.addEventListener("keydown", (event) => { if (event.key === "Escape" && view.open === i) open(null); });
+        return view.open === i ? [card, detail(found, i, () => open(null))] : [card];
       });
       place.replaceChildren(
-        h("p", {}, said, found.memorisation ? "The most memorised come first: those that the originals get right more often than the oracles do, in points." : "", sets.length > 1 ? ` Forget set ${set}.` : "", found.all > count ? ` Shown are the first ${count} of ${found.all}; examples.csv has all.` : ""),
-        h("p.legend", {}, "Each strip is the margin of the label, from wrong (left; dashed: 0) to sure:", h("span", {}, h("i", { style: "border-top:9px solid var(--band)" }), "oracles' mean ± 2 sd"), h("span", {}, "◯ originals"), h("span", { style: "color:var(--accent)" }, `● ${state.method}`), h("span", {}, "· other methods"), h("span", {}, "◂ ▸ further out than the strip reaches")),
-        h("div.controls", {}, tested ? check("differing", `only where ${state.method} differs`) : null, all.some(wrong) ? check("mislabelled", "only mislabelled") : null, h("output", { "aria-live": "polite" }, `${chosen.length} of ${count} examples`)),
+        h("p", {}, said, show ? "The largest difference comes first." : found.memorisation ? "The most memorised come first: those that the originals get right more often than the oracles do, in points." : "", sets.length > 1 ? ` Forget set ${set}.` : "", found.all > count ? ` Shown are the first ${count} of ${found.all}; examples.csv has all.` : ""),
+        h("p.legend", {}, `Each strip is the margin of the label, from ${rounded(low, 0)} nats (wrong; dashed: 0) to ${rounded(high, 0)} (sure):`, h("span", {}, h("i.upright"), "oracles' mean"), h("span", {}, h("i", { style: "border-top:9px solid var(--band)" }), "± 2 sd"), h("span", {}, h("b", { style: "color:var(--bad)" }, "◯"), " originals"), h("span", { style: "color:var(--accent)" }, `● ${state.method}`), h("span", {}, "· other methods"), h("span", {}, "◂ ▸ further out than the strip reaches"), all.some(wrong) ? h("span", { style: "color:var(--bad)" }, "label 4, right 0: mislabelled") : null),
+        h("div.controls", {}, tested ? h("label", {}, "show ", pick) : null, all.some(wrong) ? h("label", {}, box, " only mislabelled") : null, h("output", { "aria-live": "polite" }, `${chosen.length} of ${count} examples`)),
         h("div.cards", {}, cards),
-        chosen.length > view.most ? h("button", { type: "button", id: "more", onclick: () => { view.most += 96; gallery(); } }, `Show more (${chosen.length - view.most} left)`) : "");
+        chosen.length > view.most ? h("button", { type: "button", id: "more", onclick: () => { view.most += 96; gallery(); } }, `Show more (${chosen.length - view.most} more)`) : "");
+      roving(place, "cards", () => [...place.querySelectorAll(".card")], (card) => card.getAttribute("aria-expanded") === "true");
     }
 
-    // Of many methods some come first: references, those that no other beats in both sizes, and the one that is chosen.
-    function detail(found, i) {
+    // Of many methods some come first: references, those that no other beats in memory left and damage, and the one that is chosen.
+    function detail(found, i, close) {
       const oracle = found.methods[data.oracle], listed = names().filter((name) => found.methods[name]), front = frontier(points(effects()));
       const first = listed.filter((name) => listed.length <= MANY || front.has(name) || reference(name) || name === state.method);
       const line = (name) => {
         const of = found.methods[name], away = (Number(of.margin[i]) - Number(oracle.margin[i])) / Number(found.sd[i]);
-        const cells = [`${(100 * of.right[i]).toFixed(0)}%`, text(of.margin[i]), name === data.oracle ? `sd ${text(found.sd[i])}` : signed(away), of.q && of.q[i] !== null ? text(of.q[i]) : "–"];
-        return h(name === state.method ? "tr.chosen" : "tr", {}, h("th", { scope: "row" }, name === data.oracle ? "oracles (null)" : name), cells.map((each) => h("td.number", {}, each)));
+        const nats = (x) => rounded(x, decimals(found.sd[i]));
+        const cells = [`${(100 * of.right[i]).toFixed(0)}%`, nats(of.margin[i]), name === data.oracle ? `sd ${nats(found.sd[i])}` : sds(away), of.q && of.q[i] !== null ? chance(of.q[i]) : "–"];
+        return h(name === state.method ? "tr.chosen" : "tr", {}, h("th", { scope: "row" }, name === data.oracle ? "oracles (null)" : wrapped(name)), cells.map((each) => h("td.number", {}, each)));
       };
       const rest = listed.filter((name) => !first.includes(name)), others = h("tbody", { hidden: true }, rest.map(line)), more = `Show the other ${rest.length} methods`;
       const fold = h("button", { type: "button", style: "margin-top:8px", "aria-expanded": "false", onclick: () => {
@@ -567,10 +743,10 @@
         fold.textContent = others.hidden ? more : `Hide the other ${rest.length} methods`;
         fold.setAttribute("aria-expanded", String(!others.hidden));
       } }, more);
-      const which = rest.length ? `Here are ${state.method}, the references, and the methods that no other beats in both sizes of the chart` : "Every method's models";
-      return h("div.detail", {}, found.pictures && found.pictures[i] ? h("img.big", { src: found.pictures[i], alt: "" }) : null,
-        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. ${which}, beside the oracles:`),
-        h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, ["method", "right", "mean margin (nats)", "from the oracles' mean, in their sd", "q"].map((each, k) => h(k ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, [data.oracle, ...first].map(line)), others)), rest.length ? fold : null);
+      const which = rest.length ? `Here are ${state.method}, the references, and the methods that no other beats in both memory left and damage` : "Every method's models";
+      return h("div.detail", { onkeydown: (event) => { if (event.key === "Escape") close(); } }, h("button.close", { type: "button", "aria-label": "Close the example", onclick: close }, "×"), found.pictures && found.pictures[i] ? h("img.big", { src: found.pictures[i], alt: "" }) : null,
+        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. Left by ${by(found, i)}. ${which}, beside the oracles:`),
+        h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, ["method", "right", "mean margin (nats)", "from the oracles (their sd)", "q"].map((each, k) => h(k ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, [data.oracle, ...first].map(line)), others)), rest.length ? fold : null);
     }
 
     // power
@@ -580,19 +756,20 @@
       const last = (each) => each.points[each.points.length - 1];
       const title = (key) => (data.metrics[key] ? data.metrics[key].title : key.replace("/", " "));
       const originals = (key) => (sets[0].methods.original && scores(sets[0], "original")[key] ? Math.abs(number(scores(sets[0], "original")[key][0]) - last(data.power.find((each) => each.key === key))[2]) : null);
-      const rows = data.power.map((each) => ({ key: each.key, title: title(each.key), mean: last(each)[2], sd: last(each)[3], visible: last(each)[5], original: originals(each.key) }));
-      const column = (field, main, small) => ({ field, title: escaped(main), titleFormatter: heading(main, small), hozAlign: "right", headerHozAlign: "right", sorter: (a, b, x, y, c, dir) => order(dir, a, b), formatter: (each) => text(each.getValue()) });
+      const form = (key) => { const of = data.power.find((each) => each.key === key); return (x) => (x === null ? "–" : rounded(x, decimals(last(of)[3]))); };
+      const rows = [...data.power].sort((a, b) => b.main - a.main).map((each) => ({ key: each.key, title: title(each.key), mean: last(each)[2], sd: last(each)[3], visible: last(each)[5], original: originals(each.key) }));
+      const column = (field, main, small) => ({ field, title: escaped(main), titleFormatter: heading(main, small), hozAlign: "right", headerHozAlign: "right", sorter: (a, b, x, y, c, dir) => order(dir, a, b), formatter: (each) => `${form(each.getData().key)(each.getValue())}${field === "mean" ? ` ± ${form(each.getData().key)(each.getData().sd)}` : ""}` });
       let now = (data.power.find((each) => each.key === "accuracy/forget") || data.power[0]).key;
       const grid = tabulator($("power-table"), {
-        data: rows, maxHeight: 420, index: "key",
-        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), formatter: (each) => h("span", { title: (data.metrics[each.getData().key] || {}).about }, each.getValue()), frozen: true, sorter: "string", width: Math.min(250, 0.46 * innerWidth) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null mean"), column("sd", "null sd")],
-        rowFormatter: (row) => { row.getElement().tabIndex = 0; row.getElement().classList.toggle("chosen", row.getData().key === now); },
+        data: rows, first: 10, index: "key",
+        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), formatter: (each) => h("span", { title: (data.metrics[each.getData().key] || {}).about }, each.getValue()), frozen: true, sorter: "string", cssClass: "wrapped", width: Math.min(250, 0.38 * innerWidth) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null", "mean ± sd")],
+        rowFormatter: (row) => { row.getElement().classList.toggle("chosen", row.getData().key === now); },
       }, (row) => show(row.key));
       function show(key) {
         now = key;
         for (const row of grid.getRows()) row.getElement().classList.toggle("chosen", row.getData().key === key);
-        const of = data.power.find((each) => each.key === key), nothing = originals(key);
-        const values = of.points.flatMap((p) => [{ oracles: p[0], value: p[4], what: "width of the null's 95% interval" }, ...(finite(p[5]) ? [{ oracles: p[0], value: p[5], what: "visible difference" }] : [])]).map((each) => ({ ...each, tip: `${each.what}\n${text(each.value)} with ${each.oracles} oracles` }));
+        const of = data.power.find((each) => each.key === key), nothing = originals(key), said = form(key);
+        const values = of.points.flatMap((p) => [{ oracles: p[0], value: p[4], what: "width of the null's 95% interval" }, ...(finite(p[5]) ? [{ oracles: p[0], value: p[5], what: "visible difference" }] : [])]).map((each) => ({ ...each, tip: `${each.what}\n${said(each.value)} with ${each.oracles} oracles` }));
         const x = { field: "oracles", type: "quantitative", title: "oracles", scale: { type: "log", base: 2, nice: false, padding: 8 }, axis: { values: of.points.map((p) => p[0]), labelExpr: "datum.value", grid: false } };
         const y = { field: "value", type: "quantitative", title: title(key), scale: { zero: true } };
         const what = { field: "what", type: "nominal", scale: { domain: ["visible difference", "width of the null's 95% interval"] } };
@@ -601,10 +778,10 @@
           layer: [
             { mark: { type: "line", aria: false, tooltip: false }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] }, legend: { title: null, columns: 1, labelLimit: 400 } } } },
             { name: "points", mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { x, y, color: { ...what, scale: { ...what.scale, range: [ACCENT, SOFT] } }, shape: what, tooltip: { field: "tip" }, description: { field: "tip" } } },
-            ...(finite(nothing) ? [{ data: { values: [{ value: nothing, tip: `doing nothing: ${text(nothing)} from the null` }] }, mark: { type: "rule", strokeDash: [2, 3], color: INK }, encoding: { y: { field: "value", type: "quantitative" }, tooltip: { field: "tip" } } }] : []),
+            ...(finite(nothing) ? [{ data: { values: [{ value: nothing, tip: `doing nothing: ${said(nothing)} from the null` }] }, mark: { type: "rule", strokeDash: [2, 3], color: INK }, encoding: { y: { field: "value", type: "quantitative" }, tooltip: { field: "tip" } } }] : []),
           ],
         });
-        $("power-caption").textContent = `${title(key)}. ${finite(nothing) ? `Dotted: how far doing nothing is from the null, ${text(nothing)}. ` : ""}${finite(last(of)[5]) ? `With ${last(of)[0]} oracles a difference of ${text(last(of)[5])} is visible.` : "So many oracles are too few for a verdict."}`;
+        $("power-caption").textContent = `${title(key)}. ${finite(nothing) ? `Dotted: how far doing nothing is from the null, ${said(nothing)}. ` : ""}${finite(last(of)[5]) ? `With ${last(of)[0]} oracles a difference of ${said(last(of)[5])} is visible.` : "So many oracles are too few for a verdict."}`;
       }
       grid.on("tableBuilt", () => show(now));
     }
