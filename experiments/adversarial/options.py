@@ -75,8 +75,8 @@ class Condition(NamedTuple):
 OF_ONE = Search(ONE)
 CRITIC_RATE = 0.01
 """Of the proxy's critic where its learning rate is given by --rates."""
-BRIEF = 10
-"""Passes of the proxy over F where it has hardly begun."""
+BRIEF, LONGER = 10, 4
+"""Passes of the proxy over F where it has hardly begun; how many times as long as usual it plays to see whether it rests."""
 CONDITIONS = (
     Condition(ONE, ONE),
     Condition(f"{ONE}, right labels", ONE, RIGHT),
@@ -89,7 +89,7 @@ CONDITIONS = (
     Condition(f"{TWO}, same values", TWO, search=OF_ONE),
     Condition(f"{TWO}, right labels", TWO, RIGHT),
     Condition(PROXY, PROXY),
-    Condition(f"{PROXY}, {BRIEF} passes", PROXY, search=Search(PROXY), changes=(("epochs", BRIEF),)),
+    Condition(f"{PROXY}, {BRIEF} passes", PROXY, changes=(("epochs", BRIEF),)),
 )
 """All that this study is about; `same values`: those of `adversarial`."""
 BASE = CONDITIONS[0].name
@@ -121,9 +121,9 @@ class Config(Methods, Hyper, Requests, Judging):
     """Passes over the data of every method that makes passes, but for gan_without_retain."""
     proxy_epochs: Count = 300
     """Passes over F of gan_without_retain."""
-    rates: Annotated[tuple[float, ...], Several(Real(above=0))] = (0.001, 0.004, 0.016, 0.064)
+    rates: Annotated[tuple[float, ...], Several(Real(above=0))] = (0.0001, 0.0003, 0.001, 0.004)
     """Learning rates of gan_without_retain beside the tuned one, separated by commas: from a game that has hardly begun to one
-    that has come to rest."""
+    that has come to rest. With the last one it also plays four times as long."""
     batch_size: Count = 128
     """Examples per step, for every method that takes steps."""
     trials: Annotated[int, Whole(least=0, most=1000)] = 6
@@ -156,9 +156,13 @@ class Config(Methods, Hyper, Requests, Judging):
     def conditions(self) -> list[Condition]:
         """All that is judged, the methods to compare with first."""
         others = [Condition(name, name) for name in self.method_names() if name not in GAMES]
-        changes = [(("learning_rate", rate), ("critic_rate", CRITIC_RATE)) for rate in self.rates]
-        rates = [Condition(f"{PROXY}, rate {of[0][1]:g}", PROXY, search=Search(PROXY), changes=of) for of in changes]
-        return [*others, *CONDITIONS, *rates]
+        games: dict[str, tuple[tuple[str, float], ...]] = {
+            f"rate {rate:g}": (("learning_rate", rate), ("critic_rate", CRITIC_RATE)) for rate in self.rates
+        }
+        if games:
+            name, changes = list(games.items())[-1]
+            games[f"{name}, {LONGER} x as long"] = (*changes, ("epochs", LONGER * self.proxy_epochs))
+        return [*others, *CONDITIONS, *(Condition(f"{PROXY}, {name}", PROXY, changes=changes) for name, changes in games.items())]
 
     def drawn(self, number: int) -> "Config":
         """The configuration of a draw."""
@@ -167,5 +171,5 @@ class Config(Methods, Hyper, Requests, Judging):
 
 def smoke(config: Config) -> Config:
     """The whole path in under a minute: tiny data, a small net, few models, no search."""
-    sizes = {"members": 3, "draws": 3, "epochs": 1, "proxy_epochs": 2, "trials": 0}
+    sizes = {"members": 3, "draws": 3, "epochs": 1, "proxy_epochs": 2, "trials": 0, "methods": ("finetune",), "rates": (0.004,)}
     return small(config, train_size=100, train=Train(epochs=4, batch_size=20), evaluation=Retained(retain_size=40), **sizes)

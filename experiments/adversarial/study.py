@@ -40,6 +40,7 @@ APART = 1000  # from the seeds of the draws to that of the search
 LEAST_HELD_OUT = 20  # examples: ten in each half
 SEEN = ("sorted_probabilities", "loss", "margin")  # what critics see, see `training.critics.characteristics`
 PARTS = ("forget", "retain", "held_out", "test")  # examples that models are judged on
+FOLDS = 3  # of the examples, for fresh critics
 SPLITS_OF_POOLS = 10  # of retrained models into two pools
 ENDS = np.geomspace(1e-3, 30, 200)  # nats: upper ends of the uniform distributions that are tried
 Values = dict[Search, dict[str, Any]]
@@ -77,6 +78,9 @@ def run(config: Config, folder: Run) -> None:
     """
     settings(config, config.method_names())  # refuses what --hyper cannot mean
     draws = [draw(config.drawn(number)) for number in range(config.draws)]
+    for name in config.method_names():
+        lacking = METHODS[name].unmet(draws[0].setting.problem)
+        require(not lacking, "--methods", name, f"needs {lacking}")
     values, searches = tune(config, folder)
     programs = {method: Programs() for method in config.method_names()}
     measured: list[report.Measured] = []
@@ -99,15 +103,16 @@ def run(config: Config, folder: Run) -> None:
 
 
 def write(config: Config, folder: Run, study: report.Results, values: Values, made_with: set[str]) -> str:
-    """Writes the tables and figures of the draws so far. Returns the summary."""
+    """Writes the tables of the draws so far, and after the last one the figures. Returns the summary."""
     for name, table in report.tables(study).items():
         folder.write_csv(f"{name}.csv", *table)
-    folder.write_csv("tuning.csv", ("held_out", *tuning.COLUMNS), [finite_row(row) for row in study.searches])
+    folder.write_csv("tuning.csv", ("given", *tuning.COLUMNS), [finite_row(row) for row in study.searches])
     used = {f"{search.method}, {search.held_out}": of_search for search, of_search in values.items()}
     folder.write_json("results.json", {"hyperparameters": used, "made_with": sorted(made_with)})
-    save(report.conditions(study), folder, "conditions")
-    save(report.aims(study), folder, "aims")
-    save(report.proxy(study), folder, "proxy")
+    if len(study.draws) == config.draws:
+        save(report.conditions(study), folder, "conditions")
+        save(report.aims(study), folder, "aims")
+        save(report.proxy(study), folder, "proxy")
     summary = "\n".join([report.summary(study), *version_note(made_with)])
     folder.write_text("summary.md", summary)
     return summary
@@ -346,7 +351,7 @@ def measure(drawn: Draw, arrays: dict[str, Arrays]) -> report.Measured:
 
 def told_apart(models: Answers, part: str) -> float:
     """The AUC of fresh critics that tell F from other examples, one for all models, on examples they were not trained on."""
-    return float(np.mean([attack.auc for attack in feature_mias(models.seen("F"), models.seen(part))]))
+    return float(np.mean([attack.auc for attack in feature_mias(models.seen("F"), models.seen(part), folds=FOLDS)]))
 
 
 def from_uniform(losses: np.ndarray, top: float) -> float:
@@ -375,7 +380,7 @@ def aims_of(models: dict[str, Answers], top: float) -> dict[str, dict[str, float
         count = min(len(shown.logits["forget"]), len(seen))
         if count < 2:
             continue
-        attacks = feature_mias(seen[:count], shown.seen(part)[:count])
+        attacks = feature_mias(seen[:count], shown.seen(part)[:count], folds=FOLDS)
         losses = shown.losses(part)
         found[f"{name} on {part}"] = {
             "accuracy": shown.accuracy(part),
