@@ -101,10 +101,10 @@ def test_distances_from_uniform_losses_are_those_of_kolmogorov_and_smirnov():
     expected = np.mean([stats.kstest(row, "uniform", args=(0, 2)).statistic for row in losses])
     assert study.from_uniform(losses, 2.0) == pytest.approx(expected) and expected < 0.1
     assert study.from_uniform(losses, 4.0) > 0.45
-    assert all(study.nearest_uniform(row) < 0.1 for row in losses)  # whatever its end
+    assert all(study.uniform_gaps(row, study.ENDS).min() < 0.1 for row in losses)  # whatever its end
     skewed = rng.exponential(0.1, size=500) ** 3
     nearest = min(stats.kstest(skewed, "uniform", args=(0, end)).statistic for end in study.ENDS)
-    assert study.nearest_uniform(skewed) == pytest.approx(nearest) and nearest > 0.2
+    assert study.uniform_gaps(skewed, study.ENDS).min() == pytest.approx(nearest) and nearest > 0.2
     other = rng.uniform(0, 2, size=(4, 500))
     assert study.from_pool(losses, other) == pytest.approx(
         np.mean([stats.ks_2samp(row, other.ravel()).statistic for row in losses])

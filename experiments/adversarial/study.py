@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import ks_2samp, kstest
 
 from experiments.adversarial import report
 from experiments.adversarial.options import BASE, KEEP, NOISY, ONE, PROXY, RIGHT, VALIDATION, Condition, Config, Search
@@ -356,12 +355,24 @@ def told_apart(models: Answers, part: str) -> float:
 
 def from_uniform(losses: np.ndarray, top: float) -> float:
     """The Kolmogorov-Smirnov distance of each model's losses from a uniform distribution on [0, top], in the mean over models."""
-    return float(np.mean([kstest(of_model / top, "uniform", method="asymp").statistic for of_model in losses]))
+    return float(np.mean([uniform_gaps(of_model, np.array([top])) for of_model in losses]))
+
+
+def uniform_gaps(losses: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The Kolmogorov-Smirnov distance of losses from the uniform distribution on 0 to each of some ends."""
+    steps = np.arange(len(losses) + 1) / len(losses)
+    share = np.clip(np.sort(losses)[None] / ends[:, None], 0, 1)
+    return np.maximum(share - steps[:-1], steps[1:] - share).max(axis=1)
 
 
 def from_pool(losses: np.ndarray, pooled: np.ndarray) -> float:
     """The Kolmogorov-Smirnov distance of each model's losses from those of other models together, in the mean over models."""
-    return float(np.mean([ks_2samp(of_model, pooled.ravel(), method="asymp").statistic for of_model in losses]))
+    ordered, found = np.sort(pooled, axis=None), []
+    for of_model in np.sort(losses, axis=1):
+        at = np.concatenate([of_model, ordered])
+        below = (side.searchsorted(at, "right") / len(side) for side in (of_model, ordered))
+        found.append(np.abs(np.subtract(*below)).max())
+    return float(np.mean(found))
 
 
 def aims_of(models: dict[str, Answers], top: float) -> dict[str, dict[str, float]]:
@@ -388,8 +399,8 @@ def aims_of(models: dict[str, Answers], top: float) -> dict[str, dict[str, float
             "ks": from_pool(losses, of_oracles),
             "auc": float(np.mean([attack.auc for attack in attacks])),
         }
-    uniform = kstest(of_oracles.ravel() / top, "uniform", method="asymp").statistic
-    found["uniform losses"] = {"accuracy": math.nan, "loss": top / 2, "ks": float(uniform), "auc": math.nan}
+    uniform = from_uniform(of_oracles.reshape(1, -1), top)
+    found["uniform losses"] = {"accuracy": math.nan, "loss": top / 2, "ks": uniform, "auc": math.nan}
     return found
 
 
@@ -402,14 +413,14 @@ def uniform_of(drawn: Draw, oracles: Answers, top: float) -> dict[str, dict[str,
         models, examples = losses.shape
         halves = [np.split(rng.permutation(models), [models // 2]) for _ in range(SPLITS_OF_POOLS)]
         of_rows = [np.split(rng.permutation(examples), [examples // 2]) for _ in range(SPLITS_OF_POOLS)]
-        of_pools = [ks_2samp(losses[one].ravel(), losses[other].ravel(), method="asymp").statistic for one, other in halves]
+        of_pools = [from_pool(losses[one].reshape(1, -1), losses[other]) for one, other in halves]
         crossed = [
             from_pool(losses[np.ix_(one, rows)], losses[np.ix_(other, others)])
             for (one, other), (rows, others) in zip(halves, of_rows, strict=True)
         ]
         found[part] = {
             "uniform": from_uniform(losses, top),
-            "best": float(np.mean([nearest_uniform(of_model) for of_model in losses])),
+            "best": float(np.mean([uniform_gaps(of_model, ENDS).min() for of_model in losses])),
             "sample": from_uniform(rng.uniform(0, top, size=(100, examples)), top),
             "pooled": from_uniform(losses.reshape(1, -1), top),
             "pools": float(np.mean(of_pools)),
@@ -418,14 +429,6 @@ def uniform_of(drawn: Draw, oracles: Answers, top: float) -> dict[str, dict[str,
             "below": float(100 * (losses < top / 100).mean()),
         }
     return found
-
-
-def nearest_uniform(losses: np.ndarray) -> float:
-    """The Kolmogorov-Smirnov distance of losses from the nearest of the uniform distributions on [0, end]."""
-    ordered = np.sort(losses)
-    steps = np.arange(len(ordered) + 1) / len(ordered)
-    share = np.clip(ordered[None] / ENDS[:, None], 0, 1)
-    return float(np.maximum(share - steps[:-1], steps[1:] - share).max(axis=1).min())
 
 
 def shown_losses(drawn: Draw, arrays: dict[str, Arrays]) -> dict[str, np.ndarray]:
