@@ -143,6 +143,13 @@ def test_measures_are_those_of_each_condition_without_models_that_diverged(monke
     assert (of[BASE]["lost"], of[f"{ONE}, right labels"]["lost"]) == (0, 1)
     assert math.isnan(of["oracle"]["memory_left"]) and of["oracle"]["accuracy_forget"] < of["original"]["accuracy_forget"]
     assert of["original"]["ks_oracles"] > of["retrain"]["ks_oracles"]
+    margins = [
+        study.scaled_logits(arrays[name]["forget"], it.setting.data.train.labels[it.forget]).mean(0) for name in (BASE, "oracle")
+    ]
+    assert of[BASE]["ranks"] == pytest.approx(stats.spearmanr(*margins).statistic)
+    assert found.aims["original on held-out"]["accuracy_gap"] == pytest.approx(
+        found.aims["original on held-out"]["accuracy"] - of["oracle"]["accuracy_forget"]
+    )
     aims = found.aims
     assert aims["uniform losses"]["loss"] == pytest.approx(math.log(10) / 2)
     assert aims["original on held-out"]["accuracy"] < aims["original on held-out, right"]["accuracy"]

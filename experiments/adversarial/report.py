@@ -33,6 +33,8 @@ MEASURES = {
     "memory_mislabelled": "memory left, wrong labels of F",
     "memory_right": "memory left, right labels of F",
     **{f"auc_{part}": f"AUC against {name}" for part, name in AUDIENCES.items()},
+    "auc_gap": "AUC against test-like less that against validation",
+    "ranks": "rank correlation with oracles on F",
     "ks_oracles": "KS to oracles on F",
     "ks_uniform": "KS to uniform",
     "accuracy_forget": "accuracy on F, %",
@@ -41,8 +43,16 @@ MEASURES = {
     "loss_forget": "loss on F, nats",
     "lost": "models lost",
 }
-"""Measure of a condition in a draw -> its name. KS: the Kolmogorov-Smirnov distance of a model's losses on F."""
-AIM_MEASURES = {"accuracy": "accuracy, %", "loss": "loss, nats", "ks": "KS to oracles on F", "auc": "AUC against oracles on F"}
+"""Measure of a condition in a draw -> its name. KS: the Kolmogorov-Smirnov distance of a model's losses on F; rank correlation:
+of the mean margins of the examples of F."""
+AIM_MEASURES = {
+    "accuracy": "accuracy, %",
+    "accuracy_gap": "less the oracles' on F",
+    "loss": "loss, nats",
+    "loss_gap": "less the oracles' on F, nats",
+    "ks": "KS to oracles on F",
+    "auc": "AUC against oracles on F",
+}
 UNIFORM_MEASURES = {
     "uniform": "a model to uniform",
     "best": "a model to the nearest uniform",
@@ -186,7 +196,9 @@ def summary(study: Results) -> str:
         "from examples that were not trained on, with as many wrong labels; that of oracles is what retraining gives.",
         table("condition", study.names, sizes, study.value),
         "## Are critics fooled?",
-        table("condition", study.names, some(*(f"auc_{part}" for part in AUDIENCES), "ks_oracles", "ks_uniform"), study.value),
+        table("condition", study.names, some(*(f"auc_{part}" for part in AUDIENCES), "auc_gap"), study.value),
+        "## Losses and ranks on F",
+        table("condition", study.names, some("ranks", "ks_oracles", "ks_uniform"), study.value),
         "## Accuracy and loss",
         table("condition", study.names, some("accuracy_forget", "accuracy_retain", "accuracy_test", "loss_forget"), study.value),
         "## Differences",
@@ -233,7 +245,7 @@ def conditions(study: Results) -> "matplotlib.figure.Figure":
     handles = [
         panels[2].plot([], [], "o^s"[at], color=colour, label=part)[0] for at, (part, colour) in enumerate(colours.items())
     ]
-    panels[2].legend(handles=handles, fontsize=7, frameon=False, loc="lower right")
+    panels[2].legend(handles=handles, fontsize=7, frameon=False, loc="upper right")
     figure.suptitle(
         f"{study.title}\n95% intervals over draws; grey band: retrained models (labels of all sets are wrong as often as F's); "
         "hollow: beyond the edge",
@@ -298,12 +310,12 @@ def proxy(study: Results) -> "matplotlib.figure.Figure":
     """Draws memory left and damage of the proxy without the retain set against how uniform its losses on F are."""
     figure = blank(WIDTH, 3.4)
     panels = figure.subplots(1, 2)
-    names = ["original", "retrain", *(name for name in study.names if name.startswith(PROXY))]
-    palette = ["#000000", LINE, *COLOURS, *COLOURS]
-    marks = "*Pos^vD<>"
+    names = [*(name for name in study.names if name.startswith(PROXY)), "retrain", "original"]
+    palette = [*(COLOURS[:6] * 3)[: len(names) - 2], LINE, "#000000"]
+    marks = [*("os^vD<" * 3)[: len(names) - 2], "P", "*"]
     floor = over_draws(study.values("uniform", "F", "sample")).value
     for panel, measure in zip(panels, ("memory_left", "damage"), strict=True):
-        for name, colour, mark in zip(names, palette, (marks * 3)[: len(names)], strict=False):
+        for name, colour, mark in zip(names, palette, marks, strict=True):
             across, up = study.value(name, "ks_uniform"), study.value(name, measure)
             if not math.isfinite(across.value + up.value):
                 continue

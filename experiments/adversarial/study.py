@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from experiments.adversarial import report
 from experiments.adversarial.options import BASE, KEEP, NOISY, ONE, PROXY, RIGHT, VALIDATION, Condition, Config, Search
@@ -23,7 +24,7 @@ from unlearn_jax.bench.scoring import Alive, effects_of
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
 from unlearn_jax.data.splits import generator, mislabel, sample
 from unlearn_jax.methods import METHODS, hyperparameters
-from unlearn_jax.metrics import cross_entropy_losses, probabilities
+from unlearn_jax.metrics import cross_entropy_losses, probabilities, scaled_logits
 from unlearn_jax.metrics.attacks import feature_mias
 from unlearn_jax.metrics.effects import SPLITS, distance_interval, distances_left_out
 from unlearn_jax.metrics.features import joined, output_features
@@ -335,10 +336,14 @@ def measure(drawn: Draw, arrays: dict[str, Arrays]) -> report.Measured:
             found |= {f"auc_{part}": told_apart(of_name, part) for part in report.AUDIENCES}
             found |= {"accuracy_forget": of_name.accuracy("F"), "accuracy_test": of_name.accuracy("test, right")}
             found["accuracy_retain"] = float(100 * (of_name.logits["retain"].argmax(-1) == labels.retain).mean())
+            found["auc_gap"] = found["auc_test-like"] - found["auc_validation"]
             found["loss_forget"] = float(of_name.losses("F").mean())
             found["ks_uniform"] = from_uniform(of_name.losses("F"), top)
         if name != "oracle" and len(of_name.logits["forget"]) > 1:
             found["ks_oracles"] = from_pool(of_name.losses("F"), oracles.losses("F"))
+            found["ranks"] = float(
+                spearmanr(*(scaled_logits(*each.on("F")).mean(axis=0) for each in (of_name, oracles))).statistic
+            )
             sizes = effects_of(of_name.alive, models["original"].alive, oracles.alive[0], labels, parts)
             if sizes:
                 found |= {"memory_left": sizes.memory_left.value, "damage": sizes.damage.value, "distance": sizes.distance}
@@ -383,9 +388,9 @@ def aims_of(models: dict[str, Answers], top: float) -> dict[str, dict[str, float
     pairs += [(right, "held-out, right"), (right, "F")]
     oracles = models["oracle"]
     of_oracles, seen = oracles.losses("F"), oracles.seen("F")
-    found = {
-        "oracle on F": {"accuracy": oracles.accuracy("F"), "loss": float(of_oracles.mean()), "ks": math.nan, "auc": math.nan}
-    }
+    accuracy, loss = oracles.accuracy("F"), float(of_oracles.mean())
+    unknown = dict.fromkeys(report.AIM_MEASURES, math.nan)
+    found = {"oracle on F": unknown | {"accuracy": accuracy, "loss": loss}}
     for name, part in pairs:
         shown = models[name]
         count = min(len(shown.logits["forget"]), len(seen))
@@ -395,12 +400,14 @@ def aims_of(models: dict[str, Answers], top: float) -> dict[str, dict[str, float
         losses = shown.losses(part)
         found[f"{name} on {part}"] = {
             "accuracy": shown.accuracy(part),
+            "accuracy_gap": shown.accuracy(part) - accuracy,
             "loss": float(losses.mean()),
+            "loss_gap": float(losses.mean()) - loss,
             "ks": from_pool(losses, of_oracles),
             "auc": float(np.mean([attack.auc for attack in attacks])),
         }
     uniform = from_uniform(of_oracles.reshape(1, -1), top)
-    found["uniform losses"] = {"accuracy": math.nan, "loss": top / 2, "ks": uniform, "auc": math.nan}
+    found["uniform losses"] = unknown | {"loss": top / 2, "loss_gap": top / 2 - loss, "ks": uniform}
     return found
 
 
