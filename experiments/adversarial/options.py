@@ -6,8 +6,8 @@ with right labels, and with half of the held-out examples. Controls: no critic, 
 retained examples in place of F. The proxy without the retain set, whose losses are to become uniform, plays at several learning
 rates until it comes to rest, and its assumption is measured on retrained models. Hyperparameters come from a search on other
 wrong labels, models and forget sets. Everything is drawn anew several times: wrong labels, originals and F; intervals are over
-these draws, and differences are paired. The defaults (digits, an MLP that memorises) take a quarter of an hour on two cores. An
-interrupted run resumes.
+these draws, and differences are paired. The defaults (digits, an MLP that memorises) take six minutes of processor time, a
+quarter of an hour on two busy cores. An interrupted run resumes.
 
     python benchmark.py --exp adversarial
 """
@@ -114,7 +114,8 @@ class Config(Methods, Hyper, Requests, Judging):
     draws: Annotated[int, Whole(least=FEWEST_DRAWS, most=SETS)] = 6
     """Draws of the wrong labels, the originals and F, at least 3. Draw i has the seed --seed + i."""
     methods: Names = ("finetune", "scrub")
-    """Names separated by commas, of methods to compare with, tuned alike. The three games of critics are always there."""
+    """Names separated by commas, of methods to compare with, tuned alike; an empty value: none. The three games of critics are
+    always there."""
     hyper: Settings = ()
     """METHOD.NAME=VALUE, several separated by commas; * means every method that has it. What has a value here is not tuned."""
     epochs: Count = 10
@@ -123,7 +124,7 @@ class Config(Methods, Hyper, Requests, Judging):
     """Passes over F of gan_without_retain."""
     rates: Annotated[tuple[float, ...], Several(Real(above=0))] = (0.0001, 0.0003, 0.001, 0.004)
     """Learning rates of gan_without_retain beside the tuned one, separated by commas: from a game that has hardly begun to one
-    that has come to rest. With the last one it also plays four times as long."""
+    that has come to rest. With the last one it also plays four times as long. An empty value: none."""
     batch_size: Count = 128
     """Examples per step, for every method that takes steps."""
     trials: Annotated[int, Whole(least=0, most=1000)] = 6

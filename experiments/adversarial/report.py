@@ -311,8 +311,8 @@ def proxy(study: Results) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 3.4)
     panels = figure.subplots(1, 2)
     names = [*(name for name in study.names if name.startswith(PROXY)), "retrain", "original"]
-    palette = [*(COLOURS[:6] * 3)[: len(names) - 2], LINE, "#000000"]
-    marks = [*("os^vD<" * 3)[: len(names) - 2], "P", "*"]
+    palette = [*((*COLOURS[:6], "#5D3A9B") * 15)[: len(names) - 2], LINE, "#000000"]
+    marks = [*("os^vD<>" * 15)[: len(names) - 2], "P", "*"]
     floor = over_draws(study.values("uniform", "F", "sample")).value
     for panel, measure in zip(panels, ("memory_left", "damage"), strict=True):
         for name, colour, mark in zip(names, palette, marks, strict=True):
