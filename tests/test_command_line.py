@@ -177,6 +177,7 @@ def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(
 @pytest.mark.parametrize(
     ("experiment", "words"),
     [
+        ("adversarial", "--auto.metric --forget-sets --unlearning-seeds --forget.kind --forget.models --evaluation.splits"),
         ("attack_features", "--unlearning-seeds --auto.metric"),
         ("calibration", "--methods --hyper --auto.most --forget-sets --unlearning-seeds"),
         ("capacity", "--unlearning-seeds --auto.split --forget.label --forget.file"),

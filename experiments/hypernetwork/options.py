@@ -7,13 +7,10 @@ About three minutes on two cores with the defaults (digits, MLP), mostly for the
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, ClassVar
 
-from tyro.conf import Suppress
-
-from unlearn_jax.bench.kinds import Count, Names, Real, Whole, fixed
-from unlearn_jax.bench.options import QUICK, Forget, Request, Seeded, Train, small
+from unlearn_jax.bench.kinds import Count, Names, Real, Whole
+from unlearn_jax.bench.options import AT_RANDOM, QUICK, AtRandom, Seeded, Train, small
 
 LONG = Train(epochs=60)
 
@@ -37,18 +34,6 @@ class Meta:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AtRandom(Forget):
-    """Which training examples are to be forgotten: random ones, as in meta-training."""
-
-    kind: Suppress[Request] = fixed("random")
-    size: Annotated[float, Real(above=0)] = Forget.size
-    """A share (below 1) or a count, of all training examples."""
-    label: Suppress[int] = fixed(Forget.label)
-    file: Suppress[Path | None] = fixed(None)
-    models: Suppress[int] = fixed(Forget.models)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Seeded):
     """The options of the experiment `hypernetwork`."""
 
@@ -62,7 +47,7 @@ class Config(Seeded):
     """60 epochs: after 15 an MLP has memorised too little of digits to forget."""
     members: Annotated[int, Whole(least=2)] = 24
     """Original models, each unlearned by each method; twice as many oracles are trained, for the null."""
-    forget: AtRandom = AtRandom()
+    forget: AtRandom = AT_RANDOM
     methods: Names = ("original", "retrain", "finetune", "cf_k", "gradient_ascent", "neggrad_plus", "ssd")
     """Methods to compare with: names separated by commas, or all. `--list` shows them."""
     meta: Meta = Meta()

@@ -162,6 +162,21 @@ SAME_SIZE = SizedForget()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AtRandom(Forget):
+    """Which training examples are to be forgotten: random ones."""
+
+    kind: Suppress[Request] = fixed("random")
+    size: Annotated[float, Real(above=0)] = Forget.size
+    """A share (below 1) or a count, of all training examples."""
+    label: Suppress[int] = fixed(Forget.label)
+    file: Suppress[Path | None] = fixed(None)
+    models: Suppress[int] = fixed(Forget.models)
+
+
+AT_RANDOM = AtRandom()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
     """Which retained examples models are evaluated on."""
 

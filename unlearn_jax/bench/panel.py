@@ -10,6 +10,7 @@ import numpy as np
 
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
 from unlearn_jax.bench.kinds import require
+from unlearn_jax.bench.options import Training
 from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import Setting, forgetting
@@ -43,7 +44,7 @@ class Programs:
     def __init__(self) -> None:
         self.method, self.compiled = "", dict[str, Unlearner]()
 
-    def of(self, config: Config, name: str, values: dict[str, Any], problem: Problem, originals: Variables) -> Unlearner:
+    def of(self, config: Training, name: str, values: dict[str, Any], problem: Problem, originals: Variables) -> Unlearner:
         """Returns the program of a method for problems of this shape, with its float hyperparameters set to `values`."""
         if name != self.method:
             self.method, self.compiled = name, {}
