@@ -10,11 +10,11 @@ import pytest
 from in_process import run_in_process
 
 from experiments.carry_over import study as carry_over
-from experiments.carry_over.comparison import Sizes, below, compare, mean_intervals, means
 from experiments.carry_over.matching import match, mixed_sets
 from experiments.carry_over.options import AGAIN, BASE, CLEAN, SETTINGS, Config, smoke
 from experiments.carry_over.report import Measured, Results, correlations, figure, summary
 from unlearn_jax import runs
+from unlearn_jax.bench.orders import Sizes, below, compare, difference, mean_intervals, means
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics.effects import Effects
@@ -48,6 +48,16 @@ def test_noise_alone_lowers_the_correlation_and_the_interval_says_how_far():
     other, apart = compare(base, drawn(3, 0.3))
     gap = below(apart["damage"], draws["damage"], found["damage"].value - other["damage"].value)
     assert gap.low > 0
+
+
+def test_a_difference_of_correlations_is_seen_where_there_is_one():
+    base, near, far = drawn(1, 0.05, level=9), drawn(2, 0.05, level=9), drawn(3, 0.05)
+    for name, found in difference(base, near, far).items():
+        assert found.value == compare(base, near)[0][name].value - compare(base, far)[0][name].value
+        assert found.low > 0 < found.low_methods
+    assert all(found == (0.0,) * 5 for found in difference(base, near, near).values())
+    few = Sizes(*(part[:4] for part in base))
+    assert difference(few, few, few)["damage"][3:] == (-2.0, 2.0)
 
 
 def test_independent_settings_correlate_about_zero_with_intervals_that_cover_it():

@@ -184,7 +184,7 @@ def test_a_mistake_gets_one_line_with_the_option_the_value_and_what_is_accepted(
         ("capacity_fitted", "--unlearning-seeds --auto.split --forget.label --forget.file --evaluation.splits"),
         ("entropy", "--methods --hyper --auto.metric --unlearning-seeds --forget.kind --forget.size --evaluation.splits"),
         ("estimators", "--dataset --model --train.schedule --data-dir --convolution"),
-        ("fitted_toy", "--model --normalisation --convolution"),
+        ("fitted_toy", "--model --normalisation --convolution --forget.label --forget.file --evaluation.splits"),
         ("gaming", "--methods --auto.metric --forget-sets --unlearning-seeds"),
         ("hypernetwork", "--auto.metric --forget.kind --forget.label --forget.file --forget.models"),
         ("streaming", "--auto.metric --forget-sets --unlearning-seeds --forget.kind --forget.size"),

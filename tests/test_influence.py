@@ -18,13 +18,13 @@ from experiments.influence import study
 from experiments.influence.options import Config, smoke
 from unlearn_jax import influence
 from unlearn_jax.bench.options import Discs
-from unlearn_jax.bench.toy import draw_toy
+from unlearn_jax.bench.toy import draw_toy, prepare_training
 from unlearn_jax.data import FASHION_PLANE, discs
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train
 from unlearn_jax.influence.boundary import Contour, displacement, margin
 from unlearn_jax.influence.response import for_members, weighted_gradient
-from unlearn_jax.models import as_model, build
+from unlearn_jax.models import as_model, build, through_waves
 from unlearn_jax.models.resnet import Normalisation
 from unlearn_jax.types import Examples, Model, Recipe, Variables
 
@@ -369,6 +369,8 @@ def test_the_plane_that_is_like_images_has_ten_classes():
     assert (np.bincount(toy.clean_labels) == 40).all()
     assert (toy.train.labels != toy.clean_labels).sum() == round(400 * FASHION_PLANE.label_noise)
     np.testing.assert_array_equal(draw_toy(Config(train_size=30), 0).train.images, discs(30).train.images)
+    seen = prepare_training(Config(dataset="fashion_plane", train_size=400, waves=5, width=4), toy, 0).model
+    assert seen is through_waves(build("mlp", classes=10, width=4, layers=2, activation="relu"), 5, FASHION_PLANE.contrast)
 
 
 @pytest.mark.parametrize("with_one", [0, 1])

@@ -517,6 +517,8 @@ def test_waves_make_pixels_whose_likeness_falls_with_the_distance():
     pixels, _ = seen(Variables({}, {}), points, train=False)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.testing.assert_allclose(pixels @ pixels.T / 20_000, np.exp(-(distances**2) / 2), atol=0.03)
+    stark, _ = through_waves(inner, 20_000, 2.5).apply(Variables({}, {}), points, train=False)
+    np.testing.assert_allclose(stark, 2.5 * pixels, rtol=1e-5)
 
 
 def test_a_model_behind_waves_is_the_model_on_pixels():

@@ -61,6 +61,24 @@ def test_sub_populations_are_rare_by_their_rank():
     np.testing.assert_allclose(counts[:4] / len(own), 1 / np.arange(1, 5) / harmonic, rtol=0.15)
 
 
+def test_kin_lie_beside_the_class_that_theirs_is_taken_for_and_where_errors_are():
+    confusion = np.array([[0.4, 0.6, 0.0], [0.0, 0.9, 0.1], [0.0, 0.2, 0.8]])
+    far = MIXTURE._replace(rare=0.3, confusion=confusion, reach=1e3, label_noise=0.0, scale=1.0)
+    np.testing.assert_array_equal(populations(999, far).train.images, populations(999, far._replace(confusion=None)).train.images)
+    common = populations(30_000, far._replace(rare=0.0)).train.images
+    toy = populations(30_000, far._replace(kinship=1.0))
+    rare = (toy.train.images != common).any(axis=1)
+    shares = [rare[toy.clean_labels == label].mean() for label in range(3)]
+    np.testing.assert_allclose(shares, 0.3 * np.array([0.6, 0.1, 0.2]) / 0.3, atol=0.02)
+    for label, other in ((0, 1), (1, 2), (2, 1)):
+        places = toy.train.images[rare & (toy.clean_labels == label)]
+        np.testing.assert_allclose(places.mean(0), toy.centres[other], atol=1.0)  # few heavy islands, each about 1 away
+        assert np.linalg.norm(places - toy.centres[other], axis=1).max() < 8
+    half = populations(30_000, far._replace(kinship=0.5)).train.images
+    away = np.linalg.norm(half[(half != common).any(axis=1)], axis=1) > 30
+    assert 0.3 < away.mean() < 0.7  # the others lie anywhere within the reach
+
+
 def test_other_draws_are_other_points_of_the_same_places():
     bare = MIXTURE._replace(modes=1.0, rare=0.0)
     first, again, second, elsewhere = (

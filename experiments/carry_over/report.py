@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments.carry_over.comparison import MEASURES, Correlation, Sizes, below, compare, mean_intervals, means
 from experiments.carry_over.options import AGAIN, CLEAN, REFERENCES
+from unlearn_jax.bench.orders import MEASURES, Correlation, Sizes, below, compare, mean_intervals, means
 from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import Effects
 from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, name_rows

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from unlearn_jax.bench.pools import pool, train_on_halves, version_note
 from unlearn_jax.bench.population import NULL, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make_all, unlearn
 from unlearn_jax.bench.setting import Setting, forgetting, prepare
+from unlearn_jax.bench.several_sets import Compiled, Values
 from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Unlearner
@@ -29,9 +30,8 @@ from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import Pool, diverged, member_keys
-from unlearn_jax.types import Model, Problem, Variables
+from unlearn_jax.types import Model, Variables
 
-Values = dict[str, dict[str, Any]]
 Margins = dict[str, np.ndarray]  # by split: [models, examples]
 
 
@@ -73,28 +73,6 @@ def hyperparameters(config: Config, name: str, setting: Setting) -> Values:
     dataset = config.variant(name).dataset if config.hyper_of == "own" else config.dataset
     supported = [method for method in config.method_names() if not METHODS[method].unmet(setting.problem)]
     return hyperparameters_of(dataset, supported, config.hyperparameters())
-
-
-class Compiled:
-    """The unlearners of one network. Other data of the same shapes, and other models, use them without compiling again."""
-
-    def __init__(self) -> None:
-        self.shapes: Any = None
-        self.unlearners: dict[str, Unlearner] = {}
-
-    def turn_to(
-        self, config: Config, method: str, values: Values, problem: Problem, variables: Variables, forget: np.ndarray
-    ) -> Unlearner:
-        """The unlearner of a method, turned to a problem and to models, each with its own forget set `[models, examples]`."""
-        shapes = (values, jax.tree.structure(problem), [np.shape(leaf) for leaf in jax.tree.leaves((problem, variables))])
-        if shapes != self.shapes:
-            self.shapes, self.unlearners = shapes, {}
-        if method in self.unlearners:
-            self.unlearners[method].turn_to(problem, variables, {"forget": forget})
-        else:
-            batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-            self.unlearners[method] = Unlearner(method, values[method], problem, variables, masks={"forget": forget}, **batching)
-        return self.unlearners[method]
 
 
 def measure_setting(

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats.qmc import LatinHypercube
 
-from experiments.fitted_toy import report
+from experiments.fitted_toy import order, report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
+from experiments.fitted_toy.points import image_setting, pixels, sample_points
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.resume import load_or_make
-from unlearn_jax.bench.setting import deciding_options, prepare
-from unlearn_jax.data import DATASETS, Mixture, Toy, populations
+from unlearn_jax.bench.setting import deciding_options
+from unlearn_jax.data import DATASETS, Mixture
 from unlearn_jax.data.splits import generator, random_halves, sample
 from unlearn_jax.data.toys import layout
 from unlearn_jax.metrics import Characteristics, characteristics, class_distances, margins, mismatch, neighbour_purity
-from unlearn_jax.models import build, through_waves
+from unlearn_jax.models import build
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run, json_text
@@ -46,13 +47,14 @@ def run(config: Config, folder: Run) -> None:
     Raises:
         ArgumentError: something in the configuration cannot be done.
     """
+    values = order.hyperparameters(config)  # refuses what cannot be done
     seeds = range(config.seed, config.seed + config.seeds)
     images = [measure_images(dataclasses.replace(config, seed=seed)) for seed in seeds]
     target, classes = images[0], len(images[0].confusion)
-    centres = layout(class_distances(target.confusion, config.test_size // classes))
+    begun = Mixture(layout(class_distances(target.confusion, config.test_size // classes)), confusion=target.confusion)
     learner = Learner(config, classes)
-    trials = search(config, folder, learner, centres, target)
-    begun, fitted = mixture_at(unit_place(Mixture(centres)), centres), mixture_at(mean_of_elite(config, trials), centres)
+    trials = search(config, folder, learner, begun, target)
+    fitted = mixture_at(mean_of_elite(config, trials), begun)
     fresh = [seed + config.rounds + 1 for seed in seeds]  # the seeds before were used by the rounds
     with working("fresh toys") as update:
         start, end = zip(*(learner.measure([begun, fitted], seed) for seed in fresh), strict=True)
@@ -84,12 +86,13 @@ def run(config: Config, folder: Run) -> None:
     save(report.planes(study), folder, "toy")
     save(report.characteristics(study), folder, "characteristics")
     save(report.search(study), folder, "search")
-    print(report.headline(study))
+    print(report.headline(study), flush=True)
+    order.compare(config, folder, {"fitted": fitted, "start": begun}, values)
 
 
 def measure_images(config: Config) -> Characteristics:
     """The characteristics of the image set, from a pool on random halves."""
-    setting = prepare(config)
+    setting = image_setting(config)
     data, model = setting.data, setting.problem.model
     masks, variables = train_on_halves(config, setting, config.members)
     rows = sample(len(data.test.labels), config.test_size, generator("test examples", config.seed))
@@ -106,11 +109,6 @@ def characterise(
     return characteristics(masks, right, purity, test.argmax(-1), margins(test, test_labels), test_labels, classes)
 
 
-def sample_points(config: Config, mixture: Mixture, seed: int, draw: int) -> Toy:
-    """Training points of a mixture (draw 0), or test points (draw 1)."""
-    return populations(config.test_size if draw else config.train_size, mixture, draw=draw, seed=seed)
-
-
 class Learner:
     """Trains pools on several toys of one shape at a time. One program serves all, since toys are its arguments."""
 
@@ -119,25 +117,28 @@ class Learner:
         rng = generator("halves of the toy", config.seed)
         self.masks = random_halves(config.train_size, config.members, rng)
         self.keys = member_keys(config.seed, "toy", config.members)
-        model = build(config.model, classes=classes, width=config.width)
         nothing = Examples(jnp.zeros((config.train_size, 2)), jnp.zeros(config.train_size, jnp.int32))
         self.problem = Problem(
             train=nothing,
             held_out=nothing,
             kept=jnp.ones(config.train_size, bool),
             forget=jnp.zeros(config.train_size, bool),
-            model=through_waves(model, config.waves) if config.waves else model,
+            model=build(config.model, classes=classes, width=config.width),
             classes=classes,
             kept_count=config.train_size,
             forget_count=0,
             recipe=Recipe(**dataclasses.asdict(config.train)),
         )
-        self.answers = over_members(self.train_and_predict, (True, True, True, True, False), config.strategy)
+        self.answers = over_members(self.train_and_predict, (True, True, True, True, True, False), config.strategy)
 
-    def train_and_predict(self, key: Key, mask: jax.Array, train: Examples, test: jax.Array, problem: Problem) -> tuple:
+    def train_and_predict(
+        self, key: Key, mask: jax.Array, train: Examples, test: jax.Array, contrast: jax.Array, problem: Problem
+    ) -> tuple:
         """Trains one model on the points of its mask. Returns its logits on training and on test points."""
-        variables = fit(key, mask, count=self.masks.shape[1] // 2, problem=dataclasses.replace(problem, train=train))
-        return tuple(problem.model.apply(variables, points, train=False)[0] for points in (train.images, test))
+        seen, unseen = (pixels(points, self.config.waves, contrast) for points in (train.images, test))
+        own = dataclasses.replace(problem, train=Examples(seen, train.labels))
+        variables = fit(key, mask, count=self.masks.shape[1] // 2, problem=own)
+        return tuple(problem.model.apply(variables, images, train=False)[0] for images in (seen, unseen))
 
     def measure(self, mixtures: list[Mixture], seed: int) -> list[Characteristics | None]:
         """The characteristics of a toy of each mixture, all drawn with one seed; None where training diverges."""
@@ -146,8 +147,9 @@ class Learner:
         parts = zip(*(toy.train for toy in toys), strict=True)
         train = Examples(*(np.repeat(np.stack(part), members, axis=0) for part in parts))
         test = np.repeat(np.stack([toy.train.images for toy in tests]), members, axis=0)
+        contrast = np.repeat(np.array([mixture.contrast for mixture in mixtures], np.float32), members)
         member = np.tile(np.arange(members), len(toys))
-        logits = self.answers(*padded((self.keys[member], self.masks[member], train, test)), self.problem)
+        logits = self.answers(*padded((self.keys[member], self.masks[member], train, test, contrast)), self.problem)
         seen, unseen = (np.asarray(part)[: len(member)].reshape(len(toys), members, *part.shape[1:]) for part in logits)
         known = zip(seen, unseen, toys, tests, strict=True)
         return [
@@ -158,7 +160,7 @@ class Learner:
         ]
 
 
-def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, target: Characteristics) -> Trials:
+def search(config: Config, folder: Run, learner: Learner, begun: Mixture, target: Characteristics) -> Trials:
     """The cross-entropy method: each round is drawn from a Gaussian fitted to the best places of the last round.
 
     Every round draws new sub-populations and points, the same for all its mixtures, so that no mixture wins by suiting one draw.
@@ -166,7 +168,7 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
 
     Source: Rubinstein, "The Cross-Entropy Method for Combinatorial and Continuous Optimization", 1999.
     """
-    wanted = hashlib.sha256(json_text([centres, target]).encode()).hexdigest()
+    wanted = hashlib.sha256(json_text([begun, target]).encode()).hexdigest()
     identity = {**deciding_options(config), "space": SPACE, "tolerance": TOLERANCE, "wanted": wanted}
     shape = (config.candidates, len(SPACE))
     places, losses = np.zeros((0, *shape)), np.zeros((0, config.candidates))
@@ -175,12 +177,12 @@ def search(config: Config, folder: Run, learner: Learner, centres: np.ndarray, t
         rng = generator("mixtures", config.seed, number)
         if number == 0:
             drawn = LatinHypercube(shape[1], rng=rng).random(shape[0])
-            drawn[0] = unit_place(Mixture(centres))
+            drawn[0] = unit_place(begun)
         else:
             elite = sort_places(Trials(places, losses))[-1][: config.elite]
             spread = np.maximum(elite.std(axis=0), NARROWEST)
             drawn = np.clip(elite.mean(axis=0) + spread * rng.standard_normal(shape), 0, 1)
-        measured = learner.measure([mixture_at(place, centres) for place in drawn], config.seed + 1 + number)
+        measured = learner.measure([mixture_at(place, begun) for place in drawn], config.seed + 1 + number)
         return {
             "places": drawn,
             "losses": np.array([LOST if toy is None else loss(mismatch(toy, target)) for toy in measured]),
@@ -213,12 +215,12 @@ def mean_of_elite(config: Config, trials: Trials) -> np.ndarray:
     return sort_places(trials)[-1][: config.elite].mean(axis=0)
 
 
-def mixture_at(place: np.ndarray, centres: np.ndarray) -> Mixture:
-    """The mixture at a place in the unit cube."""
+def mixture_at(place: np.ndarray, begun: Mixture) -> Mixture:
+    """The mixture at a place in the unit cube, with the centres and confusions of another."""
     values: dict[str, Any] = {}
     for share, (name, (low, high, way)) in zip(place, SPACE.items(), strict=True):
         values[name] = float(low * (high / low) ** share if way == "log" else low + share * (high - low))
-    return Mixture(centres, **values)
+    return begun._replace(**values)
 
 
 def unit_place(mixture: Mixture) -> np.ndarray:

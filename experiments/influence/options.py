@@ -11,7 +11,7 @@ Points of several classes that overlap, minibatches of SGD:
 
 Ten classes, as hard to learn as images (seen through waves the boundary is a labyrinth; compare margins and losses instead):
 
-    python benchmark.py --exp influence --dataset fashion_plane --waves 64
+    python benchmark.py --exp influence --dataset fashion_plane --waves 256
 """
 
 import dataclasses

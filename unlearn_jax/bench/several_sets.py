@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from unlearn_jax.bench.forget_set import forget_mask, forget_name
-from unlearn_jax.bench.options import ATTACKED, Comparison
+from unlearn_jax.bench.options import ATTACKED, Comparison, Training
 from unlearn_jax.bench.pools import compile_all, pool
 from unlearn_jax.bench.population import comparable, lost_members
 from unlearn_jax.bench.resume import Arrays, identity_of, load_or_make, unlearn
@@ -22,19 +22,44 @@ from unlearn_jax.data.splits import generator, sample
 from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import cross_entropy_losses, likelihood_ratios, probabilities, scaled_logits
 from unlearn_jax.metrics.catalogue import damage, memory_left
-from unlearn_jax.metrics.effects import SPLITS, effects, mean_effects
+from unlearn_jax.metrics.effects import SPLITS, Effects, effects, mean_effects
 from unlearn_jax.metrics.null import halves
 from unlearn_jax.progress import working
 from unlearn_jax.runs import Run, json_text
 from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import diverged, member_keys
+from unlearn_jax.types import Problem, Variables
 
 Values = dict[str, dict[str, Any]]
 HALVES = 4  # splits of the oracles; a value is averaged over both halves of each
 FEWEST_ORACLES = 6  # three on each side of the attack, for its variances
 
 
-def load_or_predict(config: Comparison, folder: Run, setting: Setting, values: Values) -> Arrays:
+class Compiled:
+    """The unlearners of one network. Other data of the same shapes, and other models, use them without compiling again."""
+
+    def __init__(self) -> None:
+        self.shapes: Any = None
+        self.unlearners: dict[str, Unlearner] = {}
+
+    def turn_to(
+        self, config: Training, method: str, values: Values, problem: Problem, variables: Variables, forget: np.ndarray
+    ) -> Unlearner:
+        """The unlearner of a method, turned to a problem and to models, each with its own forget set `[models, examples]`."""
+        shapes = (values, jax.tree.structure(problem), [np.shape(leaf) for leaf in jax.tree.leaves((problem, variables))])
+        if shapes != self.shapes:
+            self.shapes, self.unlearners = shapes, {}
+        if method in self.unlearners:
+            self.unlearners[method].turn_to(problem, variables, {"forget": forget})
+        else:
+            batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
+            self.unlearners[method] = Unlearner(method, values[method], problem, variables, masks={"forget": forget}, **batching)
+        return self.unlearners[method]
+
+
+def load_or_predict(
+    config: Comparison, folder: Run, setting: Setting, values: Values, compiled: Compiled | None = None
+) -> Arrays:
     """The logits of all models of a setting, see `train_and_predict`. Those kept by an earlier run are read.
 
     Args:
@@ -42,14 +67,17 @@ def load_or_predict(config: Comparison, folder: Run, setting: Setting, values: V
         folder: the run folder.
         setting: data and model.
         values: the hyperparameters of each method: method -> name -> value.
+        compiled: unlearners of earlier settings, which are used again.
     """
     forget = np.stack([forget_mask(config, setting, index) for index in range(config.forget_sets)])
     identity = {**identity_of(config, setting, forget), "methods": values}
     name = f"settings/{hashlib.sha256(json_text(identity).encode()).hexdigest()[:16]}.npz"
-    return load_or_make(folder, name, identity, partial(train_and_predict, config, setting, forget, values))
+    return load_or_make(folder, name, identity, partial(train_and_predict, config, setting, forget, values, compiled))
 
 
-def train_and_predict(config: Comparison, setting: Setting, forget: np.ndarray, values: Values) -> Arrays:
+def train_and_predict(
+    config: Comparison, setting: Setting, forget: np.ndarray, values: Values, compiled: Compiled | None = None
+) -> Arrays:
     """Trains originals and the oracles of all forget sets, unlearns, and predicts.
 
     Returns:
@@ -68,7 +96,7 @@ def train_and_predict(config: Comparison, setting: Setting, forget: np.ndarray, 
     oracles = pool(config, of_sets, setting.problem, masks, "oracle", 2 * members * sets)
     by_set = jax.tree.map(lambda leaf: np.concatenate([leaf[index::sets] for index in range(sets)]), oracles.variables)
     copies = tile(originals.variables, sets)
-    forget_masks = {"forget": np.repeat(forget, members, axis=0)}
+    of_members = np.repeat(forget, members, axis=0)
     names = [forget_name(config, setting, index) for index in range(sets)]
     rows = [np.flatnonzero(mask) for mask in forget]
     never_asked = np.flatnonzero(~forget.any(axis=0))
@@ -84,8 +112,8 @@ def train_and_predict(config: Comparison, setting: Setting, forget: np.ndarray, 
         some = slice(2 * members * index, 2 * members * (index + 1))
         models = jax.tree.map(lambda leaf, some=some: leaf[some], (by_set, logits["oracle"]))
         lost_members(config, f"{name} oracle", models, FEWEST_ORACLES)
-    batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
-    unlearners = {name: Unlearner(name, values[name], problem, copies, masks=forget_masks, **batching) for name in values}
+    compiled = compiled or Compiled()
+    unlearners = {name: compiled.turn_to(config, name, values, problem, copies, of_members) for name in values}
     compile_all(unlearners.values())
     for name, unlearner in unlearners.items():
         keys = jax.numpy.concatenate([member_keys(config.seed, f"{name} on {set_name}", members) for set_name in names])
@@ -152,21 +180,28 @@ def evaluate_logits(logits: np.ndarray, labels: np.ndarray) -> Answers:
     return Answers(scaled_logits(logits, labels), cross_entropy_losses(logits, labels), right, probabilities(logits))
 
 
+def margins_of(kind: str, index: int, models: AllAnswers) -> dict[str, np.ndarray]:
+    """The margins of one kind of model on a forget set and on the other splits, each `[models, examples]`."""
+    return {split: models[kind, split][index].phi for split in SPLITS}
+
+
+def effects_by_set(name: str, models: AllAnswers) -> list[Effects]:
+    """The effect sizes of a method on each forget set; an empty list if some of its models diverged."""
+    sets = range(len(models["original", "forget"]))
+    if any(len(models[name, "forget"][index].phi) < len(models["original", "forget"][index].phi) for index in sets):
+        return []
+    return [effects(*(margins_of(kind, index, models) for kind in (name, "original", "oracle"))) for index in sets]
+
+
 def measure_methods(methods: Sequence[str], models: AllAnswers) -> dict[str, float]:
     """What the originals remember, and the memory left and the damage of each method: means over forget sets.
 
     NaN if the originals remember too little to measure on every set, or if models diverged.
     """
-    sets = range(len(models["original", "forget"]))
-
-    def phi(kind: str, index: int) -> dict[str, np.ndarray]:
-        return {split: models[kind, split][index].phi for split in SPLITS}
-
     measures = {"remembered": math.nan}
     for name in methods:
-        whole = all(len(models[name, "forget"][index].phi) == len(models["original", "forget"][index].phi) for index in sets)
-        of_sets = [effects(*(phi(kind, index) for kind in (name, "original", "oracle"))) for index in sets if whole]
-        found = mean_effects(of_sets) if whole else None
+        of_sets = effects_by_set(name, models)
+        found = mean_effects(of_sets) if of_sets else None
         measures[f"memory/{name}"] = found.memory_left.value if found else math.nan
         measures[f"damage/{name}"] = found.damage.value if found else math.nan
         measures["remembered"] = found.remembered.value if found else measures["remembered"]

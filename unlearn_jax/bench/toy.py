@@ -49,7 +49,8 @@ def prepare_training(config: Plane, toy: Toy, seed: int) -> Training:
     """Prepares the training of the original."""
     shape: dict[str, Any] = {"width": config.width, "layers": config.layers, "activation": config.activation}
     model = build("mlp", classes=len(toy.centres), **shape)
-    model = through_waves(model, config.waves) if config.waves else model
+    contrast = FASHION_PLANE.contrast if config.dataset == "fashion_plane" else 1.0
+    model = through_waves(model, config.waves, contrast) if config.waves else model
     examples = Examples(*(jnp.asarray(part) for part in toy.train))
     return influence.training(jax.random.key(seed), model, examples, Recipe(**dataclasses.asdict(config.train)))
 

@@ -12,7 +12,7 @@ from unlearn_jax.models.adapters import (
 )
 from unlearn_jax.models.linen import as_model, draw_kernels
 from unlearn_jax.models.registry import MODELS, build, find, model
-from unlearn_jax.models.wrappers import mean_of, through_waves, with_extra_class
+from unlearn_jax.models.wrappers import mean_of, through_waves, wave_pixels, with_extra_class
 
 _FAMILIES = (resnet, vit, mlp)
 
@@ -32,5 +32,6 @@ __all__ = [
     "to_equinox",
     "to_nnx",
     "variables_of",
+    "wave_pixels",
     "with_extra_class",
 ]

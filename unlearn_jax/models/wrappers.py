@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,26 @@ def mean_of(model: Model) -> Model:
     return Model(init, apply, model.blocks, features if model.features else None, norms=model.norms, random=model.random)
 
 
+def wave_pixels(points: Any, waves: int, contrast: Any = 1.0) -> jax.Array:
+    """An image of each point, in random waves: a point x of the plane becomes the pixels `√2 cos(ω_j · x + b_j)`.
+
+    Args:
+        points: `[points, 2]`.
+        waves: number of pixels.
+        contrast: factor on them. What is learnt from larger pixels is learnt faster, and with larger margins.
+
+    Returns:
+        `[points, waves]`. For directions and source see `through_waves`.
+    """
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((2, waves)).astype(np.float32)
+    phases = 2 * np.pi * rng.random((1, waves)).astype(np.float32)
+    return contrast * math.sqrt(2) * jnp.cos(points @ directions + phases)
+
+
 @functools.cache
-def through_waves(model: Model, waves: int) -> Model:
-    """The model behind random waves: a point x of the plane becomes the pixels `√2 cos(ω_j · x + b_j)`.
+def through_waves(model: Model, waves: int, contrast: float = 1.0) -> Model:
+    """The model behind random waves: it gets the pixels of a point, see `wave_pixels`.
 
     A network on the two coordinates learns smooth functions long before it separates neighbours, and memorises nothing; waves
     shorter than the distance of neighbours make it possible. The directions ω_j are standard normal and the phases b_j uniform in
@@ -51,16 +69,14 @@ def through_waves(model: Model, waves: int) -> Model:
     Args:
         model: reads vectors of length `waves`.
         waves: number of pixels.
+        contrast: factor on the pixels.
 
     Source: Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
         arXiv 2006.10739; Rahimi & Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
     """
-    rng = np.random.default_rng(0)
-    directions = rng.standard_normal((2, waves)).astype(np.float32)
-    phases = 2 * np.pi * rng.random((1, waves)).astype(np.float32)
 
     def seen(points):
-        return math.sqrt(2) * jnp.cos(points @ directions + phases)
+        return wave_pixels(points, waves, contrast)
 
     def init(key: Key, points) -> Variables:
         return model.init(key, seen(points))

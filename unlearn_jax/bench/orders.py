@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from unlearn_jax.metrics.agreement import rank_agreement
+from unlearn_jax.metrics.agreement import FEWEST, rank_agreement
 from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.statistics import correlation, crossed_mean
 from unlearn_jax.types import Interval
@@ -101,6 +101,40 @@ def compare(base: Sizes, other: Sizes, seed: int = 0) -> tuple[dict[str, Correla
         over_cells = (low, high) if cells > 1 else (-1.0, 1.0)
         found[name] = Correlation(by_methods.value, *over_cells, by_methods.low, by_methods.high, len(base.memory))
     return found, draws
+
+
+class Difference(NamedTuple):
+    """How much more one setting correlates with the base than another one does, with 95% intervals as of `Correlation`."""
+
+    value: float
+    low: float
+    high: float
+    low_methods: float
+    high_methods: float
+
+
+def difference(base: Sizes, one: Sizes, other: Sizes, seed: int = 0) -> dict[str, Difference]:
+    """Compares the correlations of two settings with the base, by each of `MEASURES`.
+
+    Every resample is of the base and of both settings; the methods are resampled alike in all three.
+
+    Args:
+        base: of one setting.
+        one: of the same methods in a second setting.
+        other: in a third one.
+        seed: draws the resamples, as in `compare`.
+    """
+    (found, draws), (of_other, other_draws) = (compare(base, each, seed) for each in (one, other))
+    sides, methods = [means(each) for each in (base, one, other)], len(base.memory)
+    rows = np.random.default_rng(seed).integers(0, methods, (RESAMPLES, methods))
+    apart = {}
+    for name in MEASURES:
+        value = found[name].value - of_other[name].value
+        ranks = [rankdata(side[name][rows], axis=1) for side in sides]
+        first, second = (np.nan_to_num(correlation(ranks[0], each, axis=1)) for each in ranks[1:])
+        low, high = map(float, np.quantile(first - second, (0.025, 0.975))) if methods >= FEWEST else (-2.0, 2.0)
+        apart[name] = Difference(*below(other_draws[name], draws[name], value), low, high)
+    return apart
 
 
 def below(draws: Float[np.ndarray, " draws"], ceiling: Float[np.ndarray, " draws"], value: float) -> Interval:
