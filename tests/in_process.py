@@ -1,12 +1,26 @@
 """`python benchmark.py words` without a process of its own: no second start of JAX, and what this one compiled is used."""
 
 import contextlib
+import hashlib
 import io
+import pickle
 import subprocess
 
 import pytest
 
 import benchmark
+from unlearn_jax.metrics import svc_mia
+
+
+ATTACKS = {}  # the results of `attack`, by the models and the examples that were attacked
+
+
+def attack(*arguments, **options):
+    """`svc_mia`, once for each model: most runs of a file measure the same pools, and this takes a sixth of a smoke run."""
+    key = hashlib.sha256(pickle.dumps((arguments, options))).digest()
+    if key not in ATTACKS:
+        ATTACKS[key] = svc_mia(*arguments, **options)
+    return ATTACKS[key]
 
 
 def run_in_process(*words: object) -> subprocess.CompletedProcess:
@@ -19,6 +33,7 @@ def run_in_process(*words: object) -> subprocess.CompletedProcess:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         for name in ("pin", "keep_compiled"):
             patch.setattr(f"unlearn_jax.device.{name}", lambda *_: None)
+        patch.setattr("unlearn_jax.metrics.views.svc_mia", attack)
         patch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
         patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn elsewhere"))
         try:
