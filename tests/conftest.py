@@ -80,3 +80,12 @@ def one_compiler_context():
         now = time.time_ns()
         jax.jit(lambda: jax.numpy.uint32(now % 2**32)).lower().compile()
         yield
+
+
+@pytest.fixture
+def undrawn():
+    """For tests that call the library, make figures by the way, and do not look at them."""
+    from in_process import empty_pictures
+
+    with empty_pictures():
+        yield

@@ -11,7 +11,6 @@ import pytest
 import benchmark
 from unlearn_jax.metrics import svc_mia
 
-
 ATTACKS = {}  # the results of `attack`, by the models and the examples that were attacked
 
 
@@ -23,6 +22,15 @@ def attack(*arguments, **options):
     return ATTACKS[key]
 
 
+@contextlib.contextmanager
+def empty_pictures():
+    """Pictures are files with no picture in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn elsewhere"))
+        yield
+
+
 def run_in_process(*words: object) -> subprocess.CompletedProcess:
     """What a person would have got, but for empty pictures: drawing takes a third of a smoke run, and has tests of its own.
 
@@ -30,12 +38,11 @@ def run_in_process(*words: object) -> subprocess.CompletedProcess:
     """
     out, err = io.StringIO(), io.StringIO()
     arguments = [str(word) for word in words]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with pytest.MonkeyPatch.context() as patch, empty_pictures(), said[0], said[1]:
         for name in ("pin", "keep_compiled"):
             patch.setattr(f"unlearn_jax.device.{name}", lambda *_: None)
         patch.setattr("unlearn_jax.metrics.views.svc_mia", attack)
-        patch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn elsewhere"))
         try:
             code = benchmark.main(arguments)
         except SystemExit as left:
