@@ -1,8 +1,11 @@
 """The tests run on a CPU that looks like two devices, with shapes and ranks checked, and leave nothing in the user's cache."""
 
+import gc
 import os
 import signal
 import tempfile
+import threading
+import time
 
 import pytest
 
@@ -21,7 +24,10 @@ if jax.__version_info__ < (0, 11):  # each takes a third off the compiler's time
 
 import jaxtyping
 from first_calls import begin_test, check_first_calls
+from jax._src.interpreters import mlir
 
+os.fsync = lambda file: None  # nothing that is written here has to outlive a power cut: a run waits for thirty files
+gc.set_threshold(20_000, 20, 20)  # tracing makes many objects that live for long: at the usual 700 they take a tenth of the time
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -59,3 +65,28 @@ def compiled_programs_are_let_go():
     """What a file compiled is of no use to the next, and a suite's worth of it takes gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_compiler_context():
+    """JAX makes an MLIR context for each program, which takes as long as lowering most of those here: one is made for each file.
+
+    The first program of a context loads dialects into it, which threads that compile must not do at once: it is one that no
+    cache holds. Threads that lower make their own.
+    """
+    make, main = mlir.make_ir_context, threading.main_thread()
+    context = make()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlir, "make_ir_context", lambda: context if threading.current_thread() is main else make())
+        now = time.time_ns()
+        jax.jit(lambda: jax.numpy.uint32(now % 2**32)).lower().compile()
+        yield
+
+
+@pytest.fixture
+def undrawn():
+    """For tests that call the library, make figures by the way, and do not look at them."""
+    from in_process import empty_pictures
+
+    with empty_pictures():
+        yield

@@ -21,6 +21,7 @@ RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.normal(size=(60, 9, 7, 2)).astype(np.float32), np.arange(60) % 3
 DATA = Dataset.from_arrays(train=(IMAGES, LABELS), test=(IMAGES[:20], LABELS[:20]))
 SMALL = {"members": 2, "splits": 4, "retain_size": 20, "recipe": Recipe(epochs=1, batch_size=16), "hyper": {"*": {"epochs": 1}}}
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Convolutional(nn.Module):

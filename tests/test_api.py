@@ -18,6 +18,8 @@ from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.types import Cube, Labels, Recipe, Variables
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def recipe_with(name, value):
     """A recipe with a value of any type, as without the type checks of the tests."""

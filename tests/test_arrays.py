@@ -75,6 +75,7 @@ def test_an_augmentation_is_used_in_training(tmp_path):
     assert changed.shape == data.train.images.shape and (np.asarray(changed) != data.train.images).any()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_vectors_go_through_the_whole_job(tmp_path):
     data = made(VECTORS, name="table")
     model = build("mlp", classes=3, width=4)

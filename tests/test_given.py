@@ -15,13 +15,7 @@ RNG = np.random.default_rng(0)
 INPUTS, LABELS = RNG.normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
 DATA = Dataset.from_arrays(train=(INPUTS, LABELS), test=(INPUTS[:20], LABELS[:20]))
 ROWS = DATA.published.train[:6]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_drawn(monkeypatch):
-    """Drawing takes longer than all else here."""
-    monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn elsewhere"))
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def init(key, x):

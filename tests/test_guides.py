@@ -81,6 +81,7 @@ def test_the_readme_judges_logits(capsys):
     assert capsys.readouterr().out.startswith(said)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_guide_evaluates_from_python(tmp_path, monkeypatch, capsys):
     """Its own words, on fewer and smaller models."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -217,6 +218,7 @@ def test_the_study_runs_and_shows_its_options(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ones_own_data_and_forget_sets_go_in(tmp_path, monkeypatch):
     """All blocks of the page that need no other library, in one scope; the evaluation with fewer models."""
     monkeypatch.chdir(tmp_path)

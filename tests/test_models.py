@@ -32,6 +32,11 @@ def batch_last(images):
     return jnp.transpose(images, (3, 1, 2, 0))
 
 
+def convolved(x, kernel, *options):
+    """Ours, as one program: each of its operations alone would be compiled too."""
+    return jax.jit(lambda x, kernel: batch_last(convolve(batch_last(x), kernel, *options)))(x, kernel)
+
+
 def images_of(shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
@@ -55,7 +60,7 @@ def test_convolution_is_flax_conv_with_the_same_parameters_outputs_and_gradients
     def squares(network, arrange, params, x):
         return jnp.sum(jnp.sin(arrange(network.apply(params, arrange(x)))))
 
-    close(batch_last(ours.apply(params, batch_last(x))), theirs.apply(params, x))
+    close(jax.jit(lambda x: batch_last(ours.apply(params, batch_last(x))))(x), theirs.apply(params, x))
     expected = jax.jit(jax.grad(partial(squares, theirs, lambda x: x), argnums=(0, 1)))(params, x)
     jax.tree.map(close, jax.jit(jax.grad(partial(squares, ours, batch_last), argnums=(0, 1)))(params, x), expected)
 
@@ -72,7 +77,7 @@ def test_convolve_is_flax_conv_for_every_shape(shape, features, size, stride, fo
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], features)).astype(np.float32)
     expected = flax_conv(features, size, stride).apply({"params": {"kernel": kernel}}, x)
-    close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form)), expected)
+    close(convolved(x, kernel, stride, form), expected)
 
 
 @settings(max_examples=15, deadline=None)
@@ -87,7 +92,7 @@ def test_torchs_padding_is_half_the_size_on_both_sides(shape, size, stride, form
     kernel = np.random.default_rng(1).normal(size=(size, size, shape[-1], 2)).astype(np.float32)
     sides, orders = [(size // 2, size // 2)] * 2, ("NHWC", "HWIO", "NHWC")
     expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=orders)
-    close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride, form, "torch")), expected)
+    close(convolved(x, kernel, stride, form, "torch"), expected)
 
 
 @settings(max_examples=10, deadline=None)
@@ -104,7 +109,7 @@ def test_products_of_every_shape_are_flax_conv(shape, features, stride):
     kernel = np.random.default_rng(1).normal(size=(3, 3, shape[-1], features)).astype(np.float32)
     expected = flax_conv(features, 3, stride).apply({"params": {"kernel": kernel}}, x)
     with mock.patch.multiple(convolution, CHANNELS=1, BATCH=1, SIZE=1):
-        close(batch_last(convolve(batch_last(x), jnp.asarray(kernel), stride)), expected)
+        close(convolved(x, kernel, stride), expected)
 
 
 def done(function, *arguments):
@@ -155,7 +160,7 @@ def test_products_are_differentiable_forwards_and_twice():
         def loss(kernel):
             return jnp.sum(jnp.sin(convolve(x, kernel, form=form)))
 
-        return jax.jvp(jax.grad(loss), (kernel,), (images_of(kernel.shape, 2),))
+        return jax.jit(partial(jax.jvp, jax.grad(loss)))((kernel,), (images_of(kernel.shape, 2),))
 
     jax.tree.map(partial(close, rtol=1e-3, atol=1e-3), curved("products"), curved("patches"))
 
@@ -201,13 +206,10 @@ def test_the_weight_gradient_of_grouped_members_has_no_window_of_the_size_of_the
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_batched_over_kernels_is_one_after_the_other(form, stride):
     x, kernels = batch_last(images_of((3, 7, 7, 2))), images_of((4, 3, 3, 2, 5), 1)
-    one = partial(convolve, stride=stride, form=form)
-    close(jax.vmap(one, in_axes=(None, 0))(x, kernels), jnp.stack([one(x, kernel) for kernel in kernels]))
-
-    def slope(kernel):
-        return jax.grad(lambda k: jnp.sum(jnp.sin(one(x, k))))(kernel)
-
-    close(jax.vmap(slope)(kernels), jnp.stack([slope(kernel) for kernel in kernels]))
+    one = jax.jit(partial(convolve, stride=stride, form=form))
+    close(jax.jit(jax.vmap(one, in_axes=(None, 0)))(x, kernels), np.stack([one(x, kernel) for kernel in kernels]))
+    slope = jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(one(x, kernel)))))
+    close(jax.jit(jax.vmap(slope))(kernels), np.stack([slope(kernel) for kernel in kernels]))
 
 
 def test_the_cpu_takes_the_form_that_stays_a_matrix_product():
@@ -401,8 +403,8 @@ def test_all_forms_of_convolution_make_the_same_network(normalisation):
 def test_group_normalisation_standardises_each_group_of_each_example(width, groups):
     """Eight groups, or the largest number below that divides the channels."""
     x = 3.0 + 5.0 * images_of((width, 4, 4, 2))
-    y, _ = Normalisation("group").init_with_output(jax.random.key(0), x, False)
-    grouped = y.reshape(groups, -1, 2)
+    y, _ = jax.jit(lambda x: Normalisation("group").init_with_output(jax.random.key(0), x, False))(x)
+    grouped = np.asarray(y).reshape(groups, -1, 2)
     close(grouped.mean(1), np.zeros((groups, 2)), atol=1e-4)
     close(grouped.std(1), np.ones((groups, 2)), rtol=1e-3)
 
@@ -463,9 +465,9 @@ def test_a_model_is_added_by_one_decorated_function():
 
 def test_kernels_are_drawn_with_variance_two_over_the_fan_in_and_one_in_the_head():
     model = build("resnet8", classes=500, width=64)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes(model, (8, 8, 16)).params)
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes(model, (8, 8, 16)).params)
     gains = {path: 1.0 if path == model.head.kernel else 2.0 for path in (*model.convolutions, model.head.kernel)}
-    drawn = arrays(draw_kernels(jax.random.key(0), empty, gains))
+    drawn = arrays(jax.jit(lambda key: draw_kernels(key, empty, gains))(jax.random.key(0)))
     assert {path for path, leaf in drawn.items() if np.any(leaf)} == set(gains)
     for path, gain in gains.items():
         kernel = drawn[path]
@@ -525,15 +527,16 @@ def test_a_model_behind_waves_is_the_model_on_pixels():
     model, points, labels = build("mlp", classes=3, width=5), jax.random.normal(jax.random.key(0), (7, 2)), jnp.arange(7) % 3
     whole = through_waves(model, 6)
     assert whole is through_waves(model, 6)
-    variables = whole.init(jax.random.key(1), points[:1])
+    variables = jax.jit(whole.init)(jax.random.key(1), points[:1])
     assert variables.params["hidden1"]["kernel"].shape == (6, 5)
 
     def loss(params):
         logits = whole.apply(Variables(params, {}), points, train=True)[0]
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    by_hand = whole.gradient(variables.params, points, labels, jnp.full(7, 1 / 7))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), by_hand, jax.grad(loss)(variables.params))
+    by_hand = jax.jit(whole.gradient)(variables.params, points, labels, jnp.full(7, 1 / 7))
+    expected = jax.jit(jax.grad(loss))(variables.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), by_hand, expected)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
@@ -542,8 +545,8 @@ def test_a_loop_over_equal_blocks_is_the_blocks_one_after_the_other(normalisatio
     network = ResNet(3, stages, 2, normalisation)
     unrolled = network.clone(scanned=False)
     looped, plain = as_model(network, block_names(stages), unrolled=unrolled), as_model(unrolled, block_names(stages))
-    variables = looped.init(jax.random.key(0), x[:1])
-    jax.tree.map(np.testing.assert_array_equal, variables, plain.init(jax.random.key(0), x[:1]))
+    variables, others = (jax.jit(model.init)(jax.random.key(0), x[:1]) for model in (looped, plain))
+    jax.tree.map(np.testing.assert_array_equal, variables, others)
 
     def program(model):
         return str(jax.make_jaxpr(lambda own: model.apply(own, x, train=True))(variables))

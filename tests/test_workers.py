@@ -139,11 +139,10 @@ def test_a_method_by_workers_makes_the_same_bits(workers, setting, cache, alone)
     assert shares == sorted(shares) and len(shares) == 2 and shares[-1] == 1  # two pieces of two
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluate_with_a_client_gives_the_same_rows_and_predicts_large_pools_there(workers, setting, tmp_path, monkeypatch):
     labels, run = [], cluster.Cluster.run
     monkeypatch.setattr(cluster.Cluster, "run", lambda *what: labels.append(what[-1]) or run(*what))
-    for work in ("draw_without_rendering", "savefig"):  # a quarter of the time
-        monkeypatch.setattr(f"matplotlib.figure.Figure.{work}", lambda *_, **__: None)
     given = {"members": 4, "splits": 4, "retain_size": 40, "recipe": Recipe(epochs=1), "hyper": {"*": {"epochs": 1}}}
     given |= {"methods": ["original", "gradient_ascent"], "forget": setting.data.published.train[:20], "cache": tmp_path}
 
