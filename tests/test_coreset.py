@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from experiments.coreset import study
+from experiments.coreset import report, study
 from experiments.coreset.options import Config, smoke
 from experiments.coreset.study import parts
 from unlearn_jax.errors import ArgumentError
+from unlearn_jax.runs import Run
 from unlearn_jax.types import Cube, Labels
 
 
@@ -79,3 +80,12 @@ def test_the_study_shows_parts_and_judges_all_of_f(tmp_path):
     assert len({round(each, 4) for each in shown}) == 2
     assert all(float(row["memory_left_low"]) <= float(row["memory_left_high"]) for row in rows.values())
     assert (tmp_path / "run/figures/coreset.svg").exists() and "0.25 exposed" in (tmp_path / "run/summary.md").read_text()
+
+
+def test_ruined_and_lost_models_are_said_and_do_not_stretch_the_figure(tmp_path):
+    near, far = (0.3, 0.2, 0.4, 0.1, 0.0, 0.2), (-4e12, -9e12, 1e12, -2e12, -3e12, 2e12)
+    lines = [report.Line("scrub", "random", 0.25, 8, *near, 12), report.Line("neggrad_plus", "random", 0.25, 8, *far, 11)]
+    report.write(Run(tmp_path), lines)
+    text = (tmp_path / "summary.md").read_text()
+    assert "| scrub | 0.30 (0.10) |" in text and "| neggrad_plus | ruined, 11 models |" in text
+    assert all(axes.get_ylim() == report.SHOWN for axes in report.figure(lines, "parts").axes)

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 COLUMNS = 3  # panels in a row
+SHOWN = (-1.0, 1.2)  # of memory left, in the figure
+RUINED = 10  # |memory left| or damage beyond which a number says no more
 ABOUT = (
     "Memory left of all of F, and in brackets damage, when a method is shown a share of F. random: drawn anew for each original; "
-    "exposed: the examples that models on random halves give away most."
+    "exposed: the examples that models on random halves give away most. Models that diverged are left out; ruined: a size "
+    f"beyond {RUINED}, see coreset.csv."
 )
 
 
@@ -62,8 +65,14 @@ def write(folder: Run, lines: Sequence[Line]) -> None:
     of = {(each.method, each.choice, each.share): each for each in lines}
     columns = list(dict.fromkeys((each.choice, each.share) for each in sorted(lines, key=lambda each: (each.choice, each.share))))
 
+    whole = max(each.models for each in lines)
+
     def cell(each: Line | None) -> str:
-        return "" if each is None or np.isnan(each.memory_left) else f"{each.memory_left:.2f} ({each.damage:.2f})"
+        if each is None or np.isnan(each.memory_left):
+            return ""
+        far = max(abs(each.memory_left), abs(each.damage)) > RUINED
+        sizes = "ruined" if far else f"{each.memory_left:.2f} ({each.damage:.2f})"
+        return sizes + (f", {each.models} models" if each.models < whole else "")
 
     rows = [
         (name, *(cell(of.get((name, *column))) for column in columns)) for name in dict.fromkeys(each.method for each in lines)
@@ -76,6 +85,8 @@ def write(folder: Run, lines: Sequence[Line]) -> None:
 
 def figure(lines: Sequence[Line], title: str) -> "matplotlib.figure.Figure":
     """Draws memory left of all of F against the share of it that a method was shown, a panel for each method.
+
+    What is beyond `SHOWN` stands at the edge.
 
     Args:
         lines: see `Line`.
@@ -91,8 +102,10 @@ def figure(lines: Sequence[Line], title: str) -> "matplotlib.figure.Figure":
                 shares, values, lows, highs = np.array(
                     [(each.share, each.memory_left, each.memory_left_low, each.memory_left_high) for each in own]
                 ).T
-                axes.plot(shares, values, marker, linestyle="-", color=colour, markersize=4, label=choice)
+                values, lows, highs = (np.clip(each, *SHOWN) for each in (values, lows, highs))
+                axes.plot(shares, values, marker, linestyle="-", color=colour, markersize=4, label=choice, clip_on=False)
                 axes.fill_between(shares, lows, highs, color=colour, alpha=0.2, linewidth=0)
+        axes.set_ylim(*SHOWN)
         for level in (0, 1):
             axes.axhline(level, color=LINE, linestyle=":", linewidth=1)
         axes.set_title(name, fontsize=8)
@@ -105,5 +118,5 @@ def figure(lines: Sequence[Line], title: str) -> "matplotlib.figure.Figure":
         axes.set_xlabel("share of F that it is shown", fontsize=8)
     drawn.supylabel("memory left of all of F (95%)", fontsize=8)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    drawn.suptitle(f"{title}\ndotted: retraining (0), no unlearning (1)", fontsize=9)
+    drawn.suptitle(f"{title}\ndotted: retraining (0), no unlearning (1); at the edge: further out", fontsize=9)
     return drawn
