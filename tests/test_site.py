@@ -114,14 +114,9 @@ def test_the_page_of_a_metric_holds_definition_null_and_what_fools_it(generated,
 
 def test_cheats_are_counted_as_the_study_counts_them(generated):
     text = (DOCS / "findings/gaming-digits/summary.md").read_text()
-    for name, split, count in (
-        ("klom", "F", 8),
-        ("klom", "R", 1),
-        ("klom", "T", 27),
-        ("weight_distance", "", 30),
-        ("zrf", "F", 10),
-    ):
-        assert f"| {name} {split}".rstrip() + f" | {count} |" in text
+    for name, split in (("klom", "F"), ("klom", "R"), ("klom", "T"), ("weight_distance", ""), ("zrf", "F")):
+        label = re.escape(f"{name} {split}".rstrip())
+        (count,) = re.findall(rf"^\| {label} \| (\d+) \|", text, flags=re.MULTILINE)
         where = {"F": "F", "R": "R", "T": "test", "": "all"}[split]
         assert f"{count} on {where}" in generated[f"metrics/{name}.md"].partition("## What fools it")[2]
 
