@@ -217,13 +217,13 @@ def test_five_questions_are_answered():
     assert "Memory left 10% (5% to 15%)" in found[0].more and "Not distinguished from it: b" in found[0].more
     assert found[0].more.count("earest") == 0  # the question has it
     assert "7.0 null sd by KLOM on F, is outside the band of 3.40" in found[1].more
-    assert "still surer than retrained ones (q < 5%): rows 7, 9 of the training set. Of 1 they are less sure" in found[2].more
+    assert "surer of the label than retrained ones (q < 5%): rows 7, 9 of the training set. On 1 they are less" in found[2].more
     assert found[2].shows == {"left": 2, "overshot": 1} and "3 times one retraining's by the clock" in found[3].more
     assert "72 originals and oracles 16 s, 360 models of 14 methods and of retraining 9 min" in found[3].more
     unknown = answers([Standing("a", None, 4)], "", "")
     assert [each.answer for each in unknown[1:4]] == ["No verdict", "Unknown", "Unknown"]
     none = answers([method._replace(left=[], overshot=["3"])], "", "")[2]
-    assert none.answer == "0 of 129" and "Of none" in none.more and none.shows == {"overshot": 1}
+    assert none.answer == "0 of 129" and "On none" in none.more and none.shows == {"overshot": 1}
 
 
 def test_retraining_is_said_to_be_a_check():

@@ -231,11 +231,11 @@ def _examples(of: Standing) -> tuple[str, str]:
     if not of.left and not of.overshot:
         return said, f"On no example of F do its models differ from retrained ones ({level})."
     left = (
-        f"Of so many its models are still surer than retrained ones ({level}): {_rows(of.left)}."
+        f"On so many its models are still surer of the label than retrained ones ({level}): {_rows(of.left)}."
         if of.left
-        else f"Of none are its models still surer than retrained ones ({level})."
+        else f"On none are its models still surer of the label than retrained ones ({level})."
     )
-    return said, f"{left} Of {len(of.overshot)} they are less sure: overshot."
+    return said, f"{left} On {len(of.overshot)} they are less sure: overshot."
 
 
 def _rows(places: Sequence[str]) -> str:
@@ -256,7 +256,7 @@ def _cost(of: Standing, whole: Whole | None) -> tuple[str, str]:
     if of.share is not None:
         parts.append(f"{of.share:.2g} times one retraining's by the clock")
     if of.work is not None:
-        parts.append(f"{of.work:.2g} times {'its' if parts else 'the'} work{'' if parts else ' of one retraining'}")
+        parts.append(f"{of.work:.2g} times {'its' if parts else 'the'} work{'' if parts else ' of one retraining'} in examples")
     return said, (f"That is {', '.join(parts)}." if parts else "The time of retraining was not measured.") + run
 
 
