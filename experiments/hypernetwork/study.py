@@ -64,6 +64,7 @@ def run(config: Config, folder: Run) -> None:
     lacking = unmet(NEEDS, setting.problem)
     require(not lacking, "--model", config.model, f"the hypernetwork needs {lacking}")
     judging.require_sets(config, setting)
+    values = judging.search(config, folder, setting)
     programs = Programs(config)
     draws = []
     for number in range(config.draws):
@@ -84,7 +85,6 @@ def run(config: Config, folder: Run) -> None:
     folder.write_csv("learning.csv", report.Learning._fields, learning)
     save(report.learning_and_price(trained.losses, trained.before, trained.after, prices, subject(rows)), folder, NAME)
     report.show(trained.before, trained.after, prices)
-    values = judging.search(config, folder, setting)
     judged: list[report.Judged] = []
     for number, ((drawn, of_draw, _), of_entries) in enumerate(zip(draws, entries, strict=True)):
         judged += judging.judge_draw(drawn, folder, of_draw, number, of_entries, values)

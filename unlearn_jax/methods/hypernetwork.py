@@ -171,7 +171,8 @@ def descended(
     def step(params: Params, _: None) -> tuple[Params, None]:
         z, back = jax.vjp(logits, params)
         (pull,) = back(STEP * (_centred(guess) - z) / len(z))
-        return jax.tree.map(lambda leaf, size, along: leaf + size * along, params, steps, pull), None
+        sizes = jax.tree.map(lambda size, along: size.reshape(*[1] * (along.ndim - 1), -1), steps, pull)
+        return jax.tree.map(lambda leaf, size, along: leaf + size * along, params, sizes, pull), None
 
     return variables._replace(params=jax.lax.scan(step, variables.params, length=passes)[0])
 
