@@ -309,7 +309,7 @@ def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, m
     monkeypatch.setattr("unlearn_jax.training.pools.time", clock.ticking(10.0))
     small = "--members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 200 --train.epochs 40 --width 32"
     meta = "--meta.sets 3 --meta.validation 2 --meta.steps 4 --meta.others 20 --methods original,retrain"
-    draws = "--learners kl --kinds random --trials 2"
+    draws = "--learners kl --kinds random --beside gradient_ascent --trials 2"
     command = (
         f"--exp hypernetwork --smoke --device cpu --out {tmp_path / 'out'} --cache {tmp_path / 'cache'} {small} {meta} {draws}"
     )

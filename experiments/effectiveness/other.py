@@ -34,8 +34,8 @@ def hypernetwork(findings: Path, links: str) -> str:
         f"it is asked. It was measured on another network than the methods above. The nearest of "
         f"{plural(len(variants), 'variant')}, `{least}`, leaves {number(memory[least])} of the memory, at a damage of "
         f"{number(harm[least])}; its margins on F (KLOM) are {number(margins[least])} null standard deviations from perfect, "
-        f"where doing nothing is at {number(margins[NOTHING])}. Its models get {percent(right[least])} of F right (retrained models: "
-        f"{percent(ideal)}). Since it must be trained first, it is cheaper than retraining after {pays[least]:,.0f} requests on "
+        f"where doing nothing is at {number(margins[NOTHING])}. Its models get {percent(right[least])} of F right (retrained "
+        f"models: {percent(ideal)}). Since it must be trained first, it is cheaper than retraining after {pays[least]:,.0f} requests on "
         "one data set."
     )
 
