@@ -35,8 +35,8 @@ def hypernetwork(findings: Path, links: str) -> str:
         f"{plural(len(variants), 'variant')}, `{least}`, leaves {number(memory[least])} of the memory, at a damage of "
         f"{number(harm[least])}; its margins on F (KLOM) are {number(margins[least])} null standard deviations from perfect, "
         f"where doing nothing is at {number(margins[NOTHING])}. Its models get {percent(right[least])} of F right (retrained "
-        f"models: {percent(ideal)}). Since it must be trained first, it is cheaper than retraining after {pays[least]:,.0f} requests on "
-        "one data set."
+        f"models: {percent(ideal)}). Since it must be trained first, it is cheaper than retraining after "
+        f"{pays[least]:,.0f} requests on one data set."
     )
 
 
