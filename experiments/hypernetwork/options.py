@@ -32,7 +32,7 @@ class Meta:
     """Forget sets to learn from, each with an original and an oracle of its own."""
     validation: Count = 8
     """Further forget sets, for validation only."""
-    steps: Count = 1000
+    steps: Count = 800
     """Steps of Adam."""
     batch_size: Count = 8
     """Forget sets per step."""
