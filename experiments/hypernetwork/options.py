@@ -76,7 +76,7 @@ class Config(Seeded):
     meta: Meta = Meta()
     learners: Annotated[tuple[str, ...], Several(Name(*LEARNERS))] = (
         *TARGETS,
-        *("margins-images", "margins-passes", "margins-images-passes", "kl-images-passes"),
+        *("margins-images", "margins-passes", "margins-images-passes"),
     )
     """Hypernetworks, separated by commas: what is compared with the oracle (KL, margins, centred logits), and what it has beyond
     outputs, scales, shifts and the head: the images of F to read, passes of descent on F to write to all layers."""
