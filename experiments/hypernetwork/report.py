@@ -26,6 +26,7 @@ BEST = "best temperature"
 WRONG = ", shown other examples"  # after the name of a hypernetwork
 LEARNED = "hypernetwork"  # begins the name of every hypernetwork
 REFERENCES = ("original", "retrain")
+LARGE = 100.0  # means above it are of models that all but diverged
 EDGES = {memory_left.name: (-0.6, 1.25), damage.name: (-0.15, 1.3)}  # what the figure shows
 
 
@@ -351,7 +352,7 @@ def _look(method: str, methods: Sequence[str]) -> dict[str, Any]:
     name = method.removesuffix(WRONG)
     if not name.startswith(LEARNED):
         others = [each for each in methods if each not in REFERENCES and not each.startswith(LEARNED)]
-        return {"color": "#777777", "marker": "<>hp8dH1234"[others.index(method) % 11]}
+        return {"color": "#777777", "marker": "<>pvPdDH1234"[others.index(method) % 12]}
     target = next((each for each in ("margins", "logits") if f"-{each}" in name), "kl")
     colour = {"kl": COLOURS[0], "margins": COLOURS[4], "logits": COLOURS[2]}[target]
     mark = {(False, False): "o", (True, False): "^", (False, True): "s", (True, True): "*"}["images" in name, "passes" in name]
@@ -400,7 +401,9 @@ def _controls(differences: Sequence[Difference]) -> str:
 
 
 def _cell(interval: Interval, digits: int) -> str:
-    return f"{interval:.{digits}f}" if math.isfinite(interval.value) else "not known"
+    if not math.isfinite(interval.value):
+        return "not known"
+    return "diverged" if abs(interval.value) > LARGE else f"{interval:.{digits}f}"
 
 
 def learning_and_price(
@@ -422,7 +425,7 @@ def learning_and_price(
     Returns:
         The figure.
     """
-    figure = blank(WIDTH, 4.2)
+    figure = blank(WIDTH, 4.8)
     left, right = figure.subplots(1, 2)
     parts = np.array_split(np.arange(len(losses)), min(SMOOTHED, len(losses)))
     left.plot([part.mean() for part in parts], [losses[part].mean() for part in parts], color=COLOURS[0], label="meta-training")
@@ -442,7 +445,7 @@ def learning_and_price(
     right.set_xticks(REQUESTS)
     right.set_xlabel("requests that one meta-training serves")
     right.set_ylabel("seconds a request and model")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=7)
     for axes in (left, right):
         axes.grid(color=GRID, linewidth=0.6)
         open_frame(axes)
