@@ -17,6 +17,7 @@ from test_methods import CLASSES, EXAMPLES, FORGET, KEY, close, linear, mlp, poi
 from experiments.hypernetwork import judging, report, study
 from experiments.hypernetwork.options import LEARNERS, TARGETS, Config, Meta, smoke
 from experiments.hypernetwork.report import Judged, Price, learning_and_price, prices
+from unlearn_jax.bench import tuning
 from unlearn_jax.bench.forget_set import forget_mask
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.errors import ArgumentError
@@ -39,6 +40,7 @@ from unlearn_jax.models import build
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Run
+from unlearn_jax.types import Interval
 
 LARGE = Capacity(images=True, passes=2)
 
@@ -307,9 +309,9 @@ def test_the_figure_draws_every_method(tmp_path):
 def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "time", clock.ticking(3.0))
     monkeypatch.setattr("unlearn_jax.training.pools.time", clock.ticking(10.0))
-    small = "--members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 200 --train.epochs 40 --width 32"
+    small = "--members 4 --evaluation.splits 4 --evaluation.retain-size 40 --train-size 100 --train.epochs 1 --width 8"
     meta = "--meta.sets 3 --meta.validation 2 --meta.steps 4 --meta.others 20 --methods original,retrain"
-    draws = "--learners kl --kinds random --beside gradient_ascent --trials 2"
+    draws = "--learners kl --kinds random --beside="
     command = (
         f"--exp hypernetwork --smoke --device cpu --out {tmp_path / 'out'} --cache {tmp_path / 'cache'} {small} {meta} {draws}"
     )
@@ -318,7 +320,7 @@ def test_the_study_leaves_its_tables_and_its_picture_and_learns_once(tmp_path, m
     assert "Warning" not in done.stderr
     out = tmp_path / "out"
     files = ("summary.md", "hypernetworks/kl-0.npz", "prices.csv", "meta_training.csv", "validation.csv", "learning.csv")
-    files += ("judged.csv", "over_draws.csv", "over_draws.md", "differences.csv", "draws/random-0.npz", "searched.json")
+    files += ("judged.csv", "over_draws.csv", "over_draws.md", "differences.csv", "draws/random-0.npz")
     files += ("figures/hypernetwork.png", "figures/frontier.png")
     assert all((out / file).is_file() for file in files)
     rows = read_results(out / "results.csv")
@@ -482,3 +484,21 @@ def test_forget_sets_of_a_draw_are_of_their_kind():
     }
     assert set(setting.data.train.labels[masks["class"]]) == {3} and not (setting.data.train.labels[~masks["class"]] == 3).any()
     assert (masks["random"] == forget_mask(config, setting, 0)).all()
+
+
+def test_the_search_is_that_of_tuning_on_other_models_and_sets(tmp_path, monkeypatch):
+    panels = []
+
+    def panel(config, setting, seed, indices, programs):
+        panels.append((config, seed, list(indices)))
+
+    found = tuning.Searched([], [Interval(0.5, 0.4, 0.6), Interval(0.7, 0.6, 0.8)], [{"learning_rate": 0.3}, {}], 1.0, 1.0)
+    monkeypatch.setattr(judging, "Panel", panel)
+    monkeypatch.setattr(tuning.Search, "tune", lambda search, name: found)
+    config = Config(beside=("scrub", "finetune"), trials=5, budget=2, width=48, seed=7)
+    assert judging.search(config, Run(tmp_path), None) == {"scrub": {"learning_rate": 0.3}, "finetune": {"learning_rate": 0.3}}
+    ((asked, seed, sets),) = panels
+    assert (asked.trials, asked.epochs, asked.rounds, asked.width, asked.train, asked.model) == (5, 2, 1, 48, config.train, "mlp")
+    assert seed not in {config.drawn(number).seed for number in range(config.draws)}
+    assert min(sets) >= config.meta.sets + config.meta.validation + config.forget_sets
+    assert judging.search(dataclasses.replace(config, beside=()), Run(tmp_path), None) == {}
