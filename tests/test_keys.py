@@ -51,6 +51,7 @@ USERS = {
     "arnoldi": lambda key: curvature.arnoldi(0.1, key, steps=2, rank=1)(RUN, RUN.initial, VECTORS),
     "sharpness": lambda key: landscape.sharpness(key, ON, start(mlp()), ON.rows("forget"), 2),
     "fresh hypernetwork": lambda key: hypernetwork.fresh_hypernetwork(key, ON),
+    "fresh hypernetwork that reads images": lambda key: hypernetwork.fresh_hypernetwork(key, ON, hypernetwork.Capacity(True, 2)),
     "sisa": lambda key: SISA.train(key, ON, SISA.divide(jax.random.key(1), ON)),
     "critics": lambda key: critics.fresh_critics(key, 2, 3),
     "extra class": lambda key: with_extra_class(mlp()).init(key, ON.train.images[:1]),
