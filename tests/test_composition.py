@@ -190,7 +190,7 @@ class Hand:
                             own[member].append(value)
                 mean = np.array([np.mean(each or [0]) for each in own])
                 rest = values - mean[self.halves[:, 0]].mean(1)
-                apart = (mean[self.halves[:, 0]].mean(1) - mean[self.halves[:, 1]].mean(1)) / np.sqrt(2)
+                apart = (mean[self.halves[:, 0]].mean(1) - mean[self.halves[:, 1]].mean(1)) * np.sqrt(0.75)
                 whole = np.mean([side[name] for sides in away for side in sides])
                 draws[name] = whole + apart + np.roll(rest - rest.mean(), 1)
             else:

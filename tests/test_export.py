@@ -55,7 +55,8 @@ def test_doing_nothing_is_different_and_retraining_is_not(kit, cache, tmp_path, 
 
 
 def test_what_a_kit_holds(kit):
-    data, labels = np.load(kit / "data.npz"), np.load(kit / "labels.npz")
+    with np.load(kit / "data.npz") as file, np.load(kit / "labels.npz") as others:
+        data, labels = dict(file), dict(others)
     assert data["x_train"].shape == (200, 8, 8, 1) and len(data["forget"]) == 20 and len(data["retain"]) == 60
     assert not set(data["forget"]) & set(data["retain"])
     for split in ("forget", "retain"):

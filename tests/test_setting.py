@@ -90,12 +90,12 @@ def test_every_set_is_unlearned_with_its_class(config, tmp_path, monkeypatch):
 
 
 def test_tuned_is_what_the_search_varied():
-    origins = shared.origins_of("digits", ["scrub", "ssd", "ntk"], {"scrub": {"max_epochs": 2}})
+    origins = shared.origins_of("digits", ["scrub", "ssd", "sisa"], {"scrub": {"max_epochs": 2}})
     budget = {"epochs": "budget", "batch_size": "budget"}
     kept = dict.fromkeys(("rate_decay", "temperature"), "default")
     searched = dict.fromkeys(("learning_rate", "alpha", "gamma", "weight_decay"), "tuned")
     assert origins["scrub"] == searched | kept | budget | {"max_epochs": "given"}
-    assert set(origins["ssd"].values()) == {"tuned"} and set(origins["ntk"].values()) == {"default"}
+    assert set(origins["ssd"].values()) == {"tuned"} and set(origins["sisa"].values()) == {"default"}
     used = shared.hyperparameters_of("digits", ["scrub"], {})["scrub"]
     assert {key: used[key] for key in tuned("digits")["scrub"]} == tuned("digits")["scrub"]  # the values stay
 

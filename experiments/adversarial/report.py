@@ -24,8 +24,8 @@ AUDIENCES = {
 }
 """The examples that fresh critics tell F from -> their name; labels are wrong as often as in F, but for the last."""
 MEASURES = {
-    "memory_left": memory_left.label,
-    "damage": damage.label,
+    memory_left.name: memory_left.label,
+    damage.name: damage.label,
     "distance": "distance",
     "damage_forget": "damage on F",
     "damage_retain": "damage on R",
@@ -80,8 +80,8 @@ PAIRS = (
     (BASE, "original"),
     (BASE, "retrain"),
 )
-SIZES = ("memory_left", "damage", "distance")
-LIMITS = {"memory_left": (-0.35, 1.15), "damage": (-0.1, 1.6), "auc": (0.4, 0.9)}
+SIZES = (memory_left.name, damage.name, "distance")
+LIMITS = {memory_left.name: (-0.35, 1.15), damage.name: (-0.1, 1.6), "auc": (0.4, 0.9)}
 
 
 class Measured(NamedTuple):
@@ -226,7 +226,7 @@ def conditions(study: Results) -> "matplotlib.figure.Figure":
     figure = blank(WIDTH, 1.5 + 0.24 * len(names))
     panels = figure.subplots(1, 3, sharey=True)
     colours = dict(zip(("validation", "test-like", "test"), COLOURS, strict=False))
-    for panel, measure in zip(panels, ("memory_left", "damage", "auc"), strict=True):
+    for panel, measure in zip(panels, (memory_left.name, damage.name, "auc"), strict=True):
         name_rows(panel, names, 8.0)
         panel.set_xlim(*LIMITS[measure])
         panel.grid(axis="x", color=GRID, linewidth=0.5)
@@ -314,7 +314,7 @@ def proxy(study: Results) -> "matplotlib.figure.Figure":
     palette = [*((*COLOURS[:6], "#5D3A9B") * 15)[: len(names) - 2], LINE, "#000000"]
     marks = [*("os^vD<>" * 15)[: len(names) - 2], "P", "*"]
     floor = over_draws(study.values("uniform", "F", "sample")).value
-    for panel, measure in zip(panels, ("memory_left", "damage"), strict=True):
+    for panel, measure in zip(panels, (memory_left.name, damage.name), strict=True):
         for name, colour, mark in zip(names, palette, marks, strict=True):
             across, up = study.value(name, "ks_uniform"), study.value(name, measure)
             if not math.isfinite(across.value + up.value):

@@ -26,6 +26,7 @@ from unlearn_jax.data.splits import generator, mislabel, sample
 from unlearn_jax.methods import METHODS, hyperparameters
 from unlearn_jax.metrics import cross_entropy_losses, probabilities, scaled_logits
 from unlearn_jax.metrics.attacks import feature_mias
+from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import SPLITS, distance_interval, distances_left_out
 from unlearn_jax.metrics.features import joined, output_features
 from unlearn_jax.progress import stage
@@ -346,7 +347,7 @@ def measure(drawn: Draw, arrays: dict[str, Arrays]) -> report.Measured:
             )
             sizes = effects_of(of_name.alive, models["original"].alive, oracles.alive[0], labels, parts)
             if sizes:
-                found |= {"memory_left": sizes.memory_left.value, "damage": sizes.damage.value, "distance": sizes.distance}
+                found |= {memory_left.name: sizes.memory_left.value, damage.name: sizes.damage.value, "distance": sizes.distance}
                 found |= {f"damage_{split}": sizes.of_split[split].value for split in SPLITS}
                 found |= {f"memory_{part}": interval.value for part, interval in sizes.of_part.items()}
         conditions[name] = found

@@ -306,7 +306,7 @@ def frontier(rows: Sequence[Judged], over: Sequence[Over], title: str) -> "matpl
     for panel, kind in zip(panels, kinds, strict=True):
         of_kind = [each for each in over if each.kind == kind]
         blurred = sorted((each.temperature, each) for each in of_kind if each.method == BLURRED)
-        line = [(1.0, 0.0), *((each.measures["memory_left"].value, each.measures["damage"].value) for _, each in blurred)]
+        line = [(1.0, 0.0), *((each.measures[memory_left.name].value, each.measures[damage.name].value) for _, each in blurred)]
         panel.plot(*zip(*line, strict=True), color=LINE, linewidth=2.0, zorder=1, label="originals at temperatures from 1")
         methods = [each.method for each in over if each.method not in (BLURRED, BEST)]
         for each in of_kind:

@@ -7,7 +7,20 @@ from typing import NamedTuple
 
 from unlearn_jax.bench.statistics import SIGNIFICANT
 from unlearn_jax.metrics import FEWEST_JUDGED
-from unlearn_jax.metrics.catalogue import damage, tow, tow_mia
+from unlearn_jax.metrics.catalogue import (
+    compile_seconds,
+    damage,
+    example_t,
+    examples,
+    memory_of_models,
+    outlier_distance,
+    outlier_memory,
+    rte,
+    rte_examples,
+    seconds,
+    tow,
+    tow_mia,
+)
 from unlearn_jax.metrics.effects import MARGIN, OUTCOMES
 
 MOST_NAMED = 4  # methods in the heading; rows in an answer
@@ -159,7 +172,7 @@ def duration(seconds: float) -> str:
 
 def chance(retrain: Standing) -> str:
     """Returns how the intervals of retraining, as a method, are to be read; with the one that excludes 0, if one does."""
-    sizes = {"memory left": retrain.memory, "damage": retrain.damage}
+    sizes = {"memory left": retrain.memory, damage.name: retrain.damage}
     off = [
         f"{name}, {percent(size[1])} to {percent(size[2])}"
         for name, size in sizes.items()
@@ -379,14 +392,14 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
 """Key -> the word, and what it means."""
 
 NAMES: Mapping[str, str] = {
-    "example_t": "five largest |t|",
-    "outlier_distance": "farthest single model",
-    "outlier_memory": "farthest memory of one model",
-    "memory_of_models": "memory in single models",
-    "seconds": "time of one model",
-    "compile_seconds": "time to compile",
-    "rte": "time / retraining's (RTE)",
-    "examples": "work of one model",
-    "rte_examples": "work / retraining's",
+    example_t.name: "five largest |t|",
+    outlier_distance.name: "farthest single model",
+    outlier_memory.name: "farthest memory of one model",
+    memory_of_models.name: "memory in single models",
+    seconds.name: "time of one model",
+    compile_seconds.name: "time to compile",
+    rte.name: "time / retraining's (RTE)",
+    examples.name: "work of one model",
+    rte_examples.name: "work / retraining's",
 }
 """Metrics that the page calls by other words than figures and tables do."""
