@@ -93,7 +93,10 @@ class Whole(NamedTuple):
             f"{self.models} models of {self.methods} methods and of retraining {duration(self.seconds)}",
             f"to compile the methods {duration(self.compiling)}",
         ]
-        return ", ".join([*parts, f"scores and figures {duration(judged)}"] if judged >= 1 else parts)
+        if judged >= 1:
+            parts.append(f"scores and figures {duration(judged)}")
+        total = self.pools * self.retraining + self.seconds + self.compiling + judged
+        return f"{duration(total)} in all: {', '.join(parts)}"
 
 
 JUDGING = ("predictions", "metrics of models", "scores", "power", "figures")  # stages
