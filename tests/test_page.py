@@ -671,3 +671,10 @@ def test_a_comparison_holds_on_other_widths_and_themes(browser, comparison, widt
     tab, wrong = opened(browser, comparison, width, scheme)
     tab.wait_for_selector("#chart .points_marks path")
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") and not wrong
+
+
+def test_the_command_with_the_file_says_where_the_file_is(tmp_path):
+    facts = {"config": {"exp": "unlearning"}, "command": "/somewhere/python benchmark.py --exp unlearning --out /elsewhere/run"}
+    said = page.repeat_of(Run(tmp_path), facts)
+    assert said["again"] == "python benchmark.py --config FOLDER/config.json --out NEW" and said["beside"]
+    assert "/somewhere" not in said["command"] and "/elsewhere" not in said["command"]

@@ -425,7 +425,7 @@ def repeat_of(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     versions = {name: version for name, version in (facts.get("versions") or {}).items() if version}
     command = str(facts.get("command") or "")
     program = "unlearn-jax" if "unlearn-jax" in command else "python benchmark.py"
-    path = "config.json" if folder.folder.is_absolute() else f"{folder.folder}/config.json"  # of another machine
+    path = "FOLDER/config.json" if folder.folder.is_absolute() else f"{folder.folder}/config.json"  # of another machine
     return {
         "command": portable(command),
         "again": "" if "data" in config else f"{program} --config {shlex.quote(path)} --out NEW",
