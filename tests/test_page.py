@@ -470,10 +470,34 @@ def test_the_examples_that_are_left_are_shown_for_the_method_that_is_named(tab):
     assert "On 6 of 30 examples scrub is still surer" in tab.inner_text("#gallery") and "on 3 it is less sure" in tab.inner_text(
         "#gallery"
     )
-    assert "+3.2 nats, left by 3 of 4 methods" in tab.inner_text(".card >> nth=0")  # all but the one that is 200 nats below
+    assert "+3.2 nats, left by 3 of 4 methods" in tab.inner_text(".card >> nth=0")
+    assert f"not by {HOSTILE}" in tab.inner_text(".card >> nth=0")  # which is 200 nats below
+    tab.click(".card >> nth=-1")
+    assert f"Left by 3 of 4 methods, not by {HOSTILE}." in tab.inner_text(".detail")
+    tab.keyboard.press("Escape")
     tab.click("a.see[data-show=overshot]")
     assert tab.evaluate(rows) == ["row 106", "row 103", "row 100"]
     tab.select_option("#show", "")
+
+
+def test_a_button_says_how_many_columns_are_out_of_sight_and_goes_there(browser, made):
+    tab, wrong = opened(browser, made, width=1160)
+    tab.wait_for_selector("#table .tabulator-row")
+    body = "document.querySelector('#table .tabulator-tableholder')"
+    heads = f"""[...document.querySelectorAll('#table .tabulator-col')].filter(head => head.offsetParent)
+        .map(head => head.getBoundingClientRect()).map(box => [box.left, box.right, {body}.getBoundingClientRect().right])"""
+    hidden = sum(right > end + 4 for _, right, end in tab.evaluate(heads))
+    assert hidden > 2 and tab.inner_text("button.across >> nth=0") == f"{hidden} more columns →"
+    tab.click("button.across >> nth=0")
+    edge = tab.evaluate("document.querySelector('#table .tabulator-col.tabulator-frozen').getBoundingClientRect().right")
+    boxes = tab.evaluate(heads)[1:]
+    assert tab.evaluate(f"{body}.scrollLeft") > 0 and any(abs(left - edge) < 2 for left, *_ in boxes)  # no heading is cut
+    while tab.inner_text("button.across >> nth=0") != "← First columns":
+        tab.click("button.across >> nth=0")
+    assert all(right <= end + 4 for _, right, end in tab.evaluate(heads))
+    tab.click("button.across >> nth=0")
+    assert tab.evaluate(f"{body}.scrollLeft") == 0 and not wrong
+    tab.close()
 
 
 def test_the_table_has_the_number_of_examples_that_are_left(tab):

@@ -147,6 +147,7 @@
     const rows = () => [...place.querySelectorAll(".tabulator-row")];
     if (onPick) table.on("renderComplete", () => roving(place, "rows", rows, (row) => row.classList.contains("chosen")));
     if (first) shorten(place, table, rows, first);
+    sideways(place, table);
     let across = 0; // what was scrolled sideways stays so when rows are drawn anew
     const holder = () => place.querySelector(".tabulator-tableholder");
     table.on("renderStarted", () => { across = holder().scrollLeft; });
@@ -193,6 +194,31 @@
       cut();
       event.target.scrollIntoView({ block: "nearest" });
     });
+  }
+
+  // Of a table that is wider than its place: how many columns are out of sight, and a button that goes there, and back from the end.
+  function sideways(place, table) {
+    const part = (name) => place.querySelector(`.tabulator-${name}`), box = (element) => element.getBoundingClientRect();
+    const button = h("button.across", { type: "button", onclick: () => {
+      const [next] = beyond();
+      part("tableholder").scrollLeft = next ? part("tableholder").scrollLeft + box(next).left - inner() : 0;
+    } });
+    for (const old of place.parentElement.querySelectorAll("button.across")) old.remove();
+    place.after(button);
+    const inner = () => (part("col.tabulator-frozen") ? box(part("col.tabulator-frozen")).right : box(part("tableholder")).left);
+    const outer = () => box(part("tableholder")).left + part("tableholder").clientWidth;
+    const beyond = () => [...place.querySelectorAll(".tabulator-col")].filter((head) => head.offsetParent && box(head).right > outer() + 4);
+    function update() {
+      if (!part("tableholder")) return;
+      const hidden = beyond().length, moved = part("tableholder").scrollLeft > 2;
+      place.classList.toggle("further", hidden > 0);
+      place.classList.toggle("moved", moved);
+      button.hidden = !hidden && !moved;
+      button.textContent = hidden ? `${hidden} more column${hidden > 1 ? "s" : ""} →` : "← First columns";
+    }
+    for (const event of ["renderComplete", "columnVisibilityChanged", "columnResized"]) table.on(event, update);
+    place.addEventListener("scroll", update, true);
+    new ResizeObserver(update).observe(place);
   }
 
   // A heading that gets the focus is scrolled into sight, and the rows with it; none stays under the frozen column.
@@ -645,9 +671,13 @@
     }
     const passes = { "": () => true, left: (by) => by > 0, overshot: (by) => by < 0 };
 
-    function by(found, i) {
+    // How many methods leave an example; and which, or which do not, if these are at most `most`.
+    function by(found, i, most) {
       const tested = names().filter((name) => !reference(name) && found.methods[name] && found.methods[name].q && found.methods[name].q[i] !== null);
-      return `${tested.filter((name) => apart(found, name, i) > 0).length} of ${tested.length} methods`;
+      const leave = tested.filter((name) => apart(found, name, i) > 0), rest = tested.filter((name) => !leave.includes(name));
+      const count = `${leave.length} of ${tested.length} methods`, list = (some) => some.join(", ");
+      if (!leave.length || !rest.length || Math.min(leave.length, rest.length) > most) return count;
+      return leave.length <= rest.length ? `${count}: ${list(leave)}` : `${count}, not by ${list(rest)}`;
     }
 
     for (const link of document.querySelectorAll("a.see")) {
@@ -709,7 +739,7 @@
       const cards = chosen.slice(0, view.most).flatMap((i) => {
         const memorised = found.memorisation ? Number(found.memorisation[i]) : null;
         const kept = memorised === null ? "" : `memorised ${memorised > 0 ? "+" : ""}${text(Math.round(100 * memorised))} points`, nats = show ? `${by_how[i] > 0 ? "+" : ""}${rounded(by_how[i], 1)} nats, ` : "";
-        const words = [`row ${found.rows[i]}`, `label ${found.label[i]}${wrong(i) ? `, right ${found.clean[i]}` : ""}`, kept, `${nats}left by ${by(found, i)}`].filter(Boolean);
+        const words = [`row ${found.rows[i]}`, `label ${found.label[i]}${wrong(i) ? `, right ${found.clean[i]}` : ""}`, kept, `${nats}left by ${by(found, i, 2)}`].filter(Boolean);
         const card = h(found.pictures ? "button.card" : "button.card.imageless", { type: "button", "aria-expanded": String(view.open === i), "aria-label": `${words.join(", ")}: every method's margin` },
           found.pictures && found.pictures[i] ? h("img", { src: found.pictures[i], alt: `a ${found.label[i]}` }) : found.pictures ? h("span", {}) : null,
           h("span", {}, h("b", {}, words[0]), h(wrong(i) ? "span.wrong" : "span", {}, words[1]), ), h("span.by", {}, kept, kept ? h("br") : "", words[words.length - 1]), strip(found, i, low, high), h("span.ends", { "aria-hidden": "true" }, h("span", {}, rounded(low, 0)), h("span", {}, `${rounded(high, 0)} nats`)));
@@ -745,7 +775,7 @@
       } }, more);
       const which = rest.length ? `Here are ${state.method}, the references, and the methods that no other beats in both memory left and damage` : "Every method's models";
       return h("div.detail", { onkeydown: (event) => { if (event.key === "Escape") close(); } }, h("button.close", { type: "button", "aria-label": "Close the example", onclick: close }, "×"), found.pictures && found.pictures[i] ? h("img.big", { src: found.pictures[i], alt: "" }) : null,
-        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. Left by ${by(found, i)}. ${which}, beside the oracles:`),
+        h("h3", { style: "margin-top:0" }, `Row ${found.rows[i]} of the training set`), h("p", {}, `Trained as ${found.label[i]}${found.label[i] !== found.clean[i] ? `, which is wrong: it is ${found.clean[i]}` : ""}. Left by ${by(found, i, MANY)}. ${which}, beside the oracles:`),
         h("div.scroll", {}, h("table.plain", {}, h("thead", {}, h("tr", {}, ["method", "right", "mean margin (nats)", "from the oracles (their sd)", "q"].map((each, k) => h(k ? "th.number" : "th", { scope: "col" }, each)))), h("tbody", {}, [data.oracle, ...first].map(line)), others)), rest.length ? fold : null);
     }
 
