@@ -22,7 +22,7 @@ DENSITY = 100  # single thresholds per unit of φ
 BUFFER = 2.0  # double thresholds extend this far beyond the samples
 EDGES = 400  # number of right edges, and of left edges for each
 BIN = 0.5  # width of a bin of ε
-PAIRS = 4_096  # pairs of an example and a doubtful s that are swept at a time
+CACHED = 2**13  # numbers that are worked on at a time, so that they stay in a core's cache
 TABLE = 2**21  # entries of the table of ε; with more models its entries are computed when they are looked up
 BLOCK = 2**19  # pairs of gaps that one thread holds at a time
 
@@ -83,8 +83,11 @@ def forgetting_quality(
     samples = n + m
     step = max(1, BLOCK // (min(samples, EDGES) * min(samples, 2 * EDGES)))
     blocks = [(unlearned[start : start + step], retrained[start : start + step], table) for start in range(0, examples, step)]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        epsilon = np.concatenate(list(threads.map(lambda block: _epsilon(*block), blocks)))
+    if len(blocks) == 1:
+        epsilon = _epsilon(*blocks[0])
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            epsilon = np.concatenate(list(threads.map(lambda block: _epsilon(*block), blocks)))
     bins = math.floor(math.ceil(math.log(min(n, m) - 1)) / BIN)
     bin_of = np.floor(epsilon / BIN)
     return ForgettingQuality(float(np.where(bin_of < bins, 0.5**bin_of, 0).mean()), epsilon)
@@ -184,11 +187,17 @@ def _double_thresholds(
 
     rights, first_i, last_i, right_index = _nonempty_gaps(first_i, last_i, right_of)
     lefts, first_s, last_s, left_index = _nonempty_gaps(first_s, last_s, left_of)
-    met = lefts[:, None] < rights[..., None]
-    met &= last_s[:, None] >= first_i[..., None]
-    met &= first_s[:, None] <= last_i[..., None] + last
-    index = right_index[..., None] - left_index[:, None]
-    epsilon = table[np.where(met, index, len(table) - 1)].max((1, 2))
+    nothing = len(table) - 1  # the entry of a rule that gets all models wrong, which is 0
+    epsilon = np.empty(len(samples))
+    step = max(1, CACHED // (rights.shape[1] * lefts.shape[1]))
+    for start in range(0, len(samples), step):
+        part = slice(start, start + step)
+        met = lefts[part, None] < rights[part, :, None]
+        met &= last_s[part, None] >= first_i[part, :, None]
+        met &= first_s[part, None] <= last_i[part, :, None] + last
+        index = (nothing - right_index[part])[..., None] + left_index[part, None]
+        index *= met
+        epsilon[part] = table[np.subtract(nothing, index, out=index)].max((1, 2))
 
     close = not_surely_above > surely_below
     spans = zip(np.nonzero(close)[0], surely_below[close], not_surely_above[close], strict=True)
@@ -196,15 +205,15 @@ def _double_thresholds(
     i = np.arange(EDGES)
     not_above = np.bincount((np.arange(len(right))[:, None] * (EDGES + 1) + right).ravel(), minlength=len(right) * (EDGES + 1))
     after_edge = not_above.reshape(len(right), EDGES + 1).cumsum(1)
-    for part in np.array_split(doubtful, -(-len(doubtful) // PAIRS)):
+    for part in np.array_split(doubtful, -(-len(doubtful) * EDGES // CACHED)):
         e, s = part.T[..., None]
         valid = (i <= s) & (s - i <= last)
         edge = _grid(i, top[e] - BUFFER, top[e] + BUFFER, EDGES)
         left = _grid(s - i, edge - width[e] - BUFFER, edge - width[e] + BUFFER, EDGES)
         after, before = after_edge[e, i], _count_below(samples[e[:, 0]], left, valid)
         met = valid & (before < after)
-        swept = table[right_of[e, after][met] - left_of[e, before][met]]
-        np.maximum.at(epsilon, np.broadcast_to(e, met.shape)[met], swept)
+        index = np.where(met, right_of[e, after] - left_of[e, before], nothing)
+        np.maximum.at(epsilon, e[:, 0], table[index].max(1))
     return epsilon
 
 

@@ -63,26 +63,22 @@ def _klom(
     low = np.minimum(unlearned.min(0), oracle.min(0))
     high = np.maximum(unlearned.max(0), oracle.max(0))
     width = (high - low) / bins
-    # Rounding must not make adjacent bins overlap, so indices are corrected by comparing with the edges.
-    edges = low + np.arange(1, bins)[:, None] * width
     end = np.where(width > 0, high, np.inf) if drop_largest else None
-    p, q = (_histogram(side, low, width, edges, end) for side in (unlearned, oracle))
+    p, q = (_histogram(side, low, width, bins, end) for side in (unlearned, oracle))
     nonempty = p > 0
     return np.where(nonempty, p * np.log(np.where(nonempty, p, 1) / np.maximum(q, eps)), 0).sum(-1)
 
 
 def _histogram(
-    values: np.ndarray, low: np.ndarray, width: np.ndarray, edges: np.ndarray, end: np.ndarray | None
+    values: np.ndarray, low: np.ndarray, width: np.ndarray, bins: int, end: np.ndarray | None
 ) -> Float[np.ndarray, "examples bins"]:
     """Shares of the values in each bin; of those below `end`, if it is given, and nothing but 0 where there are none."""
     models, examples = values.shape
-    bins = len(edges) + 1
-    guess = np.divide(values - low, width, out=np.zeros_like(values), where=width > 0)
-    index = np.minimum(guess.astype(np.intp), bins - 1)
-    column = np.arange(examples)
-    index -= (index > 0) & (values < edges[np.maximum(index, 1) - 1, column])
-    index += (index < bins - 1) & (values >= edges[np.minimum(index, bins - 2), column])
-    places = column * bins + index
+    bin_of = np.minimum(np.floor((values - low) / np.where(width > 0, width, 1)), bins - 1)
+    # Rounding must not make adjacent bins overlap, so bins are corrected by comparing with their edges.
+    bin_of -= values < low + bin_of * width
+    bin_of += (bin_of < bins - 1) & (values >= low + (bin_of + 1) * width)
+    places = np.arange(examples) * bins + bin_of.astype(np.intp)
     if end is None:
         return np.bincount(places.ravel(), minlength=examples * bins).reshape(examples, bins) / models
     below = values < end

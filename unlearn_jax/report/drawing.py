@@ -141,8 +141,9 @@ def save(figure: "matplotlib.figure.Figure", folder: Folder, name: str) -> None:
     import matplotlib
 
     with stage("figures"), matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # computed once: it takes longer than drawing
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine("none")  # computed once: it takes longer than drawing
         for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
             data = io.BytesIO()
             figure.savefig(data, format=suffix, dpi=200, metadata=metadata)
