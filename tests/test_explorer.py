@@ -14,7 +14,7 @@ from experiments.capacity_boundary import report as capacity_report
 from experiments.influence import report as influence_report
 from experiments.influence import study as influence_study
 from experiments.memorisation import report as memorisation_report
-from unlearn_jax.bench import page, toy
+from unlearn_jax.bench import study_page, toy
 from unlearn_jax.bench.options import Discs, Plane
 from unlearn_jax.influence import Window
 from unlearn_jax.report import explorer
@@ -108,7 +108,7 @@ def test_estimates_come_from_one_model_and_chunks_change_no_outline(monkeypatch)
 
 def page_of(folder, explored):
     (folder / "config.json").write_text(json.dumps({"config": {"exp": "mine", "seed": 0}, "command": "python benchmark.py"}))
-    page.write_study(Run(folder), explored)
+    study_page.write(Run(folder), explored)
     return folder
 
 

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from experiments.calibrated_attacks import report
 from experiments.calibrated_attacks.options import BLOCK, Config
 from experiments.calibrated_attacks.report import ALL, CHARACTERISTICS, LOSS, Attack
+from unlearn_jax.bench import study_page
 from unlearn_jax.bench.forget_set import ForgetSet, forget_class, forget_mask, forget_name, forget_set
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.judging import unlearn
-from unlearn_jax.bench.page import write_study
 from unlearn_jax.bench.pools import pool, train_on_halves
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.resume import load_or_make
@@ -73,7 +73,7 @@ def run(config: Config, folder: Run) -> None:
     save(report.alone(attacks, title), folder, "alone")
     save(report.gains(attacks, title), folder, "gains")
     save(report.after(attacks, title), folder, "after")
-    write_study(folder)
+    study_page.write(folder)
     print(report.summary(attacks))
 
 

@@ -13,8 +13,8 @@ from scipy.stats import rankdata
 from experiments.capacity_boundary import report
 from experiments.capacity_boundary.options import Config
 from unlearn_jax import influence
+from unlearn_jax.bench import study_page
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.page import write_study
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import deciding_options
 from unlearn_jax.bench.toy import (
@@ -105,7 +105,7 @@ def run(config: Config, folder: Run) -> None:
         (axis, value, {str(seed): f"{name}-{seed}" for seed in seeds})
         for name, (axis, value, seeds) in zip(names, networks, strict=True)
     ]
-    write_study(folder, report.explore(study, window, toy.clean_labels, layers, places))
+    study_page.write(folder, report.explore(study, window, toy.clean_labels, layers, places))
     print(summary)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.influence import report
 from experiments.influence.options import Config
 from unlearn_jax import influence
-from unlearn_jax.bench.page import write_study
+from unlearn_jax.bench import study_page
 from unlearn_jax.bench.toy import (
     draw_orders,
     draw_toy,
@@ -96,7 +96,7 @@ def run(config: Config, folder: Run) -> None:
             estimates=estimate(original, exact.original, label_grid(window, toy)),
         )
         update(1.0, f"{len(shown.without)} boundaries")
-    write_study(folder, report.explore(study, window, shown))
+    study_page.write(folder, report.explore(study, window, shown))
     print(report.speed(facts))
 
 

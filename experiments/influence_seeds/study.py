@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from experiments.influence_seeds import report
 from experiments.influence_seeds.options import DIGITS, Config
 from unlearn_jax import influence
-from unlearn_jax.bench.page import write_study
+from unlearn_jax.bench import study_page
 from unlearn_jax.bench.resume import load_or_make
 from unlearn_jax.bench.setting import deciding_options
 from unlearn_jax.bench.toy import draw_orders, draw_toy, require_boundary, window_around
@@ -86,7 +86,7 @@ def run(config: Config, folder: Run) -> None:
     save(report.shares(found, title), folder, "shares")
     save(report.reliability(found, title), folder, "reliability")
     save(report.cost(found, title), folder, "cost")
-    write_study(folder)
+    study_page.write(folder)
     print(report.summary(found))
 
 

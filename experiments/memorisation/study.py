@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.memorisation import report
 from experiments.memorisation.options import Config
-from unlearn_jax.bench.page import write_study
+from unlearn_jax.bench import study_page
 from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.data.splits import generator, sample
@@ -82,7 +82,7 @@ def run(config: Config, folder: Run) -> None:
     save(report.side_by_side(study, config.shown), folder, "pairs")
     save(report.distributions(study), folder, "memorisation")
     save(report.agreement(study, fitted), folder, "datamodels")
-    write_study(folder, report.explore(study, data.pixel_scale))
+    study_page.write(folder, report.explore(study, data.pixel_scale))
     print(report.headline(study, fitted))
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from unlearn_jax.bench.page import metrics_of, repeat_of
+from unlearn_jax.bench.page import metrics_of
+from unlearn_jax.bench.repeat import repeat_of
 from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.report import page
 from unlearn_jax.report.rows import REFERENCES

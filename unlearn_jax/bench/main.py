@@ -89,7 +89,7 @@ def _run(config: Run, experiments: Mapping[str, Experiment]) -> None:
             with curves.recording(folder, getattr(config, "tensorboard", False)):
                 experiment.run(config, folder)
             if _stamp(page) == before:  # it wrote none of its own
-                importlib.import_module("unlearn_jax.bench.page").write_study(folder)
+                importlib.import_module("unlearn_jax.bench.study_page").write(folder)
     except ArgumentError:  # leave no config.json that the corrected command would contradict
         if traces and not traced_before:
             shutil.rmtree(traces, ignore_errors=True)

@@ -1,11 +1,8 @@
-"""The page of a run folder, report.html: what goes into it. How it looks is `unlearn_jax/report/page`."""
+"""The page of the main job, report.html: what goes into it. How it looks is `unlearn_jax/report/page`."""
 
 import csv
-import io
 import itertools
-import json
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +11,9 @@ import numpy as np
 
 from unlearn_jax.bench.hyperparameters import SOURCES
 from unlearn_jax.bench.page_words import GLOSSARY, NAMES, Standing, Whole, answers, chance, headline, reading
+from unlearn_jax.bench.repeat import repeat_of
 from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.bench.statistics import EXAMPLE_COLUMNS, SIGNIFICANT
-from unlearn_jax.files import open_regular, read_regular
 from unlearn_jax.methods import METHODS
 from unlearn_jax.metrics import METRICS
 from unlearn_jax.metrics.catalogue import (
@@ -39,13 +36,10 @@ from unlearn_jax.report import page
 from unlearn_jax.report.figures import LOSS_RANGE, loss_shares
 from unlearn_jax.report.leaderboard import Leaderboard
 from unlearn_jax.report.rows import REFERENCES, Row, subject
-from unlearn_jax.runs import LONG, Run, leaves
+from unlearn_jax.runs import Run
 
 MOST_EXAMPLES = 500  # of all forget sets together
 MOST_ROWS = 20_000  # of results.csv: beyond, only the means and the first forget sets
-MOST_LINES, MOST_CELLS = 1000, 20_000  # of a study's table
-MOST_BYTES = 6 << 20  # of a study's figures
-MOST_TEXT = 1 << 20  # of a study's summary
 BINS = 49  # edges of the bins of losses
 ORACLE = "oracle"
 EDGES = np.linspace(math.log10(LOSS_RANGE[0]), math.log10(LOSS_RANGE[1]), BINS)
@@ -416,122 +410,3 @@ def _power(path: Path) -> list[dict[str, Any]]:
         mean, sd, low, high = (float(line[f"null_{field}"]) for field in ("mean", "sd", "low", "high"))
         of_metric["points"].append([int(line["oracles"]), int(line["models"]), mean, sd, high - low, visible])
     return list(found.values())
-
-
-def repeat_of(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how a run was made, and what repeats it: the texts that repeat.html takes."""
-    config = facts.get("config") or {}
-    commit = facts.get("git") or {}
-    versions = {name: version for name, version in (facts.get("versions") or {}).items() if version}
-    command = str(facts.get("command") or "")
-    program = "unlearn-jax" if "unlearn-jax" in command else "python benchmark.py"
-    path = "FOLDER/config.json" if folder.folder.is_absolute() else f"{folder.folder}/config.json"  # of another machine
-    return {
-        "command": portable(command),
-        "again": "" if "data" in config else f"{program} --config {shlex.quote(path)} --out NEW",
-        "beside": folder.folder.is_absolute(),
-        "commit": commit.get("commit") or "",
-        "dirty": bool(commit.get("dirty")),
-        "release": versions.get("unlearn_jax", ""),
-        "made": {
-            "Seed": config.get("seed"),
-            "Started": facts.get("started"),
-            "Device": facts.get("device"),
-            "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        },
-        "config": [(key, _shortened(value)) for key, value in leaves(config)],
-    }
-
-
-def portable(command: str) -> str:
-    """Returns a command as it is typed elsewhere: without the path of the interpreter and of the program, and without `--out`."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # not from a shell
-        return command
-    if words and Path(words[0]).name.startswith("python"):
-        words[0] = "python"
-        if len(words) > 1 and Path(words[1]).name == "unlearn-jax":
-            words = words[1:]
-    for place in range(min(2, len(words))):
-        if Path(words[place]).name in ("unlearn-jax", "benchmark.py"):
-            words[place] = Path(words[place]).name
-    kept, skipped = [], False
-    for word in words:
-        name = word.lstrip("-") if word.startswith("-") else ""
-        if not skipped and name.partition("=")[0] != "out":
-            kept.append(word)
-        skipped = name == "out"
-    return shlex.join(kept)
-
-
-def _shortened(value: Any) -> str:
-    """A value of a configuration as text; of a long one, as a list of rows, the beginning."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= LONG else f"{text[:LONG]}… (all of it is in config.json)"
-
-
-def write_study(folder: Run, explorer: Mapping[str, Any] | None = None) -> None:
-    """Writes report.html for a run folder of any experiment: its summary, its figures, and its tables as far as they fit.
-
-    Args:
-        folder: the run folder, with all else in it; its title is what config.json says the experiment is about.
-        explorer: what `explorer.js` shows, by `report.explorer.explorer` or with a `kind` of its own.
-    """
-    facts = folder.read_json("config.json") or {}
-    config = facts.get("config") or {}
-    tables = {path.stem: table for path in sorted(folder.folder.glob("*.csv")) if (table := _table(path))}
-    left, figures, outside = MOST_BYTES, dict[str, str](), list[str]()
-    for path in sorted((folder.folder / "figures").glob("*.png")):
-        if content := _read(path, left):
-            figures[path.stem] = page.data_uri(content)
-            left -= len(content)
-        else:
-            outside.append(path.name)
-    text = _read(folder.folder / "summary.md", MOST_TEXT).decode("utf-8", "replace")
-    body = page.from_markdown(text, {f"figures/{name}.png": uri for name, uri in figures.items()})
-    name = str(config.get("exp", folder.folder.name))
-    texts = {
-        "title": str(facts.get("about") or name),
-        "subject": " · ".join([name, *(str(config[key]) for key in ("dataset", "model") if config.get(key))]),
-        "summary": body.html,
-        "figures": {name: uri for name, uri in figures.items() if f"figures/{name}.png" not in body.shown},
-        "outside": outside,
-        "tables": {name: table["all"] for name, table in tables.items()},
-        "explorer": explorer["kind"] if explorer else "",
-        "varied": bool(explorer and explorer.get("axes")),
-        **repeat_of(folder, facts),
-    }
-    data = {"tables": {name: {"columns": table["columns"], "rows": table["rows"]} for name, table in tables.items()}}
-    scripts = ("explorer",) if explorer else ()
-    folder.write_text(page.NAME, page.render("study", {**data, "explorer": explorer}, page.TABLES, scripts, **texts))
-
-
-def _read(path: Path, most: int) -> bytes:
-    """The content of a file; nothing if there is none, or it is larger than `most` bytes."""
-    try:
-        return read_regular(path, most)
-    except OSError:
-        return b""
-
-
-def _table(path: Path) -> dict[str, Any] | None:
-    """The first rows of a CSV file, numbers as such, and how many there are in all; None if it is empty."""
-    try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace", newline="") as file:
-            lines = csv.reader(file)
-            columns = next(lines, None)
-            if not columns:
-                return None
-            most = min(MOST_LINES, MOST_CELLS // len(columns))
-            rows = [[_cell(cell) for cell in line] for line in itertools.islice(lines, most)]
-            return {"columns": columns, "rows": rows, "all": len(rows) + sum(1 for _ in lines)}
-    except (OSError, csv.Error):
-        return None
-
-
-def _cell(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text or None

@@ -191,13 +191,13 @@ def _double_thresholds(
     epsilon = np.empty(len(samples))
     step = max(1, CACHED // (rights.shape[1] * lefts.shape[1]))
     for start in range(0, len(samples), step):
-        part = slice(start, start + step)
-        met = lefts[part, None] < rights[part, :, None]
-        met &= last_s[part, None] >= first_i[part, :, None]
-        met &= first_s[part, None] <= last_i[part, :, None] + last
-        index = (nothing - right_index[part])[..., None] + left_index[part, None]
+        some = slice(start, start + step)
+        met = lefts[some, None] < rights[some, :, None]
+        met &= last_s[some, None] >= first_i[some, :, None]
+        met &= first_s[some, None] <= last_i[some, :, None] + last
+        index = (nothing - right_index[some])[..., None] + left_index[some, None]
         index *= met
-        epsilon[part] = table[np.subtract(nothing, index, out=index)].max((1, 2))
+        epsilon[some] = table[np.subtract(nothing, index, out=index)].max((1, 2))
 
     close = not_surely_above > surely_below
     spans = zip(np.nonzero(close)[0], surely_below[close], not_surely_above[close], strict=True)

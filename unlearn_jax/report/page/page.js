@@ -217,7 +217,7 @@
       button.textContent = hidden ? `${hidden} more column${hidden > 1 ? "s" : ""} →` : "← First columns";
     }
     for (const event of ["renderComplete", "columnVisibilityChanged", "columnResized"]) table.on(event, update);
-    place.addEventListener("scroll", update, true);
+    place.addEventListener("scroll", () => requestAnimationFrame(update), true); // once the headings have followed
     new ResizeObserver(update).observe(place);
   }
 
