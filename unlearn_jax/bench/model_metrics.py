@@ -43,7 +43,7 @@ class ModelMetrics:
         losses = self.relearner(originals)[:, 0] if len(jax.tree.leaves(originals)[0]) else np.zeros(1)
         self.target = float(losses.mean())
         draw = jax.jit(jax.vmap(lambda key: initialise(key, problem)))
-        nets = draw(member_keys(config.seed, "untrained", config.members))
+        nets = jax.device_get(draw(member_keys(config.seed, "untrained", config.members)))  # slicing it there takes seconds
         self.untrained = probabilities(predict(problem.model, nets, images, config.strategy))
 
     def of_oracles(self, logits: np.ndarray) -> dict[Name, np.ndarray]:
