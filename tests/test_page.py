@@ -77,6 +77,10 @@ def made(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(facts))
     head = "metric,split,models,oracles,null_mean,null_sd,null_low,null_high,band,visible\n"
     points = [f"accuracy,forget,{n},{2 * n},88,{4 / n},86,90,3.4,{'' if n < 8 else 20 / n}\n" for n in (4, 8, 16, 24)]
+    others = [
+        (name, split) for name, metric in METRICS.items() for split in metric.splits if (name, split) != ("accuracy", "forget")
+    ]
+    points += [f"{name},{split},24,48,0,1,-2,2,3.4,1.5\n" for name, split in others]
     (folder / "power.csv").write_text(head + "".join(points))
     rng = np.random.default_rng(0)
     losses = {name: {split: rng.exponential(size=(4, 20)) for split in ("forget", "retain", "test")} for name in POINTS}
@@ -213,7 +217,7 @@ def test_five_questions_are_answered():
     method = standing("different")._replace(left=["7", "9"], overshot=["3"], examples=129, **costs)
     whole = Whole(methods=14, models=360, seconds=540.0, compiling=61.0, pools=72, retraining=0.22)
     tied = "Nearest to retraining: a; not distinguished from it: b (by a test)."
-    found = answers([method], tied, "python benchmark.py", whole)
+    found = answers([method], tied, "python benchmark.py", whole.words())
     assert [each.answer for each in found] == ["a", "No", "2 of 129", "0.658 s a model", "With one command"]
     assert "Memory left 10% (5% to 15%)" in found[0].more and "Not distinguished from it: b" in found[0].more
     assert found[0].more.count("earest") == 0  # the question has it
@@ -396,14 +400,14 @@ def test_a_click_on_a_heading_changes_the_order(tab):
 
 
 def test_a_filter_changes_the_count_and_fades_the_points(tab):
-    assert tab.inner_text("#count") == "4 of 4 methods"
+    assert tab.inner_text("#count") == "4 of 4 methods, and 2 references"
     tab.select_option("#filter-access", "F+R")
     assert tab.inner_text("#count") == "2 of 4 methods" and set(names(tab)) == {"scrub", HOSTILE}
     tab.wait_for_function("report.chart().signal('visible').length === 2")
     tab.wait_for_function("[...document.querySelectorAll('#chart path')].some(p => p.getAttribute('opacity') === '0.15')")
     assert point(tab, "finetune").get_attribute("opacity") == "0.15"
     tab.click("#clear")
-    assert tab.inner_text("#count") == "4 of 4 methods"
+    assert tab.inner_text("#count") == "4 of 4 methods, and 2 references"
 
 
 def test_a_row_chooses_its_point_and_opens_its_method(tab):
@@ -428,7 +432,8 @@ def test_a_point_shows_its_number_and_chooses_its_row(tab):
     assert tab.locator("#table .tabulator-row.chosen").inner_text().startswith("original")
 
 
-def test_points_that_are_brushed_leave_their_rows(tab):
+@pytest.mark.parametrize("end", ["button", "Escape"])
+def test_points_that_are_brushed_leave_their_rows(tab, end):
     box = point(tab, "finetune").bounding_box()
     tab.mouse.move(box["x"] - 30, box["y"] - 30)
     tab.mouse.down()
@@ -437,8 +442,11 @@ def test_points_that_are_brushed_leave_their_rows(tab):
     tab.mouse.up()
     tab.wait_for_function("document.querySelector('#count').textContent === '1 of 4 methods'")
     assert names(tab) == ["finetune"]
-    tab.click("#clear")
-    tab.wait_for_function("document.querySelector('#count').textContent === '4 of 4 methods'")
+    if end == "button":
+        tab.click("#clear")
+    else:
+        tab.keyboard.press("Escape")
+    tab.wait_for_function("document.querySelector('#count').textContent === '4 of 4 methods, and 2 references'")
 
 
 def test_columns_are_chosen(tab):
@@ -468,7 +476,7 @@ def test_the_examples_that_are_left_are_shown_for_the_method_that_is_named(tab):
     assert tab.input_value("#pick") == "scrub" and tab.inner_text("#panel h3").startswith("scrub")
     rows = "[...document.querySelectorAll('.card b')].map(each => each.textContent)"
     assert tab.evaluate(rows) == [f"row {100 + i}" for i in reversed(range(9)) if i % 3]  # the largest first
-    assert "On 6 of 30 examples scrub is still surer" in tab.inner_text("#gallery") and "on 3 it is less sure" in tab.inner_text(
+    assert "On 6 of 30 examples scrub is surer" in tab.inner_text("#gallery") and "on 3 it is less sure" in tab.inner_text(
         "#gallery"
     )
     assert "+3.2 nats, left by 3 of 4 methods" in tab.inner_text(".card >> nth=0")
@@ -478,6 +486,9 @@ def test_the_examples_that_are_left_are_shown_for_the_method_that_is_named(tab):
     tab.keyboard.press("Escape")
     tab.click("a.see[data-show=overshot]")
     assert tab.evaluate(rows) == ["row 106", "row 103", "row 100"]
+    tab.check("#mislabelled")
+    assert "None of the examples is of this kind." in tab.inner_text("#gallery")
+    tab.uncheck("#mislabelled")
     tab.select_option("#show", "")
 
 
@@ -503,6 +514,16 @@ def test_a_button_says_how_many_columns_are_out_of_sight_and_goes_there(browser,
     tab.wait_for_function(f"{body}.scrollLeft === 0")
     assert not wrong
     tab.close()
+
+
+def test_a_button_shows_all_rows(tab):
+    height = "document.querySelector('#power-table .tabulator-tableholder').offsetHeight"
+    before = tab.evaluate(height)
+    tab.click("#power button.all")
+    tab.wait_for_function(f"{height} > {before}")
+    assert tab.evaluate(f"{height} >= document.querySelector('#power-table .tabulator-table').offsetHeight")
+    tab.click("#power button.all")
+    assert tab.evaluate(height) == before
 
 
 def test_the_table_has_the_number_of_examples_that_are_left(tab):
@@ -534,7 +555,7 @@ def test_words_are_explained_where_they_stand(tab, made):
 
 def test_of_many_methods_the_opened_example_shows_the_chosen_and_the_frontier_first(browser, many):
     tab, wrong = opened(browser, many)
-    tab.wait_for_function("document.querySelector('#count').textContent === '24 of 24 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '24 of 24 methods, and 2 references'")
     tab.select_option("#pick", "method_7")
     tab.click(".card >> nth=0")
     shown = tab.inner_text(".detail")
@@ -659,9 +680,9 @@ def test_other_widths_and_themes_hold(browser, made, width, scheme):
 
 def test_a_forget_set_is_chosen(browser, several):
     tab, wrong = opened(browser, several)
-    tab.wait_for_function("document.querySelector('#count').textContent === '4 of 4 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '4 of 4 methods, and 2 references'")
     tab.select_option("#set", label="random-1")
-    tab.wait_for_function("document.querySelector('#count').textContent === '3 of 3 methods'")
+    tab.wait_for_function("document.querySelector('#count').textContent === '3 of 3 methods, and 2 references'")
     assert "scrub" not in names(tab) and tab.inner_text("#panel h3").startswith("original")
     assert "Forget set random-1." in tab.inner_text("#gallery") and not wrong
 

@@ -302,6 +302,7 @@ def explore(study: Results, scale: Sequence[float] = ()) -> dict[str, Any]:
         "kind": "pictures",
         "names": study.names,
         "count": len(study.labels),
+        "most": min(PICTURED, len(order)),
         "tested": len(study.test_rows),
         "chance": study.chance.max(),
         "train": {

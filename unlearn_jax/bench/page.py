@@ -124,7 +124,8 @@ def write(
         _count(each, differing, overall=each is sets[0])
     names = [name for name in order if name not in REFERENCES]
     standings = [_standing(sets[0]["methods"][name], name, differing) for name in names]
-    repeated, whole = repeat_of(folder, facts), _whole(rows)
+    repeated, cost = repeat_of(folder, facts), _whole(rows)
+    whole = cost.words(SECONDS) if cost else ""
     data = {
         "sets": sets,
         "metrics": metrics_of((row.metric, row.split) for row in [*means, *rows]),
@@ -152,7 +153,7 @@ def write(
         "glossary": GLOSSARY,
         "figures": sorted(path.stem for path in (folder.folder / "figures").glob("*.svg")),
         **repeated,
-        "made": repeated["made"] | {"Time, when each part was made": whole.words(SECONDS)} if whole else repeated["made"],
+        "made": repeated["made"] | {"Time, when each part was made": whole} if whole else repeated["made"],
     }
     folder.write_text(page.NAME, page.render("run", data, **texts))
 
@@ -248,7 +249,7 @@ def _method(name: str, used: Mapping[str, Any], origins: Mapping[str, str]) -> d
     return {
         "family": family,
         "settings": next((source for source in reversed(SOURCES) if source in origins.values()), "none"),
-        "about": entry.summary if entry else "",
+        "about": entry.summary.replace("`", "") if entry else "",
         "source": entry.reference.strip("-") if entry else "",
         "hyper": hyper,
     }

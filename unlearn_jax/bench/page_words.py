@@ -139,14 +139,14 @@ def headline(methods: Sequence[Standing]) -> str:
     return f"{head}; the nearest, {nearest.method}, {sizes}." if len(judged) > 1 else f"{head}: it {sizes}."
 
 
-def answers(methods: Sequence[Standing], tied: str, command: str, whole: Whole | None = None) -> list[Answer]:
+def answers(methods: Sequence[Standing], tied: str, command: str, whole: str = "") -> list[Answer]:
     """Returns the answers to five questions about the method that is nearest to retraining.
 
     Args:
         methods: as in `headline`.
         tied: which others are not distinguished from the nearest.
         command: that made the run.
-        whole: what the whole run cost.
+        whole: what the whole run cost, see `Whole.words`; empty if that is unknown.
     """
     repeat = Answer("How would I repeat it?", "With one command", command)
     if not methods:
@@ -263,8 +263,8 @@ def _shows(of: Standing) -> dict[str, int]:
     return {key: len(rows) for key, rows in (("left", of.left or ()), ("overshot", of.overshot)) if rows}
 
 
-def _cost(of: Standing, whole: Whole | None) -> tuple[str, str]:
-    run = f" The whole run: {whole.words()}." if whole else ""
+def _cost(of: Standing, whole: str) -> tuple[str, str]:
+    run = f" The whole run: {whole}." if whole else ""
     if of.seconds is None:
         return "Unknown", f"The time was not measured.{run}"
     said = f"{of.seconds:.3g} s a model"
@@ -331,9 +331,9 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     ),
     "left": (
         "examples left, overshot",
-        "Examples of F on which the models differ from retrained ones (q < 5%). Left: they are still surer of the label, so the "
-        "example is remembered in part. Overshot: they are less sure. An example that is neither may be remembered too, by less "
-        "than so many models can show. Perfect: 0 of both.",
+        "Examples of F on which the models differ from retrained ones (q < 5%). Left: they are surer of the label, mostly since "
+        "the example is remembered in part (where the originals are less sure themselves, it is not that). Overshot: they are "
+        "less sure. An example that is neither may be remembered too, by less than so many models can show. Perfect: 0 of both.",
     ),
     "single": (
         "memory in single models, farthest single model",
@@ -380,7 +380,8 @@ GLOSSARY: Mapping[str, tuple[str, str]] = {
     ),
     "quality": (
         "forgetting quality, competition score",
-        "How little attacks on single examples tell a method's models from oracles; and that times the accuracies on R and T. "
+        "How little attacks on single examples tell a method's models from oracles; and that times the accuracies on R and "
+        "T, as shares of the oracles'. "
         "With so few models some attacks seem to succeed even on retrained models: a perfect method scores the null, not 1.",
     ),
     "power": (

@@ -1,7 +1,7 @@
 "use strict";
 // The explorer of a study: a toy whose points can be left out, or training pictures and the test answers that hang on them.
 // What `page.js` hands over makes elements and numbers; text only ever enters as text.
-window.explore = (place, data, { h, text, percent }) => {
+window.explore = (place, data, { h, text, percent, roving }) => {
   const NS = "http://www.w3.org/2000/svg";
   const s = (tag, props, ...children) => {
     const element = document.createElementNS(NS, tag);
@@ -140,7 +140,7 @@ window.explore = (place, data, { h, text, percent }) => {
       const { order, rank: of } = ranked(state.layer, state.colour), scores = layers[state.layer].scores[state.colour];
       dots.forEach((dot, i) => dot.style.setProperty("--share", `${(100 * (count - of[i]) / Math.max(1, count - 1)).toFixed(1)}%`));
       const at = (share) => text(scores[order[Math.round(share * (count - 1))]]);
-      legend.replaceChildren(h("span", {}, `least ${at(1)}`), h("i.scale", {}), h("span", {}, `most ${at(0)} (median ${at(0.5)})`));
+      legend.replaceChildren(h("span", {}, `least ${at(1)}`), h("i.scale", {}), h("span", {}, `most ${at(0)} (median ${at(0.5)}); colours go by rank`));
       if (state.colour !== MAIN) {
         const other = ranked(state.layer, MAIN).rank, middle = (count + 1) / 2;
         let product = 0, square = 0;
@@ -183,7 +183,7 @@ window.explore = (place, data, { h, text, percent }) => {
         fact("mean displacement", h("b", {}, text(mean)), " units"), layer.furthest[i] ? fact("largest, signed", h("b", {}, gone ? "gone" : plus(move)), gone ? "" : ` units, ${name(label)}`) : "",
         fact("rank", h("b", {}, of.rank[i]), ` of ${count}`), fact("rounding moves it by", h("b", {}, text(layer.noise)), " at most"),
         ...(state.colour === MAIN ? [] : [fact(measures[state.colour].title, h("b", {}, text(layer.scores[state.colour][i])), `, rank ${own.rank[i]}`)]));
-      if (!layer.furthest[i] || gone || !lines.length || mean <= layer.noise) return;
+      if (!layer.furthest[i] || gone || !lines.length || mean <= layer.noise) { caption.textContent = gone ? "" : "No move to magnify."; return; }
       const at = on(state.lines, px(mx), py(my));
       mark.style.display = "";
       mark.setAttribute("transform", `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`);
@@ -290,11 +290,12 @@ window.explore = (place, data, { h, text, percent }) => {
     function arrange() {
       const by = train[state.order].map(Number), places = buttons.map((_, i) => i).sort((a, b) => by[b] - by[a] || a - b);
       grid.replaceChildren(...places.map((i) => buttons[i]));
+      roving(grid, "pictures", () => [...grid.querySelectorAll(".thumb")], (each) => each === buttons[places[0]]);
       choose(places[0]);
     }
     order.addEventListener("change", () => { state.order = order.value; arrange(); });
     place.replaceChildren(
-      h("form.controls", { "aria-label": "What is shown" }, control("show first", order), h("output", {}, `${count} of ${data.count} training pictures`)),
+      h("form.controls", { "aria-label": "What is shown" }, control("show first", order), h("output", {}, `${count} of ${data.count} training pictures: the ${data.most} most memorised, and others on which test pictures hang`)),
       h("div.two.even", {}, h("div", {}, grid, h("p.fine", {}, "Under each picture: memorised, in points (models of a hundred).")),
         h("div", {}, said, panel, h("p.fine", {}, `▲ trained on it, more models are right; ▼ fewer. Numbers are points (models in a hundred) ± one standard error. Beyond chance: a correlation above ${text(data.chance)}, the largest of all pairs when answers are shuffled among models.`))));
     place.querySelector("form").addEventListener("submit", (event) => event.preventDefault());

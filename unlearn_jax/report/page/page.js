@@ -185,6 +185,7 @@
       button.setAttribute("aria-expanded", String(!cutting));
       holder.classList.toggle("cut", cutting);
       holder.style.maxHeight = cutting ? `${all[first - 1].offsetTop + all[first - 1].offsetHeight + holder.offsetHeight - holder.clientHeight}px` : "";
+      holder.style.height = ""; // which Tabulator has fixed, while fewer rows were shown
       if (cutting) holder.scrollTop = 0;
     }
     table.on("renderComplete", cut);
@@ -218,7 +219,7 @@
     }
     for (const event of ["renderComplete", "columnVisibilityChanged", "columnResized"]) table.on(event, update);
     place.addEventListener("scroll", () => requestAnimationFrame(update), true); // once the headings have followed
-    new ResizeObserver(update).observe(place);
+    new ResizeObserver(() => requestAnimationFrame(update)).observe(place);
   }
 
   // A heading that gets the focus is scrolled into sight, and the rows with it; none stays under the frozen column.
@@ -256,7 +257,7 @@
 
   function study() {
     document.body.classList.add("study");
-    if (data.explorer) window.explore($("explore"), data.explorer, { h, text, signed, percent, finite });
+    if (data.explorer) window.explore($("explore"), data.explorer, { h, text, percent, roving });
     for (const details of document.querySelectorAll("[data-table]")) {
       const { columns, rows } = data.tables[details.dataset.table];
       const [note, place] = details.querySelectorAll(".note, div");
@@ -498,7 +499,7 @@
       ready = false;
       place.replaceChildren();
       table = tabulator(place, {
-        data: lines(), columns: columnsOf(), first: 14, index: "method", placeholder: "No method is left: clear the filters.",
+        data: lines(), columns: columnsOf(), first: 14, index: "method", placeholder: "No method is left: press Clear, which ends filters and the brush in the chart.",
         rowFormatter: (row) => {
           const element = row.getElement(), name = row.getData().method;
           element.classList.toggle("reference", reference(name));
@@ -508,8 +509,9 @@
       }, (row) => point(row.method));
       table.on("dataFiltered", (filters, rows) => {
         const left = rows.map((row) => row.getData().method);
-        $("count").textContent = `${left.filter((name) => !reference(name)).length} of ${names().filter((name) => !reference(name)).length} methods`;
-        if ($("chart").view && !state.brush) $("chart").view.signal("visible", left).runAsync();
+        const found = left.filter((name) => !reference(name)).length, references = left.length - found;
+        $("count").textContent = `${found} of ${names().filter((name) => !reference(name)).length} methods${references ? `, and ${references} reference${references > 1 ? "s" : ""}` : ""}`;
+        if ($("chart").view) $("chart").view.signal("visible", left).runAsync();
       });
       table.on("tableBuilt", () => { ready = true; filter(); });
       choices();
@@ -538,6 +540,12 @@
       const wanted = [...document.querySelectorAll("[data-filter]")].filter((each) => each.value).map((each) => [each.dataset.filter, each.value]);
       table.setFilter((row) => wanted.every(([field, value]) => row[field] === value) && (!state.brush || state.brush.has(row.method)));
     }
+
+    addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !state.brush) return;
+      state.brush = null;
+      drawChart().then(filter); // without the brush's rectangle
+    });
 
     function fillFilters() {
       for (const list of document.querySelectorAll("[data-filter]")) {
@@ -734,7 +742,7 @@
       const box = h("input", { type: "checkbox", id: "mislabelled", checked: view.mislabelled, onchange: () => { view.mislabelled = box.checked; again("mislabelled"); } });
       const much = found.memorisation ? all.filter((i) => Number(found.memorisation[i]) >= 0.2) : [];
       const left = by_how.filter((by) => by > 0).length, said = tested
-        ? `On ${left} of ${count} examples ${state.method} is still surer of the label than retrained models are, so that they are remembered in part; on ${by_how.filter((by) => by < 0).length} it is less sure: overshot (q < 5%). ${much.length ? `Of the ${much.length} that are memorised by 20 points or more, ${much.filter((i) => by_how[i] > 0).length} are among those still left; on the others there is no difference, or less than so many models can show. ` : ""}`
+        ? `On ${left} of ${count} examples ${state.method} is surer of the label than retrained models are: left; on ${by_how.filter((by) => by < 0).length} it is less sure: overshot (q < 5%). ${much.length ? `Of the ${much.length} that are memorised by 20 points or more, ${much.filter((i) => by_how[i] > 0).length} are among those left. ` : ""}On the others there is no difference, or less than so many models can show. `
         : `${state.method} was not tested on single examples. `;
       const cards = chosen.slice(0, view.most).flatMap((i) => {
         const memorised = found.memorisation ? Number(found.memorisation[i]) : null;
@@ -752,7 +760,7 @@
         h("p", {}, said, show ? "The largest difference comes first." : found.memorisation ? "The most memorised come first: those that the originals get right more often than the oracles do, in points." : "", sets.length > 1 ? ` Forget set ${set}.` : "", found.all > count ? ` Shown are the first ${count} of ${found.all}; examples.csv has all.` : ""),
         h("p.legend", {}, `Each strip is the margin of the label, from ${rounded(low, 0)} nats (wrong; dashed: 0) to ${rounded(high, 0)} (sure):`, h("span", {}, h("i.upright"), "oracles' mean"), h("span", {}, h("i", { style: "border-top:9px solid var(--band)" }), "± 2 sd"), h("span", {}, h("b", { style: "color:var(--bad)" }, "◯"), " originals"), h("span", { style: "color:var(--accent)" }, `● ${state.method}`), h("span", {}, "· other methods"), h("span", {}, "◂ ▸ further out than the strip reaches"), all.some(wrong) ? h("span", { style: "color:var(--bad)" }, "label 4, right 0: mislabelled") : null),
         h("div.controls", {}, tested ? h("label", {}, "show ", pick) : null, all.some(wrong) ? h("label", {}, box, " only mislabelled") : null, h("output", { "aria-live": "polite" }, `${chosen.length} of ${count} examples`)),
-        h("div.cards", {}, cards),
+        chosen.length ? h("div.cards", {}, cards) : h("p", {}, "None of the examples is of this kind."),
         chosen.length > view.most ? h("button", { type: "button", id: "more", onclick: () => { view.most += 96; gallery(); } }, `Show more (${chosen.length - view.most} more)`) : "");
       roving(place, "cards", () => [...place.querySelectorAll(".card")], (card) => card.getAttribute("aria-expanded") === "true");
     }
@@ -788,11 +796,11 @@
       const originals = (key) => (sets[0].methods.original && scores(sets[0], "original")[key] ? Math.abs(number(scores(sets[0], "original")[key][0]) - last(data.power.find((each) => each.key === key))[2]) : null);
       const form = (key) => { const of = data.power.find((each) => each.key === key); return (x) => (x === null ? "–" : rounded(x, decimals(last(of)[3]))); };
       const rows = [...data.power].sort((a, b) => b.main - a.main).map((each) => ({ key: each.key, title: title(each.key), mean: last(each)[2], sd: last(each)[3], visible: last(each)[5], original: originals(each.key) }));
-      const column = (field, main, small) => ({ field, title: escaped(main), titleFormatter: heading(main, small), hozAlign: "right", headerHozAlign: "right", sorter: (a, b, x, y, c, dir) => order(dir, a, b), formatter: (each) => `${form(each.getData().key)(each.getValue())}${field === "mean" ? ` ± ${form(each.getData().key)(each.getData().sd)}` : ""}` });
+      const column = (field, main, small) => ({ minWidth: field === "visible" && innerWidth > 700 ? 155 : 60, field, title: escaped(main), titleFormatter: heading(main, small), hozAlign: "right", headerHozAlign: "right", sorter: (a, b, x, y, c, dir) => order(dir, a, b), formatter: (each) => `${form(each.getData().key)(each.getValue())}${field === "mean" ? ` ± ${form(each.getData().key)(each.getData().sd)}` : ""}` });
       let now = (data.power.find((each) => each.key === "accuracy/forget") || data.power[0]).key;
       const grid = tabulator($("power-table"), {
-        data: rows, first: 10, index: "key",
-        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), formatter: (each) => h("span", { title: (data.metrics[each.getData().key] || {}).about }, each.getValue()), frozen: true, sorter: "string", cssClass: "wrapped", width: Math.min(250, 0.38 * innerWidth) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null", "mean ± sd")],
+        data: rows, first: 10, index: "key", layout: innerWidth > 700 ? "fitColumns" : "fitData",
+        columns: [{ field: "title", title: "metric", titleFormatter: heading("metric"), formatter: (each) => h("span", { title: (data.metrics[each.getData().key] || {}).about }, each.getValue()), frozen: true, sorter: "string", cssClass: "wrapped", ...(innerWidth > 700 ? { widthGrow: 2 } : { width: 0.38 * innerWidth }) }, column("visible", "visible difference", `at ${last(data.power[0])[0]} oracles`), column("original", "doing nothing", "from the null"), column("mean", "null", "mean ± sd")],
         rowFormatter: (row) => { row.getElement().classList.toggle("chosen", row.getData().key === now); },
       }, (row) => show(row.key));
       function show(key) {
