@@ -1,7 +1,7 @@
 """What a pool's memory grows by with its number of members: training goes a chunk at a time, so only what is kept should count.
 
     python benchmarks/memory.py --members 8 32 128 512
-    python benchmarks/memory.py --members 400 1600 --model mlp --width 4096     # half a GiB of weights, and two
+    python benchmarks/memory.py --members 100 400 1600 --model mlp --width 512     # 0.1 to 1.8 GiB of weights
 
 Each row is a process of its own that trains that many models for one epoch on digits, writes them to a cache of its own and asks
 for their predictions; the peak is its resident set's, all of Python and JAX (about 0.4 GiB) included.
