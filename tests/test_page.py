@@ -279,6 +279,15 @@ def test_vectors_have_no_pictures():
     assert page.looks({}, losses, range(3), np.ones((3, 2, 2, 1))).pixels == {}
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_changes_that_are_in_no_commit_are_said_where_the_command_is(tmp_path, dirty):
+    facts = {"command": "python benchmark.py", "git": {"commit": "abc", "dirty": dirty}}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    rows = rows_of()
+    page.write(Run(tmp_path), rows, rows, arrange(rows), examples_of())
+    assert ("The code had changes that are in no commit." in (tmp_path / NAME).read_text()) == dirty
+
+
 def test_markdown_stays_harmless():
     text = "# A\n\n<b>x</b> [away](http://a.example) ![f](figures/f.png) ![g](g.png)\n\n| a |\n|--|\n| 1 |"
     body = from_markdown(text, {"figures/f.png": "data:,"})
