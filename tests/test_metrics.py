@@ -215,6 +215,17 @@ def test_klom_is_the_literal_one(seed, n, m, digits):
     np.testing.assert_allclose(metrics.klom(u, o), literal_klom(u, o), rtol=1e-12, atol=1e-12)
 
 
+def test_klom_of_margins_on_and_next_to_the_edges_of_bins():
+    """There the quotient alone would put some into the bin below or above."""
+    rng = np.random.default_rng(0)
+    low, high = np.sort(rng.normal(scale=3, size=(2, 200)), axis=0)
+    edges = low + np.arange(21)[:, None] * ((high - low) / 20)
+    edges[20] = high
+    for shift in (-np.inf, np.inf):
+        near = np.clip(np.nextafter(edges, shift), low, high)
+        np.testing.assert_allclose(metrics.klom(near, edges), literal_klom(near, edges), rtol=1e-12, atol=1e-12)
+
+
 def test_klom_at_known_points():
     x = RNG.normal(size=(50, 3))
     np.testing.assert_allclose(metrics.klom(x, x), 0, atol=1e-15)
@@ -335,6 +346,14 @@ def test_one_example_or_class_is_not_held_against_many(metric, wrong):
     metric(fair, np.full((3, 5, 4), 0.25))
     with pytest.raises(ValueError, match=r"shape .*, expected .* as in "):
         metric(fair, np.full(wrong, 1 / wrong[-1]))
+
+
+def test_finite_values_whose_sum_is_not_are_accepted():
+    values = np.full((2, 2), 1e308)
+    assert (metrics.checks.numbers("values", values) == values).all()
+    for sign in (1, -1):
+        with pytest.raises(ValueError, match=r"^values: not finite$"):
+            metrics.checks.numbers("values", np.array([np.inf, 1.0, sign * np.inf]))
 
 
 @pytest.mark.parametrize("metric", [metrics.klom, metrics.forgetting_quality])

@@ -18,7 +18,7 @@ from unlearn_jax.bench.evaluate import DAMAGE, MEMORY, QUALITY, UTILITY
 from unlearn_jax.metrics import Null, verdict
 from unlearn_jax.metrics.registry import is_attack
 from unlearn_jax.report import figures, leaderboard
-from unlearn_jax.report.drawing import save
+from unlearn_jax.report.drawing import blank, save
 from unlearn_jax.report.rows import Row, read_results, write_results
 from unlearn_jax.runs import Run
 
@@ -297,6 +297,16 @@ def test_figures_are_saved_and_the_same_each_time(tmp_path):
     assert all(len(data) > 5_000 for data in saved[0].values())
     assert all(data.startswith(b"\x89PNG") for name, data in saved[0].items() if name.endswith("png"))
     assert not any(b"dc:date" in data for data in saved[0].values())
+
+
+def test_a_saved_figure_is_laid_out(tmp_path):
+    """Labels that do not fit at the default place are inside of the picture."""
+    figure = blank(6.0, 2.0)
+    axes = figure.subplots()
+    axes.set_yticks([0, 1], ["a label that is a third of the figure wide", "b"])
+    before = axes.get_tightbbox().x0
+    save(figure, Run(tmp_path), "wide")
+    assert before < 0 <= axes.get_tightbbox().x0
 
 
 def test_labels_cover_neither_each_other_nor_a_point():
