@@ -14,6 +14,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ def job(arguments: argparse.Namespace) -> list[dict]:
             with tempfile.TemporaryDirectory() as folder:
                 row: dict[str, float] = {"repeat": repeat, "workers": workers}
                 for cache in ("cold", "warm"):
+                    shutil.rmtree(f"{folder}/cache/logits", ignore_errors=True)
                     words = [sys.executable, "benchmark.py", "--cache", f"{folder}/cache", "--out", f"{folder}/{cache}"]
                     words += shlex.split(arguments.words) + (["--workers", str(workers)] if workers else [])
                     start, spent = time.perf_counter(), children()

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import gc
 import itertools
 import json
@@ -21,10 +22,13 @@ from in_process import run_in_process
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST, digits
+from unlearn_jax.errors import StorageError
 from unlearn_jax.methods import METHODS as REGISTRY
+from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import accuracies, scaled_logits
 from unlearn_jax.metrics.effects import effects
 from unlearn_jax.report.rows import Row, read_results
+from unlearn_jax.runs import Cache
 from unlearn_jax.types import Cube, Labels
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +59,12 @@ def succeed(*arguments, **options):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
     return done
+
+
+def succeed_in(out, *arguments, **options):
+    """As `succeed`; the run folder instead of what was said."""
+    succeed(out, *arguments, **options)
+    return out
 
 
 def rows_in(out):
@@ -385,6 +395,74 @@ def test_a_killed_run_goes_on_to_the_numbers_of_one_that_was_not(finished, tmp_p
             np.testing.assert_array_equal(ours[split], theirs[split])
     assert len(json.loads((out / "config.json").read_text())["earlier"]) == 1
     assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.fixture()
+def unlearned(monkeypatch):
+    """How many times this process has applied a method."""
+    times, apply = [], Unlearner.apply
+    monkeypatch.setattr(Unlearner, "apply", lambda *arguments: (times.append(1), apply(*arguments))[1])
+    return times
+
+
+def test_what_methods_made_is_found_by_a_run_in_another_folder(finished, cache, tmp_path, unlearned):
+    out = tmp_path / "again"
+    succeed(out, cache)
+    assert not unlearned
+    assert numbers(rows_in(out)) == numbers(rows_in(finished[0]))
+    clocks = {(row.method, row.metric, row.value) for row in rows_in(out) if row.metric in CLOCKS and row.method != "retrain"}
+    assert clocks <= {(row.method, row.metric, row.value) for row in rows_in(finished[0])}  # of the run that made it
+    assert (out / "curves.csv").read_bytes() == (finished[0] / "curves.csv").read_bytes()
+    for method in METHODS:
+        ours, theirs = (npz(folder / f"logits/random-0/{method}.npz") for folder in (out, finished[0]))
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in Cube._fields)
+    unlearned_before = (out / "logits/random-0/scrub.npz").read_bytes()
+    succeed(out, tmp_path / "no cache")  # the folder alone suffices
+    assert (out / "logits/random-0/scrub.npz").read_bytes() == unlearned_before
+
+
+@pytest.mark.parametrize("changed", ["the code", "a hyperparameter", "a damaged file", "the models are to be written"])
+def test_what_methods_made_is_made_anew_where_it_may_differ(finished, cache, tmp_path, unlearned, monkeypatch, changed):
+    copied, out = tmp_path / "cache", tmp_path / "out"
+    shutil.copytree(cache, copied)
+    words = {"a hyperparameter": ("--hyper", "scrub.alpha=0.123"), "the models are to be written": ("--save-models",)}
+    if changed == "the code":
+        monkeypatch.setattr("unlearn_jax.bench.judging.own_source", lambda: "of another version")
+    if changed == "a damaged file":
+        for path in copied.glob("logits/*/logits/random-0/scrub.npz"):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+    done = succeed(out, copied, *words.get(changed, ()))
+    assert len(unlearned) == {"the code": 2, "the models are to be written": 2}.get(changed, 1)
+    assert ("scrub.npz: damaged" in done.stderr) == (changed == "a damaged file")
+    same = numbers(rows_in(out)) == numbers(rows_in(finished[0]))
+    assert same == (changed != "a hyperparameter")
+    unlearned.clear()
+    if changed == "a hyperparameter":  # both settings are there now
+        assert numbers(rows_in(succeed_in(tmp_path / "back", copied))) == numbers(rows_in(finished[0]))
+        assert not unlearned
+
+
+def test_where_the_cache_cannot_be_written_a_run_keeps_what_methods_made_to_itself(
+    finished, cache, tmp_path, unlearned, monkeypatch
+):
+    copied, out = tmp_path / "cache", tmp_path / "out"
+    shutil.copytree(cache, copied)
+    shutil.rmtree(copied / "logits")
+    keep = Cache.keep
+
+    def full(folder, *arguments):
+        if isinstance(folder, Cache):
+            raise StorageError("cache", folder.folder, OSError(errno.ENOSPC, "No space left on device"))
+        return keep(folder, *arguments)
+
+    monkeypatch.setattr(Cache, "keep", full)
+    succeed(out, copied)
+    assert len(unlearned) == 2
+    assert numbers(rows_in(out)) == numbers(rows_in(finished[0]))
+    assert not list(copied.glob("logits/**/*.npz"))
 
 
 def test_a_run_is_extended_by_a_method_and_keeps_what_it_has(finished, cache, tmp_path):

@@ -1,6 +1,7 @@
 """`--plugin`: methods of one's own on the command line."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_registered_methods_and_plain_functions_are_judged_and_a_changed_file_an
     assert run(tmp_path, file, "original,uniform_target,shrunk", "--hyper", "uniform_target.weight=0.3").returncode == 0
     second = distances(tmp_path)
     assert second["shrunk"] != first["shrunk"] and second["original"] == first["original"]
+
+
+def test_a_method_that_is_made_of_a_plugins_one_is_made_anew_when_its_file_changes(tmp_path):
+    file, found = tmp_path / "mine.py", []
+    for by in (0.5, 0.0):
+        file.write_text(PLAIN.format(by=by))
+        again()
+        done = run(tmp_path, file, "original,rum", "--hyper", "rum.low=shrunk", "rum.middle=shrunk", "rum.high=shrunk")
+        assert done.returncode == 0, done.stderr
+        found.append(distances(tmp_path)["rum"])
+        shutil.rmtree(tmp_path / "out")  # what the cache holds is not to be taken for it either
+    assert found[0] != found[1]
 
 
 def package(folder, name, source, monkeypatch):

@@ -91,7 +91,7 @@ def evaluate(
     """Measures unlearning methods against the distribution of models retrained without the forget set.
 
     Trains `members` originals and, for each forget set, twice as many oracles; unlearns every original by every method; and
-    scores each method by every metric beside its null. What was trained is kept in the cache and found again.
+    scores each method by every metric beside its null. What was trained, and what methods made of it, is kept in the cache and found again.
 
     Models that exist already are given as `originals` and `oracles`. Where only one of the two is, the other is trained, and how
     has to be said: by `recipe` or by `fit`. So it has for the method `retrain`, which is left out otherwise. A single checkpoint
@@ -104,7 +104,7 @@ def evaluate(
             gives several forget sets.
         methods: names of the registry (a sequence, or in one string separated by commas), and functions
             `(key, problem, variables) -> variables` of one's own, which are called by their `__name__`. Logits of one's own
-            functions are made anew at every call; those of registered ones are found in `out`.
+            functions are made anew at every call; those of registered ones are found in `out` or `cache`.
         hyper: of the registered methods among `methods`: method, or `*` for every method that has it -> hyperparameter -> value.
             By default the tuned ones of the data set, or the authors'.
         recipe: how models are trained, which some methods follow too; by default `Recipe()`.
@@ -125,7 +125,7 @@ def evaluate(
         splits: random splits of the oracles in two halves, from which each null comes.
         retain_size: retained examples that are judged.
         out: the run folder; one that an earlier call left is taken up again. By default a temporary one.
-        cache: where models are kept for other calls; by default `~/.cache/unlearn_jax`.
+        cache: where models and the logits of methods are kept for other calls; by default `~/.cache/unlearn_jax`.
         save_models: whether originals, oracles and unlearned models are written into the run folder, under `models`.
         seed: everything random follows from it.
         strategy: "vmap" (all members of a chunk at once), "map" (one by one) or "auto".

@@ -1,5 +1,6 @@
 """The models to compare on one forget set: oracles, and originals unlearned by every method, with logits and costs."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -12,15 +13,17 @@ import numpy as np
 from unlearn_jax import device
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
-from unlearn_jax.bench.plugins import source_of
+from unlearn_jax.bench.plugins import own_source, source_of
 from unlearn_jax.bench.pools import compile_all
 from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
 from unlearn_jax.bench.weights import as_pool, save_models, saved_digests
+from unlearn_jax.errors import StorageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Spread, Unlearned, Unlearner
 from unlearn_jax.metrics.registry import Name
 from unlearn_jax.progress import working
 from unlearn_jax.report.rows import REFERENCES
+from unlearn_jax.runs import Cache, json_text
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import TASKS, Pool, member_keys
@@ -182,16 +185,26 @@ def _judge(
     if forget.setting.weights.save and name != "original":
         arrays[MODELS] = np.array(save_models(forget.folder, _place(forget, name, seed), done.variables))
     forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
+    if shared := _shared(forget, name, values):
+        cache, identity = shared
+        with contextlib.suppress(StorageError), cache.alone(f"{name} on {forget.name}"):  # a full or read-only cache: no matter
+            cache.keep(_file(forget, name, seed), identity, arrays)
     return Judged(alive.cube, alive.lost, **costs, extra=extra, made_with=device.made_with())
 
 
 def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> Judged | None:
     """Returns what an earlier run with the same settings, members and metrics kept of a method, or None.
 
-    Some metrics need the models, which are not kept: when a metric is added, everything is made anew. So it is where the models
-    are to be written, and those that gave the logits are not there.
+    It is looked for in the run folder, then in the cache, from where it is copied into the run folder. Some metrics need the
+    models, which are not kept: when a metric is added, everything is made anew. So it is where the models are to be written, and
+    those that gave the logits are not there.
     """
     arrays = forget.folder.find(_file(forget, name, seed), _identity(forget, name, values))
+    if arrays is None and (shared := _shared(forget, name, values)):
+        cache, identity = shared
+        arrays = cache.find(_file(forget, name, seed), identity)
+        if arrays is not None:
+            forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
     if arrays is None:
         return None
     if forget.setting.weights.save and name != "original":
@@ -210,7 +223,25 @@ def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str,
     """All that the logits of a method depend on: of a learned method also its weights."""
     learned = [] if name in METHODS else jax.tree.leaves(getattr(forget.entries[name].make, "args", ()))
     digests = [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in learned]
-    return {**forget.identity, "values": values, "learned": digests + source_of(forget.entries[name])}
+    named = [METHODS[value] for value in values.values() if isinstance(value, str) and value in METHODS]  # that it is made of
+    sources = [digest for entry in (forget.entries[name], *named) for digest in source_of(entry)]
+    return {**forget.identity, "values": values, "learned": digests + sources}
+
+
+def _shared(forget: ForgetSet, name: str, values: dict[str, Any]) -> tuple[Cache, dict[str, Any]] | None:
+    """Where runs share what a method made of the same models, and what that depends on.
+
+    None for methods of others and learned ones, whose code or weights may be anywhere; for `retrain`, whose models are in the
+    cache as a pool; and where the models are to be written.
+    """
+    entry, source = forget.entries[name], own_source()
+    ours = entry is METHODS.get(name) and entry.make.__module__.startswith("unlearn_jax.") and name != "retrain"
+    if not (ours and source) or forget.setting.weights.save:
+        return None
+    assert forget.config.cache
+    identity = {**_identity(forget, name, values), "source": source}
+    folder = hashlib.sha256(json_text({**identity, "method": name}).encode()).hexdigest()[:20]
+    return Cache(forget.config.cache.absolute() / "logits" / folder), identity
 
 
 def _file(forget: ForgetSet, name: str, seed: int) -> str:

@@ -228,7 +228,8 @@ class Run(Group):
     seed: Annotated[int, Whole(least=0, most=2**32 - 1)] = 0
     """Seed of all random numbers."""
     cache: Path | None = None
-    """Folder where all runs share decoded data, trained models and compiled programs. None: ~/.cache/unlearn_jax."""
+    """Folder where all runs share decoded data, trained models, logits of methods and compiled programs. None:
+    ~/.cache/unlearn_jax."""
     profile: bool = False
     """Print the ten longest stages and write a trace of all for Perfetto; with --smoke, also a trace of every operation."""
 
