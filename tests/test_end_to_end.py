@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
+from unlearn_jax.bench import judging
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST, digits
@@ -405,12 +406,20 @@ def unlearned(monkeypatch):
     return times
 
 
-def test_what_methods_made_is_found_by_a_run_in_another_folder(finished, cache, tmp_path, unlearned):
+@pytest.fixture()
+def measured(monkeypatch):
+    """How many times this process has made the metrics that need more than logits."""
+    times, measure = [], judging.measure_models
+    monkeypatch.setattr(judging, "measure_models", lambda *arguments: (times.append(1), measure(*arguments))[1])
+    return times
+
+
+def test_what_methods_made_is_found_by_a_run_in_another_folder(finished, cache, tmp_path, unlearned, measured):
     out = tmp_path / "again"
     succeed(out, cache)
-    assert not unlearned
+    assert not unlearned and not measured
     assert numbers(rows_in(out)) == numbers(rows_in(finished[0]))
-    clocks = {(row.method, row.metric, row.value) for row in rows_in(out) if row.metric in CLOCKS and row.method != "retrain"}
+    clocks = {(row.method, row.metric, row.value) for row in rows_in(out) if row.metric in CLOCKS}
     assert clocks <= {(row.method, row.metric, row.value) for row in rows_in(finished[0])}  # of the run that made it
     assert (out / "curves.csv").read_bytes() == (finished[0] / "curves.csv").read_bytes()
     for method in METHODS:
@@ -428,7 +437,7 @@ def test_what_methods_made_is_made_anew_where_it_may_differ(finished, cache, tmp
     shutil.copytree(cache, copied)
     words = {"a hyperparameter": ("--hyper", "scrub.alpha=0.123"), "the models are to be written": ("--save-models",)}
     if changed == "the code":
-        monkeypatch.setattr("unlearn_jax.bench.judging.own_source", lambda: "of another version")
+        monkeypatch.setattr("unlearn_jax.bench.sharing.own_source", lambda: "of another version")
     if changed == "a damaged file":
         for path in copied.glob("logits/*/logits/random-0/scrub.npz"):
             data = bytearray(path.read_bytes())

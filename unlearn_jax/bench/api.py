@@ -91,7 +91,8 @@ def evaluate(
     """Measures unlearning methods against the distribution of models retrained without the forget set.
 
     Trains `members` originals and, for each forget set, twice as many oracles; unlearns every original by every method; and
-    scores each method by every metric beside its null. What was trained, and what methods made of it, is kept in the cache and found again.
+    scores each method by every metric beside its null. What was trained, and what methods made of it, is kept in the cache and
+    found again.
 
     Models that exist already are given as `originals` and `oracles`. Where only one of the two is, the other is trained, and how
     has to be said: by `recipe` or by `fit`. So it has for the method `retrain`, which is left out otherwise. A single checkpoint

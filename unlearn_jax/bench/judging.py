@@ -1,9 +1,9 @@
 """The models to compare on one forget set: oracles, and originals unlearned by every method, with logits and costs."""
 
-import contextlib
 import dataclasses
 import hashlib
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -11,19 +11,18 @@ import jax
 import numpy as np
 
 from unlearn_jax import device
+from unlearn_jax.bench import sharing
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.model_metrics import ModelMetrics, metrics_for
-from unlearn_jax.bench.plugins import own_source, source_of
+from unlearn_jax.bench.plugins import source_of
 from unlearn_jax.bench.pools import compile_all
 from unlearn_jax.bench.population import NULL, Population, lost_members, population, without
 from unlearn_jax.bench.weights import as_pool, save_models, saved_digests
-from unlearn_jax.errors import StorageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.apply import Spread, Unlearned, Unlearner
 from unlearn_jax.metrics.registry import Name
 from unlearn_jax.progress import working
 from unlearn_jax.report.rows import REFERENCES
-from unlearn_jax.runs import Cache, json_text
 from unlearn_jax.training.cost import example_flops, flops
 from unlearn_jax.training.fit import refit
 from unlearn_jax.training.pools import TASKS, Pool, member_keys
@@ -102,7 +101,9 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
         repeats: times that each method unlearns each original, with different keys.
     """
     config, seeds = forget.config, range(repeats)
-    saved = {(name, seed): _saved(forget, name, values[name], seed) for name in values for seed in seeds}
+    # Which models diverged may differ between machines, and results in the cache may come from another.
+    models_used = {"diverged": [originals.diverged, oracles.lost], "made_with": [originals.made_with, oracles.made_with]}
+    saved = {(name, seed): _saved(forget, name, values[name], seed, models_used) for name in values for seed in seeds}
     names = [name for name in values if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)]
     batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
     waiting: dict[str, Unlearner | Spread] = {}
@@ -117,15 +118,27 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
                     spread.begin(_keys(forget, name, seed))
         else:
             waiting[name] = Unlearner(*what, **batching)
+    of_oracles = _metrics_of_oracles(forget, models_used)
+    found = {name: [judged for seed in seeds if (judged := saved[name, seed])] for name in values}
+    if of_oracles and None not in saved.values():
+        return Judgement(oracles, of_oracles, found)
     with ThreadPoolExecutor(1) as thread:
         measuring = thread.submit(measure_models, forget, originals, oracles)
         compile_all([unlearner for unlearner in waiting.values() if isinstance(unlearner, Unlearner)])
         models = measuring.result()
     methods = {
-        name: [saved[name, seed] or _judge(forget, name, settings, originals, waiting.get(name), seed, models) for seed in seeds]
+        name: [
+            saved[name, seed] or _judge(forget, name, settings, originals, waiting.get(name), seed, models, models_used)
+            for seed in seeds
+        ]
         for name, settings in values.items()
     }
-    return Judgement(oracles, models.of_oracles(oracles.cube.forget), methods)
+    if not of_oracles:
+        of_oracles = models.of_oracles(oracles.cube.forget)
+        sharing.keep(
+            forget, *_of_oracles(forget, models_used), {"/".join(metric): numbers for metric, numbers in of_oracles.items()}
+        )
+    return Judgement(oracles, of_oracles, methods)
 
 
 def unlearn(forget: ForgetSet, name: str, originals: Pool, unlearner: Unlearner | Spread | None, seed: int) -> Unlearned:
@@ -172,8 +185,9 @@ def _judge(
     unlearner: Unlearner | Spread | None,
     seed: int,
     models: ModelMetrics,
+    models_used: Mapping[str, Any],
 ) -> Judged:
-    """Unlearns every original by a method and keeps the logits in the run folder."""
+    """Unlearns every original by a method and keeps the logits in the run folder, and in the cache."""
     done = unlearn(forget, name, originals, unlearner, seed)
     model = forget.entries[name].outcome(forget.problem.model)
     cube = forget.logits(done.variables, model)
@@ -185,38 +199,52 @@ def _judge(
     if forget.setting.weights.save and name != "original":
         arrays[MODELS] = np.array(save_models(forget.folder, _place(forget, name, seed), done.variables))
     forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
-    if shared := _shared(forget, name, values):
-        cache, identity = shared
-        with contextlib.suppress(StorageError), cache.alone(f"{name} on {forget.name}"):  # a full or read-only cache: no matter
-            cache.keep(_file(forget, name, seed), identity, arrays)
+    if sharing.is_own(forget, name):
+        sharing.keep(forget, _file(forget, name, seed), {**_identity(forget, name, values), **models_used}, arrays)
     return Judged(alive.cube, alive.lost, **costs, extra=extra, made_with=device.made_with())
 
 
-def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int) -> Judged | None:
+def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int, models_used: Mapping[str, Any]) -> Judged | None:
     """Returns what an earlier run with the same settings, members and metrics kept of a method, or None.
 
     It is looked for in the run folder, then in the cache, from where it is copied into the run folder. Some metrics need the
     models, which are not kept: when a metric is added, everything is made anew. So it is where the models are to be written, and
     those that gave the logits are not there.
     """
-    arrays = forget.folder.find(_file(forget, name, seed), _identity(forget, name, values))
-    if arrays is None and (shared := _shared(forget, name, values)):
-        cache, identity = shared
-        arrays = cache.find(_file(forget, name, seed), identity)
-        if arrays is not None:
-            forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
+    file, identity = _file(forget, name, seed), _identity(forget, name, values)
+    arrays = forget.folder.find(file, identity)
+    if arrays is None and sharing.is_own(forget, name) and (arrays := sharing.find(forget, file, {**identity, **models_used})):
+        forget.folder.keep(file, identity, arrays)
+        if name == "retrain":
+            forget.pool("retrain", forget.members * (seed + 1))  # for its curves
     if arrays is None:
         return None
     if forget.setting.weights.save and name != "original":
         written = arrays[MODELS].tolist() if MODELS in arrays else []
         if not written or written != saved_digests(forget.folder, _place(forget, name, seed)):
             return None
-    wanted = {"/".join(metric.on(split)): metric.on(split) for metric, split in metrics_for(forget.clean_labels)}
     lost = tuple(int(member) for member in arrays["lost"])
     seconds, compile_seconds, examples = (float(arrays[field]) for field in ("seconds", "compile_seconds", "examples"))
-    extra = {metric: arrays[key] for key, metric in wanted.items() if key in arrays}  # none where all members diverged
+    extra = _beyond_logits(forget, arrays)  # none where all members diverged
     cube = without(Cube(*(arrays[split] for split in Cube._fields)), lost)
     return Judged(cube, lost, seconds, compile_seconds, examples, extra, str(arrays["made_with"]))
+
+
+def _metrics_of_oracles(forget: ForgetSet, models_used: Mapping[str, Any]) -> dict[Name, np.ndarray]:
+    """What an earlier run kept of the oracles' metrics that need more than logits; nothing if it kept none."""
+    arrays = sharing.find(forget, *_of_oracles(forget, models_used))
+    return _beyond_logits(forget, arrays) if arrays else {}
+
+
+def _of_oracles(forget: ForgetSet, models_used: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The file of these metrics in the cache, and all that they depend on besides the code."""
+    return f"logits/{forget.name}/metrics-of-oracles.npz", {**forget.identity, **models_used, "measured_with": device.made_with()}
+
+
+def _beyond_logits(forget: ForgetSet, arrays: Mapping[str, np.ndarray]) -> dict[Name, np.ndarray]:
+    """The metrics that need more than logits, as `_judge` kept them."""
+    wanted = {"/".join(metric.on(split)): metric.on(split) for metric, split in metrics_for(forget.clean_labels)}
+    return {metric: arrays[key] for key, metric in wanted.items() if key in arrays}
 
 
 def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -226,22 +254,6 @@ def _identity(forget: ForgetSet, name: str, values: dict[str, Any]) -> dict[str,
     named = [METHODS[value] for value in values.values() if isinstance(value, str) and value in METHODS]  # that it is made of
     sources = [digest for entry in (forget.entries[name], *named) for digest in source_of(entry)]
     return {**forget.identity, "values": values, "learned": digests + sources}
-
-
-def _shared(forget: ForgetSet, name: str, values: dict[str, Any]) -> tuple[Cache, dict[str, Any]] | None:
-    """Where runs share what a method made of the same models, and what that depends on.
-
-    None for methods of others and learned ones, whose code or weights may be anywhere; for `retrain`, whose models are in the
-    cache as a pool; and where the models are to be written.
-    """
-    entry, source = forget.entries[name], own_source()
-    ours = entry is METHODS.get(name) and entry.make.__module__.startswith("unlearn_jax.") and name != "retrain"
-    if not (ours and source) or forget.setting.weights.save:
-        return None
-    assert forget.config.cache
-    identity = {**_identity(forget, name, values), "source": source}
-    folder = hashlib.sha256(json_text({**identity, "method": name}).encode()).hexdigest()[:20]
-    return Cache(forget.config.cache.absolute() / "logits" / folder), identity
 
 
 def _file(forget: ForgetSet, name: str, seed: int) -> str:

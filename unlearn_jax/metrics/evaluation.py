@@ -38,7 +38,7 @@ from unlearn_jax.metrics.null import Null, halves, joint, of_means, thirds
 from unlearn_jax.metrics.registry import DISTANCE, PER_MODEL, TWO_SAMPLE, Name, in_order
 from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.metrics.verdict import Evaluation, Score
-from unlearn_jax.metrics.views import Extra, Measured, Pair, Seen, on_threads
+from unlearn_jax.metrics.views import Extra, In, Measured, Out, Pair, Seen, on_threads
 from unlearn_jax.types import Cube, Key, Labels
 
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
@@ -48,6 +48,7 @@ PARTITIONS = (
 FEWEST_PARTITIONS = 4
 LEFT_OUT = 2  # splits in which each oracle is left out once, for the same
 OF_MEANS = 0.75  # variance of a mean over n models against 2n oracles, as a share of that of the difference of two halves
+LARGE = 1 << 21  # probabilities of the oracles from which comparing on threads is faster; below it takes up to a third longer
 GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparisons over forget sets have one unit for each
 
 
@@ -84,7 +85,7 @@ class Reference:
         key = jax.random.key(seed)
         self.halves = halves(key, len(oracles), n, splits)
         self.units = _units(oracles, n, key, self.halves) if units is None else units
-        forth, back = zip(*on_threads(lambda split: _both_ways(oracles, split), self.halves), strict=True)
+        forth, back = zip(*_over(oracles, lambda split: _both_ways(oracles, split), self.halves), strict=True)
         self.draws: dict[Name, np.ndarray] = {}
         centres: dict[Name, float] = {}
         for metric, split in in_order(TWO_SAMPLE, DISTANCE):
@@ -168,10 +169,12 @@ class Reference:
     def _two_sample(self, measured: Measured, groups: np.ndarray) -> list[Score]:
         opposite = self._opposite()
         pairs = [Pair(measured, half) for half in opposite]
-        values, members = on_threads(_means, pairs), _mean_distances(pairs)
+        values, members = _over(self._oracles, _means, pairs), _mean_distances(pairs)
         present = np.unique(groups) if self.n > 2 else groups[:0]
-        left_out = on_threads(
-            lambda group: [_means(Pair(measured.take(np.flatnonzero(groups != group)), half)) for half in opposite[:2]], present
+        left_out = _over(
+            self._oracles,
+            lambda group: [_means(Pair(measured.take(np.flatnonzero(groups != group)), half)) for half in opposite[:2]],
+            present,
         )
         scores = []
         for name in values[0]:
@@ -307,6 +310,12 @@ def _may_lack(metric: str) -> bool:
     return metric in (catalogue.memory_of_models.name, catalogue.outlier_memory.name)
 
 
+def _over(oracles: Measured, function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
+    """Maps a function over items: on threads only where arrays are large, since else they wait for the interpreter's lock."""
+    large = sum(p.size for p in oracles.probabilities.values()) >= LARGE
+    return on_threads(function, items) if large else [*map(function, items)]
+
+
 def _measure(seen: Seen) -> Measured:
     from_logits = [(metric, split) for metric, split in in_order(PER_MODEL) if metric.needs == ("logits",)]
     per_model = {metric.on(split): metric.measure(seen, split) for metric, split in from_logits}
@@ -348,7 +357,7 @@ def _units(oracles: Measured, n: int, key: Key, halves: Int[np.ndarray, "splits 
         unlearned, *opposite = (oracles.take(members) for members in drawn)
         return [_compare(Pair(unlearned, half), TWO_SAMPLE) for half in opposite]
 
-    compared = on_threads(compare, sets)
+    compared = _over(oracles, compare, sets)
     hidden = _hidden(oracles, halves[:LEFT_OUT])
     units = {}
     for name in compared[0][0]:
@@ -382,7 +391,7 @@ def _hidden(oracles: Measured, splits: Int[np.ndarray, "splits 2 n"]) -> dict[Na
                         totals.setdefault(name, np.zeros(len(oracles)))[member] += (len(members) - 1) * (whole[name] - value)
         return totals
 
-    estimates = on_threads(effects, splits)
+    estimates = _over(oracles, effects, splits)
     drawn = np.intersect1d(*(split.ravel() for split in splits))
     found = {}
     for name in estimates[0]:

@@ -1,0 +1,50 @@
+"""What methods made, shared by runs through the cache: found again where everything that it depends on is the same."""
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.plugins import own_source
+from unlearn_jax.errors import StorageError
+from unlearn_jax.methods import METHODS
+from unlearn_jax.runs import Cache, json_text
+
+
+def is_own(forget: ForgetSet, name: str) -> bool:
+    """Whether a method is the project's, so that `own_source` covers its code; that of others may be anywhere."""
+    entry = forget.entries[name]
+    return entry is METHODS.get(name) and entry.make.__module__.startswith("unlearn_jax.")
+
+
+def find(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """Returns the arrays that a run kept in the cache, or None.
+
+    Args:
+        forget: the forget set.
+        name: of an npz file.
+        identity: all that the arrays depend on besides the project's code.
+    """
+    shared = _place(forget, name, identity)
+    return shared[0].find(name, shared[1]) if shared else None
+
+
+def keep(forget: ForgetSet, name: str, identity: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Keeps arrays in the cache, as `find` finds them. Where it is full, or only to be read, it stays as it is."""
+    if shared := _place(forget, name, identity):
+        with contextlib.suppress(StorageError), shared[0].alone(name):
+            shared[0].keep(name, shared[1], arrays)
+
+
+def _place(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> tuple[Cache, dict[str, Any]] | None:
+    """The folder, and the identity with the project's code; None where the models are to be written, which needs them all."""
+    source = own_source()
+    if source is None or forget.setting.weights.save:
+        return None
+    assert forget.config.cache
+    whole = {**identity, "source": source}
+    folder = hashlib.sha256(json_text({**whole, "name": name}).encode()).hexdigest()[:20]
+    return Cache(forget.config.cache.absolute() / "logits" / folder), whole
