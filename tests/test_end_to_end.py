@@ -431,11 +431,14 @@ def test_what_methods_made_is_found_by_a_run_in_another_folder(finished, cache, 
     assert (out / "logits/random-0/scrub.npz").read_bytes() == unlearned_before
 
 
-@pytest.mark.parametrize("changed", ["the code", "a hyperparameter", "a damaged file", "the models are to be written"])
+@pytest.mark.parametrize(
+    "changed", ["the code", "a hyperparameter", "a damaged file", "the models are to be written", "its clocks"]
+)
 def test_what_methods_made_is_made_anew_where_it_may_differ(finished, cache, tmp_path, unlearned, monkeypatch, changed):
     copied, out = tmp_path / "cache", tmp_path / "out"
     shutil.copytree(cache, copied)
     words = {"a hyperparameter": ("--hyper", "scrub.alpha=0.123"), "the models are to be written": ("--save-models",)}
+    words["its clocks"] = ("--chunk", "2")
     if changed == "the code":
         monkeypatch.setattr("unlearn_jax.bench.sharing.own_source", lambda: "of another version")
     if changed == "a damaged file":
@@ -444,7 +447,7 @@ def test_what_methods_made_is_made_anew_where_it_may_differ(finished, cache, tmp
             data[len(data) // 2] ^= 1
             path.write_bytes(data)
     done = succeed(out, copied, *words.get(changed, ()))
-    assert len(unlearned) == {"the code": 2, "the models are to be written": 2}.get(changed, 1)
+    assert len(unlearned) == (1 if changed in ("a hyperparameter", "a damaged file") else 2)
     assert ("scrub.npz: damaged" in done.stderr) == (changed == "a damaged file")
     same = numbers(rows_in(out)) == numbers(rows_in(finished[0]))
     assert same == (changed != "a hyperparameter")

@@ -101,9 +101,13 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
         repeats: times that each method unlearns each original, with different keys.
     """
     config, seeds = forget.config, range(repeats)
-    # Which models diverged may differ between machines, and results in the cache may come from another.
-    models_used = {"diverged": [originals.diverged, oracles.lost], "made_with": [originals.made_with, oracles.made_with]}
-    saved = {(name, seed): _saved(forget, name, values[name], seed, models_used) for name in values for seed in seeds}
+    # In the cache also by what may differ between machines (which models diverged), and by what the seconds depend on.
+    found_by = {
+        "diverged": [originals.diverged, oracles.lost],
+        "made_with": [originals.made_with, oracles.made_with, device.made_with()],
+        "batching": [config.strategy, config.chunk, config.convolution],
+    }
+    saved = {(name, seed): _saved(forget, name, values[name], seed, found_by) for name in values for seed in seeds}
     names = [name for name in values if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)]
     batching: dict[str, Any] = {"strategy": config.strategy, "chunk": config.chunk}
     waiting: dict[str, Unlearner | Spread] = {}
@@ -118,7 +122,7 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
                     spread.begin(_keys(forget, name, seed))
         else:
             waiting[name] = Unlearner(*what, **batching)
-    of_oracles = _metrics_of_oracles(forget, models_used)
+    of_oracles = _metrics_of_oracles(forget, found_by)
     found = {name: [judged for seed in seeds if (judged := saved[name, seed])] for name in values}
     if of_oracles and None not in saved.values():
         return Judgement(oracles, of_oracles, found)
@@ -128,7 +132,7 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
         models = measuring.result()
     methods = {
         name: [
-            saved[name, seed] or _judge(forget, name, settings, originals, waiting.get(name), seed, models, models_used)
+            saved[name, seed] or _judge(forget, name, settings, originals, waiting.get(name), seed, models, found_by)
             for seed in seeds
         ]
         for name, settings in values.items()
@@ -136,7 +140,7 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
     if not of_oracles:
         of_oracles = models.of_oracles(oracles.cube.forget)
         sharing.keep(
-            forget, *_of_oracles(forget, models_used), {"/".join(metric): numbers for metric, numbers in of_oracles.items()}
+            forget, *_of_oracles(forget, found_by), {"/".join(metric): numbers for metric, numbers in of_oracles.items()}
         )
     return Judgement(oracles, of_oracles, methods)
 
@@ -185,7 +189,7 @@ def _judge(
     unlearner: Unlearner | Spread | None,
     seed: int,
     models: ModelMetrics,
-    models_used: Mapping[str, Any],
+    found_by: Mapping[str, Any],
 ) -> Judged:
     """Unlearns every original by a method and keeps the logits in the run folder, and in the cache."""
     done = unlearn(forget, name, originals, unlearner, seed)
@@ -200,11 +204,11 @@ def _judge(
         arrays[MODELS] = np.array(save_models(forget.folder, _place(forget, name, seed), done.variables))
     forget.folder.keep(_file(forget, name, seed), _identity(forget, name, values), arrays)
     if sharing.is_own(forget, name):
-        sharing.keep(forget, _file(forget, name, seed), {**_identity(forget, name, values), **models_used}, arrays)
+        sharing.keep(forget, _file(forget, name, seed), {**_identity(forget, name, values), **found_by}, arrays)
     return Judged(alive.cube, alive.lost, **costs, extra=extra, made_with=device.made_with())
 
 
-def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int, models_used: Mapping[str, Any]) -> Judged | None:
+def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int, found_by: Mapping[str, Any]) -> Judged | None:
     """Returns what an earlier run with the same settings, members and metrics kept of a method, or None.
 
     It is looked for in the run folder, then in the cache, from where it is copied into the run folder. Some metrics need the
@@ -213,7 +217,7 @@ def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int, mode
     """
     file, identity = _file(forget, name, seed), _identity(forget, name, values)
     arrays = forget.folder.find(file, identity)
-    if arrays is None and sharing.is_own(forget, name) and (arrays := sharing.find(forget, file, {**identity, **models_used})):
+    if arrays is None and sharing.is_own(forget, name) and (arrays := sharing.find(forget, file, {**identity, **found_by})):
         forget.folder.keep(file, identity, arrays)
         if name == "retrain":
             forget.pool("retrain", forget.members * (seed + 1))  # for its curves
@@ -230,15 +234,15 @@ def _saved(forget: ForgetSet, name: str, values: dict[str, Any], seed: int, mode
     return Judged(cube, lost, seconds, compile_seconds, examples, extra, str(arrays["made_with"]))
 
 
-def _metrics_of_oracles(forget: ForgetSet, models_used: Mapping[str, Any]) -> dict[Name, np.ndarray]:
+def _metrics_of_oracles(forget: ForgetSet, found_by: Mapping[str, Any]) -> dict[Name, np.ndarray]:
     """What an earlier run kept of the oracles' metrics that need more than logits; nothing if it kept none."""
-    arrays = sharing.find(forget, *_of_oracles(forget, models_used))
+    arrays = sharing.find(forget, *_of_oracles(forget, found_by))
     return _beyond_logits(forget, arrays) if arrays else {}
 
 
-def _of_oracles(forget: ForgetSet, models_used: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _of_oracles(forget: ForgetSet, found_by: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The file of these metrics in the cache, and all that they depend on besides the code."""
-    return f"logits/{forget.name}/metrics-of-oracles.npz", {**forget.identity, **models_used, "measured_with": device.made_with()}
+    return f"logits/{forget.name}/metrics-of-oracles.npz", {**forget.identity, **found_by}
 
 
 def _beyond_logits(forget: ForgetSet, arrays: Mapping[str, np.ndarray]) -> dict[Name, np.ndarray]:
