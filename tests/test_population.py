@@ -224,6 +224,24 @@ def test_a_run_is_extended_by_a_metric_of_models(cache, tmp_path, monkeypatch):
     assert name[0] not in {row.metric for row in read_results(out / "results.csv")}
 
 
+def test_what_somebodys_metric_measured_is_not_shared(cache, tmp_path, monkeypatch):
+    """Its code may change under the same name, and no run sees it."""
+    monkeypatch.setattr(registry, "METRICS", dict(registry.METRICS))
+    found = []
+    for factor in (1, 2):
+        registry.METRICS.pop("largest_weight", None)
+
+        def largest_weight(models, split, factor=factor):
+            leaf = np.abs(jax.tree.leaves(models.weights)[-1]).astype(float)
+            return factor * leaf.reshape(len(leaf), -1).max(1)
+
+        registry.metric("per-model", ("all",), needs=("weights",))(largest_weight)
+        out = tmp_path / f"{factor}"
+        assert run("unlearning", out, cache, "original,finetune").returncode == 0
+        found.append([row.value for row in read_results(out / "results.csv") if row.metric == "largest_weight"])
+    np.testing.assert_allclose(found[1], 2 * np.array(found[0]))
+
+
 def test_logits_made_with_another_version_are_said(cache, tmp_path, monkeypatch):
     out, copied = tmp_path / "out", tmp_path / "cache"
     shutil.copytree(cache, copied)

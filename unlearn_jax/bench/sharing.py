@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 
 from unlearn_jax.bench.forget_set import ForgetSet
+from unlearn_jax.bench.model_metrics import metrics_for
 from unlearn_jax.bench.plugins import own_source
 from unlearn_jax.errors import StorageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.runs import Cache, json_text
 
+OWN = "unlearn_jax."  # where modules are that `own_source` covers
+
 
 def is_own(forget: ForgetSet, name: str) -> bool:
     """Whether a method is the project's, so that `own_source` covers its code; that of others may be anywhere."""
     entry = forget.entries[name]
-    return entry is METHODS.get(name) and entry.make.__module__.startswith("unlearn_jax.")
+    return entry is METHODS.get(name) and entry.make.__module__.startswith(OWN)
 
 
 def find(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
@@ -40,9 +43,13 @@ def keep(forget: ForgetSet, name: str, identity: Mapping[str, Any], arrays: Mapp
 
 
 def _place(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> tuple[Cache, dict[str, Any]] | None:
-    """The folder, and the identity with the project's code; None where the models are to be written, which needs them all."""
+    """The folder, and the identity with the project's code.
+
+    None where the models are to be written, which needs them all, and where somebody's metric measures them.
+    """
     source = own_source()
-    if source is None or forget.setting.weights.save:
+    others = [metric for metric, _ in metrics_for(forget.clean_labels) if not metric.measure.__module__.startswith(OWN)]
+    if source is None or others or forget.setting.weights.save:
         return None
     assert forget.config.cache
     whole = {**identity, "source": source}
