@@ -105,7 +105,7 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
     found_by = {
         "diverged": [originals.diverged, oracles.lost],
         "made_with": [originals.made_with, oracles.made_with, device.made_with()],
-        "batching": [config.strategy, config.chunk, config.convolution],
+        "clocks": [device.describe(), config.strategy, config.chunk, config.convolution],
     }
     saved = {(name, seed): _saved(forget, name, values[name], seed, found_by) for name in values for seed in seeds}
     names = [name for name in values if name not in REFERENCES and any(saved[name, seed] is None for seed in seeds)]
