@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from unlearn_jax import metrics
+from unlearn_jax.metrics import evaluation as evaluation_module
 from unlearn_jax.metrics import power, verdict
 from unlearn_jax.types import Cube, Labels
 
@@ -74,6 +75,16 @@ def test_per_model_metrics_are_centred_at_the_oracles_mean(reference):
 def test_the_same_seed_gives_the_same_reference(reference):
     again = metrics.reference(pool(2 * N, 1), LABELS, N, splits=40)
     assert again.nulls == reference.nulls and again.band == reference.band
+
+
+def test_threads_change_no_digit(reference, monkeypatch):
+    """Small pools are compared without them, see `evaluation.LARGE`."""
+    monkeypatch.setattr(evaluation_module, "LARGE", 0)
+    threaded = metrics.reference(pool(2 * N, 1), LABELS, N, splits=40)
+    assert {name: draws.tolist() for name, draws in threaded.draws.items()} == {
+        name: draws.tolist() for name, draws in reference.draws.items()
+    }
+    assert metrics.score(pool(N, 2), threaded) == metrics.score(pool(N, 2), reference)
 
 
 def test_against_all_oracles_a_perfect_method_falls_below_its_null():

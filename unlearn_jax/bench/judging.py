@@ -123,9 +123,8 @@ def judge(forget: ForgetSet, values: dict[str, dict[str, Any]], originals: Pool,
         else:
             waiting[name] = Unlearner(*what, **batching)
     of_oracles = _metrics_of_oracles(forget, found_by)
-    found = {name: [judged for seed in seeds if (judged := saved[name, seed])] for name in values}
     if of_oracles and None not in saved.values():
-        return Judgement(oracles, of_oracles, found)
+        return Judgement(oracles, of_oracles, {name: [one for seed in seeds if (one := saved[name, seed])] for name in values})
     with ThreadPoolExecutor(1) as thread:
         measuring = thread.submit(measure_models, forget, originals, oracles)
         compile_all([unlearner for unlearner in waiting.values() if isinstance(unlearner, Unlearner)])

@@ -1,6 +1,5 @@
 """Methods from outside: `--plugin FILE.py`, `--plugin package.module`, and packages with an entry point `unlearn_jax.methods`."""
 
-import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import unlearn_jax
 from unlearn_jax.errors import UsageError
 from unlearn_jax.methods import METHODS, Entry
 from unlearn_jax.workers import FROM_FILES
@@ -109,15 +107,6 @@ def source_of(entry: Entry) -> list[str]:
     """The SHA-256 of the plugin that a method comes from; nothing for the project's own."""
     digest = LOADED.get(getattr(entry.make, "__module__", ""))
     return [digest] if digest else []
-
-
-@functools.cache
-def own_source() -> str | None:
-    """The SHA-256 of the project's own Python files; None where they cannot be read."""
-    digest, files = hashlib.sha256(), sorted(Path(unlearn_jax.__file__).parent.rglob("*.py"))
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest() if files else None
 
 
 def import_file(name: str, path: Path) -> ModuleType:

@@ -1,20 +1,31 @@
 """What methods made, shared by runs through the cache: found again where everything that it depends on is the same."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import unlearn_jax
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.model_metrics import metrics_for
-from unlearn_jax.bench.plugins import own_source
 from unlearn_jax.errors import StorageError
 from unlearn_jax.methods import METHODS
 from unlearn_jax.runs import Cache, json_text
 
 OWN = "unlearn_jax."  # where modules are that `own_source` covers
+
+
+@functools.cache
+def own_source() -> str | None:
+    """The SHA-256 of the project's own Python files; None where they cannot be read."""
+    digest, files = hashlib.sha256(), sorted(Path(unlearn_jax.__file__).parent.rglob("*.py"))
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else None
 
 
 def is_own(forget: ForgetSet, name: str) -> bool:

@@ -48,7 +48,7 @@ PARTITIONS = (
 FEWEST_PARTITIONS = 4
 LEFT_OUT = 2  # splits in which each oracle is left out once, for the same
 OF_MEANS = 0.75  # variance of a mean over n models against 2n oracles, as a share of that of the difference of two halves
-LARGE = 1 << 21  # probabilities of the oracles from which comparing on threads is faster; below it takes up to a third longer
+LARGE = 1 << 21  # probabilities of the oracles from which comparing on threads is faster (benchmarks/threads.py)
 GROUPS = 8  # of originals: the jackknife leaves out one at a time, and comparisons over forget sets have one unit for each
 
 
