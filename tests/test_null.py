@@ -1,5 +1,8 @@
 """The null, and the verdict that rests on it."""
 
+import threading
+from concurrent.futures import wait
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from unlearn_jax import metrics
 from unlearn_jax.metrics import evaluation as evaluation_module
 from unlearn_jax.metrics import power, verdict
+from unlearn_jax.metrics.views import views_of
 from unlearn_jax.types import Cube, Labels
 
 CLASSES = 4
@@ -85,6 +89,52 @@ def test_threads_change_no_digit(reference, monkeypatch):
         name: draws.tolist() for name, draws in reference.draws.items()
     }
     assert metrics.score(pool(N, 2), threaded) == metrics.score(pool(N, 2), reference)
+
+
+def test_attacks_that_other_threads_began_with_change_no_digit(reference, monkeypatch):
+    """Whether they are done when they are asked for, have not begun, or were stopped half way by the end of the context."""
+    pools = [pool(N, seed) for seed in (2, 3)]
+    alone = [metrics.score(cube, reference) for cube in pools]
+    attacked, begun, stopped = [], threading.Event(), threading.Event()
+
+    def attack(*arguments, **options):
+        attacked.append(threading.current_thread() is threading.main_thread() or threading.current_thread().name)
+        begun.set()
+        return metrics.svc_mia(*arguments, **options)
+
+    def never_ends(*arguments, **options):
+        begun.set()
+        assert stopped.wait(60)
+        return dict.fromkeys(metrics.svc_mia(*arguments, **options), 0.5)
+
+    views = views_of(LABELS)
+    monkeypatch.setattr("unlearn_jax.metrics.views.svc_mia", attack)
+    with views.attacks_begun(pools) as ahead:
+        done = [future for _, future in ahead.attacked.values()]
+        wait(done)
+        attacked.clear()
+        kept = metrics.reference(pool(2 * N, 1), LABELS, N, splits=40, views=ahead)
+        attacked.clear()
+        assert [metrics.score(cube, kept) for cube in pools] == alone
+        assert not attacked  # nothing again
+
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("unlearn_jax.metrics.views.svc_mia", never_ends)
+    begun.clear()
+    with views.attacks_begun(pools) as ahead:
+        assert begun.wait(60)
+        monkeypatch.setattr("unlearn_jax.metrics.views.svc_mia", metrics.svc_mia)
+        other = metrics.reference(pool(2 * N, 1), LABELS, N, splits=40, views=ahead)
+        assert metrics.score(pools[1], other) == alone[1]  # it had not begun, and is computed by who asks
+        threading.Timer(0.2, stopped.set).start()
+    assert metrics.score(pools[0], other) == alone[0]
+
+
+def test_views_are_those_of_the_reference():
+    other = Labels(*(labels[::-1] for labels in LABELS))
+    for views in (views_of(LABELS, seed=1), views_of(other)):
+        with pytest.raises(ValueError, match=r"^views: of other labels or another seed"):
+            metrics.reference(pool(2 * N, 1), LABELS, N, splits=40, views=views)
 
 
 def test_against_all_oracles_a_perfect_method_falls_below_its_null():

@@ -52,6 +52,7 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.metrics import reference
 from unlearn_jax.metrics import score as score_cube
 from unlearn_jax.metrics.effects import MARGIN, effects, exchanged
+from unlearn_jax.metrics.views import views_of
 from unlearn_jax.models.fingerprint import fingerprint
 from unlearn_jax.progress import planned
 from unlearn_jax.runs import open_run
@@ -339,9 +340,11 @@ def score(
         found = effects(margins(own, of), margins(before, of), margins(theirs, of))
         known = before, ()
     memory = memory_of(known, theirs, of)
-    null = reference(theirs, of, n, splits=splits, seed=seed, extra=of_oracles(memory))
     first = Cube(*(logits[:n] for logits in own))
-    return verdict_of(score_cube(first, null, extra=of_models(memory, (first, ()), known, of)), found, margin=margin)
+    with views_of(of, seed).attacks_begun([first]) as views:
+        null = reference(theirs, of, n, splits=splits, seed=seed, extra=of_oracles(memory), views=views)
+        scored = score_cube(first, null, extra=of_models(memory, (first, ()), known, of))
+    return verdict_of(scored, found, margin=margin)
 
 
 def _user_cache() -> Path:

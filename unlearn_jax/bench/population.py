@@ -76,7 +76,9 @@ def without(tree: Tree, lost: tuple[int, ...]) -> Tree:
 
 
 def first_members(tree: Tree, count: int) -> Tree:
-    """Takes the first members of a tree."""
+    """Takes the first members of a tree; the tree itself if it has no more."""
+    if all(len(leaf) == count for leaf in jax.tree.leaves(tree)):
+        return tree
     return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 

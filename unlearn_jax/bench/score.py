@@ -19,6 +19,7 @@ from unlearn_jax.files import open_regular, unread
 from unlearn_jax.metrics import accuracies, catalogue, cross_entropy_losses, reference
 from unlearn_jax.metrics.checks import labels as checked_labels
 from unlearn_jax.metrics.effects import exchanged, outcome_of
+from unlearn_jax.metrics.views import views_of
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures, leaderboard
 from unlearn_jax.report.drawing import save
@@ -64,10 +65,10 @@ def run(config: Config, folder: Run) -> None:
     before = (alive["original"], lost["original"]) if paired else None
     scored: dict[str, Scored] = {}
     rows: list[Row] = []
-    with working("scores") as update:
+    with working("scores") as update, views_of(labels, config.seed).attacks_begun(alive.values()) as views:
         memory = memory_of(before, oracles, labels)
         extra = of_oracles(memory)
-        null = reference(oracles, labels, n, splits=config.evaluation.splits, seed=config.seed, extra=extra)
+        null = reference(oracles, labels, n, splits=config.evaluation.splits, seed=config.seed, extra=extra, views=views)
         for name, cube in alive.items():
             evaluation, compared = score_alive(cube, null, None, of_models(memory, (cube, lost[name]), before, labels))
             if evaluation is None:

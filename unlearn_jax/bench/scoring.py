@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from unlearn_jax.metrics.by_model import NONE, Memory, memory_axis
 from unlearn_jax.metrics.effects import Effects, effects, outcome_of
 from unlearn_jax.metrics.evaluation import GROUPS
 from unlearn_jax.metrics.registry import COST, EFFECT, PARTS, Name, in_order
+from unlearn_jax.metrics.views import Views, views_of
 from unlearn_jax.progress import working
 from unlearn_jax.report import figures
 from unlearn_jax.report.drawing import save
@@ -34,28 +35,33 @@ class Scored(NamedTuple):
     effects: Effects | None = None  # None: the originals are not among the methods, or fewer than two pairs are left
 
 
-def null_of(forget: ForgetSet, oracles: Cube, extra: dict[Name, np.ndarray] | None = None) -> Reference:
+def null_of(
+    forget: ForgetSet, oracles: Cube, extra: dict[Name, np.ndarray] | None = None, views: Views | None = None
+) -> Reference:
     """Scores retrained models against each other.
 
     Args:
         forget: the forget set.
         oracles: the logits of the oracles that did not diverge.
         extra: their metrics that need more than logits.
+        views: see `metrics.reference`.
     """
     config = forget.config
     count = comparable(forget.members, len(oracles.forget))
-    return reference(oracles, forget.labels, count, splits=config.evaluation.splits, seed=config.seed, extra=extra)
+    given: dict[str, Any] = {"splits": config.evaluation.splits, "seed": config.seed, "extra": extra, "views": views}
+    return reference(oracles, forget.labels, count, **given)
 
 
 def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, dict[str, Scored]]:
     """Scores retrained models against each other, and every method against them."""
     groups = np.arange(forget.members) * min(GROUPS, forget.members) // forget.members
     scored: dict[str, Scored] = {}
-    with working("scores") as update:
+    pools = _cubes(judgement).values()
+    with working("scores") as update, views_of(forget.labels, forget.config.seed).attacks_begun(pools) as views:
         (original, *_) = judgement.methods.get("original", [None])
         before = original and (original.cube, original.lost)
         memory = memory_of(before, judgement.oracles.cube, forget.labels)
-        null = null_of(forget, judgement.oracles.cube, judgement.of_oracles | of_oracles(memory))
+        null = null_of(forget, judgement.oracles.cube, judgement.of_oracles | of_oracles(memory), views)
         for number, (name, (first, *others)) in enumerate(judgement.methods.items()):
             extra = [
                 judged.extra | of_models(memory, (judged.cube, judged.lost), before, forget.labels) for judged in (first, *others)

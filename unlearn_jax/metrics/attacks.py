@@ -15,6 +15,7 @@ from unlearn_jax.metrics.statistics import unit, varies
 Answers = tuple[Float[Any, "_ classes"], Int[Any, " _"]]  # probabilities and labels of as many examples
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
 LARGEST = 2_000  # most training examples of `svc_mia` on each side: the cost of an SVC is quadratic
+KERNEL = 2**22  # entries of a kernel matrix that are held at a time when predicting
 SVC_ROWS = 500  # most training examples of the attacker `svc`
 ATTACKERS = ("logistic", "svc", "trees", "neighbours")
 FALSE_POSITIVES = 0.01  # share of non-members that `FeatureAttack.tpr` may call members
@@ -82,8 +83,9 @@ def svc_mia(member: Answers, nonmember: Answers, target: Answers, size: int | No
         # Equal rows are one row of that weight: the same problem, but small where the feature takes few values.
         rows = np.column_stack([np.concatenate([side[name] for side in sides]), is_member])
         rows, weights = np.unique(rows, axis=0, return_counts=True)
-        attack = SVC(C=3, kernel="rbf", gamma="auto").fit(rows[:, :-1], rows[:, -1], sample_weight=weights)
-        efficacy[name] = float((attack.predict(target_features[name]) == 0).mean())
+        attack = SVC(C=3, kernel=_rbf).fit(rows[:, :-1], rows[:, -1], sample_weight=weights)
+        parts = np.array_split(target_features[name], -(-len(target_features[name]) * len(rows) // KERNEL))
+        efficacy[name] = float((np.concatenate([attack.predict(part) for part in parts]) == 0).mean())
     return efficacy
 
 
@@ -224,6 +226,18 @@ def _balanced(
     size = min(members, nonmembers)
     rows = [rng.permutation(count)[:size] for count in (members, nonmembers)]  # shuffled: folds may follow the order
     return rows, np.arange(2 * size) < size, np.tile(np.arange(size) % max(min(folds, size), 1), 2)
+
+
+def _rbf(rows: Float[np.ndarray, "_ features"], others: Float[np.ndarray, "_ features"]) -> Float[np.ndarray, "..."]:
+    """exp(-|x - y|² / features), as of `SVC(kernel="rbf", gamma="auto")`, whose own code takes an entry at a time.
+
+    Without products of matrices, whose threads would wait for each other where several attacks run at once.
+    """
+    from scipy.spatial.distance import cdist
+
+    exponent = cdist(rows, others, "sqeuclidean")
+    exponent /= -rows.shape[1]
+    return np.exp(exponent, out=exponent)
 
 
 def _scores(attacker: str, is_member: np.ndarray, columns: np.ndarray, tested: np.ndarray) -> np.ndarray:

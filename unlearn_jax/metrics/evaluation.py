@@ -38,7 +38,7 @@ from unlearn_jax.metrics.null import Null, halves, joint, of_means, thirds
 from unlearn_jax.metrics.registry import DISTANCE, PER_MODEL, TWO_SAMPLE, Name, in_order
 from unlearn_jax.metrics.statistics import NEGLIGIBLE, bootstrap, crossed_mean, jackknifed
 from unlearn_jax.metrics.verdict import Evaluation, Score
-from unlearn_jax.metrics.views import Extra, In, Measured, Out, Pair, Seen, on_threads
+from unlearn_jax.metrics.views import Extra, In, Measured, Out, Pair, Seen, Views, on_threads, views_of
 from unlearn_jax.types import Cube, Key, Labels
 
 VALUE_SPLITS = 4  # splits whose two halves a two-sample value is averaged over
@@ -154,7 +154,7 @@ class Reference:
             ValueError: see `score`.
         """
         measured = self._measured(cube, extra)
-        return measured.per_model | _mean_distances([Pair(measured, half) for half in self._opposite()])
+        return measured.per_model | _mean_distances([_compare(Pair(measured, half), DISTANCE) for half in self._opposite()])
 
     def _measured(self, cube: Cube, extra: Extra | None) -> Measured:
         measured = self._measure(cube).with_extra(extra)
@@ -168,14 +168,21 @@ class Reference:
 
     def _two_sample(self, measured: Measured, groups: np.ndarray) -> list[Score]:
         opposite = self._opposite()
-        pairs = [Pair(measured, half) for half in opposite]
-        values, members = _over(self._oracles, _means, pairs), _mean_distances(pairs)
+        compared = _over(self._oracles, lambda half: _compare(Pair(measured, half)), opposite)
+        members = _mean_distances(compared)
         present = np.unique(groups) if self.n > 2 else groups[:0]
-        left_out = _over(
-            self._oracles,
-            lambda group: [_means(Pair(measured.take(np.flatnonzero(groups != group)), half)) for half in opposite[:2]],
-            present,
-        )
+
+        def without_group(group: np.integer) -> list[dict[Name, float]]:
+            rest = np.flatnonzero(groups != group)
+            some = measured.take(rest)
+            # The distance of a model is its own, whichever others there are.
+            parts = [
+                _compare(Pair(some, half), TWO_SAMPLE) | {name: whole[name][rest] for name in members}
+                for half, whole in zip(opposite[:2], compared, strict=False)
+            ]
+            return [_means(part) for part in parts]
+
+        values, left_out = [_means(found) for found in compared], _over(self._oracles, without_group, present)
         scores = []
         for name in values[0]:
             value = float(np.mean([against[name] for against in values]))
@@ -189,7 +196,15 @@ class Reference:
 
 
 def reference(
-    oracles: Cube, labels: Labels, n: int, *, splits: int = 100, seed: int = 0, rows: int = 1_000, extra: Extra | None = None
+    oracles: Cube,
+    labels: Labels,
+    n: int,
+    *,
+    splits: int = 100,
+    seed: int = 0,
+    rows: int = 1_000,
+    extra: Extra | None = None,
+    views: Views | None = None,
 ) -> Reference:
     """Computes the nulls of all metrics, and the band of the largest |z| over them, from the same splits of the oracles.
 
@@ -201,24 +216,25 @@ def reference(
         seed: draws the splits, the rows, and the samples of SVC-MIA.
         rows: most examples of a split that metrics other than accuracy use.
         extra: per-model metrics of the oracles that need more than logits, by metric and split.
+        views: from `views_of` the same labels, seed and rows, if attacks on some pools have begun; see `Views.attacks_begun`.
 
     Returns:
         The reference that `score` takes.
 
     Raises:
         ValueError: if an oracle's logits are not finite, its splits have different oracles or classes, a label is no class, there
-            are fewer than 2n oracles, or n is below 2.
+            are fewer than 2n oracles, n is below 2, or `views` are of other labels or another seed.
     """
     checks.cube("oracles", oracles, labels)
-    checks.count("rows", rows, 1)
+    views = views or views_of(labels, seed, rows)
+    if views.seed != seed or not all(map(np.array_equal, views.labels, labels)):
+        raise ValueError("views: of other labels or another seed, expected those of the reference")
     if len(oracles.forget) < 2 * checks.count("n", n, 2):  # checked before the slow measurements
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {len(oracles.forget)}")
-    rng = checks.generator(seed)
-    seen = {split: rng.permutation(len(of_split))[:rows] for split, of_split in labels._asdict().items()}
 
     def measure(cube: Cube) -> Measured:
         checks.cube("unlearned", cube, labels)
-        return _measure(Seen(cube, labels, seen, seed))
+        return _measure(views(cube))
 
     return Reference(measure(oracles).with_extra(extra), measure, n, splits, seed)
 
@@ -335,9 +351,9 @@ def _both_ways(oracles: Measured, split: Int[np.ndarray, "2 n"]) -> tuple[dict[N
     return _compare(Pair(one, other)), _compare(Pair(other, one), DISTANCE)
 
 
-def _means(pair: Pair) -> dict[Name, float]:
-    """The scores of one pool against another."""
-    return {name: float(np.mean(found)) for name, found in _compare(pair).items()}
+def _means(compared: Mapping[Name, Any]) -> dict[Name, float]:
+    """The scores of one pool against another: of a distance, the mean over models."""
+    return {name: float(np.mean(found)) for name, found in compared.items()}
 
 
 def _wider(band: float, oracles: int) -> float:
@@ -426,11 +442,10 @@ def _of_distances(
     return sides.mean() + np.sqrt(OF_MEANS) * (first - second) + np.roll(rest - rest.mean(), 1)
 
 
-def _mean_distances(pairs: Sequence[Pair]) -> dict[Name, Float[np.ndarray, " members"]]:
-    """Computes the distances of each member, the mean over the halves of the oracles."""
-    return {
-        metric.on(split): np.mean([metric.measure(pair, split) for pair in pairs], axis=0) for metric, split in in_order(DISTANCE)
-    }
+def _mean_distances(compared: Sequence[Mapping[Name, Any]]) -> dict[Name, Float[np.ndarray, " members"]]:
+    """The distances of each member, the mean over the halves of the oracles that it was compared with."""
+    names = [metric.on(split) for metric, split in in_order(DISTANCE)]
+    return {name: np.mean([found[name] for found in compared], axis=0) for name in names}
 
 
 def _score(

@@ -5,10 +5,12 @@ trains on at most 500 on each side.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -38,12 +40,14 @@ class Seen:
         labels: of the logits.
         rows: by split, the rows for metrics other than accuracy.
         seed: draws samples.
+        attacked: `svc_mia`, if another thread is to compute it.
     """
 
     cube: Cube
     labels: Labels
     rows: Mapping[str, Int[np.ndarray, " rows"]]
     seed: int
+    attacked: "Future[dict[str, np.ndarray]] | None" = None
 
     @cached_property
     def labels_seen(self) -> dict[str, Int[np.ndarray, " rows"]]:
@@ -68,20 +72,91 @@ class Seen:
     @cached_property
     def svc_mia(self) -> dict[str, Float[np.ndarray, " members"]]:
         """MIA-efficacy by feature, see `attacks.svc_mia`."""
+        if self.attacked and not self.attacked.cancel() and not self.attacked.exception():  # it runs, or is done
+            return self.attacked.result()
+        return self.attacks(on_threads)
+
+    def attacks(self, over: Callable[..., Iterable[Any]]) -> dict[str, Float[np.ndarray, " members"]]:
+        """As `svc_mia`, by a function such as `map` that applies the attack to each member."""
         labels, size = self.labels_seen, min(len(self.labels_seen["test"]), SVC_ROWS)
 
         def attack(member: int) -> dict[str, float]:
             retain, test, forget = ((self.probabilities[split][member], labels[split]) for split in ("retain", "test", "forget"))
             return svc_mia(retain, test, forget, size=size, seed=self.seed)
 
-        attacks = on_threads(attack, range(len(self.cube.forget)))
-        return {feature: np.array([efficacy[feature] for efficacy in attacks]) for feature in attacks[0]}
+        found = list(over(attack, range(len(self.cube.forget))))
+        return {feature: np.array([efficacy[feature] for efficacy in found]) for feature in found[0]}
 
     @cached_property
     def logistic_mia(self) -> Float[np.ndarray, " members"]:
         """Accuracy of the attack by the loss, `-log p_y`, see `attacks.logistic_mia`."""
         forget, test = (np.logaddexp(0, -self.margins[split]) for split in ("forget", "test"))
         return logistic_mia(forget, test, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Makes the views of pools of models on the same examples: `views(cube)`. Made by `views_of`.
+
+    Attributes:
+        labels: of the logits.
+        rows: see `Seen`.
+        seed: likewise.
+        attacked: cubes with what another thread is to compute of them, see `Seen`; by the `id` of the cube.
+    """
+
+    labels: Labels
+    rows: Mapping[str, Int[np.ndarray, " rows"]]
+    seed: int
+    attacked: Mapping[int, "tuple[Cube, Future[dict[str, np.ndarray]]]"] = field(default_factory=dict)
+
+    def __call__(self, cube: Cube) -> Seen:
+        """The view of one pool."""
+        _, attacked = self.attacked.get(id(cube), (cube, None))
+        return Seen(cube, self.labels, self.rows, self.seed, attacked)
+
+    @contextmanager
+    def attacks_begun(self, cubes: Iterable[Cube]) -> Iterator["Views"]:
+        """Begins with SVC-MIA of some pools on the other cores. It takes longest, and hardly needs the interpreter.
+
+        Args:
+            cubes: the pools, in the order in which they will be asked for. They are checked where their views are used.
+
+        Returns:
+            Views that take these attacks from there. Those that have not begun when they are asked for are computed by who asks;
+            at the end of the context the rest is dropped.
+        """
+        over = Event()
+
+        def one_by_one(attack: Callable[[int], Any], members: Iterable[int]) -> Iterator[Any]:
+            for member in members:
+                if over.is_set():
+                    raise CancelledError
+                yield attack(member)
+
+        with ThreadPoolExecutor(max((os.cpu_count() or 1) - 1, 1)) as threads:
+            begun = {id(cube): (cube, threads.submit(self(cube).attacks, one_by_one)) for cube in cubes}
+            try:
+                yield replace(self, attacked=begun)
+            finally:
+                over.set()
+                threads.shutdown(cancel_futures=True)
+
+
+def views_of(labels: Labels, seed: int = 0, rows: int = 1_000) -> Views:
+    """Draws the rows that metrics other than accuracy use.
+
+    Args:
+        labels: of the examples.
+        seed: draws them, and the samples of SVC-MIA.
+        rows: the most of each split.
+
+    Raises:
+        ValueError: a negative seed, or no rows.
+    """
+    checks.count("rows", rows, 1)
+    rng = checks.generator(seed)
+    return Views(labels, {split: rng.permutation(len(of_split))[:rows] for split, of_split in labels._asdict().items()}, seed)
 
 
 @dataclass(frozen=True)
