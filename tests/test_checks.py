@@ -183,6 +183,7 @@ NOT_HERE = {  # checked below, or of functions and of what others have checked
     *(registry.metric, registry.in_order, registry.is_attack, verdict.deviation, verdict.evidence, verdict.is_inside),
     *(
         views.on_threads,
+        views.views_of,
         power.visible,
         power.power_curve,
         power.models_needed,
