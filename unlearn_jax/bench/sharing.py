@@ -3,6 +3,10 @@
 import contextlib
 import functools
 import hashlib
+import os
+import re
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,15 @@ from typing import Any
 import numpy as np
 
 import unlearn_jax
+from unlearn_jax.as_json import json_text
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.model_metrics import metrics_for
 from unlearn_jax.errors import StorageError
 from unlearn_jax.methods import METHODS
-from unlearn_jax.runs import Cache, json_text
+from unlearn_jax.runs import Cache
 
+LOGITS = "logits"  # folder of the cache
+UNUSED = 60  # days after which an entry that no run has used is removed: its code may be gone for good
 OWN = "unlearn_jax."  # where modules are that `own_source` covers
 
 
@@ -43,14 +50,37 @@ def find(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> dict[str,
         identity: all that the arrays depend on besides the project's code.
     """
     shared = _place(forget, name, identity)
-    return shared[0].find(name, shared[1]) if shared else None
+    found = shared[0].find(name, shared[1]) if shared else None
+    if shared and found is not None:
+        _mark_used(shared[0].folder)
+    return found
 
 
 def keep(forget: ForgetSet, name: str, identity: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Keeps arrays in the cache, as `find` finds them. Where it is full, or only to be read, it stays as it is."""
+    """Keeps arrays in the cache, as `find` finds them, and removes entries that no run has used for `UNUSED` days.
+
+    Where the cache is full, or only to be read, it stays as it is.
+    """
     if shared := _place(forget, name, identity):
         with contextlib.suppress(StorageError), shared[0].alone(name):
             shared[0].keep(name, shared[1], arrays)
+            _mark_used(shared[0].folder)
+        _remove_unused(shared[0].folder.parent)
+
+
+def _mark_used(entry: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(entry)
+
+
+@functools.cache
+def _remove_unused(folder: Path) -> None:
+    """Removes old entries, once in a process. A run that was about to read one makes it again."""
+    oldest = time.time() - UNUSED * 24 * 60 * 60
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if re.fullmatch("[0-9a-f]{20}", entry.name) and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _place(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> tuple[Cache, dict[str, Any]] | None:
@@ -65,4 +95,4 @@ def _place(forget: ForgetSet, name: str, identity: Mapping[str, Any]) -> tuple[C
     assert forget.config.cache
     whole = {**identity, "source": source}
     folder = hashlib.sha256(json_text({**whole, "name": name}).encode()).hexdigest()[:20]
-    return Cache(forget.config.cache.absolute() / "logits" / folder), whole
+    return Cache(forget.config.cache.absolute() / LOGITS / folder), whole
