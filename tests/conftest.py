@@ -36,12 +36,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # 3 ms to re
 
 
 def pytest_addoption(parser):
-    """`--every-pair` is for a change of the adapters: three minutes of processor time."""
+    """`--every-pair` is for a change of the adapters: three minutes of processor time; `--programs` for whoever tests often."""
     parser.addoption("--every-pair", action="store_true", help="run every method on every adapted network, not one of each")
+    parser.addoption(
+        "--programs", metavar="FOLDER", help="keep compiled programs here: the next run with it compiles what is new"
+    )
+
+
+def pytest_configure(config):
+    """Programs of an earlier run are found by what they compute, so that a changed one is compiled."""
+    if folder := config.getoption("--programs"):
+        jax.config.update("jax_compilation_cache_dir", os.path.abspath(folder))
 
 
 ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training")
-ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "sealed", "files", "device", "types")
+ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "recorded", "partial", "as_json", "sealed", "files", "device", "types")
 jaxtyping.jaxtyped = check_first_calls
 jaxtyping.install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
 

@@ -18,7 +18,7 @@ from experiments.capacity import study as capacity
 from experiments.capacity.options import Config, smoke
 from unlearn_jax import runs
 from unlearn_jax.bench import several_sets
-from unlearn_jax.bench.options import Train
+from unlearn_jax.bench.option_groups import Train
 from unlearn_jax.data.augmentation import augmentation
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import likelihood_ratios, probabilities, reference, scaled_logits, score

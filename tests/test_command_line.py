@@ -17,7 +17,7 @@ from unlearn_jax import runs
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.kinds import PLAIN, options
 from unlearn_jax.bench.main_options import Config, smoke
-from unlearn_jax.bench.options import Train
+from unlearn_jax.bench.option_groups import Train
 from unlearn_jax.errors import ArgumentError, StorageError
 
 ROOT = Path(benchmark.__file__).parent

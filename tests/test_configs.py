@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from experiments.registry import EXPERIMENTS
-from unlearn_jax import runs
+from unlearn_jax import as_json, runs
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.main_options import Config
-from unlearn_jax.bench.options import Forget
+from unlearn_jax.bench.option_groups import Forget
 from unlearn_jax.errors import ArgumentError
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +52,8 @@ def test_what_a_run_records_repeats_it(tmp_path, experiment, small):
     folder = runs.open_run(tmp_path / "run", config.recorded())
     again = parsed("--config", folder.folder / "config.json")
     assert type(again) is type(config) and (again.out, again.cache) == (None, None)
-    recorded = runs.plain(config.recorded())
-    assert runs.plain(again.recorded()) == {**recorded, "out": None, "cache": None}
+    recorded = as_json.plain(config.recorded())
+    assert as_json.plain(again.recorded()) == {**recorded, "out": None, "cache": None}
     changed = parsed("--config", folder.folder / "config.json", "--seed", 8, "--out", "mine")
     assert (changed.seed, str(changed.out)) == (8, "mine")
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from unlearn_jax.bench import judging
+from unlearn_jax.bench import judging, sharing
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.data import load
 from unlearn_jax.data.sources import DEBIAN_FASHION_MNIST, digits
@@ -429,6 +429,25 @@ def test_what_methods_made_is_found_by_a_run_in_another_folder(finished, cache, 
     unlearned_before = (out / "logits/random-0/scrub.npz").read_bytes()
     succeed(out, tmp_path / "no cache")  # the folder alone suffices
     assert (out / "logits/random-0/scrub.npz").read_bytes() == unlearned_before
+
+
+def test_what_no_run_has_used_for_long_is_removed(finished, cache, tmp_path):
+    copied = tmp_path / "cache"
+    shutil.copytree(cache, copied)
+    entries = {path.parents[2] for path in copied.glob("logits/*/logits/random-0/*.npz")}
+    method = {path.stem: path.parents[2] for path in copied.glob("logits/*/logits/random-0/*.npz")}
+    mine = copied / "logits" / "notes"
+    mine.mkdir()
+    for path in (*entries, mine):
+        os.utime(path, (0, 0))
+    sharing._remove_unused.cache_clear()
+    succeed(tmp_path / "used", copied, methods=("original", "finetune"))
+    assert {path for path in entries if path.stat().st_mtime > 0} >= {method["finetune"]}  # it was found
+    assert mine.is_dir() and all(path.is_dir() for path in entries)  # nothing was added
+    sharing._remove_unused.cache_clear()
+    succeed(tmp_path / "made", copied, "--hyper", "finetune.learning_rate=0.0123", methods=("original", "finetune"))
+    assert mine.is_dir() and method["finetune"].is_dir() and not method["scrub"].exists()
+    assert len([*copied.glob("logits/*/logits/random-0/finetune.npz")]) == 2
 
 
 @pytest.mark.parametrize(

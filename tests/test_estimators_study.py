@@ -13,7 +13,7 @@ import pytest
 from experiments.estimators import study as experiment
 from experiments.estimators.options import DEFAULT, Config, smoke
 from experiments.estimators.report import Entry, Results, agreement, conclusion, screening_curves, smoothness, summary, table
-from unlearn_jax.bench.options import Discs
+from unlearn_jax.bench.toy_options import Discs
 from unlearn_jax.data import discs
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.runs import Run

@@ -15,7 +15,7 @@ from experiments.influence import report as influence_report
 from experiments.influence import study as influence_study
 from experiments.memorisation import report as memorisation_report
 from unlearn_jax.bench import study_page, toy
-from unlearn_jax.bench.options import Discs, Plane
+from unlearn_jax.bench.toy_options import Discs, Plane
 from unlearn_jax.influence import Window
 from unlearn_jax.report import explorer
 from unlearn_jax.report.explorer import STEPS, Layer, furthest, outline

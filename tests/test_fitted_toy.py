@@ -18,7 +18,7 @@ from experiments.fitted_toy.options import SPACE, TOLERANCE, Config, Draws, smok
 from experiments.fitted_toy.points import toy_setting
 from experiments.fitted_toy.study import Trials, mean_of_elite, mixture_at, unit_place
 from unlearn_jax.bench import several_sets
-from unlearn_jax.bench.options import Retained, SizedForget, Train
+from unlearn_jax.bench.option_groups import Retained, SizedForget, Train
 from unlearn_jax.bench.orders import Sizes
 from unlearn_jax.data import Mixture, populations
 from unlearn_jax.errors import ArgumentError

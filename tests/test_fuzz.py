@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.registry import EXPERIMENTS
-from unlearn_jax import runs
+from unlearn_jax import as_json, runs
 from unlearn_jax.bench import command_line
 from unlearn_jax.bench.hyperparameters import settings as hyperparameters
 from unlearn_jax.bench.kinds import options
@@ -75,7 +75,7 @@ def command_lines(draw):
 def checked(config: Run) -> None:
     """All that is done with a configuration before anything is opened."""
     config.check()
-    json.dumps(runs.plain(config.recorded()))
+    json.dumps(as_json.plain(config.recorded()))
     if isinstance(config, Hyper):
         hyperparameters(config, config.method_names() if isinstance(config, Methods) else [])
 
@@ -339,7 +339,7 @@ def test_a_config_json_is_resumed_or_refused(content):
             assert json.loads(file.read_text())["config"] == CONFIG
 
 
-RECORDED = runs.plain(EXPERIMENTS["unlearning"].options.Config(hyper=("scrub.epochs=3",)).recorded())
+RECORDED = as_json.plain(EXPERIMENTS["unlearning"].options.Config(hyper=("scrub.epochs=3",)).recorded())
 ANY_RECORD = JSON.map(lambda value: json.dumps({"config": value}).encode())
 
 

@@ -17,8 +17,8 @@ from in_process import run_in_process
 from experiments.influence import study
 from experiments.influence.options import Config, smoke
 from unlearn_jax import influence
-from unlearn_jax.bench.options import Discs
 from unlearn_jax.bench.toy import draw_toy, prepare_training
+from unlearn_jax.bench.toy_options import Discs
 from unlearn_jax.data import FASHION_PLANE, discs
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.influence import Window, all_but_one, leave_one_out, retrained, train

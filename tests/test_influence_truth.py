@@ -13,9 +13,9 @@ import pytest
 from experiments.estimators import study, truth
 from experiments.estimators.options import Config
 from unlearn_jax import influence
+from unlearn_jax.as_json import json_text
 from unlearn_jax.bench.setting import deciding_options
 from unlearn_jax.models.paths import nested
-from unlearn_jax.runs import json_text
 from unlearn_jax.types import Examples, Variables
 
 ROOT = Path(__file__).parent.parent

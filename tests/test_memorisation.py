@@ -16,7 +16,7 @@ from unlearn_jax import influence
 from unlearn_jax.bench import pools as shared
 from unlearn_jax.bench.forget_set import ranking
 from unlearn_jax.bench.main_options import Config as Unlearning
-from unlearn_jax.bench.options import Forget, Train
+from unlearn_jax.bench.option_groups import Forget, Train
 from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.errors import ArgumentError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unlearn_jax import runs
+from unlearn_jax import as_json, runs
 from unlearn_jax.errors import ArgumentError, StorageError
 
 CONFIG = {
@@ -311,7 +311,7 @@ def test_plain_json_holds_what_a_run_has():
         3: True,
     }
     plain = {"nan": None, "inf": [None, None], "array": [1.0, None], "path": "a", "set": [1, 2], "3": True}
-    assert runs.plain(value) == plain
+    assert as_json.plain(value) == plain
     json.dumps(plain, allow_nan=False)
 
 

@@ -12,7 +12,7 @@ from unlearn_jax.bench.evaluate import untuned_note
 from unlearn_jax.bench.forget_set import forget_class, forget_mask, forget_name
 from unlearn_jax.bench.hyperparameters import merge_sets, settings_of_sets
 from unlearn_jax.bench.main_options import Config, smoke
-from unlearn_jax.bench.options import Evaluation, Forget
+from unlearn_jax.bench.option_groups import Evaluation, Forget
 from unlearn_jax.bench.setting import prepare
 from unlearn_jax.bench.tuned import tuned
 from unlearn_jax.methods import METHODS

@@ -12,7 +12,7 @@ from experiments.unlearn_one import report
 from experiments.unlearn_one import study as unlearn_one
 from experiments.unlearn_one.options import Config, smoke
 from unlearn_jax import runs
-from unlearn_jax.bench.options import Discs
+from unlearn_jax.bench.toy_options import Discs
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.influence import NoBoundaryError
 

@@ -16,17 +16,11 @@ import errno
 import io
 import itertools
 import json
-import math
 import os
-import platform
-import shlex
 import socket
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -34,17 +28,15 @@ import filelock
 import numpy as np
 
 from unlearn_jax import sealed
+from unlearn_jax.as_json import json_text, plain
 from unlearn_jax.device import numerics
 from unlearn_jax.errors import ArgumentError, StorageError
 from unlearn_jax.files import read_regular, unread
+from unlearn_jax.partial import PARTIAL, remove_partial
+from unlearn_jax.recorded import MOST, history, parse_config, provenance, read_config, require_agreement
 
 FORMAT = 3  # part of every identity: raise it when the file format changes, or what training or a study computes
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-MOST = 1 << 26  # bytes of a config.json
-LONG, FEW = 300, 2  # characters of a list in messages; entries that are shown of a longer one
-_PARTIAL = ".part"
-_ABSENT = "(absent)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Run:
             inside = False
         if not inside:
             raise ArgumentError(self.argument, self.folder, f"a symbolic link leads {name} out of this folder; remove the link")
-        partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+        partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
             _make(target.parent, self.made)
             try:
@@ -264,7 +256,7 @@ class Cache(Run):
                     print(f"waiting for another run that is making the same: {work}", file=sys.stderr, flush=True)
                 self.waits.add(work)
                 lock.acquire()
-            _sweep(self.folder)
+            remove_partial(self.folder)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise StorageError(self.argument, self.folder, error) from error
@@ -331,59 +323,23 @@ def open_run(
     try:
         if out.exists() and not out.is_dir():
             raise ArgumentError("out", out, "is a file; give a new folder, or that of an earlier run")
-        text = _read_config(out, cache)
-        earlier = None if text is None else _parse_config(out, text)
+        text = read_config(out, cache)
+        earlier = None if text is None else parse_config(out, text)
         if earlier is not None:
-            _require_agreement(out, earlier["config"], new, extendable)
+            require_agreement(out, earlier["config"], new, extendable)
         _make(out, run.made)
-        run.write_json("config.json", {"config": new, **_provenance(new), "earlier": _history(earlier)})
+        run.write_json("config.json", {"config": new, **provenance(new), "earlier": history(earlier)})
     except (ArgumentError, OSError) as error:
         run.withdraw()
         if isinstance(error, ArgumentError) or error.errno in FULL:
             raise
         raise ArgumentError("out", out, f"cannot be written ({error.strerror or error}); give another folder") from error
-    _sweep(out)
+    remove_partial(out)
     return dataclasses.replace(run, before=text)
 
 
 def _set_aside(path: Path) -> None:
     path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.aside"))
-
-
-def json_text(value: Any) -> str:
-    """Returns a value as JSON text with sorted keys: equal values give the same text. Other types are converted by `plain`.
-
-    Raises:
-        TypeError: see `plain`.
-    """
-    return json.dumps(value, sort_keys=True, default=plain)
-
-
-def plain(value: Any) -> Any:
-    """Converts a value to JSON types: NaN and the infinities as None, arrays, tuples and sets as lists, paths as strings.
-
-    Raises:
-        TypeError: a part of it cannot be converted.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    elif hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(plain(entry) for entry in value)
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, str | int):
-        return value
-    raise TypeError(f"JSON cannot hold a {type(value).__name__}")
 
 
 def _make(folder: Path, made: list[Path]) -> None:
@@ -397,146 +353,3 @@ def _make(folder: Path, made: list[Path]) -> None:
                     raise
             else:
                 made.append(path)
-
-
-def _read_config(out: Path, cache: Path | None) -> bytes | None:
-    """The content of config.json; None if the folder is new, or empty except for the cache."""
-    try:
-        entries = [path for path in out.iterdir() if not _is_partial(path)]
-    except FileNotFoundError:
-        return None
-    if cache is not None and cache.resolve() == out.resolve():
-        raise ArgumentError("cache", cache, "is the run folder itself; expected another folder, which may be inside it")
-    file = out / "config.json"
-    if file not in entries:
-        if all(_is_empty(path, cache) for path in entries):
-            return None
-        raise ArgumentError("out", out, "contains files but no config.json, so it is no run folder; give a new or empty folder")
-    try:
-        return read_regular(file, MOST)
-    except OSError as error:
-        reason = f"contains a config.json that cannot be read ({error.strerror or error})"
-        raise ArgumentError("out", out, f"{reason}; give a new or empty folder") from error
-
-
-def _is_empty(entry: Path, cache: Path | None) -> bool:
-    """Whether an entry of a folder contains nothing but empty folders and the cache."""
-    if cache is not None and cache.resolve().is_relative_to(entry.resolve()):
-        return True
-    return entry.is_dir() and not entry.is_symlink() and all(_is_empty(path, cache) for path in entry.iterdir())
-
-
-def _parse_config(out: Path, text: bytes) -> dict[str, Any]:
-    """Parses the content of config.json."""
-    try:
-        earlier = json.loads(text.decode("utf-8-sig"))
-        if isinstance(earlier["config"], dict) and isinstance(earlier.get("earlier", []), list):
-            return earlier
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    raise ArgumentError("out", out, "contains a config.json that is not of this project; give a new or empty folder")
-
-
-def _require_agreement(out: Path, old: dict[str, Any], new: dict[str, Any], extendable: frozenset[str]) -> None:
-    """Raises ArgumentError on the first field in which the new configuration contradicts the old one."""
-    old, new = dict(leaves(old)), dict(leaves(new))
-    for field in {**new, **old}:
-        before, now = old.get(field, _ABSENT), new.get(field, _ABSENT)
-        may_extend = any(field == name or field.startswith(f"{name}.") for name in extendable)
-        if before == now or (may_extend and _extends(before, now)):
-            continue
-        change = f"{field} is {_told(before, now)} there and {_told(now, before)} here"
-        remedy = "add to the old value" if may_extend else "use the old value"
-        raise ArgumentError("out", out, f"contains results of another configuration: {change}; {remedy}, or give another folder")
-
-
-def _told(value: Any, other: Any) -> str:
-    """A value as text; of a long list the first entries that the other value does not have."""
-    whole = json.dumps(value)
-    if not isinstance(value, list) or len(whole) <= LONG:
-        return whole
-    own = [entry for entry in value if not isinstance(other, list) or entry not in other]
-    return json.dumps(own[:FEW]) + (f" and {len(own) - FEW} more" if len(own) > FEW else "")
-
-
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the leaves of a nested configuration by dotted name."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _extends(old: Any, new: Any) -> bool:
-    """Whether a run with `new` may extend the results of a run with `old`."""
-    if isinstance(old, list) and isinstance(new, list):
-        return all(entry in new for entry in old)
-    if _is_number(old) and _is_number(new):
-        return new >= old
-    return True
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _history(earlier: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The provenance of every earlier opening of the folder, oldest first."""
-    if earlier is None:
-        return []
-    last = {key: value for key, value in earlier.items() if key not in ("config", "earlier")}
-    return [*earlier.get("earlier", []), last]
-
-
-def _provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, commit, command and time; the device is as asked for until `Run.record` replaces it."""
-    return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "device": config.get("device"),
-        "git": _commit(Path(__file__).resolve().parents[1]),
-        "command": shlex.join(sys.orig_argv),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit(checkout: Path) -> dict[str, Any] | None:
-    """The commit of the code, and whether tracked files differ from it; None outside a checkout."""
-    if not (checkout / ".git").exists():
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": described.removesuffix("-dirty"), "dirty": described.endswith("-dirty")}
-
-
-def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes the partial files of dead runs on this host; those of other hosts and of living runs stay."""
-    for path in folder.rglob(f".*{_PARTIAL}"):
-        name = path.name.removesuffix(_PARTIAL)
-        owner, _, process = name.rpartition(".")[0].rpartition(".")
-        if owner.endswith(f".{socket.gethostname()}") and process.isdigit() and not _alive(int(process)):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # alive, and somebody else's
-        pass
-    return True

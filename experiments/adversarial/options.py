@@ -16,20 +16,8 @@ import dataclasses
 from typing import Annotated, ClassVar, NamedTuple
 
 from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Several, Whole, require
-from unlearn_jax.bench.options import (
-    AT_RANDOM,
-    ATTACKED,
-    RETAINED,
-    SETS,
-    AtRandom,
-    Hyper,
-    Judging,
-    Methods,
-    Requests,
-    Retained,
-    Train,
-    small,
-)
+from unlearn_jax.bench.option_groups import AT_RANDOM, RETAINED, AtRandom, Retained, Train
+from unlearn_jax.bench.options import ATTACKED, SETS, Hyper, Judging, Methods, Requests, small
 
 REFERENCES = ("original", "retrain")  # always measured
 ONE, TWO, PROXY = GAMES = ("adversarial", "gan", "gan_without_retain")

@@ -15,7 +15,8 @@ from unlearn_jax.bench import tuning, tuning_options
 from unlearn_jax.bench.forget_set import forget_mask
 from unlearn_jax.bench.hyperparameters import settings
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.options import ATTACKED, Images, Judged
+from unlearn_jax.bench.option_groups import Judged
+from unlearn_jax.bench.options import ATTACKED, Images
 from unlearn_jax.bench.panel import Panel, Programs
 from unlearn_jax.bench.pools import pool, version_note
 from unlearn_jax.bench.population import NULL, lost_members, without

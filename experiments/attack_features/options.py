@@ -10,7 +10,8 @@ import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 from unlearn_jax.bench.kinds import Count, Names, Whole, require
-from unlearn_jax.bench.options import Comparison, Evaluation, Train
+from unlearn_jax.bench.option_groups import Evaluation, Train
+from unlearn_jax.bench.options import Comparison
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Real, Whole, require
-from unlearn_jax.bench.options import MAIN, QUICK, Hyper, Judging, Methods, Requests, Train, small
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import MAIN, QUICK, Hyper, Judging, Methods, Requests, small
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

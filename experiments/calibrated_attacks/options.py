@@ -13,7 +13,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Names, Whole, require
-from unlearn_jax.bench.options import Hyper, Judging, Methods, Requests, Train
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import Hyper, Judging, Methods, Requests
 
 BLOCK = 32  # see `unlearn_jax.bench.pools.BLOCK`: shadow models that are attacked together
 

@@ -7,7 +7,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Whole
-from unlearn_jax.bench.options import FEWEST, Judging, Requests, Train
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import FEWEST, Judging, Requests
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

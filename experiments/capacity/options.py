@@ -26,7 +26,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, replace_field, require
-from unlearn_jax.bench.options import ATTACKED, SAME_SIZE, SETS, Comparison, Evaluation, SizedForget, Train
+from unlearn_jax.bench.option_groups import SAME_SIZE, Evaluation, SizedForget, Train
+from unlearn_jax.bench.options import ATTACKED, SETS, Comparison
 from unlearn_jax.errors import ArgumentError, UsageError
 
 INTERPOLATING = Train(epochs=30)

@@ -15,7 +15,8 @@ import dataclasses
 from typing import Annotated, Any, ClassVar
 
 from unlearn_jax.bench.kinds import Name, Real, Several, Whole
-from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Plane, Train
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.toy_options import POINTS, WIDEST, Discs, Plane
 
 OVERLAPPING = Discs(separation=3.0)
 FULL_BATCH = Train(epochs=300, batch_size=128, learning_rate=5e-3, schedule="cosine", optimiser="adam", weight_decay=0.0)

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from experiments.capacity_boundary import report
 from experiments.capacity_boundary.options import Config
 from unlearn_jax import influence
+from unlearn_jax.as_json import json_text
 from unlearn_jax.bench import study_page
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.resume import load_or_make
@@ -34,7 +35,7 @@ from unlearn_jax.metrics.statistics import bootstrap, jackknife
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.report.explorer import Layer
-from unlearn_jax.runs import Run, json_text
+from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict
 from unlearn_jax.types import Interval
 

@@ -18,7 +18,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, replace_field, require
-from unlearn_jax.bench.options import ATTACKED, RETAINED, SAME_SIZE, SETS, Comparison, Retained, SizedForget, Train
+from unlearn_jax.bench.option_groups import RETAINED, SAME_SIZE, Retained, SizedForget, Train
+from unlearn_jax.bench.options import ATTACKED, SETS, Comparison
 from unlearn_jax.errors import ArgumentError, UsageError
 
 TOY = "discs"

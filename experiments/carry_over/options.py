@@ -15,7 +15,8 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import Suppress
 
 from unlearn_jax.bench.kinds import Count, Name, Real, Several, Whole, fixed, require
-from unlearn_jax.bench.options import QUICK, SETS, Forget, Hyper, Judged, Methods, Request, Requests, Train
+from unlearn_jax.bench.option_groups import Forget, Judged, Request, Train
+from unlearn_jax.bench.options import QUICK, SETS, Hyper, Methods, Requests
 
 FEWEST = 3  # originals: an interval from the jackknife
 REFERENCES = ("original", "retrain")  # always measured

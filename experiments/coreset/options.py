@@ -10,7 +10,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Names, Real, Several, Whole, require
-from unlearn_jax.bench.options import MAIN, QUICK, Hyper, Judging, Methods, Requests, Train, small
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import MAIN, QUICK, Hyper, Judging, Methods, Requests, small
 
 READ_F = ("gradient_ascent", "random_label", "neggrad_plus", "scrub", "salun", "bad_teacher")
 

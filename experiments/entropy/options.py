@@ -20,7 +20,8 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from unlearn_jax.bench.kinds import Count, Name, Real, Several, Whole, require
-from unlearn_jax.bench.options import SETS, Forget, Halves, Images, Judged, Request, Requests, Train
+from unlearn_jax.bench.option_groups import Forget, Halves, Judged, Request, Train
+from unlearn_jax.bench.options import SETS, Images, Requests
 
 
 class Circumstance(NamedTuple):

@@ -18,7 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import Suppress
 
 from unlearn_jax.bench.kinds import Names, Real, Whole, fixed, replace_field, require
-from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Train, Training
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import Training
+from unlearn_jax.bench.toy_options import POINTS, WIDEST, Discs
 
 OVERLAPPING = Discs(separation=3.0)
 

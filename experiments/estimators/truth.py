@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.estimators.options import Config
+from unlearn_jax.as_json import json_text
 from unlearn_jax.bench.setting import deciding_options
 from unlearn_jax.data import Toy, discs
 from unlearn_jax.models.paths import arrays as by_path
-from unlearn_jax.runs import json_text
 from unlearn_jax.types import Examples, Variables
 
 STATES = ("initial", "final")  # of the weights: before the first step, and after the last one with all points

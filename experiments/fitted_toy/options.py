@@ -22,7 +22,8 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import Suppress
 
 from unlearn_jax.bench.kinds import Count, Names, Real, Whole, fixed, require
-from unlearn_jax.bench.options import ATTACKED, QUICK, SETS, Comparison, Retained, SizedForget, Train
+from unlearn_jax.bench.option_groups import Retained, SizedForget, Train
+from unlearn_jax.bench.options import ATTACKED, QUICK, SETS, Comparison
 
 LONG = Train(epochs=40, batch_size=128)
 SPACE = {

@@ -13,6 +13,7 @@ from scipy.stats.qmc import LatinHypercube
 from experiments.fitted_toy import order, report
 from experiments.fitted_toy.options import SPACE, TOLERANCE, Config
 from experiments.fitted_toy.points import image_setting, pixels, sample_points
+from unlearn_jax.as_json import json_text
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.pools import train_on_halves
 from unlearn_jax.bench.resume import load_or_make
@@ -24,7 +25,7 @@ from unlearn_jax.metrics import Characteristics, characteristics, class_distance
 from unlearn_jax.models import build
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
-from unlearn_jax.runs import Run, json_text
+from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import over_members, padded, predict
 from unlearn_jax.training.fit import fit
 from unlearn_jax.training.pools import member_keys

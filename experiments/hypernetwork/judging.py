@@ -15,7 +15,7 @@ from experiments.hypernetwork.options import Config
 from unlearn_jax.bench import tuning, tuning_options
 from unlearn_jax.bench.forget_set import ranking
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.bench.options import Judged
+from unlearn_jax.bench.option_groups import Judged
 from unlearn_jax.bench.panel import Panel
 from unlearn_jax.bench.panel import Programs as Panels
 from unlearn_jax.bench.pools import compile_all, pool

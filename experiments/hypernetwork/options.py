@@ -11,7 +11,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Name, Names, Real, Several, Whole, require
-from unlearn_jax.bench.options import AT_RANDOM, QUICK, AtRandom, Seeded, Train, small
+from unlearn_jax.bench.option_groups import AT_RANDOM, AtRandom, Train
+from unlearn_jax.bench.options import QUICK, Seeded, small
 
 LONG = Train(epochs=60)
 TARGETS = ("kl", "margins", "logits")

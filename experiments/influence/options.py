@@ -18,7 +18,7 @@ import dataclasses
 from typing import Annotated
 
 from unlearn_jax.bench.kinds import Whole
-from unlearn_jax.bench.options import FULL_BATCH, Plane
+from unlearn_jax.bench.toy_options import FULL_BATCH, Plane
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Whole, require
-from unlearn_jax.bench.options import Images, Train
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import Images
 
 HALF = 32  # see `unlearn_jax.bench.pools.BLOCK`: in each half of the pool every example is then in half of the masks
 

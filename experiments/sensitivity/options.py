@@ -10,7 +10,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Names, Whole, require
-from unlearn_jax.bench.options import Hyper, Train
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import Hyper
 from unlearn_jax.bench.tuning_options import Budget
 
 FINE = (

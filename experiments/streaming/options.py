@@ -12,7 +12,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Name, Names, Real, Settings, Several, Whole, require
-from unlearn_jax.bench.options import QUICK, Evaluation, Hyper, Judging, Methods, Train, small
+from unlearn_jax.bench.option_groups import Evaluation, Train
+from unlearn_jax.bench.options import QUICK, Hyper, Judging, Methods, small
 
 LONG = Train(epochs=60)
 STREAMS = ("random", "class", "memorised")

@@ -15,7 +15,9 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, require
-from unlearn_jax.bench.options import POINTS, WIDEST, Discs, Hyper, Methods, Plane, Train
+from unlearn_jax.bench.option_groups import Train
+from unlearn_jax.bench.options import Hyper, Methods
+from unlearn_jax.bench.toy_options import POINTS, WIDEST, Discs, Plane
 
 OVERLAPPING = Discs(separation=3.0)
 CONVERGED = Train(epochs=1000, batch_size=128, learning_rate=0.05, weight_decay=1e-2)

@@ -17,7 +17,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Count, Names, Whole, require
-from unlearn_jax.bench.options import QUICK, SETS, Comparison, Evaluation, small
+from unlearn_jax.bench.option_groups import Evaluation
+from unlearn_jax.bench.options import QUICK, SETS, Comparison, small
 
 JUDGED = Evaluation(retain_size=600)
 METHODS = ("finetune", "gradient_ascent", "neggrad_plus", "scrub", "random_label", "l1_sparse_proximal")

@@ -19,7 +19,8 @@ import dataclasses
 from typing import Annotated, ClassVar, NamedTuple
 
 from unlearn_jax.bench.kinds import MOST, Count, Name, Names, Real, Several, Whole, require
-from unlearn_jax.bench.options import ATTACKED, QUICK, RETAINED, SAME_SIZE, SETS, Comparison, Retained, SizedForget, Train, small
+from unlearn_jax.bench.option_groups import RETAINED, SAME_SIZE, Retained, SizedForget, Train
+from unlearn_jax.bench.options import ATTACKED, QUICK, SETS, Comparison, small
 
 REFERENCES = ("original", "retrain")  # originals are always measured, and retrained models are the oracles
 FEWEST_DRAWS = 3

@@ -40,7 +40,8 @@ from unlearn_jax.bench.evaluate import evaluate_sets
 from unlearn_jax.bench.forget_set import same_rows
 from unlearn_jax.bench.hyperparameters import hyperparameters_of, origins_of, require_used
 from unlearn_jax.bench.main_options import Config
-from unlearn_jax.bench.options import MAIN, Evaluation, Train
+from unlearn_jax.bench.option_groups import Evaluation, Train
+from unlearn_jax.bench.options import MAIN
 from unlearn_jax.bench.population import comparable
 from unlearn_jax.bench.scoring import margins, memory_of, of_models, of_oracles
 from unlearn_jax.bench.setting import forgetting, setting_of

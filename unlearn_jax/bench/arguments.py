@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from unlearn_jax.bench.kinds import options
 from unlearn_jax.bench.main_options import Config
-from unlearn_jax.bench.options import Train
+from unlearn_jax.bench.option_groups import Train
 from unlearn_jax.bench.plugins import checked, entry_of, load_installed
 from unlearn_jax.bench.setting import start_at
 from unlearn_jax.bench.weights import Weights, folders_of, require_apart, require_enough

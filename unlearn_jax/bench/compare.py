@@ -18,9 +18,10 @@ from unlearn_jax.bench.sample_size import SHOWN
 from unlearn_jax.errors import UsageError
 from unlearn_jax.metrics.catalogue import klom
 from unlearn_jax.metrics.statistics import comparisons, crossed_mean
+from unlearn_jax.recorded import leaves
 from unlearn_jax.report.rows import format_counts, subject
 from unlearn_jax.report.tables import markdown, page
-from unlearn_jax.runs import Run, leaves
+from unlearn_jax.runs import Run
 
 Key = tuple[str, str, str]  # method, metric, split
 COLUMNS = (

@@ -8,7 +8,8 @@ import safetensors.numpy
 from unlearn_jax.bench.export_options import Config
 from unlearn_jax.bench.forget_set import ForgetSet, forget_mask, forget_name, forget_set
 from unlearn_jax.bench.judging import train_oracles
-from unlearn_jax.bench.options import FEWEST, Evaluation
+from unlearn_jax.bench.option_groups import Evaluation
+from unlearn_jax.bench.options import FEWEST
 from unlearn_jax.bench.pools import pool
 from unlearn_jax.bench.population import lost_members
 from unlearn_jax.bench.setting import prepare

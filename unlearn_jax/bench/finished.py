@@ -13,8 +13,8 @@ from unlearn_jax import sealed
 from unlearn_jax.bench.statistics import PARTS, read_parts
 from unlearn_jax.errors import UsageError
 from unlearn_jax.files import open_regular, read_regular, unread
+from unlearn_jax.recorded import MOST
 from unlearn_jax.report.rows import Row, read_results
-from unlearn_jax.runs import MOST
 
 MAIN = "unlearning"  # the experiment whose configuration says which results there must be
 OF_SET = ("name", "format", "forget", "values", "learned", "metrics", "relearning", "retain_size")

@@ -1,16 +1,14 @@
-"""Groups of options. A study composes its configuration of the groups that it uses, and `--help` shows only those."""
+"""Options that experiments share. A study composes its configuration of these classes, and `--help` shows only those."""
 
 import contextlib
 import dataclasses
 import importlib.util
-import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from tyro.conf import Suppress
-
-from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, fixed, options, replace_field, require
+from unlearn_jax.bench.kinds import Count, Names, Real, Settings, Whole, options, replace_field, require
+from unlearn_jax.bench.option_groups import Evaluation, Forget, Train
 from unlearn_jax.files import is_path
 
 SETS = 1000
@@ -38,9 +36,6 @@ MAIN = (
     "l1_sparse_proximal",
 )
 """The methods of the main job: the two references, and those that most papers compare."""
-Request = Literal[
-    "random", "class", "class_part", "mislabelled", "mislabelled_part", "memorised", "unmemorised", "exposed", "file"
-]
 
 
 class Group:
@@ -71,143 +66,6 @@ class Group:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         fields = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {name: value for name, value in fields.items() if name not in self.later or value != defaults[name]}
-
-
-# Groups whose options have a prefix: `--train.epochs`
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
-    """How originals and oracles (retrained models) are trained."""
-
-    epochs: Count = 15
-    """Passes over the training examples."""
-    batch_size: Count = 64
-    """Examples per step."""
-    learning_rate: Annotated[float, Real(above=0)] = 0.1
-    """The largest learning rate of the schedule."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """cosine: linear warm-up over the first tenth of the steps, then decay to 0; constant: no change."""
-    optimiser: Literal["sgd", "adam"] = "sgd"
-    """sgd (with momentum) or adam (AdamW: with decoupled weight decay)."""
-    momentum: Annotated[float, Real(least=0, below=1)] = 0.9
-    """Momentum of sgd; adam ignores it."""
-    weight_decay: Annotated[float, Real(least=0)] = 5e-4
-    """Weight decay: added to the gradient by sgd, decoupled by adam."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Halves:
-    """Models trained on random halves of the training set."""
-
-    models: Annotated[int, Whole(least=4)] = 32
-    """Models trained on random halves of the training set, to measure memorisation and exposure; an even number."""
-
-    def check(self) -> None:
-        """Raises ArgumentError for an odd number of models."""
-        require(self.models % 2 == 0, "--forget.models", self.models, "expected an even number of at least 4")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Forget(Halves):
-    """Which training examples to forget."""
-
-    kind: Request = "random"
-    """random examples; a whole class, or part of it; all mislabelled examples, or part of them; the most (memorised) or the least
-    (unmemorised) memorised; exposed: those that a membership attack on the originals detects best; or those that a file lists."""
-    size: Annotated[float, Real(above=0)] = 0.1
-    """A share (below 1) or a number of examples: of the class (class_part), of the mislabelled examples (mislabelled_part) or of
-    all training examples (other kinds)."""
-    label: Annotated[int, Whole(least=0)] = 0
-    """The class, counted from 0. Several forget sets take consecutive classes (class) or parts of this one (class_part)."""
-    file: Path | None = None
-    """For --forget.kind file: row numbers in the published training set, from 0, as in forget_sets/, or a mask of its length; as
-    text, .csv, .json, .npy or .npz. Several files, separated by commas, are as many forget sets."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that `file` names, one for each forget set."""
-        if self.file is None or os.path.exists(self.file):  # a comma may be part of a name
-            return () if self.file is None else (self.file,)
-        return tuple(Path(part.strip()) for part in str(self.file).split(","))
-
-    def check(self) -> None:
-        """Raises ArgumentError if an option is missing that the kind needs, or given that it does not use."""
-        listed = self.kind == "file"
-        require(listed or self.file is None, "--forget.file", self.file, "needs --forget.kind file")
-        require(not listed or self.file is not None, "--forget.kind", self.kind, "needs --forget.file")
-        require(len(set(self.files)) == len(self.files), "--forget.file", self.file, "names a file twice")
-        of_class, measured = self.kind in ("class", "class_part"), self.kind in ("memorised", "unmemorised", "exposed")
-        require(of_class or self.label == Forget.label, "--forget.label", self.label, "needs --forget.kind class or class_part")
-        sized = self.kind not in ("class", "mislabelled", "file") or self.size == type(self).size
-        require(sized, "--forget.size", self.size, f"--forget.kind {self.kind} takes no size")
-        accepted = "needs --forget.kind memorised, unmemorised or exposed"
-        require(measured or self.models == Forget.models, "--forget.models", self.models, accepted)
-        super().check()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SizedForget(Forget):
-    """Which training examples are to be forgotten: sets of one size."""
-
-    kind: Literal["random", "memorised", "unmemorised", "exposed"] = "random"
-    """Random examples, the most or the least memorised, or those most exposed to an attack on the originals."""
-    size: Annotated[float, Real(above=0)] = Forget.size
-    """A share (below 1) or a count, of all training examples."""
-    label: Suppress[int] = fixed(Forget.label)
-    file: Suppress[Path | None] = fixed(None)
-
-
-SAME_SIZE = SizedForget()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AtRandom(Forget):
-    """Which training examples are to be forgotten: random ones."""
-
-    kind: Suppress[Request] = fixed("random")
-    size: Annotated[float, Real(above=0)] = Forget.size
-    """A share (below 1) or a count, of all training examples."""
-    label: Suppress[int] = fixed(Forget.label)
-    file: Suppress[Path | None] = fixed(None)
-    models: Suppress[int] = fixed(Forget.models)
-
-
-AT_RANDOM = AtRandom()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Which retained examples models are evaluated on."""
-
-    retain_size: Count = 2000
-    """Retained examples that models are evaluated on, drawn at random; their logits are saved."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Null:
-    """How the null is estimated."""
-
-    splits: Annotated[int, Whole(least=2, most=10**5)] = 100
-    """Random splits of the oracles into two halves. Each half scored against the other gives the null of every metric."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation(Judged, Null):
-    """How unlearned models are compared with the oracles."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Retained(Evaluation):
-    """Which retained examples models are evaluated on, where nothing has a null of splits."""
-
-    splits: Suppress[int] = fixed(Null.splits)
-
-
-RETAINED = Retained()
-
-
-# Groups whose options have no prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -505,60 +363,6 @@ def small(config: Judges, **given: Any) -> Judges:
     evaluation = Evaluation(splits=20, retain_size=200)
     settings = {"smoke": True, **sizes, "train": Train(epochs=2, batch_size=64), "evaluation": evaluation, **given}
     return dataclasses.replace(config, **settings)
-
-
-# The toy in the plane
-
-POINTS, WIDEST = 20_000, 4096
-"""The most points (one model is trained without each), and the most hidden units."""
-FULL_BATCH = Train(epochs=500, batch_size=512, learning_rate=1e-2, schedule="constant", optimiser="adam", weight_decay=0.0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Discs:
-    """Where the points lie: uniformly in discs, one for each class."""
-
-    classes: Annotated[int, Whole(least=2)] = 2
-    """Number of discs. Their centres are the corners of a regular polygon; two are at (-5, 5) and (5, 5)."""
-    radius: Annotated[float, Real(above=0)] = 2.0
-    """Radius of every disc."""
-    separation: Annotated[float, Real(least=0)] = 10.0
-    """Distance between neighbouring centres."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plane(Training):
-    """A run on points in the plane: the options that `bench.toy` reads."""
-
-    dataset: Literal["discs", "fashion_plane"] = "discs"
-    """Points in the plane: discs, or ten classes that are as hard to learn as Fashion-MNIST (see `--exp fitted_toy`)."""
-    discs: Discs = Discs()
-    train_size: Annotated[int, Whole(least=4, most=POINTS)] = 512
-    """Number of points."""
-    label_noise: Annotated[float, Real(least=0, below=1)] = 0.0
-    """Share of the points with a wrong label."""
-    width: Annotated[int, Whole(least=1, most=WIDEST)] = 64
-    """Hidden units of each layer."""
-    waves: Annotated[int, Whole(least=0)] = 0
-    """Number of inputs of the model: waves across the plane. 0: a point's two coordinates, which it can hardly memorise."""
-    layers: Annotated[int, Whole(least=1, most=100)] = 2
-    """Hidden layers."""
-    activation: Literal["relu", "tanh", "gelu"] = "relu"
-    """Activation function of the hidden units."""
-    train: Train = FULL_BATCH
-    resolution: Annotated[int, Whole(least=8, most=1024)] = 64
-    """Grid points along each side of the window on which margins and boundaries are computed."""
-
-    def check(self) -> None:
-        """Raises ArgumentError on the first invalid value, or on values that contradict each other."""
-        super().check()
-        plain = self.dataset == "discs" or (self.discs, self.label_noise) == (type(self).discs, type(self).label_noise)
-        require(plain, "--dataset", self.dataset, "fixes its points and labels; expected no --discs option and no --label-noise")
-        least = 2 * (self.discs.classes if self.dataset == "discs" else 10)
-        accepted = f"expected at least {least}, two for each class"
-        require(self.train_size >= least, "--train-size", self.train_size, accepted)
-        batch = self.train.batch_size
-        require(batch >= 2, "--train.batch-size", batch, "expected at least 2, since one example is left out")
 
 
 def _number(text: str) -> Any:

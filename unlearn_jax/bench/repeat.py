@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unlearn_jax.runs import LONG, Run, leaves
+from unlearn_jax.recorded import LONG, leaves
+from unlearn_jax.runs import Run
 
 
 def repeat_of(folder: Run, facts: Mapping[str, Any]) -> dict[str, Any]:

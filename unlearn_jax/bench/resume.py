@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from unlearn_jax import device
-from unlearn_jax.bench.options import Judged
+from unlearn_jax.bench.option_groups import Judged
 from unlearn_jax.bench.pools import compile_all, version_note
 from unlearn_jax.bench.setting import Setting
 from unlearn_jax.methods.apply import Unlearned, Unlearner

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 from unlearn_jax.bench.kinds import Whole
-from unlearn_jax.bench.options import Null, Run
+from unlearn_jax.bench.option_groups import Null
+from unlearn_jax.bench.options import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

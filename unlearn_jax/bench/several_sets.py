@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from unlearn_jax.as_json import json_text
 from unlearn_jax.bench.forget_set import forget_mask, forget_name
 from unlearn_jax.bench.options import ATTACKED, Comparison, Training
 from unlearn_jax.bench.pools import compile_all, pool
@@ -25,7 +26,7 @@ from unlearn_jax.metrics.catalogue import damage, memory_left
 from unlearn_jax.metrics.effects import SPLITS, Effects, effects, mean_effects
 from unlearn_jax.metrics.null import halves
 from unlearn_jax.progress import working
-from unlearn_jax.runs import Run, json_text
+from unlearn_jax.runs import Run
 from unlearn_jax.training.ensembles import predict, tile
 from unlearn_jax.training.pools import diverged, member_keys
 from unlearn_jax.types import Problem, Variables

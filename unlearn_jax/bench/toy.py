@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import influence
-from unlearn_jax.bench.options import Plane
+from unlearn_jax.bench.toy_options import Plane
 from unlearn_jax.data import FASHION_PLANE, Toy, discs, populations
 from unlearn_jax.data.splits import generator
 from unlearn_jax.errors import UsageError

@@ -15,7 +15,8 @@ from typing import Annotated, ClassVar
 from tyro.conf import Suppress
 
 from unlearn_jax.bench.kinds import Count, Whole, fixed, require
-from unlearn_jax.bench.options import SETS, Forget, Judged, Methods, Requests, Train
+from unlearn_jax.bench.option_groups import Forget, Judged, Train
+from unlearn_jax.bench.options import SETS, Methods, Requests
 from unlearn_jax.bench.tuned import TUNED
 
 

@@ -18,11 +18,12 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from unlearn_jax import sealed
+from unlearn_jax.as_json import json_text
 from unlearn_jax.checkpoints import fitting
 from unlearn_jax.device import made_with, numerics
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.kept import Kept, is_large, stacked
-from unlearn_jax.runs import FORMAT, Cache, json_text
+from unlearn_jax.runs import FORMAT, Cache
 from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
 from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass

@@ -13,7 +13,8 @@ import dataclasses
 from typing import Annotated, ClassVar
 
 from unlearn_jax.bench.kinds import Real, Whole, require
-from unlearn_jax.bench.options import Forget, Hyper, Methods, Null, Requests, Train
+from unlearn_jax.bench.option_groups import Forget, Null, Train
+from unlearn_jax.bench.options import Hyper, Methods, Requests
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
