@@ -130,10 +130,32 @@ def test_attacks_that_other_threads_began_with_change_no_digit(reference, monkey
     assert metrics.score(pools[0], other) == alone[0]
 
 
+def test_attacks_are_dropped_where_they_cannot_all_begin(monkeypatch):
+    attacked, begun, go = [], threading.Event(), threading.Event()
+
+    def attack(*arguments, **options):
+        attacked.append(1)
+        begun.set()
+        assert go.wait(60)
+        return metrics.svc_mia(*arguments, **options)
+
+    def pools():
+        yield pool(N, 2)
+        assert begun.wait(60)
+        threading.Timer(0.5, go.set).start()
+        raise MemoryError
+
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("unlearn_jax.metrics.views.svc_mia", attack)
+    with pytest.raises(MemoryError), views_of(LABELS).attacks_begun(pools()):
+        pass
+    assert len(attacked) < N
+
+
 def test_views_are_those_of_the_reference():
     other = Labels(*(labels[::-1] for labels in LABELS))
-    for views in (views_of(LABELS, seed=1), views_of(other)):
-        with pytest.raises(ValueError, match=r"^views: of other labels or another seed"):
+    for views in (views_of(LABELS, seed=1), views_of(other), views_of(LABELS, rows=15)):
+        with pytest.raises(ValueError, match=r"^views: of other labels, another seed or other rows"):
             metrics.reference(pool(2 * N, 1), LABELS, N, splits=40, views=views)
 
 

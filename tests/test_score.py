@@ -8,6 +8,7 @@ import pytest
 from in_process import run_in_process
 
 from unlearn_jax import score
+from unlearn_jax.metrics.views import Seen
 from unlearn_jax.report.rows import read_results
 
 SPLITS = ("forget", "retain", "test")
@@ -60,6 +61,17 @@ def test_the_whole_verdict_comes_of_logits(files):
     assert "unlearned" in done.stdout and (files / "out/figures/loss_histograms.svg").exists()
     with (files / "out/power.csv").open() as file:
         assert {row["models"] for row in csv.DictReader(file)} == {"4", "8"}
+
+
+def test_attacks_on_models_are_made_once_where_an_oracle_is_lost(files, monkeypatch):
+    """Then one unlearned model fewer is compared, and it is of these that the attacks begin early."""
+    broken = {split: array.copy() for split, array in ORACLES.items()}
+    broken["forget"][0, 0, 0] = np.nan
+    np.savez(files / "oracles.npz", **broken)
+    attacked, attacks = [], Seen.attacks
+    monkeypatch.setattr(Seen, "attacks", lambda seen, over: (attacked.append(len(seen.cube.forget)), attacks(seen, over))[1])
+    assert run(files, oracles=files / "oracles.npz", originals=files / "originals.npz").returncode == 0
+    assert sorted(attacked) == [7, 7, 15]
 
 
 def test_originals_of_another_number_give_no_effect_sizes_and_a_line_says_why(files):

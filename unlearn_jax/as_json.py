@@ -1,4 +1,4 @@
-"""Values as JSON: equal values give equal text."""
+"""Values as JSON."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def json_text(value: Any) -> str:
-    """Returns a value as JSON text with sorted keys: equal values give the same text. Other types are converted by `plain`.
+    """Returns a value as JSON text with sorted keys: their order does not matter. Other types are converted by `plain`.
 
     Raises:
         TypeError: see `plain`.

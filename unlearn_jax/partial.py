@@ -8,7 +8,7 @@ PARTIAL = ".part"
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a name is one of these."""
+    """Whether a file is one that was being written, by its name."""
     return path.name.startswith(".") and path.name.endswith(PARTIAL)
 
 

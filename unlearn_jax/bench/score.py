@@ -10,7 +10,7 @@ from unlearn_jax.bench.arguments import repeated
 from unlearn_jax.bench.evaluate import Result, report
 from unlearn_jax.bench.kinds import require
 from unlearn_jax.bench.page import looks
-from unlearn_jax.bench.population import comparable, score_alive, without
+from unlearn_jax.bench.population import comparable, first_members, score_alive, without
 from unlearn_jax.bench.score_options import Config
 from unlearn_jax.bench.scoring import Scored, effect_rows, effects_of, margins, memory_of, of_models, of_oracles, scored_row
 from unlearn_jax.bench.statistics import model_rows, power
@@ -65,12 +65,13 @@ def run(config: Config, folder: Run) -> None:
     before = (alive["original"], lost["original"]) if paired else None
     scored: dict[str, Scored] = {}
     rows: list[Row] = []
-    with working("scores") as update, views_of(labels, config.seed).attacks_begun(alive.values()) as views:
+    first = {name: first_members(cube, min(len(cube.forget), n)) for name, cube in alive.items()}
+    with working("scores") as update, views_of(labels, config.seed).attacks_begun(first.values()) as views:
         memory = memory_of(before, oracles, labels)
         extra = of_oracles(memory)
         null = reference(oracles, labels, n, splits=config.evaluation.splits, seed=config.seed, extra=extra, views=views)
         for name, cube in alive.items():
-            evaluation, compared = score_alive(cube, null, None, of_models(memory, (cube, lost[name]), before, labels))
+            evaluation, compared = score_alive(first[name], null, None, of_models(memory, (cube, lost[name]), before, labels))
             if evaluation is None:
                 continue
             evaluation = evaluation._replace(lost=len(lost[name]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from unlearn_jax.bench.forget_set import ForgetSet
 from unlearn_jax.bench.judging import Judged, Judgement, retraining_examples
-from unlearn_jax.bench.population import comparable, score_alive
+from unlearn_jax.bench.population import comparable, first_members, score_alive
 from unlearn_jax.metrics import Evaluation, Reference, Score, Spent, accuracies, catalogue, reference, scaled_logits
 from unlearn_jax.metrics.by_model import NONE, Memory, memory_axis
 from unlearn_jax.metrics.effects import Effects, effects, outcome_of
@@ -56,8 +56,10 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
     """Scores retrained models against each other, and every method against them."""
     groups = np.arange(forget.members) * min(GROUPS, forget.members) // forget.members
     scored: dict[str, Scored] = {}
-    pools = _cubes(judgement).values()
-    with working("scores") as update, views_of(forget.labels, forget.config.seed).attacks_begun(pools) as views:
+    most = comparable(forget.members, judgement.oracles.members)
+    compared = {name: first_members(cube, min(len(cube.forget), most)) for name, cube in _cubes(judgement).items()}
+    views = views_of(forget.labels, forget.config.seed)
+    with working("scores") as update, views.attacks_begun(compared.values()) as views:
         (original, *_) = judgement.methods.get("original", [None])
         before = original and (original.cube, original.lost)
         memory = memory_of(before, judgement.oracles.cube, forget.labels)
@@ -66,7 +68,7 @@ def score_methods(forget: ForgetSet, judgement: Judgement) -> tuple[Reference, d
             extra = [
                 judged.extra | of_models(memory, (judged.cube, judged.lost), before, forget.labels) for judged in (first, *others)
             ]
-            evaluation, n = score_alive(first.cube, null, np.delete(groups, first.lost), extra[0])
+            evaluation, n = score_alive(compared.get(name, first.cube), null, np.delete(groups, first.lost), extra[0])
             if evaluation:
                 evaluation = evaluation._replace(lost=len(first.lost))
                 by_seed: list[dict[Name, np.ndarray]] = [

@@ -22,7 +22,7 @@ from unlearn_jax.methods import METHODS
 from unlearn_jax.runs import Cache
 
 LOGITS = "logits"  # folder of the cache
-UNUSED = 60  # days after which an entry that no run has used is removed: its code may be gone for good
+UNUSED = 60  # days after which an entry that no run has used is removed: mostly one of code that has changed since
 OWN = "unlearn_jax."  # where modules are that `own_source` covers
 
 
@@ -65,7 +65,7 @@ def keep(forget: ForgetSet, name: str, identity: Mapping[str, Any], arrays: Mapp
         with contextlib.suppress(StorageError), shared[0].alone(name):
             shared[0].keep(name, shared[1], arrays)
             _mark_used(shared[0].folder)
-        _remove_unused(shared[0].folder.parent)
+            _remove_unused(shared[0].folder.parent)
 
 
 def _mark_used(entry: Path) -> None:

@@ -231,7 +231,8 @@ def _balanced(
 def _rbf(rows: Float[np.ndarray, "_ features"], others: Float[np.ndarray, "_ features"]) -> Float[np.ndarray, "..."]:
     """exp(-|x - y|² / features), as of `SVC(kernel="rbf", gamma="auto")`, whose own code takes an entry at a time.
 
-    Without products of matrices, whose threads would wait for each other where several attacks run at once.
+    Without products of matrices, whose threads would wait for each other where several attacks run at once. Rounding differs: an
+    example whose decision value is 0 but for rounding may be called otherwise.
     """
     from scipy.spatial.distance import cdist
 

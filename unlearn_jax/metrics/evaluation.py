@@ -223,12 +223,14 @@ def reference(
 
     Raises:
         ValueError: if an oracle's logits are not finite, its splits have different oracles or classes, a label is no class, there
-            are fewer than 2n oracles, n is below 2, or `views` are of other labels or another seed.
+            are fewer than 2n oracles, n is below 2, or `views` are of other labels, another seed or other rows.
     """
     checks.cube("oracles", oracles, labels)
-    views = views or views_of(labels, seed, rows)
-    if views.seed != seed or not all(map(np.array_equal, views.labels, labels)):
-        raise ValueError("views: of other labels or another seed, expected those of the reference")
+    expected = views_of(labels, seed, rows)
+    views = views or expected
+    same = [*map(np.array_equal, views.labels, labels), *map(np.array_equal, views.rows.values(), expected.rows.values())]
+    if views.seed != seed or not all(same):
+        raise ValueError("views: of other labels, another seed or other rows, expected those of the reference")
     if len(oracles.forget) < 2 * checks.count("n", n, 2):  # checked before the slow measurements
         raise ValueError(f"n: {n} models against {n} needs {2 * n} oracles or more, not {len(oracles.forget)}")
 

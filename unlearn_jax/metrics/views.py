@@ -102,7 +102,7 @@ class Views:
         labels: of the logits.
         rows: see `Seen`.
         seed: likewise.
-        attacked: cubes with what another thread is to compute of them, see `Seen`; by the `id` of the cube.
+        attacked: what other threads compute (see `Seen`), by the `id` of the cube; with the cube, so that the `id` stays its own.
     """
 
     labels: Labels
@@ -120,13 +120,15 @@ class Views:
         """Begins with SVC-MIA of some pools on the other cores. It takes longest, and hardly needs the interpreter.
 
         Args:
-            cubes: the pools, in the order in which they will be asked for. They are checked where their views are used.
+            cubes: the pools, in the order in which they will be asked for. They are known by identity: an equal copy, or a part,
+                is another pool. They are checked where their views are used.
 
         Returns:
-            Views that take these attacks from there. Those that have not begun when they are asked for are computed by who asks;
-            at the end of the context the rest is dropped.
+            Views whose `svc_mia` is what the other threads find. An attack that has not begun when it is asked for is computed by
+            who asks. At the end of the context all of them are forgotten.
         """
         over = Event()
+        begun: dict[int, tuple[Cube, Future]] = {}
 
         def one_by_one(attack: Callable[[int], Any], members: Iterable[int]) -> Iterator[Any]:
             for member in members:
@@ -135,12 +137,14 @@ class Views:
                 yield attack(member)
 
         with ThreadPoolExecutor(max((os.cpu_count() or 1) - 1, 1)) as threads:
-            begun = {id(cube): (cube, threads.submit(self(cube).attacks, one_by_one)) for cube in cubes}
             try:
+                for cube in cubes:
+                    begun[id(cube)] = cube, threads.submit(self(cube).attacks, one_by_one)
                 yield replace(self, attacked=begun)
             finally:
                 over.set()
                 threads.shutdown(cancel_futures=True)
+                begun.clear()
 
 
 def views_of(labels: Labels, seed: int = 0, rows: int = 1_000) -> Views:
