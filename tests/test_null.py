@@ -1,6 +1,8 @@
 """The null, and the verdict that rests on it."""
 
+import gc
 import threading
+import weakref
 from concurrent.futures import wait
 
 import jax
@@ -150,6 +152,17 @@ def test_attacks_are_dropped_where_they_cannot_all_begin(monkeypatch):
     with pytest.raises(MemoryError), views_of(LABELS).attacks_begun(pools()):
         pass
     assert len(attacked) < N
+
+
+def test_a_reference_keeps_no_pool_whose_attacks_began_early():
+    cube = pool(N, 2)
+    held = weakref.ref(cube.forget)
+    with views_of(LABELS).attacks_begun([cube]) as views:
+        kept = metrics.reference(pool(2 * N, 1), LABELS, N, splits=5, views=views)
+        metrics.score(cube, kept)
+    del cube
+    gc.collect()
+    assert held() is None and kept.n == N
 
 
 def test_views_are_those_of_the_reference():
