@@ -22,6 +22,7 @@ from unlearn_jax.bench.panel import Panel, Programs
 from unlearn_jax.bench.population import comparable, lost_members, population, score_alive, without
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.metrics import reference, registry, score
+from unlearn_jax.metrics.views import Seen
 from unlearn_jax.report.rows import read_results
 from unlearn_jax.types import Cube, Labels, Variables
 
@@ -94,10 +95,13 @@ def test_as_many_models_are_scored_as_there_are_oracles_for():
     assert score_alive(Cube(*(part[:1] for part in own)), yardstick) == (None, 1)
 
 
-def test_the_main_study_compares_what_is_alive_and_says_so(poison, cache, tmp_path):
+def test_the_main_study_compares_what_is_alive_and_says_so(poison, cache, tmp_path, monkeypatch):
     poison(oracle=(2,), original=(1,))
+    attacked, attacks = [], Seen.attacks
+    monkeypatch.setattr(Seen, "attacks", lambda seen, over: (attacked.append(len(seen.cube.forget)), attacks(seen, over))[1])
     done = run("unlearning", tmp_path / "out", cache, "original,retrain")
     assert done.returncode == 0, done.stderr
+    assert sorted(attacked) == [3, 3, 7]  # each pool once, and no model that is not compared
     rows = read_results(tmp_path / "out/results.csv")
     assert {(row.method, row.n_members, row.n_oracles) for row in rows} == {(name, 3, 7) for name in ("original", "retrain")}
     assert (

@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+MOST = 1 << 26  # bytes of a JSON or text file that is read
+
 
 def open_regular(path: Path) -> BinaryIO:
     """Opens a file for reading; never waits, as for a pipe.

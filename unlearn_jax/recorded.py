@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_jax.errors import ArgumentError
-from unlearn_jax.files import read_regular
+from unlearn_jax.files import MOST, read_regular
 from unlearn_jax.partial import is_partial
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unlearn_jax")
-MOST = 1 << 26  # bytes of a config.json
 LONG, FEW = 300, 2  # characters of a list in messages; entries that are shown of a longer one
 _ABSENT = "(absent)"
 

@@ -31,9 +31,9 @@ from unlearn_jax import sealed
 from unlearn_jax.as_json import json_text, plain
 from unlearn_jax.device import numerics
 from unlearn_jax.errors import ArgumentError, StorageError
-from unlearn_jax.files import read_regular, unread
+from unlearn_jax.files import MOST, read_regular, unread
 from unlearn_jax.partial import PARTIAL, remove_partial
-from unlearn_jax.recorded import MOST, history, parse_config, provenance, read_config, require_agreement
+from unlearn_jax.recorded import history, parse_config, provenance, read_config, require_agreement
 
 FORMAT = 3  # part of every identity: raise it when the file format changes, or what training or a study computes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

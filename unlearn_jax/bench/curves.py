@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from unlearn_jax.bench.kinds import require
-from unlearn_jax.files import read_regular
-from unlearn_jax.recorded import MOST
+from unlearn_jax.files import MOST, read_regular
 from unlearn_jax.runs import Run
 from unlearn_jax.training.pools import Curves, Pool
 

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from unlearn_jax import sealed
 from unlearn_jax.bench.statistics import PARTS, read_parts
 from unlearn_jax.errors import UsageError
-from unlearn_jax.files import open_regular, read_regular, unread
-from unlearn_jax.recorded import MOST
+from unlearn_jax.files import MOST, open_regular, read_regular, unread
 from unlearn_jax.report.rows import Row, read_results
 
 MAIN = "unlearning"  # the experiment whose configuration says which results there must be
