@@ -22,7 +22,7 @@ DENSITY = 100  # single thresholds per unit of φ
 BUFFER = 2.0  # double thresholds extend this far beyond the samples
 EDGES = 400  # number of right edges, and of left edges for each
 BIN = 0.5  # width of a bin of ε
-CACHED = 2**13  # numbers that are worked on at a time, so that they stay in a core's cache
+CACHED = 2**15  # numbers that are worked on at a time, so that they stay in a core's cache
 TABLE = 2**21  # entries of the table of ε; with more models its entries are computed when they are looked up
 BLOCK = 2**19  # pairs of gaps that one thread holds at a time
 
@@ -110,7 +110,7 @@ class _Counts:
     def __len__(self) -> int:
         return len(self.rates[0]) * len(self.rates[1])
 
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+    def take(self, index: np.ndarray) -> np.ndarray:
         return self.at(*np.divmod(index, len(self.rates[1])))
 
     def at(self, of_unlearned: np.ndarray, of_retrained: np.ndarray) -> np.ndarray:
@@ -135,7 +135,7 @@ def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, table: Table) -> Floa
     order = pooled.argsort(1)
     samples = np.take_along_axis(pooled, order, 1)
     # Gap g lies after the first g samples, `below` of which are unlearned.
-    below = np.pad((order < n).cumsum(1), ((0, 0), (1, 0)))
+    below = _pad((order < n).cumsum(1), 0)
     gaps = np.arange(n + m + 1)
 
     larger = np.median(unlearned, 1) >= np.median(retrained, 1)
@@ -161,7 +161,7 @@ def _single_thresholds(samples: np.ndarray, index: np.ndarray, table: Table) -> 
     low, high = samples[:, :1], samples[:, -1:]
     not_above = _grid_count(samples, low, high, np.ceil(DENSITY * (high - low)), closed=True)
     held = np.diff(not_above, axis=1) > 0
-    return np.where(held, table[index[:, 1:-1]], 0).max(1)
+    return np.where(held, table.take(index[:, 1:-1]), 0).max(1)
 
 
 def _double_thresholds(
@@ -188,32 +188,37 @@ def _double_thresholds(
     rights, first_i, last_i, right_index = _nonempty_gaps(first_i, last_i, right_of)
     lefts, first_s, last_s, left_index = _nonempty_gaps(first_s, last_s, left_of)
     nothing = len(table) - 1  # the entry of a rule that gets all models wrong, which is 0
+    small = np.int16 if 2 * len(table) < 2**15 else np.int64  # small integers take a fraction of the time
+    rights, lefts, left_index = (values.astype(small) for values in (rights, lefts, left_index))
+    short_of, last_s_of = (nothing - right_index).astype(small), last_i + np.int16(last)
     epsilon = np.empty(len(samples))
     step = max(1, CACHED // (rights.shape[1] * lefts.shape[1]))
     for start in range(0, len(samples), step):
         some = slice(start, start + step)
         met = lefts[some, None] < rights[some, :, None]
         met &= last_s[some, None] >= first_i[some, :, None]
-        met &= first_s[some, None] <= last_i[some, :, None] + last
-        index = (nothing - right_index[some])[..., None] + left_index[some, None]
+        met &= first_s[some, None] <= last_s_of[some, :, None]
+        index = short_of[some][..., None] + left_index[some, None]
         index *= met
-        epsilon[some] = table[np.subtract(nothing, index, out=index)].max((1, 2))
+        epsilon[some] = table.take(np.subtract(nothing, index, out=index)).max((1, 2))
 
     close = not_surely_above > surely_below
-    spans = zip(np.nonzero(close)[0], surely_below[close], not_surely_above[close], strict=True)
-    doubtful = np.array(sorted({(e, s) for e, begin, end in spans for s in range(begin, end)}))
+    begin, number = surely_below[close], not_surely_above[close] - surely_below[close]
+    within = np.arange(number.sum()) - np.repeat(number.cumsum() - number, number)
+    doubtful = np.unique(np.repeat(2 * EDGES * np.nonzero(close)[0] + begin, number) + within)
     i = np.arange(EDGES)
     not_above = np.bincount((np.arange(len(right))[:, None] * (EDGES + 1) + right).ravel(), minlength=len(right) * (EDGES + 1))
     after_edge = not_above.reshape(len(right), EDGES + 1).cumsum(1)
     for part in np.array_split(doubtful, -(-len(doubtful) * EDGES // CACHED)):
-        e, s = part.T[..., None]
+        e, s = np.divmod(part[:, None], 2 * EDGES)
+        of_row = e * right_of.shape[1]
         valid = (i <= s) & (s - i <= last)
         edge = _grid(i, top[e] - BUFFER, top[e] + BUFFER, EDGES)
         left = _grid(s - i, edge - width[e] - BUFFER, edge - width[e] + BUFFER, EDGES)
-        after, before = after_edge[e, i], _count_below(samples[e[:, 0]], left, valid)
+        after, before = after_edge[e[:, 0], :EDGES], _count_below(samples[e[:, 0]], left, valid)
         met = valid & (before < after)
-        index = np.where(met, right_of[e, after] - left_of[e, before], nothing)
-        np.maximum.at(epsilon, e[:, 0], table[index].max(1))
+        index = np.where(met, right_of.take(of_row + after) - left_of.take(of_row + before), nothing)
+        np.maximum.at(epsilon, e[:, 0], table.take(index).max(1))
     return epsilon
 
 
@@ -232,7 +237,10 @@ def _count_below(samples: np.ndarray, points: np.ndarray, valid: np.ndarray) -> 
 def _grid(k: np.ndarray, start: Number, stop: Number, number: int | np.ndarray) -> np.ndarray:
     """Point k of `np.linspace(start, stop, number)`, to the last bit."""
     step = (stop - start) / np.maximum(number - 1, 1)
-    return np.where((k == number - 1) & (k > 0), stop, k * step + start)
+    points = k * step
+    points += start
+    np.copyto(points, stop, where=(k == number - 1) & (k > 0))
+    return points
 
 
 def _grid_count(samples: np.ndarray, start: np.ndarray, stop: np.ndarray, number: int | np.ndarray, closed: bool) -> np.ndarray:
@@ -248,12 +256,15 @@ def _grid_count(samples: np.ndarray, start: np.ndarray, stop: np.ndarray, number
 
 
 def _pad(counts: np.ndarray, value: int, after: bool = False) -> np.ndarray:
-    return np.pad(counts, ((0, 0), (not after, after)), constant_values=value)
+    padded = np.full((len(counts), counts.shape[1] + 1), value, counts.dtype)
+    padded[:, :-1 if after else None][:, 0 if after else 1 :] = counts
+    return padded
 
 
 def _nonempty_gaps(first: np.ndarray, last: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, ...]:
     """The gaps that contain an edge, with their intervals and indices; rows are padded with gaps whose interval ends at -1000."""
     empty = last < first
     gaps = np.argsort(empty, axis=1, kind="stable")[:, : max(1, (~empty).sum(1).max())]
-    first, last, index = (np.take_along_axis(values, gaps, 1) for values in (first, np.where(empty, -1000, last), index))
+    places = gaps + np.arange(len(gaps))[:, None] * empty.shape[1]
+    first, last, index = (values.take(places) for values in (first, np.where(empty, -1000, last), index))
     return gaps, first, last, index
