@@ -18,7 +18,7 @@ from unlearn_jax.bench.evaluate import DAMAGE, MEMORY, QUALITY, UTILITY
 from unlearn_jax.metrics import Null, verdict
 from unlearn_jax.metrics.registry import is_attack
 from unlearn_jax.report import figures, leaderboard
-from unlearn_jax.report.drawing import blank, save
+from unlearn_jax.report.drawing import DIGITS, blank, save, write_cells
 from unlearn_jax.report.rows import Row, read_results, write_results
 from unlearn_jax.runs import Run
 
@@ -307,6 +307,34 @@ def test_a_saved_figure_is_laid_out(tmp_path):
     before = axes.get_tightbbox().x0
     save(figure, Run(tmp_path), "wide")
     assert before < 0 <= axes.get_tightbbox().x0
+
+
+def test_texts_of_a_heat_map_stand_in_their_cells_at_their_size_and_in_their_colour():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    dots, size = 200, 20.0
+    texts, colours = np.array([["80", "", "80"], ["", "−.08", "8"]]), np.array([["red", "red", "blue"]] * 2)
+    figure = blank(6.0, 4.0)
+    figure.set_layout_engine("none")
+    figure.dpi = dots
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(-0.5, 2.5), ylim=(1.5, -0.5))
+    write_cells(axes, texts, colours, size)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    whole = np.asarray(canvas.buffer_rgba()).astype(int)
+    for (row, column), text in np.ndenumerate(texts):
+        cell = whole[row * 2 * dots : (row + 1) * 2 * dots, column * 2 * dots : (column + 1) * 2 * dots]
+        inked = cell[..., :3].sum(-1) < 3 * 255 - 250
+        if not text:
+            assert not inked.any()
+            continue
+        high, wide = (np.flatnonzero(inked.any(axis)) for axis in (1, 0))
+        assert abs(high.mean() - dots) < 3 and abs((wide[0] + wide[-1]) / 2 - dots) < 3
+        assert np.ptp(high) == pytest.approx(DIGITS * size * dots / 72, abs=4)
+        red, _, blue = cell[inked][:, :3].mean(0)
+        assert (red > blue) == (colours[row, column] == "red")
 
 
 def test_labels_cover_neither_each_other_nor_a_point():

@@ -9,7 +9,19 @@ import numpy as np
 
 from unlearn_jax.metrics import Null
 from unlearn_jax.metrics.verdict import evidence, is_inside
-from unlearn_jax.report.drawing import BAND, COLOURS, GRID, LINE, WIDTH, blank, hundredths, name_cells, name_rows, write_cells
+from unlearn_jax.report.drawing import (
+    BAND,
+    COLOURS,
+    GRID,
+    LINE,
+    WIDTH,
+    blank,
+    hundredths,
+    in_white,
+    name_cells,
+    name_rows,
+    write_cells,
+)
 from unlearn_jax.report.tables import Table
 
 if TYPE_CHECKING:
@@ -129,7 +141,7 @@ def heat_map(exposures: Sequence[Exposure], title: str) -> "matplotlib.figure.Fi
         above = np.array([[_above(exposure) for exposure in row] for row in grid])
         image = axes.imshow(above, cmap="PuOr_r", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
         texts = np.vectorize(lambda value: hundredths(value, "+"))(above)
-        write_cells(axes, texts, np.abs(above) > 0.6 * LARGEST, 7.0)
+        write_cells(axes, texts, in_white(np.abs(above) > 0.6 * LARGEST), 7.0)
         for y, x in np.argwhere([[bool(exposure.outside) for exposure in row] for row in grid]):
             axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1.1))
         axes.set_title(HEADINGS[measure], fontsize=10)

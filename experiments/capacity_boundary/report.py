@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unlearn_jax.influence import Window
-from unlearn_jax.report.drawing import COLOURS, GRID, WIDTH, blank, cut, draw_trend, name_cells, open_frame, write_cells
+from unlearn_jax.report.drawing import COLOURS, GRID, WIDTH, blank, cut, draw_trend, in_white, name_cells, open_frame, write_cells
 from unlearn_jax.report.explorer import Layer, Measure, explorer
 from unlearn_jax.report.planes import draw_boundary, draw_plane, draw_points, plane_height
 from unlearn_jax.report.tables import Table, finite, markdown, page
@@ -212,7 +212,7 @@ def agreement(study: Results) -> "matplotlib.figure.Figure":
     axes = figure.add_subplot()
     image = axes.imshow(agreement, cmap="RdBu", vmin=-1, vmax=1)
     name_cells(axes, names, names, 7.0)
-    write_cells(axes, np.vectorize("{:.0f}".format)(100 * agreement), agreement > 0.6, 6.0)
+    write_cells(axes, np.vectorize("{:.0f}".format)(100 * agreement), in_white(agreement > 0.6), 6.0)
     figure.colorbar(image, ax=axes, shrink=0.8, label="rank correlation of the displacements, two different seeds")
     axes.set_title(
         f"{study.title}\nagreement of the rankings of points, in hundredths; diagonal: a network with itself", fontsize=9

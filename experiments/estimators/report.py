@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, hundredths, open_frame, panels_of, write_cells
+from unlearn_jax.report.drawing import BAND, COLOURS, WIDTH, blank, hundredths, in_white, open_frame, panels_of, write_cells
 from unlearn_jax.report.tables import Table, finite, markdown, page
 from unlearn_jax.types import Interval
 
@@ -199,7 +199,7 @@ def agreement(studies: Sequence[Results]) -> "matplotlib.figure.Figure":
         values = np.array([[_value(study, name, measure) for study in studies] for name in names])
         image = axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
         texts = np.vectorize(lambda value: hundredths(value) if math.isfinite(value) else "")(values)
-        write_cells(axes, texts, np.abs(values) > 0.65, 6.0)
+        write_cells(axes, texts, in_white(np.abs(values) > 0.65), 6.0)
         axes.set_xticks(range(len(studies)), [study.setting for study in studies], rotation=55, ha="right", fontsize=7)
         axes.set_yticks(range(len(names)), [NAMES[name] for name in names], fontsize=7)
         ends = np.cumsum([sum(name in names for name in family) for family in FAMILIES])[:-1]

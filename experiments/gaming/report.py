@@ -8,7 +8,7 @@ import numpy as np
 
 from unlearn_jax.metrics.catalogue import accuracy, average_gap, forgetting_quality, kl_to_oracle, klom, svc_mia
 from unlearn_jax.report import Folder
-from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, name_cells, open_frame, write_cells
+from unlearn_jax.report.drawing import BAND, COLOURS, GRID, WIDTH, blank, in_white, name_cells, open_frame, write_cells
 from unlearn_jax.report.rows import Row, short_name, subject
 from unlearn_jax.report.tables import markdown, page
 
@@ -134,12 +134,12 @@ def heat_map(rows: Sequence[Row], claims: Sequence[Claim], title: str) -> "matpl
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(len(metrics), max(1.3 * len(WRONGNESS), len(metrics) / 4)))
     shade = np.where(inside, 0, 1 + np.searchsorted(STEPS, np.abs(z)))
     axes.imshow(shade, cmap=ListedColormap([INSIDE, *SHADES]), vmin=-0.5, vmax=len(SHADES) + 0.5, aspect="auto")
-    write_cells(axes, np.vectorize(_digits)(z), shade >= 4, min(5.5, 135 / len(metrics)))
+    write_cells(axes, np.vectorize(_digits)(z), in_white(shade >= 4), min(5.5, 135 / len(metrics)))
     for y, claim in enumerate(claims):
         for x in (place for place, metric in enumerate(metrics) if metric in claim.targets):
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=1.3, edgecolor="black", zorder=3))
     wrong = np.array([_wrongness(scores, claim) for claim in claims])
-    write_cells(beside, wrong, np.zeros(wrong.shape, bool), 6.0)
+    write_cells(beside, wrong, in_white(np.zeros(wrong.shape, bool)), 6.0)
     beside.set_xlim(-0.6, len(WRONGNESS) - 0.4)
     names = [f"{claim.method} {'●' if claim.inside else ' '}" for claim in claims]
     name_cells(axes, names, [short_name(metric) for metric in metrics], 7.0)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unlearn_jax.report import Folder
-from unlearn_jax.report.drawing import WIDTH, blank
+from unlearn_jax.report.drawing import WIDTH, blank, in_white, name_cells, write_cells
 from unlearn_jax.report.rows import short_name
 
 if TYPE_CHECKING:
@@ -61,15 +61,11 @@ def metric_agreement(metrics: Metrics, correlation: Square, low: Square, high: S
     axes.set_facecolor("#DDDDDD")
     picture = axes.imshow(np.ma.masked_where(unclear | np.isnan(values), values), cmap="PuOr_r", vmin=-1, vmax=1)
     size = min(8.0, 190 / max(len(names), 1))
-    for (y, x), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            colour = "#777777" if unclear[y, x] else "white" if abs(value) > 0.62 else "black"
-            text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−")
-            axes.text(x, y, text, ha="center", va="center", fontsize=0.8 * size, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    known = ~np.isnan(values)
+    texts, colours = np.full(values.shape, "", object), np.where(unclear, "#777777", in_white(np.abs(values) > 0.62))
+    texts[known] = [f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−") for value in values[known]]
+    write_cells(axes, texts, colours, 0.8 * size)
+    name_cells(axes, names, names, size)
     bar = figure.colorbar(picture, ax=axes, shrink=0.4, pad=0.01)
     bar.set_label("Spearman's ρ of the methods' |z|\n(grey: its 95% interval over methods contains 0)", fontsize=8)
     bar.ax.tick_params(labelsize=8)

@@ -188,7 +188,7 @@ def _double_thresholds(
     rights, first_i, last_i, right_index = _nonempty_gaps(first_i, last_i, right_of)
     lefts, first_s, last_s, left_index = _nonempty_gaps(first_s, last_s, left_of)
     nothing = len(table) - 1  # the entry of a rule that gets all models wrong, which is 0
-    small = np.int16 if 2 * len(table) < 2**15 else np.int64  # small integers take a fraction of the time
+    small: Any = np.int16 if 2 * len(table) < 2**15 else np.int64  # small integers take a fraction of the time
     rights, lefts, left_index = (values.astype(small) for values in (rights, lefts, left_index))
     short_of, last_s_of = (nothing - right_index).astype(small), last_i + np.int16(last)
     epsilon = np.empty(len(samples))
@@ -257,7 +257,7 @@ def _grid_count(samples: np.ndarray, start: np.ndarray, stop: np.ndarray, number
 
 def _pad(counts: np.ndarray, value: int, after: bool = False) -> np.ndarray:
     padded = np.full((len(counts), counts.shape[1] + 1), value, counts.dtype)
-    padded[:, :-1 if after else None][:, 0 if after else 1 :] = counts
+    padded[:, : -1 if after else None][:, 0 if after else 1 :] = counts
     return padded
 
 

@@ -37,6 +37,7 @@ BAND = "#BBBBBB"
 LINE = "#888888"  # marks a value to compare with
 GRID = "#EEEEEE"
 WIDTH = 9.0  # inches
+DIGITS = 0.73  # the height of digits, as a share of the size of the font
 
 
 def blank(width: float, height: float) -> "matplotlib.figure.Figure":
@@ -96,12 +97,37 @@ def name_cells(axes: "matplotlib.axes.Axes", rows: Sequence[str], columns: Seque
 
 
 def write_cells(
-    axes: "matplotlib.axes.Axes", texts: Shaped[np.ndarray, "rows columns"], dark: Bool[np.ndarray, "rows columns"], size: float
+    axes: "matplotlib.axes.Axes",
+    texts: Shaped[np.ndarray, "rows columns"],
+    colours: Shaped[np.ndarray, "rows columns"],
+    size: float,
 ) -> None:
-    """Writes texts into the cells of a heat map, in white where the cell is dark."""
-    for row, column in np.argwhere(texts != ""):
-        colour = "white" if dark[row, column] else "black"
-        axes.text(column, row, texts[row, column], ha="center", va="center", fontsize=size, color=colour)
+    """Writes texts into the cells of a heat map.
+
+    Equal texts are one shape that is stamped on all of their cells: a map of metrics has a thousand cells and a hundred
+    different texts, and most of the time of drawing it went into their layout.
+
+    Args:
+        axes: of the map.
+        texts: of the cells; nothing is written for an empty one.
+        colours: of the texts.
+        size: of the font, in points.
+    """
+    from matplotlib.path import Path
+    from matplotlib.textpath import TextPath
+
+    for text in np.unique(texts[texts != ""]):
+        outline = TextPath((0, 0), text, size=size)
+        vertices = outline.vertices - [outline.get_extents().intervalx.mean(), DIGITS * size / 2]
+        area = (2 * np.abs(vertices).max()) ** 2  # of a marker whose farthest coordinate stays where it is
+        for colour in np.unique(colours[texts == text]):
+            rows, columns = np.nonzero((texts == text) & (colours == colour))
+            axes.scatter(columns, rows, area, colour, marker=Path(vertices, outline.codes), linewidths=0)
+
+
+def in_white(dark: Bool[np.ndarray, "rows columns"]) -> Shaped[np.ndarray, "rows columns"]:
+    """The colours of texts: white in dark cells, black in the others."""
+    return np.where(dark, "white", "black")
 
 
 def hundredths(value: float, sign: str = "-") -> str:
