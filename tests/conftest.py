@@ -1,4 +1,7 @@
-"""The tests run on a CPU that looks like two devices, with shapes and ranks checked, and leave nothing in the user's cache."""
+"""The tests run on the CPU, with shapes and ranks checked, and leave nothing in the user's cache.
+
+It looks like two devices. Files with `DEVICES = 2` use both, others the first: programs for two take a third longer to compile.
+"""
 
 import gc
 import os
@@ -31,6 +34,7 @@ gc.set_threshold(20_000, 20, 20)  # tracing makes many objects that live for lon
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads where in the code a program's operations come from
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "unlearn_jax", "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # 3 ms to read the smallest, which takes 12 to compile
 
@@ -67,6 +71,19 @@ def pytest_collection_modifyitems(items):
     laws = sorted((items[place] for place in places), key=lambda item: methods.index(item.callspec.params["name"]))
     for place, law in zip(places, laws, strict=True):
         items[place] = law
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices(request):
+    """The devices that a file's pools are spread over."""
+    from unlearn_jax.training import ensembles
+
+    some = jax.devices()[: getattr(request.module, "DEVICES", 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: some)
+        ensembles.mesh.cache_clear()
+        yield
+    ensembles.mesh.cache_clear()
 
 
 @pytest.fixture(scope="module", autouse=True)

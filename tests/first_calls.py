@@ -9,7 +9,7 @@ import inspect
 
 import jaxtyping
 
-FIRST, EVERY = 8, 32  # calls of a function in a test that are checked: the first ones, then each of so many
+FIRST, EVERY = 2, 64  # calls of a function in a test that are checked: the first ones, then each of so many
 test = 0  # the number of the test that runs
 check_always = jaxtyping.jaxtyped
 

@@ -32,6 +32,7 @@ from unlearn_jax.report.rows import Row, read_results
 from unlearn_jax.runs import Cache
 from unlearn_jax.types import Cube, Labels
 
+DEVICES = 2  # see conftest.py
 ROOT = Path(__file__).parents[1]
 METHODS = ("original", "retrain", "finetune", "scrub")
 MEMBERS, ROWS, FORGET, RETAIN = 4, 300, 30, 200  # see bench.main_options.smoke

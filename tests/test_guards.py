@@ -26,6 +26,8 @@ from unlearn_jax.types import Examples, Problem, Recipe
 
 EXAMPLES, BATCH = 64, 16
 
+DEVICES = 2  # see conftest.py
+
 
 @pytest.fixture(scope="module")
 def compilations():

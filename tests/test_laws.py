@@ -22,6 +22,7 @@ from unlearn_jax.training import gradients
 from unlearn_jax.training.ensembles import over_members, shared
 from unlearn_jax.types import Examples, Problem, Recipe, Variables
 
+DEVICES = 2  # see conftest.py
 SMALL = {
     "epochs": 2,
     "max_epochs": 1,

@@ -23,6 +23,7 @@ from unlearn_jax.training.pools import Progress, diverged, member_keys, train_po
 from unlearn_jax.types import Examples, Problem, Recipe, Start, Variables
 
 ROWS, IMAGE, CLASSES = 24, (3, 3, 1), 3
+DEVICES = 2  # see conftest.py
 ROOT = Path(__file__).parents[1]
 same = partial(jax.tree.map, np.testing.assert_array_equal)
 close = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5))

@@ -18,6 +18,8 @@ from unlearn_jax.methods.apply import Unlearner
 from unlearn_jax.training import cost, pools
 from unlearn_jax.training.pools import member_keys
 
+DEVICES = 2  # see conftest.py
+
 
 def test_a_pools_seconds_are_the_median_of_a_members_share_of_its_chunk(tmp_path, monkeypatch):
     """Chunks of two, two and one member; a chunk is compiled for two devices, and so only once."""

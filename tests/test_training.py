@@ -28,6 +28,7 @@ ROWS, IMAGE, CLASSES = 30, (4, 4, 1), 3
 few = settings(max_examples=30, deadline=None)
 close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 same = partial(jax.tree.map, np.testing.assert_array_equal)
+DEVICES = 2  # see conftest.py
 MLP = build("mlp", classes=CLASSES, width=5)
 RESNET = as_model(ResNet(CLASSES, (1,), 2), block_names((1,)))  # one block of the large ones
 
