@@ -3,9 +3,11 @@
 It looks like two devices. Files with `DEVICES = 2` use both, others the first: programs for two take a third longer to compile.
 """
 
+import functools
 import gc
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -55,6 +57,7 @@ def pytest_configure(config):
 
 ROOMS = ("data", "influence", "methods", "metrics", "models", "report", "training")
 ROOMS = (*ROOMS, "checkpoints", "convert", "runs", "recorded", "partial", "as_json", "sealed", "files", "device", "types")
+PLACED = ("unlearn_jax.training.", "unlearn_jax.influence.", "unlearn_jax.bench.lines")  # what they keep is of some devices
 jaxtyping.jaxtyped = check_first_calls
 jaxtyping.install_import_hook([f"unlearn_jax.{room}" for room in ROOMS], "beartype.beartype")  # the bench takes what people type
 
@@ -75,15 +78,15 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def devices(request):
-    """The devices that a file's pools are spread over."""
-    from unlearn_jax.training import ensembles
-
+    """The devices that a file's pools are spread over. Programs for those of the file before are forgotten."""
     some = jax.devices()[: getattr(request.module, "DEVICES", 1)]
+    for module in [module for name, module in sys.modules.items() if name.startswith(PLACED)]:
+        for value in vars(module).values():
+            if isinstance(value, functools._lru_cache_wrapper):
+                value.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: some)
-        ensembles.mesh.cache_clear()
         yield
-    ensembles.mesh.cache_clear()
 
 
 @pytest.fixture(scope="module", autouse=True)

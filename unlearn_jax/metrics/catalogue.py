@@ -108,7 +108,7 @@ def outlier_memory(pair: Pair, split: str) -> float:
 
 def _distance(pair: Pair, split: str, measure: Any) -> np.ndarray:
     """Distance to the mean prediction of the oracles; mean over the examples."""
-    return measure(pair.unlearned.probabilities[split], pair.oracles.probabilities[split]).mean(-1)
+    return measure(pair.unlearned.probabilities[split], pair.mean(split)).mean(-1)
 
 
 @metric(
@@ -122,13 +122,13 @@ def _distance(pair: Pair, split: str, measure: Any) -> np.ndarray:
 )
 def kl_to_oracle(pair: Pair, split: str) -> np.ndarray:
     """KL divergence of each model's probabilities from the oracles' mean."""
-    return _distance(pair, split, distances.kl_to_oracle)
+    return _distance(pair, split, distances.kl_to_mean)
 
 
 @metric(DISTANCE, ("forget", "test"), label="activation distance", perfect="above 0", source="1911.04933", needs=PAIR)
 def activation_distance(pair: Pair, split: str) -> np.ndarray:
     """L2 distance of each model's probabilities from the oracles' mean."""
-    return _distance(pair, split, distances.activation_distance)
+    return _distance(pair, split, distances.activation_to_mean)
 
 
 @metric(
@@ -142,7 +142,7 @@ def activation_distance(pair: Pair, split: str) -> np.ndarray:
 )
 def js_divergence(pair: Pair, split: str) -> np.ndarray:
     """Jensen-Shannon divergence of each model's probabilities and the oracles' mean."""
-    return _distance(pair, split, distances.js_divergence)
+    return _distance(pair, split, distances.js_to_mean)
 
 
 def _shares(models: Measured) -> list[np.ndarray]:

@@ -12,6 +12,8 @@ from unlearn_jax.metrics import checks
 from unlearn_jax.metrics.scores import TINY
 
 Distances = Float[np.ndarray, "members examples"]
+Probabilities = Float[np.ndarray, "members examples classes"]
+Mean = Float[np.ndarray, "examples classes"]
 BLOCK = 2**18  # probabilities that are worked on at a time
 
 
@@ -31,8 +33,7 @@ def kl_to_oracle(unlearned: Float[Any, "members examples classes"], oracle: Floa
         ValueError: if the values are not probabilities, or the two sides have different examples or classes.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    log_mean = np.log(np.maximum(oracle.mean(0), TINY))
-    return _in_blocks(lambda some: _kl(some, log_mean), p)
+    return kl_to_mean(p, oracle.mean(0))
 
 
 def gaussian_distance(unlearned: Float[Any, "members examples"], oracle: Float[Any, "oracles examples"]) -> float:
@@ -66,8 +67,7 @@ def activation_distance(
     Source: Golatkar et al., arXiv:1911.04933, with a single retrained model.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    mean = oracle.mean(0)
-    return _in_blocks(lambda some: np.sqrt(((some - mean) ** 2).sum(-1)), p)
+    return activation_to_mean(p, oracle.mean(0))
 
 
 def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Float[Any, "oracles examples classes"]) -> Distances:
@@ -86,7 +86,22 @@ def js_divergence(unlearned: Float[Any, "members examples classes"], oracle: Flo
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Trans. Inf. Theory 37, 1991.
     """
     p, oracle = _check_pair(unlearned=unlearned, oracle=oracle)
-    mean = oracle.mean(0)
+    return js_to_mean(p, oracle.mean(0))
+
+
+def kl_to_mean(p: Probabilities, mean: Mean) -> Distances:
+    """`kl_to_oracle` with the oracles' mean. Like the next two it checks nothing: nulls compare the same models many times."""
+    log_mean = np.log(np.maximum(mean, TINY))
+    return _in_blocks(lambda some: _kl(some, log_mean), p)
+
+
+def activation_to_mean(p: Probabilities, mean: Mean) -> Distances:
+    """`activation_distance` with the oracles' mean."""
+    return _in_blocks(lambda some: np.sqrt(((some - mean) ** 2).sum(-1)), p)
+
+
+def js_to_mean(p: Probabilities, mean: Mean) -> Distances:
+    """`js_divergence` with the oracles' mean."""
     return _in_blocks(lambda some: _js(some, mean), p)
 
 

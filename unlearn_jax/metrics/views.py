@@ -213,6 +213,7 @@ class Pair:
         self.unlearned, self.oracles = unlearned, oracles
         self._quality = quality
         self._klom: dict[str, np.ndarray] = {}
+        self._means: dict[str, np.ndarray] = {}
 
     def serves(self, metric: Metric) -> bool:
         """Whether a metric can be computed: one that needs originals takes per-model metrics that do, too."""
@@ -224,6 +225,12 @@ class Pair:
         if split not in self._klom:
             self._klom[split] = klom(self.unlearned.margins[split], self.oracles.margins[split])
         return self._klom[split]
+
+    def mean(self, split: str) -> Float[np.ndarray, "rows classes"]:
+        """The oracles' mean probabilities of each row."""
+        if split not in self._means:
+            self._means[split] = self.oracles.probabilities[split].mean(0)
+        return self._means[split]
 
     @property
     def known_quality(self) -> float | None:
