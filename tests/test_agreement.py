@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from drawn import cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -163,12 +164,10 @@ def test_the_picture_greys_what_is_open_and_is_drawn_whatever_there_is(tmp_path)
     correlation = np.array([[1.0, 0.8, 0.1], [0.8, 1.0, -0.004], [0.1, -0.004, 1.0]])
     low = np.where(np.abs(correlation) < 0.5, -1.0, 0.5)
     figure = metric_agreement(METRICS[:3], correlation, low, np.ones((3, 3)), "title")
-    written = {(round(text.get_position()[1]), round(text.get_position()[0])): text for text in figure.axes[0].texts}
-    assert sorted(text.get_text() for text in written.values()) == sorted(
-        ["1.00"] * 3 + [".80", ".80", ".10", ".10", ".00", ".00"]
-    )
-    open_ = {cell for cell, text in written.items() if text.get_color() == "#777777"}
-    assert {written[cell].get_text() for cell in open_} == {".10", ".00"}
+    written = cells(figure.axes[0])
+    assert sorted(text for text, _ in written.values()) == sorted(["1.00"] * 3 + [".80", ".80", ".10", ".10", ".00", ".00"])
+    open_ = {cell for cell, (_, colour) in written.items() if colour == "#777777"}
+    assert {written[cell][0] for cell in open_} == {".10", ".00"}
     shown = figure.axes[0].images[0].get_array()
     assert {(y, x) for y in range(3) for x in range(3) if shown.mask[y, x]} == open_
     found = rank_agreement(np.zeros((3, 1)))

@@ -5,6 +5,7 @@ import csv
 import jax
 import numpy as np
 import pytest
+from drawn import cells
 from in_process import run_in_process
 
 from experiments.attack_features import report as exposure
@@ -145,8 +146,7 @@ def test_cells_that_show_are_framed():
     figure = exposure.heat_map(own, "digits")
     frames = [patch for axes in figure.axes[:2] for patch in axes.patches]
     assert len(frames) == 2  # the originals' margin, alone and beside the loss
-    cells = [text.get_text() for text in figure.axes[0].texts]
-    assert cells == ["0", "0", "+.09", "0", "0", "0"]
+    assert [text for text, _ in cells(figure.axes[0]).values()] == ["0", "0", "+.09", "0", "0", "0"]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["original", "finetune"]
 
 

@@ -9,6 +9,7 @@ import clock
 import jax
 import numpy as np
 import pytest
+from drawn import cells
 
 from experiments.estimators import study as experiment
 from experiments.estimators.options import DEFAULT, Config, smoke
@@ -103,7 +104,7 @@ def test_the_best_is_an_estimator_and_no_exact_answer():
 def test_figures_show_all_settings():
     heat = agreement(studies())
     assert [label.get_text() for label in heat.axes[0].get_xticklabels()] == ["base", "adam"]
-    texts = [text.get_text() for text in heat.axes[0].texts]
+    texts = [text for text, _ in cells(heat.axes[0]).values()]
     assert sorted(texts) == sorted([".99", ".99", ".20", ".20", ".40", ".40", ".90", ".90", ".95"])
     curves = screening_curves(studies())
     (line,) = (line for line in curves.axes[0].lines if len(line.get_xdata()) == 4 and line.get_xdata()[0] == 2 / 3)

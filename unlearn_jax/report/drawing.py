@@ -122,7 +122,8 @@ def write_cells(
         area = (2 * np.abs(vertices).max()) ** 2  # of a marker whose farthest coordinate stays where it is
         for colour in np.unique(colours[texts == text]):
             rows, columns = np.nonzero((texts == text) & (colours == colour))
-            axes.scatter(columns, rows, area, colour, marker=Path(vertices, outline.codes), linewidths=0)
+            stamp = Path(vertices, outline.codes)
+            axes.scatter(columns, rows, area, colour, marker=stamp, linewidths=0, label=f"_{text}")  # not in a legend
 
 
 def in_white(dark: Bool[np.ndarray, "rows columns"]) -> Shaped[np.ndarray, "rows columns"]:
