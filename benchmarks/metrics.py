@@ -38,7 +38,7 @@ def main() -> None:
             start = time.perf_counter()
             metric(unlearned, retrained)
             seconds.append(time.perf_counter() - start)
-        print(f"{name:20s} {' '.join(f'{each:.2f}' for each in seconds)} s")
+        print(f"{name:20s} {' '.join(f'{each:.3g}' for each in seconds)} s")
 
 
 if __name__ == "__main__":
