@@ -269,6 +269,14 @@ def test_epsilon_is_that_of_the_literal_sweep(seed, n, m, scale, ratio, shift, o
     np.testing.assert_array_equal(metrics.forgetting_quality(u, r).epsilon, literal_epsilon(u, r))
 
 
+@pytest.mark.parametrize("n, m", [(120, 130), (130, 120), (220, 230)])
+def test_epsilon_is_that_of_the_literal_sweep_for_many_models(n, m):
+    """Places in the table of ε on both sides of 2**14, above which differences of two of them need more than 16 bits."""
+    rng = np.random.default_rng(n)
+    u, r = rng.normal(size=(n, 2)), rng.normal(size=(m, 2)) * [1.0, 0.6] + [0.3, 0.0]
+    np.testing.assert_array_equal(metrics.forgetting_quality(u, r).epsilon, literal_epsilon(u, r))
+
+
 @given(
     pool=arrays(np.float64, (9, 2), elements=st.sampled_from([-4, -2, 0, 0.01, 0.02, 1, 2, 4, 4 / 399, 8 / 399])),
     n=st.integers(2, 7),
