@@ -1,6 +1,6 @@
 """The tests run on the CPU, with shapes and ranks checked, and leave nothing in the user's cache.
 
-It looks like two devices. Files with `DEVICES = 2` use both, others the first: programs for two take a third longer to compile.
+It looks like two devices. Files with `DEVICES = 2` use both, others the first: programs for two take longer to compile.
 """
 
 import functools

@@ -256,9 +256,9 @@ def _grid_count(samples: np.ndarray, start: np.ndarray, stop: np.ndarray, number
 
 
 def _pad(counts: np.ndarray, value: int, after: bool = False) -> np.ndarray:
-    padded = np.full((len(counts), counts.shape[1] + 1), value, counts.dtype)
-    padded[:, : -1 if after else None][:, 0 if after else 1 :] = counts
-    return padded
+    """Counts with one more column of a value, before the others or after them."""
+    column = np.full((len(counts), 1), value, counts.dtype)
+    return np.concatenate([counts, column] if after else [column, counts], axis=1)
 
 
 def _nonempty_gaps(first: np.ndarray, last: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, ...]:
