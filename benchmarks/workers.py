@@ -61,6 +61,11 @@ def job(arguments: argparse.Namespace) -> list[dict]:
                     row[f"{cache}, load"] = round(os.getloadavg()[0], 1)
                 rows.append(row)
                 print(rows[-1], flush=True)
+    for workers in arguments.workers or [1, 2]:
+        for cache in ("cold", "warm"):
+            alone, spread = ([row[cache] for row in rows if row["workers"] == count] for count in (0, workers))
+            ratios = ", ".join(f"{many / one:.3f}" for many, one in zip(spread, alone, strict=True))
+            print(f"{workers} workers, {cache}: {ratios} of what one process took", flush=True)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import time
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_a_worker_that_joins_late_takes_part(workers, setting, cache, alone):
     workers.client.cluster.scale(2)
     assert len({process for _, process in results}) == 2
     assert workers.count == 2
+
+
+def test_a_worker_keeps_memory_that_it_freed(workers, cache):
+    def pages(piece, here):
+        """Pages that the kernel gave for fifty arrays of 1 MiB, each freed before the next, after ten others."""
+        for _ in range(10):
+            np.ones(2**17)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(50):
+            np.ones(2**17)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    ((_, taken),) = workers.run(pages, [0], cache, lambda *_: None, "pages")
+    assert taken < 2_000  # given back to the kernel at once, they would be 256 each
 
 
 def test_two_workers_make_the_same_bits(workers, setting, cache, alone):

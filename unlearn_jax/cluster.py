@@ -10,6 +10,7 @@ made again.
 
 import collections
 import contextlib
+import ctypes
 import hashlib
 import importlib.util
 import io
@@ -43,6 +44,7 @@ JOBS = 4  # that a worker holds ready: unpickled and compiled
 LOOPBACK = "127.0.0.1"
 LOST = "distributed.deploy.lost-worker-timeout"  # then Dask gives up a worker of the embedded cluster that has died
 PATIENCE = "1h"  # of Dask 15 s, which are not enough to start again where the processor is busy
+MALLOPT = {-1: 64 << 20, -3: 32 << 20}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD: what glibc itself comes to, at most
 PAUSE = 0.5  # seconds between two reports of a piece
 RESTARTED = "worker-restart-memory"  # Dask's own topic
 
@@ -60,7 +62,7 @@ class _Place(NamedTuple):
 
 
 class Pinned(WorkerPlugin):
-    """Pins the device of each worker before JAX starts in it.
+    """Pins the device of each worker before JAX starts in it, and lets the worker keep memory that was freed.
 
     Args:
         count: of the workers of an embedded cluster, whose names are their numbers; they share this machine. None: each worker
@@ -79,6 +81,7 @@ class Pinned(WorkerPlugin):
             return
         from unlearn_jax import device
 
+        _keep_memory()
         spec = "auto"
         if self.count is not None:
             number = int(worker.name)
@@ -86,6 +89,17 @@ class Pinned(WorkerPlugin):
             spec = f"gpu:{number % self.gpus}" if self.gpus else "cpu"
         with contextlib.suppress(RuntimeError):  # JAX has started already, for an earlier run
             device.pin(spec)
+
+
+def _keep_memory() -> None:
+    """Lets this process use again what it has freed.
+
+    Dask tells glibc to give all of it back to the kernel at once (`MALLOC_TRIM_THRESHOLD_`). Each step of training would then
+    ask for all its arrays anew, and wait while the kernel fills them with zeros.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        for parameter, size in MALLOPT.items():
+            ctypes.CDLL(None).mallopt(parameter, size)
 
 
 def share_of(cores: Sequence[int], count: int, number: int) -> list[int]:
