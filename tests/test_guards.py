@@ -155,7 +155,7 @@ def test_leave_one_out_is_one_program_for_training_and_one_for_its_changes(compi
 def test_a_member_of_a_pool_takes_two_programs_an_epoch_and_one_before(monkeypatch, setting, tmp_path):
     called = collections.Counter()
 
-    def counting(lowered, compile_all=pools.compile_all):
+    def counting(lowered, divide, compile_all=pools.compile_all):
         def wrap(number, program):
             def call(*arguments):
                 called[number] += 1

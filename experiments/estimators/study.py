@@ -28,8 +28,8 @@ from unlearn_jax.models import build
 from unlearn_jax.progress import working
 from unlearn_jax.report.drawing import save
 from unlearn_jax.runs import Run
+from unlearn_jax.training.compiling import compile_all
 from unlearn_jax.training.cost import flops
-from unlearn_jax.training.ensembles import compile_all
 from unlearn_jax.types import Examples, Recipe, Variables
 
 DENSE = 1_500  # parameters up to which the Hessian is decomposed whole

@@ -1,6 +1,5 @@
 """Many models at once: one compiled program over a leading axis of members."""
 
-import concurrent.futures
 import functools
 import math
 import os
@@ -78,12 +77,6 @@ def resolved(strategy: str) -> str:
 def mesh() -> Mesh:
     """All devices in a row, along the axis `member`."""
     return Mesh(np.array(jax.devices()), ("member",))
-
-
-def compile_all(lowered: Sequence[Any]) -> list[Any]:
-    """Compile several lowered programs in parallel: the compiler uses one core for much of its time."""
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda program: program.compile(), lowered))
 
 
 def shared(tree: Any) -> Any:

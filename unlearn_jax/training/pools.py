@@ -24,7 +24,8 @@ from unlearn_jax.device import made_with, numerics
 from unlearn_jax.errors import ArgumentError
 from unlearn_jax.kept import Kept, is_large, stacked
 from unlearn_jax.runs import FORMAT, Cache
-from unlearn_jax.training.ensembles import chunk_size, compile_all, over_members, per_call, shared, step_bytes
+from unlearn_jax.training.compiling import compile_all
+from unlearn_jax.training.ensembles import chunk_size, over_members, per_call, shared, step_bytes
 from unlearn_jax.training.fit import beginning, frozen_in, initialise, masked, training
 from unlearn_jax.training.sampling import steps_in_pass
 from unlearn_jax.types import Key, Problem, Variables
@@ -251,7 +252,10 @@ class _Job:
 
 def _arrived(problem: Problem, *rest: Any) -> _Job:
     """A job that came from another process: its examples are put on the devices of this one."""
-    return _Job(shared(problem), *rest)
+    job = _Job(shared(problem), *rest)
+    if isinstance(job.trainer, _Trainer):
+        job.trainer.divide = True
+    return job
 
 
 def diverged(models: Any) -> tuple[int, ...]:
@@ -371,6 +375,8 @@ def _watch(variables: Variables, problem: Problem) -> tuple[Float[Array, ""], Fl
 class _Trainer:
     """The compiled programs that train a chunk: `begin`, then one pass over the data at a time."""
 
+    divide = False  # whether other processes compile the same programs now
+
     def __init__(self, problem: Problem, masks: np.ndarray, strategy: str):
         counts = np.unique(masks.sum(axis=-1))
         if len(counts) > 1:
@@ -419,7 +425,7 @@ class _Trainer:
                 self._epoch.lower(state, plan, jnp.int32(0), self.problem),
                 self._watch.lower(state.variables, self.problem),
             )
-            self._compiled[size] = compile_all(lowered)
+            self._compiled[size] = compile_all(lowered, divide=self.divide)
         begin, epoch, watch = self._compiled[size]
         ready = time.perf_counter()
         self.compile_seconds += ready - start
