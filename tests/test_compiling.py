@@ -53,17 +53,14 @@ def lowered(compiled):
 
 def locked_by_another(folder, program, monkeypatch):
     """The lock of a program, as another process would hold it."""
-    paths = []
+    paths, make = [], filelock.FileLock
     with monkeypatch.context() as patch:
-        patch.setattr(filelock, "FileLock", lambda path, **_: paths.append(path) or filelock.UnixFileLock(path))
-        with compiling._alone(folder, program, 0):
-            pass
-    folder.mkdir(exist_ok=True)
-    return filelock.FileLock(paths[0])
+        patch.setattr(filelock, "FileLock", lambda path, **given: paths.append(path) or make(path, **given))
+        compiling.compile_all([Program(program.name, [])], divide=True)
+    return make(paths[0])
 
 
 def test_what_another_process_compiles_comes_last(folder, lowered, compiled, monkeypatch):
-    folder.mkdir()
     other, results = locked_by_another(folder, lowered[0], monkeypatch), []
     other.acquire()
     thread = threading.Thread(target=lambda: results.extend(compiling.compile_all(lowered, divide=True)))
@@ -79,8 +76,7 @@ def test_what_another_process_compiles_comes_last(folder, lowered, compiled, mon
 
 
 def test_nobody_waits_for_ever(folder, lowered, compiled, monkeypatch):
-    folder.mkdir()
-    monkeypatch.setattr(compiling, "PATIENCE", 1)
+    monkeypatch.setattr(compiling, "PATIENCE", 0.2)
     with locked_by_another(folder, lowered[0], monkeypatch):
         assert compiling.compile_all(lowered, divide=True) == ["A", "B", "C"]
     assert compiled == ["b", "c", "a"]
@@ -101,6 +97,16 @@ def test_without_locks_each_process_compiles_all(folder, lowered, compiled, monk
     monkeypatch.setattr(filelock.BaseFileLock, "acquire", acquire)
     assert compiling.compile_all(lowered, divide=True) == ["A", "B", "C"]
     assert compiled == ["a", "b", "c"]
+
+
+def test_a_lock_that_cannot_be_removed_is_let_go(folder, lowered, compiled, monkeypatch):
+    def unlink(path):
+        raise PermissionError
+
+    monkeypatch.setattr(compiling.os, "unlink", unlink)
+    for _ in range(2):
+        assert compiling.compile_all(lowered, divide=True) == ["A", "B", "C"]
+    assert compiled == ["a", "b", "c"] * 2 and len([*folder.iterdir()]) == 3
 
 
 def test_a_pool_that_came_from_another_process_divides_its_programs():

@@ -375,7 +375,7 @@ def _watch(variables: Variables, problem: Problem) -> tuple[Float[Array, ""], Fl
 class _Trainer:
     """The compiled programs that train a chunk: `begin`, then one pass over the data at a time."""
 
-    divide = False  # whether other processes compile the same programs now
+    divide = False  # whether other processes may compile the same programs now
 
     def __init__(self, problem: Problem, masks: np.ndarray, strategy: str):
         counts = np.unique(masks.sum(axis=-1))
