@@ -245,6 +245,22 @@ def test_a_scheduler_that_goes_away_is_one_line(cache):
             threads.sync(leave)
 
 
+def test_a_client_that_was_closed_meanwhile_is_one_line(cache):
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as threads,
+        Client(threads.scheduler_address) as client,
+        cluster.of_client(client) as found,
+    ):
+        client.close()
+        for use in (
+            lambda: found.run(lambda piece, here: piece, range(2), cache, lambda *_: None, "closed"),
+            lambda: found.count,
+            lambda: found.share(cache),
+        ):
+            with pytest.raises(WorkersError, match=r"client inproc.*: the connection to the scheduler was lost"):
+                use()
+
+
 def test_a_worker_that_runs_out_of_memory_is_one_line(cache, capsys):
     def eat(piece, here):
         eaten = np.ones(100 << 20)  # 800 MiB

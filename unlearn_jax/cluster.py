@@ -162,7 +162,8 @@ class Cluster(Workers):
 
         name = f"{label}-{uuid.uuid4().hex[:8]}"
         place = _Place(numerics(), FORMAT, str(cache.absolute()), *self._probe(cache.absolute()), name, os.getpid())
-        self.client.subscribe_topic(name, lambda event: heard(*event[1]))
+        with self._told():
+            self.client.subscribe_topic(name, lambda event: heard(*event[1]))
         whole, large = self._pickled(job)
         parts, arrays = zip(*(self._pickled(piece) for piece in pieces), strict=True)
         sent: dict[str, Any] = {}
@@ -254,12 +255,15 @@ class Cluster(Workers):
             raise WorkersError(self.argument, self.value, problem) from error
         except _UnfitError as error:
             raise WorkersError(self.argument, self.value, str(error)) from error
-        except RuntimeError as error:
-            if "deserialization of the task graph" not in str(error):
+        except Exception as error:
+            problem = ""
+            if isinstance(error, CancelledError | CommClosedError) or self.client.status in ("closing", "closed"):
+                problem = "the connection to the scheduler was lost"
+            elif isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):
+                problem = "the scheduler has no unlearn_jax, or another version of it"
+            if not problem:
                 raise
-            raise WorkersError(self.argument, self.value, "the scheduler has no unlearn_jax, or another version of it") from error
-        except (CancelledError, CommClosedError) as error:
-            raise WorkersError(self.argument, self.value, "the connection to the scheduler was lost") from error
+            raise WorkersError(self.argument, self.value, problem) from error
 
 
 @contextlib.contextmanager
