@@ -68,6 +68,7 @@ def test_what_another_process_compiles_comes_last(folder, lowered, compiled, mon
     deadline = time.monotonic() + 30
     while len(compiled) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
+    time.sleep(0.2)  # it waits
     assert compiled == ["b", "c"] and not results
     other.release()
     thread.join()
