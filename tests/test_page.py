@@ -224,7 +224,8 @@ def test_five_questions_are_answered():
     assert "7.0 null sd by KLOM on F, is outside the band of 3.40" in found[1].more
     assert "surer of the label than retrained ones (q < 5%): rows 7, 9 of the training set. On 1 they are less" in found[2].more
     assert found[2].shows == {"left": 2, "overshot": 1} and "3 times one retraining's by the clock" in found[3].more
-    assert "10 min in all: 72 originals and oracles 16 s, 360 models of 14 methods and of retraining 9 min" in found[3].more
+    said = "10 min added up, less by the clock where parts ran side by side: 72 originals and oracles 16 s, 360 models of"
+    assert said in found[3].more
     unknown = answers([Standing("a", None, 4)], "", "")
     assert [each.answer for each in unknown[1:4]] == ["No verdict", "Unknown", "Unknown"]
     none = answers([method._replace(left=[], overshot=["3"])], "", "")[2]

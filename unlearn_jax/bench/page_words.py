@@ -96,7 +96,7 @@ class Whole(NamedTuple):
         if judged >= 1:
             parts.append(f"scores and figures {duration(judged)}")
         total = self.pools * self.retraining + self.seconds + self.compiling + judged
-        return f"{duration(total)} in all: {', '.join(parts)}"
+        return f"{duration(total)} added up, less by the clock where parts ran side by side: {', '.join(parts)}"
 
 
 JUDGING = ("predictions", "metrics of models", "scores", "power", "figures")  # stages
