@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from unlearn_jax import cluster
+from unlearn_jax import pickling
 from unlearn_jax.bench.setting import setting_of
 from unlearn_jax.data import load
 from unlearn_jax.models import build
@@ -114,5 +114,5 @@ def test_a_pool_that_came_from_another_process_divides_its_programs():
     data = load("digits", train_size=40, label_noise=0.0, seed=0, data_dir=None, cache=None)
     setting = setting_of(data, build("mlp", classes=10, width=8), {"model": "mlp"}, Recipe(epochs=1))
     here = _Job(setting.problem, np.ones(40, bool), 2, "oracle", 0, setting.identity, "auto", None, None)
-    there = cluster.unpickled(*cluster.pickled(here))
+    there = pickling.unpickled(*pickling.pickled(here))
     assert (here.trainer.divide, there.trainer.divide) == (False, True)

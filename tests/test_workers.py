@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from in_process import run_in_process
 
 import unlearn_jax as uj
-from unlearn_jax import cluster, kept
+from unlearn_jax import cluster, kept, pickling
 from unlearn_jax.bench.setting import forgetting, setting_of
 from unlearn_jax.data import load
 from unlearn_jax.errors import ArgumentError, WorkersError
@@ -79,8 +79,8 @@ def test_one_worker_makes_the_same_bits_and_a_run_without_finds_them(workers, se
 
 
 def test_a_plugin_that_is_no_longer_imported_stops_no_job(monkeypatch):
-    monkeypatch.setattr(cluster, "FROM_FILES", [ModuleType("gone")])
-    content, large = cluster.pickled({"a": np.arange(3)})
+    monkeypatch.setattr(pickling, "FROM_FILES", [ModuleType("gone")])
+    content, large = pickling.pickled({"a": np.arange(3)})
     assert content and not large
 
 
@@ -190,10 +190,10 @@ def test_what_is_there_is_not_trained_again(workers, setting, cache, alone):
 
 
 def test_large_arrays_travel_once_and_apart():
-    large = np.arange(cluster.LARGE, dtype=np.float32)
-    content, arrays = cluster.pickled({"a": large, "b": [large.copy()], "c": np.arange(3)})
+    large = np.arange(pickling.LARGE, dtype=np.float32)
+    content, arrays = pickling.pickled({"a": large, "b": [large.copy()], "c": np.arange(3)})
     assert len(content) < 1000 and len(arrays) == 1
-    back = cluster.unpickled(content, arrays)
+    back = pickling.unpickled(content, arrays)
     np.testing.assert_array_equal(back["b"][0], large)
 
 

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.util
-import io
 import logging
 import os
 import pickle
@@ -28,7 +27,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cloudpickle
 import dask
 import numpy as np
 from distributed import CancelledError, Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
@@ -36,10 +34,10 @@ from distributed.comm import CommClosedError
 
 from unlearn_jax.errors import ArgumentError, WorkersError
 from unlearn_jax.files import memory
-from unlearn_jax.workers import FROM_FILES, Here, Job, Workers
+from unlearn_jax.pickling import pickled, unpickled
+from unlearn_jax.workers import Here, Job, Workers
 
 TIMEOUT = 10  # seconds for a scheduler to answer
-LARGE = 1 << 20  # bytes from which an array travels apart from its job
 JOBS = 4  # that a worker holds ready: unpickled and compiled
 LOOPBACK = "127.0.0.1"
 LOST = "distributed.deploy.lost-worker-timeout"  # then Dask gives up a worker of the embedded cluster that has died
@@ -396,56 +394,6 @@ def _device_count() -> int:
     import jax
 
     return jax.local_device_count()
-
-
-class _Pickler(cloudpickle.Pickler):
-    """Leaves large arrays out, and collects them by the digest of their content. Models of the registry go by name."""
-
-    def __init__(self, file: Any):
-        super().__init__(file)
-        self.large: dict[str, np.ndarray] = {}
-
-    def persistent_id(self, value: Any) -> str | None:
-        if type(value) is not np.ndarray or value.nbytes < LARGE or value.dtype.hasobject:
-            return None
-        whole = np.ascontiguousarray(value)
-        digest = hashlib.sha256(f"{whole.dtype.str} {whole.shape}".encode())
-        digest.update(whole.view(np.uint8).data)
-        self.large[digest.hexdigest()] = whole
-        return digest.hexdigest()
-
-    def reducer_override(self, value: Any) -> Any:
-        from unlearn_jax.models.registry import build_again, built_as
-        from unlearn_jax.types import Model
-
-        if isinstance(value, Model) and built_as(value):
-            return build_again, built_as(value)
-        return super().reducer_override(value)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, content: bytes, large: Mapping[str, np.ndarray]):
-        super().__init__(io.BytesIO(content))
-        self.large = large
-
-    def persistent_load(self, name: str) -> np.ndarray:
-        return self.large[name]
-
-
-def pickled(value: Any) -> tuple[bytes, dict[str, np.ndarray]]:
-    """A value without its large arrays, and these by the digest of their content."""
-    for module in FROM_FILES:
-        if sys.modules.get(module.__name__) is module:  # others were imported for a while, and nothing of them is in use
-            cloudpickle.register_pickle_by_value(module)
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(value)
-    return file.getvalue(), pickler.large
-
-
-def unpickled(content: bytes, large: Mapping[str, np.ndarray]) -> Any:
-    """The value again."""
-    return _Unpickler(content, large).load()
 
 
 def _first_line(error: BaseException) -> str:
